@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "fokker/mixture.hpp"
+#include "fokker/view.hpp"
+
+namespace fokker {
+
+// A law to draw x_0 from: the paper's planar sets, a Gaussian mixture of any dimension, or samples drawn uniformly with
+// replacement. Draw i of (seed, step) is a function of those three alone.
+class DataSet {
+ public:
+  enum class Kind { blob, circles2, checker, mixture, samples };
+
+  // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d], float32
+  // or float64). Throws Error with the list of names.
+  static DataSet named(const std::string& name);
+  static DataSet mixture(GaussianMixture mixture);
+  static DataSet samples(std::vector<float> samples, std::int64_t dimension);
+
+  Kind kind() const { return kind_; }
+  const std::string& name() const { return name_; }
+  std::int64_t dimension() const { return dimension_; }
+  // The mixture of blob and of Kind::mixture; nullptr for the others.
+  const GaussianMixture* exact() const { return mixture_.get(); }
+  const std::vector<float>& stored() const { return *samples_; }  // Kind::samples, [N, d]
+
+  // out [N, d] on the host: draws first_index … first_index + N − 1 of (seed, step), on the calling thread.
+  void draw(View<float> out, std::uint64_t seed, std::uint64_t first_index = 0, std::uint64_t step = 0) const;
+
+ private:
+  DataSet() = default;
+
+  Kind kind_ = Kind::blob;
+  std::string name_;
+  std::int64_t dimension_ = 2;
+  std::shared_ptr<const GaussianMixture> mixture_;
+  std::shared_ptr<const std::vector<float>> samples_;
+};
+
+}  // namespace fokker

@@ -1,0 +1,13 @@
+#pragma once
+
+#include <stdexcept>
+
+namespace fokker {
+
+// The one exception of the library: what() is a single sentence that names what was given and what is allowed.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace fokker

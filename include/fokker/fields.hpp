@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "fokker/context.hpp"
+#include "fokker/model.hpp"
+#include "fokker/view.hpp"
+
+namespace fokker {
+
+// Where fields are evaluated: t [N] (or [1]: one time for all), x [N, d].
+template <class T>
+struct Points {
+  View<const T> t;
+  View<const T> x;
+};
+
+// How ∇·s (the Laplacian of a potential) and with it the residual are computed. probes = 0: exactly, by d + 2 streams
+// (potential) or d tangents (vector net). probes = k ≥ 1: Hutchinson's mean over k probes of vᵀ (∂s/∂x) v, unbiased;
+// probe j of point i is a function of (seed, first_index + i, j) alone.
+enum class ProbeLaw { rademacher, gaussian };
+struct Divergence {
+  int probes = 0;
+  ProbeLaw law = ProbeLaw::rademacher;
+  std::uint64_t seed = 0;
+  std::uint64_t first_index = 0;
+};
+
+// What is wanted; an empty view is not computed.
+template <class T>
+struct FieldOutputs {
+  View<T> value;       // [N] φ; potentials only
+  View<T> dt;          // [N] ∂_t φ; potentials only
+  View<T> score;       // [N, d] ∇φ, or the net's output
+  View<T> divergence;  // [N] ∇·s; the Laplacian Δφ of a potential
+  View<T> hessian;     // [N, d·d] ∂_j s_i at i·d + j; d ≤ 64
+  View<T> residual;    // [N] R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x; potentials only
+};
+
+// Fields of one model on one context, at T = float or double. Parameters are packed once; calls allocate nothing after
+// the first of a size. On the CUDA backend calls are asynchronous on the context's stream.
+template <class T>
+class FieldOperator;  // internal: a backend's implementation
+
+template <class T>
+class Fields {
+ public:
+  // Throws Error where the model is not valid.
+  Fields(const Context& context, const Model& model);
+  ~Fields();
+  Fields(Fields&&) noexcept;
+  Fields& operator=(Fields&&) noexcept;
+
+  // Throws Error where a shape, a device or a request does not fit the model. N = 0 returns at once.
+  void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence = {}) const;
+  // product [N, d] = (∂s/∂x) direction, direction [N, d]: for a potential, the Hessian times a vector.
+  void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const;
+
+ private:
+  std::int64_t dimension_;
+  Output output_;
+  Device device_;
+  std::unique_ptr<FieldOperator<T>> operator_;
+};
+
+extern template class Fields<float>;
+extern template class Fields<double>;
+
+}  // namespace fokker

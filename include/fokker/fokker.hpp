@@ -1,0 +1,22 @@
+#pragma once
+
+// The whole public API.
+#include "fokker/activation.hpp"
+#include "fokker/context.hpp"
+#include "fokker/data.hpp"
+#include "fokker/diagnostics.hpp"
+#include "fokker/error.hpp"
+#include "fokker/fields.hpp"
+#include "fokker/loss.hpp"
+#include "fokker/mixture.hpp"
+#include "fokker/model.hpp"
+#include "fokker/npy.hpp"
+#include "fokker/philox.hpp"
+#include "fokker/safetensors.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/sde.hpp"
+#include "fokker/time_grid.hpp"
+#include "fokker/trainer.hpp"
+#include "fokker/transport.hpp"
+#include "fokker/version.hpp"
+#include "fokker/view.hpp"

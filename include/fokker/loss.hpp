@@ -1,0 +1,56 @@
+#pragma once
+
+#include <memory>
+
+#include "fokker/context.hpp"
+#include "fokker/model.hpp"
+#include "fokker/view.hpp"
+
+namespace fokker {
+
+// Denoising score matching: mean over points and coordinates of weight (s(t, x) − target)², where x is x_t and target is
+// ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
+template <class T>
+struct DenoisingBatch {
+  View<const T> t;       // [N]
+  View<const T> x;       // [N, d]
+  View<const T> target;  // [N, d]
+  View<const T> weight;  // [N], or empty: 1
+};
+
+// Mean squared Fokker–Planck residual: mean over points of R².
+template <class T>
+struct CollocationBatch {
+  View<const T> t;  // [M]
+  View<const T> x;  // [M, d]
+};
+
+template <class T>
+class LossOperator;  // internal: a backend's implementation
+
+// Losses of an architecture and their gradients by hand-written sweeps.
+template <class T>
+class Loss {
+ public:
+  Loss(const Context& context, const Architecture& architecture, const ForwardSde& sde);
+  ~Loss();
+  Loss(Loss&&) noexcept;
+  Loss& operator=(Loss&&) noexcept;
+
+  // values [3] = denoising, mean squared residual, denoising + residual_weight · residual; gradient [P] of the third, in
+  // the layout of Architecture, or empty. A batch without points contributes nothing. The result does not depend on the
+  // number of threads. Throws Error on shapes that do not fit, and on collocation points for a vector net (the score form
+  // of the residual is not there yet).
+  void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
+                double residual_weight, View<double> values, View<T> gradient) const;
+
+ private:
+  Architecture architecture_;
+  Device device_;
+  std::unique_ptr<LossOperator<T>> operator_;
+};
+
+extern template class Loss<float>;
+extern template class Loss<double>;
+
+}  // namespace fokker

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "fokker/activation.hpp"
+#include "fokker/mixture.hpp"
+#include "fokker/sde.hpp"
+
+namespace fokker {
+
+// What an MLP's output means: a potential φ(t, x) ≈ log p_t(x) up to a function of t, with score ∇φ; or the score itself.
+enum class Output { potential, score };
+
+Output parse_output(std::string_view name);
+std::string_view to_string(Output output);
+
+// A multilayer perceptron on (t, x_1 … x_d): hidden layers with one activation, a linear output layer.
+// Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
+struct Architecture {
+  std::int64_t dimension = 2;  // d ≥ 1
+  std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
+  Activation activation = Activation::softplus;
+  double beta = 100;  // softplus only
+  Output output = Output::potential;
+  std::vector<std::string> layer_names;  // tensor prefixes in files; empty: input, hidden1, …, output
+
+  std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
+  std::int64_t inputs(std::int64_t layer) const { return layer == 0 ? 1 + dimension : hidden[layer - 1]; }
+  std::int64_t outputs(std::int64_t layer) const {
+    if (layer < static_cast<std::int64_t>(hidden.size())) return hidden[layer];
+    return output == Output::potential ? 1 : dimension;
+  }
+  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs].
+  std::int64_t weight_offset(std::int64_t layer) const;
+  std::int64_t bias_offset(std::int64_t layer) const;
+  std::int64_t parameter_count() const;
+  // layer_names, or their default.
+  std::vector<std::string> names() const;
+  // "3–80–80–80–1, softplus(100), potential".
+  std::string describe() const;
+  // Throws Error where a size, name or β is outside its range.
+  void validate() const;
+};
+
+// An MLP and its parameters. They are held in double so that one type serves both working precisions; float32 files
+// round-trip exactly.
+struct Mlp {
+  Architecture architecture;
+  std::vector<double> parameters;
+
+  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits).
+  static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
+};
+
+// A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture.
+struct Model {
+  ForwardSde sde;
+  std::variant<Mlp, GaussianMixture> network;
+
+  std::int64_t dimension() const;
+  Output output() const;  // a mixture is a potential
+  // Throws Error where a parameter is not finite or a size does not fit.
+  void validate() const;
+};
+
+// What a safetensors file without our metadata leaves open; a key given here overrides the file's.
+using ModelMetadata = std::map<std::string, std::string>;
+
+// Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
+// read too), with the metadata keys activation, beta, output, layers, sde, sde_parameters; without `layers`, the natural
+// sort of the tensor names. `.json`: a Gaussian mixture {"weights": [K], "means": [K][d], "covariances": [K][d][d] or [K]
+// or one number, "sde": …, "sde_parameters": {…}}. Throws Error with one sentence on anything unreadable.
+Model load_model(const std::string& path, const ModelMetadata& overrides = {});
+// Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
+void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});
+
+}  // namespace fokker

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace fokker {
+
+// A NumPy .npy array (format 1.0 to 3.0, C order, little-endian float32 or float64, one or two dimensions), widened.
+struct NpyArray {
+  std::vector<std::int64_t> shape;
+  std::vector<double> data;
+  bool is_float32 = false;
+};
+
+// Throws Error on anything else, and on a file that is shorter or longer than its header says.
+NpyArray load_npy(const std::string& path);
+// Written to a temporary name beside `path`, synced, renamed. Throws Error.
+void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data);
+void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const double* data);
+
+}  // namespace fokker

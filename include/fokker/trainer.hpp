@@ -1,0 +1,88 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fokker/context.hpp"
+#include "fokker/data.hpp"
+#include "fokker/model.hpp"
+
+namespace fokker {
+
+// How denoising times are drawn. paper: t = t_min + (T − t_min) Beta(1, 2) by inversion (for T = 10 and t_min = 1e-4 the
+// paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the paper's
+// law, weight p/q, so that the expected loss is the paper's and its variance is bounded.
+enum class TimeLaw { paper, uniform, importance };
+
+// paper: Adam restarted at each rate, 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (the paper's 25 000,
+// 65 000, 10 000 of 100 000). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25 000
+// (Smith and Topin 2019). cosine: from peak to 0 (Loshchilov and Hutter 2017). constant: peak.
+enum class RateSchedule { paper, one_cycle, cosine, constant };
+
+// What a trained model is made of: the last parameters, their exponential average, or the mean over the tail.
+enum class WeightAverage { none, exponential, tail };
+
+TimeLaw parse_time_law(std::string_view name);
+RateSchedule parse_rate_schedule(std::string_view name);  // paper, one-cycle, cosine, constant
+WeightAverage parse_weight_average(std::string_view name);
+std::string_view to_string(TimeLaw law);
+std::string_view to_string(RateSchedule schedule);
+std::string_view to_string(WeightAverage average);
+
+struct TrainOptions {
+  std::int64_t iterations = 5000;
+  std::int64_t denoising_points = 4096;    // fresh points an iteration
+  std::int64_t collocation_points = 1024;  // fresh points an iteration; none are drawn at residual_weight 0
+  double residual_weight = 0;              // w_R
+  double box = 3.5;                        // collocation points are uniform on [−box, box]^d and [t_min, T]
+  TimeLaw time_law = TimeLaw::importance;
+  RateSchedule schedule = RateSchedule::one_cycle;
+  double peak_rate = 5e-3;  // not used by the paper's schedule
+  WeightAverage average = WeightAverage::exponential;
+  double average_decay = 0.995;       // exponential
+  double average_fraction = 0.2;      // the average runs over the last fifth of the iterations
+  double clip_norm = 0;               // 0: gradients are not clipped
+  std::uint64_t seed = 0;
+
+  void validate() const;
+};
+
+// The loss of one iteration, before its update.
+struct TrainRecord {
+  std::int64_t iteration;  // counted from 0
+  double denoising, residual, total, gradient_norm, rate;
+};
+
+class TrainOperator;  // internal: a backend's implementation
+
+// Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k) alone, so
+// a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set.
+class Trainer {
+ public:
+  // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
+  Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options);
+  // Goes on from a file that save_state() wrote. The data set must be the one the state names; it throws Error otherwise.
+  static Trainer resume(const Context& context, const std::string& path, const DataSet& data);
+  ~Trainer();
+  Trainer(Trainer&&) noexcept;
+  Trainer& operator=(Trainer&&) noexcept;
+
+  // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws Error on the
+  // first loss or gradient that is not finite, naming the iteration; the parameters stay those before it.
+  std::vector<TrainRecord> run(std::int64_t count);
+
+  std::int64_t iteration() const;
+  const TrainOptions& options() const;
+  // Averaged where the options say so and the average has begun.
+  Model model() const;
+  // Everything needed to go on, in one safetensors file, written to a temporary name beside `path`, synced, renamed.
+  void save_state(const std::string& path) const;
+
+ private:
+  Trainer() = default;
+  std::unique_ptr<TrainOperator> operator_;
+};
+
+}  // namespace fokker

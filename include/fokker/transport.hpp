@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fokker/data.hpp"
+#include "fokker/view.hpp"
+
+namespace fokker {
+
+// n × n nodes on [−half_width, half_width]², spacing h = 2 half_width/(n − 1).
+struct Grid {
+  std::int64_t n = 64;
+  double half_width = 3.5;
+
+  double spacing() const { return 2 * half_width / static_cast<double>(n - 1); }
+  void validate() const;
+};
+
+// Counts of samples at their nearest nodes, index n·iy + ix; samples with a coordinate outside (−half_width, half_width),
+// or not finite, are not binned but counted.
+struct Histogram {
+  Grid grid;
+  std::vector<double> weights;  // [n²], sum 1 (all 0 where no sample was inside)
+  std::int64_t inside = 0, outside = 0;
+
+  double escaped() const { return inside + outside == 0 ? 0.0 : double(outside) / double(inside + outside); }
+};
+
+// samples [N, 2] on the host.
+Histogram histogram(View<const float> samples, const Grid& grid = {});
+
+// Exact optimal transport between two weight vectors on the same grid, with its certificate: the dual solution's value,
+// which bounds W2² from below. Their difference is the error of the reported value.
+struct TransportResult {
+  double w2_squared = 0;    // primal value
+  double dual_value = 0;    // Σ u a + Σ v b of a feasible dual (u_i + v_j ≤ |x_i − y_j|²)
+  double certificate_gap() const { return w2_squared - dual_value; }
+};
+
+// a, b: [n²], non-negative, not all zero; normalised here. Network simplex on the tripartite graph: squared distance is
+// separable, so mass moves first in x and then in y, 2n³ arcs instead of n⁴. Throws Error.
+TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid = {});
+
+// Mean over `projections` random directions of the one-dimensional W2² of the projected samples, a [N, d], b [M, d] on the
+// host; samples that are not finite are left out.
+double sliced_w2_squared(View<const float> a, View<const float> b, int projections = 256, std::uint64_t seed = 0);
+
+// The distance of two independent draws of n from the data: what a perfect sampler would score. W2² on the grid for d = 2;
+// sliced W2² otherwise.
+double noise_floor(const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid = {});
+
+}  // namespace fokker

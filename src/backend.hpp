@@ -1,0 +1,75 @@
+#pragma once
+
+// One table of operations per backend. The public classes validate once and then call these; an implementation may trust
+// its arguments' shapes, devices and finiteness of scalars.
+#include <memory>
+#include <string>
+
+#include "fokker/context.hpp"
+#include "fokker/data.hpp"
+#include "fokker/fields.hpp"
+#include "fokker/loss.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/trainer.hpp"
+
+namespace fokker {
+
+template <class T>
+class FieldOperator {
+ public:
+  virtual ~FieldOperator() = default;
+  virtual void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) = 0;
+  virtual void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) = 0;
+};
+
+template <class T>
+class LossOperator {
+ public:
+  virtual ~LossOperator() = default;
+  virtual void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising,
+                        const CollocationBatch<T>& collocation, double residual_weight, View<double> values,
+                        View<T> gradient) = 0;
+};
+
+class SampleOperator {
+ public:
+  virtual ~SampleOperator() = default;
+  virtual void sample(View<float> samples, const TimeGrid& grid, const SampleOptions& options, bool draw_prior) = 0;
+  virtual void log_density(View<const float> x, View<float> log_density, const TimeGrid& grid, Scheme scheme,
+                           const Divergence& divergence) = 0;
+};
+
+// Everything a run has to remember besides its options.
+struct TrainState {
+  std::int64_t iteration = 0;
+  std::vector<float> parameters, first_moment, second_moment;
+  std::vector<double> average;      // running average of the parameters; empty before it begins
+  std::int64_t average_count = 0;   // iterations in it
+};
+
+class TrainOperator {
+ public:
+  virtual ~TrainOperator() = default;
+  virtual std::vector<TrainRecord> run(std::int64_t count) = 0;
+  virtual TrainState state() const = 0;
+  virtual void restore(TrainState state) = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual Device device() const = 0;
+  virtual std::string name() const = 0;
+  virtual int threads() const = 0;
+  virtual void synchronize() const = 0;
+  virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;  // 64-byte aligned, zeroed, on the device
+
+  virtual std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) = 0;
+  virtual std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) = 0;
+  virtual std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) = 0;
+  virtual std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) = 0;
+  virtual std::unique_ptr<SampleOperator> sampler(const Model& model) = 0;
+  virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options) = 0;
+};
+
+}  // namespace fokker

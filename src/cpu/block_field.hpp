@@ -1,0 +1,64 @@
+#pragma once
+
+// What one thread needs of a model: its fields on a block of points at host addresses. Fields and samplers are loops over
+// blocks; a network and an exact mixture are the two implementations.
+#include <cstdint>
+#include <memory>
+
+#include "fokker/fields.hpp"
+#include "fokker/model.hpp"
+
+namespace fokker::cpu {
+
+// A thread's own memory: aligned, grown on first use, kept.
+class Scratch {
+ public:
+  virtual ~Scratch() = default;
+};
+
+template <class T>
+struct BlockPoints {
+  const T* t;             // t[i · t_stride]
+  std::int64_t t_stride;  // 1, or 0: one time for all
+  const T* x;             // [n, d]
+  std::int64_t n;
+  std::uint64_t first_index = 0;  // of the first point, for probes
+};
+
+// As FieldOutputs; nullptr: not wanted.
+template <class T>
+struct BlockOutputs {
+  T* value = nullptr;
+  T* dt = nullptr;
+  T* score = nullptr;
+  T* divergence = nullptr;
+  T* hessian = nullptr;
+  T* residual = nullptr;
+};
+
+template <class T>
+class BlockField {
+ public:
+  virtual ~BlockField() = default;
+  virtual std::int64_t dimension() const = 0;
+  // Points a call handles best; any n is allowed. A point's result does not depend on its block.
+  virtual std::int64_t block_size() const = 0;
+  virtual std::unique_ptr<Scratch> make_scratch() const = 0;
+  virtual void evaluate(const BlockPoints<T>& points, const BlockOutputs<T>& outputs, const Divergence& divergence,
+                        Scratch& scratch) const = 0;
+  virtual void hessian_vector(const BlockPoints<T>& points, const T* direction, T* product, Scratch& scratch) const = 0;
+};
+
+template <class T>
+std::unique_ptr<BlockField<T>> make_mlp_field(const Mlp& mlp, const ForwardSde& sde);  // mlp.cpp
+template <class T>
+std::unique_ptr<BlockField<T>> make_mixture_field(const GaussianMixture& mixture, const ForwardSde& sde);  // mixture.cpp
+
+// The one switch on what a model is.
+template <class T>
+std::unique_ptr<BlockField<T>> make_block_field(const Model& model) {
+  if (const auto* mlp = std::get_if<Mlp>(&model.network)) return make_mlp_field<T>(*mlp, model.sde);
+  return make_mixture_field<T>(std::get<GaussianMixture>(model.network), model.sde);
+}
+
+}  // namespace fokker::cpu

@@ -1,0 +1,58 @@
+#pragma once
+
+// Loss sums over chunks of points. The trainer and the public Loss share this; they differ in where points come from.
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "fokker/loss.hpp"
+#include "fokker/model.hpp"
+
+namespace fokker::cpu {
+
+template <class T>
+struct DenoisingChunk {
+  const T* t;       // [n]
+  const T* x;       // [n, d]
+  const T* target;  // [n, d]
+  const T* weight;  // [n], or nullptr: 1
+};
+template <class T>
+struct CollocationChunk {
+  const T* t;  // [n]
+  const T* x;  // [n, d]
+};
+
+// Points first … first + n − 1 of the batch. `storage` has room for n (2 + 2 d) values and may hold what is returned, so
+// that points are drawn on the thread, and into the cache, where they are used.
+template <class T>
+using DenoisingSource = std::function<DenoisingChunk<T>(std::int64_t first, std::int64_t n, T* storage)>;
+template <class T>
+using CollocationSource = std::function<CollocationChunk<T>(std::int64_t first, std::int64_t n, T* storage)>;
+
+struct LossSums {
+  double denoising = 0;  // mean over points and coordinates
+  double residual = 0;   // mean over points
+};
+
+// The number of chunks depends on the batch alone, and partial sums are added in chunk order: results are the same for any
+// number of threads.
+template <class T>
+class ChunkedLoss {
+ public:
+  ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads);
+  ~ChunkedLoss();
+  ChunkedLoss(ChunkedLoss&&) noexcept;
+
+  // parameters [P], gradient [P] (overwritten; nullptr: losses only): of denoising + residual_weight · residual.
+  LossSums evaluate(const T* parameters, std::int64_t denoising_points, const DenoisingSource<T>& denoising,
+                    std::int64_t collocation_points, const CollocationSource<T>& collocation, double residual_weight,
+                    T* gradient);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace fokker::cpu

@@ -20,17 +20,17 @@ struct View {
   Device device = Device::cpu;
 
   View() = default;
-  View(T* data, std::int64_t rows, std::int64_t columns = 1, Device device = Device::cpu)
-      : data(data), rows(rows), columns(columns), device(device) {}
-  // A host vector as one column, or as rows of `columns` entries.
+  View(T* first, std::int64_t n_rows, std::int64_t n_columns = 1, Device where = Device::cpu)
+      : data(first), rows(n_rows), columns(n_columns), device(where) {}
+  // A host vector as one column, or as rows of `n_columns` entries.
   template <class U>
     requires std::is_same_v<std::remove_const_t<T>, U>
-  explicit View(std::vector<U>& v, std::int64_t columns = 1)
-      : View(v.data(), static_cast<std::int64_t>(v.size()) / columns, columns) {}
+  explicit View(std::vector<U>& v, std::int64_t n_columns = 1)
+      : View(v.data(), static_cast<std::int64_t>(v.size()) / n_columns, n_columns) {}
   template <class U>
     requires(std::is_const_v<T> && std::is_same_v<std::remove_const_t<T>, U>)
-  explicit View(const std::vector<U>& v, std::int64_t columns = 1)
-      : View(v.data(), static_cast<std::int64_t>(v.size()) / columns, columns) {}
+  explicit View(const std::vector<U>& v, std::int64_t n_columns = 1)
+      : View(v.data(), static_cast<std::int64_t>(v.size()) / n_columns, n_columns) {}
 
   operator View<const T>() const
     requires(!std::is_const_v<T>)

@@ -1,0 +1,63 @@
+#include "cpu/backend.hpp"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "fokker/error.hpp"
+#include "cpu/simd.hpp"
+
+namespace fokker::cpu {
+namespace {
+
+int resolve(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(int threads) : threads_(resolve(threads)) {}
+
+  Device device() const override { return Device::cpu; }
+  std::string name() const override { return "cpu"; }
+  int threads() const override { return threads_; }
+  void synchronize() const override {}
+
+  std::shared_ptr<void> allocate(std::size_t bytes) override {
+    const std::size_t rounded = (bytes + 63) / 64 * 64;
+    void* p = std::aligned_alloc(64, rounded == 0 ? 64 : rounded);
+    if (p == nullptr) throw Error(fmt::format("out of memory: {} bytes asked for", bytes));
+    std::memset(p, 0, rounded);
+    return {p, std::free};
+  }
+
+  std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
+    return make_fields<float>(model, threads_);
+  }
+  std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) override {
+    return make_fields<double>(model, threads_);
+  }
+  std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
+    return make_loss<float>(architecture, sde, threads_);
+  }
+  std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
+    return make_loss<double>(architecture, sde, threads_);
+  }
+  std::unique_ptr<SampleOperator> sampler(const Model& model) override { return make_sampler(model, threads_); }
+  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
+                                         const TrainOptions& options) override {
+    return make_trainer(initial, data, options, threads_);
+  }
+
+ private:
+  int threads_;
+};
+
+}  // namespace
+
+std::shared_ptr<Backend> make_backend(int threads) { return std::make_shared<CpuBackend>(threads); }
+
+std::string describe(int threads) { return fmt::format("{}, {} threads", simd_target_name(), resolve(threads)); }
+
+}  // namespace fokker::cpu

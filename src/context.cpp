@@ -4,7 +4,7 @@
 
 #include <cstdlib>
 
-#include "backend.hpp"
+#include "operations.hpp"
 #include "cpu/backend.hpp"
 #include "fokker/error.hpp"
 #include "fokker/version.hpp"

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "backend.hpp"
+#include "operations.hpp"
 
 namespace fokker::cpu {
 

@@ -51,13 +51,14 @@ FOKKER_HOST_DEVICE inline PhiloxBlock philox4x32_10(std::uint64_t seed, std::uin
   return {{c0, c1, c2, c3}};
 }
 
-// A uniform in (0, 1) from 24 bits of a word: (⌊w / 2^8⌋ + ½) 2^{−24}, exact in float, never 0 or 1.
+// A uniform in (0, 1) from 23 bits of a word: (⌊w / 2^9⌋ + ½) 2^{−23}, exact in float, never 0 or 1. (With 24 bits the
+// half needs a 25th, and the largest value rounds to 1.)
 FOKKER_HOST_DEVICE inline float uniform_from_word(std::uint32_t w) {
-  return (static_cast<float>(w >> 8) + 0.5f) * 0x1p-24f;
+  return (static_cast<float>(w >> 9) + 0.5f) * 0x1p-23f;
 }
 
 // Two standard normals from two words by Box and Muller (1958): radius √(−2 ln u) from the first, angle 2π v from the
-// second. |z| ≤ √(−2 ln 2^{−25}) = 5.89.
+// second. |z| ≤ √(−2 ln 2^{−24}) = 5.77.
 FOKKER_HOST_DEVICE inline void normals_from_words(std::uint32_t w0, std::uint32_t w1, float& z0, float& z1) {
   const float radius = std::sqrt(-2.0f * std::log(uniform_from_word(w0)));
   const float angle = 6.28318530717958647692f * uniform_from_word(w1);

@@ -17,10 +17,11 @@ class DataSet {
  public:
   enum class Kind { blob, circles2, checker, mixture, samples };
 
-  // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d], float32
-  // or float64). Throws Error with the list of names.
+  // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d],
+  // float32 or float64). Throws Error with the list of names, and on a file that does not hold such a law.
   static DataSet named(const std::string& name);
   static DataSet mixture(GaussianMixture mixture);
+  // samples [N, d], N ≥ 1, finite. Throws Error.
   static DataSet samples(std::vector<float> samples, std::int64_t dimension);
 
   Kind kind() const { return kind_; }
@@ -30,16 +31,21 @@ class DataSet {
   const GaussianMixture* exact() const { return mixture_.get(); }
   const std::vector<float>& stored() const { return *samples_; }  // Kind::samples, [N, d]
 
-  // out [N, d] on the host: draws first_index … first_index + N − 1 of (seed, step), on the calling thread.
+  // out [N, d] on the host: draws first_index … first_index + N − 1 of (seed, step), on the calling thread. Throws
+  // Error where the shape or the device of `out` does not fit.
   void draw(View<float> out, std::uint64_t seed, std::uint64_t first_index = 0, std::uint64_t step = 0) const;
 
  private:
+  // What draws need of a mixture, in float; made once.
+  struct MixtureTables;
+
   DataSet() = default;
 
   Kind kind_ = Kind::blob;
   std::string name_;
   std::int64_t dimension_ = 2;
   std::shared_ptr<const GaussianMixture> mixture_;
+  std::shared_ptr<const MixtureTables> tables_;
   std::shared_ptr<const std::vector<float>> samples_;
 };
 

@@ -1,0 +1,147 @@
+#include "cpu/mlp_primitives.hpp"
+
+// Instruction sets that would only lengthen the build: beside the baseline, AVX2 and AVX-512 (and NEON) are enough. The
+// scalable ones have no arrays of vectors, which the register tiles need.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/mlp_primitives.cpp"
+#include <hwy/foreach_target.h>  // IWYU pragma: keep
+#include <hwy/highway.h>
+
+#include "cpu/mlp_products-inl.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fokker::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Σ_i a[r, i] w[c, i]: two rows of chains at a time would hide more latency; widths here are tens of vectors or few.
+template <class T>
+void dots(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* a, std::int64_t a_stride, const T* w,
+          std::int64_t w_stride, const T* start, T* out, std::int64_t out_stride) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t c = 0; c < columns; ++c) {
+      auto sum = hn::Zero(d);
+      for (std::int64_t i = 0; i < width; i += lanes) {
+        sum = hn::MulAdd(hn::LoadU(d, a + r * a_stride + i), hn::LoadU(d, w + c * w_stride + i), sum);
+      }
+      out[r * out_stride + c] = (start ? start[c] : T(0)) + hn::GetLane(hn::SumOfLanes(d, sum));
+    }
+  }
+}
+
+template <class T>
+void activate(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third) {
+  with_activation(activation, static_cast<double>(beta), [&](auto sigma) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      const ActivationValues<T> v = sigma(z[i]);
+      if (h) h[i] = v.value;
+      if (first) first[i] = v.first;
+      if (second) second[i] = v.second;
+      if (third) third[i] = v.third;
+    }
+  });
+}
+
+template <class T>
+void multiply(std::int64_t n, const T* a, const T* b, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < n; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, out + i);
+}
+
+template <class T>
+void multiply_add(std::int64_t n, const T* a, const T* b, const T* c, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < n; i += lanes) {
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), hn::LoadU(d, c + i)), d, out + i);
+  }
+}
+
+template <class T>
+void sum_of_products(std::int64_t n, const T* a, const T* b, const T* c, const T* e, const T* f, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < n; i += lanes) {
+    const auto second = hn::Mul(hn::Mul(hn::LoadU(d, c + i), hn::LoadU(d, e + i)), hn::LoadU(d, f + i));
+    hn::StoreU(hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), second), d, out + i);
+  }
+}
+
+template <class T>
+void scale_columns(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out) {
+  for (std::int64_t r = 0; r < rows; ++r) multiply(stride, a + r * stride, w, out + r * stride);
+}
+
+template <class T>
+void generator(std::int64_t rows, std::int64_t stride, const T* first, const T* z, const T* second, const T* q,
+               const T* c, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto factor = hn::Set(d, c[r]);
+    for (std::int64_t i = r * stride; i < (r + 1) * stride; i += lanes) {
+      const auto bend = hn::Mul(factor, hn::Mul(hn::LoadU(d, second + i), hn::LoadU(d, q + i)));
+      hn::StoreU(hn::MulAdd(hn::LoadU(d, first + i), hn::LoadU(d, z + i), bend), d, out + i);
+    }
+  }
+}
+
+template <class T>
+MlpPrimitives<T> table() {
+  using P = Products<T, tile_rows, tile_vectors>;
+  MlpPrimitives<T> t;
+  t.target = hwy::TargetName(HWY_TARGET);
+  t.lanes = P::lanes();
+  t.row_block = tile_rows;
+  t.column_block = tile_vectors * P::lanes();
+  t.pack = P::pack;
+  t.product = P::product;
+  t.gradient = P::gradient;
+  t.dots = dots<T>;
+  t.activate = activate<T>;
+  t.multiply = multiply<T>;
+  t.multiply_add = multiply_add<T>;
+  t.sum_of_products = sum_of_products<T>;
+  t.scale_columns = scale_columns<T>;
+  t.generator = generator<T>;
+  return t;
+}
+
+const MlpPrimitives<float>* table_float() {
+  static const MlpPrimitives<float> t = table<float>();
+  return &t;
+}
+const MlpPrimitives<double>* table_double() {
+  static const MlpPrimitives<double> t = table<double>();
+  return &t;
+}
+
+}  // namespace fokker::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fokker::cpu {
+namespace {
+
+HWY_EXPORT(table_float);
+HWY_EXPORT(table_double);
+
+}  // namespace
+
+template <>
+const MlpPrimitives<float>& mlp_primitives<float>() {
+  static const MlpPrimitives<float>& t = *HWY_DYNAMIC_DISPATCH(table_float)();
+  return t;
+}
+template <>
+const MlpPrimitives<double>& mlp_primitives<double>() {
+  static const MlpPrimitives<double>& t = *HWY_DYNAMIC_DISPATCH(table_double)();
+  return t;
+}
+
+}  // namespace fokker::cpu
+#endif  // HWY_ONCE

@@ -1,0 +1,145 @@
+#pragma once
+
+// What the sweeps of an MLP are made of: one table of functions per working precision, chosen once by the instruction
+// set.
+//
+// A tile holds rows (samples, or (stream, sample) pairs) × features, row-major; a row's stride is its width padded to
+// whole vectors. All three products of a network are broadcast × vector, so nothing is ever transposed:
+//   forward   Z = H Wᵀ + b           product(H, pack(Wᵀ))
+//   reverse   P = D W                product(D, pack(W))
+//   gradient  G += Σ_r D[r]ᵀ H[r]    gradient(D, H)
+// Every element of a product is one chain of fused multiply-adds in ascending order of the summed index, whatever the
+// number of rows: a row's result depends on nothing but that row.
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "fokker/activation.hpp"
+#include "fokker/model.hpp"
+
+namespace fokker::cpu {
+
+// C [rows, columns] = (start + A B) ⊙ scale, with A [rows, depth] and B [depth, columns] packed. Columns of C up to the
+// next whole vector are written too: zero where start and scale are (B's padding is zero).
+template <class T>
+struct Product {
+  std::int64_t rows, depth, columns;
+  const T* a;
+  std::int64_t a_stride;
+  const T* packed;
+  T* c;
+  std::int64_t c_stride;
+  const T* bias = nullptr;   // [padded(columns)]: start = bias in every row
+  bool accumulate = false;   // start = what C holds
+  const T* scale = nullptr;  // [rows, c_stride], or nullptr: 1
+};
+
+template <class T>
+struct MlpPrimitives {
+  const char* target;         // as Highway names it: "AVX2", …
+  std::int64_t lanes;         // of a vector
+  std::int64_t row_block;     // rows a product takes at a time: any number is allowed, multiples are fastest
+  std::int64_t column_block;  // columns of one packed block
+
+  std::int64_t padded(std::int64_t width) const { return (width + lanes - 1) / lanes * lanes; }
+  std::int64_t packed_size(std::int64_t depth, std::int64_t columns) const { return depth * padded(columns); }
+
+  // B(k, j) = b[k · depth_stride + j · column_stride], k < depth, j < columns.
+  void (*pack)(const T* b, std::int64_t depth, std::int64_t columns, std::int64_t depth_stride,
+               std::int64_t column_stride, T* packed);
+  void (*product)(const Product<T>& product);
+  // g [outputs, inputs] += Σ_r d[r, j] h[r, i]. Columns of g up to the next whole vector are touched too.
+  void (*gradient)(std::int64_t rows, std::int64_t outputs, std::int64_t inputs, const T* d, std::int64_t d_stride,
+                   const T* h, std::int64_t h_stride, T* g, std::int64_t g_stride);
+  // out[r · out_stride + c] = start + Σ_i a[r, i] w[c, i], c < columns, start[c] or 0: for few columns. Whole vectors
+  // of a and w are read; w's padding must be zero.
+  void (*dots)(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* a, std::int64_t a_stride,
+               const T* w, std::int64_t w_stride, const T* start, T* out, std::int64_t out_stride);
+  // h = σ(z) and its derivatives over n values (a multiple of lanes); nullptr: not wanted, and costs nothing. An output
+  // may be z itself.
+  void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third);
+
+  // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
+  void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                  // a ⊙ b
+  void (*multiply_add)(std::int64_t n, const T* a, const T* b, const T* c, T* out);  // a ⊙ b + c
+  void (*sum_of_products)(std::int64_t n, const T* a, const T* b, const T* c, const T* d, const T* e,
+                          T* out);  // a ⊙ b + c ⊙ d ⊙ e
+  void (*scale_columns)(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out);  // a[r, j] w[j]
+  // The generator's rule: out = first ⊙ z + c[r] second ⊙ q, c one number a row.
+  void (*generator)(std::int64_t rows, std::int64_t stride, const T* first, const T* z, const T* second, const T* q,
+                    const T* c, T* out);
+};
+
+// The table for this machine, T = float or double.
+template <class T>
+const MlpPrimitives<T>& mlp_primitives();
+
+// Memory aligned to 64 bytes that only grows; contents are not kept when it does. Fresh memory is zero.
+template <class T>
+class AlignedMemory {
+ public:
+  T* reserve(std::int64_t count) {
+    if (count > count_) {
+      const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+      void* p = std::aligned_alloc(64, bytes);
+      if (p == nullptr) throw std::bad_alloc();
+      data_.reset(static_cast<T*>(p));
+      count_ = count;
+      for (std::size_t i = 0; i < bytes / sizeof(T); ++i) data_.get()[i] = T(0);
+    }
+    return data_.get();
+  }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  std::int64_t count_ = 0;
+};
+
+// One layer's parameters as the products want them.
+template <class T>
+struct PackedLayer {
+  std::int64_t inputs, outputs;
+  std::int64_t input_stride, output_stride;  // padded
+  AlignedMemory<T> forward;                  // Wᵀ packed
+  AlignedMemory<T> reverse;                  // W packed
+  AlignedMemory<T> bias;                     // [output_stride]
+  AlignedMemory<T> rows;                     // W [outputs, input_stride], rows padded with zeros
+};
+
+// Packs all layers of a parameter vector in the layout of Architecture. May be called again with new parameters of the
+// same architecture; then nothing is allocated.
+template <class T, class U>
+void pack_layers(const Architecture& architecture, const U* parameters, std::vector<PackedLayer<T>>& layers) {
+  const MlpPrimitives<T>& p = mlp_primitives<T>();
+  layers.resize(static_cast<std::size_t>(architecture.layers()));
+  for (std::int64_t l = 0; l < architecture.layers(); ++l) {
+    PackedLayer<T>& layer = layers[static_cast<std::size_t>(l)];
+    layer.inputs = architecture.inputs(l);
+    layer.outputs = architecture.outputs(l);
+    layer.input_stride = p.padded(layer.inputs);
+    layer.output_stride = p.padded(layer.outputs);
+    const U* w = parameters + architecture.weight_offset(l);
+    const U* b = parameters + architecture.bias_offset(l);
+    T* rows = layer.rows.reserve(layer.outputs * layer.input_stride);
+    T* bias = layer.bias.reserve(layer.output_stride);
+    for (std::int64_t j = 0; j < layer.outputs; ++j) {
+      bias[j] = static_cast<T>(b[j]);
+      for (std::int64_t i = 0; i < layer.inputs; ++i) {
+        rows[j * layer.input_stride + i] = static_cast<T>(w[j * layer.inputs + i]);
+      }
+    }
+    p.pack(rows, layer.inputs, layer.outputs, 1, layer.input_stride,
+           layer.forward.reserve(p.packed_size(layer.inputs, layer.outputs)));
+    p.pack(rows, layer.outputs, layer.inputs, layer.input_stride, 1,
+           layer.reverse.reserve(p.packed_size(layer.outputs, layer.inputs)));
+  }
+}
+
+}  // namespace fokker::cpu

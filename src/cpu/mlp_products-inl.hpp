@@ -1,0 +1,157 @@
+// The three matrix products of an MLP, once per instruction set; see mlp_primitives.hpp for what they compute.
+//
+// One microkernel serves all: C[r, v] += Σ_k A(r, k) B(k, v) for a tile of R rows × V vectors whose R·V accumulators
+// stay in registers over k; A is read as broadcasts with any two strides, B as whole vectors. With 16 registers 6 × 2
+// leaves room for two vectors of B and two broadcasts: 12 fused multiply-adds for 8 loads. With 32 registers 5 × 5
+// takes a row of 80 floats in one go. Loop order: chunk of k, block of columns (whose packed panel stays in L1), block
+// of rows.
+
+// Per-target include guard
+#if defined(FOKKER_CPU_MLP_PRODUCTS_INL_HPP) == defined(HWY_TARGET_TOGGLE)
+#ifdef FOKKER_CPU_MLP_PRODUCTS_INL_HPP
+#undef FOKKER_CPU_MLP_PRODUCTS_INL_HPP
+#else
+#define FOKKER_CPU_MLP_PRODUCTS_INL_HPP
+#endif
+
+#include <hwy/highway.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/mlp_primitives.hpp"
+
+HWY_BEFORE_NAMESPACE();
+namespace fokker::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Rows and vectors of the register tile.
+#if HWY_TARGET == HWY_AVX3
+inline constexpr int tile_rows = 5, tile_vectors = 5;
+#elif HWY_TARGET == HWY_NEON
+inline constexpr int tile_rows = 6, tile_vectors = 4;
+#else
+inline constexpr int tile_rows = 6, tile_vectors = 2;
+#endif
+
+// Where a tile's operands are: A(r, k) = a[r · a_row + k · a_depth], B(k, v) = b[k · b_depth + v · lanes].
+template <class T>
+struct TileOperands {
+  const T* a;
+  std::int64_t a_row, a_depth;
+  const T* b;
+  std::int64_t b_depth;
+  T* c;
+  std::int64_t c_row;
+  const T* bias;  // start: bias, else c where accumulate, else 0
+  bool accumulate;
+  const T* scale;  // [rows, c_row], or nullptr
+};
+
+template <class T, int R, int V>
+HWY_NOINLINE void tile(std::int64_t depth, const TileOperands<T>& o) {
+  const hn::ScalableTag<T> d;
+  using Vec = hn::Vec<decltype(d)>;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  Vec sum[R][V];
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      sum[r][v] = o.bias         ? hn::LoadU(d, o.bias + v * lanes)
+                  : o.accumulate ? hn::LoadU(d, o.c + r * o.c_row + v * lanes)
+                                 : hn::Zero(d);
+    }
+  }
+  const T* HWY_RESTRICT a = o.a;
+  const T* HWY_RESTRICT b = o.b;
+  const std::int64_t a_row = o.a_row, a_depth = o.a_depth, b_depth = o.b_depth;
+  for (std::int64_t k = 0; k < depth; ++k, a += a_depth, b += b_depth) {
+    Vec right[V];
+    for (int v = 0; v < V; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+    for (int r = 0; r < R; ++r) {
+      const Vec left = hn::Set(d, a[r * a_row]);
+      for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+    }
+  }
+  for (int r = 0; r < R; ++r) {
+    for (int v = 0; v < V; ++v) {
+      const std::int64_t at = r * o.c_row + v * lanes;
+      hn::StoreU(o.scale ? hn::Mul(sum[r][v], hn::LoadU(d, o.scale + at)) : sum[r][v], d, o.c + at);
+    }
+  }
+}
+
+// From the run-time size of a tile to its template.
+template <class T, int R, int V>
+void tile_of(int rows, int vectors, std::int64_t depth, const TileOperands<T>& o) {
+  if constexpr (R > 1) {
+    if (rows < R) return tile_of<T, R - 1, V>(rows, vectors, depth, o);
+  }
+  if constexpr (V > 1) {
+    if (vectors < V) return tile_of<T, R, V - 1>(rows, vectors, depth, o);
+  }
+  tile<T, R, V>(depth, o);
+}
+
+// Depth taken at a time, so that the packed panel of one column block fits half of L1.
+inline constexpr std::int64_t depth_chunk_bytes = 16384;
+
+// The products with tiles of R × V, a template so that tests can run every shape on every instruction set.
+template <class T, int R, int V>
+struct Products {
+  static std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<T>())); }
+  static std::int64_t vectors(std::int64_t columns) { return (columns + lanes() - 1) / lanes(); }
+
+  // [block][k][vectors of the block · lanes]; a block has V vectors, the last what is left.
+  static void pack(const T* b, std::int64_t depth, std::int64_t columns, std::int64_t depth_stride,
+                   std::int64_t column_stride, T* packed) {
+    const std::int64_t width = vectors(columns) * lanes(), block = V * lanes();
+    for (std::int64_t first = 0; first < width; first += block) {
+      const std::int64_t end = std::min(first + block, width);
+      for (std::int64_t k = 0; k < depth; ++k) {
+        for (std::int64_t j = first; j < end; ++j) {
+          *packed++ = j < columns ? b[k * depth_stride + j * column_stride] : T(0);
+        }
+      }
+    }
+  }
+
+  static void product(const Product<T>& p) {
+    const std::int64_t n_vectors = vectors(p.columns), n_lanes = lanes();
+    const std::int64_t chunk = std::max<std::int64_t>(1, depth_chunk_bytes / (V * n_lanes * sizeof(T)));
+    std::int64_t k0 = 0;
+    do {  // once for depth 0 too: C = start
+      const std::int64_t depth = std::min(chunk, p.depth - k0);
+      const bool first = k0 == 0, last = k0 + depth >= p.depth;
+      for (std::int64_t v = 0; v < n_vectors; v += V) {
+        const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
+        const T* panel = p.packed + (v * p.depth + k0 * block) * n_lanes;
+        for (std::int64_t r = 0; r < p.rows; r += R) {
+          const std::int64_t at = r * p.c_stride + v * n_lanes;
+          tile_of<T, R, V>(static_cast<int>(std::min<std::int64_t>(R, p.rows - r)), block, depth,
+                           {p.a + r * p.a_stride + k0, p.a_stride, 1, panel, block * n_lanes, p.c + at, p.c_stride,
+                            first && p.bias ? p.bias + v * n_lanes : nullptr, !first || p.accumulate,
+                            last && p.scale ? p.scale + at : nullptr});
+        }
+      }
+      k0 += depth;
+    } while (k0 < p.depth);
+  }
+
+  static void gradient(std::int64_t rows, std::int64_t outputs, std::int64_t inputs, const T* d, std::int64_t d_stride,
+                       const T* h, std::int64_t h_stride, T* g, std::int64_t g_stride) {
+    const std::int64_t n_vectors = vectors(inputs), n_lanes = lanes();
+    for (std::int64_t v = 0; v < n_vectors; v += V) {
+      const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
+      for (std::int64_t j = 0; j < outputs; j += R) {
+        tile_of<T, R, V>(static_cast<int>(std::min<std::int64_t>(R, outputs - j)), block, rows,
+                         {d + j, 1, d_stride, h + v * n_lanes, h_stride, g + j * g_stride + v * n_lanes, g_stride,
+                          nullptr, true, nullptr});
+      }
+    }
+  }
+};
+
+}  // namespace fokker::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target include guard

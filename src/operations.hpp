@@ -1,7 +1,7 @@
 #pragma once
 
-// One table of operations per backend. The public classes validate once and then call these; an implementation may trust
-// its arguments' shapes, devices and finiteness of scalars.
+// One table of operations per backend. The public classes validate once and then call these; an implementation may
+// trust its arguments' shapes, devices and finiteness of scalars.
 #include <memory>
 #include <string>
 
@@ -43,14 +43,15 @@ class SampleOperator {
 struct TrainState {
   std::int64_t iteration = 0;
   std::vector<float> parameters, first_moment, second_moment;
-  std::vector<double> average;      // running average of the parameters; empty before it begins
-  std::int64_t average_count = 0;   // iterations in it
+  std::vector<double> average;     // running average of the parameters; empty before it begins
+  std::int64_t average_count = 0;  // iterations in it
 };
 
 class TrainOperator {
  public:
   virtual ~TrainOperator() = default;
   virtual std::vector<TrainRecord> run(std::int64_t count) = 0;
+  virtual std::int64_t iteration() const = 0;
   virtual TrainState state() const = 0;
   virtual void restore(TrainState state) = 0;
 };
@@ -67,9 +68,11 @@ class Backend {
   virtual std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) = 0;
   virtual std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) = 0;
   virtual std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) = 0;
-  virtual std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) = 0;
+  virtual std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture,
+                                                            const ForwardSde& sde) = 0;
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model) = 0;
-  virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options) = 0;
+  virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
+                                                 const TrainOptions& options) = 0;
 };
 
 }  // namespace fokker

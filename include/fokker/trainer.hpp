@@ -11,14 +11,14 @@
 
 namespace fokker {
 
-// How denoising times are drawn. paper: t = t_min + (T − t_min) Beta(1, 2) by inversion (for T = 10 and t_min = 1e-4 the
-// paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the paper's
-// law, weight p/q, so that the expected loss is the paper's and its variance is bounded.
+// How denoising times are drawn. paper: t = t_min + (T − t_min) Beta(1, 2) by inversion (for T = 10 and t_min = 1e-4
+// the paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the
+// paper's law, weight p/q, so that the expected loss is the paper's and its variance is bounded.
 enum class TimeLaw { paper, uniform, importance };
 
-// paper: Adam restarted at each rate, 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (the paper's 25 000,
-// 65 000, 10 000 of 100 000). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25 000
-// (Smith and Topin 2019). cosine: from peak to 0 (Loshchilov and Hutter 2017). constant: peak.
+// paper: Adam restarted at each rate, 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (the paper's 25
+// 000, 65 000, 10 000 of 100 000). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25
+// 000 (Smith and Topin 2019). cosine: from peak to 0 (Loshchilov and Hutter 2017). constant: peak.
 enum class RateSchedule { paper, one_cycle, cosine, constant };
 
 // What a trained model is made of: the last parameters, their exponential average, or the mean over the tail.
@@ -41,11 +41,12 @@ struct TrainOptions {
   RateSchedule schedule = RateSchedule::one_cycle;
   double peak_rate = 5e-3;  // not used by the paper's schedule
   WeightAverage average = WeightAverage::exponential;
-  double average_decay = 0.995;       // exponential
-  double average_fraction = 0.2;      // the average runs over the last fifth of the iterations
-  double clip_norm = 0;               // 0: gradients are not clipped
+  double average_decay = 0.995;   // exponential
+  double average_fraction = 0.2;  // the average runs over the last fifth of the iterations
+  double clip_norm = 0;           // gradients of a larger norm are scaled down to it; 0: never
   std::uint64_t seed = 0;
 
+  // Throws Error where a number is outside its range.
   void validate() const;
 };
 
@@ -55,15 +56,15 @@ struct TrainRecord {
   double denoising, residual, total, gradient_norm, rate;
 };
 
-class TrainOperator;  // internal: a backend's implementation
-
-// Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k) alone, so
-// a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set.
+// Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)
+// alone, so a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
   Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options);
-  // Goes on from a file that save_state() wrote. The data set must be the one the state names; it throws Error otherwise.
+  // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,
+  // and for a mixture or stored samples the same numbers. Throws Error otherwise, and on any other or inconsistent
+  // file.
   static Trainer resume(const Context& context, const std::string& path, const DataSet& data);
   ~Trainer();
   Trainer(Trainer&&) noexcept;
@@ -77,12 +78,15 @@ class Trainer {
   const TrainOptions& options() const;
   // Averaged where the options say so and the average has begun.
   Model model() const;
-  // Everything needed to go on, in one safetensors file, written to a temporary name beside `path`, synced, renamed.
+  // Everything needed to go on, in one safetensors file, written to a temporary name beside `path`, synced, renamed:
+  // tensors parameters, first_moment, second_moment [P] (F32), average [P] (F64, once begun), iteration, average_count
+  // [1] (I64); metadata format, version and configuration (JSON: architecture, sde, data, options).
   void save_state(const std::string& path) const;
 
  private:
-  Trainer() = default;
-  std::unique_ptr<TrainOperator> operator_;
+  struct State;
+  explicit Trainer(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
 };
 
 }  // namespace fokker

@@ -1,0 +1,151 @@
+// Training on the CPU. One iteration k:
+//   points   drawn chunk by chunk from (seed, k, point) on the thread, and into the cache, where the loss uses them:
+//            t by the time law, x_0 by the data set, x_t = m x_0 + σ z, target ∇ log p(x_t | x_0) = −z/σ;
+//            collocation points uniform on [t_min, T] × [−box, box]^d
+//   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
+//   update   norm, clipping, Adam and the average: one pass over the parameters each
+// Nothing is remembered but TrainState, and nothing depends on the number of threads.
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "cpu/backend.hpp"
+#include "cpu/loss.hpp"
+#include "cpu/random.hpp"
+#include "fokker/error.hpp"
+#include "train_formulas.hpp"
+
+namespace fokker::cpu {
+namespace {
+
+constexpr std::int32_t time_cells = 4096;
+
+class CpuTrainer : public TrainOperator {
+ public:
+  CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads)
+      : sde_(initial.sde),
+        data_(data),
+        options_(options),
+        loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
+    if (options.time_law == TimeLaw::importance) edges_ = importance_edges(sde_, time_cells);
+    time_ = {options.time_law, static_cast<float>(sde_.t_min), static_cast<float>(sde_.horizon), edges_.data(),
+             time_cells};
+    const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
+    state_.parameters.assign(parameters.begin(), parameters.end());
+    state_.first_moment.assign(parameters.size(), 0.0f);
+    state_.second_moment.assign(parameters.size(), 0.0f);
+    gradient_.resize(parameters.size());
+  }
+
+  std::int64_t iteration() const override { return state_.iteration; }
+  TrainState state() const override { return state_; }
+  void restore(TrainState state) override { state_ = std::move(state); }
+
+  std::vector<TrainRecord> run(std::int64_t count) override {
+    std::vector<TrainRecord> records;
+    for (std::int64_t i = 0; i < count; ++i) records.push_back(iterate());
+    return records;
+  }
+
+ private:
+  TrainRecord iterate() {
+    const std::int64_t k = state_.iteration;
+    const std::int64_t collocation_points = options_.residual_weight > 0 ? options_.collocation_points : 0;
+    const LossSums loss = loss_.evaluate(
+        state_.parameters.data(), options_.denoising_points,
+        [&](std::int64_t first, std::int64_t n, float* storage) { return denoising(k, first, n, storage); },
+        collocation_points,
+        [&](std::int64_t first, std::int64_t n, float* storage) { return collocation(k, first, n, storage); },
+        options_.residual_weight, gradient_.data());
+
+    double square = 0;
+    for (const float g : gradient_) square += double{g} * double{g};
+    const double norm = std::sqrt(square), total = loss.denoising + options_.residual_weight * loss.residual;
+    if (!std::isfinite(total) || !std::isfinite(norm)) {
+      throw Error(
+          fmt::format("training stopped at iteration {}, whose loss or gradient is not finite (denoising {}, mean "
+                      "squared residual {}, gradient norm {}); the parameters before it are kept, and a smaller "
+                      "rate or clipping may help",
+                      k, loss.denoising, loss.residual, norm));
+    }
+
+    const RateStep rate = rate_step(options_, k);
+    update(rate, options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0);
+    if (k >= average_begin(options_)) average();
+    ++state_.iteration;
+    return {k, loss.denoising, loss.residual, total, norm, rate.rate};
+  }
+
+  DenoisingChunk<float> denoising(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
+    const std::int64_t d = data_.dimension();
+    const auto index = static_cast<std::uint64_t>(first), step = static_cast<std::uint64_t>(k);
+    float *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
+    draw_uniforms(t, n, 1, options_.seed, index, RandomUse::time, step);
+    data_.draw({x, n, d}, options_.seed, index, step);
+    draw_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
+    for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const SdeCoefficients<float> at = sde_.at(t[i]);
+      const float deviation = std::sqrt(at.variance), scale = -1 / deviation;
+      for (std::int64_t j = i * d; j < (i + 1) * d; ++j) {
+        x[j] = at.mean * x[j] + deviation * target[j];
+        target[j] *= scale;
+      }
+    }
+    return {t, x, target, options_.time_law == TimeLaw::importance ? weight : nullptr};
+  }
+
+  CollocationChunk<float> collocation(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
+    const std::int64_t d = data_.dimension(), row = 1 + d;
+    float *t = storage, *x = t + n, *u = x + n * d;  // n (2 + 2 d) values of room: t, x, and the uniforms of both
+    draw_uniforms(u, n, static_cast<int>(row), options_.seed, static_cast<std::uint64_t>(first), RandomUse::collocation,
+                  static_cast<std::uint64_t>(k));
+    const float t_min = time_.t_min, span = time_.horizon - time_.t_min, box = static_cast<float>(options_.box);
+    for (std::int64_t i = 0; i < n; ++i) {
+      t[i] = t_min + span * u[i * row];
+      for (std::int64_t j = 0; j < d; ++j) x[i * d + j] = box * (2 * u[i * row + 1 + j] - 1);
+    }
+    return {t, x};
+  }
+
+  void update(const RateStep& rate, double clip_scale) {
+    if (rate.steps_before == 0) {  // the start, or a restart
+      std::fill(state_.first_moment.begin(), state_.first_moment.end(), 0.0f);
+      std::fill(state_.second_moment.begin(), state_.second_moment.end(), 0.0f);
+    }
+    const AdamStep adam(rate.rate, rate.steps_before + 1, clip_scale);
+    const float* gradient = gradient_.data();
+    float *parameters = state_.parameters.data(), *first = state_.first_moment.data(),
+          *second = state_.second_moment.data();
+    const std::size_t size = gradient_.size();
+    for (std::size_t i = 0; i < size; ++i) adam(gradient[i], parameters[i], first[i], second[i]);
+  }
+
+  void average() {
+    if (state_.average_count == 0) state_.average.assign(state_.parameters.size(), 0.0);
+    const double share = average_share(options_, state_.average_count);
+    for (std::size_t i = 0; i < state_.average.size(); ++i) {
+      state_.average[i] += share * (double{state_.parameters[i]} - state_.average[i]);
+    }
+    ++state_.average_count;
+  }
+
+  ForwardSde sde_;
+  DataSet data_;
+  TrainOptions options_;
+  ChunkedLoss<float> loss_;
+  std::vector<float> edges_;
+  TimeDraw time_;
+  TrainState state_;
+  std::vector<float> gradient_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
+                                            int threads) {
+  return std::make_unique<CpuTrainer>(initial, data, options, threads);
+}
+
+}  // namespace fokker::cpu

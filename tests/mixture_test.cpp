@@ -1,0 +1,524 @@
+// Exact fields of Gaussian mixtures against direct formulas in long double: Cholesky factors instead of eigenvectors,
+// SDE means and variances written out again, their time derivatives by differences, the Hessian uncentred.
+#include "fokker/mixture.hpp"
+
+#include <gmock/gmock.h>
+
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <random>
+
+#include "compare.hpp"
+#include "cpu/block_field.hpp"
+#include "fokker/error.hpp"
+#include "fokker/fields.hpp"
+
+namespace fokker {
+namespace {
+
+using fokker::testing::agrees;
+using fokker::testing::Bound;
+using ::testing::HasSubstr;
+using Long = long double;
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+GaussianMixture blob() {
+  std::vector<double> means;
+  for (const auto& [x, y] :
+       {std::array{2., 2.}, {2., -2.}, {-2., 2.}, {-2., -2.}, {0., 0.}, {4., 0.}, {-4., 0.}, {0., 4.}, {0., -4.}}) {
+    means.push_back(0.65 * x), means.push_back(0.65 * y);
+  }
+  return GaussianMixture::isotropic(2, std::vector<double>(9, 1.0), means, std::vector<double>(9, 0.2 * 0.65 * 0.65));
+}
+
+// Full covariances A Aᵀ + 0.05 I with random A, unequal weights.
+GaussianMixture random_mixture(std::int64_t d, std::int64_t components, unsigned seed, double floor = 0.05) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  std::uniform_real_distribution<double> uniform(0.2, 1);
+  std::vector<double> weights, means, covariances(components * d * d);
+  for (std::int64_t k = 0; k < components; ++k) {
+    weights.push_back(uniform(generator));
+    for (std::int64_t i = 0; i < d; ++i) means.push_back(1.5 * normal(generator));
+    std::vector<double> a(d * d);
+    for (double& entry : a) entry = 0.4 * normal(generator) / std::sqrt(double(d));
+    for (std::int64_t i = 0; i < d; ++i) {
+      for (std::int64_t j = 0; j < d; ++j) {
+        double sum = i == j ? floor : 0;
+        for (std::int64_t l = 0; l < d; ++l) sum += a[i * d + l] * a[j * d + l];
+        covariances[(k * d + i) * d + j] = sum;
+      }
+    }
+  }
+  return GaussianMixture(d, weights, means, covariances);
+}
+
+// m(t) and σ²(t) from their definitions.
+struct Kernel {
+  Long mean, variance;
+};
+Kernel kernel(const ForwardSde& sde, Long t) {
+  const Long p = sde.first, q = sde.second, horizon = sde.horizon, tau = t / horizon;
+  const Long integral = p * t + (q - p) * t * t / (2 * horizon);
+  switch (sde.kind) {
+    case SdeKind::ou: return {std::exp(-p * t), -q * q * std::expm1(-2 * p * t) / (2 * p)};
+    case SdeKind::vp_linear: return {std::exp(-integral / 2), -std::expm1(-integral)};
+    case SdeKind::subvp: return {std::exp(-integral / 2), std::pow(std::expm1(-integral), 2)};
+    case SdeKind::ve: return {1, p * p * (std::pow(q / p, 2 * tau) - 1)};
+    case SdeKind::vp_cosine: break;
+  }
+  const Long c = std::numbers::pi_v<Long> / 2 / (1 + p), last = 0.9946L;
+  const auto squared = [&](Long u) { return std::pow(std::cos(c * (u + p)) / std::cos(c * p), 2); };
+  if (tau <= last) return {std::sqrt(squared(tau)), 1 - squared(tau)};
+  const Long beta = 2 * c * std::tan(c * (last + p));
+  const Long m2 = squared(last) * std::exp(-beta * (tau - last));
+  return {std::sqrt(m2), 1 - m2};
+}
+
+// d/dt by the six-point rule: error h⁶ f⁗‴/140, below 1e-12 relative here; the cosine schedule is steep near T.
+template <class Function>
+Long slope(Function f, Long t, Long horizon) {
+  const Long h = (t > horizon / 2 ? 5e-5L : 5e-4L) * t;
+  return (45 * (f(t + h) - f(t - h)) - 9 * (f(t + 2 * h) - f(t - 2 * h)) + (f(t + 3 * h) - f(t - 3 * h))) / (60 * h);
+}
+
+struct Reference {
+  Long value = 0, dt = 0, laplacian = 0;
+  std::vector<Long> score, hessian;
+};
+
+Reference reference(const GaussianMixture& mixture, const ForwardSde& sde, Long t, const double* x) {
+  const std::int64_t d = mixture.dimension(), components = mixture.components();
+  const Kernel at = kernel(sde, t);
+  const Long mean_rate = slope([&](Long s) { return kernel(sde, s).mean; }, t, sde.horizon);
+  const Long variance_rate = slope([&](Long s) { return kernel(sde, s).variance; }, t, sde.horizon);
+  std::vector<Long> log_density, rate, gradients, inverses;
+  for (std::int64_t k = 0; k < components; ++k) {
+    const double* c = mixture.covariances().data() + k * d * d;
+    const double* mu = mixture.means().data() + k * d;
+    std::vector<Long> factor(d * d, 0), inverse(d * d, 0), gradient(d, 0);
+    Long log_determinant = 0;
+    for (std::int64_t i = 0; i < d; ++i) {
+      for (std::int64_t j = 0; j <= i; ++j) {
+        Long sum = at.mean * at.mean * c[i * d + j] + (i == j ? at.variance : 0);
+        for (std::int64_t l = 0; l < j; ++l) sum -= factor[i * d + l] * factor[j * d + l];
+        factor[i * d + j] = i == j ? std::sqrt(sum) : sum / factor[j * d + j];
+      }
+      log_determinant += 2 * std::log(factor[i * d + i]);
+    }
+    for (std::int64_t column = 0; column < d; ++column) {
+      std::vector<Long> v(d, 0);
+      for (std::int64_t i = 0; i < d; ++i) {
+        Long sum = i == column;
+        for (std::int64_t l = 0; l < i; ++l) sum -= factor[i * d + l] * v[l];
+        v[i] = sum / factor[i * d + i];
+      }
+      for (std::int64_t i = d - 1; i >= 0; --i) {
+        for (std::int64_t l = i + 1; l < d; ++l) v[i] -= factor[l * d + i] * v[l];
+        v[i] /= factor[i * d + i];
+        inverse[i * d + column] = v[i];
+      }
+    }
+    Long square = 0, trace_rate = 0, square_rate = 0, mean_part = 0;
+    for (std::int64_t i = 0; i < d; ++i) {
+      for (std::int64_t j = 0; j < d; ++j) gradient[i] -= inverse[i * d + j] * (x[j] - at.mean * mu[j]);
+      square -= (x[i] - at.mean * mu[i]) * gradient[i];
+      mean_part -= mean_rate * mu[i] * gradient[i];
+    }
+    for (std::int64_t i = 0; i < d; ++i) {
+      for (std::int64_t j = 0; j < d; ++j) {
+        const Long change = 2 * at.mean * mean_rate * c[i * d + j] + (i == j ? variance_rate : 0);
+        trace_rate += inverse[i * d + j] * change;
+        square_rate += gradient[i] * change * gradient[j];
+      }
+    }
+    log_density.push_back(std::log(Long(mixture.weights()[k])) -
+                          (d * std::log(2 * std::numbers::pi_v<Long>) + log_determinant + square) / 2);
+    rate.push_back((square_rate - trace_rate) / 2 + mean_part);
+    gradients.insert(gradients.end(), gradient.begin(), gradient.end());
+    inverses.insert(inverses.end(), inverse.begin(), inverse.end());
+  }
+  const Long largest = *std::max_element(log_density.begin(), log_density.end());
+  Long density = 0;
+  for (const Long l : log_density) density += std::exp(l - largest);
+  Reference r;
+  r.value = largest + std::log(density);
+  r.score.assign(d, 0), r.hessian.assign(d * d, 0);
+  for (std::int64_t k = 0; k < components; ++k) {
+    const Long posterior = std::exp(log_density[k] - largest) / density;
+    const Long* g = gradients.data() + k * d;
+    r.dt += posterior * rate[k];
+    for (std::int64_t i = 0; i < d; ++i) {
+      r.score[i] += posterior * g[i];
+      for (std::int64_t j = 0; j < d; ++j) {
+        r.hessian[i * d + j] += posterior * (g[i] * g[j] - inverses[(k * d + i) * d + j]);
+      }
+    }
+  }
+  for (std::int64_t i = 0; i < d; ++i) {
+    for (std::int64_t j = 0; j < d; ++j) r.hessian[i * d + j] -= r.score[i] * r.score[j];
+    r.laplacian += r.hessian[i * d + i];
+  }
+  return r;
+}
+
+template <class T>
+struct Values {
+  std::vector<T> value, dt, score, divergence, hessian, residual;
+};
+
+template <class T>
+Values<T> evaluate(const GaussianMixture& mixture, const ForwardSde& sde, const std::vector<T>& t,
+                   const std::vector<T>& x, const Divergence& divergence = {}, std::uint64_t first_index = 0) {
+  const std::int64_t d = mixture.dimension(), n = static_cast<std::int64_t>(x.size()) / d;
+  const auto field = cpu::make_mixture_field<T>(mixture, sde);
+  const auto scratch = field->make_scratch();
+  Values<T> v{std::vector<T>(n), std::vector<T>(n),         std::vector<T>(n * d),
+              std::vector<T>(n), std::vector<T>(n * d * d), std::vector<T>(n)};
+  field->evaluate(
+      {t.data(), t.size() == 1 ? 0 : 1, x.data(), n, first_index},
+      {v.value.data(), v.dt.data(), v.score.data(), v.divergence.data(), v.hessian.data(), v.residual.data()},
+      divergence, *scratch);
+  return v;
+}
+
+std::vector<ForwardSde> all_sdes() {
+  std::vector<ForwardSde> sdes;
+  for (const auto kind : {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp}) {
+    ForwardSde sde{.kind = kind};
+    if (kind != SdeKind::ou) sde.first = kind == SdeKind::vp_cosine ? 0.008 : 0.1, sde.second = 20, sde.horizon = 1;
+    if (kind != SdeKind::ou) sde.t_min = 1e-3;
+    sdes.push_back(sde);
+  }
+  sdes.push_back({.kind = SdeKind::ou, .first = 0.7, .second = 1.3, .horizon = 4});
+  sdes.push_back({.kind = SdeKind::ve, .first = 0.01, .second = 50, .horizon = 1, .t_min = 1e-3});
+  return sdes;
+}
+
+class MixtureFields : public ::testing::TestWithParam<std::tuple<int, int>> {};
+
+// Errors: ℓ_k carries a few roundings of its largest term, a few hundred at these points, and so do the posteriors; the
+// reference's own slopes are good to 1e-13. So 1e-11 of the rms leaves a factor of ten.
+TEST_P(MixtureFields, AgreeWithDirectFormulas) {
+  const auto [sde_index, d] = GetParam();
+  const ForwardSde sde = all_sdes()[sde_index];
+  for (const GaussianMixture& mixture : {random_mixture(d, 1, 5), random_mixture(d, 4, 6), random_mixture(d, 19, 7)}) {
+    std::mt19937 generator(11);
+    std::normal_distribution<double> normal(0, 1.5);
+    for (const double tau : {sde.t_min / sde.horizon, 0.03, 0.5, 0.97, 1.0}) {
+      const std::int64_t n = 19;
+      std::vector<double> x(n * d);
+      for (double& entry : x) entry = normal(generator);
+      const double t = tau * sde.horizon;
+      const auto actual = evaluate(mixture, sde, std::vector<double>(n, t), x);
+      Values<Long> expected;
+      std::vector<double> terms;
+      for (std::int64_t i = 0; i < n; ++i) {
+        const Reference r = reference(mixture, sde, t, x.data() + i * d);
+        expected.value.push_back(r.value), expected.dt.push_back(r.dt), expected.divergence.push_back(r.laplacian);
+        expected.score.insert(expected.score.end(), r.score.begin(), r.score.end());
+        expected.hessian.insert(expected.hessian.end(), r.hessian.begin(), r.hessian.end());
+        const auto c = sde.at<double>(t);
+        Long square = 0;
+        for (const Long s : r.score) square += s * s;
+        terms.push_back(double(std::abs(r.dt) + std::abs(c.drift) * d +
+                               c.diffusion_squared / 2 * (std::abs(r.laplacian) + square)));
+      }
+      SCOPED_TRACE(fmt::format("{} components, t = {}", mixture.components(), t));
+      const Bound bound{.of_rms = 1e-11, .norm = 3e-12};
+      EXPECT_TRUE(agrees(actual.value, expected.value, Bound{.of_rms = 1e-13, .norm = 1e-13}));
+      // Near the stationary law 2 a S and g² cancel in S′: what is left carries the rounding of its terms.
+      const double rounding = 1e-15 * *std::max_element(terms.begin(), terms.end());
+      EXPECT_TRUE(agrees(actual.dt, expected.dt, Bound{.of_rms = 1e-11, .norm = 3e-12, .absolute = rounding}));
+      EXPECT_TRUE(agrees(actual.score, expected.score, bound));
+      EXPECT_TRUE(agrees(actual.divergence, expected.divergence, bound));
+      EXPECT_TRUE(agrees(actual.hessian, expected.hessian, bound));
+      // The exact potential satisfies its Fokker–Planck equation: the terms cancel to their rounding.
+      for (std::int64_t i = 0; i < n; ++i) {
+        EXPECT_LE(std::abs(actual.residual[i]), 1e-12 * terms[i]) << "point " << i;
+      }
+    }
+  }
+}
+std::string sde_and_dimension(const ::testing::TestParamInfo<std::tuple<int, int>>& test) {
+  const std::array names{"ou", "vp_linear", "vp_cosine", "subvp", "ou_other", "ve"};
+  return fmt::format("{}_d{}", names[std::get<0>(test.param)], std::get<1>(test.param));
+}
+INSTANTIATE_TEST_SUITE_P(EverySdeAndDimension, MixtureFields,
+                         ::testing::Combine(::testing::Range(0, 6), ::testing::Values(1, 2, 3, 16)), sde_and_dimension);
+
+TEST(Mixture, IsotropicComponents) {
+  const ForwardSde sde;
+  std::mt19937 generator(3);
+  std::normal_distribution<double> normal(0, 2);
+  const std::int64_t n = 989;
+  std::vector<double> t(n), x(2 * n);
+  std::vector<Long> value, score, laplacian, dt;
+  for (std::int64_t i = 0; i < n; ++i) {
+    t[i] = std::exp(std::uniform_real_distribution<double>(std::log(1e-4), std::log(10.0))(generator));
+    x[2 * i] = normal(generator), x[2 * i + 1] = normal(generator);
+    const Reference r = reference(blob(), sde, t[i], x.data() + 2 * i);
+    value.push_back(r.value), laplacian.push_back(r.laplacian), dt.push_back(r.dt);
+    score.insert(score.end(), r.score.begin(), r.score.end());
+  }
+  const auto actual = evaluate(blob(), sde, t, x);
+  const Bound bound{.of_rms = 1e-12, .norm = 1e-12};
+  EXPECT_TRUE(agrees(actual.value, value, bound));
+  EXPECT_TRUE(agrees(actual.score, score, bound));
+  EXPECT_TRUE(agrees(actual.divergence, laplacian, bound));
+  EXPECT_TRUE(agrees(actual.dt, dt, bound));
+}
+
+// At |x| = 1000 the densities are far below the smallest double. ℓ ≈ −1e7 carries 1e-9, and so do the posteriors where
+// two components compete (on the symmetry axis of the blob they are equal, so no error there).
+TEST(Mixture, FarTails) {
+  const ForwardSde sde;
+  std::vector<double> t, x;
+  std::vector<Long> value, score, hessian, dt;
+  for (const double time : {1e-4, 0.1, 1.0, 10.0}) {
+    for (const auto& [u, v] : {std::array{1e3, 0.}, {-1e3, 1e3}, {700., 0.01}, {0., -1e3}}) {
+      t.push_back(time), x.push_back(u), x.push_back(v);
+      const double point[] = {u, v};
+      const Reference r = reference(blob(), sde, time, point);
+      value.push_back(r.value), dt.push_back(r.dt);
+      score.insert(score.end(), r.score.begin(), r.score.end());
+      hessian.insert(hessian.end(), r.hessian.begin(), r.hessian.end());
+    }
+  }
+  const auto actual = evaluate(blob(), sde, t, x);
+  EXPECT_TRUE(agrees(actual.value, value, Bound{.relative = 1e-14, .norm = 1e-14}));
+  EXPECT_TRUE(agrees(actual.dt, dt, Bound{.relative = 1e-8, .norm = 1e-9}));
+  EXPECT_TRUE(agrees(actual.score, score, Bound{.relative = 1e-9, .of_rms = 1e-12, .norm = 1e-12}));
+  EXPECT_TRUE(agrees(actual.hessian, hessian, Bound{.of_rms = 1e-7, .norm = 1e-7}));
+  for (std::size_t i = 0; i < t.size(); ++i) {
+    const auto c = sde.at<double>(t[i]);
+    const double square = std::pow(actual.score[2 * i], 2) + std::pow(actual.score[2 * i + 1], 2);
+    EXPECT_LE(std::abs(actual.residual[i]), 1e-12 * (std::abs(actual.dt[i]) + c.diffusion_squared * square)) << i;
+  }
+}
+
+TEST(Mixture, AtTimeZeroItIsTheData) {
+  const GaussianMixture mixture = random_mixture(3, 2, 9);
+  const std::vector<double> x{0.1, -0.2, 0.3, 1, 2, -1};
+  const auto actual = evaluate(mixture, ForwardSde{}, {0.0}, x);
+  // t = 1e-18 is 0 to the reference: m = 1, σ² = 1e-18.
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_TRUE(
+        agrees(actual.value[i], double(reference(mixture, ForwardSde{}, 1e-18L, x.data() + 3 * i).value), 1e-12));
+  }
+}
+
+TEST(Mixture, SingularDataAtTimeZeroAreInfiniteWhereTheDensityIs) {
+  const auto points = GaussianMixture::isotropic(2, {1, 1}, {1, 0, -1, 0}, {0, 0});
+  const auto at_points = evaluate<double>(points, ForwardSde{}, {0.0}, {1, 0, -1, 0, 1, 0.5, 0, 0});
+  EXPECT_EQ(at_points.value, (std::vector<double>{kInfinity, kInfinity, -kInfinity, -kInfinity}));
+  EXPECT_EQ(at_points.score[0], 0);
+  EXPECT_EQ(at_points.score[1], 0);
+  EXPECT_EQ(at_points.score[4], 0);
+  EXPECT_EQ(at_points.score[5], -kInfinity);
+  EXPECT_EQ(at_points.divergence[0], -kInfinity);
+  EXPECT_TRUE(std::isnan(at_points.residual[0]));
+
+  // A line: finite along it, flat across.
+  const GaussianMixture line(2, {1}, {0, 0}, {1, 0, 0, 0});
+  const auto on_line = evaluate<float>(line, ForwardSde{}, {0.0f}, {0.5f, 0.0f, 0.5f, 1.0f});
+  EXPECT_EQ(on_line.value[0], std::numeric_limits<float>::infinity());
+  EXPECT_EQ(on_line.value[1], -std::numeric_limits<float>::infinity());
+  EXPECT_EQ(on_line.score[0], -0.5f);
+  EXPECT_EQ(on_line.score[1], 0.0f);
+  EXPECT_EQ(on_line.score[3], -std::numeric_limits<float>::infinity());
+
+  // At the smallest training time all is finite again.
+  const auto later = evaluate<double>(points, ForwardSde{}, {1e-4}, {1, 0, -1, 0, 1, 0.5, 0, 0});
+  for (const auto& field : {later.value, later.dt, later.score, later.divergence, later.hessian, later.residual}) {
+    for (const double v : field) EXPECT_TRUE(std::isfinite(v));
+  }
+}
+
+TEST(Mixture, NanStaysInItsPoint) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  const auto clean = evaluate<double>(blob(), ForwardSde{}, {0.5}, {0.1, 0.2, 0.3, 0.4, 0.5, 0.6});
+  const auto marked = evaluate<double>(blob(), ForwardSde{}, {0.5}, {0.1, 0.2, nan, 0.4, 0.5, 0.6});
+  EXPECT_TRUE(std::isnan(marked.value[1]) && std::isnan(marked.score[2]) && std::isnan(marked.residual[1]));
+  EXPECT_EQ(marked.value[0], clean.value[0]);
+  EXPECT_EQ(marked.value[2], clean.value[2]);
+  EXPECT_EQ(marked.residual[2], clean.residual[2]);
+}
+
+TEST(Mixture, FloatIsDoubleRounded) {
+  const auto mixture = random_mixture(3, 4, 21);
+  std::mt19937 generator(4);
+  std::vector<float> t{0.25f}, x(3 * 99);
+  for (float& entry : x) entry = std::normal_distribution<float>(0, 2)(generator);
+  const auto in_float = evaluate<float>(mixture, ForwardSde{}, t, x);
+  const auto in_double = evaluate<double>(mixture, ForwardSde{}, {0.25}, std::vector<double>(x.begin(), x.end()));
+  const Bound rounding{.relative = 6e-8, .norm = 6e-8};
+  EXPECT_TRUE(agrees(in_float.value, in_double.value, rounding));
+  EXPECT_TRUE(agrees(in_float.score, in_double.score, rounding));
+  EXPECT_TRUE(agrees(in_float.dt, in_double.dt, rounding));
+  EXPECT_TRUE(agrees(in_float.divergence, in_double.divergence, rounding));
+  EXPECT_TRUE(agrees(in_float.hessian, in_double.hessian, rounding));
+}
+
+TEST(Mixture, HessianTimesVector) {
+  for (const std::int64_t d : {1, 2, 7}) {
+    for (const auto& mixture : {random_mixture(d, 3, 17),
+                                GaussianMixture::isotropic(d, {1, 2}, std::vector<double>(2 * d, 0.3), {0.1, 0.4})}) {
+      std::mt19937 generator(8);
+      std::normal_distribution<double> normal;
+      const std::int64_t n = 19;
+      std::vector<double> x(n * d), v(n * d), product(n * d), expected(n * d, 0.0), t(n, 0.3);
+      for (double& entry : x) entry = normal(generator);
+      for (double& entry : v) entry = normal(generator);
+      const auto fields = evaluate(mixture, ForwardSde{}, t, x);
+      for (std::int64_t i = 0; i < n; ++i) {
+        for (std::int64_t r = 0; r < d; ++r) {
+          for (std::int64_t c = 0; c < d; ++c)
+            expected[i * d + r] += fields.hessian[(i * d + r) * d + c] * v[i * d + c];
+        }
+      }
+      const auto field = cpu::make_mixture_field<double>(mixture, ForwardSde{});
+      const auto scratch = field->make_scratch();
+      field->hessian_vector({t.data(), 1, x.data(), n}, v.data(), product.data(), *scratch);
+      EXPECT_TRUE(agrees(product, expected, Bound{.of_rms = 1e-13, .norm = 1e-13})) << d;
+    }
+  }
+}
+
+class MixtureHutchinson : public ::testing::TestWithParam<std::tuple<ProbeLaw, int, int>> {};
+
+// Estimates at one place for many sample indices are independent draws: mean Δφ, variance over k probes
+// 2 Σ_{i≠j} H_ij²/k (Rademacher) or 2 ‖H‖²/k (Gaussian) (Hutchinson 1989).
+TEST_P(MixtureHutchinson, IsUnbiasedWithItsVariance) {
+  const auto [law, probes, d] = GetParam();
+  const auto mixture = random_mixture(d, 2, 31);
+  const std::int64_t n = 20000;
+  std::vector<double> x;
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (int j = 0; j < d; ++j) x.push_back(0.3 - 0.2 * j);
+  }
+  const auto exact = evaluate<double>(mixture, ForwardSde{}, {0.2}, std::vector<double>(x.begin(), x.begin() + d));
+  const auto estimates =
+      evaluate<double>(mixture, ForwardSde{}, {0.2}, x, Divergence{.probes = probes, .law = law, .seed = 77}, 1000);
+  double variance = 0;
+  for (int i = 0; i < d; ++i) {
+    for (int j = 0; j < d; ++j) {
+      if (law == ProbeLaw::gaussian || i != j) variance += 2 * std::pow(exact.hessian[i * d + j], 2) / probes;
+    }
+  }
+  double mean = 0, second = 0, fourth = 0;
+  for (const double e : estimates.divergence) mean += e / n;
+  for (const double e : estimates.divergence) {
+    second += std::pow(e - mean, 2) / n;
+    fourth += std::pow(e - mean, 4) / n;
+  }
+  if (variance == 0) {  // one dimension, signs only: exact
+    EXPECT_TRUE(agrees(mean, exact.divergence[0], 1e-12));
+    EXPECT_LE(second, 1e-20 * exact.divergence[0] * exact.divergence[0]);
+    return;
+  }
+  // Five standard deviations of the mean and of the sample variance; the seed is fixed, so this passes always or never.
+  EXPECT_NEAR(mean, exact.divergence[0], 5 * std::sqrt(variance / n));
+  EXPECT_NEAR(second, variance, 5 * std::sqrt((fourth - second * second) / n));
+  // The residual uses the same estimate: −½ g² times its error.
+  for (const std::int64_t i : {std::int64_t{0}, n / 2, n - 1}) {
+    EXPECT_NEAR(estimates.residual[i], -0.5 * (estimates.divergence[i] - exact.divergence[0]),
+                1e-11 * std::abs(exact.divergence[0]));
+  }
+}
+std::string law_probes_dimension(const ::testing::TestParamInfo<std::tuple<ProbeLaw, int, int>>& test) {
+  const auto [law, probes, d] = test.param;
+  return fmt::format("{}_k{}_d{}", law == ProbeLaw::gaussian ? "gaussian" : "rademacher", probes, d);
+}
+INSTANTIATE_TEST_SUITE_P(LawsProbesDimensions, MixtureHutchinson,
+                         ::testing::Combine(::testing::Values(ProbeLaw::rademacher, ProbeLaw::gaussian),
+                                            ::testing::Values(1, 4), ::testing::Values(1, 2, 3, 16)),
+                         law_probes_dimension);
+
+TEST(Mixture, ProbesBelongToTheSampleIndex) {
+  const auto mixture = random_mixture(3, 2, 31);
+  std::mt19937 generator(5);
+  std::vector<double> x(3 * 99);
+  for (double& entry : x) entry = std::normal_distribution<double>()(generator);
+  const Divergence divergence{.probes = 3, .law = ProbeLaw::gaussian, .seed = 5};
+  const auto whole = evaluate<double>(mixture, ForwardSde{}, {0.7}, x, divergence, 40);
+  const auto tail =
+      evaluate<double>(mixture, ForwardSde{}, {0.7}, std::vector<double>(x.begin() + 3 * 50, x.end()), divergence, 90);
+  EXPECT_EQ(std::vector<double>(whole.divergence.begin() + 50, whole.divergence.end()), tail.divergence);
+  EXPECT_NE(whole.divergence[0], evaluate<double>(mixture, ForwardSde{}, {0.7}, x, divergence, 41).divergence[0]);
+}
+
+TEST(GaussianMixture, EigenvectorsRebuildTheCovariance) {
+  for (const std::int64_t d : {1, 2, 3, 16, 40}) {
+    for (const double floor : {0.05, 0.0}) {
+      const auto mixture = random_mixture(d, 2, 100 + unsigned(d), floor);
+      for (std::int64_t k = 0; k < 2; ++k) {
+        const double *q = mixture.eigenvectors().data() + k * d * d, *lambda = mixture.eigenvalues().data() + k * d;
+        std::vector<double> rebuilt(d * d, 0.0), gram(d * d, 0.0), identity(d * d, 0.0);
+        for (std::int64_t i = 0; i < d; ++i) {
+          identity[i * d + i] = 1;
+          EXPECT_GE(lambda[i], 0);
+          for (std::int64_t j = 0; j < d; ++j) {
+            for (std::int64_t e = 0; e < d; ++e) {
+              rebuilt[i * d + j] += q[e * d + i] * lambda[e] * q[e * d + j];
+              gram[i * d + j] += q[i * d + e] * q[j * d + e];
+            }
+          }
+        }
+        const double* c = mixture.covariances().data() + k * d * d;
+        EXPECT_TRUE(agrees(rebuilt, std::vector<double>(c, c + d * d), Bound{.of_rms = 1e-13, .norm = 1e-13}));
+        EXPECT_TRUE(agrees(gram, identity, Bound{.norm = 1e-13, .absolute = 1e-13}));
+      }
+    }
+  }
+}
+
+TEST(GaussianMixture, NormalisesItsWeights) {
+  const auto mixture = GaussianMixture::isotropic(1, {1, 2, 5}, {0, 1, 2}, {1, 1, 1});
+  EXPECT_TRUE(agrees(mixture.weights(), std::vector<double>{0.125, 0.25, 0.625}, Bound{}));
+  EXPECT_TRUE(agrees(mixture.cumulative_weights(), std::vector<double>{0.125, 0.375, 1}, Bound{}));
+}
+
+template <class Make>
+std::string refusal(Make make) {
+  try {
+    make();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(GaussianMixture, RefusesWhatIsNoMixture) {
+  using G = GaussianMixture;
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_THAT(refusal([] { G(0, {1}, {}, {}); }), HasSubstr("dimension of 1 to 4096, and 0"));
+  EXPECT_THAT(refusal([] { G(-2, {1}, {}, {}); }), HasSubstr("and -2 was given"));
+  EXPECT_THAT(refusal([] { G::isotropic(-2, {1}, {}, {1}); }), HasSubstr("and -2 was given"));
+  EXPECT_THAT(refusal([] { G(1, {}, {}, {}); }), HasSubstr("at least one component"));
+  EXPECT_THAT(refusal([] { G(2, {1}, {0}, {1, 0, 0, 1}); }), HasSubstr("needs 2 numbers for its means, and 1"));
+  EXPECT_THAT(refusal([] { G(2, {1}, {0, 0}, {1, 0, 0}); }), HasSubstr("needs 4 numbers for its covariances, and 3"));
+  EXPECT_THAT(refusal([] { G(1, {1, 0}, {0, 0}, {1, 1}); }), HasSubstr("weight 1 is 0"));
+  EXPECT_THAT(refusal([] { G(1, {-1}, {0}, {1}); }), HasSubstr("weight 0 is -1"));
+  EXPECT_THAT(refusal([&] { G(1, {nan}, {0}, {1}); }), HasSubstr("weights must be finite"));
+  EXPECT_THAT(refusal([] { G(1, {1e308, 1e308}, {0, 0}, {1, 1}); }), HasSubstr("finite sum"));
+  EXPECT_THAT(refusal([] { G(1, {1, kInfinity}, {0, 0}, {1, 1}); }), HasSubstr("weights must be finite"));
+  EXPECT_THAT(refusal([&] { G(1, {1}, {nan}, {1}); }), HasSubstr("means must be finite"));
+  EXPECT_THAT(refusal([&] { G(1, {1}, {0}, {kInfinity}); }), HasSubstr("covariances must be finite"));
+  EXPECT_THAT(refusal([] { G(2, {1}, {0, 0}, {1, 0.1, 0.2, 1}); }), HasSubstr("symmetric, and covariance 0"));
+  EXPECT_THAT(refusal([] {
+                G(2, {1}, {0, 0}, {1, 2, 2, 1});
+              }),
+              HasSubstr("no negative eigenvalue, and covariance 0 has"));
+  EXPECT_THAT(refusal([] { G(1, {1}, {0}, {-1}); }), HasSubstr("no negative eigenvalue"));
+  EXPECT_THAT(refusal([] { G::isotropic(1, {1}, {0}, {1, 2}); }), HasSubstr("as many variances, and 2"));
+  // Rounding of a decimal file is no fault; neither is a singular covariance.
+  EXPECT_EQ(refusal([] { G(2, {1}, {0, 0}, {1, 0.1 + 1e-12, 0.1, 1}); }), "accepted");
+  EXPECT_EQ(refusal([] { G(2, {1}, {0, 0}, {1, 1, 1, 1}); }), "accepted");
+}
+
+}  // namespace
+}  // namespace fokker

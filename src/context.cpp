@@ -2,12 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cstdlib>
+#include <limits>
 
-#include "operations.hpp"
 #include "cpu/backend.hpp"
+#include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/version.hpp"
+#include "operations.hpp"
 
 namespace fokker {
 
@@ -20,25 +21,19 @@ BackendKind parse_backend(const std::string& name) {
   throw Error(fmt::format("unknown backend '{}'; allowed: auto, cpu, cuda", name));
 }
 
-namespace {
-
-// No CUDA backend is in this version yet; the sentence is what `fokker info` and an explicit request print.
-const char* const cuda_missing = "this version of fokker has no CUDA backend yet";
-
-}  // namespace
-
 std::vector<BackendStatus> backend_status() {
-  return {{"cpu", true, cpu::describe(0)}, {"cuda", false, cuda_missing}};
+  return {{"cpu", true, cpu::describe(0)}, {"cuda", cuda::available(), cuda::status()}};
 }
 
 Context::Context(const ContextOptions& options) {
-  if (options.threads < 0) {
-    throw Error(fmt::format("{} threads asked for; allowed: 1 or more, or 0 for all", options.threads));
+  constexpr int most_threads = 1024;
+  if (options.threads < 0 || options.threads > most_threads) {
+    throw Error(fmt::format("{} threads asked for; allowed: 1 to {}, or 0 for all", options.threads, most_threads));
   }
   if (options.backend == BackendKind::cuda) {
-    throw Error(fmt::format("backend 'cuda' is not available: {}; allowed here: auto, cpu", cuda_missing));
+    throw Error(fmt::format("backend 'cuda' is not available: {}; allowed here: auto, cpu", cuda::status()));
   }
-  if (options.backend == BackendKind::automatic) note_ = fmt::format("backend cpu: {}", cuda_missing);
+  if (options.backend == BackendKind::automatic) note_ = fmt::format("backend cpu: {}", cuda::status());
   backend_ = cpu::make_backend(options.threads);
 }
 
@@ -50,7 +45,11 @@ void Context::synchronize() const { backend_->synchronize(); }
 
 template <class T>
 Buffer<T>::Buffer(const Context& context, std::int64_t rows, std::int64_t columns) {
-  if (rows < 0 || columns < 0) throw Error(fmt::format("a buffer of {} x {} asked for; allowed: sizes of 0 or more", rows, columns));
+  constexpr auto most = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(2 * sizeof(T));
+  if (rows < 0 || columns < 0 || (columns > 0 && rows > most / columns)) {
+    throw Error(
+        fmt::format("a buffer of {} x {} asked for; allowed: sizes of 0 or more that fit in memory", rows, columns));
+  }
   storage_ = context.backend().allocate(static_cast<std::size_t>(rows * columns) * sizeof(T));
   view_ = {static_cast<T*>(storage_.get()), rows, columns, context.device()};
 }

@@ -1,0 +1,34 @@
+// Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
+// derivatives, coefficients of the forward SDEs, Philox words, uniforms and normals. Nothing launches this kernel; it
+// exists to be compiled, so that a header which stops being device code stops the build.
+#include "fokker/activation.hpp"
+#include "fokker/philox.hpp"
+#include "fokker/sde.hpp"
+
+namespace fokker {
+namespace {
+
+template <class Function, class T>
+__device__ T sum_of_derivatives(Function function, T z) {
+  const ActivationValues<T> v = function(z);
+  return v.value + v.first + v.second + v.third;
+}
+
+// out [gridDim.x · blockDim.x], one number a thread.
+template <class T>
+__global__ void shared_formulas(ForwardSde sde, double beta, std::uint64_t seed, std::uint64_t step, T* out) {
+  const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const PhiloxBlock block = philox4x32_10(seed, index, philox_offset(RandomUse::noise, 0, step));
+  float z0, z1;
+  normals_from_words(block.word[0], block.word[1], z0, z1);
+  const T t = static_cast<T>(sde.horizon) * uniform_from_word(block.word[2]), z = z0;
+  const SdeCoefficients<T> c = sde.at(t);
+  out[index] = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) + sum_of_derivatives(Silu{}, z) +
+               sum_of_derivatives(Sine{}, z) + c.drift * z + c.diffusion_squared * z1 + c.mean + c.variance;
+}
+
+template __global__ void shared_formulas<float>(ForwardSde, double, std::uint64_t, std::uint64_t, float*);
+template __global__ void shared_formulas<double>(ForwardSde, double, std::uint64_t, std::uint64_t, double*);
+
+}  // namespace
+}  // namespace fokker

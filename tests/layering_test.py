@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Dependencies go downward only. Reads every #include of the tree (argument: its root) and prints each that breaks a rule.
+
+include/  only the standard library and fokker/ headers: no CUDA, no third-party and no internal header
+kernels/  only the standard library, CUDA, fokker/ headers and kernels/ itself: nothing of src/
+src/cpu/  nothing of src/cuda/ or kernels/, no CUDA header
+tools/    only fokker/ headers of ours: nothing of src/ or kernels/
+"""
+import pathlib
+import re
+import sys
+
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+CUDA = re.compile(r'(^|/)(cuda|cublas|curand|cusolver|cub/|thrust/|nv/|cooperative_groups|mma\.h|device_launch_parameters)')
+SOURCES = {'.hpp', '.cpp', '.cuh', '.cu', '.h'}
+
+
+def rule_broken(folder, path, header):
+    """The rule that the include breaks, or None. folder: the file's place; header: what it names."""
+    system = '/' not in header and '.' not in header  # <vector>, <cmath>: C++ headers have neither
+    ours = header.startswith('fokker/')
+    cuda = bool(CUDA.search(header)) and not header.startswith('cuda/')
+    if folder == 'include' and not (system or ours):
+        return 'a public header includes the standard library and public headers only'
+    if folder == 'kernels':
+        sibling = (path.parent / header).is_file()
+        if not (system or ours or cuda or sibling):
+            return 'device code includes the standard library, CUDA, public headers and its own folder only'
+    if folder == 'src/cpu' and (cuda or header.startswith(('cuda/', 'kernels/'))):
+        return 'the CPU backend knows nothing of CUDA'
+    if folder == 'tools' and header.startswith(('src/', 'cpu/', 'cuda/', 'kernels/', 'operations.hpp', 'file.hpp')):
+        return 'tools use the public API only'
+    return None
+
+
+def violations(root):
+    for folder in ('include', 'kernels', 'src/cpu', 'tools'):
+        for path in sorted((root / folder).rglob('*')):
+            if path.suffix not in SOURCES:
+                continue
+            for _, header in INCLUDE.findall(path.read_text(encoding='utf-8')):
+                rule = rule_broken(folder, path, header)
+                if rule:
+                    yield f'{path.relative_to(root)} includes {header}: {rule}'
+
+
+def self_check(root):
+    """The rules find what they are there to find."""
+    broken = [('include', 'cuda_runtime.h'), ('include', 'cpu/backend.hpp'), ('include', 'operations.hpp'),
+              ('include', 'fmt/format.h'), ('kernels', 'operations.hpp'), ('kernels', 'cpu/random.hpp'),
+              ('src/cpu', 'cuda_runtime_api.h'), ('src/cpu', 'cuda/status.hpp'), ('tools', 'cpu/backend.hpp')]
+    allowed = [('include', 'vector'), ('include', 'fokker/view.hpp'), ('kernels', 'cuda_fp16.h'),
+               ('kernels', 'fokker/philox.hpp'), ('src/cpu', 'fokker/model.hpp'), ('tools', 'CLI/CLI.hpp')]
+    nowhere = root / 'nowhere' / 'file.hpp'
+    return ([f'self-check: {h} in {f} was let through' for f, h in broken if not rule_broken(f, nowhere, h)] +
+            [f'self-check: {h} in {f} was refused' for f, h in allowed if rule_broken(f, nowhere, h)])
+
+
+def main():
+    root = pathlib.Path(sys.argv[1])
+    if not (root / 'include' / 'fokker').is_dir():
+        sys.exit(f'{root} is not the root of the tree')
+    found = self_check(root) + list(violations(root))
+    print('\n'.join(found))
+    sys.exit(1 if found else 0)
+
+
+if __name__ == '__main__':
+    main()

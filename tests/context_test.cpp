@@ -41,7 +41,9 @@ TEST(Context, CpuIsExplicitAndAutomaticSaysWhy) {
 
   const Context automatic;
   EXPECT_GE(automatic.threads(), 1);
-  if (automatic.backend_name() == "cpu") EXPECT_THAT(automatic.note(), HasSubstr("CUDA"));
+  if (automatic.backend_name() == "cpu") {
+    EXPECT_THAT(automatic.note(), HasSubstr("CUDA"));
+  }
 }
 
 TEST(Context, BackendNames) {

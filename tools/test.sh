@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds everything into build/ and runs the tests.
+# usage: tools/test.sh [--slow] [--no-install] [--build DIR] [--help]
+#   --slow        also the tests labelled slow (published checkpoints with 200 000 samples)
+#   --no-install  trust that the packages are there
+#   --build DIR   build into DIR instead of build/; an existing folder keeps its settings
+# FOKKER_PAPER_DATA names the folder with the paper's published checkpoints and histograms; tests that need it are
+# skipped without it. Exit codes: 0 all tests passed, 1 something failed, 2 wrong usage.
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "$0")/.."
+
+build=build install=yes filter=(-LE '^slow$')
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,8s/^# //p' "$0"; exit 0 ;;
+    --slow) filter=() ;;
+    --no-install) install=no ;;
+    --build)
+      [ $# -ge 2 ] || { echo "test.sh: --build needs a folder" >&2; exit 2; }
+      build=$(cd "$called_from" && realpath -m -- "$2"); shift ;;
+    *) echo "test.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
+  esac
+  shift
+done
+
+if [ -n "${FOKKER_PAPER_DATA:-}" ]; then
+  # Tests run in other folders.
+  FOKKER_PAPER_DATA=$(cd "$called_from" && realpath -e -- "$FOKKER_PAPER_DATA") || {
+    echo "test.sh: FOKKER_PAPER_DATA names no folder" >&2; exit 2; }
+  export FOKKER_PAPER_DATA
+fi
+
+[ "$install" = no ] || tools/install_dependencies.sh
+
+# Only the first configuration chooses the generator and the type; later ones keep what the folder has, and add the parts.
+fresh=()
+[ -f "$build/CMakeCache.txt" ] || fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release)
+cmake -S . -B "$build" "${fresh[@]}" -DFOKKER_BUILD_TESTS=ON -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON
+type=$(sed -n 's/^CMAKE_BUILD_TYPE:[A-Z]*=//p' "$build/CMakeCache.txt")
+[ "$type" = Release ] || echo "test.sh: $build/ was configured as '$type' before, and stays so"
+cmake --build "$build" --parallel "$(nproc)"
+
+log=$build/test.log
+status=0
+ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "${filter[@]}" 2>&1 | tee "$log" || status=1
+
+skipped=$(sed -n 's/^[[:space:]]*[0-9]* - \(.*\) (Skipped)$/\1/p' "$log" | paste -sd ' ')
+if [ -z "${FOKKER_PAPER_DATA:-}" ]; then
+  echo "FOKKER_PAPER_DATA is not set, so tests against the paper's published files were skipped: ${skipped:-none}"
+elif [ -n "$skipped" ]; then
+  echo "Skipped: $skipped"
+fi
+grep -E 'tests passed, [0-9]+ tests failed' "$log" || { echo "test.sh: ctest ran no test" >&2; status=1; }
+exit $status

@@ -1,0 +1,103 @@
+#include "fokker/sampler.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "fokker/error.hpp"
+#include "operations.hpp"
+
+namespace fokker {
+namespace {
+
+// Times that come from a float32 file are rounded, up or down.
+constexpr double kTimeTolerance = 1e-6;
+
+const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+
+template <class T>
+void check_view(const char* what, const View<T>& view, std::int64_t columns, Device device) {
+  if (view.rows < 0 || view.columns < 0) {
+    throw Error(fmt::format("{} has shape [{}, {}]; sizes must not be negative", what, view.rows, view.columns));
+  }
+  if (view.rows == 0) return;
+  if (view.columns != columns) {
+    throw Error(fmt::format("{} has shape [{}, {}]; {} {} expected", what, view.rows, view.columns, columns,
+                            columns == 1 ? "column is" : "columns are"));
+  }
+  if (view.device != device) {
+    throw Error(
+        fmt::format("{} is on device {}; the sampler's context is on {}", what, name_of(view.device), name_of(device)));
+  }
+  if (!view.data) throw Error(fmt::format("{} has shape [{}, {}] but no data", what, view.rows, view.columns));
+}
+
+void check_scheme(Scheme scheme) {
+  switch (scheme) {
+    case Scheme::euler_maruyama:
+    case Scheme::euler:
+    case Scheme::heun:
+    case Scheme::rk4: return;
+  }
+  throw Error(fmt::format("scheme number {} is not known; allowed are euler-maruyama, euler, heun and rk4",
+                          static_cast<int>(scheme)));
+}
+
+void check_start(const TimeGrid& grid, double horizon) {
+  if (const double start = grid.times().front(); start < horizon * (1 - kTimeTolerance)) {
+    throw Error(fmt::format("the time grid starts at {} where the prior is the law at the horizon {}", start, horizon));
+  }
+}
+
+}  // namespace
+
+Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
+    : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon) {
+  model.validate();
+  dimension_ = model.dimension();
+  if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + kTimeTolerance))) {
+    throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
+  }
+  operator_ = context.backend().sampler(model);
+}
+
+Sampler::~Sampler() = default;
+Sampler::Sampler(Sampler&&) noexcept = default;
+Sampler& Sampler::operator=(Sampler&&) noexcept = default;
+
+void Sampler::sample(View<float> samples, const SampleOptions& options) const {
+  check_view("samples", samples, dimension_, device_);
+  check_scheme(options.scheme);
+  check_start(grid_, horizon_);
+  operator_->sample(samples, grid_, options, true);
+}
+
+void Sampler::integrate(View<float> samples, const SampleOptions& options) const {
+  check_view("samples", samples, dimension_, device_);
+  check_scheme(options.scheme);
+  operator_->sample(samples, grid_, options, false);
+}
+
+void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
+                          const Divergence& divergence) const {
+  check_view("x", x, dimension_, device_);
+  check_view("log_density", log_density, 1, device_);
+  if (log_density.rows != x.rows) {
+    throw Error(fmt::format("log_density has {} rows where x has {}", log_density.rows, x.rows));
+  }
+  check_scheme(scheme);
+  if (scheme == Scheme::euler_maruyama) {
+    throw Error(
+        "a log-density follows the probability flow; scheme euler-maruyama was given, allowed are euler, heun and "
+        "rk4");
+  }
+  if (divergence.probes < 0) {
+    throw Error(
+        fmt::format("{} probes were given; 0 asks for the exact divergence, k ≥ 1 for k probes", divergence.probes));
+  }
+  check_start(grid_, horizon_);
+  operator_->log_density(x, log_density, grid_, scheme, divergence);
+}
+
+}  // namespace fokker

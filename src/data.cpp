@@ -19,6 +19,7 @@
 #include "fokker/model.hpp"
 #include "fokker/npy.hpp"
 #include "fokker/philox.hpp"
+#include "quote.hpp"
 
 namespace fokker {
 namespace {
@@ -239,9 +240,9 @@ DataSet DataSet::named(const std::string& name) {
     }
   }
   throw Error(
-      fmt::format("unknown data set '{}'; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
+      fmt::format("unknown data set {}; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
                   "FILE.npy (samples of shape [N, d])",
-                  name));
+                  in_quotes(name)));
 }
 
 void DataSet::draw(View<float> out, std::uint64_t seed, std::uint64_t first_index, std::uint64_t step) const {

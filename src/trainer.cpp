@@ -13,7 +13,9 @@
 
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
+#include "json_text.hpp"
 #include "operations.hpp"
+#include "quote.hpp"
 #include "train_formulas.hpp"
 
 namespace fokker {
@@ -223,8 +225,8 @@ std::vector<T> read(const SafeTensors& file, const std::string& name, const char
   static_assert(std::endian::native == std::endian::little);
   const Tensor& tensor = file.at(name);
   if (tensor.dtype != dtype || tensor.shape != std::vector<std::int64_t>{size}) {
-    throw Error(fmt::format("tensor '{}' is {} with {} numbers; expected {} with {}", name, tensor.dtype, tensor.size(),
-                            dtype, size));
+    throw Error(fmt::format("tensor '{}' is {} with {} numbers; expected {} with {}", name, in_quotes(tensor.dtype),
+                            tensor.size(), dtype, size));
   }
   std::vector<T> numbers(size);
   std::memcpy(numbers.data(), tensor.bytes.data(), numbers.size() * sizeof(T));
@@ -276,15 +278,15 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
   };
   if (entry("format") != state_format) throw Error(fmt::format("'{}' is not a training state that fokker wrote", path));
   if (entry("version") != state_version) {
-    throw Error(
-        fmt::format("'{}' is a training state of version '{}'; allowed: {}", path, entry("version"), state_version));
+    throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
+                            state_version));
   }
   Model model;
   TrainOptions options;
   TrainState state;
   std::string data_name, data_fingerprint;
   try {
-    const auto configuration = nlohmann::json::parse(entry("configuration"));
+    const nlohmann::json configuration = parse_json(entry("configuration"), "its configuration", 8, 10'000);
     Mlp mlp{architecture_from(configuration.at("architecture")), {}};
     mlp.architecture.validate();
     const auto& sde = configuration.at("sde");
@@ -297,14 +299,14 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
     mlp.parameters.assign(state.parameters.begin(), state.parameters.end());
     model.network = std::move(mlp);
   } catch (const nlohmann::json::exception& error) {
-    throw Error(fmt::format("the training state '{}' has no readable configuration: {}", path, error.what()));
+    throw Error(fmt::format("the configuration of the training state '{}' is not readable: {}", path, error.what()));
   } catch (const Error& error) {
     throw Error(fmt::format("the training state '{}' is not consistent: {}", path, error.what()));
   }
   if (fingerprint(data) != data_fingerprint) {
     throw Error(
-        fmt::format("the training state '{}' is of data set '{}'; another one, '{}', or changed contents were given",
-                    path, data_name, data.name()));
+        fmt::format("the training state '{}' is of data set {}; another one, '{}', or changed contents were given",
+                    path, in_quotes(data_name), data.name()));
   }
   Trainer trainer(context, model, data, options);
   trainer.state_->operation->restore(std::move(state));
@@ -349,7 +351,9 @@ void Trainer::save_state(const std::string& path) const {
         {"parameters", nlohmann::json::parse(state_->model.sde.parameters_json())}}},
       {"data", {{"name", state_->data.name()}, {"fingerprint", fingerprint(state_->data)}}},
       {"options", to_json(state_->options)}};
-  file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", configuration.dump()}};
+  // A file name need not be UTF-8.
+  const std::string text = configuration.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
   file.save(path);
 }
 

@@ -16,9 +16,9 @@ namespace fokker {
 // paper's law, weight p/q, so that the expected loss is the paper's and its variance is bounded.
 enum class TimeLaw { paper, uniform, importance };
 
-// paper: Adam restarted at each rate, 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (the paper's 25
-// 000, 65 000, 10 000 of 100 000). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25
-// 000 (Smith and Topin 2019). cosine: from peak to 0 (Loshchilov and Hutter 2017). constant: peak.
+// paper: Adam restarted at each rate: 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (in the paper,
+// 100 000 in all). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25000 (Smith and
+// Topin 2019). cosine: from peak to 0 (Loshchilov and Hutter 2017). constant: peak.
 enum class RateSchedule { paper, one_cycle, cosine, constant };
 
 // What a trained model is made of: the last parameters, their exponential average, or the mean over the tail.

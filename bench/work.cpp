@@ -1,0 +1,158 @@
+#include "work.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+namespace fokker::bench {
+
+Model paper_model(double beta) {
+  Architecture architecture;
+  architecture.beta = beta;
+  return network(architecture);
+}
+
+Model network(const Architecture& architecture) { return {ForwardSde{}, Mlp::initialise(architecture, 1)}; }
+
+double flop_per_sweep(const Architecture& architecture) {
+  double weights = 0;
+  for (std::int64_t l = 0; l < architecture.layers(); ++l) {
+    weights += static_cast<double>(architecture.inputs(l) * architecture.outputs(l));
+  }
+  return 2 * weights;
+}
+
+RandomPoints random_points(const ForwardSde& sde, std::int64_t dimension, std::int64_t n, std::uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  std::uniform_real_distribution<float> time(static_cast<float>(sde.t_min), static_cast<float>(sde.horizon));
+  std::uniform_real_distribution<float> place(-3.5f, 3.5f);
+  RandomPoints points{std::vector<float>(n), std::vector<float>(n * dimension), dimension};
+  for (float& t : points.t) t = time(engine);
+  for (float& x : points.x) x = place(engine);
+  return points;
+}
+
+RandomBatch random_batch(const ForwardSde& sde, std::int64_t n, std::uint64_t seed) {
+  std::mt19937_64 engine(seed);
+  std::uniform_real_distribution<double> uniform;
+  std::normal_distribution<double> normal;
+  std::vector<float> x0(2 * n);
+  DataSet::named("circles2").draw(View<float>(x0, 2), seed);
+  RandomBatch batch{std::vector<float>(n), std::vector<float>(2 * n), std::vector<float>(2 * n)};
+  for (std::int64_t i = 0; i < n; ++i) {
+    // Beta(1, 2) has the distribution function 1 − (1 − u)².
+    batch.t[i] = static_cast<float>(sde.t_min + (sde.horizon - sde.t_min) * (1 - std::sqrt(1 - uniform(engine))));
+    const auto c = sde.at(static_cast<double>(batch.t[i]));
+    for (int j = 0; j < 2; ++j) {
+      const double z = normal(engine), sigma = std::sqrt(c.variance);
+      batch.x[2 * i + j] = static_cast<float>(c.mean * x0[2 * i + j] + sigma * z);
+      batch.target[2 * i + j] = static_cast<float>(-z / sigma);
+    }
+  }
+  return batch;
+}
+
+TrainOptions paper_training(std::int64_t denoising_points, std::int64_t collocation_points) {
+  TrainOptions options;
+  options.iterations = 100'000'000;  // more than any measurement runs
+  options.denoising_points = denoising_points;
+  options.collocation_points = collocation_points;
+  options.residual_weight = 1;
+  options.time_law = TimeLaw::paper;
+  options.schedule = RateSchedule::constant;
+  options.peak_rate = 1e-4;
+  options.average = WeightAverage::none;
+  return options;
+}
+
+std::string compare(const std::string& name, const float* got, const double* want, std::int64_t n, double rms_bound,
+                    double element_bound) {
+  double squared = 0, difference_squared = 0, largest = 0;
+  std::int64_t worst = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double difference = std::fabs(got[i] - want[i]);
+    squared += want[i] * want[i];
+    difference_squared += difference * difference;
+    if (!(difference <= largest)) largest = difference, worst = i;
+  }
+  const double rms = std::sqrt(squared / static_cast<double>(n));
+  const double error = std::sqrt(difference_squared / static_cast<double>(n));
+  if (error <= rms_bound * rms && largest <= element_bound * rms) return "";
+  return fmt::format(
+      "{} is wrong: error {:.2e} of its rms (allowed {:.2e}), worst at {} of {}: {} for {} (allowed {:.2e} of {:.3g})",
+      name, error / rms, rms_bound, worst, n, got[worst], want[worst], element_bound, rms);
+}
+
+namespace {
+
+Tensor tensor(std::vector<std::int64_t> shape, const std::vector<float>& values) {
+  return Tensor::from_float(std::move(shape), values.data());
+}
+
+}  // namespace
+
+void write_reference(const std::string& path, const Context& context) {
+  const Model model = paper_model();
+  const Mlp& mlp = std::get<Mlp>(model.network);
+  const Architecture& architecture = mlp.architecture;
+  const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
+  const std::vector<std::string> names = architecture.names();
+  SafeTensors file;
+
+  constexpr std::int64_t n_score = 50'000, n_denoising = 20'000, n_collocation = 5'000;
+  const RandomPoints points = random_points(model.sde, 2, n_score, 1);
+  const Fields<float> fields(context, model);
+  std::vector<float> score(2 * n_score);
+  FieldOutputs<float> outputs;
+  outputs.score = View<float>(score, 2);
+  fields.evaluate(points.view(), outputs);
+  file.tensors["score.t"] = tensor({n_score}, points.t);
+  file.tensors["score.x"] = tensor({n_score, 2}, points.x);
+  file.tensors["score.score"] = tensor({n_score, 2}, score);
+
+  const RandomBatch batch = random_batch(model.sde, n_denoising, 2);
+  const RandomPoints collocation = random_points(model.sde, 2, n_collocation, 3);
+  const Loss<float> loss(context, architecture, model.sde);
+  std::vector<double> values(3);
+  std::vector<float> gradient(parameters.size());
+  loss.evaluate(View<const float>(parameters), batch.view(), {collocation.view().t, collocation.view().x}, 1.0,
+                View<double>(values), View<float>(gradient));
+  file.tensors["train.t"] = tensor({n_denoising}, batch.t);
+  file.tensors["train.x"] = tensor({n_denoising, 2}, batch.x);
+  file.tensors["train.target"] = tensor({n_denoising, 2}, batch.target);
+  file.tensors["train.collocation_t"] = tensor({n_collocation}, collocation.t);
+  file.tensors["train.collocation_x"] = tensor({n_collocation, 2}, collocation.x);
+  file.tensors["train.losses"] = Tensor::from_double({3}, values.data());
+
+  // One step of the paper's grid from random states, with the noise that the sampler draws.
+  const TimeGrid paper = TimeGrid::paper(model.sde.horizon);
+  const std::vector<double> times{paper.times()[0], paper.times()[1]};
+  const Sampler sampler(context, model, TimeGrid(times));
+  SampleOptions options;
+  options.seed = 7;
+  options.noise_in_last_step = true;
+  std::vector<float> noise(2 * n_score), after = points.x;
+  for (std::int64_t i = 0; i < n_score; ++i) {
+    const PhiloxBlock words =
+        philox4x32_10(options.seed, static_cast<std::uint64_t>(i), philox_offset(RandomUse::noise, 0, 0));
+    normals_from_words(words.word[0], words.word[1], noise[2 * i], noise[2 * i + 1]);
+  }
+  sampler.integrate(View<float>(after, 2), options);
+  file.tensors["step.times"] = Tensor::from_double({2}, times.data());
+  file.tensors["step.noise"] = tensor({n_score, 2}, noise);
+  file.tensors["step.after"] = tensor({n_score, 2}, after);
+
+  for (std::int64_t l = 0; l < architecture.layers(); ++l) {
+    const std::int64_t in = architecture.inputs(l), out = architecture.outputs(l);
+    const std::int64_t weight = architecture.weight_offset(l), bias = architecture.bias_offset(l);
+    file.tensors["parameter." + names[l] + ".weight"] = Tensor::from_float({out, in}, parameters.data() + weight);
+    file.tensors["parameter." + names[l] + ".bias"] = Tensor::from_float({out}, parameters.data() + bias);
+    file.tensors["gradient." + names[l] + ".weight"] = Tensor::from_float({out, in}, gradient.data() + weight);
+    file.tensors["gradient." + names[l] + ".bias"] = Tensor::from_float({out}, gradient.data() + bias);
+  }
+  file.save(path);
+}
+
+}  // namespace fokker::bench

@@ -1,7 +1,8 @@
-// Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
-// derivatives, coefficients of the forward SDEs, Philox words, uniforms and normals. Nothing launches this kernel; it
-// exists to be compiled, so that a header which stops being device code stops the build.
+// Every formula that the CPU and a CUDA backend share, called once from device code: activations with their derivatives,
+// coefficients of the forward SDEs, Philox words, uniforms and normals, steps of the integrators. Nothing launches this
+// kernel; it exists to be compiled, so that a header which stops being device code stops the build.
 #include "fokker/activation.hpp"
+#include "fokker/integrator_formulas.hpp"
 #include "fokker/philox.hpp"
 #include "fokker/sde.hpp"
 
@@ -14,21 +15,36 @@ __device__ T sum_of_derivatives(Function function, T z) {
   return v.value + v.first + v.second + v.third;
 }
 
+template <class T>
+__device__ T runge_kutta_step(const RungeKutta& scheme, const ForwardSde& sde, T t, T dt, T x, T score) {
+  T moved = x, k = 0;
+  for (int stage = 0; stage < scheme.stages; ++stage) {
+    const T node = static_cast<T>(scheme.node[stage]);
+    k = increment(probability_flow_step(sde, t + node * dt, dt), x + node * k, score);
+    moved += static_cast<T>(scheme.weight[stage]) * k;
+  }
+  return moved;
+}
+
 // out [gridDim.x · blockDim.x], one number a thread.
 template <class T>
-__global__ void shared_formulas(ForwardSde sde, double beta, std::uint64_t seed, std::uint64_t step, T* out) {
+__global__ void shared_formulas(ForwardSde sde, double beta, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   const PhiloxBlock block = philox4x32_10(seed, index, philox_offset(RandomUse::noise, 0, step));
   float z0, z1;
   normals_from_words(block.word[0], block.word[1], z0, z1);
-  const T t = static_cast<T>(sde.horizon) * uniform_from_word(block.word[2]), z = z0;
+  const T t = static_cast<T>(sde.horizon) * uniform_from_word(block.word[2]), z = z0, x = z1;
   const SdeCoefficients<T> c = sde.at(t);
-  out[index] = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) + sum_of_derivatives(Silu{}, z) +
-               sum_of_derivatives(Sine{}, z) + c.drift * z + c.diffusion_squared * z1 + c.mean + c.variance;
+  const T score = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) + sum_of_derivatives(Silu{}, z) +
+                  sum_of_derivatives(Sine{}, z) + c.mean + c.variance;
+  out[index] = euler_maruyama(reverse_sde_step(sde, t, dt), x, score, z) +
+               runge_kutta_step(runge_kutta_euler(), sde, t, dt, x, score) +
+               runge_kutta_step(runge_kutta_heun(), sde, t, dt, x, score) +
+               runge_kutta_step(runge_kutta_classical(), sde, t, dt, x, score);
 }
 
-template __global__ void shared_formulas<float>(ForwardSde, double, std::uint64_t, std::uint64_t, float*);
-template __global__ void shared_formulas<double>(ForwardSde, double, std::uint64_t, std::uint64_t, double*);
+template __global__ void shared_formulas<float>(ForwardSde, double, std::uint64_t, std::uint64_t, float, float*);
+template __global__ void shared_formulas<double>(ForwardSde, double, std::uint64_t, std::uint64_t, double, double*);
 
 }  // namespace
 }  // namespace fokker

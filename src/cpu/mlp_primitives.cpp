@@ -9,6 +9,7 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include "cpu/mlp_activations-inl.hpp"
 #include "cpu/mlp_products-inl.hpp"
 
 HWY_BEFORE_NAMESPACE();
@@ -30,19 +31,6 @@ void dots(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* 
       out[r * out_stride + c] = (start ? start[c] : T(0)) + hn::GetLane(hn::SumOfLanes(d, sum));
     }
   }
-}
-
-template <class T>
-void activate(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third) {
-  with_activation(activation, static_cast<double>(beta), [&](auto sigma) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      const ActivationValues<T> v = sigma(z[i]);
-      if (h) h[i] = v.value;
-      if (first) first[i] = v.first;
-      if (second) second[i] = v.second;
-      if (third) third[i] = v.third;
-    }
-  });
 }
 
 template <class T>

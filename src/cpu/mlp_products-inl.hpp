@@ -54,11 +54,23 @@ HWY_NOINLINE void tile(std::int64_t depth, const TileOperands<T>& o) {
   using Vec = hn::Vec<decltype(d)>;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   Vec sum[R][V];
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      sum[r][v] = o.bias         ? hn::LoadU(d, o.bias + v * lanes)
-                  : o.accumulate ? hn::LoadU(d, o.c + r * o.c_row + v * lanes)
-                                 : hn::Zero(d);
+  if (o.bias) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.bias + v * lanes);
+    }
+  } else if (o.accumulate) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.c + r * o.c_row + v * lanes);
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = hn::Zero(d);
     }
   }
   const T* HWY_RESTRICT a = o.a;
@@ -66,17 +78,28 @@ HWY_NOINLINE void tile(std::int64_t depth, const TileOperands<T>& o) {
   const std::int64_t a_row = o.a_row, a_depth = o.a_depth, b_depth = o.b_depth;
   for (std::int64_t k = 0; k < depth; ++k, a += a_depth, b += b_depth) {
     Vec right[V];
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const Vec left = hn::Set(d, a[r * a_row]);
+#pragma GCC unroll 8
       for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
     }
   }
-  for (int r = 0; r < R; ++r) {
-    for (int v = 0; v < V; ++v) {
-      const std::int64_t at = r * o.c_row + v * lanes;
-      hn::StoreU(o.scale ? hn::Mul(sum[r][v], hn::LoadU(d, o.scale + at)) : sum[r][v], d, o.c + at);
+  T* HWY_RESTRICT c = o.c;
+  const std::int64_t c_row = o.c_row;
+  if (const T* HWY_RESTRICT scale = o.scale) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], hn::LoadU(d, scale + r * c_row + v * lanes));
     }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * c_row + v * lanes);
   }
 }
 

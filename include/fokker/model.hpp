@@ -26,7 +26,7 @@ struct Architecture {
   Activation activation = Activation::softplus;
   double beta = 100;  // softplus only
   Output output = Output::potential;
-  std::vector<std::string> layer_names;  // tensor prefixes in files; empty: input, hidden1, …, output
+  std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
 
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
   std::int64_t inputs(std::int64_t layer) const { return layer == 0 ? 1 + dimension : hidden[layer - 1]; }

@@ -26,7 +26,7 @@ struct SampleOptions {
   std::uint64_t first_index = 0;   // index of the first sample: a run may be split anywhere without changing a sample
   bool noise_in_last_step = false;  // the paper's last Euler–Maruyama step adds none
   // Called now and then with (samples finished, samples in all), from one thread at a time; CPU only.
-  std::function<void(std::int64_t, std::int64_t)> progress;
+  std::function<void(std::int64_t, std::int64_t)> progress = {};
 };
 
 class SampleOperator;  // internal: a backend's implementation

@@ -1,0 +1,549 @@
+// Both losses and their gradients by sweeps over tiles of samples that stay in L2.
+//
+// Layers l = 1 … L hidden, z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), h_0 = (t, x); φ = w·h_L + b.
+//
+// Denoising loss of a potential, mean of weight |∇φ − s*|²/d; with c = weight · 2 (s − s*)/(N d) held fixed its
+// gradient is that of Σ c·∇φ (output bias: zero):
+//   forward   z_l; keeps h, σ′, σ″                                        1 matrix sweep
+//   reverse   P_L = w, δ_l = σ′ P_l, P_l = W_{l+1}ᵀ δ_{l+1};  s = W_1[:, x]ᵀ δ_1   1
+//   tangent   ż_l = W_l ḣ_{l−1} from ḣ_0 = (0, c), ḣ = σ′ ż                1
+//   adjoint   γ_l = σ′ (W_{l+1}ᵀ γ_{l+1}) + σ″ ż P_l, γ beyond L zero      1
+//   gradient  dW_l = δ_l ḣ_{l−1}ᵀ + γ_l h_{l−1}ᵀ, db_l = γ_l; dw = ḣ_L     2
+// σ″ becomes σ″ P, σ″ P ż and γ in place, so that a layer keeps five numbers a unit: σ′, (δ, γ), (ḣ, h), the pairs one
+// below the other: the two gradient products are one over twice the rows. Of the last layer h is never needed.
+// Vector nets: forward, reverse from c, gradient: 3 sweeps.
+//
+// Squared residual of a potential: streams z, ∂_1 z … ∂_d z, 𝒜z with 𝒜 = ∂_t + f·∇ − ½ g² Δ (𝒜t = 1, 𝒜x = f = a x) as
+// further rows of the tile. R = 𝒜φ + a d − ½ g² |∇φ|², seeds of the reverse: r̄ = 2 R weight/M for 𝒜φ, −g² ∂_iφ r̄ for
+// ∂_iφ, 0 for φ. Rules in loss_rules.hpp; dW_l = Σ over streams of z̄ h_{l−1}ᵀ: 3 (d + 2) sweeps, keeping 2 (d + 2)
+// numbers a unit.
+//
+// Each chunk of points adds to a gradient of its own; these are summed in chunk order.
+#include "cpu/loss.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "cpu/backend.hpp"
+#include "cpu/loss_rules.hpp"
+#include "cpu/mlp_primitives.hpp"
+#include "cpu/parallel.hpp"
+
+namespace fokker::cpu {
+namespace {
+
+constexpr std::int64_t tile_bytes = 256 << 10;      // of a tile's planes: half of a small L2
+constexpr std::int64_t chunk_points = 256;          // at least; a chunk's overhead is its gradient's zeroing and sum
+constexpr std::int64_t most_chunks = 64;            // of each loss
+constexpr std::int64_t gradients_bytes = 64 << 20;  // of all chunks' gradients of one loss, where eight fit
+
+// Where a layer's gradient lies in a chunk's, with padded rows. The first layer's is transposed, [2 + d, outputs],
+// since its few inputs would fill less than a vector; its last row is the bias, as if for an input that is always 1.
+struct GradientBlock {
+  std::int64_t weight, bias, stride;
+};
+
+template <class T>
+struct ThreadScratch {
+  AlignedMemory<T> planes, inputs, points;
+  // Of a tile's samples: scores or seeds, g²/2, drift.
+  AlignedMemory<T> outputs, half_g2, ones;
+};
+
+template <class T>
+class Sweeps {
+ public:
+  Sweeps(const Architecture& architecture, const ForwardSde& sde)
+      : architecture_(architecture), sde_(sde), primitives_(mlp_primitives<T>()), rules_(loss_rules<T>()) {
+    std::int64_t offset = 0;
+    for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
+      const std::int64_t inputs = architecture_.inputs(l), outputs = architecture_.outputs(l);
+      const std::int64_t stride = primitives_.padded(l == 0 ? outputs : inputs);
+      const std::int64_t rows = l == 0 ? inputs : outputs;
+      blocks_.push_back({offset, offset + rows * stride, stride});
+      offset += rows * stride + primitives_.padded(outputs);
+      if (l < hidden()) {
+        strides_.push_back(primitives_.padded(outputs));
+        units_ += strides_.back();
+        widest_ = std::max(widest_, strides_.back());
+      }
+    }
+    gradient_size_ = offset;
+    // Planes a sample: those kept for every layer, and those of one layer at a time.
+    const std::int64_t streams = dimension() + 2;
+    denoising_rows_ = tile_rows(5 * units_ + widest_);
+    residual_rows_ = tile_rows(2 * streams * units_ + (2 * streams + 2) * widest_);
+    planes_size_ = std::max(denoising_rows_ * (5 * units_ + widest_),
+                            residual_rows_ * (2 * streams * units_ + (2 * streams + 2) * widest_));
+  }
+
+  std::int64_t dimension() const { return architecture_.dimension; }
+  std::int64_t gradient_size() const { return gradient_size_; }
+  std::int64_t denoising_rows() const { return denoising_rows_; }
+  std::int64_t residual_rows() const { return residual_rows_; }
+
+  void pack(const T* parameters) {
+    pack_layers(architecture_, parameters, layers_);
+    T* rows = score_rows_.reserve(dimension() * strides_[0]);
+    for (std::int64_t i = 0; i < dimension(); ++i) {
+      for (std::int64_t j = 0; j < architecture_.outputs(0); ++j) {
+        rows[i * strides_[0] + j] = parameters[j * architecture_.inputs(0) + 1 + i];
+      }
+    }
+  }
+
+  void prepare(ThreadScratch<T>& scratch, std::int64_t chunk) const {
+    const std::int64_t streams = dimension() + 2, rows = std::max(denoising_rows_, residual_rows_);
+    scratch.planes.reserve(planes_size_);
+    scratch.inputs.reserve(std::max(2 * denoising_rows_, streams * residual_rows_) * streams);
+    scratch.outputs.reserve(rows * std::max(2 * streams, primitives_.padded(dimension())));
+    scratch.half_g2.reserve(2 * rows);
+    std::fill_n(scratch.ones.reserve(rows), rows, T(1));
+    scratch.points.reserve(chunk * (2 + 2 * dimension()));
+  }
+
+  // Σ over the chunk's points and coordinates of weight (s − s*)²; adds to `gradient` (unless nullptr) that of
+  // scale · this sum / 2.
+  double denoising(const DenoisingChunk<T>& chunk, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                   T* gradient) const {
+    double sum = 0;
+    const std::int64_t d = dimension();
+    for (std::int64_t first = 0; first < n; first += denoising_rows_) {
+      const DenoisingChunk<T> tile = {chunk.t + first, chunk.x + first * d, chunk.target + first * d,
+                                      chunk.weight ? chunk.weight + first : nullptr};
+      const std::int64_t rows = std::min(denoising_rows_, n - first);
+      sum += architecture_.output == Output::potential ? potential_tile(tile, rows, scale, scratch, gradient)
+                                                       : vector_tile(tile, rows, scale, scratch, gradient);
+    }
+    return sum;
+  }
+
+  // Σ over the chunk's points of R²; adds to `gradient` (unless nullptr) that of scale · this sum / 2.
+  double residual(const CollocationChunk<T>& chunk, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                  T* gradient) const {
+    double sum = 0;
+    for (std::int64_t first = 0; first < n; first += residual_rows_) {
+      sum += residual_tile({chunk.t + first, chunk.x + first * dimension()}, std::min(residual_rows_, n - first), scale,
+                           scratch, gradient);
+    }
+    return sum;
+  }
+
+  // From a chunk's layout to that of Architecture.
+  void unpack(const T* padded, T* gradient) const {
+    for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
+      const std::int64_t inputs = architecture_.inputs(l), outputs = architecture_.outputs(l);
+      const T* g = padded + blocks_[l].weight;
+      for (std::int64_t j = 0; j < outputs; ++j) {
+        for (std::int64_t i = 0; i < inputs; ++i) {
+          *gradient++ = l == 0 ? g[i * blocks_[l].stride + j] : g[j * blocks_[l].stride + i];
+        }
+      }
+      gradient = std::copy_n(padded + blocks_[l].bias, outputs, gradient);
+    }
+  }
+
+ private:
+  std::int64_t hidden() const { return static_cast<std::int64_t>(architecture_.hidden.size()); }
+  const PackedLayer<T>& output_layer() const { return layers_[hidden()]; }
+
+  std::int64_t tile_rows(std::int64_t planes) const {
+    const std::int64_t fit = std::clamp<std::int64_t>(tile_bytes / (planes * std::int64_t{sizeof(T)}), 1, 96);
+    return fit < primitives_.row_block ? fit : fit / primitives_.row_block * primitives_.row_block;
+  }
+
+  // C = (bias + A Wᵀ) of a layer, and C = (D W) ⊙ scale.
+  void forward(std::int64_t l, std::int64_t rows, const T* a, std::int64_t a_stride, T* c, std::int64_t c_stride,
+               bool with_bias) const {
+    Product<T> p{rows, layers_[l].inputs, layers_[l].outputs, a, a_stride, layers_[l].forward.data(), c, c_stride};
+    if (with_bias) p.bias = layers_[l].bias.data();
+    primitives_.product(p);
+  }
+  void reverse(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, T* c, std::int64_t c_stride,
+               const T* scale = nullptr) const {
+    Product<T> p{rows, layers_[l].outputs, layers_[l].inputs, d, d_stride, layers_[l].reverse.data(), c, c_stride};
+    p.scale = scale;
+    primitives_.product(p);
+  }
+  void activate(std::int64_t n, const T* z, T* h, T* first, T* second, T* third) const {
+    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, first, second, third);
+  }
+  // Layer l's gradient from D and H, and its bias's from D's rows `bias_rows` (as many as scratch.ones).
+  void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
+                   T* gradient) const {
+    primitives_.gradient(rows, layers_[l].outputs, layers_[l].inputs, d, d_stride, h, strides_[l - 1],
+                         gradient + blocks_[l].weight, blocks_[l].stride);
+  }
+  void add_bias(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* ones,
+                T* gradient) const {
+    primitives_.gradient(rows, 1, layers_[l].outputs, ones, 1, d, d_stride, gradient + blocks_[l].bias, d_stride);
+  }
+  // The first layer's, weights and bias at once.
+  void add_first_layer(std::int64_t rows, const T* inputs, const T* d, T* gradient) const {
+    const std::int64_t n = dimension() + 2;
+    primitives_.gradient(rows, n, layers_[0].outputs, inputs, n, d, strides_[0], gradient + blocks_[0].weight,
+                         blocks_[0].stride);
+  }
+
+  // (s − s*) of one sample: adds its loss, writes c.
+  double misfit(const DenoisingChunk<T>& tile, std::int64_t r, double scale, const T* score, T* c) const {
+    const double weight = tile.weight ? static_cast<double>(tile.weight[r]) : 1.0;
+    double sum = 0;
+    for (std::int64_t i = 0; i < dimension(); ++i) {
+      const double e = static_cast<double>(score[i]) - static_cast<double>(tile.target[r * dimension() + i]);
+      sum += weight * e * e;
+      c[i] = static_cast<T>(scale * weight * e);
+    }
+    return sum;
+  }
+
+  double potential_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                        T* gradient) const {
+    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = d + 2;
+    // A layer's planes, of n · stride each: σ′, δ, σ″ → σ″ P → σ″ P ż → γ, ḣ, z → h.
+    T* planes = scratch.planes.data();
+    const auto plane = [&](std::int64_t l, int k) {
+      T* p = planes;
+      for (std::int64_t m = 0; m < l; ++m) p += 5 * n * strides_[m];
+      return p + k * n * strides_[l];
+    };
+    enum { kFirst, kDelta, kSecond, kTangent, kValue };
+    T* product = planes + 5 * n * units_;
+    T* tangent_inputs = scratch.inputs.data();  // (0, c, 0)
+    T* inputs = tangent_inputs + n * x_stride;  // (t, x, 1)
+    for (std::int64_t r = 0; r < n; ++r) {
+      inputs[r * x_stride] = tile.t[r];
+      std::copy_n(tile.x + r * d, d, inputs + r * x_stride + 1);
+      inputs[r * x_stride + d + 1] = T(1);
+    }
+
+    for (std::int64_t l = 0; l <= last; ++l) {
+      T* z = plane(l, kValue);
+      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
+      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kFirst), gradient ? plane(l, kSecond) : nullptr,
+               nullptr);
+    }
+
+    const T* w = output_layer().rows.data();
+    for (std::int64_t l = last; l >= 0; --l) {
+      if (gradient) {
+        if (l < last) reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], product, strides_[l]);
+        rules_.denoising_reverse(n, strides_[l], l < last ? product : w, l < last ? strides_[l] : 0, plane(l, kFirst),
+                                 plane(l, kSecond), plane(l, kDelta));
+      } else if (l < last) {
+        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l], plane(l, kFirst));
+      } else {
+        primitives_.scale_columns(n, strides_[l], plane(l, kFirst), w, plane(l, kDelta));
+      }
+    }
+    T* score = scratch.outputs.data();
+    primitives_.dots(n, strides_[0], d, plane(0, kDelta), strides_[0], score_rows_.data(), strides_[0], nullptr, score,
+                     d);
+
+    double sum = 0;
+    for (std::int64_t r = 0; r < n; ++r) {
+      T* row = tangent_inputs + r * x_stride;
+      row[0] = row[d + 1] = T(0);
+      sum += misfit(tile, r, scale, score + r * d, row + 1);
+    }
+    if (!gradient) return sum;
+
+    for (std::int64_t l = 0; l <= last; ++l) {
+      forward(l, n, l == 0 ? tangent_inputs : plane(l - 1, kTangent), l == 0 ? x_stride : strides_[l - 1], product,
+              strides_[l], false);
+      rules_.denoising_tangent(n * strides_[l], product, plane(l, kFirst), plane(l, kSecond), plane(l, kTangent));
+    }
+
+    const T* ones = scratch.ones.data();
+    add_weights(last + 1, n, ones, 1, plane(last, kTangent), gradient);
+    for (std::int64_t l = last; l > 0; --l) {
+      const T* gamma = plane(l, kSecond);
+      add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kTangent), gradient);
+      add_bias(l, n, gamma, strides_[l], ones, gradient);
+      reverse(l, n, gamma, strides_[l], product, strides_[l - 1]);
+      primitives_.multiply_add(n * strides_[l - 1], plane(l - 1, kFirst), product, plane(l - 1, kSecond),
+                               plane(l - 1, kSecond));
+    }
+    add_first_layer(2 * n, tangent_inputs, plane(0, kDelta), gradient);
+    return sum;
+  }
+
+  double vector_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                     T* gradient) const {
+    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = d + 2;
+    const auto plane = [&](std::int64_t l, int k) {
+      T* p = scratch.planes.data();
+      for (std::int64_t m = 0; m < l; ++m) p += 3 * n * strides_[m];
+      return p + k * n * strides_[l];
+    };
+    enum { kFirst, kDelta, kValue };
+    T* inputs = scratch.inputs.data();  // (t, x, 1)
+    for (std::int64_t r = 0; r < n; ++r) {
+      inputs[r * x_stride] = tile.t[r];
+      std::copy_n(tile.x + r * d, d, inputs + r * x_stride + 1);
+      inputs[r * x_stride + d + 1] = T(1);
+    }
+
+    for (std::int64_t l = 0; l <= last; ++l) {
+      T* z = plane(l, kValue);
+      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
+      activate(n * strides_[l], z, z, gradient ? plane(l, kFirst) : nullptr, nullptr, nullptr);
+    }
+    const std::int64_t score_stride = output_layer().output_stride;
+    T* score = scratch.outputs.data();
+    forward(last + 1, n, plane(last, kValue), strides_[last], score, score_stride, true);
+
+    double sum = 0;
+    for (std::int64_t r = 0; r < n; ++r) {
+      sum += misfit(tile, r, scale, score + r * score_stride, score + r * score_stride);
+    }
+    if (!gradient) return sum;
+
+    const T* ones = scratch.ones.data();
+    for (std::int64_t l = last + 1; l > 0; --l) {
+      const T* delta = l > last ? score : plane(l, kDelta);
+      const std::int64_t stride = l > last ? score_stride : strides_[l];
+      add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
+      add_bias(l, n, delta, stride, ones, gradient);
+      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], plane(l - 1, kFirst));
+    }
+    add_first_layer(n, inputs, plane(0, kDelta), gradient);
+    return sum;
+  }
+
+  double residual_tile(const CollocationChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                       T* gradient) const {
+    const std::int64_t d = dimension(), streams = d + 2, last = hidden() - 1, x_stride = d + 2;
+    // A layer's planes: z of every stream → σ′, u, k, and h of every stream.
+    T* planes = scratch.planes.data();
+    const auto z_planes = [&](std::int64_t l) {
+      T* p = planes;
+      for (std::int64_t m = 0; m < l; ++m) p += 2 * streams * n * strides_[m];
+      return p;
+    };
+    const auto h_planes = [&](std::int64_t l) { return z_planes(l) + streams * n * strides_[l]; };
+    T* bar = planes + 2 * streams * n * units_;
+    T* other = bar + streams * n * widest_;
+    T* second = other + streams * n * widest_;
+    T* third = second + n * widest_;
+
+    T* half_g2 = scratch.half_g2.data();
+    T* drift = half_g2 + n;
+    T* inputs = scratch.inputs.data();  // (t, x, 1), (e_i, 0), (𝒜(t, x), 0)
+    std::fill_n(inputs, streams * n * x_stride, T(0));
+    for (std::int64_t r = 0; r < n; ++r) {
+      const auto sde = sde_.at(static_cast<double>(tile.t[r]));
+      half_g2[r] = static_cast<T>(sde.diffusion_squared / 2);
+      drift[r] = static_cast<T>(sde.drift);
+      T* value = inputs + r * x_stride;
+      T* generator = inputs + ((d + 1) * n + r) * x_stride;
+      value[0] = tile.t[r];
+      generator[0] = T(1);
+      for (std::int64_t i = 1; i <= d; ++i) {
+        value[i] = tile.x[r * d + i - 1];
+        generator[i] = drift[r] * value[i];
+        inputs[(i * n + r) * x_stride + i] = T(1);
+      }
+      value[d + 1] = T(1);
+    }
+
+    for (std::int64_t l = 0; l <= last; ++l) {
+      const T* a = l == 0 ? inputs : h_planes(l - 1);
+      const std::int64_t a_stride = l == 0 ? x_stride : strides_[l - 1], plane = n * strides_[l];
+      T* z = z_planes(l);
+      T* h = h_planes(l);
+      forward(l, n, a, a_stride, z, strides_[l], true);
+      forward(l, (d + 1) * n, a + n * a_stride, a_stride, z + plane, strides_[l], false);
+      activate(plane, z, l == last ? nullptr : h, z, second, gradient ? third : nullptr);
+      rules_.residual_forward(n, strides_[l], d, half_g2, z, h, second, gradient ? third : nullptr);
+    }
+
+    const std::int64_t plane = n * strides_[last];
+    const T* w = output_layer().rows.data();
+    T* phi = scratch.outputs.data();  // ∂_iφ and 𝒜φ [1 + d][n]
+    T* seeds = phi + (d + 1) * n;
+    primitives_.dots((d + 1) * n, strides_[last], 1, h_planes(last) + plane, strides_[last], w, strides_[last], nullptr,
+                     phi, 1);
+    double sum = 0;
+    for (std::int64_t r = 0; r < n; ++r) {
+      const double half = static_cast<double>(half_g2[r]);
+      double squares = 0;
+      for (std::int64_t i = 0; i < d; ++i)
+        squares += static_cast<double>(phi[i * n + r]) * static_cast<double>(phi[i * n + r]);
+      const double residual =
+          static_cast<double>(phi[d * n + r]) + static_cast<double>(drift[r]) * static_cast<double>(d) - half * squares;
+      sum += residual * residual;
+      const double seed = scale * residual;
+      for (std::int64_t i = 0; i < d; ++i) {
+        seeds[i * n + r] = static_cast<T>(-2 * half * static_cast<double>(phi[i * n + r]) * seed);
+      }
+      seeds[d * n + r] = static_cast<T>(seed);
+    }
+    if (!gradient) return sum;
+
+    add_weights(last + 1, (d + 1) * n, seeds, 1, h_planes(last) + plane, gradient);
+    rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds, w, bar);
+    for (std::int64_t l = last; l > 0; --l) {
+      add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
+      add_bias(l, n, bar, strides_[l], scratch.ones.data(), gradient);
+      reverse(l, streams * n, bar, strides_[l], other, strides_[l - 1]);
+      rules_.residual_reverse(n, strides_[l - 1], d, half_g2, z_planes(l - 1), other);
+      std::swap(bar, other);
+    }
+    add_first_layer(streams * n, inputs, bar, gradient);
+    return sum;
+  }
+
+  Architecture architecture_;
+  ForwardSde sde_;
+  const MlpPrimitives<T>& primitives_;
+  const LossRules<T>& rules_;
+  std::vector<PackedLayer<T>> layers_;
+  AlignedMemory<T> score_rows_;        // W_1[:, x]ᵀ [d, stride]
+  std::vector<std::int64_t> strides_;  // of the hidden layers' planes
+  std::vector<GradientBlock> blocks_;
+  std::int64_t units_ = 0, widest_ = 0, gradient_size_ = 0, planes_size_ = 0;
+  std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
+};
+
+// How a batch is cut: by its size and the architecture alone, whole tiles.
+struct Chunks {
+  std::int64_t points, size, count;
+
+  Chunks(std::int64_t n, std::int64_t rows, std::int64_t gradient_bytes) : points(n) {
+    const std::int64_t most = std::clamp<std::int64_t>(gradients_bytes / gradient_bytes, 8, most_chunks);
+    size = std::max(chunk_points, (n + most - 1) / most);
+    size = (size + rows - 1) / rows * rows;
+    count = (n + size - 1) / size;
+  }
+  std::int64_t first(std::int64_t chunk) const { return chunk * size; }
+  std::int64_t length(std::int64_t chunk) const { return std::min(size, points - chunk * size); }
+};
+
+}  // namespace
+
+template <class T>
+struct ChunkedLoss<T>::State {
+  Sweeps<T> sweeps;
+  std::int64_t dimension;
+  int threads;
+  std::vector<ThreadScratch<T>> scratch;
+  AlignedMemory<T> gradients;
+  std::vector<double> sums;
+};
+
+template <class T>
+ChunkedLoss<T>::ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads)
+    : state_(new State{Sweeps<T>(architecture, sde), architecture.dimension, threads, {}, {}, {}}) {
+  state_->scratch.resize(static_cast<std::size_t>(threads));
+}
+template <class T>
+ChunkedLoss<T>::~ChunkedLoss() = default;
+template <class T>
+ChunkedLoss<T>::ChunkedLoss(ChunkedLoss&&) noexcept = default;
+
+template <class T>
+LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_points,
+                                  const DenoisingSource<T>& denoising, std::int64_t collocation_points,
+                                  const CollocationSource<T>& collocation, double residual_weight, T* gradient) {
+  State& s = *state_;
+  const std::int64_t size = s.sweeps.gradient_size(), bytes = size * std::int64_t{sizeof(T)};
+  const Chunks a(denoising_points, s.sweeps.denoising_rows(), bytes);
+  const Chunks b(collocation_points, s.sweeps.residual_rows(), bytes);
+  const std::int64_t chunks = a.count + b.count;
+
+  s.sweeps.pack(parameters);
+  for (auto& scratch : s.scratch) s.sweeps.prepare(scratch, std::max(a.size, b.size));
+  s.sums.assign(static_cast<std::size_t>(chunks), 0.0);
+  T* gradients = gradient ? s.gradients.reserve(std::max<std::int64_t>(1, chunks) * size) : nullptr;
+
+  const double denoising_scale = 2.0 / (static_cast<double>(denoising_points) * static_cast<double>(s.dimension));
+  const double residual_scale = 2.0 * residual_weight / static_cast<double>(collocation_points);
+  // A residual chunk costs twice a denoising one: these go first, so that threads finish together.
+  parallel_for(s.threads, chunks, [&](std::int64_t item, int thread) {
+    ThreadScratch<T>& scratch = s.scratch[static_cast<std::size_t>(thread)];
+    T* partial = gradient ? gradients + item * size : nullptr;
+    if (partial) std::fill_n(partial, size, T(0));
+    double& sum = s.sums[static_cast<std::size_t>(item)];
+    if (item < b.count) {
+      const std::int64_t n = b.length(item);
+      const auto chunk = collocation(b.first(item), n, scratch.points.data());
+      sum = s.sweeps.residual(chunk, n, residual_scale, scratch, residual_weight != 0 ? partial : nullptr);
+    } else {
+      const std::int64_t n = a.length(item - b.count);
+      const auto chunk = denoising(a.first(item - b.count), n, scratch.points.data());
+      sum = s.sweeps.denoising(chunk, n, denoising_scale, scratch, partial);
+    }
+  });
+
+  LossSums losses;
+  for (std::int64_t k = 0; k < chunks; ++k) {
+    (k < b.count ? losses.residual : losses.denoising) += s.sums[static_cast<std::size_t>(k)];
+  }
+  if (a.count > 0) losses.denoising /= static_cast<double>(denoising_points) * static_cast<double>(s.dimension);
+  if (b.count > 0) losses.residual /= static_cast<double>(collocation_points);
+
+  if (gradient && chunks == 0) std::fill_n(gradients, size, T(0));
+  if (gradient) {
+    // Chunk 0's gradient takes the others', in their order, one stretch of it a thread at a time.
+    constexpr std::int64_t stretch = 2048;
+    parallel_for(s.threads, (size + stretch - 1) / stretch, [&](std::int64_t item, int) {
+      const std::int64_t first = item * stretch, n = std::min(stretch, size - first);
+      T* total = gradients + first;
+      for (std::int64_t k = 1; k < chunks; ++k) {
+        const T* next = gradients + k * size + first;
+        for (std::int64_t i = 0; i < n; ++i) total[i] += next[i];
+      }
+    });
+    s.sweeps.unpack(gradients, gradient);
+  }
+  return losses;
+}
+
+template class ChunkedLoss<float>;
+template class ChunkedLoss<double>;
+
+namespace {
+
+template <class T>
+class CpuLoss : public LossOperator<T> {
+ public:
+  CpuLoss(const Architecture& architecture, const ForwardSde& sde, int threads)
+      : dimension_(architecture.dimension), loss_(architecture, sde, threads) {}
+
+  void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
+                double residual_weight, View<double> values, View<T> gradient) override {
+    const std::int64_t d = dimension_;
+    const LossSums sums = loss_.evaluate(
+        parameters.data, denoising.t.rows,
+        [&](std::int64_t first, std::int64_t, T*) {
+          return DenoisingChunk<T>{denoising.t.data + first, denoising.x.data + first * d,
+                                   denoising.target.data + first * d,
+                                   denoising.weight ? denoising.weight.data + first : nullptr};
+        },
+        collocation.t.rows,
+        [&](std::int64_t first, std::int64_t, T*) {
+          return CollocationChunk<T>{collocation.t.data + first, collocation.x.data + first * d};
+        },
+        residual_weight, gradient.data);
+    values.data[0] = sums.denoising;
+    values.data[1] = sums.residual;
+    values.data[2] = sums.denoising + residual_weight * sums.residual;
+  }
+
+ private:
+  std::int64_t dimension_;
+  ChunkedLoss<T> loss_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde, int threads) {
+  return std::make_unique<CpuLoss<T>>(architecture, sde, threads);
+}
+template std::unique_ptr<LossOperator<float>> make_loss<float>(const Architecture&, const ForwardSde&, int);
+template std::unique_ptr<LossOperator<double>> make_loss<double>(const Architecture&, const ForwardSde&, int);
+
+}  // namespace fokker::cpu

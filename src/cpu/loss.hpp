@@ -24,8 +24,8 @@ struct CollocationChunk {
   const T* x;  // [n, d]
 };
 
-// Points first … first + n − 1 of the batch. `storage` has room for n (2 + 2 d) values and may hold what is returned, so
-// that points are drawn on the thread, and into the cache, where they are used.
+// Points first … first + n − 1 of the batch. `storage` has room for n (2 + 2 d) values and may hold what is returned,
+// so that points are drawn on the thread, and into the cache, where they are used.
 template <class T>
 using DenoisingSource = std::function<DenoisingChunk<T>(std::int64_t first, std::int64_t n, T* storage)>;
 template <class T>
@@ -36,8 +36,8 @@ struct LossSums {
   double residual = 0;   // mean over points
 };
 
-// The number of chunks depends on the batch alone, and partial sums are added in chunk order: results are the same for any
-// number of threads.
+// The number of chunks depends on the batch alone, and partial sums are added in chunk order: results are the same for
+// any number of threads.
 template <class T>
 class ChunkedLoss {
  public:

@@ -1,0 +1,153 @@
+#include "cpu/loss_rules.hpp"
+
+// As mlp_primitives.cpp: the same instruction sets, whose vectors the padding of the planes fits.
+#define HWY_DISABLED_TARGETS \
+  (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL | HWY_SVE | HWY_SVE2 | HWY_SVE_256 | HWY_SVE2_128 | HWY_RVV)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "cpu/loss_rules.cpp"
+#include <hwy/foreach_target.h>  // compiles this file once an instruction set
+#include <hwy/highway.h>
+
+HWY_BEFORE_NAMESPACE();
+namespace fokker::cpu::HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class T>
+void denoising_reverse(std::int64_t rows, std::int64_t stride, const T* p, std::int64_t p_stride, const T* first,
+                       T* second, T* delta) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const T* p_row = p + r * p_stride;
+    for (std::int64_t j = 0, k = r * stride; j < stride; j += lanes, k += lanes) {
+      const auto v = hn::LoadU(tag, p_row + j);
+      hn::StoreU(hn::Mul(hn::LoadU(tag, first + k), v), tag, delta + k);
+      hn::StoreU(hn::Mul(hn::LoadU(tag, second + k), v), tag, second + k);
+    }
+  }
+}
+
+template <class T>
+void denoising_tangent(std::int64_t n, const T* z, const T* first, T* second, T* h) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  for (std::int64_t k = 0; k < n; k += lanes) {
+    const auto v = hn::LoadU(tag, z + k);
+    hn::StoreU(hn::Mul(hn::LoadU(tag, first + k), v), tag, h + k);
+    hn::StoreU(hn::Mul(hn::LoadU(tag, second + k), v), tag, second + k);
+  }
+}
+
+// The dimension as a compile-time number where it is small, so that the loop over streams unrolls; 0: at run time.
+template <int kDimension, class T>
+void residual_forward_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
+                         const T* second, const T* third) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto c = hn::Set(tag, half_g2[r]);
+    for (std::int64_t k = r * stride; k < (r + 1) * stride; k += lanes) {
+      const auto s1 = hn::LoadU(tag, z + k), s2 = hn::LoadU(tag, second + k);
+      auto q = hn::Zero(tag);
+      for (std::int64_t i = 1; i <= d; ++i) {
+        const auto zi = hn::LoadU(tag, z + i * plane + k);
+        q = hn::MulAdd(zi, zi, q);
+        hn::StoreU(hn::Mul(s1, zi), tag, h + i * plane + k);
+        if (third) hn::StoreU(hn::Mul(s2, zi), tag, z + i * plane + k);
+      }
+      const auto cq = hn::Mul(c, q), za = hn::LoadU(tag, z + (d + 1) * plane + k);
+      hn::StoreU(hn::NegMulAdd(s2, cq, hn::Mul(s1, za)), tag, h + (d + 1) * plane + k);
+      if (third) {
+        const auto s3 = hn::LoadU(tag, third + k);
+        hn::StoreU(hn::NegMulAdd(s3, cq, hn::Mul(s2, za)), tag, z + (d + 1) * plane + k);
+      }
+    }
+  }
+}
+
+template <class T>
+void residual_forward(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
+                      const T* second, const T* third) {
+  if (dimension == 2) return residual_forward_of<2, T>(rows, stride, dimension, half_g2, z, h, second, third);
+  residual_forward_of<0, T>(rows, stride, dimension, half_g2, z, h, second, third);
+}
+
+template <int kDimension, bool kLast, class T>
+void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
+                         const T* seeds, const T* w, T* bar) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto g2 = hn::Set(tag, 2 * half_g2[r]);
+    for (std::int64_t j = 0, k = r * stride; j < stride; j += lanes, k += lanes) {
+      const auto seeded = [&](std::int64_t stream) {  // h̄ of a stream after z_0
+        if constexpr (kLast)
+          return hn::Mul(hn::Set(tag, seeds[(stream - 1) * rows + r]), hn::LoadU(tag, w + j));
+        else
+          return hn::LoadU(tag, bar + stream * plane + k);
+      };
+      const auto s1 = hn::LoadU(tag, z + k);
+      const auto generator = seeded(d + 1), g2_generator = hn::Mul(g2, generator);
+      auto sum = hn::Mul(hn::LoadU(tag, z + (d + 1) * plane + k), generator);
+      if constexpr (!kLast) sum = hn::MulAdd(s1, hn::LoadU(tag, bar + k), sum);
+      for (std::int64_t i = 1; i <= d; ++i) {
+        const auto u = hn::LoadU(tag, z + i * plane + k), hi = seeded(i);
+        sum = hn::MulAdd(u, hi, sum);
+        hn::StoreU(hn::NegMulAdd(u, g2_generator, hn::Mul(s1, hi)), tag, bar + i * plane + k);
+      }
+      hn::StoreU(sum, tag, bar + k);
+      hn::StoreU(hn::Mul(s1, generator), tag, bar + (d + 1) * plane + k);
+    }
+  }
+}
+
+template <class T>
+void residual_reverse(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
+                      T* bar) {
+  if (dimension == 2) {
+    return residual_reverse_of<2, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, bar);
+  }
+  residual_reverse_of<0, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, bar);
+}
+
+template <class T>
+void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
+                           const T* seeds, const T* w, T* bar) {
+  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
+  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
+}
+
+template <class T>
+LossRules<T> table() {
+  return {denoising_reverse<T>, denoising_tangent<T>, residual_forward<T>, residual_reverse<T>,
+          residual_reverse_last<T>};
+}
+
+LossRules<float> float_table() { return table<float>(); }
+LossRules<double> double_table() { return table<double>(); }
+
+}  // namespace fokker::cpu::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace fokker::cpu {
+
+HWY_EXPORT(float_table);
+HWY_EXPORT(double_table);
+
+template <>
+const LossRules<float>& loss_rules<float>() {
+  static const LossRules<float> rules = HWY_DYNAMIC_DISPATCH(float_table)();
+  return rules;
+}
+
+template <>
+const LossRules<double>& loss_rules<double>() {
+  static const LossRules<double> rules = HWY_DYNAMIC_DISPATCH(double_table)();
+  return rules;
+}
+
+}  // namespace fokker::cpu
+#endif

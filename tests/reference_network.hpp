@@ -1,0 +1,370 @@
+#pragma once
+
+// What an MLP's fields and losses are, in double and in the plainest way: every derivative with respect to (t, x) by
+// truncated Taylor arithmetic through the layers, every derivative with respect to parameters by a tape. Shares no code
+// with the library: its own layout arithmetic, activations and SDE coefficients.
+//
+// A jet of a unit carries its value, its n = 1 + d first derivatives and those second derivatives that were asked for.
+// Jets of doubles give the fields; jets of tape variables give losses whose gradients the tape unrolls.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fokker/model.hpp"
+
+namespace fokker::testing {
+
+struct ReferenceNetwork {
+  int dimension = 2;
+  std::vector<int> hidden;
+  std::string activation;  // softplus, tanh, silu, sine
+  double beta = 1;         // softplus
+  bool potential = true;
+  std::vector<double> parameters;  // layer after layer: W [outputs, inputs] row-major, b [outputs]
+};
+
+inline ReferenceNetwork reference_network(const Architecture& a, std::vector<double> parameters) {
+  ReferenceNetwork net;
+  net.dimension = static_cast<int>(a.dimension);
+  for (auto width : a.hidden) net.hidden.push_back(static_cast<int>(width));
+  net.activation = a.activation == Activation::softplus ? "softplus"
+                   : a.activation == Activation::tanh   ? "tanh"
+                   : a.activation == Activation::silu   ? "silu"
+                                                        : "sine";
+  net.beta = a.beta;
+  net.potential = a.output == Output::potential;
+  net.parameters = std::move(parameters);
+  return net;
+}
+
+// a(t) and g²(t) of dx = a x dt + g dW.
+struct ReferenceSde {
+  std::function<double(double)> drift, diffusion_squared;
+};
+
+inline ReferenceSde reference_sde(const ForwardSde& sde) {
+  const double p = sde.first, q = sde.second, horizon = sde.horizon;
+  const auto beta_linear = [=](double t) { return p + (q - p) * t / horizon; };
+  switch (sde.kind) {
+    case SdeKind::ou: return {[=](double) { return -p; }, [=](double) { return q * q; }};
+    case SdeKind::vp_linear: return {[=](double t) { return -0.5 * beta_linear(t); }, beta_linear};
+    case SdeKind::subvp:
+      return {[=](double t) { return -0.5 * beta_linear(t); },
+              [=](double t) {
+                const double integral = p * t + 0.5 * (q - p) * t * t / horizon;
+                return beta_linear(t) * (1 - std::exp(-2 * integral));
+              }};
+    case SdeKind::ve:  // σ² = p² ((q/p)^{2τ} − 1)
+      return {[](double) { return 0.0; },
+              [=](double t) { return p * p * std::pow(q / p, 2 * t / horizon) * 2 * std::log(q / p) / horizon; }};
+    case SdeKind::vp_cosine: break;
+  }
+  const auto beta = [=](double t) {  // −d log cos²(π/2 (τ + s)/(1 + s))/dt, constant beyond τ = 0.9946
+    const double c = std::acos(-1.0) / 2 / (1 + p);
+    return 2 * c * std::tan(c * (std::min(t / horizon, 0.9946) + p)) / horizon;
+  };
+  return {[=](double t) { return -0.5 * beta(t); }, beta};
+}
+
+// ---- reverse mode --------------------------------------------------------------------------------------------------
+
+// Nodes in order of computation; each knows its operands and the partial derivatives by them.
+class Tape {
+ public:
+  explicit Tape(std::size_t inputs) : inputs_(inputs), first_(inputs + 1, 0) {}
+  // Forgets all but the inputs.
+  void rewind() {
+    first_.resize(inputs_ + 1);
+    edges_.clear();
+  }
+  void edge(std::int64_t operand, double partial) {
+    if (operand >= 0) edges_.push_back({operand, partial});
+  }
+  std::int64_t finish_node() {
+    first_.push_back(edges_.size());
+    return static_cast<std::int64_t>(first_.size()) - 2;
+  }
+  // gradient += scale · d(node)/d(inputs).
+  void accumulate(std::int64_t node, double scale, std::vector<double>& gradient) const {
+    std::vector<double> adjoint(first_.size() - 1, 0.0);
+    if (node >= 0) adjoint[node] = scale;
+    for (std::size_t k = adjoint.size(); k-- > inputs_;)
+      if (adjoint[k] != 0)
+        for (std::size_t e = first_[k]; e < first_[k + 1]; ++e)
+          adjoint[edges_[e].operand] += edges_[e].partial * adjoint[k];
+    for (std::size_t k = 0; k < inputs_; ++k) gradient[k] += adjoint[k];
+  }
+
+ private:
+  struct Edge {
+    std::int64_t operand;
+    double partial;
+  };
+  std::size_t inputs_;
+  std::vector<std::size_t> first_;
+  std::vector<Edge> edges_;
+};
+
+// A number on a tape; a constant where it has none.
+struct Variable {
+  double value = 0;
+  std::int64_t node = -1;
+  Tape* tape = nullptr;
+
+  Variable() = default;
+  Variable(double v) : value(v) {}  // NOLINT: constants mix with variables
+  Variable(double v, std::int64_t n, Tape* on) : value(v), node(n), tape(on) {}
+};
+
+inline Variable record(double value, const Variable& a, double da, const Variable& b = {}, double db = 0) {
+  Tape* tape = a.tape ? a.tape : b.tape;
+  if (!tape) return value;
+  tape->edge(a.node, da);
+  tape->edge(b.node, db);
+  return {value, tape->finish_node(), tape};
+}
+inline Variable operator+(const Variable& a, const Variable& b) { return record(a.value + b.value, a, 1, b, 1); }
+inline Variable operator-(const Variable& a, const Variable& b) { return record(a.value - b.value, a, 1, b, -1); }
+inline Variable operator*(const Variable& a, const Variable& b) {
+  return record(a.value * b.value, a, b.value, b, a.value);
+}
+inline Variable operator/(const Variable& a, const Variable& b) {
+  return record(a.value / b.value, a, 1 / b.value, b, -a.value / (b.value * b.value));
+}
+inline Variable exp(const Variable& a) { return record(std::exp(a.value), a, std::exp(a.value)); }
+inline Variable log1p(const Variable& a) { return record(std::log1p(a.value), a, 1 / (1 + a.value)); }
+inline Variable sin(const Variable& a) { return record(std::sin(a.value), a, std::cos(a.value)); }
+inline Variable cos(const Variable& a) { return record(std::cos(a.value), a, -std::sin(a.value)); }
+inline double value_of(double a) { return a; }
+inline double value_of(const Variable& a) { return a.value; }
+
+// Σ_i w[i] h[i] (+ b), as one node.
+inline double dot(const double* w, const std::vector<double>& h, const double* bias) {
+  double sum = bias ? *bias : 0.0;
+  for (std::size_t i = 0; i < h.size(); ++i) sum += w[i] * h[i];
+  return sum;
+}
+inline Variable dot(const Variable* w, const std::vector<Variable>& h, const Variable* bias) {
+  Tape* tape = w[0].tape;
+  double sum = bias ? bias->value : 0.0;
+  if (bias) tape->edge(bias->node, 1);
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    sum += w[i].value * h[i].value;
+    tape->edge(w[i].node, h[i].value);
+    tape->edge(h[i].node, w[i].value);
+  }
+  return {sum, tape->finish_node(), tape};
+}
+
+// ---- Taylor arithmetic through the layers --------------------------------------------------------------------------
+
+// f(z), f′(z), f″(z), each from elementary functions so that a tape can go on from there.
+template <class S>
+struct Derivatives {
+  S value, first, second;
+};
+
+template <class S>
+Derivatives<S> reference_activation(const std::string& name, double beta, const S& z) {
+  using std::cos, std::exp, std::log1p, std::sin;
+  const S one = 1.0;
+  if (name == "sine") return {sin(z), cos(z), S(0.0) - sin(z)};
+  if (name == "softplus") {
+    const S y = S(beta) * z;
+    if (value_of(y) > 20) return {z, one, S(0.0)};  // as torch.nn.Softplus
+    const S p = one / (one + exp(S(0.0) - y)), q = one / (one + exp(y));
+    return {log1p(exp(y)) / S(beta), p, S(beta) * p * q};
+  }
+  if (name == "tanh") {  // 1 − 2/(e^{2z} + 1)
+    const S e = exp(S(2.0) * z), q = S(4.0) * e / ((e + one) * (e + one)), h = (e - one) / (e + one);
+    return {h, q, S(-2.0) * h * q};
+  }
+  if (name == "silu") {
+    const S p = one / (one + exp(S(0.0) - z)), q = one / (one + exp(z)), u = p * q;
+    return {z * p, p + z * u, S(2.0) * u + z * u * (q - p)};
+  }
+  throw std::invalid_argument("no activation " + name);
+}
+
+using Pairs = std::vector<std::pair<int, int>>;  // second derivatives to carry; 0 is t, i is x_i
+
+template <class S>
+struct Jet {
+  S value;
+  std::vector<S> first;   // [1 + d]
+  std::vector<S> second;  // [pairs]
+};
+
+// The outputs' jets at (t, x). `nearest`, where given, takes the least |βz − 20| over all units: how far the point is
+// from a jump of softplus's derivatives.
+template <class S>
+std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::vector<S>& parameters, double t,
+                                      const double* x, const Pairs& pairs, double* nearest = nullptr) {
+  const int n = 1 + net.dimension;
+  std::vector<int> widths = {n};
+  widths.insert(widths.end(), net.hidden.begin(), net.hidden.end());
+  widths.push_back(net.potential ? 1 : net.dimension);
+
+  // streams[s][unit]: value, first derivatives, second derivatives.
+  const std::size_t n_streams = 1 + n + pairs.size();
+  std::vector<std::vector<S>> streams(n_streams, std::vector<S>(n, S(0.0)));
+  for (int i = 0; i < n; ++i) {
+    streams[0][i] = S(i == 0 ? t : x[i - 1]);
+    streams[1 + i][i] = S(1.0);
+  }
+  const S* p = parameters.data();
+  for (std::size_t layer = 0; layer + 1 < widths.size(); ++layer) {
+    const int in = widths[layer], out = widths[layer + 1];
+    const S *weight = p, *bias = p + std::size_t(in) * out;
+    p = bias + out;
+    std::vector<std::vector<S>> next(n_streams, std::vector<S>(out));
+    for (std::size_t s = 0; s < n_streams; ++s)
+      for (int j = 0; j < out; ++j)
+        next[s][j] = dot(weight + std::size_t(j) * in, streams[s], s == 0 ? bias + j : nullptr);
+    if (layer + 2 < widths.size()) {
+      for (int j = 0; j < out; ++j) {
+        if (nearest && net.activation == "softplus")
+          *nearest = std::min(*nearest, std::fabs(net.beta * value_of(next[0][j]) - 20));
+        const auto f = reference_activation<S>(net.activation, net.beta, next[0][j]);
+        for (std::size_t k = 0; k < pairs.size(); ++k) {
+          const auto [a, b] = pairs[k];
+          next[1 + n + k][j] = f.first * next[1 + n + k][j] + f.second * next[1 + a][j] * next[1 + b][j];
+        }
+        for (int i = 0; i < n; ++i) next[1 + i][j] = f.first * next[1 + i][j];
+        next[0][j] = f.value;
+      }
+    }
+    streams = std::move(next);
+  }
+  std::vector<Jet<S>> outputs(widths.back());
+  for (int j = 0; j < widths.back(); ++j) {
+    outputs[j].value = streams[0][j];
+    for (int i = 0; i < n; ++i) outputs[j].first.push_back(streams[1 + i][j]);
+    for (std::size_t k = 0; k < pairs.size(); ++k) outputs[j].second.push_back(streams[1 + n + k][j]);
+  }
+  return outputs;
+}
+
+// ---- fields --------------------------------------------------------------------------------------------------------
+
+// At one point. value and dt are those of a potential (NaN for a vector net); hessian [d·d] is ∂_j s_i at i·d + j.
+struct ReferenceFields {
+  double value, dt, divergence;
+  std::vector<double> score, hessian;
+};
+
+inline ReferenceFields reference_fields(const ReferenceNetwork& net, double t, const double* x) {
+  const int d = net.dimension;
+  ReferenceFields f{std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::quiet_NaN(), 0, {}, {}};
+  Pairs pairs;
+  if (net.potential)
+    for (int i = 1; i <= d; ++i)
+      for (int j = 1; j <= d; ++j) pairs.emplace_back(i, j);
+  const auto out = reference_outputs<double>(net, net.parameters, t, x, pairs);
+  if (net.potential) {
+    f.value = out[0].value;
+    f.dt = out[0].first[0];
+    f.score.assign(out[0].first.begin() + 1, out[0].first.end());
+    f.hessian = out[0].second;
+  } else {
+    for (int i = 0; i < d; ++i) {
+      f.score.push_back(out[i].value);
+      f.hessian.insert(f.hessian.end(), out[i].first.begin() + 1, out[i].first.end());
+    }
+  }
+  for (int i = 0; i < d; ++i) f.divergence += f.hessian[i * d + i];
+  return f;
+}
+
+// R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²) from the jet of φ with pairs (i, i).
+template <class S>
+S residual_of(const Jet<S>& phi, const ReferenceSde& sde, int d, double t, const double* x) {
+  const double a = sde.drift(t), g2 = sde.diffusion_squared(t);
+  S r = phi.first[0] + S(a * d);
+  for (int i = 1; i <= d; ++i) {
+    const S s = phi.first[i];
+    r = r + S(a * x[i - 1]) * s - S(0.5 * g2) * (phi.second[i - 1] + s * s);
+  }
+  return r;
+}
+
+inline Pairs diagonal_pairs(int d) {
+  Pairs pairs;
+  for (int i = 1; i <= d; ++i) pairs.emplace_back(i, i);
+  return pairs;
+}
+
+inline double reference_residual(const ReferenceNetwork& net, const ReferenceSde& sde, double t, const double* x) {
+  const auto out = reference_outputs<double>(net, net.parameters, t, x, diagonal_pairs(net.dimension));
+  return residual_of(out[0], sde, net.dimension, t, x);
+}
+
+// Least |βz − 20| over the units of a softplus network and the points t [N], x [N, d]; infinite for the others.
+inline double distance_to_softplus_threshold(const ReferenceNetwork& net, const std::vector<double>& t,
+                                             const std::vector<double>& x) {
+  double nearest = std::numeric_limits<double>::infinity();
+  for (std::size_t k = 0; k < t.size(); ++k)
+    reference_outputs<double>(net, net.parameters, t[k], &x[k * net.dimension], {}, &nearest);
+  return nearest;
+}
+
+// ---- losses --------------------------------------------------------------------------------------------------------
+
+struct ReferenceLoss {
+  double value = 0;
+  std::vector<double> gradient;  // [P]
+};
+
+// Mean over the points of point_loss(point, parameters on a tape).
+template <class PointLoss>
+ReferenceLoss reference_mean(const ReferenceNetwork& net, std::size_t points, PointLoss point_loss) {
+  ReferenceLoss loss{0, std::vector<double>(net.parameters.size(), 0.0)};
+  Tape tape(net.parameters.size());
+  std::vector<Variable> parameters;
+  for (std::size_t k = 0; k < net.parameters.size(); ++k)
+    parameters.emplace_back(net.parameters[k], static_cast<std::int64_t>(k), &tape);
+  for (std::size_t i = 0; i < points; ++i) {
+    tape.rewind();
+    const Variable l = point_loss(i, parameters);
+    loss.value += l.value / double(points);
+    tape.accumulate(l.node, 1.0 / double(points), loss.gradient);
+  }
+  return loss;
+}
+
+// Mean over points and coordinates of weight (s − target)²; t [N], x [N, d], target [N, d], weight [N] or empty.
+inline ReferenceLoss reference_denoising_loss(const ReferenceNetwork& net, const std::vector<double>& t,
+                                              const std::vector<double>& x, const std::vector<double>& target,
+                                              const std::vector<double>& weight = {}) {
+  const int d = net.dimension;
+  return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
+    const auto out = reference_outputs<Variable>(net, parameters, t[k], &x[k * d], {});
+    Variable sum = 0.0;
+    for (int i = 0; i < d; ++i) {
+      const Variable e = (net.potential ? out[0].first[1 + i] : out[i].value) - Variable(target[k * d + i]);
+      sum = sum + e * e;
+    }
+    return Variable((weight.empty() ? 1.0 : weight[k]) / d) * sum;
+  });
+}
+
+// Mean over points of R².
+inline ReferenceLoss reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
+                                             const std::vector<double>& t, const std::vector<double>& x) {
+  const int d = net.dimension;
+  const Pairs pairs = diagonal_pairs(d);
+  return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
+    const auto out = reference_outputs<Variable>(net, parameters, t[k], &x[k * d], pairs);
+    const Variable r = residual_of(out[0], sde, d, t[k], &x[k * d]);
+    return r * r;
+  });
+}
+
+}  // namespace fokker::testing

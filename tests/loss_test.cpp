@@ -1,0 +1,484 @@
+#include "fokker/loss.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <random>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "compare.hpp"
+#include "cpu/loss.hpp"
+#include "fokker/error.hpp"
+#include "fokker/safetensors.hpp"
+#include "reference_network.hpp"
+
+namespace fokker {
+namespace {
+
+using testing::agrees;
+using testing::Bound;
+
+Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hidden, Activation activation, double beta,
+                             Output output) {
+  Architecture a;
+  a.dimension = d;
+  a.hidden = std::move(hidden);
+  a.activation = activation;
+  a.beta = beta;
+  a.output = output;
+  return a;
+}
+
+// Numbers that are exact in float, so that both precisions and the reference see the same problem.
+struct Problem {
+  std::vector<double> parameters, t, x, target, weight, residual_t, residual_x;
+};
+
+Problem make_problem(const Architecture& a, const ForwardSde& sde, std::int64_t n, std::int64_t m, bool weighted,
+                     unsigned seed) {
+  std::mt19937_64 rng(seed);
+  const auto draw = [&](std::int64_t count, double low, double high) {
+    std::uniform_real_distribution<double> uniform(low, high);
+    std::vector<double> v(static_cast<std::size_t>(count));
+    for (double& e : v) e = static_cast<double>(static_cast<float>(uniform(rng)));
+    return v;
+  };
+  Problem p;
+  p.parameters = Mlp::initialise(a, seed).parameters;
+  for (double& e : p.parameters) e = static_cast<double>(static_cast<float>(e));
+  p.t = draw(n, sde.t_min, sde.horizon);
+  p.x = draw(n * a.dimension, -2, 2);
+  p.target = draw(n * a.dimension, -1, 1);
+  if (weighted) p.weight = draw(n, 0.25, 3);
+  p.residual_t = draw(m, sde.t_min, sde.horizon);
+  p.residual_x = draw(m * a.dimension, -2, 2);
+  return p;
+}
+
+template <class T>
+std::vector<T> as(const std::vector<double>& v) {
+  return {v.begin(), v.end()};
+}
+
+struct Result {
+  std::vector<double> values = std::vector<double>(3, -1.0);
+  std::vector<double> gradient;
+};
+
+template <class T>
+Result evaluate(const Architecture& a, const ForwardSde& sde, const Problem& p, double residual_weight, int threads = 2,
+                bool with_gradient = true) {
+  const Loss<T> loss(Context({BackendKind::cpu, threads}), a, sde);
+  const auto parameters = as<T>(p.parameters), t = as<T>(p.t), x = as<T>(p.x), target = as<T>(p.target),
+             weight = as<T>(p.weight), rt = as<T>(p.residual_t), rx = as<T>(p.residual_x);
+  std::vector<T> gradient(with_gradient ? parameters.size() : 0, T(7));  // overwritten, not added to
+  Result result;
+  loss.evaluate(View<const T>(parameters),
+                {View<const T>(t), View<const T>(x, a.dimension), View<const T>(target, a.dimension),
+                 p.weight.empty() ? View<const T>() : View<const T>(weight)},
+                {View<const T>(rt), View<const T>(rx, a.dimension)}, residual_weight, View<double>(result.values),
+                with_gradient ? View<T>(gradient) : View<T>());
+  result.gradient.assign(gradient.begin(), gradient.end());
+  return result;
+}
+
+// ---- the reference itself ------------------------------------------------------------------------------------------
+
+TEST(ReferenceNetwork, DerivativesAreThoseOfItsValue) {
+  for (const char* activation : {"softplus", "tanh", "silu", "sine"}) {
+    const auto a = architecture_of(3, {7, 5, 6}, parse_activation(activation), 2.5, Output::potential);
+    const auto net = testing::reference_network(a, Mlp::initialise(a, 3).parameters);
+    const std::vector<double> at = {0.7, -0.4, 1.1, 0.3};
+    const auto fields = testing::reference_fields(net, at[0], &at[1]);
+    const double h = 1e-5;
+    for (int i = 0; i < 4; ++i) {
+      auto up = at, down = at;
+      up[i] += h;
+      down[i] -= h;
+      const auto f = testing::reference_fields(net, up[0], &up[1]),
+                 g = testing::reference_fields(net, down[0], &down[1]);
+      EXPECT_NEAR((f.value - g.value) / (2 * h), i == 0 ? fields.dt : fields.score[i - 1], 1e-9) << activation;
+      for (int j = 0; j < 3 && i > 0; ++j) {
+        EXPECT_NEAR((f.score[j] - g.score[j]) / (2 * h), fields.hessian[j * 3 + i - 1], 1e-8) << activation;
+      }
+    }
+  }
+}
+
+TEST(ReferenceNetwork, GradientsAreThoseOfItsLosses) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::subvp);
+  for (const char* activation : {"softplus", "tanh", "silu", "sine"}) {
+    const auto a = architecture_of(2, {5, 4}, parse_activation(activation), 3, Output::potential);
+    const Problem p = make_problem(a, sde, 3, 3, true, 5);
+    const auto reference = testing::reference_sde(sde);
+    const auto both = [&](const std::vector<double>& parameters) {
+      const auto net = testing::reference_network(a, parameters);
+      auto l = testing::reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
+      const auto r = testing::reference_residual_loss(net, reference, p.residual_t, p.residual_x);
+      l.value += 0.3 * r.value;
+      for (std::size_t k = 0; k < l.gradient.size(); ++k) l.gradient[k] += 0.3 * r.gradient[k];
+      return l;
+    };
+    const auto gradient = both(p.parameters).gradient;
+    std::vector<double> differences;
+    for (std::size_t k = 0; k < p.parameters.size(); ++k) {
+      auto up = p.parameters, down = p.parameters;
+      up[k] += 1e-5;
+      down[k] -= 1e-5;
+      differences.push_back((both(up).value - both(down).value) / 2e-5);
+    }
+    // Central differences: h² |L‴|/6 ~ 1e-9 and rounding ε |L|/h ~ 1e-10.
+    EXPECT_TRUE(agrees(gradient, differences, Bound{.of_rms = 1e-7, .norm = 2e-8})) << activation;
+  }
+}
+
+// ---- against the reference, on random architectures ----------------------------------------------------------------
+
+struct Case {
+  std::string name;
+  Architecture architecture;
+  SdeKind sde;
+  std::int64_t n, m;
+  bool weighted;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m;
+}
+
+std::vector<Case> cases() {
+  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
+  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
+  struct Shape {
+    std::int64_t d;
+    std::vector<std::int64_t> hidden;
+    std::int64_t n, m;
+  };
+  const std::vector<Shape> shapes = {{1, {1}, 989, 989},
+                                     {2, {7}, 1, 1},
+                                     {3, {7, 1, 13}, 99, 99},
+                                     {2, {80, 80, 80}, 99, 19},
+                                     {5, {127, 80}, 19, 19},
+                                     {16, {33, 17}, 19, 19},
+                                     {2, {127, 127, 127}, 19, 1},
+                                     {2, {7, 7}, 989, 989},
+                                     {4, {16, 8, 24}, 0, 99},
+                                     {4, {16, 8, 24}, 99, 0},
+                                     {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
+                                     {40, {20, 12}, 19, 19},
+                                     {2, {5}, 0, 0}};
+  std::vector<Case> all;
+  for (std::size_t s = 0; s < shapes.size(); ++s) {
+    for (std::size_t k = 0; k < std::size(activations); ++k) {
+      // Wide networks with each activation would only repeat what narrow ones show.
+      if (shapes[s].hidden[0] > 80 && k != s % 4 && k != 0) continue;
+      for (Output output : {Output::potential, Output::score}) {
+        const Shape& shape = shapes[s];
+        const double beta = s % 2 == 0 ? 3.0 : 100.0;
+        Case c{"",
+               architecture_of(shape.d, shape.hidden, activations[k], beta, output),
+               sdes[(s + k) % 5],
+               shape.n,
+               output == Output::potential ? shape.m : 0,
+               (s + k) % 2 == 1};
+        c.name = fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activations[k]), to_string(output));
+        all.push_back(c);
+      }
+    }
+  }
+  return all;
+}
+
+class AgainstReference : public ::testing::TestWithParam<Case> {};
+
+TEST_P(AgainstReference, LossesAndGradientInBothPrecisions) {
+  const Case& c = GetParam();
+  const ForwardSde sde = ForwardSde::defaults(c.sde);
+  const Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+  const auto net = testing::reference_network(c.architecture, p.parameters);
+  ASSERT_GT(testing::distance_to_softplus_threshold(net, p.t, p.x), 1e-9);
+  ASSERT_GT(testing::distance_to_softplus_threshold(net, p.residual_t, p.residual_x), 1e-9);
+  const auto denoising = testing::reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
+  testing::ReferenceLoss residual{0, std::vector<double>(p.parameters.size(), 0.0)};
+  if (c.m > 0)
+    residual = testing::reference_residual_loss(net, testing::reference_sde(sde), p.residual_t, p.residual_x);
+  // A weight that gives both gradients the same size, so that neither hides the other's errors.
+  const auto norm = [](const std::vector<double>& v) {
+    double sum = 0;
+    for (double e : v) sum += e * e;
+    return std::sqrt(sum);
+  };
+  const double ratio = norm(denoising.gradient) / norm(residual.gradient);
+  const double weight = c.n == 0 || c.m == 0 ? 1.0 : ratio;
+  std::vector<double> expected(p.parameters.size());
+  for (std::size_t k = 0; k < expected.size(); ++k) {
+    expected[k] = denoising.gradient[k] + weight * residual.gradient[k];
+  }
+
+  const Result wide = evaluate<double>(c.architecture, sde, p, weight);
+  EXPECT_TRUE(agrees(wide.values[0], denoising.value, 1e-11));
+  EXPECT_TRUE(agrees(wide.values[1], residual.value, 1e-9));
+  EXPECT_TRUE(agrees(wide.values[2], wide.values[0] + weight * wide.values[1], 1e-15));
+  EXPECT_TRUE(agrees(wide.gradient, expected, Bound{.relative = 1e-9, .of_rms = 1e-10, .norm = 1e-10}));
+
+  // Rounding, ε = 2^-24: a pre-activation carries some tens of ε; σ″ and σ‴ of softplus magnify an error of z by β, and
+  // |z| is about 1. An element is a mean over points, and its error may be the rms error times the ratio of the largest
+  // to the rms element, some tens. Loss values average the errors of many points.
+  const double epsilon = 0x1p-24, beta = c.architecture.activation == Activation::softplus ? c.architecture.beta : 0;
+  const double norm_bound = (60 + 2 * beta) * epsilon;
+  const Result narrow = evaluate<float>(c.architecture, sde, p, weight);
+  EXPECT_TRUE(agrees(narrow.values[0], denoising.value, 30 * epsilon));
+  EXPECT_TRUE(agrees(narrow.values[1], residual.value, 60 * epsilon));
+  EXPECT_TRUE(agrees(narrow.gradient, expected, Bound{.of_rms = 25 * norm_bound, .norm = norm_bound}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Shapes, AgainstReference, ::testing::ValuesIn(cases()),
+                         [](const auto& test) { return test.param.name; });
+
+// ---- against float64 autograd on the published networks ------------------------------------------------------------
+
+class PublishedNetworks : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(PublishedNetworks, LossesAndGradients) {
+  const char* folder = std::getenv("FOKKER_PAPER_DATA");
+  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  const Model model = load_model(stem + ".safetensors");
+  const auto& mlp = std::get<Mlp>(model.network);
+  const SafeTensors reference = SafeTensors::load(stem + ".reference.safetensors");
+  const auto gradient_of = [&](const std::string& prefix) {
+    std::vector<double> g;
+    for (const std::string& layer : mlp.architecture.names()) {
+      for (const char* part : {".weight", ".bias"}) {
+        const auto v = reference.at(prefix + layer + part).to_double();
+        g.insert(g.end(), v.begin(), v.end());
+      }
+    }
+    return g;
+  };
+  Problem denoising, collocation;
+  denoising.parameters = collocation.parameters = mlp.parameters;
+  denoising.t = collocation.residual_t = reference.at("t").to_double();
+  denoising.x = collocation.residual_x = reference.at("x").to_double();
+  denoising.target = reference.at("dsm_target_score").to_double();
+  const double dsm_loss = reference.at("dsm_loss").to_double()[0], fp_loss = reference.at("fp_loss").to_double()[0];
+  const auto dsm_gradient = gradient_of("dsm_grad."), fp_gradient = gradient_of("fp_grad.");
+
+  // At βz = 20 softplus′ jumps by e^-20 and softplus″ by β e^-20. A pre-activation is known to some 1e-14, so both
+  // sides are on the same branch everywhere where none lies nearer than this.
+  const auto net = testing::reference_network(mlp.architecture, mlp.parameters);
+  ASSERT_GT(testing::distance_to_softplus_threshold(net, denoising.t, denoising.x), 1e-10);
+
+  const auto wide = evaluate<double>(mlp.architecture, model.sde, denoising, 1);
+  EXPECT_TRUE(agrees(wide.values[0], dsm_loss, 1e-11));
+  EXPECT_TRUE(agrees(wide.gradient, dsm_gradient, Bound{.relative = 1e-9, .of_rms = 1e-9, .norm = 1e-9}));
+  const auto wide_fp = evaluate<double>(mlp.architecture, model.sde, collocation, 1);
+  EXPECT_TRUE(agrees(wide_fp.values[1], fp_loss, 1e-9));
+  EXPECT_TRUE(agrees(wide_fp.gradient, fp_gradient, Bound{.relative = 1e-9, .of_rms = 1e-9, .norm = 1e-9}));
+
+  const auto narrow = evaluate<float>(mlp.architecture, model.sde, denoising, 1);
+  const auto narrow_fp = evaluate<float>(mlp.architecture, model.sde, collocation, 1);
+  // Rounding, as above: (60 + 2 β) ε for the denoising gradient, of which these networks show a fifth at most. The
+  // residual is a difference of terms that are much larger than it (the more so the better the network is trained):
+  // their errors of some β ε show in R at 2e-5 of its size, and here at 5e-5 in the gradient.
+  EXPECT_TRUE(agrees(narrow.values[0], dsm_loss, 1e-6));
+  EXPECT_TRUE(agrees(narrow.gradient, dsm_gradient, Bound{.of_rms = 3e-4, .norm = 1.5e-5}));
+  EXPECT_TRUE(agrees(narrow_fp.values[1], fp_loss, 6e-5));
+  EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, Bound{.of_rms = 3e-3, .norm = 1e-4}));
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
+                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
+                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '.', '_');
+                           return name;
+                         });
+
+// ---- determinism, batches cut into chunks, refusals ----------------------------------------------------------------
+
+template <class T>
+class LossOf : public ::testing::Test {};
+using Precisions = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(LossOf, Precisions);
+
+TYPED_TEST(LossOf, ResultsAreTheSameBitsForAnyNumberOfThreads) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  for (Output output : {Output::potential, Output::score}) {
+    const auto a = architecture_of(2, {24, 17}, Activation::softplus, 20, output);
+    const Problem p = make_problem(a, sde, 5003, output == Output::potential ? 2001 : 0, true, 11);
+    const Result one = evaluate<TypeParam>(a, sde, p, 0.5, 1);
+    for (int threads : {2, 3, 7}) {
+      const Result more = evaluate<TypeParam>(a, sde, p, 0.5, threads);
+      EXPECT_EQ(more.values, one.values) << threads << " threads";
+      EXPECT_EQ(more.gradient, one.gradient) << threads << " threads";
+    }
+    EXPECT_EQ(evaluate<TypeParam>(a, sde, p, 0.5, 2, false).values, one.values) << "without a gradient";
+  }
+}
+
+TYPED_TEST(LossOf, ManyChunksAddUpToTheMeanOfTheirParts) {
+  using T = TypeParam;
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
+  const auto a = architecture_of(3, {12, 9}, Activation::silu, 1, Output::potential);
+  const Problem p = make_problem(a, sde, 20000, 9001, true, 23);
+  const Result all = evaluate<T>(a, sde, p, 0.1);
+  std::vector<double> values(2, 0.0), gradient(p.parameters.size(), 0.0);
+  const auto part = [](const std::vector<double>& v, std::size_t first, std::size_t n) {
+    return std::vector<double>(v.begin() + static_cast<std::ptrdiff_t>(first),
+                               v.begin() + static_cast<std::ptrdiff_t>(std::min(v.size(), first + n)));
+  };
+  const std::size_t step = 1237;
+  for (std::size_t first = 0; first < p.t.size(); first += step) {
+    Problem q;
+    q.parameters = p.parameters;
+    q.t = part(p.t, first, step), q.x = part(p.x, 3 * first, 3 * step), q.target = part(p.target, 3 * first, 3 * step);
+    q.weight = part(p.weight, first, step);
+    const Result r = evaluate<T>(a, sde, q, 0.1);
+    const double share = double(q.t.size()) / double(p.t.size());
+    values[0] += share * r.values[0];
+    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+  }
+  for (std::size_t first = 0; first < p.residual_t.size(); first += step) {
+    Problem q;
+    q.parameters = p.parameters;
+    q.residual_t = part(p.residual_t, first, step), q.residual_x = part(p.residual_x, 3 * first, 3 * step);
+    const Result r = evaluate<T>(a, sde, q, 0.1);
+    const double share = double(q.residual_t.size()) / double(p.residual_t.size());
+    values[1] += share * r.values[1];
+    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+  }
+  // Sums of some hundred rounded terms in either order.
+  const double epsilon = std::numeric_limits<T>::epsilon();
+  EXPECT_TRUE(agrees(all.values[0], values[0], 1e-12));
+  EXPECT_TRUE(agrees(all.values[1], values[1], 1e-12));
+  EXPECT_TRUE(agrees(all.gradient, gradient, Bound{.of_rms = 500 * epsilon, .norm = 50 * epsilon}));
+}
+
+TYPED_TEST(LossOf, SourcesAreAskedForEveryPointOnceAndMayUseTheirStorage) {
+  using T = TypeParam;
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const auto a = architecture_of(2, {8}, Activation::tanh, 1, Output::potential);
+  const std::int64_t n = 3001, m = 1009;
+  const Problem p = make_problem(a, sde, n, m, true, 29);
+  const auto parameters = as<T>(p.parameters);
+  std::vector<std::atomic<int>> asked(n), asked_residual(m);
+  cpu::ChunkedLoss<T> loss(a, sde, 2);
+  std::vector<T> gradient(parameters.size());
+  const auto sums = loss.evaluate(
+      parameters.data(), n,
+      [&](std::int64_t first, std::int64_t count, T* storage) {
+        T *t = storage, *x = t + count, *target = x + 2 * count, *weight = target + 2 * count;
+        for (std::int64_t i = 0; i < count; ++i) {
+          ++asked[first + i];
+          t[i] = static_cast<T>(p.t[first + i]);
+          weight[i] = static_cast<T>(p.weight[first + i]);
+          for (int k = 0; k < 2; ++k) {
+            x[2 * i + k] = static_cast<T>(p.x[2 * (first + i) + k]);
+            target[2 * i + k] = static_cast<T>(p.target[2 * (first + i) + k]);
+          }
+        }
+        return cpu::DenoisingChunk<T>{t, x, target, weight};
+      },
+      m,
+      [&](std::int64_t first, std::int64_t count, T* storage) {
+        for (std::int64_t i = 0; i < count; ++i) {
+          ++asked_residual[first + i];
+          storage[i] = static_cast<T>(p.residual_t[first + i]);
+          for (int k = 0; k < 2; ++k) storage[count + 2 * i + k] = static_cast<T>(p.residual_x[2 * (first + i) + k]);
+        }
+        return cpu::CollocationChunk<T>{storage, storage + count};
+      },
+      0.5, gradient.data());
+  for (auto& count : asked) ASSERT_EQ(count, 1);
+  for (auto& count : asked_residual) ASSERT_EQ(count, 1);
+  const Result direct = evaluate<T>(a, sde, p, 0.5);
+  EXPECT_EQ(sums.denoising, direct.values[0]);
+  EXPECT_EQ(sums.residual, direct.values[1]);
+  EXPECT_EQ(std::vector<double>(gradient.begin(), gradient.end()), direct.gradient);
+}
+
+TYPED_TEST(LossOf, AFailingSourceFailsTheCallAndNothingElse) {
+  using T = TypeParam;
+  const auto a = architecture_of(2, {8}, Activation::tanh, 1, Output::potential);
+  const auto parameters = as<T>(Mlp::initialise(a, 1).parameters);
+  cpu::ChunkedLoss<T> loss(a, ForwardSde::defaults(SdeKind::ou), 2);
+  const cpu::DenoisingSource<T> failing = [](std::int64_t, std::int64_t, T*) -> cpu::DenoisingChunk<T> {
+    throw Error("no points today");
+  };
+  const cpu::CollocationSource<T> zeros = [](std::int64_t, std::int64_t n, T* storage) {
+    std::fill_n(storage, 3 * n, T(1));
+    return cpu::CollocationChunk<T>{storage, storage + n};
+  };
+  EXPECT_THROW(loss.evaluate(parameters.data(), 4000, failing, 100, zeros, 1, nullptr), Error);
+  EXPECT_TRUE(std::isfinite(loss.evaluate(parameters.data(), 0, failing, 100, zeros, 1, nullptr).residual));
+}
+
+TYPED_TEST(LossOf, RefusesWhatDoesNotFit) {
+  using T = TypeParam;
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const auto a = architecture_of(2, {5}, Activation::tanh, 1, Output::potential);
+  const Context context({BackendKind::cpu, 1});
+  const Loss<T> loss(context, a, sde);
+  const std::int64_t count = a.parameter_count();
+  std::vector<T> parameters(static_cast<std::size_t>(count), T(0.1)), gradient = parameters, t(19, T(1)), x(38, T(1));
+  std::vector<double> values(3);
+  const View<const T> theta(parameters), tv(t), xv(x, 2);
+  const auto message = [&](const Loss<T>& l, View<const T> p, const DenoisingBatch<T>& dsm,
+                           const CollocationBatch<T>& fp, double weight, View<double> v, View<T> g) -> std::string {
+    const auto before = gradient;
+    try {
+      l.evaluate(p, dsm, fp, weight, v, g);
+    } catch (const Error& e) {
+      EXPECT_EQ(gradient, before);
+      return e.what();
+    }
+    return "accepted";
+  };
+  const View<double> v(values);
+  const View<T> g(gradient);
+  const DenoisingBatch<T> dsm{tv, xv, xv, {}};
+  const CollocationBatch<T> fp{tv, xv};
+  using ::testing::AllOf;
+  using ::testing::HasSubstr;
+  EXPECT_EQ(message(loss, theta, dsm, fp, 1, v, {}), "accepted");
+  EXPECT_THAT(message(loss, View<const T>(parameters.data(), count - 1), dsm, fp, 1, v, g),
+              AllOf(HasSubstr("parameters"), HasSubstr(std::to_string(count))));
+  EXPECT_THAT(message(loss, theta, {tv, View<const T>(x, 1), xv, {}}, fp, 1, v, g), HasSubstr("denoising.x"));
+  EXPECT_THAT(message(loss, theta, {tv, xv, View<const T>(x.data(), 18, 2), {}}, fp, 1, v, g),
+              HasSubstr("denoising.target"));
+  EXPECT_THAT(message(loss, theta, {tv, xv, xv, View<const T>(t.data(), 18)}, fp, 1, v, g),
+              HasSubstr("denoising.weight"));
+  EXPECT_THAT(message(loss, theta, dsm, {tv, View<const T>(x.data(), 18, 2)}, 1, v, g), HasSubstr("collocation.x"));
+  EXPECT_THAT(message(loss, theta, {tv, View<const T>(static_cast<const T*>(nullptr), 19, 2), xv, {}}, fp, 1, v, g),
+              HasSubstr("no data"));
+  EXPECT_THAT(message(loss, theta, {View<const T>(t.data(), -1), xv, xv, {}}, fp, 1, v, g), HasSubstr("-1"));
+  EXPECT_THAT(message(loss, theta, {View<const T>(t.data(), 19, 1, Device::cuda), xv, xv, {}}, fp, 1, v, g),
+              HasSubstr("cuda"));
+  EXPECT_THAT(message(loss, theta, dsm, fp, 1, View<double>(values.data(), 2), g), HasSubstr("values"));
+  EXPECT_THAT(message(loss, theta, dsm, fp, 1, v, View<T>(gradient.data(), 3)), HasSubstr("gradient"));
+  EXPECT_THAT(message(loss, theta, dsm, fp, -1, v, g), HasSubstr("-1"));
+  EXPECT_THAT(message(loss, theta, dsm, fp, std::nan(""), v, g), HasSubstr("nan"));
+
+  auto vector_net = a;
+  vector_net.output = Output::score;
+  const Loss<T> vector_loss(context, vector_net, sde);
+  std::vector<T> more(static_cast<std::size_t>(vector_net.parameter_count()), T(0.1));
+  EXPECT_THAT(message(vector_loss, View<const T>(more), dsm, fp, 1, v, {}), HasSubstr("vector score net"));
+  EXPECT_EQ(message(vector_loss, View<const T>(more), dsm, {}, 1, v, {}), "accepted");
+
+  auto bad = a;
+  bad.hidden = {0};
+  EXPECT_THROW(Loss<T>(context, bad, sde), Error);
+}
+
+}  // namespace
+}  // namespace fokker

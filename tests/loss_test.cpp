@@ -321,7 +321,10 @@ TYPED_TEST(LossOf, ResultsAreTheSameBitsForAnyNumberOfThreads) {
       EXPECT_EQ(more.values, one.values) << threads << " threads";
       EXPECT_EQ(more.gradient, one.gradient) << threads << " threads";
     }
-    EXPECT_EQ(evaluate<TypeParam>(a, sde, p, 0.5, 2, false).values, one.values) << "without a gradient";
+    // Without a gradient other outputs of the activations are wanted, which may round differently in a last place.
+    const double epsilon = std::numeric_limits<TypeParam>::epsilon();
+    EXPECT_TRUE(agrees(evaluate<TypeParam>(a, sde, p, 0.5, 2, false).values, one.values,
+                       Bound{.relative = 10 * epsilon, .norm = 10 * epsilon}));
   }
 }
 

@@ -1,0 +1,153 @@
+#!/usr/bin/env python3
+"""Times this library and its peers in turn, checks first that all do the same work, and writes a JSON file.
+
+Every peer is a process of its own (peer.py) that loads the same parameters and inputs, is checked against this library's
+results, and then times one work whenever asked. A round runs ours and each peer once; the medians of the rounds count.
+"""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+WORKS = {'score': 'score/paper/50000', 'train': 'train/paper/20000_5000', 'step': 'sample_step/paper/50000'}
+PEERS = ['torch', 'torch.compile', 'jax']
+
+
+def run(*command):
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def machine():
+    """Processor, cores and memory as lscpu and the kernel name them."""
+    fields = {}
+    for line in run('lscpu').splitlines():
+        key, _, value = line.partition(':')
+        fields.setdefault(key.strip(), value.strip())
+    pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    return {'cpu': fields.get('Model name', platform.processor()), 'cores': len(os.sched_getaffinity(0)),
+            'flags': [f for f in ('avx2', 'fma', 'avx512f') if f in fields.get('Flags', '').split()],
+            'memory_gib': round(pages / 2**30, 1), 'system': platform.platform()}
+
+
+def ours(bench, threads, works, seconds):
+    """Milliseconds of each work and the counters, from one run of fokker_bench."""
+    pattern = '^(' + '|'.join(WORKS[w] for w in works) + ')(/|$)'
+    with tempfile.NamedTemporaryFile(suffix='.json') as out:
+        subprocess.run([bench, f'--threads={threads}', f'--benchmark_filter={pattern}', f'--benchmark_min_time={seconds}',
+                        f'--benchmark_out={out.name}', '--benchmark_out_format=json'], check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
+        report = json.loads(pathlib.Path(out.name).read_text())
+    result = {}
+    for work in works:
+        row = next(b for b in report['benchmarks'] if b['name'].startswith(WORKS[work]))
+        if row.get('error_occurred'):
+            sys.exit(f"{row['name']}: {row['error_message']}")
+        result[work] = {'ms': row['real_time'], 'gflops': row['gflops'], 'fraction_of_peak': row['fraction_of_peak']}
+    return result, float(report['context']['fma_peak_gflops']), report['context']['fokker']
+
+
+class Peer:
+    """A worker that answers each line with one line of JSON."""
+
+    def __init__(self, name, reference, threads):
+        environment = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+        environment.pop('OPENBLAS_CORETYPE', None)  # a forced core type would handicap NumPy's library
+        self.name = name
+        self.process = subprocess.Popen([sys.executable, str(HERE / 'peer.py'), name, reference, str(threads)],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+
+    def ask(self, *words):
+        self.process.stdin.write(' '.join(map(str, words)) + '\n')
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit(f'{self.name} ended without an answer to {words}; its message is above')
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--bench', required=True, help='path of fokker_bench')
+    parser.add_argument('--name', default=platform.node(), help='the result is bench/results/NAME.json (default: %(default)s)')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of everybody (default: %(default)s)')
+    parser.add_argument('--rounds', type=int, default=5, help='default: %(default)s')
+    parser.add_argument('--seconds', type=float, default=1.0, help='of each timing (default: %(default)s)')
+    parser.add_argument('--works', nargs='+', choices=WORKS, default=list(WORKS))
+    parser.add_argument('--peers', nargs='+', choices=PEERS, default=PEERS)
+    parser.add_argument('--small', action='store_true', help='one short round that shows that everything runs; nothing is written')
+    arguments = parser.parse_args()
+    rounds, seconds = (1, 0.05) if arguments.small else (arguments.rounds, arguments.seconds)
+
+    available = sorted(os.sched_getaffinity(0))
+    if not 1 <= arguments.threads <= len(available):
+        parser.error(f'--threads {arguments.threads}: allowed here are 1 to {len(available)}')
+    os.sched_setaffinity(0, available[:arguments.threads])  # inherited: the same cores for everybody
+
+    with tempfile.TemporaryDirectory() as folder:
+        reference = os.path.join(folder, 'reference.safetensors')
+        subprocess.run([arguments.bench, f'--threads={arguments.threads}', f'--write_reference={reference}'], check=True)
+        peers, checks, versions = [], {}, {'python': platform.python_version()}
+        for name in arguments.peers:
+            print(f'{name}: loading and checking', file=sys.stderr, flush=True)
+            peer = Peer(name, reference, arguments.threads)
+            for work in arguments.works:
+                answer = peer.ask('check', work)
+                checks.setdefault(work, {})[name] = answer['errors']
+                if not answer['same']:
+                    sys.exit(f'{name} does not do the same {work}: {answer}')
+            versions.update(peer.ask('versions'))
+            peers.append(peer)
+
+        times = {work: {} for work in arguments.works}
+        fractions = {work: [] for work in arguments.works}
+        peaks = []
+        for k in range(rounds):
+            print(f'round {k + 1} of {rounds}', file=sys.stderr, flush=True)
+            result, peak, description = ours(arguments.bench, arguments.threads, arguments.works, seconds)
+            peaks.append(peak)
+            for work in arguments.works:
+                times[work].setdefault('fokker', []).append(result[work]['ms'])
+                fractions[work].append(result[work]['fraction_of_peak'])
+                for peer in peers:
+                    answer = peer.ask('time', work, seconds)
+                    if answer['ms'] is not None:
+                        times[work].setdefault(peer.name, []).append(answer['ms'])
+        for peer in peers:
+            peer.close()
+
+    report = {'date': datetime.date.today().isoformat(), 'commit': run('git', '-C', str(ROOT), 'rev-parse', 'HEAD').strip(),
+              'machine': machine(), 'threads': arguments.threads, 'fokker': description, 'versions': versions,
+              'fma_peak_gflops': statistics.median(peaks), 'rounds': rounds, 'unit': 'ms, medians of the rounds', 'work': {}}
+    print(f"{report['machine']['cpu']}, {arguments.threads} threads, FMA peak {report['fma_peak_gflops']:.0f} GFLOP/s, "
+          f"{', '.join(f'{k} {v}' for k, v in versions.items())}")
+    print(f"{'work':26}{'fokker':>12}{'of peak':>9}" + ''.join(f'{p:>22}' for p in arguments.peers))
+    for work in arguments.works:
+        median = {name: statistics.median(values) for name, values in times[work].items()}
+        ratios = {name: median[name] / median['fokker'] for name in median if name != 'fokker'}
+        fraction = statistics.median(fractions[work])
+        report['work'][WORKS[work]] = {'ms': median, 'ratio_to_fokker': ratios, 'fraction_of_peak': fraction,
+                                       'all_ms': times[work], 'difference_from_fokker': checks[work]}
+        print(f"{WORKS[work]:26}{median['fokker']:9.1f} ms{fraction:9.2f}" +
+              ''.join(f'{median[p]:9.1f} ms ({ratios[p]:5.2f} x)' if p in median else f"{'-':>22}" for p in arguments.peers))
+
+    if not arguments.small:
+        path = ROOT / 'bench' / 'results' / f'{arguments.name}.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(report, indent=2) + '\n')
+        print(f'wrote {path.relative_to(ROOT)}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,299 @@
+#!/usr/bin/env python3
+"""One peer of the comparison: peer.py (torch|torch.compile|jax) REFERENCE THREADS, asked by lines on standard input.
+
+    check WORK          the work on the reference's inputs, against the reference's results
+    time WORK SECONDS   milliseconds of the work, the median over at least SECONDS and three repetitions
+    versions
+
+The works, in float32, on the paper's potential network phi(t, x) with score grad_x phi:
+    score  50 000 points
+    train  one iteration: 20 000 denoising and 5 000 residual points drawn, both losses by automatic differentiation as the
+           paper's authors write them, the gradient, Adam
+    step   one Euler-Maruyama step of 50 000 samples, noise included: twenty steps, divided by twenty
+"""
+import json
+import math
+import statistics
+import sys
+import time
+
+import numpy
+from safetensors.numpy import load_file
+
+T, T_MIN, BOX, RATE, BETA = 10.0, 1e-4, 3.5, 1e-4, 100.0
+N_SCORE, N_DENOISING, N_COLLOCATION, STEPS = 50_000, 20_000, 5_000, 20
+DT = T / 800
+# Root mean square of the difference over that of the quantity: single precision through softplus with beta = 100, whose
+# first (score, step) and second and third (train) derivatives amplify a rounding of 6e-8 by beta once, twice, three times.
+BOUND = {'score': 1e-5, 'step': 1e-5, 'train': 1e-4}
+
+
+class Torch:
+    def __init__(self, reference, threads, compiled):
+        import torch
+        self.torch, self.compiled = torch, compiled
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        self.reference = {k: torch.from_numpy(v) for k, v in reference.items()}
+        self.names = [k.removeprefix('parameter.') for k in reference if k.startswith('parameter.')]
+        self.layers = ['input', 'hidden1', 'hidden2', 'output']
+        self.fixed = {n: self.reference['parameter.' + n].clone() for n in self.names}
+        self.trained = {n: p.clone().requires_grad_(True) for n, p in self.fixed.items()}
+        # capturable keeps the step on tensors and fused is the fastest Adam there is on a CPU.
+        self.adam = torch.optim.Adam(self.trained.values(), lr=RATE, fused=True)
+        wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
+        self.score_function = wrap(self.functional_score if compiled else self.autograd_score)
+        self.gradient_function = wrap(self.functional_gradient) if compiled else self.autograd_gradient
+        self.draw_function = wrap(self.draw)
+        self.step_function = wrap(self.step)
+
+    def versions(self):
+        return {'torch': self.torch.__version__}
+
+    def phi(self, p, t, x):
+        functional = self.torch.nn.functional
+        h = self.torch.cat([t[:, None], x], 1)
+        for name in self.layers[:-1]:
+            h = functional.softplus(functional.linear(h, p[name + '.weight'], p[name + '.bias']), beta=BETA, threshold=20)
+        return functional.linear(h, p['output.weight'], p['output.bias'])[:, 0]
+
+    def autograd_score(self, t, x):
+        x = x.detach().requires_grad_(True)
+        return self.torch.autograd.grad(self.phi(self.fixed, t, x).sum(), x)[0]
+
+    def functional_score(self, t, x):
+        return self.torch.func.grad(lambda at: self.phi(self.fixed, t, at).sum())(x)
+
+    def autograd_gradient(self, p, t, x, target, t_at, x_at):
+        """Losses [2] and the gradient of their sum, as the authors' code: autograd.grad with create_graph."""
+        grad = self.torch.autograd.grad
+        x = x.detach().requires_grad_(True)
+        denoising = ((grad(self.phi(p, t, x).sum(), x, create_graph=True)[0] - target) ** 2).mean()
+        t_at, x_at = t_at.detach().requires_grad_(True), x_at.detach().requires_grad_(True)
+        dt, s = grad(self.phi(p, t_at, x_at).sum(), (t_at, x_at), create_graph=True)
+        laplacian = sum(grad(s[:, i].sum(), x_at, create_graph=True)[0][:, i] for i in range(2))
+        residual = (self.residual(dt, s, laplacian, x_at) ** 2).mean()
+        return self.torch.stack([denoising, residual]), dict(
+            zip(p, grad(denoising + residual, list(p.values()), allow_unused=True)))
+
+    @staticmethod
+    def residual(dt, s, laplacian, x):
+        return dt - 2 - (x * s).sum(1) - 0.5 * (s * s).sum(1) - 0.5 * laplacian
+
+    def functional_gradient(self, p, t, x, target, t_at, x_at):
+        """The same by functional transforms, which torch.compile traces as one graph."""
+        func = self.torch.func
+
+        def total(p):
+            score = func.grad(lambda at: self.phi(p, t, at).sum())(x)
+            denoising = ((score - target) ** 2).mean()
+            gradient = func.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
+            dt, s = gradient(t_at, x_at)
+            laplacian = sum(func.grad(lambda at: gradient(t_at, at)[1][:, i].sum())(x_at)[:, i] for i in range(2))
+            residual = (self.residual(dt, s, laplacian, x_at) ** 2).mean()
+            return denoising + residual, (denoising, residual)
+
+        gradient, (_, losses) = func.grad_and_value(total, has_aux=True)(p)
+        return self.torch.stack(losses), gradient
+
+    def draw(self):
+        """Points of circles2 carried to a time, and residual points."""
+        torch, n, m = self.torch, N_DENOISING, N_COLLOCATION
+        radius = 2 * (torch.where(torch.rand(n) < 0.5, 0.65, 1.4) + 0.1 * torch.randn(n))
+        angle = 2 * math.pi * torch.rand(n)
+        x0 = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1)
+        t = T_MIN + (T - T_MIN) * (1 - torch.sqrt(1 - torch.rand(n)))
+        sigma = torch.sqrt(-0.5 * torch.expm1(-2 * t))[:, None]
+        z = torch.randn(n, 2)
+        x = torch.exp(-t)[:, None] * x0 + sigma * z
+        return t, x, -z / sigma, T_MIN + (T - T_MIN) * torch.rand(m), BOX * (2 * torch.rand(m, 2) - 1)
+
+    def step(self, t, dt, x, noise):
+        score = (self.functional_score if self.compiled else self.autograd_score)(t.expand(x.shape[0]), x)
+        z = self.torch.randn_like(x) if noise is None else noise
+        return x + dt * (x + score) + math.sqrt(dt) * z
+
+    def check(self, work):
+        r = self.reference
+        if work == 'score':
+            return {'score': (self.score_function(r['score.t'], r['score.x']), r['score.score'])}
+        if work == 'step':
+            times = r['step.times']
+            return {'sample': (self.step_function(times[:1].float(), float(times[0] - times[1]), r['score.x'], r['step.noise']),
+                               r['step.after'])}
+        losses, gradient = self.gradient_function(self.trained, *(r['train.' + k] for k in (
+            't', 'x', 'target', 'collocation_t', 'collocation_x')))
+        return {'losses': (losses, r['train.losses'][:2])} | {
+            n: (gradient[n], r['gradient.' + n]) for n in self.names if n != 'output.bias'}
+
+    def prepare(self, work):
+        torch = self.torch
+        if work == 'score':
+            t, x = self.reference['score.t'], self.reference['score.x']
+            return lambda: self.score_function(t, x), 1
+        if work == 'step':
+            times = [torch.tensor([T - k * DT]) for k in range(STEPS)]
+
+            def steps():
+                x = math.sqrt(0.5) * torch.randn(N_SCORE, 2)
+                for t in times:
+                    x = self.step_function(t, DT, x, None)
+            return steps, STEPS
+
+        def iteration():
+            _, gradient = self.gradient_function(self.trained, *self.draw_function())
+            for name, parameter in self.trained.items():
+                parameter.grad = None if gradient[name] is None else gradient[name].detach()
+            self.adam.step()
+        return iteration, 1
+
+    @staticmethod
+    def array(value):
+        return value.detach().numpy()
+
+
+class Jax:
+    def __init__(self, reference, threads):
+        import jax
+        from jax import numpy as jnp
+        self.jax, self.jnp = jax, jnp
+        jax.config.update('jax_platforms', 'cpu')
+        self.reference = {k: jnp.asarray(v, dtype=jnp.float32) for k, v in reference.items()}
+        self.names = [k.removeprefix('parameter.') for k in reference if k.startswith('parameter.')]
+        self.fixed = {n: self.reference['parameter.' + n] for n in self.names}
+        self.score_function = jax.jit(self.score)
+        self.gradient_function = jax.jit(self.gradient)
+
+    def versions(self):
+        return {'jax': self.jax.__version__}
+
+    def phi(self, p, t, x):
+        h = self.jnp.concatenate([t[:, None], x], 1)
+        for name in ('input', 'hidden1', 'hidden2'):
+            h = self.jax.nn.softplus(BETA * (h @ p[name + '.weight'].T + p[name + '.bias'])) / BETA
+        return (h @ p['output.weight'].T + p['output.bias'])[:, 0]
+
+    def score(self, p, t, x):
+        return self.jax.grad(lambda at: self.phi(p, t, at).sum())(x)
+
+    def gradient(self, p, t, x, target, t_at, x_at):
+        """Losses [2] and the gradient of their sum; the Laplacian forward over reverse."""
+        jnp = self.jnp
+
+        def total(p):
+            denoising = ((self.score(p, t, x) - target) ** 2).mean()
+            gradient = self.jax.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
+            dt, s = gradient(t_at, x_at)
+            laplacian = sum(self.jax.jvp(lambda at: gradient(t_at, at)[1], (x_at,),
+                                         (jnp.zeros_like(x_at).at[:, i].set(1),))[1][:, i] for i in range(2))
+            residual = (dt - 2 - (x_at * s).sum(1) - 0.5 * (s * s).sum(1) - 0.5 * laplacian)
+            residual = (residual ** 2).mean()
+            return denoising + residual, jnp.stack([denoising, residual])
+
+        (_, losses), gradient = self.jax.value_and_grad(total, has_aux=True)(p)
+        return losses, gradient
+
+    def draw(self, key):
+        jnp, random, n, m = self.jnp, self.jax.random, N_DENOISING, N_COLLOCATION
+        keys = random.split(key, 7)
+        radius = 2 * (jnp.where(random.uniform(keys[0], (n,)) < 0.5, 0.65, 1.4) + 0.1 * random.normal(keys[1], (n,)))
+        angle = 2 * jnp.pi * random.uniform(keys[2], (n,))
+        x0 = jnp.stack([radius * jnp.cos(angle), radius * jnp.sin(angle)], 1)
+        t = T_MIN + (T - T_MIN) * (1 - jnp.sqrt(1 - random.uniform(keys[3], (n,))))
+        sigma = jnp.sqrt(-0.5 * jnp.expm1(-2 * t))[:, None]
+        z = random.normal(keys[4], (n, 2))
+        x = jnp.exp(-t)[:, None] * x0 + sigma * z
+        return (t, x, -z / sigma, T_MIN + (T - T_MIN) * random.uniform(keys[5], (m,)),
+                BOX * (2 * random.uniform(keys[6], (m, 2)) - 1))
+
+    def step(self, p, t, dt, x, z):
+        return x + dt * (x + self.score(p, self.jnp.full(x.shape[0], t), x)) + self.jnp.sqrt(dt) * z
+
+    def check(self, work):
+        r = self.reference
+        if work == 'score':
+            return {'score': (self.score_function(self.fixed, r['score.t'], r['score.x']), r['score.score'])}
+        if work == 'step':
+            times = r['step.times']
+            return {'sample': (self.jax.jit(self.step)(self.fixed, times[0], times[0] - times[1], r['score.x'], r['step.noise']),
+                               r['step.after'])}
+        losses, gradient = self.gradient_function(self.fixed, *(r['train.' + k] for k in (
+            't', 'x', 'target', 'collocation_t', 'collocation_x')))
+        return {'losses': (losses, r['train.losses'][:2])} | {
+            n: (gradient[n], r['gradient.' + n]) for n in self.names if n != 'output.bias'}
+
+    def prepare(self, work):
+        jax, jnp = self.jax, self.jnp
+        if work == 'score':
+            t, x = self.reference['score.t'], self.reference['score.x']
+            return lambda: self.score_function(self.fixed, t, x).block_until_ready(), 1
+        if work == 'step':
+            @jax.jit
+            def sample(p, key):
+                def body(k, x):
+                    z = jax.random.normal(jax.random.fold_in(key, k), x.shape)
+                    return self.step(p, T - k * DT, jnp.float32(DT), x, z)
+                return jax.lax.fori_loop(0, STEPS, body, math.sqrt(0.5) * jax.random.normal(key, (N_SCORE, 2)))
+            return lambda: sample(self.fixed, jax.random.key(1)).block_until_ready(), STEPS
+
+        @jax.jit
+        def iterate(p, first, second, k, key):
+            _, gradient = self.gradient(p, *self.draw(jax.random.fold_in(key, k.astype(jnp.uint32))))
+            tree = jax.tree_util.tree_map
+            first = tree(lambda m, g: 0.9 * m + 0.1 * g, first, gradient)
+            second = tree(lambda v, g: 0.999 * v + 0.001 * g * g, second, gradient)
+            p = tree(lambda p, m, v: p - RATE * (m / (1 - 0.9 ** k)) / (jnp.sqrt(v / (1 - 0.999 ** k)) + 1e-8), p, first, second)
+            return p, first, second, k + 1
+
+        zeros = jax.tree_util.tree_map(jnp.zeros_like, self.fixed)
+        state = [(self.fixed, zeros, zeros, jnp.float32(1))]
+        key = jax.random.key(1)
+
+        def iteration():
+            state[0] = iterate(*state[0], key)
+            jax.block_until_ready(state[0])
+        return iteration, 1
+
+    @staticmethod
+    def array(value):
+        return numpy.asarray(value)
+
+
+def check(peer, work):
+    errors = {}
+    for name, (got, want) in peer.check(work).items():
+        got, want = peer.array(got).astype(numpy.float64), peer.array(want).astype(numpy.float64)
+        errors[name] = float(numpy.sqrt(numpy.mean((got - want) ** 2) / numpy.mean(want ** 2)))
+    same = all(error <= BOUND[work] for error in errors.values())  # false for NaN
+    return {'same': same, 'errors': errors}
+
+
+def measure(body, per_call, seconds):
+    body()
+    times, begin = [], time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(times) < 3:
+        start = time.perf_counter()
+        body()
+        times.append(time.perf_counter() - start)
+    return {'ms': 1e3 * statistics.median(times) / per_call}
+
+
+def main():
+    name, reference, threads = sys.argv[1], load_file(sys.argv[2]), int(sys.argv[3])
+    peer = Jax(reference, threads) if name == 'jax' else Torch(reference, threads, compiled=name == 'torch.compile')
+    prepared = {}
+    for line in sys.stdin:
+        command, *rest = line.split()
+        if command == 'check':
+            answer = check(peer, rest[0])
+        elif command == 'time':
+            if rest[0] not in prepared:
+                prepared[rest[0]] = peer.prepare(rest[0])
+            answer = measure(*prepared[rest[0]], float(rest[1]))
+        else:
+            answer = peer.versions()
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == '__main__':
+    main()

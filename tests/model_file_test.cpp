@@ -1,0 +1,629 @@
+// Models: their sizes, initialisation and files, ours and those that PyTorch users write.
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "compare.hpp"
+#include "fmt/format.h"
+#include "fokker/model.hpp"
+#include "fokker/safetensors.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/trainer.hpp"
+#include "gmock/gmock.h"
+#include "scratch.hpp"
+
+namespace fokker {
+namespace {
+
+using ::testing::AllOf;
+using testing::damaged;
+using testing::get;
+using ::testing::HasSubstr;
+using testing::message_of;
+using ::testing::Not;
+using testing::put;
+using testing::Scratch;
+using Shape = std::vector<std::int64_t>;
+
+constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN(),
+                 infinity = std::numeric_limits<double>::infinity();
+
+const Mlp& mlp_of(const Model& model) { return std::get<Mlp>(model.network); }
+const GaussianMixture& mixture_of(const Model& model) { return std::get<GaussianMixture>(model.network); }
+
+Architecture architecture(std::int64_t d, Shape hidden, Activation activation, Output output) {
+  Architecture a;
+  a.dimension = d;
+  a.hidden = std::move(hidden);
+  a.activation = activation;
+  a.output = output;
+  return a;
+}
+
+// A tensor of distinct small numbers.
+Tensor tensor(Shape shape) {
+  std::int64_t count = 1;
+  for (const std::int64_t n : shape) count *= n;
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(std::sin(1.0 + double(i)));
+  return Tensor::from_float(std::move(shape), values.data());
+}
+
+// Layers as {name, outputs, inputs} with biases.
+struct Layer {
+  const char* name;
+  std::int64_t outputs, inputs;
+};
+SafeTensors file_of(const std::vector<Layer>& layers, const ModelMetadata& metadata = {}) {
+  SafeTensors file;
+  for (const auto& [name, outputs, inputs] : layers) {
+    file.tensors[std::string(name) + ".weight"] = tensor({outputs, inputs});
+    file.tensors[std::string(name) + ".bias"] = tensor({outputs});
+  }
+  file.metadata = metadata;
+  return file;
+}
+
+const ModelMetadata tanh_potential = {{"activation", "tanh"}, {"output", "potential"}};
+
+Model load(const Scratch& scratch, const SafeTensors& file, const ModelMetadata& overrides = {}) {
+  file.save(scratch / "a.safetensors");
+  return load_model(scratch / "a.safetensors", overrides);
+}
+
+std::string refusal(const Scratch& scratch, const SafeTensors& file, const ModelMetadata& overrides = {}) {
+  const std::string text = message_of([&] { load(scratch, file, overrides); });
+  EXPECT_THAT(text, HasSubstr("a.safetensors"));
+  return text;
+}
+
+// ------------------------------------------------------------------------------------------------------------- names
+
+template <class E, class Parse>
+void expect_names(Parse parse, const std::vector<std::pair<E, const char*>>& names) {
+  std::string text;
+  for (const auto& [value, name] : names) {
+    EXPECT_EQ(parse(name), value);
+    EXPECT_EQ(to_string(value), name);
+  }
+  text = message_of([&] { parse("no such\nname"); });
+  for (const auto& [value, name] : names) EXPECT_THAT(text, HasSubstr(name));
+  message_of([&] { parse(""); });
+  message_of([&] { to_string(static_cast<E>(99)); });
+}
+
+TEST(Names, ReadBackAndListTheAllowed) {
+  expect_names<Activation>(parse_activation, {{Activation::softplus, "softplus"},
+                                              {Activation::tanh, "tanh"},
+                                              {Activation::silu, "silu"},
+                                              {Activation::sine, "sine"}});
+  expect_names<Output>(parse_output, {{Output::potential, "potential"}, {Output::score, "score"}});
+  expect_names<Scheme>(parse_scheme, {{Scheme::euler_maruyama, "euler-maruyama"},
+                                      {Scheme::euler, "euler"},
+                                      {Scheme::heun, "heun"},
+                                      {Scheme::rk4, "rk4"}});
+  EXPECT_EQ(parse_scheme("sde"), Scheme::euler_maruyama);
+  EXPECT_EQ(parse_scheme("ode"), Scheme::euler);
+  expect_names<TimeLaw>(
+      parse_time_law, {{TimeLaw::paper, "paper"}, {TimeLaw::uniform, "uniform"}, {TimeLaw::importance, "importance"}});
+  expect_names<RateSchedule>(parse_rate_schedule, {{RateSchedule::paper, "paper"},
+                                                   {RateSchedule::one_cycle, "one-cycle"},
+                                                   {RateSchedule::cosine, "cosine"},
+                                                   {RateSchedule::constant, "constant"}});
+  expect_names<WeightAverage>(
+      parse_weight_average,
+      {{WeightAverage::none, "none"}, {WeightAverage::exponential, "exponential"}, {WeightAverage::tail, "tail"}});
+}
+
+// ------------------------------------------------------------------------------------------------------ architecture
+
+TEST(ArchitectureLayout, IsLayerAfterLayerWeightsThenBiases) {
+  const Architecture paper;
+  EXPECT_EQ(paper.parameter_count(), 13361);  // the paper's network
+  EXPECT_EQ(paper.weight_offset(0), 0);
+  EXPECT_EQ(paper.bias_offset(0), 240);
+  EXPECT_EQ(paper.weight_offset(1), 320);
+  EXPECT_EQ(paper.bias_offset(3), 13360);
+  EXPECT_EQ(paper.describe(), "3–80–80–80–1, softplus(100), potential");
+  EXPECT_EQ(paper.names(), (std::vector<std::string>{"input", "hidden1", "hidden2", "output"}));
+  const Architecture score = architecture(5, {7, 1, 127}, Activation::silu, Output::score);
+  EXPECT_EQ(score.parameter_count(), 7 * 7 + 1 * 8 + 127 * 2 + 5 * 128);
+  EXPECT_EQ(score.describe(), "6–7–1–127–5, silu, score");
+  EXPECT_EQ(architecture(1, {1}, Activation::sine, Output::score).names(),
+            (std::vector<std::string>{"input", "output"}));
+}
+
+TEST(ArchitectureLayout, SizesOutsideTheirRangeAreRefused) {
+  const auto refuse = [](auto change, const char* message) {
+    Architecture a;
+    a.validate();
+    change(a);
+    EXPECT_THAT(message_of([&] { a.validate(); }), HasSubstr(message));
+    message_of([&] { Mlp::initialise(a, 0); });
+  };
+  refuse([](auto& a) { a.dimension = 0; }, "dimension 0: allowed are 1 to 4096");
+  refuse([](auto& a) { a.dimension = -1; }, "dimension -1");
+  refuse([](auto& a) { a.dimension = 4097; }, "dimension 4097");
+  refuse([](auto& a) { a.hidden.clear(); }, "0 hidden layers: allowed are 1 to 64");
+  refuse([](auto& a) { a.hidden.assign(65, 1); }, "65 hidden layers");
+  refuse([](auto& a) { a.hidden[1] = 0; }, "width 0: allowed are 1 to 16384");
+  refuse([](auto& a) { a.hidden[1] = -5; }, "width -5");
+  refuse([](auto& a) { a.hidden[2] = 16385; }, "width 16385");
+  refuse([](auto& a) { a.hidden.assign(64, 16384); }, "parameters");
+  for (const double beta : {0.0, -1.0, not_a_number, infinity}) refuse([&](auto& a) { a.beta = beta; }, "beta");
+  refuse([](auto& a) { a.layer_names = {"a", "b"}; }, "2 layer names are given for a network of 4 layers");
+  refuse([](auto& a) { a.layer_names = {"a", "b", "a", "c"}; }, "'a' is given twice");
+  for (const char* name : {"", "a,b", "a b", ".a", "a.", "a\n", "\"", "ü"}) {
+    refuse([&](auto& a) { a.layer_names = {"a", name, "b", "c"}; }, "not a layer name");
+  }
+  refuse([](auto& a) { a.activation = static_cast<Activation>(9); }, "activation");
+  refuse([](auto& a) { a.output = static_cast<Output>(9); }, "output");
+  Architecture largest;
+  largest.dimension = 4096;
+  largest.hidden = {16384, 1};
+  largest.layer_names = {"layers.0", "net.1.linear", "_x-y"};
+  largest.beta = 0.5;
+  EXPECT_NO_THROW(largest.validate());
+}
+
+TEST(Initialisation, IsUniformOnPlusMinusOneOverRootInputs) {
+  const Architecture a = architecture(3, {80, 127, 200}, Activation::tanh, Output::score);
+  const Mlp mlp = Mlp::initialise(a, 7), again = Mlp::initialise(a, 7), other = Mlp::initialise(a, 8);
+  EXPECT_EQ(mlp.parameters, again.parameters);
+  ASSERT_EQ(static_cast<std::int64_t>(mlp.parameters.size()), a.parameter_count());
+  std::size_t equal = 0;
+  for (std::size_t i = 0; i < mlp.parameters.size(); ++i) {
+    equal += mlp.parameters[i] == other.parameters[i];
+    EXPECT_EQ(mlp.parameters[i], static_cast<float>(mlp.parameters[i]));
+  }
+  EXPECT_LT(equal, 10u);  // 24-bit uniforms agree by chance once in 2^24
+  for (std::int64_t l = 0; l < a.layers(); ++l) {
+    SCOPED_TRACE(l);
+    const auto first = mlp.parameters.begin() + a.weight_offset(l),
+               last = mlp.parameters.begin() + a.weight_offset(l + 1);
+    const double bound = 1 / std::sqrt(double(a.inputs(l))), n = double(last - first);
+    double sum = 0, square = 0, largest = 0;
+    for (auto p = first; p != last; ++p) sum += *p, square += *p * *p, largest = std::max(largest, std::fabs(*p));
+    EXPECT_LE(largest, bound * (1 + 1e-7));
+    // Five standard deviations: of the mean, bound/√(3n); of the mean square, bound² √(4/45)/√n.
+    EXPECT_NEAR(sum / n, 0, 5 * bound / std::sqrt(3 * n));
+    EXPECT_NEAR(square / n, bound * bound / 3, 5 * bound * bound * std::sqrt(4.0 / 45 / n));
+    EXPECT_GT(largest, bound * (1 - 20 / n));  // missed with probability e^{−20}
+  }
+}
+
+TEST(ModelValidation, NamesTheTensorOfABadParameter) {
+  for (const double bad : {not_a_number, infinity, -infinity, 1e39}) {
+    Model model{ForwardSde{}, Mlp::initialise(Architecture{}, 1)};
+    model.validate();
+    std::get<Mlp>(model.network).parameters[320 + 81] = bad;
+    EXPECT_THAT(message_of([&] { model.validate(); }), HasSubstr("entry 81 of the tensor hidden1.weight"));
+    std::get<Mlp>(model.network).parameters[320 + 81] = 0;
+    std::get<Mlp>(model.network).parameters.back() = bad;
+    EXPECT_THAT(message_of([&] { model.validate(); }), HasSubstr("entry 0 of the tensor output.bias"));
+    const Scratch scratch;
+    message_of([&] { save_model(scratch / "a.safetensors", model); });
+    EXPECT_TRUE(scratch.list().empty());
+  }
+  message_of([] { Model{ForwardSde{}, Mlp{Architecture{}, std::vector<double>(13360)}}.validate(); });
+  message_of([] { Model{ForwardSde{}, Mlp{}}.validate(); });
+  message_of([] { Model{ForwardSde{}, GaussianMixture{}}.validate(); });
+  message_of([] { Model{ForwardSde{SdeKind::ou, -1, 1, 1, 0}, Mlp::initialise(Architecture{}, 1)}.validate(); });
+}
+
+// -------------------------------------------------------------------------------------------------------- our own
+// files
+
+TEST(ModelFile, NetworksRoundTripBitForBit) {
+  const Scratch scratch;
+  const ForwardSde sdes[] = {ForwardSde{},
+                             {SdeKind::vp_linear, 1.0 / 3, 7, 2, 1e-5},
+                             ForwardSde::parse("vp-cosine"),
+                             ForwardSde::parse("subvp"),
+                             {SdeKind::ve, 0.1, 9, 3, 0}};
+  int trial = 0;
+  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+    for (const Output output : {Output::potential, Output::score}) {
+      for (const std::int64_t d : {1, 2, 16}) {
+        Architecture a = architecture(d, trial % 2 ? Shape{7, 1, 127} : Shape{19}, activation, output);
+        a.beta = 1.0 / 3;
+        if (trial % 3 == 0) {
+          for (std::int64_t l = 0; l < a.layers(); ++l) a.layer_names.push_back(fmt::format("net.{}", 2 * l));
+        }
+        const Model model{sdes[trial % 5], Mlp::initialise(a, static_cast<std::uint64_t>(trial))};
+        save_model(scratch / "a.safetensors", model, {{"source", "a test"}});
+        const Model back = load_model(scratch / "a.safetensors");
+        const Architecture& b = mlp_of(back).architecture;
+        EXPECT_EQ(b.dimension, d);
+        EXPECT_EQ(b.hidden, a.hidden);
+        EXPECT_EQ(b.activation, activation);
+        if (activation == Activation::softplus) {
+          EXPECT_EQ(b.beta, a.beta);
+        }
+        EXPECT_EQ(b.output, output);
+        EXPECT_EQ(b.layer_names, a.layer_names);
+        EXPECT_EQ(mlp_of(back).parameters, mlp_of(model).parameters);
+        EXPECT_EQ(back.sde.kind, model.sde.kind);
+        EXPECT_EQ(back.sde.parameters_json(), model.sde.parameters_json());
+        EXPECT_EQ(back.dimension(), d);
+        EXPECT_EQ(back.output(), output);
+        ++trial;
+      }
+    }
+  }
+  EXPECT_EQ(scratch.list(), std::set<std::string>{"a.safetensors"});
+}
+
+TEST(ModelFile, SaysAllThatIsNeededToRunIt) {
+  const Scratch scratch;
+  save_model(scratch / "a.safetensors", {ForwardSde{}, Mlp::initialise(Architecture{}, 1)}, {{"source", "a test"}});
+  const SafeTensors file = SafeTensors::load(scratch / "a.safetensors");
+  const ModelMetadata expected = {{"activation", "softplus"},
+                                  {"beta", "100"},
+                                  {"output", "potential"},
+                                  {"layers", "input,hidden1,hidden2,output"},
+                                  {"sde", "ou"},
+                                  {"sde_parameters", R"({"rate":1.0,"g":1.0,"T":10.0,"t_min":0.0001})"},
+                                  {"source", "a test"}};
+  EXPECT_EQ(file.metadata, expected);
+  ASSERT_EQ(file.tensors.size(), 8u);
+  EXPECT_EQ(file.at("input.weight").shape, (Shape{80, 3}));
+  EXPECT_EQ(file.at("hidden2.bias").shape, (Shape{80}));
+  EXPECT_EQ(file.at("output.weight").shape, (Shape{1, 80}));
+  for (const auto& [name, t] : file.tensors) EXPECT_EQ(t.dtype, "F32") << name;
+}
+
+TEST(ModelFile, SavingRefusesWhatItCannotKeep) {
+  const Scratch scratch;
+  const Model network{ForwardSde{}, Mlp::initialise(Architecture{}, 1)};
+  const Model mixture{ForwardSde{}, GaussianMixture::isotropic(1, {1}, {0}, {1})};
+  message_of([&] { save_model(scratch / "a.json", network); });
+  message_of([&] { save_model(scratch / "a.pt", network); });
+  message_of([&] { save_model(scratch / "a.safetensors", mixture); });
+  EXPECT_THAT(message_of([&] { save_model(scratch / "a.safetensors", network, {{"sde", "ve"}}); }), HasSubstr("sde"));
+  message_of([&] { save_model(scratch / "a.safetensors", network, {{"source", "\xff"}}); });
+  message_of([&] { save_model(scratch / "a.json", mixture, {{"source", "\xff"}}); });
+  message_of([&] { save_model(scratch / "missing/a.safetensors", network); });
+  EXPECT_TRUE(scratch.list().empty());
+}
+
+TEST(ModelFile, AFullDiskLeavesTheOldModel) {
+  const Scratch scratch;
+  const std::string path = scratch / "a.safetensors";
+  save_model(path, {ForwardSde{}, Mlp::initialise(Architecture{}, 1)});
+  const std::string old = get(path);
+  const int status = testing::status_of_child([&] {
+    ::signal(SIGXFSZ, SIG_IGN);
+    const rlimit limit{10'000, 10'000};
+    if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) return 3;
+    try {
+      save_model(path, {ForwardSde{}, Mlp::initialise(Architecture{}, 2)});
+    } catch (const Error&) {
+      return 0;
+    }
+    return 1;
+  });
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(get(path), old);
+  EXPECT_EQ(scratch.list(), std::set<std::string>{"a.safetensors"});
+}
+
+// ------------------------------------------------------------------------------------------------------ others' files
+
+TEST(ForeignFile, LayersFollowInNaturalOrder) {
+  const Scratch scratch;
+  // nn.Sequential with activations between: 0, 2, …, 10, 12.
+  const std::vector<Layer> layers = {{"0", 7, 3}, {"2", 5, 7}, {"4", 5, 5}, {"10", 6, 5}, {"12", 1, 6}};
+  const Model model = load(scratch, file_of(layers), tanh_potential);
+  EXPECT_EQ(mlp_of(model).architecture.hidden, (Shape{7, 5, 5, 6}));
+  EXPECT_EQ(mlp_of(model).architecture.layer_names, (std::vector<std::string>{"0", "2", "4", "10", "12"}));
+
+  const Model named =
+      load(scratch,
+           file_of({{"net.layers.2", 5, 7}, {"net.layers.10", 2, 5}, {"net.layers.1", 7, 3}}, {{"output", "score"}}),
+           {{"activation", "sine"}});
+  EXPECT_EQ(mlp_of(named).architecture.hidden, (Shape{7, 5}));
+  EXPECT_EQ(named.output(), Output::score);
+  // Parameters stand where the layout says.
+  const Architecture& a = mlp_of(named).architecture;
+  const std::vector<double> weight = tensor({5, 7}).to_double(), bias = tensor({5}).to_double();
+  const auto& parameters = mlp_of(named).parameters;
+  EXPECT_TRUE(std::equal(weight.begin(), weight.end(), parameters.begin() + a.weight_offset(1)));
+  EXPECT_TRUE(std::equal(bias.begin(), bias.end(), parameters.begin() + a.bias_offset(1)));
+}
+
+TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
+  const Scratch scratch;
+  const SafeTensors file = file_of({{"input", 7, 3}, {"hidden1", 5, 7}, {"hidden2", 6, 5}, {"output", 1, 6}});
+  EXPECT_THAT(
+      refusal(scratch, file, tanh_potential),
+      AllOf(HasSubstr("do not chain in the order hidden1,hidden2,input,output"), HasSubstr("layers=input,hidden1"),
+            HasSubstr("'hidden1.weight' [5, 7]"), HasSubstr("'input.weight' [7, 3]")));
+  ModelMetadata options = tanh_potential;
+  options["layers"] = "input, hidden1,hidden2,output";
+  const Model model = load(scratch, file, options);
+  EXPECT_EQ(mlp_of(model).architecture.hidden, (Shape{7, 5, 6}));
+  EXPECT_TRUE(mlp_of(model).architecture.layer_names.empty());  // they are the default
+}
+
+TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
+  const Scratch scratch;
+  const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
+  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr("activation=softplus|tanh|silu|sine"),
+                                            HasSubstr("output=potential|score"), HasSubstr("beta=")));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
+              AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}), HasSubstr("beta="));
+  const Model model = load(scratch, file, {{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}});
+  EXPECT_EQ(mlp_of(model).architecture.beta, 20);
+  // Without an SDE: the paper's.
+  EXPECT_EQ(model.sde.parameters_json(), ForwardSde{}.parameters_json());
+}
+
+TEST(ForeignFile, OptionsWinOverTheFile) {
+  const Scratch scratch;
+  const SafeTensors file = file_of({{"0", 7, 2}, {"2", 1, 7}}, {{"activation", "softplus"},
+                                                                {"beta", "5"},
+                                                                {"output", "potential"},
+                                                                {"sde", "vp-linear"},
+                                                                {"sde_parameters", "{\"beta_max\": 7}"}});
+  EXPECT_EQ(load(scratch, file).sde.second, 7);
+  const Model model =
+      load(scratch, file, {{"beta", "6"}, {"output", "score"}, {"sde_parameters", "{\"beta_max\": 8}"}});
+  EXPECT_EQ(mlp_of(model).architecture.beta, 6);
+  EXPECT_EQ(model.output(), Output::score);
+  EXPECT_EQ(model.sde.second, 8);
+  EXPECT_EQ(load(scratch, file, {{"sde", "vp-linear"}}).sde.second, 7);  // the same SDE keeps its parameters
+  EXPECT_EQ(load(scratch, file, {{"sde", "subvp"}}).sde.second, 20);     // another one has its own
+  EXPECT_EQ(load(scratch, file, {{"beta", ""}}).sde.second, 7);          // an empty option is none
+}
+
+TEST(ForeignFile, OtherPrecisionsAndMissingBiasesAreRead) {
+  const Scratch scratch;
+  SafeTensors file = file_of({{"0", 2, 3}, {"1", 1, 2}}, tanh_potential);
+  const double weights[6] = {1, -2, 0.5, 65504, 0, 1.0 / 3};
+  file.tensors["0.weight"] = Tensor::from_double({2, 3}, weights);
+  file.tensors["1.weight"] = {"F16", {1, 2}, {std::byte{0}, std::byte{0x3c}, std::byte{0}, std::byte{0xc0}}};
+  file.tensors["0.bias"] = {"BF16", {2}, {std::byte{0x80}, std::byte{0x3f}, std::byte{0}, std::byte{0xc0}}};
+  file.tensors.erase("1.bias");
+  EXPECT_EQ(mlp_of(load(scratch, file)).parameters,
+            (std::vector<double>{1, -2, 0.5, 65504, 0, 1.0 / 3, 1, -2, 1, -2, 0}));
+}
+
+TEST(ForeignFile, OthersTensorsMustBeLeftOutByName) {
+  const Scratch scratch;
+  SafeTensors file = file_of({{"a", 7, 3}, {"b", 1, 7}, {"ema.a", 7, 3}}, tanh_potential);
+  file.tensors["step"] = tensor({1});
+  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr("'step' [1]"), HasSubstr("layers=")));
+  EXPECT_EQ(load(scratch, file, {{"layers", "a,b"}}).dimension(), 2);
+}
+
+TEST(ForeignFile, RefusesWhatIsNotThisKindOfNetwork) {
+  const Scratch scratch;
+  const auto with = [](SafeTensors file, const char* name, Tensor replacement) {
+    file.tensors[name] = std::move(replacement);
+    return file;
+  };
+  const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
+  load(scratch, good);
+  EXPECT_THAT(refusal(scratch, SafeTensors{{}, tanh_potential}), HasSubstr("0 layers"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 1, 3}}, tanh_potential)), HasSubstr("1 layers"));
+  EXPECT_THAT(refusal(scratch, with(good, "0.bias", tensor({8}))), HasSubstr("'0.bias' has the shape [8], not [7]"));
+  EXPECT_THAT(refusal(scratch, with(good, "0.bias", tensor({7, 1}))), HasSubstr("'0.bias' has the shape [7, 1]"));
+  EXPECT_THAT(refusal(scratch, with(good, "0.weight", tensor({21}))), HasSubstr("'0.weight' has the shape [21]"));
+  EXPECT_THAT(refusal(scratch, with(good, "0.weight", tensor({7, 3, 1}))), HasSubstr("[7, 3, 1]"));
+  EXPECT_THAT(refusal(scratch, with(good, "1.weight", tensor({7}))), HasSubstr("'1.weight' has the shape [7]"));
+  EXPECT_THAT(refusal(scratch, with(good, "norm.bias", tensor({7}))), HasSubstr("'norm.bias'"));
+  EXPECT_THAT(refusal(scratch, with(good, "weight", tensor({1, 1}))), HasSubstr("'weight'"));
+  EXPECT_THAT(refusal(scratch, with(good, ".weight", tensor({1, 1}))), HasSubstr("'.weight'"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 7, 3}, {"2", 3, 7}}, tanh_potential)), HasSubstr("last layer has 3"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "score"}}), HasSubstr("last layer has 1"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 7, 1}, {"2", 1, 7}}, tanh_potential)), HasSubstr("dimension 0"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 7, 0}, {"2", 1, 7}}, tanh_potential)), HasSubstr("dimension -1"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 0, 3}, {"2", 1, 0}}, tanh_potential)), HasSubstr("width 0"));
+  EXPECT_THAT(refusal(scratch, file_of({{"a b", 7, 3}, {"c", 1, 7}}, tanh_potential)), HasSubstr("'a b'"));
+  const std::int64_t integers[7] = {};
+  EXPECT_THAT(refusal(scratch, with(good, "0.bias", Tensor::from_int64({7}, integers))),
+              AllOf(HasSubstr("'0.bias'"), HasSubstr("I64")));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    EXPECT_THAT(refusal(scratch, with(good, "2.bias", Tensor::from_float({1}, &bad))), HasSubstr("2.bias"));
+  }
+  const double beyond_float = 1e300;
+  EXPECT_THAT(refusal(scratch, with(good, "2.bias", Tensor::from_double({1}, &beyond_float))), HasSubstr("2.bias"));
+}
+
+TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
+  const Scratch scratch;
+  const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
+  EXPECT_THAT(refusal(scratch, good, {{"activation", "relu"}}), HasSubstr("softplus, tanh, silu, sine"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("potential, score"));
+  EXPECT_THAT(refusal(scratch, good, {{"sde", "edm"}}), HasSubstr("vp-linear"));
+  EXPECT_THAT(refusal(scratch, good, {{"sde_parameters", "{"}}), HasSubstr("JSON"));
+  for (const char* beta : {"0", "-1", "x", "1x", " 1", "nan", "inf", "1e999", "1,5"}) {
+    EXPECT_THAT(refusal(scratch, good, {{"activation", "softplus"}, {"beta", beta}}), HasSubstr("beta")) << beta;
+  }
+  EXPECT_THAT(refusal(scratch, good, {{"layers", "0"}}), HasSubstr("1 layers"));
+  EXPECT_THAT(refusal(scratch, good, {{"layers", "0,1"}}), HasSubstr("no tensor '1.weight'"));
+  EXPECT_THAT(refusal(scratch, good, {{"layers", "2,0"}}), HasSubstr("do not chain"));
+  EXPECT_THAT(refusal(scratch, good, {{"layers", "0,,2"}}), HasSubstr("no tensor '.weight'"));
+  EXPECT_THAT(refusal(scratch, file_of({{"0", 3, 3}, {"2", 1, 3}}, tanh_potential), {{"layers", "0,0,2"}}),
+              HasSubstr("'0' is given twice"));
+  EXPECT_THAT(message_of([&] {
+                load_model(scratch / "a.safetensors", {{"colour", "red"}});
+              }),
+              HasSubstr("activation, beta, output, layers, sde, sde_parameters"));
+  EXPECT_THAT(message_of([&] { load_model(scratch / "a.pt"); }), HasSubstr(".safetensors"));
+  EXPECT_THAT(message_of([&] { load_model(scratch / "missing.safetensors"); }), HasSubstr("No such file"));
+}
+
+TEST(ForeignFile, SurvivesDamage) {
+  const Scratch scratch;
+  const std::string path = scratch / "a.safetensors";
+  file_of({{"0", 2, 3}, {"2", 1, 2}}, tanh_potential).save(path);
+  const std::string file = get(path);
+  std::mt19937 random(3);
+  int read = 0;
+  for (int trial = 0; trial < 4000; ++trial) {
+    put(path, damaged(file, random));
+    try {
+      const Model model = load_model(path);
+      ASSERT_NO_THROW(model.validate());
+      ++read;
+    } catch (const Error& error) {
+      ASSERT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_GT(read, 0);
+}
+
+// ---------------------------------------------------------------------------------------------------------- mixtures
+
+Model load_text(const Scratch& scratch, const std::string& text, const ModelMetadata& overrides = {}) {
+  put(scratch / "m.json", text);
+  return load_model(scratch / "m.json", overrides);
+}
+
+TEST(MixtureFile, CovariancesMayBeMatricesVariancesOrOneNumber) {
+  const Scratch scratch;
+  const std::string start = R"({"weights": [1, 3], "means": [[0, 1], [2, -3.5]], "covariances": )";
+  const Model full = load_text(scratch, start + "[[[2, 0.5], [0.5, 1]], [[1, 0], [0, 4]]]}");
+  EXPECT_EQ(full.dimension(), 2);
+  EXPECT_EQ(full.output(), Output::potential);
+  EXPECT_EQ(mixture_of(full).weights(), (std::vector<double>{0.25, 0.75}));
+  EXPECT_EQ(mixture_of(full).means(), (std::vector<double>{0, 1, 2, -3.5}));
+  EXPECT_EQ(mixture_of(full).covariances(), (std::vector<double>{2, 0.5, 0.5, 1, 1, 0, 0, 4}));
+  EXPECT_EQ(full.sde.parameters_json(), ForwardSde{}.parameters_json());
+  EXPECT_EQ(mixture_of(load_text(scratch, start + "[2, 3]}")).covariances(),
+            (std::vector<double>{2, 0, 0, 2, 3, 0, 0, 3}));
+  EXPECT_EQ(mixture_of(load_text(scratch, start + "0.5}")).covariances(),
+            (std::vector<double>{0.5, 0, 0, 0.5, 0.5, 0, 0, 0.5}));
+  // One component in one dimension.
+  EXPECT_EQ(load_text(scratch, R"({"weights": [1], "means": [[0]], "covariances": [[[2]]]})").dimension(), 1);
+}
+
+TEST(MixtureFile, RoundTrips) {
+  const Scratch scratch;
+  const Model model{{SdeKind::ve, 0.1, 9, 3, 1.0 / 7},
+                    GaussianMixture(2, {0.1, 0.7, 0.2}, {0.1, 1.0 / 3, 2, 3, 4, 5},
+                                    {2, 0.5, 0.5, 1, 1, 0, 0, 4, 0.1, 0, 0, 1.0 / 3})};
+  save_model(scratch / "m.json", model, {{"source", "a \"test\""}});
+  const Model back = load_model(scratch / "m.json");
+  EXPECT_EQ(back.sde.name(), "ve");
+  EXPECT_EQ(back.sde.parameters_json(), model.sde.parameters_json());
+  // Weights are normalised again on reading: a unit of rounding.
+  EXPECT_TRUE(
+      testing::agrees(mixture_of(back).weights(), mixture_of(model).weights(), {.relative = 4e-16, .norm = 4e-16}));
+  EXPECT_EQ(mixture_of(back).means(), mixture_of(model).means());
+  EXPECT_EQ(mixture_of(back).covariances(), mixture_of(model).covariances());
+  EXPECT_EQ(nlohmann::json::parse(get(scratch / "m.json"))["metadata"]["source"], "a \"test\"");
+  EXPECT_EQ(load_model(scratch / "m.json", {{"sde", "ou"}}).sde.name(), "ou");
+  EXPECT_THAT(message_of([&] { load_model(scratch / "m.json", {{"activation", "tanh"}}); }), HasSubstr("activation"));
+}
+
+TEST(MixtureFile, RefusalsSayWhy) {
+  const Scratch scratch;
+  struct {
+    const char *text, *message;
+  } const cases[] = {
+      {"", "not valid JSON"},
+      {"[]", "not a JSON object"},
+      {"{", "not valid JSON"},
+      {"{}", "has no weights"},
+      {R"({"weights": [1], "means": [[0]]})", "has no covariances"},
+      {R"({"weights": 1, "means": [[0]], "covariances": 1})", "weights are not an array"},
+      {R"({"weights": [], "means": [], "covariances": []})", "weights are not an array with entries"},
+      {R"({"weights": [1], "means": [], "covariances": 1})", "means are not an array with entries"},
+      {R"({"weights": [1], "means": [0], "covariances": 1})", "means are not an array of arrays"},
+      {R"({"weights": [1], "means": [[]], "covariances": 1})", "means are not an array of arrays"},
+      {R"({"weights": ["1"], "means": [[0]], "covariances": 1})", "weights hold something that is not a number"},
+      {R"({"weights": [1], "means": [[null]], "covariances": 1})", "means hold something that is not a number"},
+      {R"({"weights": [1, 2], "means": [[0]], "covariances": 1})", "means hold an array of 1 where an array of 2"},
+      {R"({"weights": [1, 2], "means": [[0], [1, 2]], "covariances": 1})", "means hold an array of 2"},
+      {R"({"weights": [1], "means": [[0]], "covariances": [1, 2]})", "covariances hold an array of 2"},
+      {R"({"weights": [1], "means": [[0]], "covariances": "1"})", "covariances hold string"},
+      {R"({"weights": [1], "means": [[0, 1]], "covariances": [[[1, 0]]]})", "covariances hold an array of 1"},
+      {R"({"weights": [-1], "means": [[0]], "covariances": 1})", "m.json"},
+      {R"({"weights": [0], "means": [[0]], "covariances": 1})", "m.json"},
+      {R"({"weights": [1], "means": [[0]], "covariances": -1})", "m.json"},
+      {R"({"weights": [1], "means": [[0, 0]], "covariances": [[[1, 2], [2, 1]]]})", "m.json"},
+      {R"({"weights": [1], "means": [[0, 0]], "covariances": [[[1, 2], [0, 1]]]})", "m.json"},
+      {R"({"weights": [1], "means": [[1e999]], "covariances": 1})", "out of range"},
+      {R"({"weights": [1], "means": [[NaN]], "covariances": 1})", "not valid JSON"},
+      {R"({"weights": [1], "weights": [1], "means": [[0]], "covariances": 1})", "twice"},
+      {R"({"weights": [1], "means": [[0]], "covariance": 1})", "'covariance'"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": 3})", "sde is not a string"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": "edm"})", "'edm'"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": 3})", "JSON object"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": {"rate": 0}})", "rate = 0"},
+  };
+  for (const auto& [text, message] : cases) {
+    SCOPED_TRACE(text);
+    EXPECT_THAT(message_of([&] { load_text(scratch, text); }), AllOf(HasSubstr("m.json"), HasSubstr(message)));
+  }
+  message_of([&] { load_text(scratch, std::string(1'000'000, '[')); });
+  message_of([&] { load_model(scratch / "missing.json"); });
+}
+
+TEST(MixtureFile, SurvivesDamage) {
+  const Scratch scratch;
+  const std::string text =
+      R"({"weights": [1, 3], "means": [[0, 1], [2, 3]], "covariances": [[[2, 0.5], [0.5, 1]], [[1, 0], [0, 4]]], )"
+      R"("sde": "ou", "sde_parameters": {"rate": 1, "T": 5}})";
+  load_text(scratch, text);
+  std::mt19937 random(4);
+  int read = 0;
+  for (int trial = 0; trial < 4000; ++trial) {
+    try {
+      const Model model = load_text(scratch, damaged(text, random));
+      ASSERT_NO_THROW(model.validate());
+      ++read;
+    } catch (const Error& error) {
+      ASSERT_EQ(std::string(error.what()).find('\n'), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_GT(read, 0);
+}
+
+// --------------------------------------------------------------------------------------------------------- published
+
+TEST(PublishedFile, LoadsAsItIs) {
+  const char* folder = std::getenv("FOKKER_PAPER_DATA");
+  if (folder == nullptr) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const Scratch scratch;
+  for (const char* data : {"blob", "checker"}) {
+    for (const char* weight : {"0.0", "0.1", "1.0", "10.0"}) {
+      const std::string path = fmt::format("{}/checkpoints/{}_w{}.safetensors", folder, data, weight);
+      SCOPED_TRACE(path);
+      const Model model = load_model(path);
+      EXPECT_EQ(mlp_of(model).architecture.describe(), Architecture{}.describe());
+      EXPECT_TRUE(mlp_of(model).architecture.layer_names.empty());
+      EXPECT_EQ(model.sde.parameters_json(), ForwardSde{}.parameters_json());
+      const SafeTensors file = SafeTensors::load(path);
+      // Written again, the tensors are the same bytes.
+      save_model(scratch / "a.safetensors", model);
+      const SafeTensors again = SafeTensors::load(scratch / "a.safetensors");
+      ASSERT_EQ(again.tensors.size(), file.tensors.size());
+      for (const auto& [name, t] : file.tensors) EXPECT_EQ(again.at(name).bytes, t.bytes) << name;
+      // As a PyTorch user would have saved it, without metadata.
+      SafeTensors bare = file;
+      bare.metadata.clear();
+      EXPECT_THAT(refusal(scratch, bare, {{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}}),
+                  HasSubstr("layers="));
+      EXPECT_EQ(mlp_of(load(scratch, bare,
+                            {{"activation", "softplus"},
+                             {"beta", "100"},
+                             {"output", "potential"},
+                             {"layers", "input,hidden1,hidden2,output"}}))
+                    .parameters,
+                mlp_of(model).parameters);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fokker

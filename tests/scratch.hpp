@@ -49,6 +49,8 @@ class Scratch {
 
 // Bytes on disk, written and read without the library.
 inline void put(const std::string& path, const std::string& bytes) {
+  // A new file, since some file systems write a truncated one to the disk at once.
+  std::filesystem::remove(path);
   std::ofstream file(path, std::ios::binary | std::ios::trunc);
   file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   ASSERT_TRUE(file.flush()) << path;

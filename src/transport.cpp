@@ -1,0 +1,301 @@
+// Distances between sets of samples.
+//
+// W2² between two histograms on one n × n grid is the smallest Σ π_ij |x_i − y_j|². Squared distance is separable, so
+// mass may move first in x and then in y: a min-cost flow on three layers of nodes
+//   a(ix, iy) → mid(jx, iy) → b(jx, jy),   arc costs (ix − jx)² and (iy − jy)², scaled by h² at the end,
+// with at most 2n³ arcs instead of n⁴; nodes without mass, and what cannot be reached from mass, are left out. Masses
+// and costs are integers, so the simplex and its potentials are exact. The potentials v of b give the certificate:
+//   w(jx, iy) = min_jy (iy − jy)² − v(jx, jy),   u(ix, iy) = min_jx (ix − jx)² + w(jx, iy)
+// is the largest u with u_i + v_j ≤ |x_i − y_j|² for all pairs, so Σ u a + Σ v b bounds W2² from below whatever the
+// simplex did.
+#include "fokker/transport.hpp"
+
+#include <fmt/format.h>
+#include <lemon/network_simplex.h>
+#include <lemon/static_graph.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "cpu/parallel.hpp"
+#include "cpu/random.hpp"
+#include "fokker/error.hpp"
+
+namespace fokker {
+
+void Grid::validate() const {
+  if (n < 2 || n > 1024) throw Error(fmt::format("a grid needs 2 to 1024 nodes a side, and {} were given", n));
+  if (!(half_width > 0) || !std::isfinite(half_width)) {
+    throw Error(fmt::format("a grid's half width must be positive and finite, and {} was given", half_width));
+  }
+}
+
+namespace {
+
+void require_host_samples(View<const float> samples, const char* what) {
+  if (samples.device != Device::cpu) throw Error(fmt::format("{} takes samples in host memory", what));
+  if (samples.rows < 0 || samples.columns < 1 || (samples.rows > 0 && !samples.data)) {
+    throw Error(fmt::format("{} was given a view of {} rows and {} columns{}", what, samples.rows, samples.columns,
+                            samples.data ? "" : " without data"));
+  }
+}
+
+}  // namespace
+
+Histogram histogram(View<const float> samples, const Grid& grid) {
+  grid.validate();
+  require_host_samples(samples, "a histogram");
+  if (samples.columns != 2) {
+    throw Error(fmt::format("a histogram takes samples of 2 coordinates, and they have {}", samples.columns));
+  }
+  Histogram result{.grid = grid, .weights = std::vector<double>(grid.n * grid.n, 0.0)};
+  const double width = grid.half_width, per_node = 1 / grid.spacing();
+  const auto inside = [width](double v) { return v > -width && v < width; };  // false for NaN
+  const auto nearest = [&](double v) {
+    return std::min(static_cast<std::int64_t>(std::floor((v + width) * per_node + 0.5)), grid.n - 1);
+  };
+  for (std::int64_t i = 0; i < samples.rows; ++i) {
+    const double x = samples.data[2 * i], y = samples.data[2 * i + 1];
+    if (!inside(x) || !inside(y)) continue;
+    result.weights[grid.n * nearest(y) + nearest(x)] += 1;
+    ++result.inside;
+  }
+  result.outside = samples.rows - result.inside;
+  if (result.inside > 0) {
+    for (double& w : result.weights) w /= static_cast<double>(result.inside);
+  }
+  return result;
+}
+
+namespace {
+
+// Masses are integers with this sum, so that both sides are exactly equal: 2^60 leaves a rounding of 2^−61 a node, less
+// than that of the doubles they come from.
+constexpr std::int64_t kTotalMass = std::int64_t{1} << 60;
+
+std::vector<std::int64_t> integer_masses(const std::vector<double>& weights, const Grid& grid, const char* name) {
+  if (static_cast<std::int64_t>(weights.size()) != grid.n * grid.n) {
+    throw Error(fmt::format("W2 on a grid of {} × {} nodes needs {} weights a side, and {} has {}", grid.n, grid.n,
+                            grid.n * grid.n, name, weights.size()));
+  }
+  double largest = 0;
+  std::size_t where = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    if (!(weights[i] >= 0) || !std::isfinite(weights[i])) {
+      throw Error(
+          fmt::format("W2 needs finite weights that are not negative, and weight {} of {} is {}", i, name, weights[i]));
+    }
+    if (weights[i] > largest) largest = weights[i], where = i;
+  }
+  if (largest == 0) throw Error(fmt::format("W2 needs mass on both sides, and all weights of {} are 0", name));
+  long double sum = 0;
+  for (const double w : weights) sum += w / largest;  // scaled, so that it neither overflows nor vanishes
+  std::vector<std::int64_t> masses(weights.size());
+  std::int64_t total = 0;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    masses[i] = std::llround(weights[i] / largest / sum * kTotalMass);
+    total += masses[i];
+  }
+  masses[where] += kTotalMass - total;
+  return masses;
+}
+
+constexpr std::int64_t square(std::int64_t v) { return v * v; }
+
+// The three layers; nodes are grid indices n·iy + ix.
+class GridTransport {
+ public:
+  GridTransport(std::vector<std::int64_t> a, std::vector<std::int64_t> b, std::int64_t n)
+      : n_(n), a_(std::move(a)), b_(std::move(b)) {}
+
+  // The smallest cost of a plan in units of h², leaving the potentials of b in v_.
+  double primal() {
+    std::vector<char> row_has_a(n_), column_has_b(n_);
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      row_has_a[i / n_] |= a_[i] > 0;
+      column_has_b[i % n_] |= b_[i] > 0;
+    }
+    // Nodes are numbered in the order of the layers, and arcs by their sources, as a static graph wants them.
+    int nodes = 0;
+    const auto number = [&](auto used) {
+      std::vector<int> ids(n_ * n_, -1);
+      for (std::int64_t i = 0; i < n_ * n_; ++i) {
+        if (used(i)) ids[i] = nodes++;
+      }
+      return ids;
+    };
+    const auto a_id = number([&](std::int64_t i) { return a_[i] > 0; });
+    const auto mid_id = number([&](std::int64_t i) { return row_has_a[i / n_] && column_has_b[i % n_]; });
+    const auto b_id = number([&](std::int64_t i) { return b_[i] > 0; });
+    std::vector<std::pair<int, int>> arcs;
+    std::vector<std::int64_t> costs;
+    const auto add = [&](int from, int to, std::int64_t cost) {
+      if (to >= 0) arcs.emplace_back(from, to), costs.push_back(cost);
+    };
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      for (std::int64_t jx = 0; a_id[i] >= 0 && jx < n_; ++jx) {
+        add(a_id[i], mid_id[i - i % n_ + jx], square(i % n_ - jx));
+      }
+    }
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      for (std::int64_t jy = 0; mid_id[i] >= 0 && jy < n_; ++jy) {
+        add(mid_id[i], b_id[n_ * jy + i % n_], square(i / n_ - jy));
+      }
+    }
+
+    using Graph = lemon::StaticDigraph;
+    Graph graph;
+    graph.build(nodes, arcs.begin(), arcs.end());
+    Graph::ArcMap<std::int64_t> cost(graph);
+    for (std::size_t e = 0; e < costs.size(); ++e) cost[graph.arc(static_cast<int>(e))] = costs[e];
+    Graph::NodeMap<std::int64_t> supply(graph, 0);
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      if (a_id[i] >= 0) supply[graph.node(a_id[i])] = a_[i];
+      if (b_id[i] >= 0) supply[graph.node(b_id[i])] = -b_[i];
+    }
+    using Simplex = lemon::NetworkSimplex<Graph, std::int64_t, std::int64_t>;
+    Simplex simplex(graph);
+    simplex.costMap(cost).supplyMap(supply);
+    if (simplex.run() != Simplex::OPTIMAL) throw Error("the network simplex found no plan between two histograms");
+    v_.assign(n_ * n_, 0);
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      if (b_id[i] >= 0) v_[i] = simplex.potential(graph.node(b_id[i]));
+    }
+    return static_cast<double>(simplex.totalCost<long double>() / kTotalMass);
+  }
+
+  // The value of the dual that v_ extends to, in units of h².
+  double dual() const {
+    constexpr std::int64_t kFar = std::numeric_limits<std::int64_t>::max() / 2;
+    std::vector<std::int64_t> w(n_ * n_, kFar);
+    for (std::int64_t iy = 0; iy < n_; ++iy) {
+      for (std::int64_t j = 0; j < n_ * n_; ++j) {
+        std::int64_t& smallest = w[n_ * iy + j % n_];
+        if (b_[j] > 0) smallest = std::min(smallest, square(iy - j / n_) - v_[j]);
+      }
+    }
+    long double value = 0;
+    for (std::int64_t i = 0; i < n_ * n_; ++i) {
+      if (b_[i] > 0) value += static_cast<long double>(b_[i]) * v_[i];
+      if (a_[i] == 0) continue;
+      std::int64_t u = kFar;
+      for (std::int64_t jx = 0; jx < n_; ++jx) {
+        const std::int64_t below = w[n_ * (i / n_) + jx];
+        if (below < kFar) u = std::min(u, square(i % n_ - jx) + below);
+      }
+      value += static_cast<long double>(a_[i]) * u;
+    }
+    return static_cast<double>(value / kTotalMass);
+  }
+
+ private:
+  std::int64_t n_;
+  std::vector<std::int64_t> a_, b_;
+  std::vector<std::int64_t> v_;
+};
+
+}  // namespace
+
+TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid) {
+  grid.validate();
+  if (grid.n > 256) {
+    throw Error(fmt::format("exact W2 is offered on grids of up to 256 nodes a side, and {} were given", grid.n));
+  }
+  GridTransport problem(integer_masses(a, grid, "the first"), integer_masses(b, grid, "the second"), grid.n);
+  const double scale = grid.spacing() * grid.spacing();
+  TransportResult result;
+  result.w2_squared = scale * problem.primal();
+  result.dual_value = scale * problem.dual();
+  return result;
+}
+
+namespace {
+
+// The rows that are finite, in double.
+std::vector<double> finite_rows(View<const float> samples, const char* name) {
+  require_host_samples(samples, "sliced W2");
+  std::vector<double> rows;
+  rows.reserve(samples.size());
+  for (std::int64_t i = 0; i < samples.rows; ++i) {
+    const float* row = samples.data + i * samples.columns;
+    if (std::all_of(row, row + samples.columns, [](float v) { return std::isfinite(v); })) {
+      rows.insert(rows.end(), row, row + samples.columns);
+    }
+  }
+  if (rows.empty()) throw Error(fmt::format("sliced W2 needs a finite sample on both sides, and {} has none", name));
+  return rows;
+}
+
+std::vector<double> project(const std::vector<double>& rows, const std::vector<double>& direction) {
+  const std::size_t d = direction.size();
+  std::vector<double> sorted(rows.size() / d);
+  for (std::size_t i = 0; i < sorted.size(); ++i) {
+    sorted[i] = std::inner_product(direction.begin(), direction.end(), rows.begin() + i * d, 0.0);
+  }
+  std::sort(sorted.begin(), sorted.end());
+  return sorted;
+}
+
+// ∫_0^1 (F_p⁻¹ − F_q⁻¹)² for sorted samples: quantile functions are steps at multiples of 1/N and 1/M, so the integral
+// is a sum over the steps of both, in units of 1/(N M).
+double quantile_distance(const std::vector<double>& p, const std::vector<double>& q) {
+  const auto n = static_cast<std::int64_t>(p.size()), m = static_cast<std::int64_t>(q.size());
+  long double total = 0;
+  for (std::int64_t i = 0, j = 0, at = 0; i < n && j < m;) {
+    const std::int64_t p_end = (i + 1) * m, q_end = (j + 1) * n, end = std::min(p_end, q_end);
+    const double difference = p[i] - q[j];
+    total += static_cast<long double>(end - at) * difference * difference;
+    at = end;
+    i += p_end == end;
+    j += q_end == end;
+  }
+  return static_cast<double>(total / (static_cast<long double>(n) * static_cast<long double>(m)));
+}
+
+}  // namespace
+
+double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) {
+  if (a.columns != b.columns) {
+    throw Error(
+        fmt::format("sliced W2 compares samples of one dimension, and {} and {} were given", a.columns, b.columns));
+  }
+  if (projections < 1)
+    throw Error(fmt::format("sliced W2 needs at least one projection, and {} were asked for", projections));
+  const auto first = finite_rows(a, "the first"), second = finite_rows(b, "the second");
+  std::vector<double> distances(projections);
+  cpu::parallel_for(omp_get_max_threads(), projections, [&](std::int64_t projection, int) {
+    // A normal vector, scaled to length 1, is a uniform direction.
+    std::vector<float> normals(a.columns);
+    cpu::draw_normals(normals.data(), 1, static_cast<int>(a.columns), seed, static_cast<std::uint64_t>(projection),
+                      RandomUse::projection, 0);
+    std::vector<double> direction(normals.begin(), normals.end());
+    const double length = std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
+    for (double& v : direction) v /= length;
+    distances[projection] = quantile_distance(project(first, direction), project(second, direction));
+  });
+  return std::accumulate(distances.begin(), distances.end(), 0.0) / projections;
+}
+
+double noise_floor(const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
+  if (n < 1) throw Error(fmt::format("a noise floor needs at least one sample, and {} were asked for", n));
+  grid.validate();
+  // Steps that no training iteration and no plain draw uses.
+  constexpr std::uint64_t kLastStep = (std::uint64_t{1} << 40) - 1;
+  std::vector<float> first(n * data.dimension()), second(first.size());
+  data.draw(View<float>(first, data.dimension()), seed, 0, kLastStep);
+  data.draw(View<float>(second, data.dimension()), seed, 0, kLastStep - 1);
+  const View<const float> a(first, data.dimension()), b(second, data.dimension());
+  if (data.dimension() != 2) return sliced_w2_squared(a, b, 256, seed);
+  const Histogram p = histogram(a, grid), q = histogram(b, grid);
+  if (p.inside == 0 || q.inside == 0) {
+    throw Error(
+        fmt::format("a noise floor on a grid needs samples inside ±{}, and none of {} fell there", grid.half_width, n));
+  }
+  return w2_squared(p.weights, q.weights, grid).w2_squared;
+}
+
+}  // namespace fokker

@@ -34,10 +34,31 @@ void dots(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* 
 }
 
 template <class T>
+void triple_dots(std::int64_t rows, std::int64_t stride, const T* a, const T* b, const T* c, T* out,
+                 std::int64_t out_stride) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    auto sum = hn::Zero(d);
+    for (std::int64_t i = r * stride; i < (r + 1) * stride; i += lanes) {
+      sum = hn::MulAdd(hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), hn::LoadU(d, c + i), sum);
+    }
+    out[r * out_stride] += hn::GetLane(hn::SumOfLanes(d, sum));
+  }
+}
+
+template <class T>
 void multiply(std::int64_t n, const T* a, const T* b, T* out) {
   const hn::ScalableTag<T> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   for (std::int64_t i = 0; i < n; i += lanes) hn::StoreU(hn::Mul(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, out + i);
+}
+
+template <class T>
+void add(std::int64_t n, const T* a, const T* b, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t i = 0; i < n; i += lanes) hn::StoreU(hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, out + i);
 }
 
 template <class T>
@@ -90,8 +111,10 @@ MlpPrimitives<T> table() {
   t.product = P::product;
   t.gradient = P::gradient;
   t.dots = dots<T>;
+  t.triple_dots = triple_dots<T>;
   t.activate = activate<T>;
   t.multiply = multiply<T>;
+  t.add = add<T>;
   t.multiply_add = multiply_add<T>;
   t.sum_of_products = sum_of_products<T>;
   t.scale_columns = scale_columns<T>;

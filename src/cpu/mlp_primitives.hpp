@@ -57,12 +57,16 @@ struct MlpPrimitives {
   // of a and w are read; w's padding must be zero.
   void (*dots)(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* a, std::int64_t a_stride,
                const T* w, std::int64_t w_stride, const T* start, T* out, std::int64_t out_stride);
+  // out[r · out_stride] += Σ_i a[r, i] b[r, i] c[r, i] over whole vectors of a row.
+  void (*triple_dots)(std::int64_t rows, std::int64_t stride, const T* a, const T* b, const T* c, T* out,
+                      std::int64_t out_stride);
   // h = σ(z) and its derivatives over n values (a multiple of lanes); nullptr: not wanted, and costs nothing. An output
   // may be z itself.
   void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third);
 
   // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
   void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                  // a ⊙ b
+  void (*add)(std::int64_t n, const T* a, const T* b, T* out);                       // a + b
   void (*multiply_add)(std::int64_t n, const T* a, const T* b, const T* c, T* out);  // a ⊙ b + c
   void (*sum_of_products)(std::int64_t n, const T* a, const T* b, const T* c, const T* d, const T* e,
                           T* out);  // a ⊙ b + c ⊙ d ⊙ e

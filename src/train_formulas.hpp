@@ -35,7 +35,8 @@ inline double average_share(const TrainOptions& options, std::int64_t count) {
 // A denoising time and its weight as a function of one uniform; a value type that kernels take by copy.
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion
 //   uniform     density 1/(T − t_min)
-//   importance  edges [cells + 1] cut [t_min, T] into cells to which q ∝ p/σ² gives equal mass; t is uniform inside its
+//   importance  edges [cells + 1] cut [t_min, T] into cells of equal mass under 15/16 of p/σ² and 1/16 of 1/t, both
+//               normalised; t is uniform inside its
 //               cell. The density drawn from is thus known exactly, 1/(cells · width), and with it the weight.
 struct TimeDraw {
   TimeLaw law;

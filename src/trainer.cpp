@@ -56,7 +56,10 @@ std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
   if (!(sde.t_min > 0)) {
     throw Error(fmt::format("t_min is {} with importance-sampled times; allowed: more than 0", sde.t_min));
   }
-  // p/σ² is smooth in log t: its running integral on a grid finer than the cells, then inverted linearly.
+  // Running integrals of p/σ² and of 1/t, both smooth in log t, on a grid finer than the cells; mixed, then inverted
+  // linearly. The log-uniform part bounds every cell's ratio of times: without it one cell of a steep σ² spans most of
+  // [t_min, T], and the weight in it is far from σ².
+  constexpr double log_uniform = 1.0 / 16;
   const std::int64_t fine = 16 * std::int64_t{cells};
   const double ratio = std::log(sde.horizon / sde.t_min) / static_cast<double>(fine);
   std::vector<double> t(fine + 1), mass(fine + 1, 0.0);
@@ -65,6 +68,10 @@ std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
   for (std::int64_t i = 0; i < fine; ++i) {
     const double middle = (t[i] + t[i + 1]) / 2;
     mass[i + 1] = mass[i] + (sde.horizon - middle) / sde.at(middle).variance * (t[i + 1] - t[i]);
+  }
+  const double total = mass[fine];
+  for (std::int64_t i = 0; i <= fine; ++i) {
+    mass[i] = (1 - log_uniform) * mass[i] / total + log_uniform * static_cast<double>(i) / static_cast<double>(fine);
   }
   std::vector<float> edges(cells + 1);
   std::int64_t i = 0;

@@ -207,22 +207,16 @@ TEST(Adam, FollowsADoubleReferenceThroughARestart) {
   }
   EXPECT_TRUE(agrees(p, reference, Bound{.relative = 0, .of_rms = 0, .norm = 0, .absolute = steps * 0x1p-23}));
   EXPECT_TRUE(agrees(v, v_ref, Bound{.relative = 1e-4, .of_rms = 0, .norm = 1e-4, .absolute = 0}));
-  for (const double value : reference) EXPECT_NEAR(value, 1, 0.5);  // it went somewhere
+  for (const double value : reference)
+    EXPECT_LT(std::abs(value - 1), 1.0);  // it went somewhere: the start is up to 2.5 off
 }
 
 // Denoising times.
 
-struct TimeCase {
-  SdeKind kind;
-  // sup over a cell of q/mean q, hence of weight/σ² over its mean: 2 in the last cell, where the paper's density falls
-  // linearly to 0; more where 1/σ² falls steeply inside a wide cell.
-  double concentration;
-};
-
-class Times : public ::testing::TestWithParam<TimeCase> {};
+class Times : public ::testing::TestWithParam<SdeKind> {};
 
 TEST_P(Times, ByImportanceHaveThePapersExpectations) {
-  const ForwardSde sde = ForwardSde::defaults(GetParam().kind);
+  const ForwardSde sde = ForwardSde::defaults(GetParam());
   const std::int32_t cells = 4096;
   const std::vector<float> edges = importance_edges(sde, cells);
   ASSERT_EQ(edges.size(), 4097u);
@@ -231,7 +225,7 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   EXPECT_TRUE(std::is_sorted(edges.begin(), edges.end(), std::less_equal<>())) << "cells without width";
   const TimeDraw time{TimeLaw::importance, float(sde.t_min), float(sde.horizon), edges.data(), cells};
 
-  // E_q[weight f]: the mean over equidistant u, 512 a cell. E_p[f]: t = t_min e^{y L}, 2^18 midpoints in y, in double.
+  // E_q[weight f]: the mean over equidistant u, 128 a cell. E_p[f]: t = t_min e^{y L}, 2^18 midpoints in y, in double.
   using Function = std::function<double(double)>;
   const std::vector<Function> functions = {
       [](double) { return 1.0; },
@@ -244,7 +238,7 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
       [&](double t) { return 1 / sde.at(t).variance; },
   };
   std::vector<double> drawn(functions.size(), 0.0), expected(functions.size(), 0.0);
-  const int n = 512 * cells;
+  const int n = 128 * cells;
   double largest = 0;
   for (int i = 0; i < n; ++i) {
     float weight = 0;
@@ -262,15 +256,16 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   }
   // Midpoint errors (2e-6 where 1/σ² changes within a cell) and the rounding of t, up to 6e-8 of T.
   EXPECT_TRUE(agrees(drawn, expected, Bound{.relative = 2e-5, .of_rms = 0, .norm = 2e-5, .absolute = 0}));
-  EXPECT_LT(largest, GetParam().concentration * expected.back());
+  // 16/15, and what p/σ² changes in a cell: by t^{−4} at most over a 256th of log(T/t_min), and near T, where p falls
+  // to 0, by 1.3 at this number of cells.
+  EXPECT_LT(largest, 1.4 * expected.back());
 }
 
 INSTANTIATE_TEST_SUITE_P(Sdes, Times,
-                         ::testing::Values(TimeCase{SdeKind::ou, 2.1}, TimeCase{SdeKind::vp_linear, 2.1},
-                                           TimeCase{SdeKind::vp_cosine, 2.1}, TimeCase{SdeKind::subvp, 2.1},
-                                           TimeCase{SdeKind::ve, 8}),
+                         ::testing::Values(SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
+                                           SdeKind::ve),
                          [](const auto& instance) {
-                           std::string name = ForwardSde::defaults(instance.param.kind).name();
+                           std::string name = ForwardSde::defaults(instance.param).name();
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
@@ -468,9 +463,12 @@ TEST(Clipping, ScalesTheGradientToTheNormAndNoFurther) {
     return 10 * std::sqrt(std::inner_product(moment.begin(), moment.end(), moment.begin(), 0.0));
   };
   double norm = 0, clipped = 0, loose = 0;
-  EXPECT_TRUE(agrees(moment_norm(0, norm), norm, 1e-6));
-  EXPECT_TRUE(agrees(moment_norm(norm / 3, clipped), norm / 3, 1e-6));
-  EXPECT_TRUE(agrees(moment_norm(3 * norm, loose), norm, 1e-6));
+  const double unclipped_moment = moment_norm(0, norm);
+  EXPECT_TRUE(agrees(unclipped_moment, norm, 1e-6));
+  const double clipped_moment = moment_norm(norm / 3, clipped);
+  EXPECT_TRUE(agrees(clipped_moment, norm / 3, 1e-6));
+  const double loose_moment = moment_norm(3 * norm, loose);
+  EXPECT_TRUE(agrees(loose_moment, norm, 1e-6));
   EXPECT_EQ(clipped, norm);  // the record tells the norm before clipping
   EXPECT_EQ(loose, norm);
 }
@@ -691,7 +689,7 @@ double mean_square_residual(const Model& model) {
 
 TrainOptions learning_options() {
   TrainOptions options;
-  options.iterations = 400;
+  options.iterations = 600;
   options.denoising_points = 512;
   options.collocation_points = 256;
   options.peak_rate = 2e-2;
@@ -703,7 +701,7 @@ TEST(Learning, OfAGaussianReachesItsScore) {
   const Model initial = small_model();
   Trainer trainer(cpu(), initial, gaussian(), learning_options());
   const auto records = trainer.run(1000);
-  EXPECT_EQ(records.size(), 400u);  // never past options.iterations
+  EXPECT_EQ(records.size(), 600u);  // never past options.iterations
   const Model trained = trainer.model();
   // An untrained net is wrong by the score itself.
   for (const double t : {0.1, 0.5, 1.0, 2.0}) {
@@ -715,10 +713,10 @@ TEST(Learning, OfAGaussianReachesItsScore) {
 TEST(Learning, WithTheResidualLowersIt) {
   TrainOptions options = learning_options();
   Trainer without(cpu(), small_model(), gaussian(), options);
-  const auto plain = without.run(400);
+  const auto plain = without.run(600);
   options.residual_weight = 1;
   Trainer with(cpu(), small_model(), gaussian(), options);
-  const auto regularised = with.run(400);
+  const auto regularised = with.run(600);
   for (const TrainRecord& record : plain) EXPECT_EQ(record.residual, 0);
   EXPECT_LT(regularised.back().residual, 0.1 * regularised.front().residual);
   EXPECT_LT(mean_square_residual(with.model()), 0.1 * mean_square_residual(without.model()));
@@ -728,14 +726,14 @@ TEST(Learning, WithTheResidualLowersIt) {
 TEST(Learning, OfAVectorNetWorksWithoutTheResidual) {
   TrainOptions options = learning_options();
   Trainer trainer(cpu(), small_model(2, Output::score), gaussian(), options);
-  const auto records = trainer.run(400);
+  const auto records = trainer.run(600);
   const auto mean = [&](std::size_t first) {
     double sum = 0;
     for (std::size_t i = first; i < first + 50; ++i) sum += records[i].denoising / 50;
     return sum;
   };
   // E of the loss is E |s − ∇ log p_t|² + a constant, most of what remains.
-  EXPECT_LT(mean(350), 0.7 * mean(0));
+  EXPECT_LT(mean(550), 0.7 * mean(0));
   options.residual_weight = 1;
   EXPECT_THAT(error_of([&] { Trainer(cpu(), small_model(2, Output::score), gaussian(), options); }),
               AllOf(HasSubstr("vector net"), HasSubstr("residual weight 1")));

@@ -1,1 +1,566 @@
-int main() { return 0; }
+// The command line: train, sample, field, gap, info.
+#include "fokker/fokker.hpp"
+
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "console.hpp"
+#include "files.hpp"
+#include "measure.hpp"
+#include "options.hpp"
+#include "training.hpp"
+
+namespace fokker::tools {
+namespace {
+
+void print_json(const Json& json) { fmt::print("{}\n", json.dump(2)); }
+
+class Command {
+ public:
+  virtual ~Command() = default;
+  virtual void run() = 0;
+  bool chosen() const { return app_->parsed(); }
+
+ protected:
+  explicit Command(CLI::App* app) : app_(app) {}
+  CLI::App* app_;
+};
+
+// ----------------------------------------------------------------------------------------------------------------
+// train
+
+class Train : public Command {
+ public:
+  explicit Train(CLI::App& parent) : Command(parent.add_subcommand("train", "Train an MLP on a data set")) {
+    app_->footer(
+        "The defaults are a recipe that trains circles2 in about half a minute on two cores.\n"
+        "Interrupted (SIGINT, SIGTERM) or killed, a run with --state goes on from its last saved state with --resume,\n"
+        "and ends with the parameters of an uninterrupted run, bit for bit.\n\n"
+        "Examples:\n"
+        "  fokker train --data circles2 --residual-weight 1 --out circles2.safetensors --log circles2.csv\n"
+        "  fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors\n"
+        "  fokker train --data blob --resume blob.state --out blob.safetensors\n"
+        "  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --out "
+        "mine.safetensors\n");
+    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy ([N, d])")->required();
+    app_->add_option("--out", out_, "the trained model, a .safetensors file")->required();
+
+    const std::string network = "Network and forward SDE";
+    recipe(network, "--hidden", architecture_.hidden, "widths of the hidden layers")->delimiter(',');
+    recipe(network, "--activation", activation_, "softplus, tanh, silu or sine");
+    recipe(network, "--beta", architecture_.beta, "softplus: log(1 + exp(beta z))/beta");
+    recipe(network, "--output", output_, "potential (score is its gradient) or score");
+    recipe(network, "--sde", sde_, "ou, vp-linear, vp-cosine, subvp or ve");
+    recipe(network, "--sde-parameters", sde_parameters_,
+           "as JSON: '{\"rate\": 1, \"T\": 10}'; defaults: fokker --help");
+
+    const std::string training = "Training";
+    recipe(training, "--iterations", options_.iterations, "iterations of Adam");
+    recipe(training, "--denoising-points", options_.denoising_points, "fresh points an iteration");
+    recipe(training, "--collocation-points", options_.collocation_points, "fresh residual points an iteration");
+    recipe(training, "--residual-weight", options_.residual_weight, "w_R, weight of the mean squared residual");
+    recipe(training, "--box", options_.box, "residual points are uniform on [-box, box]^d");
+    recipe(training, "--time-law", time_law_, "denoising times: paper, uniform or importance");
+    recipe(training, "--schedule", schedule_, "rates: paper, one-cycle, cosine or constant");
+    recipe(training, "--peak-rate", options_.peak_rate, "highest rate; not used by the paper's schedule");
+    recipe(training, "--average", average_, "of the weights: none, exponential or tail");
+    recipe(training, "--average-decay", options_.average_decay, "of the exponential average");
+    recipe(training, "--average-fraction", options_.average_fraction,
+           "share of the iterations that are averaged, the last ones");
+    recipe(training, "--clip-norm", options_.clip_norm, "largest gradient norm; 0: no clipping");
+    recipe(training, "--seed", options_.seed, "of the parameters and of all draws");
+
+    const std::string files = "States and records";
+    app_->add_option("--state", state_, "file for the training state; with --resume: that file, if not given")
+        ->group(files);
+    auto* resume = app_->add_option("--resume", resume_, "go on from this state; its recipe holds")->group(files);
+    app_->add_option("--save-every", save_every_, "save the state every N iterations, or every Ns seconds")
+        ->capture_default_str()
+        ->group(files);
+    app_->add_option("--log", log_, "records of the iterations: FILE.csv, or FILE.jsonl for JSON lines")->group(files);
+    app_->add_option("--log-every", log_every_, "one record in so many iterations")
+        ->capture_default_str()
+        ->group(files);
+    for (CLI::Option* option : recipe_) option->excludes(resume);
+    app_->add_flag("--json", json_, "print one JSON object when done");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    const DataSet data = DataSet::named(data_);
+    const SaveInterval save = SaveInterval::parse(save_every_);
+    check_range("--log-every", log_every_, 1, max_samples);
+    if (state_.empty()) state_ = resume_;
+    check_writable(out_);
+    if (!state_.empty()) check_writable(state_);
+    if (!log_.empty()) check_writable(log_);
+    const Context context = machine_.context();
+    Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
+
+    const std::int64_t first = trainer.iteration();
+    Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
+    progress.begin(double(first) / double(trainer.options().iterations));
+    const TrainingResult result =
+        run_training(trainer, {.state = state_, .save = save, .log = log_, .log_every = log_every_}, progress);
+
+    const Model model = trainer.model();
+    const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
+    save_model(out_, model, {{"training", recipe.dump()}});
+    if (json_) {
+      Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
+      json["first_iteration"] = first;
+      json["iterations"] = trainer.iteration();
+      json["last"] = nullptr;
+      if (result.last.iteration >= 0) {
+        json["last"] = {{"denoising", result.last.denoising},
+                        {"residual", result.last.residual},
+                        {"total", result.last.total},
+                        {"gradient_norm", result.last.gradient_norm}};
+      }
+      json["seconds"] = result.seconds;
+      json["recipe"] = recipe;
+      print_json(json);
+    } else {
+      progress.say(fmt::format("{} iterations in {}; the model is in '{}'", trainer.iteration() - first,
+                               format_duration(result.seconds), out_));
+    }
+  }
+
+ private:
+  template <class T>
+  CLI::Option* recipe(const std::string& group, const char* name, T& value, const char* help) {
+    recipe_.push_back(app_->add_option(name, value, help)->capture_default_str()->group(group));
+    return recipe_.back();
+  }
+
+  Trainer start(const Context& context, const DataSet& data) {
+    architecture_.dimension = data.dimension();
+    architecture_.activation = parse_activation(activation_);
+    architecture_.output = parse_output(output_);
+    architecture_.validate();
+    options_.time_law = parse_time_law(time_law_);
+    options_.schedule = parse_rate_schedule(schedule_);
+    options_.average = parse_weight_average(average_);
+    options_.validate();
+    const ForwardSde sde = ForwardSde::parse(sde_, sde_parameters_);
+    return Trainer(context, {sde, Mlp::initialise(architecture_, options_.seed)}, data, options_);
+  }
+
+  std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
+  std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
+  Architecture architecture_{.beta = 20, .layer_names = {}};
+  TrainOptions options_;
+  std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},
+      average_{to_string(options_.average)};
+  std::int64_t log_every_ = 1;
+  bool json_ = false;
+  std::vector<CLI::Option*> recipe_;
+  MachineOptions machine_;
+};
+
+// ---------------------------------------------------------------------------------------------------------------
+// sample
+
+class Sample : public Command {
+ public:
+  explicit Sample(CLI::App& parent) : Command(parent.add_subcommand("sample", "Draw samples from a model")) {
+    app_->footer(
+        "Sample i is a function of the seed and i alone, for any number of threads.\n\n"
+        "Examples:\n"
+        "  fokker sample --model circles2.safetensors --scheme sde --samples 100000 --out sde.npy\n"
+        "  fokker sample --model circles2.safetensors --scheme heun --grid geometric:150:1e-3 --samples 10000 \\\n"
+        "                --out ode.npy --log-density log_p.npy\n");
+    model_.add_to(*app_);
+    app_->add_option(
+            "--scheme", scheme_,
+            "euler-maruyama (or sde) on the reverse SDE; euler (or ode), heun, rk4 on the probability-flow ODE")
+        ->capture_default_str();
+    app_->add_option("--grid", grid_, "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
+        ->capture_default_str();
+    app_->add_option("--samples", samples_, "how many")->capture_default_str();
+    app_->add_option("--seed", seed_, "names the prior's draw and the Brownian path of each sample")
+        ->capture_default_str();
+    app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required();
+    app_->add_option(
+        "--log-density", log_density_,
+        "also the ODE model's log density at the samples, a .npy file: float32 [N]; by the ODE scheme given, or "
+        "by heun where the samples are the SDE's");
+    probes_.add_to(*app_);
+    app_->add_flag("--json", json_, "print one JSON object when done");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    const Scheme scheme = parse_scheme(scheme_);
+    const Divergence divergence = probes_.divergence();
+    check_range("--samples", samples_, 1, max_samples);
+    check_writable(out_);
+    if (!log_density_.empty()) check_writable(log_density_);
+    const Model model = model_.load();
+    const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
+    const Context context = machine_.context();
+
+    Progress progress({{fmt::format("sampling {} by {}", samples_, to_string(scheme)), "sample", 1}});
+    progress.begin();
+    const Stopwatch clock;
+    const std::vector<float> samples =
+        draw_samples(context, model, grid, scheme, samples_, seed_, [&](double done) { progress.update(done); });
+    const double seconds = clock.seconds();
+    save_npy(out_, {samples_, model.dimension()}, samples.data());
+    if (!log_density_.empty()) {
+      progress.say("integrating the log density along the flow");
+      std::vector<float> density(static_cast<std::size_t>(samples_));
+      Sampler(context, model, grid)
+          .log_density(View<const float>(samples, model.dimension()), View<float>(density),
+                       scheme == Scheme::euler_maruyama ? Scheme::heun : scheme, divergence);
+      save_npy(log_density_, {samples_}, density.data());
+    }
+    if (json_) {
+      Json json{{"samples", samples_}, {"dimension", model.dimension()}, {"scheme", to_string(scheme)}};
+      json["grid"] = grid_;
+      json["steps"] = grid.steps();
+      json["seed"] = seed_;
+      json["out"] = out_;
+      json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
+      json["backend"] = context.backend_name();
+      json["threads"] = context.threads();
+      json["seconds"] = seconds;
+      print_json(json);
+    } else {
+      progress.say(fmt::format("{} samples in {}, in '{}'", samples_, format_duration(seconds), out_));
+    }
+  }
+
+ private:
+  ModelOptions model_;
+  ProbeOptions probes_;
+  std::string scheme_ = "euler-maruyama", grid_ = "paper", out_, log_density_;
+  std::int64_t samples_ = 10000;
+  std::uint64_t seed_ = 0;
+  bool json_ = false;
+  MachineOptions machine_;
+};
+
+// ----------------------------------------------------------------------------------------------------------------
+// field
+
+class Field : public Command {
+ public:
+  explicit Field(CLI::App& parent) : Command(parent.add_subcommand("field", "Evaluate a model's fields at points")) {
+    app_->footer(
+        "Points are [N, 1 + d], rows (t, x_1 ... x_d), float32 or float64. The output is a safetensors file of "
+        "float32\n"
+        "tensors: value, dt, laplacian, residual [N] and score [N, d] for a potential; score [N, d] and divergence [N] "
+        "for\n"
+        "a vector net. The residual is that of the Fokker-Planck equation for the potential as a log density.\n\n"
+        "Example:\n"
+        "  fokker field --model circles2.safetensors --points points.npy --out fields.safetensors\n");
+    model_.add_to(*app_);
+    app_->add_option("--points", points_, "a .npy file")->required();
+    app_->add_option("--out", out_, "a .safetensors file")->required();
+    app_->add_flag("--hessian", hessian_,
+                   "also hessian [N, d, d]: entry i, j is the derivative of score i along x_j; d <= 64");
+    probes_.add_to(*app_);
+    app_->add_flag("--json", json_, "print one JSON object when done");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    const Divergence divergence = probes_.divergence();
+    check_writable(out_);
+    const Model model = model_.load();
+    const std::int64_t d = model.dimension();
+    const NpyArray points = load_npy(points_);
+    if (points.shape.size() != 2 || points.shape[1] != 1 + d) {
+      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}], rows (t, x_1 … x_{})", points_,
+                              fmt::join(points.shape, ", "), 1 + d, d));
+    }
+    const std::int64_t n = points.shape[0];
+    std::vector<float> t(n), x(n * d);
+    for (std::int64_t i = 0; i < n; ++i) {
+      t[i] = static_cast<float>(points.data[i * (1 + d)]);
+      for (std::int64_t k = 0; k < d; ++k) x[i * d + k] = static_cast<float>(points.data[i * (1 + d) + 1 + k]);
+    }
+
+    const bool potential = model.output() == Output::potential;
+    SafeTensors file;
+    FieldOutputs<float> outputs;
+    std::map<std::string, std::vector<float>> values;
+    const auto want = [&](const std::string& name, View<float>& view, std::vector<std::int64_t> tail) {
+      std::int64_t columns = 1;
+      for (const std::int64_t size : tail) columns *= size;
+      std::vector<float>& storage = values[name];
+      storage.resize(static_cast<std::size_t>(n * columns));
+      view = View<float>(storage.data(), n, columns);
+      shapes_[name] = {n};
+      shapes_[name].insert(shapes_[name].end(), tail.begin(), tail.end());
+    };
+    want("score", outputs.score, {d});
+    want(potential ? "laplacian" : "divergence", outputs.divergence, {});
+    if (potential) {
+      want("value", outputs.value, {});
+      want("dt", outputs.dt, {});
+      want("residual", outputs.residual, {});
+    }
+    if (hessian_) want("hessian", outputs.hessian, {d, d});
+
+    const Context context = machine_.context();
+    const Stopwatch clock;
+    const Fields<float> fields(context, model);
+    if (n > 0) fields.evaluate({View<const float>(t), View<const float>(x, d)}, outputs, divergence);
+    for (const auto& [name, storage] : values) {
+      file.tensors[name] = Tensor::from_float(shapes_[name], storage.data());
+    }
+    file.save(out_);
+    if (json_) {
+      Json json{{"points", n}, {"dimension", d}, {"out", out_}};
+      json["tensors"] = shapes_;
+      json["backend"] = context.backend_name();
+      json["threads"] = context.threads();
+      json["seconds"] = clock.seconds();
+      print_json(json);
+    }
+  }
+
+ private:
+  ModelOptions model_;
+  ProbeOptions probes_;
+  std::string points_, out_;
+  std::map<std::string, std::vector<std::int64_t>> shapes_;
+  bool hessian_ = false, json_ = false;
+  MachineOptions machine_;
+};
+
+// ------------------------------------------------------------------------------------------------------------------
+// gap
+
+class GapCommand : public Command {
+ public:
+  explicit GapCommand(CLI::App& parent)
+      : Command(parent.add_subcommand("gap", "Measure the distance between a model's two samplers and the truth")) {
+    app_->footer(
+        "Samples the model by the reverse SDE and by the probability-flow ODE, draws as many from the data, and prints "
+        "the\n"
+        "squared Wasserstein distances of their 64 x 64 histograms on [-3.5, 3.5]^2 (elsewhere than in the plane: the "
+        "sliced\n"
+        "distance), beside the noise floor: that of two draws of the data. Samples outside the box are left out and "
+        "counted\n"
+        "as escaped; elsewhere than in the plane, samples that are not finite are. residual: mean of R^2 over 512 "
+        "times and\n"
+        "512 points each, as it is and with its mean at each time removed.\n"
+        "With --a and --b it compares two files of samples instead; --data adds the truth and the noise floor.\n\n"
+        "Examples:\n"
+        "  fokker gap --model circles2.safetensors --data circles2 --samples 100000 --json\n"
+        "  fokker gap --a ode.npy --b sde.npy --data circles2 --json\n");
+    model_.add_to(*app_, false);
+    app_->get_option("--model")->group("Options");
+    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy: the truth");
+    auto* a = app_->add_option("--a", a_, "samples to compare, a .npy file [N, d]");
+    auto* b = app_->add_option("--b", b_, "samples to compare with, a .npy file [M, d]");
+    a->needs(b)->excludes("--model");
+    b->needs(a)->excludes("--model");
+    app_->add_option("--samples", options_.samples, "draws of each kind")->capture_default_str();
+    app_->add_option("--seed", options_.seed, "of the samplers, the truth and the residual's points")
+        ->capture_default_str();
+    app_->add_option("--grid", options_.grid,
+                     "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
+        ->capture_default_str();
+    app_->add_option("--scheme", scheme_, "scheme of the ODE: euler, heun or rk4")->capture_default_str();
+    app_->add_option("--histograms", histograms_,
+                     "folder for ode.npy, sde.npy, truth.npy: float64 [4096], index 64 iy + ix");
+    app_->add_flag("--json", json_, "print one JSON object");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    if (!a_.empty()) return compare_files();
+    if (model_.path.empty()) throw CLI::ValidationError("gap", "--model is required, or --a and --b");
+    if (data_.empty()) throw CLI::ValidationError("gap", "--data is required with --model");
+    options_.ode_scheme = parse_scheme(scheme_);
+    if (options_.ode_scheme == Scheme::euler_maruyama) {
+      throw Error(fmt::format("--scheme {} given; allowed for the ODE: euler, heun, rk4", scheme_));
+    }
+    check_range("--samples", options_.samples, 1, max_samples);
+    const DataSet data = DataSet::named(data_);
+    const Model model = model_.load();
+    if (data.dimension() != model.dimension()) {
+      throw Error(fmt::format("the model '{}' has dimension {} and the data '{}' {}; they must be the same",
+                              model_.path, model.dimension(), data_, data.dimension()));
+    }
+    if (!histograms_.empty()) {
+      if (data.dimension() != 2) {
+        throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
+      }
+      make_folder(histograms_);
+      check_writable(histograms_ + "/ode.npy");
+    }
+    TimeGrid::parse(options_.grid, model.sde);
+    const Context context = machine_.context();
+
+    const Stopwatch clock;
+    Progress progress(
+        {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
+    const Truth truth = measure_truth(data, options_);
+    const Gap gap = measure_gap(context, model, truth, options_, [&](int) -> FractionDone {
+      progress.begin();
+      return [&](double done) { progress.update(done); };
+    });
+    if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
+    Json json = gap_json(gap, truth, options_);
+    json["model"] = model_.path;
+    json["data"] = data_;
+    json["backend"] = context.backend_name();
+    json["threads"] = context.threads();
+    json["seconds"]["total"] = clock.seconds();
+    progress.clear();
+    if (json_) return print_json(json);
+    const bool planar = json["sliced_w2_squared"].is_null();
+    fmt::print("{} of {} draws each\n", planar ? "W2²" : "sliced W2²", options_.samples);
+    fmt::print("  ODE–SDE      {:.5f}\n  ODE–truth    {:.5f}\n  SDE–truth    {:.5f}\n", gap.ode_sde.value,
+               gap.ode_truth.value, gap.sde_truth.value);
+    fmt::print("  noise floor  {:.5f}\n", truth.noise_floor);
+    fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
+    if (gap.residual) {
+      fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", gap.residual->mean_square,
+                 gap.residual->centred_mean_square);
+    }
+  }
+
+ private:
+  static Cloud load_cloud(const std::string& path, std::int64_t& n) {
+    const NpyArray array = load_npy(path);
+    if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
+      throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
+                              fmt::join(array.shape, ", ")));
+    }
+    n = array.shape[0];
+    return Cloud::of(std::vector<float>(array.data.begin(), array.data.end()), array.shape[1]);
+  }
+
+  void compare_files() {
+    std::int64_t n_a = 0, n_b = 0;
+    const Cloud a = load_cloud(a_, n_a), b = load_cloud(b_, n_b);
+    if (a.dimension != b.dimension) {
+      throw Error(
+          fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
+    }
+    const bool planar = a.histogram.has_value();
+    const Distance a_b = distance(a, b);
+    Json distances{{"a_b", a_b.value}}, floor;
+    if (!data_.empty()) {
+      const DataSet data = DataSet::named(data_);
+      if (data.dimension() != a.dimension) {
+        throw Error(fmt::format("the samples have dimension {} and the data '{}' {}; they must be the same",
+                                a.dimension, data_, data.dimension()));
+      }
+      GapOptions options = options_;
+      options.samples = std::min(n_a, n_b);
+      const Truth truth = measure_truth(data, options);
+      distances["a_truth"] = distance(a, truth.cloud).value;
+      distances["b_truth"] = distance(b, truth.cloud).value;
+      floor = truth.noise_floor;
+    }
+    if (json_) {
+      Json json;
+      json["w2_squared"] = planar ? distances : Json();
+      json["sliced_w2_squared"] = planar ? Json() : distances;
+      json["noise_floor"] = floor;
+      json["escaped"] = {{"a", a.escaped}, {"b", b.escaped}};
+      json["samples"] = {{"a", n_a}, {"b", n_b}};
+      return print_json(json);
+    }
+    for (const auto& [name, value] : distances.items()) {
+      fmt::print("{} {:<12} {:.5f}\n", planar ? "W2²" : "sliced W2²", name, value.get<double>());
+    }
+    if (!floor.is_null()) fmt::print("noise floor      {:.5f}\n", floor.get<double>());
+    fmt::print("escaped: a {:.5f}, b {:.5f}\n", a.escaped, b.escaped);
+  }
+
+  ModelOptions model_;
+  std::string data_, a_, b_, scheme_ = "euler", histograms_;
+  GapOptions options_;
+  bool json_ = false;
+  MachineOptions machine_;
+};
+
+// -----------------------------------------------------------------------------------------------------------------
+// info
+
+class Info : public Command {
+ public:
+  explicit Info(CLI::App& parent)
+      : Command(parent.add_subcommand("info", "Describe a model file, this machine and the backends")) {
+    app_->footer(
+        "Examples:\n"
+        "  fokker info\n"
+        "  fokker info --model circles2.safetensors --json\n");
+    model_.add_to(*app_, false);
+    app_->add_flag("--json", json_, "print one JSON object");
+  }
+
+  void run() override {
+    Json json = describe_machine();
+    if (!model_.path.empty()) {
+      json["model"] = describe_model(model_.load());
+      json["model"]["path"] = model_.path;
+      json["model"]["metadata"] = nullptr;
+      if (model_.path.ends_with(".safetensors")) json["model"]["metadata"] = SafeTensors::load(model_.path).metadata;
+    }
+    if (json_) return print_json(json);
+
+    fmt::print("fokker {}\n", version());
+    fmt::print("machine   {}, {} threads\n", json["machine"]["cpu"].get<std::string>(),
+               json["machine"]["hardware_threads"].get<unsigned>());
+    for (const BackendStatus& backend : backend_status()) {
+      fmt::print("backend   {}: {}{}\n", backend.name, backend.available ? "" : "not available: ", backend.detail);
+    }
+    if (model_.path.empty()) return;
+    const Json& model = json["model"];
+    fmt::print("model     {}\n", model_.path);
+    fmt::print("  network     {}\n", model["summary"].get<std::string>());
+    if (model.contains("layers")) {
+      fmt::print("  layers      {}\n  parameters  {}\n",
+                 fmt::join(model["layers"].get<std::vector<std::string>>(), ", "),
+                 model["parameters"].get<std::int64_t>());
+    }
+    fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
+    if (!model["metadata"].is_object()) return;
+    for (const auto& [key, value] : model["metadata"].items()) {
+      fmt::print("  metadata    {} = {}\n", key, value.get<std::string>());
+    }
+  }
+
+ private:
+  ModelOptions model_;
+  bool json_ = false;
+};
+
+int main_of_fokker(int argc, char** argv) {
+  CLI::App app("Score-based diffusion: train a network, sample it both ways, measure the gap between the two.",
+               "fokker");
+  app.set_version_flag("--version", std::string(version()));
+  app.require_subcommand(1);
+  app.footer(
+      fmt::format("Forward SDEs (--sde, --sde-parameters) and their defaults:\n{}\n\n"
+                  "Exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage.\n"
+                  "With --json the standard output holds one JSON object; progress and notes go to standard error.\n"
+                  "More about a command, with examples: fokker COMMAND --help",
+                  ForwardSde::describe_all()));
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(std::make_unique<Train>(app));
+  commands.push_back(std::make_unique<Sample>(app));
+  commands.push_back(std::make_unique<Field>(app));
+  commands.push_back(std::make_unique<GapCommand>(app));
+  commands.push_back(std::make_unique<Info>(app));
+  return run_main(app, argc, argv, [&] {
+    for (const auto& command : commands) {
+      if (command->chosen()) command->run();
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fokker::tools
+
+int main(int argc, char** argv) { return fokker::tools::main_of_fokker(argc, argv); }

@@ -1,0 +1,153 @@
+#include "console.hpp"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <csignal>
+#include <cstdio>
+#include <new>
+
+#include "fokker/error.hpp"
+
+namespace fokker::tools {
+
+int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command) {
+  std::signal(SIGXFSZ, SIG_IGN);
+  const std::string name = app.get_name();
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? exit_done : exit_usage;
+  }
+  std::string failure;
+  try {
+    command();
+  } catch (const CLI::ParseError& error) {
+    app.exit(error);
+    return exit_usage;
+  } catch (const std::bad_alloc&) {
+    failure = "not enough memory for sizes this large";
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  if (failure.empty() && std::fflush(stdout) != 0) failure = "cannot write to standard output";
+  if (failure.empty()) return exit_done;
+  std::fflush(stdout);
+  fmt::print(stderr, "{}: {}\n", name, failure);
+  return exit_failed;
+}
+
+std::string format_duration(double seconds) {
+  const auto s = static_cast<long long>(std::ceil(std::max(0.0, seconds)));
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  return fmt::format("{} h {:02} min", s / 3600, s % 3600 / 60);
+}
+
+Progress::Progress(std::vector<Phase> phases)
+    : phases_(std::move(phases)), last_shown_(0), terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+Progress::~Progress() {
+  if (terminal_) clear();
+}
+
+void Progress::clear() {
+  if (line_open_) fmt::print(stderr, "\r\033[K");
+  line_open_ = false;
+}
+
+void Progress::close_phase() {
+  if (!running_) return;
+  Speed& speed = speeds_[phases_[next_ - 1].kind];
+  speed.cost += (1 - first_fraction_) * phases_[next_ - 1].cost;
+  speed.seconds += phase_clock_.seconds();
+  running_ = false;
+}
+
+void Progress::begin(double done) {
+  close_phase();
+  ++next_;
+  running_ = true;
+  first_fraction_ = fraction_ = done;
+  phase_clock_ = {};
+}
+
+void Progress::skip() {
+  close_phase();
+  ++next_;
+}
+
+double Progress::seconds_left() const {
+  const Phase& phase = phases_[next_ - 1];
+  std::map<std::string, Speed> speeds = speeds_;
+  const double done = (fraction_ - first_fraction_) * phase.cost;
+  if (done > 0) {
+    speeds[phase.kind].cost += done;
+    speeds[phase.kind].seconds += phase_clock_.seconds();
+  }
+  Speed all;
+  for (const auto& [kind, speed] : speeds) {
+    all.cost += speed.cost;
+    all.seconds += speed.seconds;
+  }
+  double left = 0;
+  for (std::size_t i = next_ - 1; i < phases_.size(); ++i) {
+    const auto known = speeds.find(phases_[i].kind);
+    const Speed& speed = known != speeds.end() && known->second.cost > 0 ? known->second : all;
+    const double rate = speed.cost > 0 ? speed.seconds / speed.cost : 1;
+    left += rate * phases_[i].cost * (i == next_ - 1 ? 1 - fraction_ : 1);
+  }
+  return left;
+}
+
+void Progress::update(double fraction, const std::string& note) {
+  fraction_ = std::clamp(fraction, fraction_, 1.0);
+  const double now = clock_.seconds();
+  if (now - last_shown_ < (terminal_ ? 0.2 : 5)) return;
+  last_shown_ = now;
+  const std::string step = phases_.size() > 1 ? fmt::format("[{}/{}] ", next_, phases_.size()) : "";
+  const std::string line =
+      fmt::format("{}{}: {:.0f} %{}{}, about {} left", step, phases_[next_ - 1].text, std::floor(100 * fraction_),
+                  note.empty() ? "" : ", ", note, format_duration(seconds_left()));
+  if (terminal_) {
+    fmt::print(stderr, "\r\033[K{}", line);
+    line_open_ = true;
+  } else {
+    fmt::print(stderr, "{}\n", line);
+  }
+  std::fflush(stderr);
+}
+
+void Progress::say(const std::string& text) {
+  clear();
+  fmt::print(stderr, "{}\n", text);
+}
+
+namespace {
+
+volatile std::sig_atomic_t interrupt_seen = 0;
+struct sigaction previous_interrupt, previous_termination;
+
+void remember_interrupt(int) { interrupt_seen = 1; }
+
+}  // namespace
+
+InterruptGuard::InterruptGuard() {
+  interrupt_seen = 0;
+  struct sigaction action {};
+  action.sa_handler = remember_interrupt;
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, &previous_interrupt);
+  sigaction(SIGTERM, &action, &previous_termination);
+}
+
+InterruptGuard::~InterruptGuard() {
+  sigaction(SIGINT, &previous_interrupt, nullptr);
+  sigaction(SIGTERM, &previous_termination, nullptr);
+}
+
+bool InterruptGuard::interrupted() const { return interrupt_seen != 0; }
+
+}  // namespace fokker::tools

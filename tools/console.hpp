@@ -1,0 +1,82 @@
+#pragma once
+
+// What both executables share at the terminal: progress, interruption, exit codes.
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace fokker::tools {
+
+// Exit codes: done, failed, wrong usage.
+enum ExitCode : int { exit_done = 0, exit_failed = 1, exit_usage = 2 };
+
+// Parses and calls `command`: 2 where the command line is wrong; 1, with one sentence on stderr, where the work throws
+// or standard output cannot be written; else 0. A write past a file size limit becomes an error instead of a signal.
+int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command);
+
+class Stopwatch {
+ public:
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+
+ private:
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+// "42 s", "3 min 05 s", "2 h 07 min".
+std::string format_duration(double seconds);
+
+// Progress over a list of phases on stderr: one rewritten line on a terminal, otherwise a line at most every five
+// seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases of its kind.
+class Progress {
+ public:
+  struct Phase {
+    std::string text;  // "training circles2, w_R = 1"
+    std::string kind;  // phases of one kind cost alike
+    double cost;       // expected seconds, or any unit where there is one kind only
+  };
+  explicit Progress(std::vector<Phase> phases);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  // Phases are begun in order; the one before counts as finished. `done`: the fraction that an earlier run did.
+  void begin(double done = 0);
+  // The phase will not be done: an earlier run left its result.
+  void skip();
+  void update(double fraction, const std::string& note = {});
+  // Writes a line of its own, out of the way of the progress.
+  void say(const std::string& text);
+  // Takes the progress off the terminal, before results are printed.
+  void clear();
+
+ private:
+  struct Speed {
+    double cost = 0, seconds = 0;
+  };
+  void close_phase();
+  double seconds_left() const;
+
+  std::vector<Phase> phases_;
+  std::map<std::string, Speed> speeds_;
+  std::size_t next_ = 0;
+  bool running_ = false;
+  double first_fraction_ = 0, fraction_ = 0;
+  Stopwatch phase_clock_, clock_;
+  double last_shown_;
+  bool terminal_, line_open_ = false;
+};
+
+// While one of these lives, SIGINT and SIGTERM are remembered instead of ending the program.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+  bool interrupted() const;
+};
+
+}  // namespace fokker::tools

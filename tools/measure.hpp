@@ -1,0 +1,76 @@
+#pragma once
+
+// The ODE–SDE gap of a model, measured as the paper does; shared by `fokker gap` and the reproduction.
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+#include "options.hpp"
+
+namespace fokker::tools {
+
+// Samples drawn for comparison. In the plane only their histogram is kept; elsewhere the samples themselves, for the
+// sliced distance.
+struct Cloud {
+  std::optional<Histogram> histogram;
+  std::vector<float> samples;  // [N, d]
+  std::int64_t dimension = 2;
+  // The fraction that the distance leaves out: outside the box in the plane, not finite elsewhere.
+  double escaped = 0;
+
+  static Cloud of(std::vector<float> samples, std::int64_t dimension);
+};
+
+struct Distance {
+  // NaN where one side has no sample left.
+  double value = 0;
+  // Primal minus dual value of the transport; 0 for the sliced distance.
+  double certificate_gap = 0;
+};
+Distance distance(const Cloud& a, const Cloud& b);
+
+// Called with the fraction of the sampling that is done.
+using FractionDone = std::function<void(double)>;
+
+// [N, d] on the host.
+std::vector<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
+                                std::int64_t n, std::uint64_t seed, const FractionDone& progress);
+std::vector<float> draw_truth(const DataSet& data, std::int64_t n, std::uint64_t seed);
+
+struct GapOptions {
+  std::int64_t samples = 100000;
+  std::uint64_t seed = 0;
+  std::string grid = "paper";
+  Scheme ode_scheme = Scheme::euler;
+};
+
+struct Truth {
+  Cloud cloud;
+  double noise_floor = 0;
+};
+Truth measure_truth(const DataSet& data, const GapOptions& options);
+
+struct Gap {
+  Cloud ode, sde;
+  Distance ode_sde, ode_truth, sde_truth;
+  std::optional<ResidualStatistics> residual;  // potentials only
+  double ode_seconds = 0, sde_seconds = 0, measure_seconds = 0;
+};
+
+// Steps of measure_gap(), for progress: step 0 the SDE's samples, 1 the ODE's, 2 the distances and the residual.
+constexpr int gap_steps = 3;
+using StepBegins = std::function<FractionDone(int step)>;
+
+// Both samplers start from the same draw of the prior (`seed`); the truth is drawn apart from both and from training.
+Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
+                const StepBegins& step);
+
+// What `fokker gap --json` prints of it.
+Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options);
+// ode.npy, sde.npy, truth.npy in an existing folder. Planar data only.
+void save_histograms(const std::string& folder, const Gap& gap, const Truth& truth);
+
+}  // namespace fokker::tools

@@ -1,0 +1,141 @@
+#include "training.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "files.hpp"
+#include "fokker/error.hpp"
+
+namespace fokker::tools {
+
+SaveInterval SaveInterval::parse(const std::string& text) {
+  SaveInterval interval{0, 0};
+  const char *begin = text.data(), *end = begin + text.size();
+  if (text.ends_with('s')) {
+    const auto [stop, failure] = std::from_chars(begin, end - 1, interval.seconds);
+    if (failure == std::errc() && stop == end - 1 && interval.seconds > 0 && std::isfinite(interval.seconds))
+      return interval;
+  } else {
+    const auto [stop, failure] = std::from_chars(begin, end, interval.iterations);
+    if (failure == std::errc() && stop == end && interval.iterations > 0) return interval;
+  }
+  throw Error(
+      fmt::format("--save-every '{}' given; allowed: a positive number of iterations (500) or of seconds (60s)", text));
+}
+
+namespace {
+
+constexpr std::string_view header = "iteration,denoising,residual,total,gradient_norm,rate\n";
+
+// The iteration that a line of either format begins with; −1 where it does not.
+std::int64_t line_iteration(std::string_view line) {
+  constexpr std::string_view json_start = "{\"iteration\": ";
+  if (line.starts_with(json_start)) line.remove_prefix(json_start.size());
+  std::int64_t iteration = -1;
+  std::from_chars(line.data(), line.data() + line.size(), iteration);
+  return iteration;
+}
+
+std::string kept_lines(const std::string& text, std::int64_t first_iteration) {
+  std::string kept;
+  for (std::size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
+    const std::string_view line(text.data() + begin, end + 1 - begin);
+    const std::int64_t iteration = line_iteration(line);
+    if (iteration >= 0 && iteration < first_iteration) kept += line;
+  }
+  return kept;
+}
+
+}  // namespace
+
+RecordLog::RecordLog(const std::string& path, std::int64_t first_iteration, std::int64_t every)
+    : path_(path), every_(every), json_(path.ends_with(".jsonl")) {
+  std::string text = json_ ? std::string() : std::string(header);
+  if (first_iteration > 0 && is_file(path)) text += kept_lines(read_text(path), first_iteration);
+  write_text(path, text);
+  file_ = std::fopen(path.c_str(), "ab");
+  if (file_ == nullptr) throw Error(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+}
+
+RecordLog::RecordLog(RecordLog&& other) noexcept
+    : path_(std::move(other.path_)),
+      every_(other.every_),
+      json_(other.json_),
+      file_(std::exchange(other.file_, nullptr)) {}
+
+RecordLog::~RecordLog() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+void RecordLog::write(const std::vector<TrainRecord>& records) {
+  if (file_ == nullptr) return;
+  std::string text;
+  for (const TrainRecord& r : records) {
+    if (r.iteration % every_ != 0) continue;
+    text += fmt::format(
+        fmt::runtime(json_ ? "{{\"iteration\": {}, \"denoising\": {:.8g}, \"residual\": {:.8g}, \"total\": {:.8g}, "
+                             "\"gradient_norm\": {:.8g}, \"rate\": {:.8g}}}\n"
+                           : "{},{:.8g},{:.8g},{:.8g},{:.8g},{:.8g}\n"),
+        r.iteration, r.denoising, r.residual, r.total, r.gradient_norm, r.rate);
+  }
+  if (std::fwrite(text.data(), 1, text.size(), file_) != text.size()) {
+    throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));
+  }
+}
+
+void RecordLog::flush() {
+  if (file_ != nullptr && std::fflush(file_) != 0) {
+    throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));
+  }
+}
+
+TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress) {
+  const InterruptGuard interrupts;
+  const std::int64_t iterations = trainer.options().iterations;
+  RecordLog log = run.log.empty() ? RecordLog() : RecordLog(run.log, trainer.iteration(), run.log_every);
+  const auto save = [&] {
+    log.flush();  // the log is never behind the state
+    if (!run.state.empty()) trainer.save_state(run.state);
+  };
+
+  TrainingResult result;
+  result.last.iteration = -1;
+  const Stopwatch clock;
+  Stopwatch since_save;
+  std::int64_t chunk = 1;
+  while (trainer.iteration() < iterations) {
+    std::int64_t count = std::min(chunk, iterations - trainer.iteration());
+    if (run.save.iterations > 0)
+      count = std::min(count, run.save.iterations - trainer.iteration() % run.save.iterations);
+    const Stopwatch chunk_clock;
+    const std::vector<TrainRecord> records = trainer.run(count);
+    if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
+    if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
+    log.write(records);
+    result.last = records.back();
+    progress.update(double(trainer.iteration()) / double(iterations), fmt::format("loss {:.4g}", result.last.total));
+    if (interrupts.interrupted()) {
+      save();
+      throw Error(fmt::format("interrupted after {} of {} iterations; {}", trainer.iteration(), iterations,
+                              run.state.empty() ? "nothing was saved, since no state file was asked for"
+                                                : fmt::format("the state is in '{}'", run.state)));
+    }
+    const bool due = run.save.iterations > 0 ? trainer.iteration() % run.save.iterations == 0
+                                             : since_save.seconds() >= run.save.seconds;
+    if (due) {
+      save();
+      since_save = {};
+    }
+  }
+  save();
+  result.seconds = clock.seconds();
+  return result;
+}
+
+}  // namespace fokker::tools

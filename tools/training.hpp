@@ -1,0 +1,57 @@
+#pragma once
+
+// The training loop of both executables: records, saved states, interruption.
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "console.hpp"
+#include "fokker/trainer.hpp"
+
+namespace fokker::tools {
+
+// How often a state is saved: "500" iterations, or "60s".
+struct SaveInterval {
+  std::int64_t iterations = 0;
+  double seconds = 60;
+
+  static SaveInterval parse(const std::string& text);
+};
+
+// Every `every`-th record in a file: JSON lines where the name ends in .jsonl, else CSV. Going on from an iteration
+// keeps the complete lines before it and drops the rest, so that a resumed run leaves the log of an uninterrupted one.
+class RecordLog {
+ public:
+  RecordLog() = default;  // writes nothing
+  RecordLog(const std::string& path, std::int64_t first_iteration, std::int64_t every);
+  ~RecordLog();
+  RecordLog(RecordLog&& other) noexcept;
+  RecordLog& operator=(RecordLog&&) = delete;
+
+  void write(const std::vector<TrainRecord>& records);
+  void flush();
+
+ private:
+  std::string path_;
+  std::int64_t every_ = 1;
+  bool json_ = false;
+  std::FILE* file_ = nullptr;
+};
+
+struct TrainingRun {
+  std::string state;  // where the state is saved; empty: nowhere
+  SaveInterval save;
+  std::string log;  // empty: none
+  std::int64_t log_every = 1;
+};
+
+struct TrainingResult {
+  double seconds = 0;
+  TrainRecord last{};  // iteration −1 where nothing was left to do
+};
+
+// Runs the trainer to its end inside the progress's running phase. SIGINT and SIGTERM save the state and throw Error.
+TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress);
+
+}  // namespace fokker::tools

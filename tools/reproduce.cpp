@@ -1,1 +1,373 @@
-int main() { return 0; }
+// The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, train, sample by the
+// reverse SDE and by the probability-flow ODE, and measure the gap. DIR/DATA_wW holds each run: recipe.json,
+// state.safetensors while it trains, log.csv, then model.safetensors, training.json, gap.json and the histograms. A
+// second call goes on where the first stopped; DIR/results.json gathers what is finished.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+#include "console.hpp"
+#include "files.hpp"
+#include "fokker/fokker.hpp"
+#include "measure.hpp"
+#include "options.hpp"
+#include "training.hpp"
+
+namespace fokker::tools {
+namespace {
+
+struct Preset {
+  std::string name;
+  std::vector<std::string> data;
+  std::vector<double> weights;
+  Architecture architecture;
+  TrainOptions train;
+  GapOptions gap;
+};
+
+Preset find_preset(const std::string& name) {
+  Preset preset{.name = name, .data = {"circles2"}, .weights = {0, 1}, .architecture = {}, .train = {}, .gap = {}};
+  preset.architecture.beta = 20;
+  if (name == "smoke") {
+    preset.train.iterations = 300;
+    preset.train.denoising_points = 1024;
+    preset.train.collocation_points = 256;
+    preset.gap.samples = 5000;
+    preset.gap.grid = "geometric:100:1e-3";
+  } else if (name == "paper") {
+    preset.data = {"blob", "circles2", "checker"};
+    preset.weights = {0, 0.1, 1, 10};
+    preset.architecture.beta = 100;
+    preset.train.iterations = 100000;
+    preset.train.denoising_points = 200000;
+    preset.train.collocation_points = 50000;
+    preset.train.time_law = TimeLaw::paper;
+    preset.train.schedule = RateSchedule::paper;
+    preset.train.average = WeightAverage::none;
+    preset.gap.samples = 3000000;
+  }
+  return preset;
+}
+
+// W2² between the histograms that the paper's authors published (network simplex), and mean R² of their checkpoints.
+struct Published {
+  const char* data;
+  double weight, ode_sde, ode_truth, sde_truth, escaped_ode, escaped_sde, mean_square;
+};
+constexpr Published published_results[] = {
+    {"blob", 0, 0.01160, 0.01097, 0.00218, 0.00147, 0.00052, 12.5},
+    {"blob", 0.1, 0.00311, 0.00604, 0.00294, 0.00163, 0.00156, 0.0101},
+    {"blob", 1, 0.00290, 0.00528, 0.00427, 0.00349, 0.00357, 0.0036},
+    {"blob", 10, 0.00221, 0.01723, 0.01599, 0.02480, 0.02591, 0.0012},
+    {"checker", 0, 0.02720, 0.02442, 0.00368, 0.00058, 0, 251},
+    {"checker", 0.1, 0.00716, 0.01139, 0.00539, 0.00174, 0.00164, 0.063},
+    {"checker", 1, 0.00353, 0.01143, 0.01155, 0.00333, 0.00330, 0.0068},
+    {"checker", 10, 0.00210, 0.03305, 0.03216, 0.02327, 0.02420, 0.00096},
+};
+
+struct Run {
+  DataSet data;
+  Architecture architecture;
+  TrainOptions train;
+  std::string folder, title;
+  Json recipe;
+
+  std::string file(const char* name) const { return fmt::format("{}/{}", folder, name); }
+};
+
+Json read_json(const std::string& path) {
+  try {
+    return Json::parse(read_text(path));
+  } catch (const Json::parse_error&) {
+    throw Error(fmt::format("'{}' is not JSON; remove it, or choose another --out", path));
+  }
+}
+
+// The first key, with its path, whose values differ.
+std::string first_difference(const Json& found, const Json& wanted) {
+  for (const auto& [key, value] : wanted.items()) {
+    const Json other = found.is_object() && found.contains(key) ? found[key] : Json();
+    if (other == value) continue;
+    if (value.is_object()) return fmt::format("{}.{}", key, first_difference(other, value));
+    return fmt::format("{}: {} there, {} asked for", key, other.dump(), value.dump());
+  }
+  return "other keys";
+}
+
+class Reproduction {
+ public:
+  explicit Reproduction(CLI::App& app) : app_(app) {
+    app.add_option(
+           "--preset", preset_name_,
+           "smoke (seconds), quick (circles2 at w_R = 0 and 1 in minutes on two cores) or paper (full size, meant "
+           "for a GPU)")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"smoke", "quick", "paper"}));
+    app.add_option("--out", out_, "folder for models, states, logs and results; going on where an earlier run stopped")
+        ->required();
+    app.add_option("--data", data_, "instead of the preset's: blob, circles2, checker, MIXTURE.json, SAMPLES.npy")
+        ->delimiter(',');
+    app.add_option("--weights", weights_, "instead of the preset's weights w_R: 0,0.1,1,10")->delimiter(',');
+    app.add_option("--iterations", iterations_, "instead of the preset's number of training iterations");
+    app.add_option("--samples", samples_, "instead of the preset's number of samples");
+    app.add_option("--grid", grid_,
+                   "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy");
+    app.add_option("--activation", activation_, "instead of softplus: tanh, silu or sine");
+    app.add_option("--beta", beta_, "instead of the preset's beta of softplus");
+    app.add_option("--seed", seed_, "of everything random")->capture_default_str();
+    machine_.add_to(app);
+    app.footer(
+        "Examples:\n"
+        "  reproduce --preset quick --out quick\n"
+        "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
+        "Exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage.");
+  }
+
+  void run() {
+    const Stopwatch clock;
+    configure();
+    const Context context = machine_.context();
+    Progress progress(phases());
+    Json results = describe_machine();
+    results["preset"] = preset_.name;
+    results["backend"] = context.backend_name();
+    results["threads"] = context.threads();
+    results["gap_options"] = gap_options_json();
+    results["box"] = Grid{}.half_width;
+    results["runs"] = Json::array();
+    progress.say(fmt::format("{} runs on the {} backend, {} thread{}, into '{}'", runs_.size(), context.backend_name(),
+                             context.threads(), context.threads() == 1 ? "" : "s", out_));
+    std::string truth_of;
+    Truth truth;
+    for (const Run& run : runs_) {
+      const Model model = trained(context, run, progress);
+      if (!measured(run)) {
+        if (truth_of != run.data.name()) truth = measure_truth(run.data, preset_.gap);
+        truth_of = run.data.name();
+        measure(context, run, model, truth, progress);
+      } else {
+        for (int step = 0; step < gap_steps; ++step) progress.skip();
+      }
+      Json result{{"folder", std::filesystem::path(run.folder).filename().string()},
+                  {"data", run.data.name()},
+                  {"residual_weight", run.train.residual_weight},
+                  {"recipe", run.recipe},
+                  {"model", describe_model(model)},
+                  {"training", read_json(run.file("training.json"))},
+                  {"gap", read_json(run.file("gap.json"))}};
+      results["runs"].push_back(std::move(result));
+      results["finished"] = results["runs"].size() == runs_.size();
+      results["seconds"] = clock.seconds();
+      write_text(out_ + "/results.json", results.dump(1) + "\n");
+    }
+    progress.clear();
+    print(results);
+    fmt::print("\n{} in all; results in '{}/results.json'\n", format_duration(clock.seconds()), out_);
+  }
+
+ private:
+  bool given(const char* option) const { return app_.count(option) > 0; }
+
+  void configure() {
+    preset_ = find_preset(preset_name_);
+    if (given("--data")) preset_.data = data_;
+    if (given("--weights")) preset_.weights = weights_;
+    if (given("--iterations")) preset_.train.iterations = iterations_;
+    if (given("--samples")) preset_.gap.samples = samples_;
+    if (given("--grid")) preset_.gap.grid = grid_;
+    if (given("--activation")) preset_.architecture.activation = parse_activation(activation_);
+    if (given("--beta")) preset_.architecture.beta = beta_;
+    preset_.train.seed = preset_.gap.seed = seed_;
+    check_range("--samples", preset_.gap.samples, 1, max_samples);
+    TimeGrid::parse(preset_.gap.grid, sde_);
+
+    for (const std::string& name : preset_.data) {
+      const DataSet data = DataSet::named(name);
+      for (const double weight : preset_.weights) {
+        Architecture architecture = preset_.architecture;
+        architecture.dimension = data.dimension();
+        architecture.validate();
+        TrainOptions train = preset_.train;
+        train.residual_weight = weight;
+        train.validate();
+        const std::string folder = fmt::format("{}/{}_w{}", out_, std::filesystem::path(name).stem().string(), weight);
+        for (const Run& run : runs_) {
+          if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
+        }
+        runs_.push_back({.data = data,
+                         .architecture = architecture,
+                         .train = train,
+                         .folder = folder,
+                         .title = fmt::format("{}, w_R = {}", name, weight),
+                         .recipe = describe_recipe(architecture, sde_, data, train)});
+      }
+    }
+    // All folders are looked at before any work, so that a mistake costs nothing.
+    make_folder(out_);
+    check_writable(out_ + "/results.json");
+    for (const Run& run : runs_) {
+      if (!is_file(run.file("recipe.json"))) continue;
+      const Json found = read_json(run.file("recipe.json"));
+      if (found != run.recipe) {
+        throw Error(
+            fmt::format("'{}' holds a run with another recipe ({}); choose another --out, or remove that folder",
+                        run.folder, first_difference(found, run.recipe)));
+      }
+    }
+    for (const Run& run : runs_) {
+      make_folder(run.folder);
+      if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), run.recipe.dump(1) + "\n");
+    }
+  }
+
+  // Costs in seconds on two cores of 2024; what counts is their ratio, until the first of each kind has been timed.
+  std::vector<Progress::Phase> phases() const {
+    std::vector<Progress::Phase> phases;
+    for (const Run& run : runs_) {
+      const TrainOptions& o = run.train;
+      const double points =
+          double(o.denoising_points) + (o.residual_weight > 0 ? 2.0 * double(o.collocation_points) : 0);
+      const double sampling = 0.4e-6 * double(preset_.gap.samples) * TimeGrid::parse(preset_.gap.grid, sde_).steps();
+      phases.push_back({run.title + ": training", "train", 1e-6 * points * double(o.iterations)});
+      phases.push_back({run.title + ": reverse SDE", "sample", sampling});
+      phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
+      phases.push_back({run.title + ": distances", "measure", 3});
+    }
+    return phases;
+  }
+
+  Json gap_options_json() const {
+    const GapOptions& o = preset_.gap;
+    return {{"samples", o.samples}, {"seed", o.seed}, {"grid", o.grid}, {"ode_scheme", to_string(o.ode_scheme)}};
+  }
+
+  Model trained(const Context& context, const Run& run, Progress& progress) const {
+    const std::string model_file = run.file("model.safetensors"), state = run.file("state.safetensors");
+    if (is_file(model_file) && is_file(run.file("training.json"))) {
+      progress.skip();
+      return load_model(model_file);
+    }
+    const bool resumed = is_file(state);
+    Trainer trainer =
+        resumed ? Trainer::resume(context, state, run.data)
+                : Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
+    const std::int64_t first = trainer.iteration();
+    progress.begin(double(first) / double(run.train.iterations));
+    const TrainingResult result = run_training(trainer,
+                                               {.state = state,
+                                                .save = {.iterations = 0, .seconds = 20},
+                                                .log = run.file("log.csv"),
+                                                .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)},
+                                               progress);
+    const Json training{{"seconds", result.seconds}, {"first_iteration", first}, {"iterations", run.train.iterations}};
+    write_text(run.file("training.json"), training.dump(1) + "\n");
+    save_model(model_file, trainer.model(), {{"training", run.recipe.dump()}});
+    std::filesystem::remove(state);
+    return load_model(model_file);
+  }
+
+  bool measured(const Run& run) const {
+    if (!is_file(run.file("gap.json"))) return false;
+    const Json found = read_json(run.file("gap.json"));
+    const Json wanted = gap_options_json();
+    for (const auto& [key, value] : wanted.items()) {
+      if (!found.contains(key) || found[key] != value) return false;
+    }
+    return true;
+  }
+
+  void measure(const Context& context, const Run& run, const Model& model, const Truth& truth,
+               Progress& progress) const {
+    const Gap gap = measure_gap(context, model, truth, preset_.gap, [&](int) -> FractionDone {
+      progress.begin();
+      return [&](double done) { progress.update(done); };
+    });
+    if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth);
+    write_text(run.file("gap.json"), gap_json(gap, truth, preset_.gap).dump(1) + "\n");
+  }
+
+  static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+
+  static const Json& distances(const Json& gap) {
+    return gap["w2_squared"].is_null() ? gap["sliced_w2_squared"] : gap["w2_squared"];
+  }
+
+  void print(const Json& results) const {
+    fmt::print("W2² of {} samples each; R is the Fokker–Planck residual, centred: its mean at each time removed\n\n",
+               preset_.gap.samples);
+    fmt::print("{:<10} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>8} {:>8}\n", "data", "w_R",
+               "ODE–SDE", "ODE–truth", "SDE–truth", "floor", "esc. ODE", "esc. SDE", "mean R²", "centred", "training",
+               "sampling");
+    for (const Json& run : results["runs"]) {
+      const Json& gap = run["gap"];
+      const Json& w2 = distances(gap);
+      const Json residual = gap["residual"].is_null() ? Json::object() : gap["residual"];
+      const double seconds = number(gap["seconds"]["ode"]) + number(gap["seconds"]["sde"]);
+      const std::string data = run["data"];
+      const double weight = run["residual_weight"];
+      fmt::print(
+          "{:<10} {:>5}  {:>9.5f} {:>9.5f} {:>9.5f} {:>9.5f}  {:>8.5f} {:>8.5f}  {:>9.3g} {:>9.3g}  {:>6.0f} s "
+          "{:>6.0f} s\n",
+          data, weight, number(w2["ode_sde"]), number(w2["ode_truth"]), number(w2["sde_truth"]),
+          number(gap["noise_floor"]), number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]),
+          number(residual.value("mean_square", Json())), number(residual.value("centred_mean_square", Json())),
+          number(run["training"]["seconds"]), seconds);
+      if (preset_.name != "paper") continue;
+      for (const Published& p : published_results) {
+        if (p.data != data || p.weight != weight) continue;
+        fmt::print("{:<10} {:>5}  {:>9.5f} {:>9.5f} {:>9.5f} {:>9.5f}  {:>8.5f} {:>8.5f}  {:>9.3g}\n", "  published",
+                   "", p.ode_sde, p.ode_truth, p.sde_truth, 5.5e-4, p.escaped_ode, p.escaped_sde, p.mean_square);
+      }
+    }
+    fmt::print("\n");
+    for (const std::string& name : preset_.data) print_verdict(results, name);
+  }
+
+  // The experiment's statement for one data set: does the gap at the weight nearest 1 fall by more than the noise
+  // floor?
+  void print_verdict(const Json& results, const std::string& name) const {
+    const Json *without = nullptr, *with = nullptr;
+    for (const Json& run : results["runs"]) {
+      if (run["data"] != name) continue;
+      const double weight = run["residual_weight"];
+      if (weight == 0) without = &run;
+      if (weight > 0 &&
+          (with == nullptr || std::abs(std::log(weight)) < std::abs(std::log(number((*with)["residual_weight"]))))) {
+        with = &run;
+      }
+    }
+    if (without == nullptr || with == nullptr) return;
+    const double before = number(distances((*without)["gap"])["ode_sde"]),
+                 after = number(distances((*with)["gap"])["ode_sde"]);
+    const double floor = number((*without)["gap"]["noise_floor"]);
+    fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}, by {:.1f} noise floors\n", name,
+               after < before ? "falls" : "rises", before, after, number((*with)["residual_weight"]),
+               std::abs(before - after) / floor);
+  }
+
+  CLI::App& app_;
+  std::string preset_name_ = "quick", out_, grid_, activation_;
+  std::vector<std::string> data_;
+  std::vector<double> weights_;
+  std::int64_t iterations_ = 0, samples_ = 0;
+  double beta_ = 0;
+  std::uint64_t seed_ = 0;
+  MachineOptions machine_;
+
+  Preset preset_;
+  ForwardSde sde_ = ForwardSde::defaults(SdeKind::ou);
+  std::vector<Run> runs_;
+};
+
+int main_of_reproduce(int argc, char** argv) {
+  CLI::App app("Reproduce the ODE–SDE gap and how the Fokker–Planck residual closes it.", "reproduce");
+  Reproduction reproduction(app);
+  return run_main(app, argc, argv, [&] { reproduction.run(); });
+}
+
+}  // namespace
+}  // namespace fokker::tools
+
+int main(int argc, char** argv) { return fokker::tools::main_of_reproduce(argc, argv); }

@@ -20,6 +20,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 INK, MUTED, GRID = "#1b1f24", "#6a737d", "#e4e7eb"
 # Colours of Okabe and Ito, told apart by every kind of colour vision.
@@ -79,9 +80,9 @@ def density_figure(runs, half_width):
     spacing = 2 * half_width / (n - 1)
     scale = 1 / spacing**2
     # Set by the truth: a sampler's few spikes must not darken everything else.
-    top = scale * max(np.quantile(row[0], 0.999) for row in images)
+    top = 1.15 * scale * max(np.quantile(row[0], 0.999) for row in images)
     edge = half_width + spacing / 2
-    figure, axes = plt.subplots(len(runs), 3, figsize=(9.2, 2.95 * len(runs) + 0.35), squeeze=False, sharex=True, sharey=True)
+    figure, axes = plt.subplots(len(runs), 3, figsize=(9.4, 2.78 * len(runs) + 0.3), squeeze=False, sharex=True, sharey=True)
     for row, run in enumerate(runs):
         for column, (_, title, key) in enumerate(columns):
             axis = axes[row][column]
@@ -92,23 +93,22 @@ def density_figure(runs, half_width):
             axis.set_yticks([-3, 0, 3])
             axis.tick_params(length=0)
             if row == 0:
-                axis.set_title(title, fontweight="bold", pad=22 if column else 22)
-            note = f"ODE–SDE {number(run.distances['ode_sde'], 4)}" if key is None else (
-                f"to the truth {number(run.distances[key], 4)},  escaped {100 * run.gap['escaped'][key[:3]]:.2f} %")
-            axis.text(0.5, 1.02, "$W_2^2$ " + note, transform=axis.transAxes, ha="center", va="bottom", fontsize=9, color=INK)
-        axes[row][0].set_ylabel(run.label, fontsize=12, fontweight="bold")
-    bar = figure.colorbar(shown, ax=axes, shrink=0.6 if len(runs) > 1 else 0.85, pad=0.02, extend="max")
+                axis.set_title(title, fontsize=11, fontweight="bold", pad=20)
+            if key is not None:
+                note = f"$W_2^2$ to truth {number(run.distances[key], 4)}, escaped {100 * run.gap['escaped'][key[:3]]:.2f} %"
+                axis.text(0.5, 1.02, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8.5)
+        axes[row][0].set_ylabel(f"{run.label}\nODE–SDE $W_2^2$ {number(run.distances['ode_sde'], 4)}", fontsize=11)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6 if len(runs) > 1 else 0.85, pad=0.02, extend="max", aspect=30)
     bar.set_label("density")
     bar.outline.set_visible(False)
     return figure
 
 
-def smoothed(values, count):
-    """Geometric running mean over `count` records."""
-    logs = np.log(np.maximum(values, 1e-300))
-    sums = np.concatenate([[0.0], np.cumsum(logs)])
-    ends = np.arange(1, len(logs) + 1)
-    begins = np.maximum(0, ends - count)
+def smoothed(values):
+    """Geometric mean over a window centred at each record, a quarter of its iteration wide: even on a logarithmic axis."""
+    sums = np.concatenate([[0.0], np.cumsum(np.log(np.maximum(values, 1e-300)))])
+    index = np.arange(len(values))
+    begins, ends = index - index // 8, np.minimum(index + index // 8 + 1, len(values))
     return np.exp((sums[ends] - sums[begins]) / (ends - begins))
 
 
@@ -128,13 +128,17 @@ def curve_figure(runs):
             x, y = log["iteration"] + 1, log[key]
             colour = PALETTE[index % len(PALETTE)]
             axis.plot(x, y, color=colour, alpha=0.18, linewidth=0.6, rasterized=True)
-            axis.plot(x, smoothed(y, max(1, len(y) // 50)), color=colour, linewidth=1.6, label=run.label)
+            axis.plot(x, smoothed(y), color=colour, linewidth=1.6, label=run.label)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlabel("iteration")
         axis.set_title(title, loc="left")
         axis.grid(True, which="major")
-        axis.legend()
+        if axis.get_ylim()[1] < 30 * axis.get_ylim()[0]:  # fewer than one and a half decades need more than powers of ten
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.legend(fontsize=9)
     return figure
 
 
@@ -173,7 +177,9 @@ def residual_figure(runs):
         axis.plot(x, y, color=PALETTE[index], linewidth=0.8, alpha=0.5)
         axis.scatter(x, y, s=42, marker=MARKERS[index], color=PALETTE[index], label=data, zorder=3)
         for run, a, b in zip(group, x, y):
-            axis.annotate(run.label, (a, b), xytext=(6, 5), textcoords="offset points", fontsize=8, color=MUTED)
+            above = index % 2 == 0
+            axis.annotate(f"{run.weight:g}", (a, b), xytext=(-4, 7) if above else (4, -7), textcoords="offset points", fontsize=8,
+                          color=PALETTE[index], ha="right" if above else "left", va="bottom" if above else "top")
         axis.axhline(max(run.gap["noise_floor"] for run in group), color=PALETTE[index], linestyle=":", linewidth=1)
     axis.set_xscale("log")
     axis.set_yscale("log")
@@ -181,7 +187,7 @@ def residual_figure(runs):
     axis.set_xlabel("mean $R^2$, centred at each time")
     axis.set_ylabel("$W_2^2$ between ODE and SDE")
     axis.grid(True)
-    axis.legend(title="dotted: noise floor", fontsize=9, title_fontsize=8)
+    axis.legend(title="numbers: $w_R$; dotted: noise floor", fontsize=9, title_fontsize=8, loc="upper left")
     return figure
 
 
@@ -313,7 +319,7 @@ def main():
         if figure is None:
             return ""
         path = os.path.join(figures, name + ".png")
-        figure.savefig(path)
+        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
         plt.close(figure)
         with open(path, "rb") as image:
             code = base64.b64encode(image.read()).decode()

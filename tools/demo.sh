@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, trains two small networks on a planar data set, one of them with the Fokker–Planck
+# residual in its loss, samples each by the reverse SDE and by the probability-flow ODE, prints the distances and writes an
+# HTML report.
+# usage: tools/demo.sh [--no-install] [--out DIR] [any option of build/tools/reproduce, such as --preset smoke]
+#   --no-install  trust that the packages are there
+#   --out DIR     results, figures and report; build/demo-PRESET by default. A second call goes on where the first stopped
+# Exit codes: 0 done, 1 something failed, 2 wrong usage.
+set -euo pipefail
+called_from=$PWD
+cd "$(dirname "$0")/.."
+
+install=yes preset=quick out='' arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,9s/^# //p' "$0"; exit 0 ;;
+    --no-install) install=no ;;
+    --out | --preset)
+      [ $# -ge 2 ] || { echo "demo.sh: $1 needs a value" >&2; exit 2; }
+      if [ "$1" = --out ]; then out=$2; else preset=$2; fi
+      shift ;;
+    --out=*) out=${1#*=} ;;
+    --preset=*) preset=${1#*=} ;;
+    *) arguments+=("$1") ;;
+  esac
+  shift
+done
+if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/demo-$preset; fi
+
+[ "$install" = no ] || tools/install_dependencies.sh core plots
+
+# A folder that is configured already keeps its settings; a new one gets the tools alone, and CUDA where a driver is present.
+if [ ! -f build/CMakeCache.txt ]; then
+  cuda=OFF
+  if [ -e /proc/driver/nvidia/version ]; then cuda=AUTO; fi
+  cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$cuda \
+    -DFOKKER_BUILD_TESTS=OFF -DFOKKER_BUILD_BENCH=OFF
+elif ! grep -q '^FOKKER_BUILD_TOOLS:BOOL=ON' build/CMakeCache.txt; then
+  cmake -S . -B build -DFOKKER_BUILD_TOOLS=ON
+fi
+cmake --build build --parallel "$(nproc)" --target fokker_tool reproduce_tool
+
+# Programs are called from where the user stands, so that relative names among their arguments mean what they say.
+top=$PWD
+cd "$called_from"
+"$top/build/tools/reproduce" --preset "$preset" --out "$out" "${arguments[@]}"
+
+# The first Python that has both packages; a Python of the user's own often has neither.
+for python in python3 /usr/bin/python3; do
+  if "$python" -c 'import numpy, matplotlib' 2> /dev/null; then
+    report=$("$python" "$top/tools/report.py" "$out")
+    echo "The report is in $report, its figures in $out/figures"
+    exit 0
+  fi
+done
+echo "demo.sh: no Python with numpy and matplotlib was found, so there is no report; the results are in $out" >&2
+exit 1

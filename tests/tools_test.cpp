@@ -1,0 +1,775 @@
+// The executables as their users see them: exit codes, what they print, the files they leave. Each is run as a process.
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "compare.hpp"
+#include "fokker/fokker.hpp"
+
+namespace fokker {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::StartsWith;
+using Json = nlohmann::json;
+using Arguments = std::vector<std::string>;
+
+const std::string fokker_tool = FOKKER_TOOL, reproduce_tool = REPRODUCE_TOOL, tools_folder = FOKKER_TOOLS_FOLDER;
+
+std::string read(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write(const fs::path& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+
+struct Outcome {
+  int code = -1;  // exit status; −1 where a signal ended the process
+  int signal = 0;
+  std::string out, err;
+};
+
+// A running process with its output in files.
+class Process {
+ public:
+  Process(const fs::path& folder, const Arguments& command, rlim_t file_limit = RLIM_INFINITY)
+      : out_(folder / "stdout.txt"), err_(folder / "stderr.txt") {
+    std::vector<char*> argv;
+    for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
+    argv.push_back(nullptr);
+    const int out = ::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    const int err = ::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+    pid_ = ::fork();
+    if (pid_ == 0) {
+      ::dup2(out, STDOUT_FILENO);
+      ::dup2(err, STDERR_FILENO);
+      const rlimit limit{file_limit, file_limit};
+      if (file_limit != RLIM_INFINITY) ::setrlimit(RLIMIT_FSIZE, &limit);
+      ::execv(argv[0], argv.data());
+      ::_exit(127);
+    }
+    ::close(out);
+    ::close(err);
+  }
+  void send(int signal) const { ::kill(pid_, signal); }
+  Outcome wait() const {
+    int status = 0;
+    ::waitpid(pid_, &status, 0);
+    Outcome outcome;
+    if (WIFEXITED(status)) outcome.code = WEXITSTATUS(status);
+    if (WIFSIGNALED(status)) outcome.signal = WTERMSIG(status);
+    outcome.out = read(out_);
+    outcome.err = read(err_);
+    return outcome;
+  }
+  // Waits until the file is there; false where the process ends first or a minute passes.
+  bool wait_for(const fs::path& file) const {
+    for (int i = 0; i < 60000; ++i) {
+      if (fs::exists(file)) return true;
+      siginfo_t ended{};
+      ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT);
+      if (ended.si_pid == pid_) return fs::exists(file);
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return false;
+  }
+
+ private:
+  fs::path out_, err_;
+  pid_t pid_;
+};
+
+class Tools : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::path(::testing::TempDir()) / fmt::format("fokker_tools_{}_{}", info->name(), ::getpid());
+    fs::create_directories(folder_ / "streams");
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  std::string file(const std::string& name) const { return (folder_ / name).string(); }
+
+  Process start(const std::string& tool, Arguments arguments, rlim_t file_limit = RLIM_INFINITY) const {
+    arguments.insert(arguments.begin(), tool);
+    return Process(folder_ / "streams", arguments, file_limit);
+  }
+  Outcome run(const std::string& tool, const Arguments& arguments) const { return start(tool, arguments).wait(); }
+
+  Json run_json(const Arguments& arguments) const {
+    const Outcome outcome = run(fokker_tool, arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const Json json = Json::parse(outcome.out, nullptr, false);
+    EXPECT_TRUE(json.is_object()) << outcome.out;
+    return json;
+  }
+
+  // Exit code 1, nothing on stdout, one line on stderr that says what is wrong.
+  void expect_failure(const Outcome& outcome, const std::string& tool, const std::string& what) const {
+    const std::string line =
+        outcome.err.substr(outcome.err.rfind(tool + ": ") == std::string::npos ? 0 : outcome.err.rfind(tool + ": "));
+    EXPECT_EQ(outcome.code, 1) << "signal " << outcome.signal << ": " << outcome.err;
+    EXPECT_THAT(outcome.out, IsEmpty());
+    EXPECT_THAT(line, StartsWith(tool + ": "));
+    EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << line;
+    EXPECT_THAT(line, HasSubstr(what));
+  }
+
+  std::string planar_mixture() const {
+    const std::string path = file("mixture.json");
+    write(path, R"({"weights": [1, 1], "means": [[1.5, -0.5], [0.5, -1]], "covariances": [0.05, 0.1]})");
+    return path;
+  }
+  std::string mixture_3d() const {
+    const std::string path = file("mixture3.json");
+    write(path, R"({"weights": [1], "means": [[1, 0, -1]], "covariances": [0.2]})");
+    return path;
+  }
+  std::string network(const std::string& name, Output output, std::int64_t dimension = 2,
+                      Activation activation = Activation::softplus) const {
+    Architecture architecture;
+    architecture.dimension = dimension;
+    architecture.hidden = {17, 9};
+    architecture.activation = activation;
+    architecture.beta = 5;
+    architecture.output = output;
+    save_model(file(name), {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(architecture, 3)});
+    return file(name);
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(Tools, HelpTeachesAndExitCodesTellUsageFromFailure) {
+  for (const Arguments& arguments : std::vector<Arguments>{{"--help"}, {"--version"}, {"info"}}) {
+    EXPECT_EQ(run(fokker_tool, arguments).code, 0) << arguments[0];
+  }
+  const std::string help = run(fokker_tool, {"--help"}).out;
+  for (const char* word :
+       {"train", "sample", "field", "gap", "info", "Exit codes", "vp-linear", "vp-cosine", "subvp", "sigma_max"}) {
+    EXPECT_THAT(help, HasSubstr(word));
+  }
+  for (const char* command : {"train", "sample", "field", "gap", "info"}) {
+    const Outcome outcome = run(fokker_tool, {command, "--help"});
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_THAT(outcome.out, HasSubstr(fmt::format("fokker {} --", command)));
+  }
+  EXPECT_THAT(run(fokker_tool, {"--version"}).out, HasSubstr(version()));
+  EXPECT_THAT(run(reproduce_tool, {"--help"}).out, HasSubstr("--preset"));
+
+  const std::string model = planar_mixture();
+  for (const Arguments& arguments : std::vector<Arguments>{
+           {},
+           {"nonsense"},
+           {"train"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--nonsense", "1"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--iterations", "many"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--resume", file("s"), "--iterations", "5"},
+           {"sample", "--model", model, "--out", file("s.npy"), "--backend", "abacus"},
+           {"gap"},
+           {"gap", "--model", model},
+           {"gap", "--a", file("a.npy")},
+           {"gap", "--model", model, "--a", file("a.npy"), "--b", file("b.npy")},
+           {"field", "--model", model}}) {
+    const Outcome outcome = run(fokker_tool, arguments);
+    EXPECT_EQ(outcome.code, 2) << fmt::format("{}", fmt::join(arguments, " "));
+    EXPECT_THAT(outcome.out, IsEmpty());
+    EXPECT_NE(outcome.err, "");
+  }
+  EXPECT_EQ(run(reproduce_tool, {}).code, 2);
+  EXPECT_EQ(run(reproduce_tool, {"--preset", "huge", "--out", file("r")}).code, 2);
+}
+
+TEST_F(Tools, InfoDescribesMachineBackendsAndModel) {
+  const Json json = run_json({"info", "--model", network("net.safetensors", Output::potential), "--json"});
+  EXPECT_EQ(json["version"], version());
+  ASSERT_EQ(json["backends"].size(), 2u);
+  EXPECT_EQ(json["backends"][0]["name"], "cpu");
+  EXPECT_EQ(json["backends"][0]["available"], true);
+  EXPECT_EQ(json["backends"][1]["name"], "cuda");
+  EXPECT_TRUE(json["backends"][1]["detail"].is_string());
+  EXPECT_EQ(json["model"]["hidden"], Json({17, 9}));
+  EXPECT_EQ(json["model"]["parameters"], 3 * 17 + 17 + 17 * 9 + 9 + 9 + 1);
+  EXPECT_EQ(json["model"]["activation"], "softplus");
+  EXPECT_EQ(json["model"]["beta"], 5);
+  EXPECT_EQ(json["model"]["sde"]["name"], "ou");
+  EXPECT_EQ(json["model"]["metadata"]["output"], "potential");
+  EXPECT_EQ(run_json({"info", "--model", planar_mixture(), "--json"})["model"]["components"], 2);
+  const Json other =
+      run_json({"info", "--model", file("net.safetensors"), "--activation", "tanh", "--sde", "ve", "--json"});
+  EXPECT_EQ(other["model"]["activation"], "tanh");
+  EXPECT_EQ(other["model"]["sde"]["name"], "ve");
+}
+
+std::vector<std::string> keys(const Json& json) {
+  std::vector<std::string> names;
+  for (const auto& item : json.items()) names.push_back(item.key());
+  return names;
+}
+
+// A comparison of floats with what the same numbers give in double: what is left is float32's own rounding. Sums over
+// at most 17 terms, three layers and the second derivative's cancellation lose less than 2^7 units of 2^−24, that is
+// 8e-6.
+constexpr testing::Bound float_bound{.relative = 0, .of_rms = 2e-5, .norm = 8e-6, .absolute = 0};
+
+TEST_F(Tools, GapOfAPlanarModelFollowsItsContract) {
+  const std::string model = planar_mixture();
+  const Json json = run_json({"gap", "--model", model, "--data", model, "--samples", "3000", "--seed", "5", "--grid",
+                              "geometric:60:1e-3", "--histograms", file("h/deep"), "--json"});
+  using ::testing::ElementsAre;
+  EXPECT_THAT(keys(json["w2_squared"]), ElementsAre("ode_sde", "ode_truth", "sde_truth"));
+  EXPECT_TRUE(json["sliced_w2_squared"].is_null());
+  EXPECT_THAT(keys(json["escaped"]), ElementsAre("ode", "sde"));
+  EXPECT_THAT(keys(json["residual"]), ElementsAre("centred_mean_square", "mean_square"));
+  EXPECT_EQ(json["samples"], 3000);
+  EXPECT_EQ(json["seed"], 5);
+  EXPECT_EQ(json["model"], model);
+
+  // An exact model's samplers are as far from the truth as two draws of the truth, within the discretisation of 60
+  // steps.
+  const double floor = json["noise_floor"];
+  EXPECT_GT(floor, 0);
+  for (const auto& item : json["w2_squared"].items()) EXPECT_LT(item.value().get<double>(), 4 * floor) << item.key();
+  EXPECT_EQ(json["escaped"]["ode"], 0.0);
+  // The exact potential's residual is float32 rounding of terms up to (5/0.05)² = 1e4.
+  EXPECT_LT(json["residual"]["mean_square"].get<double>(), 1e-4);
+
+  std::map<std::string, std::vector<double>> weights;
+  for (const char* name : {"ode", "sde", "truth"}) {
+    const NpyArray array = load_npy(file(fmt::format("h/deep/{}.npy", name)));
+    ASSERT_EQ(array.shape, std::vector<std::int64_t>({4096}));
+    EXPECT_FALSE(array.is_float32);
+    double sum = 0, x = 0, y = 0;
+    for (int i = 0; i < 4096; ++i) {
+      sum += array.data[i];
+      x += array.data[i] * (-3.5 + 7.0 * (i % 64) / 63);
+      y += array.data[i] * (-3.5 + 7.0 * (i / 64) / 63);
+    }
+    EXPECT_NEAR(sum, 1, 1e-12);
+    // Five standard errors of 3000 draws: √((0.25 + 0.1)/3000) = 0.011.
+    EXPECT_NEAR(x, 1.0, 0.055) << name;
+    EXPECT_NEAR(y, -0.75, 0.055) << name;
+    weights[name] = array.data;
+  }
+  EXPECT_NEAR(w2_squared(weights["ode"], weights["sde"]).w2_squared, json["w2_squared"]["ode_sde"].get<double>(), 1e-9);
+  EXPECT_NEAR(w2_squared(weights["ode"], weights["truth"]).w2_squared, json["w2_squared"]["ode_truth"].get<double>(),
+              1e-9);
+  EXPECT_NEAR(w2_squared(weights["sde"], weights["truth"]).w2_squared, json["w2_squared"]["sde_truth"].get<double>(),
+              1e-9);
+}
+
+TEST_F(Tools, GapHasNullsWhereTheContractSaysSo) {
+  const std::string net = network("net.safetensors", Output::score);
+  const Json vector = run_json({"gap", "--model", net, "--data", "blob", "--samples", "200", "--json"});
+  EXPECT_TRUE(vector["residual"].is_null());
+  EXPECT_TRUE(vector["w2_squared"].is_object());
+  EXPECT_EQ(vector["grid"], "paper");
+
+  const std::string model = mixture_3d();
+  const Arguments arguments{"gap",    "--model",           model,   "--data", model, "--samples", "500",
+                            "--grid", "geometric:40:1e-3", "--json"};
+  const Json spatial = run_json(arguments);
+  EXPECT_TRUE(spatial["w2_squared"].is_null());
+  EXPECT_EQ(keys(spatial["sliced_w2_squared"]), (std::vector<std::string>{"ode_sde", "ode_truth", "sde_truth"}));
+  EXPECT_GT(spatial["noise_floor"].get<double>(), 0);
+  EXPECT_LT(spatial["sliced_w2_squared"]["sde_truth"].get<double>(), 10 * spatial["noise_floor"].get<double>());
+  EXPECT_TRUE(spatial["residual"].is_object());
+  Arguments with_histograms = arguments;
+  with_histograms.insert(with_histograms.end(), {"--histograms", file("h")});
+  expect_failure(run(fokker_tool, with_histograms), "fokker", "dimension 3");
+}
+
+TEST_F(Tools, GapComparesTwoFilesOfSamples) {
+  const std::vector<float> a{0, 0, 1, 1, 100, 0}, b{0, 0, 1, 1};
+  save_npy(file("a.npy"), {3, 2}, a.data());
+  save_npy(file("b.npy"), {2, 2}, b.data());
+  const Json json = run_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--json"});
+  EXPECT_NEAR(json["w2_squared"]["a_b"].get<double>(), 0, 1e-12);
+  EXPECT_NEAR(json["escaped"]["a"].get<double>(), 1.0 / 3, 1e-15);
+  EXPECT_EQ(json["escaped"]["b"], 0.0);
+  EXPECT_TRUE(json["noise_floor"].is_null());
+  const Json with_truth = run_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--json"});
+  EXPECT_TRUE(with_truth["w2_squared"]["b_truth"].is_number());
+  EXPECT_TRUE(with_truth["noise_floor"].is_number());
+  save_npy(file("c.npy"), {2, 1}, b.data());
+  expect_failure(run(fokker_tool, {"gap", "--a", file("a.npy"), "--b", file("c.npy")}), "fokker", "must be the same");
+}
+
+TEST_F(Tools, FieldFollowsItsContract) {
+  struct Case {
+    std::string model;
+    std::int64_t dimension;
+    bool potential;
+  };
+  const std::vector<Case> cases{{network("p2.safetensors", Output::potential), 2, true},
+                                {network("p1.safetensors", Output::potential, 1, Activation::silu), 1, true},
+                                {network("v3.safetensors", Output::score, 3, Activation::tanh), 3, false},
+                                {mixture_3d(), 3, true}};
+  for (const Case& c : cases) {
+    for (const std::int64_t n : {0, 1, 99}) {
+      const std::int64_t d = c.dimension;
+      std::vector<double> points(n * (1 + d)), t(n), x(n * d);
+      for (std::int64_t i = 0; i < n; ++i) {
+        for (std::int64_t k = 0; k <= d; ++k) {
+          // A multiple of 2^−10: the same in float and double.
+          const double value =
+              std::round(1024 * (k == 0 ? 0.05 + 0.09 * double(i) : 2 * std::sin(double(7 * i + 3 * k)))) / 1024;
+          points[i * (1 + d) + k] = value;
+          (k == 0 ? t[i] : x[i * d + k - 1]) = value;
+        }
+      }
+      // float32 and float64 alike.
+      if (n == 99) {
+        const std::vector<float> narrow(points.begin(), points.end());
+        save_npy(file("points.npy"), {n, 1 + d}, narrow.data());
+      } else {
+        save_npy(file("points.npy"), {n, 1 + d}, points.data());
+      }
+      const Json json = run_json({"field", "--model", c.model, "--points", file("points.npy"), "--out",
+                                  file("fields.safetensors"), "--hessian", "--json"});
+      EXPECT_EQ(json["points"], n);
+      const SafeTensors fields = SafeTensors::load(file("fields.safetensors"));
+      EXPECT_EQ(fields.tensors.size(), c.potential ? 6u : 3u);
+
+      const Model model = load_model(c.model);
+      std::vector<double> value(n), dt(n), score(n * d), divergence(n), hessian(n * d * d), residual(n);
+      FieldOutputs<double> outputs;
+      outputs.score = View<double>(score, d);
+      outputs.divergence = View<double>(divergence);
+      outputs.hessian = View<double>(hessian, d * d);
+      if (c.potential) {
+        outputs.value = View<double>(value);
+        outputs.dt = View<double>(dt);
+        outputs.residual = View<double>(residual);
+      }
+      Fields<double>(Context(), model).evaluate({View<const double>(t), View<const double>(x, d)}, outputs);
+      const auto expect = [&](const char* name, const std::vector<std::int64_t>& shape,
+                              const std::vector<double>& wanted) {
+        SCOPED_TRACE(fmt::format("{} of {}, {} points", name, c.model, n));
+        const Tensor& tensor = fields.at(name);
+        EXPECT_EQ(tensor.dtype, "F32");
+        EXPECT_EQ(tensor.shape, shape);
+        const std::vector<double> found = tensor.to_double();
+        EXPECT_TRUE(testing::agrees(std::span<const double>(found), std::span<const double>(wanted), float_bound));
+      };
+      expect("score", {n, d}, score);
+      expect("hessian", {n, d, d}, hessian);
+      if (c.potential) {
+        expect("value", {n}, value);
+        expect("dt", {n}, dt);
+        expect("laplacian", {n}, divergence);
+        if (c.model != file("mixture3.json")) expect("residual", {n}, residual);  // an exact residual is rounding only
+      } else {
+        expect("divergence", {n}, divergence);
+      }
+    }
+  }
+}
+
+TEST_F(Tools, FieldByProbesIsTheLibrarysAndDependsOnTheirSeed) {
+  const std::string model = network("net.safetensors", Output::potential);
+  const std::vector<float> points{0.5f, 0.1f, -0.2f, 1.0f, 0.3f, 0.7f};
+  save_npy(file("points.npy"), {2, 3}, points.data());
+  std::map<std::string, std::vector<double>> laplacian;
+  for (const char* seed : {"1", "2"}) {
+    run_json({"field", "--model", model, "--points", file("points.npy"), "--out", file("f.safetensors"), "--probes",
+              "3", "--law", "gaussian", "--probe-seed", seed, "--json"});
+    laplacian[seed] = SafeTensors::load(file("f.safetensors")).at("laplacian").to_double();
+  }
+  EXPECT_NE(laplacian["1"], laplacian["2"]);
+  std::vector<float> t{0.5f, 1.0f}, x{0.1f, -0.2f, 0.3f, 0.7f}, expected(2);
+  FieldOutputs<float> outputs;
+  outputs.divergence = View<float>(expected);
+  Fields<float>(Context(), load_model(model))
+      .evaluate({View<const float>(t), View<const float>(x, 2)}, outputs,
+                {.probes = 3, .law = ProbeLaw::gaussian, .seed = 1});
+  EXPECT_EQ(laplacian["1"], std::vector<double>(expected.begin(), expected.end()));
+}
+
+TEST_F(Tools, SamplesAreTheLibrarysForAnyNumberOfThreads) {
+  const std::string model = network("net.safetensors", Output::potential);
+  const Arguments base{"sample", "--model", model,    "--samples",         "989",
+                       "--seed", "11",      "--grid", "geometric:30:1e-3", "--scheme"};
+  for (const char* scheme : {"sde", "euler", "heun", "rk4"}) {
+    Arguments one = base, two = base;
+    one.insert(one.end(),
+               {scheme, "--threads", "1", "--out", file("one.npy"), "--log-density", file("one_p.npy"), "--json"});
+    two.insert(two.end(),
+               {scheme, "--threads", "2", "--out", file("two.npy"), "--log-density", file("two_p.npy"), "--json"});
+    EXPECT_EQ(run_json(one)["steps"], 30);
+    run_json(two);
+    EXPECT_EQ(read(file("one.npy")), read(file("two.npy"))) << scheme;
+    EXPECT_EQ(read(file("one_p.npy")), read(file("two_p.npy"))) << scheme;
+
+    const NpyArray array = load_npy(file("one.npy")), density = load_npy(file("one_p.npy"));
+    EXPECT_TRUE(array.is_float32);
+    EXPECT_EQ(array.shape, (std::vector<std::int64_t>{989, 2}));
+    EXPECT_EQ(density.shape, std::vector<std::int64_t>{989});
+    const Model loaded = load_model(model);
+    const Sampler sampler(Context(), loaded, TimeGrid::parse("geometric:30:1e-3", loaded.sde));
+    std::vector<float> samples(2 * 989), log_density(989);
+    SampleOptions options;
+    options.scheme = parse_scheme(scheme);
+    options.seed = 11;
+    sampler.sample(View<float>(samples, 2), options);
+    EXPECT_EQ(array.data, std::vector<double>(samples.begin(), samples.end())) << scheme;
+    sampler.log_density(View<const float>(samples, 2), View<float>(log_density),
+                        options.scheme == Scheme::euler_maruyama ? Scheme::heun : options.scheme);
+    EXPECT_EQ(density.data, std::vector<double>(log_density.begin(), log_density.end())) << scheme;
+  }
+  Arguments other = base;
+  other[6] = "12";
+  other.insert(other.end(), {"sde", "--out", file("other.npy"), "--json"});
+  run_json(other);
+  EXPECT_NE(read(file("one.npy")), read(file("other.npy")));
+}
+
+// Bad input of every kind: one sentence, exit code 1, and what was at the output's place stays.
+TEST_F(Tools, HostileInputIsRefusedInOneSentenceAndDestroysNothing) {
+  const std::string net = network("net.safetensors", Output::potential), mixture = planar_mixture();
+  const std::string good_net = read(net), out = file("out.npy");
+  write(out, "precious");
+
+  const auto altered = [&](const std::string& name, const std::string& bytes) {
+    write(file(name), bytes);
+    return file(name);
+  };
+  const auto length = [](std::uint64_t n) { return std::string(reinterpret_cast<const char*>(&n), 8); };
+  const auto safetensors = [&](const std::string& header, std::size_t data = 0) {
+    return length(header.size()) + header + std::string(data, '\0');
+  };
+  std::string not_finite = good_net;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(not_finite.data() + not_finite.size() - 4, &nan, 4);
+
+  struct Bad {
+    std::string file, what;
+  };
+  const std::vector<Bad> models{
+      {file("absent.safetensors"), "absent.safetensors"},
+      {folder_.string(), ""},
+      {altered("empty.safetensors", ""), "empty.safetensors"},
+      {altered("cut.safetensors", good_net.substr(0, good_net.size() - 5)), "cut.safetensors"},
+      {altered("cut_header.safetensors", good_net.substr(0, 30)), "cut_header.safetensors"},
+      {altered("longer.safetensors", good_net + "x"), "longer.safetensors"},
+      {altered("huge_header.safetensors", length(~std::uint64_t{0}) + "{}"), "huge_header.safetensors"},
+      {altered("no_json.safetensors", safetensors("{{{{")), "no_json.safetensors"},
+      {altered("deep.safetensors", safetensors(std::string(200000, '['))), "deep.safetensors"},
+      {altered(
+           "offsets.safetensors",
+           safetensors(R"({"a.weight":{"dtype":"F32","shape":[1,3],"data_offsets":[0,18446744073709551612]}})", 12)),
+       "offsets.safetensors"},
+      {altered("shape.safetensors",
+               safetensors(R"({"a.weight":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})")),
+       "shape.safetensors"},
+      {altered("negative.safetensors",
+               safetensors(R"({"a.weight":{"dtype":"F32","shape":[-1,-3],"data_offsets":[0,12]}})", 12)),
+       "negative.safetensors"},
+      {altered("nan.safetensors", not_finite), "finite"},
+      {altered("name.txt", good_net), "name.txt"},
+      {altered("bad.json", R"({"weights": [1], "means": [[0, 0]]})"), "bad.json"},
+      {altered("weights.json", R"({"weights": [-1], "means": [[0, 0]], "covariances": [1]})"), "weights.json"},
+  };
+  for (const Bad& bad : models) {
+    SCOPED_TRACE(bad.file);
+    expect_failure(run(fokker_tool, {"sample", "--model", bad.file, "--samples", "10", "--out", out}), "fokker",
+                   bad.what);
+    expect_failure(run(fokker_tool, {"info", "--model", bad.file, "--json"}), "fokker", bad.what);
+  }
+
+  const std::string header = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }\n";
+  const auto npy = [&](const std::string& text, std::size_t data) {
+    const std::uint16_t size = static_cast<std::uint16_t>(text.size());
+    return std::string("\x93NUMPY\x01\x00", 8) + std::string(reinterpret_cast<const char*>(&size), 2) + text +
+           std::string(data, '\0');
+  };
+  const auto shaped = [&](const std::string& shape, std::size_t data) {
+    return npy("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + ", }\n", data);
+  };
+  EXPECT_EQ(run(fokker_tool, {"field", "--model", net, "--points", altered("good.npy", npy(header, 24)), "--out",
+                              file("good.safetensors")})
+                .code,
+            0);
+  const std::vector<Bad> arrays{
+      {file("absent.npy"), "absent.npy"},
+      {altered("empty.npy", ""), "empty.npy"},
+      {altered("cut.npy", npy(header, 23)), "cut.npy"},
+      {altered("long.npy", npy(header, 25)), "long.npy"},
+      {altered("huge.npy", shaped("(4611686018427387904, 3)", 24)), "huge.npy"},
+      {altered("negative.npy", shaped("(-2, 3)", 24)), "negative.npy"},
+      {altered("columns.npy", shaped("(3, 2)", 24)), "[N, 3]"},
+      {altered("flat.npy", shaped("(6,)", 24)), "[N, 3]"},
+      {altered("object.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n", 48)), "object.npy"},
+      {altered("fortran.npy", npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", 24)), "fortran.npy"},
+      {altered("text.npy", "hello, world"), "text.npy"},
+  };
+  for (const Bad& bad : arrays) {
+    SCOPED_TRACE(bad.file);
+    expect_failure(run(fokker_tool, {"field", "--model", net, "--points", bad.file, "--out", out}), "fokker", bad.what);
+  }
+
+  write(file("regular"), "a file");
+  const std::string huge = "9000000000000000000";
+  const std::vector<std::pair<Arguments, std::string>> commands{
+      {{"sample", "--model", net, "--samples", "0", "--out", out}, "--samples 0"},
+      {{"sample", "--model", net, "--samples", "-5", "--out", out}, "--samples -5"},
+      {{"sample", "--model", net, "--samples", huge, "--out", out}, "--samples " + huge},
+      {{"sample", "--model", net, "--samples", "900000000000", "--out", out}, "memory"},
+      {{"sample", "--model", net, "--scheme", "leapfrog", "--out", out}, "leapfrog"},
+      {{"sample", "--model", net, "--grid", "cubic", "--out", out}, "cubic"},
+      {{"sample", "--model", net, "--grid", "uniform:0", "--out", out}, "uniform:0"},
+      {{"sample", "--model", net, "--grid", "file:" + file("absent.npy"), "--out", out}, "absent.npy"},
+      {{"sample", "--model", net, "--threads", "-1", "--out", out}, "--threads -1"},
+      {{"sample", "--model", net, "--activation", "relu", "--out", out}, "relu"},
+      {{"sample", "--model", net, "--beta", "nan", "--out", out}, "beta"},
+      {{"sample", "--model", net, "--sde", "levy", "--out", out}, "levy"},
+      {{"sample", "--model", net, "--sde-parameters", "{\"T\": -1}", "--out", out}, "T"},
+      {{"sample", "--model", net, "--sde-parameters", "{", "--out", out}, "{"},
+      {{"sample", "--model", net, "--layers", "input,nothing", "--out", out}, "nothing"},
+      {{"sample", "--model", net, "--out", file("nowhere/s.npy")}, "nowhere"},
+      {{"sample", "--model", net, "--out", folder_.string()}, "folder"},
+      {{"sample", "--model", net, "--out", file("regular/s.npy")}, "regular"},
+      {{"field", "--model", net, "--points", file("good.npy"), "--out", file("regular/f.safetensors")}, "regular"},
+      {{"field", "--model", net, "--points", file("good.npy"), "--out", out, "--probes", "-1"}, "--probes -1"},
+      {{"gap", "--model", mixture, "--data", "spiral", "--samples", "10"}, "spiral"},
+      {{"gap", "--model", mixture, "--data", mixture_3d(), "--samples", "10"}, "must be the same"},
+      {{"gap", "--model", mixture, "--data", "blob", "--samples", "0"}, "--samples 0"},
+      {{"gap", "--model", mixture, "--data", "blob", "--samples", "10", "--scheme", "sde"}, "allowed for the ODE"},
+      {{"gap", "--model", mixture, "--data", "blob", "--samples", "10", "--histograms", file("regular")}, "regular"},
+      {{"gap", "--model", mixture, "--data", "blob", "--samples", "10", "--histograms", file("regular/deep")},
+       "regular"},
+      {{"train", "--data", "spiral", "--out", out}, "spiral"},
+      {{"train", "--data", "blob", "--out", out, "--iterations", "-1"}, "-1"},
+      {{"train", "--data", "blob", "--out", out, "--denoising-points", "0"}, "0"},
+      {{"train", "--data", "blob", "--out", out, "--collocation-points", "-3"}, "-3"},
+      {{"train", "--data", "blob", "--out", out, "--hidden", "16,0"}, "0"},
+      {{"train", "--data", "blob", "--out", out, "--activation", "relu"}, "relu"},
+      {{"train", "--data", "blob", "--out", out, "--schedule", "warm"}, "warm"},
+      {{"train", "--data", "blob", "--out", out, "--time-law", "late"}, "late"},
+      {{"train", "--data", "blob", "--out", out, "--average", "sum"}, "sum"},
+      {{"train", "--data", "blob", "--out", out, "--peak-rate", "nan"}, "nan"},
+      {{"train", "--data", "blob", "--out", out, "--residual-weight", "-1"}, "-1"},
+      {{"train", "--data", "blob", "--out", out, "--save-every", "often"}, "often"},
+      {{"train", "--data", "blob", "--out", out, "--log-every", "0"}, "--log-every 0"},
+      {{"train", "--data", "blob", "--out", out, "--resume", file("absent.state")}, "absent.state"},
+      {{"train", "--data", "blob", "--out", out, "--resume", net}, "net.safetensors"},
+      {{"train", "--data", "blob", "--out", out, "--log", file("regular/log.csv")}, "regular"},
+      {{"train", "--data", "blob", "--out", out, "--state", folder_.string()}, "folder"},
+  };
+  for (const auto& [arguments, what] : commands) {
+    SCOPED_TRACE(fmt::format("{}", fmt::join(arguments, " ")));
+    expect_failure(run(fokker_tool, arguments), "fokker", what);
+  }
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--out", file("regular")}), "reproduce", "regular");
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--data", "spiral", "--out", file("r")}), "reproduce",
+                 "spiral");
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--samples", "0", "--out", file("r")}), "reproduce",
+                 "--samples 0");
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--iterations", "-1", "--out", file("r")}), "reproduce",
+                 "-1");
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--weights", "1,1", "--out", file("r")}), "reproduce",
+                 "share");
+  EXPECT_EQ(read(out), "precious");
+  EXPECT_EQ(read(file("regular")), "a file");
+  EXPECT_EQ(read(net), good_net);
+  EXPECT_FALSE(fs::exists(file("r")));
+}
+
+TEST_F(Tools, AFullDiskIsOneSentenceAndLeavesWhatWasThere) {
+  const std::string net = network("net.safetensors", Output::potential), mixture = planar_mixture();
+  fs::create_directory(file("results"));
+  const auto expect_kept = [&](const std::string& name, const Arguments& arguments) {
+    SCOPED_TRACE(name);
+    const std::string path = file("results/" + name);
+    write(path, "precious");
+    expect_failure(start(fokker_tool, arguments, 2048).wait(), "fokker", "cannot write");
+    EXPECT_EQ(read(path), "precious");
+    for (const auto& entry : fs::directory_iterator(file("results"))) {
+      EXPECT_EQ(entry.path().filename(), name) << "left behind";
+    }
+    fs::remove(path);
+  };
+  const Arguments quick{"--grid", "uniform:4:1e-3"};
+  expect_kept("s.npy",
+              {"sample", "--model", net, "--samples", "1000", "--grid", "uniform:4", "--out", file("results/s.npy")});
+  std::vector<float> points(3 * 1000, 0.5f);
+  save_npy(file("points.npy"), {1000, 3}, points.data());
+  expect_kept("f.safetensors",
+              {"field", "--model", net, "--points", file("points.npy"), "--out", file("results/f.safetensors")});
+  expect_kept("ode.npy", {"gap", "--model", mixture, "--data", mixture, "--samples", "100", "--grid", "uniform:4:1e-3",
+                          "--histograms", file("results")});
+  expect_kept("m.safetensors", {"train", "--data", "blob", "--hidden", "32,32", "--iterations", "3",
+                                "--denoising-points", "16", "--out", file("results/m.safetensors")});
+}
+
+TEST_F(Tools, TrainingKilledOrInterruptedEndsAsIfUndisturbed) {
+  const Arguments recipe{
+      "--hidden",          "8,8", "--iterations", "3000", "--denoising-points", "256", "--collocation-points", "64",
+      "--residual-weight", "0.5", "--seed",       "7"};
+  const auto train = [&](const std::string& name, const Arguments& more, bool with_recipe) {
+    Arguments arguments{
+        "train", "--data", "circles2", "--out", file(name + ".safetensors"), "--log", file(name + ".csv"), "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    if (with_recipe) arguments.insert(arguments.end(), recipe.begin(), recipe.end());
+    return arguments;
+  };
+  const Json whole = run_json(train("whole", {"--threads", "1"}, true));
+  EXPECT_EQ(whole["first_iteration"], 0);
+  EXPECT_EQ(whole["iterations"], 3000);
+  EXPECT_EQ(whole["recipe"]["residual_weight"], 0.5);
+  EXPECT_EQ(load_model(file("whole.safetensors")).dimension(), 2);
+  const std::string log = read(file("whole.csv"));
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 3001);
+
+  for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
+    SCOPED_TRACE(signal);
+    const std::string name = fmt::format("part{}", signal), state = file(name + ".state");
+    const Process process = start(fokker_tool, train(name, {"--state", state, "--save-every", "20"}, true));
+    ASSERT_TRUE(process.wait_for(state));
+    process.send(signal);
+    const Outcome outcome = process.wait();
+    if (signal == SIGKILL) {
+      EXPECT_EQ(outcome.signal, SIGKILL) << "it ended before the signal came";
+    } else {
+      expect_failure(outcome, "fokker", "interrupted after");
+    }
+    EXPECT_FALSE(fs::exists(file(name + ".safetensors")));
+    const Json resumed = run_json(train(name, {"--resume", state, "--threads", "2"}, false));
+    EXPECT_GT(resumed["first_iteration"].get<int>(), 0);
+    EXPECT_LT(resumed["first_iteration"].get<int>(), 3000);
+    EXPECT_EQ(read(file(name + ".safetensors")), read(file("whole.safetensors")));
+    EXPECT_EQ(read(file(name + ".csv")), log);
+
+    // A finished state has nothing left to do, and says so by the same model.
+    fs::remove(file(name + ".safetensors"));
+    EXPECT_EQ(run_json(train(name, {"--resume", state}, false))["first_iteration"], 3000);
+    EXPECT_EQ(read(file(name + ".safetensors")), read(file("whole.safetensors")));
+    Arguments other_data = train(name, {"--resume", state}, false);
+    other_data[2] = "blob";
+    expect_failure(run(fokker_tool, other_data), "fokker", "circles2");
+  }
+}
+
+TEST_F(Tools, TrainingRecordsAsJsonLinesAndOtherNetworks) {
+  run_json({"train",
+            "--data",
+            planar_mixture(),
+            "--out",
+            file("v.safetensors"),
+            "--output",
+            "score",
+            "--activation",
+            "silu",
+            "--sde",
+            "vp-linear",
+            "--hidden",
+            "8",
+            "--iterations",
+            "20",
+            "--denoising-points",
+            "64",
+            "--log",
+            file("v.jsonl"),
+            "--log-every",
+            "5",
+            "--json"});
+  std::ifstream lines(file("v.jsonl"));
+  std::vector<int> iterations;
+  for (std::string line; std::getline(lines, line);) {
+    const Json record = Json::parse(line);
+    iterations.push_back(record["iteration"]);
+    EXPECT_GT(record["denoising"].get<double>(), 0);
+    EXPECT_EQ(record["residual"], 0.0);
+  }
+  EXPECT_EQ(iterations, (std::vector<int>{0, 5, 10, 15}));
+  const Model model = load_model(file("v.safetensors"));
+  EXPECT_EQ(model.output(), Output::score);
+  EXPECT_EQ(model.sde.kind, SdeKind::vp_linear);
+}
+
+TEST_F(Tools, ReproductionLeavesEverythingAndGoesOnWhereItStopped) {
+  const std::string out = file("smoke");
+  Outcome outcome = run(reproduce_tool, {"--preset", "smoke", "--out", out});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("ODE–SDE"));
+  EXPECT_THAT(outcome.out, HasSubstr("circles2: the ODE–SDE gap"));
+  const Json results = Json::parse(read(out + "/results.json"));
+  EXPECT_EQ(results["preset"], "smoke");
+  EXPECT_EQ(results["finished"], true);
+  ASSERT_EQ(results["runs"].size(), 2u);
+  for (const Json& entry : results["runs"]) {
+    const std::string folder = out + "/" + entry["folder"].get<std::string>();
+    for (const char* name : {"recipe.json", "model.safetensors", "training.json", "gap.json", "log.csv", "ode.npy",
+                             "sde.npy", "truth.npy"}) {
+      EXPECT_TRUE(fs::is_regular_file(folder + "/" + name)) << folder << " " << name;
+    }
+    EXPECT_TRUE(entry["gap"]["w2_squared"]["ode_sde"].is_number());
+    EXPECT_TRUE(entry["gap"]["residual"]["centred_mean_square"].is_number());
+    EXPECT_GT(entry["gap"]["noise_floor"].get<double>(), 0);
+  }
+
+  // Once more: nothing is done again.
+  const std::string model_file = out + "/circles2_w1/model.safetensors", model = read(model_file);
+  const auto written = fs::last_write_time(model_file), measured = fs::last_write_time(out + "/circles2_w1/gap.json");
+  EXPECT_EQ(run(reproduce_tool, {"--preset", "smoke", "--out", out}).code, 0);
+  EXPECT_EQ(fs::last_write_time(model_file), written);
+  EXPECT_EQ(fs::last_write_time(out + "/circles2_w1/gap.json"), measured);
+  // Fewer samples: measured again from the same model.
+  EXPECT_EQ(run(reproduce_tool, {"--preset", "smoke", "--samples", "1000", "--out", out}).code, 0);
+  EXPECT_EQ(fs::last_write_time(model_file), written);
+  EXPECT_EQ(Json::parse(read(out + "/results.json"))["runs"][1]["gap"]["samples"], 1000);
+  // Another recipe: refused.
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--iterations", "7", "--out", out}), "reproduce",
+                 "iterations: 300 there, 7 asked for");
+  EXPECT_EQ(read(model_file), model);
+
+  // Interrupted while it trains, then called again: the same model.
+  const std::string other = file("interrupted");
+  const Arguments again{"--preset", "smoke", "--weights", "1", "--samples", "1000", "--out", other};
+  const Process process = start(reproduce_tool, again);
+  ASSERT_TRUE(process.wait_for(other + "/circles2_w1/log.csv"));
+  process.send(SIGTERM);
+  expect_failure(process.wait(), "reproduce", "interrupted after");
+  EXPECT_TRUE(fs::exists(other + "/circles2_w1/state.safetensors"));
+  EXPECT_EQ(run(reproduce_tool, again).code, 0);
+  EXPECT_EQ(read(other + "/circles2_w1/model.safetensors"), model);
+  EXPECT_EQ(read(other + "/circles2_w1/log.csv"), read(out + "/circles2_w1/log.csv"));
+
+  // The report, where a Python with its packages is at hand.
+  for (const std::string python : {"python3", "/usr/bin/python3"}) {
+    if (std::system((python + " -c 'import numpy, matplotlib' 2> /dev/null").c_str()) != 0) continue;
+    outcome = run("/usr/bin/env", {python, tools_folder + "/report.py", out});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const std::string page = read(out + "/report.html");
+    EXPECT_THAT(page, HasSubstr("data:image/png;base64,"));
+    EXPECT_THAT(page, HasSubstr("noise floor"));
+    for (const char* name : {"density_circles2", "gap_circles2", "training_circles2", "residual"}) {
+      EXPECT_TRUE(fs::is_regular_file(fmt::format("{}/figures/{}.png", out, name)));
+    }
+    expect_failure(run("/usr/bin/env", {python, tools_folder + "/report.py", file("nowhere")}), "report.py",
+                   "results.json");
+    return;
+  }
+}
+
+}  // namespace
+}  // namespace fokker

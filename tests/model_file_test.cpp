@@ -561,9 +561,10 @@ TEST(MixtureFile, RefusalsSayWhy) {
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": 3})", "JSON object"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": {"rate": 0}})", "rate = 0"},
   };
-  for (const auto& [text, message] : cases) {
-    SCOPED_TRACE(text);
-    EXPECT_THAT(message_of([&] { load_text(scratch, text); }), AllOf(HasSubstr("m.json"), HasSubstr(message)));
+  for (const auto& refused : cases) {
+    SCOPED_TRACE(refused.text);
+    EXPECT_THAT(message_of([&] { load_text(scratch, refused.text); }),
+                AllOf(HasSubstr("m.json"), HasSubstr(refused.message)));
   }
   message_of([&] { load_text(scratch, std::string(1'000'000, '[')); });
   message_of([&] { load_model(scratch / "missing.json"); });

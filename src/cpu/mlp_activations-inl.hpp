@@ -170,6 +170,35 @@ HWY_INLINE Group<T, U> zero_where(const MaskGroup<T, U>& m, const Group<T, U>& x
     return {zero_where(m.low, x.low), zero_where(m.high, x.high)};
   }
 }
+// yes where the sign bit of s is set.
+template <class T, int U>
+HWY_INLINE Group<T, U> select_negative(const Group<T, U>& s, const Group<T, U>& yes, const Group<T, U>& no) {
+  if constexpr (U == 1) {
+    return {hn::IfNegativeThenElse(s.v, yes.v, no.v)};
+  } else {
+    return {select_negative(s.low, yes.low, no.low), select_negative(s.high, yes.high, no.high)};
+  }
+}
+// The smaller and the larger of x and a constant; NaN where x is.
+template <class T, int U>
+HWY_INLINE Group<T, U> min_with(T bound, const Group<T, U>& x) {
+  if constexpr (U == 1) {
+    const auto limit = hn::Set(Tag<T>(), bound);
+    // Highway leaves NaN open: x86 returns the second operand, NEON NaN, the scalar fallback the other operand.
+    return {HWY_TARGET == HWY_SCALAR ? hn::IfThenElse(hn::Lt(limit, x.v), limit, x.v) : hn::Min(limit, x.v)};
+  } else {
+    return {min_with(bound, x.low), min_with(bound, x.high)};
+  }
+}
+template <class T, int U>
+HWY_INLINE Group<T, U> max_with(T bound, const Group<T, U>& x) {
+  if constexpr (U == 1) {
+    const auto limit = hn::Set(Tag<T>(), bound);
+    return {HWY_TARGET == HWY_SCALAR ? hn::IfThenElse(hn::Lt(x.v, limit), limit, x.v) : hn::Max(limit, x.v)};
+  } else {
+    return {max_with(bound, x.low), max_with(bound, x.high)};
+  }
+}
 template <class T, int U>
 HWY_INLINE bool all(const MaskGroup<T, U>& m) {
   if constexpr (U == 1) {
@@ -278,7 +307,7 @@ struct MathConstants<double> {
   static constexpr double sine_limit = 1e8;
 };
 
-// e^{−rate x} for x ≥ 0; 0 where x is above the limit; NaN for NaN.
+// e^{−rate x} for x ≥ 0; beyond the limit the value there, about 1e-38 (float) or 1e-307; NaN for NaN.
 template <class T>
 class DecayingExp {
   using C = MathConstants<T>;
@@ -291,24 +320,23 @@ class DecayingExp {
     low_ = static_cast<T>(-((product + static_cast<double>(high_)) + rest));
     limit_ = static_cast<T>(C::exponent_limit / product);
   }
-  T limit() const { return limit_; }
-
   template <int U>
   struct Parts {
     Group<T, U> scale, excess;  // e = scale (1 + excess)
   };
   template <int U>
-  HWY_INLINE Parts<U> parts(const Group<T, U>& x) const {
+  HWY_INLINE Parts<U> parts(const Group<T, U>& any) const {
+    const Group<T, U> x = min_with(limit_, any);
     constexpr T magic = T(3) * (std::int64_t{1} << (C::mantissa_bits - 1)) + C::bias;
     const Group<T, U> high = constant<T, U>(high_), m = mul_add(x, high, constant<T, U>(magic));
-    const Group<T, U> n = m - constant<T, U>(magic);
-    const Group<T, U> r = mul_add(x, constant<T, U>(low_), mul_add(x, high, constant<T, U>(T(0)) - n));
+    const Group<T, U> n = constant<T, U>(magic) - m;
+    const Group<T, U> r = mul_add(x, constant<T, U>(low_), mul_add(x, high, n));
     return {shift_bits<C::mantissa_bits>(m), r * polynomial(r, C::exp2)};
   }
   template <int U>
-  HWY_INLINE Group<T, U> operator()(const Group<T, U>& x, const Group<T, U>& limit) const {
+  HWY_INLINE Group<T, U> operator()(const Group<T, U>& x) const {
     const Parts<U> p = parts(x);
-    return zero_where(limit < x, mul_add(p.scale, p.excess, p.scale));
+    return mul_add(p.scale, p.excess, p.scale);
   }
 
  private:
@@ -335,17 +363,17 @@ class VectorSoftplus {
 
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
-    const Group<T, U> one = constant<T, U>(T(1)), zero = constant<T, U>(T(0)), x = abs(z);
-    const MaskGroup<T, U> is_negative = z < zero;
-    // Beyond βz = 20 e = 0, which gives the linear branch exactly: z, 1, 0, 0.
-    const Group<T, U> e = decay_(x, select(is_negative, constant<T, U>(decay_.limit()), constant<T, U>(linear_from_)));
-    if constexpr ((Orders & wants_value) != 0) {
-      out.value = mul_add(e, polynomial(e, log1p_), zero_where(is_negative, z));
+    const Group<T, U> one = constant<T, U>(T(1));
+    Group<T, U> e = decay_(abs(z));
+    // Beyond βz = 20 e = 0 gives the linear branch exactly: z, 1, 0, 0. In float h and σ′ round to it by themselves.
+    if constexpr (sizeof(T) > sizeof(float) || (Orders & (wants_second | wants_third)) != 0) {
+      e = zero_where(constant<T, U>(linear_from_) < z, e);
     }
+    if constexpr ((Orders & wants_value) != 0) out.value = mul_add(e, polynomial(e, log1p_), max_with(T(0), z));
     if constexpr ((Orders & ~wants_value) == wants_first) {
-      out.first = select(is_negative, e, one) / (one + e);
+      out.first = select_negative(z, e, one) / (one + e);
     } else if constexpr ((Orders & ~wants_value) != 0) {
-      const Group<T, U> inverse = one / (one + e), s = select(is_negative, e * inverse, inverse);
+      const Group<T, U> inverse = one / (one + e), s = select_negative(z, e * inverse, inverse);
       const Group<T, U> beta = constant<T, U>(beta_), second = beta * ((e * inverse) * inverse);
       out.first = s;
       out.second = second;
@@ -394,9 +422,8 @@ class VectorSilu {
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
     const Group<T, U> one = constant<T, U>(T(1)), two = constant<T, U>(T(2));
-    const MaskGroup<T, U> is_negative = z < constant<T, U>(T(0));
-    const Group<T, U> e = decay_(abs(z), constant<T, U>(decay_.limit()));
-    const Group<T, U> inverse = one / (one + e), s = select(is_negative, e * inverse, inverse);
+    const Group<T, U> e = decay_(abs(z));
+    const Group<T, U> inverse = one / (one + e), s = select_negative(z, e * inverse, inverse);
     out.value = z * s;
     if constexpr ((Orders & ~wants_value) != 0) {
       const Group<T, U> q = (e * inverse) * inverse, zq = z * q, r = one - (s + s), zr = z * r;
@@ -468,7 +495,7 @@ VectorSine<T> vector_form(const Sine& s) {
 }
 
 // Vectors side by side: what 16 registers hold of the longest formula.
-inline constexpr int activation_group = 2;
+inline constexpr int activation_group = 4;
 
 template <int Orders, class T, class Sigma>
 HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z, T* h, T* first, T* second, T* third) {

@@ -205,7 +205,9 @@ TransportResult w2_squared(const std::vector<double>& a, const std::vector<doubl
   if (grid.n > 256) {
     throw Error(fmt::format("exact W2 is offered on grids of up to 256 nodes a side, and {} were given", grid.n));
   }
-  GridTransport problem(integer_masses(a, grid, "the first"), integer_masses(b, grid, "the second"), grid.n);
+  auto first = integer_masses(a, grid, "the first");
+  auto second = integer_masses(b, grid, "the second");
+  GridTransport problem(std::move(first), std::move(second), grid.n);
   const double scale = grid.spacing() * grid.spacing();
   TransportResult result;
   result.w2_squared = scale * problem.primal();

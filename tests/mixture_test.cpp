@@ -451,6 +451,33 @@ TEST(Mixture, ProbesBelongToTheSampleIndex) {
   EXPECT_NE(whole.divergence[0], evaluate<double>(mixture, ForwardSde{}, {0.7}, x, divergence, 41).divergence[0]);
 }
 
+TEST(Mixture, PublicFieldsAreTheSameForAnyNumberOfThreads) {
+  const auto mixture = random_mixture(2, 4, 12);
+  for (const std::int64_t n : {0, 1, 19, 989}) {
+    std::mt19937 generator(6);
+    std::vector<double> t(n), x(2 * n);
+    for (double& entry : t) entry = std::uniform_real_distribution<double>(1e-4, 10)(generator);
+    for (double& entry : x) entry = std::normal_distribution<double>(0, 2)(generator);
+    const Divergence divergence{.probes = 2, .law = ProbeLaw::gaussian, .seed = 3, .first_index = 7};
+    const auto expected = evaluate(mixture, ForwardSde{}, t, x, divergence, 7);
+    for (const int threads : {1, 3}) {
+      const Fields<double> fields(Context({.threads = threads}), {ForwardSde{}, mixture});
+      std::vector<double> value(n), dt(n), score(2 * n), trace(n), hessian(4 * n), residual(n);
+      FieldOutputs<double> outputs;
+      outputs.value = View<double>(value), outputs.dt = View<double>(dt), outputs.score = View<double>(score, 2);
+      outputs.divergence = View<double>(trace), outputs.hessian = View<double>(hessian, 4);
+      outputs.residual = View<double>(residual);
+      fields.evaluate({View<const double>(t), View<const double>(x, 2)}, outputs, divergence);
+      EXPECT_EQ(value, expected.value);
+      EXPECT_EQ(dt, expected.dt);
+      EXPECT_EQ(score, expected.score);
+      EXPECT_EQ(trace, expected.divergence);
+      EXPECT_EQ(hessian, expected.hessian);
+      EXPECT_EQ(residual, expected.residual);
+    }
+  }
+}
+
 TEST(GaussianMixture, EigenvectorsRebuildTheCovariance) {
   for (const std::int64_t d : {1, 2, 3, 16, 40}) {
     for (const double floor : {0.05, 0.0}) {

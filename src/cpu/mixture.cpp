@@ -199,9 +199,9 @@ class MixtureField final : public BlockField<T> {
     const double largest = s.posterior[dominant];
     double sum = 0;
     for (std::int64_t k = 0; k < k_; ++k) {
-      // Below this a component's part is less than rounding in every field; it also keeps exp out of subnormal numbers.
+      // e^−200 = 1e−87: below this a component's part is less than rounding in every field.
       const double below = s.posterior[k] - largest;
-      s.posterior[k] = below < -700 ? 0 : std::exp(below);
+      s.posterior[k] = below < -200 ? 0 : std::exp(below);
       sum += s.posterior[k];
     }
     for (std::int64_t k = 0; k < k_; ++k) s.posterior[k] /= sum;

@@ -4,7 +4,7 @@
 # HTML report.
 # usage: tools/demo.sh [--no-install] [--out DIR] [any option of build/tools/reproduce, such as --preset smoke]
 #   --no-install  trust that the packages are there
-#   --out DIR     results, figures and report; build/demo-PRESET by default. A second call goes on where the first stopped
+#   --out DIR     results, figures and report; build/demo-PRESET (quick: build/demo) by default. A second call goes on where the first stopped
 # Exit codes: 0 done, 1 something failed, 2 wrong usage.
 set -euo pipefail
 called_from=$PWD
@@ -25,7 +25,9 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/demo-$preset; fi
+name=demo
+[ "$preset" = quick ] || name=demo-$preset
+if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/$name; fi
 
 [ "$install" = no ] || tools/install_dependencies.sh core plots
 

@@ -271,7 +271,6 @@ INSTANTIATE_TEST_SUITE_P(Sdes, Times,
                          });
 
 TEST(Times, OfThePaperAndUniformFollowTheirLaws) {
-  const ForwardSde sde;
   const TimeDraw paper{TimeLaw::paper, 1e-4f, 10.0f, nullptr, 0}, uniform{TimeLaw::uniform, 1e-4f, 10.0f, nullptr, 0};
   for (int i = 0; i < 4096; ++i) {
     const float u = (float(i) + 0.5f) / 4096;

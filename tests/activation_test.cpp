@@ -1,0 +1,230 @@
+// Activations: the scalar formulas' derivatives against finite differences in double, and the vector kernels against
+// formulas in long double that share nothing with either, with the largest error of each in units in the last place.
+#include "fokker/activation.hpp"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "cpu/mlp_primitives.hpp"
+#include "simd_targets.hpp"
+
+namespace fokker {
+namespace {
+
+using Real = long double;
+
+struct Case {
+  Activation activation;
+  double beta;
+};
+constexpr Case cases[] = {{Activation::softplus, 100}, {Activation::softplus, 20}, {Activation::softplus, 1},
+                          {Activation::tanh, 1},       {Activation::silu, 1},      {Activation::sine, 1}};
+
+TEST(Activation, DerivativesMatchFiniteDifferences) {
+  for (const Case& c : cases) {
+    with_activation(c.activation, c.beta, [&](auto sigma) {
+      // In units of 1/β: a step of 1e-3 has a truncation error of 1e-12/30 of the fifth derivative, which is below 100.
+      const double h = 1e-3 / c.beta;
+      for (double y = -12; y <= 15; y += 0.0137) {
+        const double z = y / c.beta;
+        const auto at = [&](double step) { return sigma(z + step * h); };
+        const auto slope = [&](double ActivationValues<double>::*f) {
+          return (8 * (at(1).*f - at(-1).*f) - (at(2).*f - at(-2).*f)) / (12 * h);
+        };
+        const auto v = sigma(z);
+        using V = ActivationValues<double>;
+        // Rounding of the values divided by the step, and truncation, each in the scale β^k of its derivative.
+        const double rounding = 1e-12 * (1 + std::fabs(y));
+        EXPECT_NEAR(v.first, slope(&V::value), rounding + 1e-11) << to_string(c.activation) << " at " << z;
+        EXPECT_NEAR(v.second, slope(&V::first), c.beta * (rounding + 1e-11)) << to_string(c.activation) << " at " << z;
+        EXPECT_NEAR(v.third, slope(&V::second), c.beta * c.beta * (rounding + 1e-11))
+            << to_string(c.activation) << " at " << z;
+      }
+    });
+  }
+}
+
+TEST(Activation, SoftplusIsLinearAboveItsThreshold) {
+  const Softplus sigma{100};
+  const auto above = sigma(0.2000001), below = sigma(0.1999999);
+  EXPECT_EQ(above.value, 0.2000001);
+  EXPECT_EQ(above.first, 1);
+  EXPECT_EQ(above.second, 0);
+  EXPECT_EQ(above.third, 0);
+  EXPECT_GT(below.second, 0);
+  EXPECT_NEAR(below.value, 0.1999999 + 2.0612e-11, 1e-14);
+}
+
+// σ and its derivatives, each as its own closed form.
+std::vector<Real> reference(const Case& c, Real z, bool linear) {
+  const Real b = c.beta;
+  switch (c.activation) {
+    case Activation::softplus: {
+      if (linear) return {z, 1, 0, 0};
+      const Real y = b * z, half = std::cosh(y / 2), q = 1 / (4 * half * half);
+      return {(y > 0 ? y + std::log1p(std::exp(-y)) : std::log1p(std::exp(y))) / b, 1 / (1 + std::exp(-y)), b * q,
+              -b * b * q * std::tanh(y / 2)};
+    }
+    case Activation::tanh: {
+      // 0 beyond |z| = 40, by definition.
+      const Real h = std::tanh(z), c1 = std::cosh(z), q = std::fabs(z) > 40 ? 0 : 1 / (c1 * c1);
+      return {h, q, -2 * h * q, 2 * q * (3 * h * h - 1)};
+    }
+    case Activation::silu: {
+      const Real s = 1 / (1 + std::exp(-z)), half = std::cosh(z / 2), q = 1 / (4 * half * half), r = -std::tanh(z / 2);
+      return {z * s, s + z * q, 2 * q + z * q * r, 3 * q * r + z * q * (r * r - 2 * q)};
+    }
+    case Activation::sine: return {std::sin(z), std::cos(z), -std::sin(z), -std::cos(z)};
+  }
+  return {};
+}
+
+// Errors allowed, in units of the last place (ε) of: the result (`ulps`), plus the largest magnitude of that derivative
+// (`of_scale`), which counts where terms of opposite sign cancel.
+struct Allowed {
+  double ulps, of_scale;
+};
+
+template <class T>
+class VectorActivations {
+ public:
+  VectorActivations() : p_(cpu::mlp_primitives<T>()) {}
+
+  void check(const Case& c, const std::vector<T>& points, const Allowed (&allowed)[4]) const {
+    std::vector<T> z = points;
+    while (static_cast<std::int64_t>(z.size()) % p_.lanes != 0) z.push_back(T(0));
+    const std::size_t n = z.size();
+    // Each combination of wanted outputs has its own kernel or shares the general one.
+    double worst[4] = {};
+    for (int orders = 1; orders < 16; ++orders) {
+      std::vector<T> out[4];
+      T* p[4] = {};
+      for (int k = 0; k < 4; ++k) {
+        if (!(orders >> k & 1)) continue;
+        out[k].assign(n, T(77));
+        p[k] = out[k].data();
+      }
+      p_.activate(c.activation, static_cast<T>(c.beta), static_cast<std::int64_t>(n), z.data(), p[0], p[1], p[2], p[3]);
+      const Real scales[4] = {0, 1, static_cast<Real>(c.beta), static_cast<Real>(c.beta) * static_cast<Real>(c.beta)};
+      for (std::size_t i = 0; i < n; ++i) {
+        const bool linear = c.activation == Activation::softplus && static_cast<T>(c.beta) * z[i] > T(20);
+        // Within rounding of the threshold either branch is right.
+        if (c.activation == Activation::softplus && std::fabs(c.beta * z[i] - 20) < 1e-5) continue;
+        const std::vector<Real> expected = reference(c, z[i], linear);
+        for (int k = 0; k < 4; ++k) {
+          if (!p[k]) continue;
+          const Real e = expected[k], a = p[k][i];
+          if (std::isnan(z[i]) || std::isnan(e)) {
+            ASSERT_TRUE(std::isnan(a)) << describe(c, k, orders) << " at " << z[i] << " is " << a;
+            continue;
+          }
+          // Exponentials below the smallest normal number count as zero, in SiLU times z.
+          const Real factor = c.activation == Activation::silu ? 1 + std::min(std::fabs(Real(z[i])), Real(1000)) : 1;
+          const Real epsilon = std::numeric_limits<T>::epsilon(), tiny = 4 * factor * std::numeric_limits<T>::min();
+          const Real error = std::fabs(a - e);
+          const Real bound = epsilon * (allowed[k].ulps * std::fabs(e) + allowed[k].of_scale * scales[k]) +
+                             tiny * (k == 0 ? 1 : scales[k]);
+          ASSERT_TRUE(error <= bound) << describe(c, k, orders) << " at " << z[i] << ": " << a << " where " << e
+                                      << " is expected, " << error / (epsilon * std::fabs(e)) << " ulps";
+          const Real scale = allowed[k].of_scale > 0 ? std::max(std::fabs(e), scales[k]) : std::fabs(e);
+          if (scale > 1e3 * tiny) worst[k] = std::max(worst[k], static_cast<double>(error / (epsilon * scale)));
+        }
+      }
+    }
+    print(c, worst);
+  }
+
+ private:
+  std::string describe(const Case& c, int order, int orders) const {
+    return fmt::format("{} {} of {}({}), derivative {}, outputs {:04b}", p_.target, sizeof(T) == 4 ? "float" : "double",
+                       to_string(c.activation), c.beta, order, orders);
+  }
+  void print(const Case& c, const double (&worst)[4]) const {
+    const std::string line = fmt::format("{:.2f} {:.2f} {:.2f} {:.2f}", worst[0], worst[1], worst[2], worst[3]);
+    fmt::print("{} {} {}({}): largest errors of the value and derivatives in ulps {}\n", p_.target,
+               sizeof(T) == 4 ? "float" : "double", to_string(c.activation), c.beta, line);
+  }
+
+  const cpu::MlpPrimitives<T>& p_;
+};
+
+template <class T>
+std::vector<T> sweep(const Case& c) {
+  std::vector<T> z;
+  const bool sine = c.activation == Activation::sine;
+  const double range = sine ? 1e4 : 110 / c.beta;
+  const int count = 40'000;
+  for (int i = 0; i <= count; ++i) z.push_back(static_cast<T>(range * (2.0 * i / count - 1)));
+  for (int i = 0; i <= count; ++i) z.push_back(static_cast<T>(range / (sine ? 3000 : 20) * (2.0 * i / count - 1)));
+  for (double m = 1e-37; m < 1e30; m *= 1.37) {
+    z.push_back(static_cast<T>(m));
+    z.push_back(static_cast<T>(-m));
+  }
+  for (const double m : {0.0, 1e-40, 1e-45, 88.0, 89.0, 103.0, 104.0, 708.0, 746.0, 3e38}) {
+    z.push_back(static_cast<T>(m));
+    z.push_back(static_cast<T>(-m));
+  }
+  z.push_back(std::numeric_limits<T>::quiet_NaN());
+  z.push_back(-std::numeric_limits<T>::quiet_NaN());
+  return z;
+}
+
+class Activations : public testing::EachTarget {};
+
+// Without fused multiply-adds the product c z is rounded before the integer part is taken off: an exponential e^{−y} is
+// then wrong by up to y/2 units more, y ≤ 88 (708 in double).
+// Without fused multiply-adds the product c z is rounded before its integer part is taken off: an exponential e^{−y} is
+// then wrong by up to y units more, y ≤ 90 (720 in double).
+template <class T>
+void check_all() {
+  const bool fused = std::string(cpu::mlp_primitives<T>().target) != "SCALAR";
+  const double exponential = fused ? 0 : sizeof(T) == 4 ? 90 : 720;
+  for (const Case& c : cases) {
+    const VectorActivations<T> kernels;
+    const double e = exponential;
+    switch (c.activation) {
+      case Activation::softplus: kernels.check(c, sweep<T>(c), {{3 + e, 0}, {3 + e, 0}, {4 + e, 0}, {5 + e, 1}}); break;
+      case Activation::tanh: kernels.check(c, sweep<T>(c), {{3, 0}, {4 + e, 0}, {6 + e, 0}, {6 + e, 4}}); break;
+      case Activation::silu: kernels.check(c, sweep<T>(c), {{4 + e, 0}, {4 + e, 2}, {4 + e, 2}, {4 + e, 2}}); break;
+      case Activation::sine: kernels.check(c, sweep<T>(c), {{2, 0}, {2, 0}, {2, 0}, {2, 0}}); break;
+    }
+  }
+}
+
+TEST_P(Activations, Float) { check_all<float>(); }
+TEST_P(Activations, Double) { check_all<double>(); }
+
+// σ(±∞) where the formulas give a number.
+TEST_P(Activations, InfiniteArguments) {
+  const auto& p = cpu::mlp_primitives<float>();
+  const float infinity = std::numeric_limits<float>::infinity();
+  std::vector<float> z(static_cast<std::size_t>(2 * p.lanes), infinity), h(z), d(z), s(z);
+  for (std::int64_t i = 0; i < p.lanes; ++i) z[i] = -infinity;
+  const auto run = [&](Activation activation) {
+    p.activate(activation, 100.0f, 2 * p.lanes, z.data(), h.data(), d.data(), s.data(), nullptr);
+  };
+  run(Activation::softplus);
+  EXPECT_NEAR(h.front(), 0, 1e-37);
+  EXPECT_NEAR(d.front(), 0, 1e-37);
+  EXPECT_EQ(h.back(), infinity);
+  EXPECT_EQ(d.back(), 1);
+  EXPECT_EQ(s.back(), 0);
+  run(Activation::tanh);
+  EXPECT_EQ(h.front(), -1);
+  EXPECT_EQ(h.back(), 1);
+  EXPECT_EQ(d.back(), 0);
+  run(Activation::sine);
+  EXPECT_TRUE(std::isnan(h.front()) && std::isnan(d.back()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Targets, Activations, testing::each_target(), testing::target_name);
+
+}  // namespace
+}  // namespace fokker

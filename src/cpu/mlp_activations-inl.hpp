@@ -6,8 +6,10 @@
 //   costs no more than the series of atanh and needs no division, so that softplus has one, shared by all derivatives.
 //   P, Q and those of sine are Chebyshev fits; truncation below 2e-8 (float) and 5e-17 (double).
 //
-// Largest errors seen on dense sweeps (activation_test), in units in the last place of the result:
-//   see the table in that test.
+// Largest errors on the sweeps of activation_test with fused multiply-adds, float and double alike, in units in the
+// last place, of (h, σ′, σ″); σ‴, and what of SiLU has terms of opposite sign, in units of its largest value:
+//   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each.
+// Without them (the scalar fallback) e^{−y} is off by up to y/4 units more.
 
 // Per-target include guard
 #if defined(FOKKER_CPU_MLP_ACTIVATIONS_INL_HPP) == defined(HWY_TARGET_TOGGLE)
@@ -320,6 +322,8 @@ class DecayingExp {
     low_ = static_cast<T>(-((product + static_cast<double>(high_)) + rest));
     limit_ = static_cast<T>(C::exponent_limit / product);
   }
+  T limit() const { return limit_; }
+
   template <int U>
   struct Parts {
     Group<T, U> scale, excess;  // e = scale (1 + excess)
@@ -422,7 +426,9 @@ class VectorSilu {
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
     const Group<T, U> one = constant<T, U>(T(1)), two = constant<T, U>(T(2));
-    const Group<T, U> e = decay_(abs(z));
+    const Group<T, U> x = abs(z);
+    // Zero where it underflows: a large z multiplies it.
+    const Group<T, U> e = zero_where(constant<T, U>(decay_.limit()) < x, decay_(x));
     const Group<T, U> inverse = one / (one + e), s = select_negative(z, e * inverse, inverse);
     out.value = z * s;
     if constexpr ((Orders & ~wants_value) != 0) {

@@ -9,6 +9,9 @@
 #include <hwy/foreach_target.h>  // IWYU pragma: keep
 #include <hwy/highway.h>
 
+#include <algorithm>
+#include <cstdint>
+
 #include "cpu/mlp_activations-inl.hpp"
 #include "cpu/mlp_products-inl.hpp"
 
@@ -16,20 +19,37 @@ HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Σ_i a[r, i] w[c, i]: two rows of chains at a time would hide more latency; widths here are tens of vectors or few.
+// Columns c … c + C − 1 together, so that each vector of a is read once for all of them.
+template <int C, class T>
+void dots_of(std::int64_t rows, std::int64_t width, const T* a, std::int64_t a_stride, const T* w,
+             std::int64_t w_stride, const T* start, T* out, std::int64_t out_stride) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t r = 0; r < rows; ++r, a += a_stride, out += out_stride) {
+    hn::Vec<decltype(d)> sum[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sum[c] = hn::Zero(d);
+    for (std::int64_t i = 0; i < width; i += lanes) {
+      const auto v = hn::LoadU(d, a + i);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sum[c] = hn::MulAdd(v, hn::LoadU(d, w + c * w_stride + i), sum[c]);
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) out[c] = (start ? start[c] : T(0)) + hn::GetLane(hn::SumOfLanes(d, sum[c]));
+  }
+}
+
 template <class T>
 void dots(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* a, std::int64_t a_stride, const T* w,
           std::int64_t w_stride, const T* start, T* out, std::int64_t out_stride) {
-  const hn::ScalableTag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t c = 0; c < columns; ++c) {
-      auto sum = hn::Zero(d);
-      for (std::int64_t i = 0; i < width; i += lanes) {
-        sum = hn::MulAdd(hn::LoadU(d, a + r * a_stride + i), hn::LoadU(d, w + c * w_stride + i), sum);
-      }
-      out[r * out_stride + c] = (start ? start[c] : T(0)) + hn::GetLane(hn::SumOfLanes(d, sum));
-    }
+  while (columns > 0) {
+    const std::int64_t c = std::min<std::int64_t>(columns, 4);
+    const auto kernel = c == 1 ? dots_of<1, T> : c == 2 ? dots_of<2, T> : c == 3 ? dots_of<3, T> : dots_of<4, T>;
+    kernel(rows, width, a, a_stride, w, w_stride, start, out, out_stride);
+    columns -= c;
+    w += c * w_stride;
+    out += c;
+    if (start) start += c;
   }
 }
 
@@ -145,13 +165,11 @@ HWY_EXPORT(table_double);
 
 template <>
 const MlpPrimitives<float>& mlp_primitives<float>() {
-  static const MlpPrimitives<float>& t = *HWY_DYNAMIC_DISPATCH(table_float)();
-  return t;
+  return *HWY_DYNAMIC_DISPATCH(table_float)();
 }
 template <>
 const MlpPrimitives<double>& mlp_primitives<double>() {
-  static const MlpPrimitives<double>& t = *HWY_DYNAMIC_DISPATCH(table_double)();
-  return t;
+  return *HWY_DYNAMIC_DISPATCH(table_double)();
 }
 
 }  // namespace fokker::cpu

@@ -91,32 +91,8 @@ void multiply_add(std::int64_t n, const T* a, const T* b, const T* c, T* out) {
 }
 
 template <class T>
-void sum_of_products(std::int64_t n, const T* a, const T* b, const T* c, const T* e, const T* f, T* out) {
-  const hn::ScalableTag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    const auto second = hn::Mul(hn::Mul(hn::LoadU(d, c + i), hn::LoadU(d, e + i)), hn::LoadU(d, f + i));
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), second), d, out + i);
-  }
-}
-
-template <class T>
 void scale_columns(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out) {
   for (std::int64_t r = 0; r < rows; ++r) multiply(stride, a + r * stride, w, out + r * stride);
-}
-
-template <class T>
-void generator(std::int64_t rows, std::int64_t stride, const T* first, const T* z, const T* second, const T* q,
-               const T* c, T* out) {
-  const hn::ScalableTag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const auto factor = hn::Set(d, c[r]);
-    for (std::int64_t i = r * stride; i < (r + 1) * stride; i += lanes) {
-      const auto bend = hn::Mul(factor, hn::Mul(hn::LoadU(d, second + i), hn::LoadU(d, q + i)));
-      hn::StoreU(hn::MulAdd(hn::LoadU(d, first + i), hn::LoadU(d, z + i), bend), d, out + i);
-    }
-  }
 }
 
 template <class T>
@@ -136,9 +112,7 @@ MlpPrimitives<T> table() {
   t.multiply = multiply<T>;
   t.add = add<T>;
   t.multiply_add = multiply_add<T>;
-  t.sum_of_products = sum_of_products<T>;
   t.scale_columns = scale_columns<T>;
-  t.generator = generator<T>;
   return t;
 }
 

@@ -65,15 +65,10 @@ struct MlpPrimitives {
   void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third);
 
   // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
-  void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                  // a ⊙ b
-  void (*add)(std::int64_t n, const T* a, const T* b, T* out);                       // a + b
-  void (*multiply_add)(std::int64_t n, const T* a, const T* b, const T* c, T* out);  // a ⊙ b + c
-  void (*sum_of_products)(std::int64_t n, const T* a, const T* b, const T* c, const T* d, const T* e,
-                          T* out);  // a ⊙ b + c ⊙ d ⊙ e
+  void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                               // a ⊙ b
+  void (*add)(std::int64_t n, const T* a, const T* b, T* out);                                    // a + b
+  void (*multiply_add)(std::int64_t n, const T* a, const T* b, const T* c, T* out);               // a ⊙ b + c
   void (*scale_columns)(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out);  // a[r, j] w[j]
-  // The generator's rule: out = first ⊙ z + c[r] second ⊙ q, c one number a row.
-  void (*generator)(std::int64_t rows, std::int64_t stride, const T* first, const T* z, const T* second, const T* q,
-                    const T* c, T* out);
 };
 
 // The table for this machine, T = float or double.

@@ -26,6 +26,7 @@
 #include <utility>
 
 #include "cpu/backend.hpp"
+#include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
 #include "cpu/parallel.hpp"
@@ -462,6 +463,7 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
   const double residual_scale = 2.0 * residual_weight / static_cast<double>(collocation_points);
   // A residual chunk costs twice a denoising one: these go first, so that threads finish together.
   parallel_for(s.threads, chunks, [&](std::int64_t item, int thread) {
+    const FlushDenormals flush;
     ThreadScratch<T>& scratch = s.scratch[static_cast<std::size_t>(thread)];
     T* partial = gradient ? gradients + item * size : nullptr;
     if (partial) std::fill_n(partial, size, T(0));

@@ -69,8 +69,8 @@ void Architecture::validate() const {
       throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
     }
   }
-  if (activation == Activation::softplus && !(beta > 0 && beta <= 1e6)) {
-    throw Error(fmt::format("softplus has beta = {}: it must be above 0 and at most 1e6", beta));
+  if (activation == Activation::softplus && !(beta >= 1e-6 && beta <= 1e6)) {
+    throw Error(fmt::format("softplus has beta = {}: allowed are 1e-6 to 1e6", beta));
   }
   if (parameter_count() > max_parameters) {
     throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));

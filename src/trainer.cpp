@@ -171,7 +171,7 @@ std::string fingerprint(const DataSet& data) {
   if (const GaussianMixture* mixture = data.exact()) {
     value = hash(hash(hash(value, mixture->weights()), mixture->means()), mixture->covariances());
   }
-  if (data.kind() == DataSet::Kind::samples) value = hash(value, data.stored());
+  if (data.kind() == DataSet::Kind::samples) value = hash(value, *data.stored());
   return fmt::format("{}:{}:{:016x}", static_cast<int>(data.kind()), data.dimension(), value);
 }
 

@@ -375,7 +375,7 @@ TEST(Samples, AreRowsDrawnEvenly) {
     for (int i = 0; i < count; ++i) stored.insert(stored.end(), {float(i), float(-i), float(i) + 0.5f});
     const DataSet data = DataSet::samples(stored, 3);
     EXPECT_EQ(data.kind(), DataSet::Kind::samples);
-    EXPECT_EQ(data.stored(), stored);
+    EXPECT_EQ(*data.stored(), stored);
     EXPECT_EQ(data.exact(), nullptr);
     const int n = 100'000;
     const auto x = draw(data, n, 41);
@@ -404,7 +404,7 @@ TEST(Samples, AreReadFromNpyFiles) {
     EXPECT_EQ(data.kind(), DataSet::Kind::samples);
     EXPECT_EQ(data.name(), folder / name);
     EXPECT_EQ(data.dimension(), 2);
-    EXPECT_EQ(data.stored(), narrow);
+    EXPECT_EQ(*data.stored(), narrow);
   }
 }
 

@@ -29,18 +29,18 @@ name=demo
 [ "$preset" = quick ] || name=demo-$preset
 if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/$name; fi
 
-[ "$install" = no ] || tools/install_dependencies.sh core plots
+[ "$install" = no ] || tools/install_dependencies.sh core plots bench
 
-# A folder that is configured already keeps its settings; a new one gets the tools alone, and CUDA where a driver is present.
+# A folder that is configured already keeps its settings; a new one gets the tools and the benchmark, no tests, and CUDA
+# where a driver is present. A configuration that failed left no build.ninja and is done again.
+fresh=()
 if [ ! -f build/CMakeCache.txt ]; then
   cuda=OFF
   if [ -e /proc/driver/nvidia/version ]; then cuda=AUTO; fi
-  cmake -S . -B build -G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$cuda \
-    -DFOKKER_BUILD_TESTS=OFF -DFOKKER_BUILD_BENCH=OFF
-elif ! grep -q '^FOKKER_BUILD_TOOLS:BOOL=ON' build/CMakeCache.txt; then
-  cmake -S . -B build -DFOKKER_BUILD_TOOLS=ON
+  fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$cuda -DFOKKER_BUILD_TESTS=OFF -DFOKKER_WERROR=OFF)
 fi
-cmake --build build --parallel "$(nproc)" --target fokker_tool reproduce_tool
+cmake -S . -B build "${fresh[@]}" -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON
+cmake --build build --parallel "$(nproc)" --target fokker_tool reproduce_tool fokker_bench
 
 # Programs are called from where the user stands, so that relative names among their arguments mean what they say.
 top=$PWD

@@ -16,7 +16,10 @@ namespace fokker::tools {
 
 namespace fs = std::filesystem;
 
-void write_text(const std::string& path, const std::string& text) {
+void write_text(const std::string& name, const std::string& text) {
+  std::error_code ignored;
+  const fs::path target = fs::weakly_canonical(name, ignored);  // a symbolic link stays one
+  const std::string path = target.empty() ? name : target.string();
   const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
   errno = 0;
   std::FILE* file = std::fopen(temporary.c_str(), "wb");
@@ -55,6 +58,12 @@ void check_writable(const std::string& path) {
   if (path.empty()) throw Error("an output file needs a name; an empty one was given");
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) throw Error(fmt::format("cannot write '{}': a folder has that name", path));
+  if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) {
+    throw Error(fmt::format("cannot write '{}': it is not a regular file", path));
+  }
+  if (fs::exists(path, ignored) && ::access(path.c_str(), W_OK) != 0) {
+    throw Error(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+  }
   const fs::path parent = fs::path(path).parent_path();
   const std::string folder = parent.empty() ? std::string(".") : parent.string();
   if (!fs::is_directory(folder, ignored)) {
@@ -63,6 +72,28 @@ void check_writable(const std::string& path) {
   }
   if (::access(folder.c_str(), W_OK) != 0) {
     throw Error(fmt::format("cannot write '{}': the folder '{}' is not writable", path, folder));
+  }
+}
+
+void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+  const auto same = [](const std::string& a, const std::string& b) {
+    std::error_code ignored;
+    return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+  };
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    if (outputs[i].empty()) continue;
+    check_writable(outputs[i]);
+    for (std::size_t j = 0; j < i; ++j) {
+      if (!outputs[j].empty() && same(outputs[i], outputs[j])) {
+        throw Error(fmt::format("'{}' is given for two outputs; each needs a file of its own", outputs[i]));
+      }
+    }
+    for (const std::string& input : inputs) {
+      if (!input.empty() && same(outputs[i], input)) {
+        throw Error(
+            fmt::format("'{}' is given both to be read and to be written; the output needs another name", outputs[i]));
+      }
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace fokker::tools {
 
@@ -13,5 +14,8 @@ void make_folder(const std::string& path);
 // Throws Error where a file of that name could not be written: asked before long work, so that it is not lost at its
 // end.
 void check_writable(const std::string& path);
+// As check_writable for each that is not empty, and throws Error where two outputs, or an output and an input, are one
+// file.
+void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
 
 }  // namespace fokker::tools

@@ -14,7 +14,7 @@
 namespace fokker::tools {
 namespace {
 
-void print_json(const Json& json) { fmt::print("{}\n", json.dump(2)); }
+void print_json(const Json& json) { fmt::print("{}\n", text_of(json, 2)); }
 
 class Command {
  public:
@@ -69,7 +69,7 @@ class Train : public Command {
     recipe(training, "--average-fraction", options_.average_fraction,
            "share of the iterations that are averaged, the last ones");
     recipe(training, "--clip-norm", options_.clip_norm, "largest gradient norm; 0: no clipping");
-    recipe(training, "--seed", options_.seed, "of the parameters and of all draws");
+    recipe(training, "--seed", options_.seed, "of the parameters and of all draws")->check(CLI::NonNegativeNumber);
 
     const std::string files = "States and records";
     app_->add_option("--state", state_, "file for the training state; with --resume: that file, if not given")
@@ -92,9 +92,11 @@ class Train : public Command {
     const SaveInterval save = SaveInterval::parse(save_every_);
     check_range("--log-every", log_every_, 1, max_samples);
     if (state_.empty()) state_ = resume_;
-    check_writable(out_);
-    if (!state_.empty()) check_writable(state_);
-    if (!log_.empty()) check_writable(log_);
+    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
+    if (!out_.ends_with(".safetensors")) {
+      throw Error(fmt::format("--out '{}' given; the name of a file with a network ends in .safetensors", out_));
+    }
+    check_outputs({out_, state_, log_}, {data_});
     const Context context = machine_.context();
     Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
 
@@ -106,7 +108,7 @@ class Train : public Command {
 
     const Model model = trainer.model();
     const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
-    save_model(out_, model, {{"training", recipe.dump()}});
+    save_model(out_, model, {{"training", text_of(recipe)}});
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
       json["first_iteration"] = first;
@@ -180,7 +182,8 @@ class Sample : public Command {
         ->capture_default_str();
     app_->add_option("--samples", samples_, "how many")->capture_default_str();
     app_->add_option("--seed", seed_, "names the prior's draw and the Brownian path of each sample")
-        ->capture_default_str();
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required();
     app_->add_option(
         "--log-density", log_density_,
@@ -195,8 +198,8 @@ class Sample : public Command {
     const Scheme scheme = parse_scheme(scheme_);
     const Divergence divergence = probes_.divergence();
     check_range("--samples", samples_, 1, max_samples);
-    check_writable(out_);
-    if (!log_density_.empty()) check_writable(log_density_);
+    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
+    check_outputs({out_, log_density_}, {model_.path});
     const Model model = model_.load();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
@@ -268,7 +271,8 @@ class Field : public Command {
 
   void run() override {
     const Divergence divergence = probes_.divergence();
-    check_writable(out_);
+    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
+    check_outputs({out_}, {model_.path, points_});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     const NpyArray points = load_npy(points_);
@@ -281,6 +285,13 @@ class Field : public Command {
     for (std::int64_t i = 0; i < n; ++i) {
       t[i] = static_cast<float>(points.data[i * (1 + d)]);
       for (std::int64_t k = 0; k < d; ++k) x[i * d + k] = static_cast<float>(points.data[i * (1 + d) + 1 + k]);
+      for (std::int64_t k = 0; k <= d; ++k) {
+        const double value = points.data[i * (1 + d) + k];
+        if (!std::isfinite(static_cast<float>(value))) {
+          throw Error(
+              fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
+        }
+      }
     }
 
     const bool potential = model.output() == Output::potential;
@@ -308,7 +319,28 @@ class Field : public Command {
     const Context context = machine_.context();
     const Stopwatch clock;
     const Fields<float> fields(context, model);
-    if (n > 0) fields.evaluate({View<const float>(t), View<const float>(x, d)}, outputs, divergence);
+    // Chunk by chunk, so that a long evaluation shows how far it is; probes belong to points, not to chunks.
+    constexpr std::int64_t chunk = 1 << 16;
+    Progress progress({{fmt::format("fields at {} points", n), "field", 1}});
+    progress.begin();
+    for (std::int64_t first = 0; first < n; first += chunk) {
+      const std::int64_t count = std::min(chunk, n - first);
+      const auto part = [&](View<float> all) {
+        return all ? View<float>(all.data + first * all.columns, count, all.columns) : all;
+      };
+      Divergence probes = divergence;
+      probes.first_index += static_cast<std::uint64_t>(first);
+      fields.evaluate({View<const float>(t.data() + first, count), View<const float>(x.data() + first * d, count, d)},
+                      {.value = part(outputs.value),
+                       .dt = part(outputs.dt),
+                       .score = part(outputs.score),
+                       .divergence = part(outputs.divergence),
+                       .hessian = part(outputs.hessian),
+                       .residual = part(outputs.residual)},
+                      probes);
+      progress.update(double(first + count) / double(n));
+    }
+    progress.clear();
     for (const auto& [name, storage] : values) {
       file.tensors[name] = Tensor::from_float(shapes_[name], storage.data());
     }
@@ -362,7 +394,8 @@ class GapCommand : public Command {
     b->needs(a)->excludes("--model");
     app_->add_option("--samples", options_.samples, "draws of each kind")->capture_default_str();
     app_->add_option("--seed", options_.seed, "of the samplers, the truth and the residual's points")
-        ->capture_default_str();
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     app_->add_option("--grid", options_.grid,
                      "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
         ->capture_default_str();
@@ -406,6 +439,14 @@ class GapCommand : public Command {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
+    progress.clear();
+    for (const auto& [name, cloud] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
+      if (cloud->escaped < 1) continue;
+      throw Error(
+          fmt::format("all {} samples of the {} left the box [-3.5, 3.5]^2 or are not finite, so there is no "
+                      "distance to give",
+                      options_.samples, name));
+    }
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
     Json json = gap_json(gap, truth, options_);
     json["model"] = model_.path;
@@ -413,7 +454,6 @@ class GapCommand : public Command {
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    progress.clear();
     if (json_) return print_json(json);
     const bool planar = json["sliced_w2_squared"].is_null();
     fmt::print("{} of {} draws each\n", planar ? "W2²" : "sliced W2²", options_.samples);
@@ -446,6 +486,10 @@ class GapCommand : public Command {
           fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
     }
     const bool planar = a.histogram.has_value();
+    for (const auto& [path, cloud] : {std::pair(a_, &a), std::pair(b_, &b)}) {
+      if (cloud->escaped < 1) continue;
+      throw Error(fmt::format("no sample of '{}' is finite and in the box, so there is no distance to give", path));
+    }
     const Distance a_b = distance(a, b);
     Json distances{{"a_b", a_b.value}}, floor;
     if (!data_.empty()) {

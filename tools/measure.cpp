@@ -11,8 +11,8 @@ namespace fokker::tools {
 
 namespace {
 
-// Training draws its data at the steps 0, 1, … of its seed, the noise floor at the last two that Philox has room for; the
-// truth stands before those, so that all are independent.
+// Training draws its data at the steps 0, 1, … of its seed, the noise floor at the last two that Philox has room for;
+// the truth stands before those, so that all are independent.
 constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3;
 
 }  // namespace
@@ -38,7 +38,10 @@ Cloud Cloud::of(std::vector<float> samples, std::int64_t dimension) {
 }
 
 Distance distance(const Cloud& a, const Cloud& b) {
-  if (a.escaped == 1 || b.escaped == 1) return {std::numeric_limits<double>::quiet_NaN(), 0};
+  if (a.escaped == 1 || b.escaped == 1) {
+    constexpr double none = std::numeric_limits<double>::quiet_NaN();
+    return {none, none};
+  }
   if (a.histogram && b.histogram) {
     const TransportResult result = w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);
     return {result.w2_squared, result.certificate_gap()};

@@ -41,7 +41,7 @@ void ProbeOptions::add_to(CLI::App& app) {
   app.add_option("--law", law, "law of the probes: rademacher or gaussian")
       ->capture_default_str()
       ->check(CLI::IsMember({"rademacher", "gaussian"}));
-  app.add_option("--probe-seed", seed, "seed of the probes")->capture_default_str();
+  app.add_option("--probe-seed", seed, "seed of the probes")->capture_default_str()->check(CLI::NonNegativeNumber);
 }
 
 Divergence ProbeOptions::divergence() const {
@@ -55,6 +55,10 @@ void check_range(const std::string& option, std::int64_t value, std::int64_t low
   if (value < low || value > high) {
     throw Error(fmt::format("{} {} given; allowed: {} to {}", option, value, low, high));
   }
+}
+
+std::string text_of(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
 namespace {

@@ -45,6 +45,9 @@ struct ProbeOptions {
 void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high);
 constexpr std::int64_t max_samples = 1'000'000'000'000;
 
+// JSON as text; bytes of a file name that are not UTF-8 are replaced.
+std::string text_of(const Json& json, int indent = -1);
+
 Json describe_machine();
 Json describe_model(const Model& model);
 Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, const DataSet& data,

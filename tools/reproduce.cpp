@@ -116,7 +116,7 @@ class Reproduction {
                    "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy");
     app.add_option("--activation", activation_, "instead of softplus: tanh, silu or sine");
     app.add_option("--beta", beta_, "instead of the preset's beta of softplus");
-    app.add_option("--seed", seed_, "of everything random")->capture_default_str();
+    app.add_option("--seed", seed_, "of everything random")->capture_default_str()->check(CLI::NonNegativeNumber);
     machine_.add_to(app);
     app.footer(
         "Examples:\n"
@@ -160,7 +160,7 @@ class Reproduction {
       results["runs"].push_back(std::move(result));
       results["finished"] = results["runs"].size() == runs_.size();
       results["seconds"] = clock.seconds();
-      write_text(out_ + "/results.json", results.dump(1) + "\n");
+      write_text(out_ + "/results.json", text_of(results, 1) + "\n");
     }
     progress.clear();
     print(results);
@@ -218,7 +218,7 @@ class Reproduction {
     }
     for (const Run& run : runs_) {
       make_folder(run.folder);
-      if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), run.recipe.dump(1) + "\n");
+      if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
     }
   }
 
@@ -263,7 +263,7 @@ class Reproduction {
                                                progress);
     const Json training{{"seconds", result.seconds}, {"first_iteration", first}, {"iterations", run.train.iterations}};
     write_text(run.file("training.json"), training.dump(1) + "\n");
-    save_model(model_file, trainer.model(), {{"training", run.recipe.dump()}});
+    save_model(model_file, trainer.model(), {{"training", text_of(run.recipe)}});
     std::filesystem::remove(state);
     return load_model(model_file);
   }
@@ -285,7 +285,7 @@ class Reproduction {
       return [&](double done) { progress.update(done); };
     });
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth);
-    write_text(run.file("gap.json"), gap_json(gap, truth, preset_.gap).dump(1) + "\n");
+    write_text(run.file("gap.json"), text_of(gap_json(gap, truth, preset_.gap), 1) + "\n");
   }
 
   static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
@@ -341,6 +341,7 @@ class Reproduction {
     if (without == nullptr || with == nullptr) return;
     const double before = number(distances((*without)["gap"])["ode_sde"]),
                  after = number(distances((*with)["gap"])["ode_sde"]);
+    if (!std::isfinite(before) || !std::isfinite(after)) return;
     const double floor = number((*without)["gap"]["noise_floor"]);
     fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}, by {:.1f} noise floors\n", name,
                after < before ? "falls" : "rises", before, after, number((*with)["residual_weight"]),

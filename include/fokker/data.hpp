@@ -29,7 +29,8 @@ class DataSet {
   std::int64_t dimension() const { return dimension_; }
   // The mixture of blob and of Kind::mixture; nullptr for the others.
   const GaussianMixture* exact() const { return mixture_.get(); }
-  const std::vector<float>& stored() const { return *samples_; }  // Kind::samples, [N, d]
+  // The samples of Kind::samples, [N, d]; nullptr for the others.
+  const std::vector<float>* stored() const { return samples_.get(); }
 
   // out [N, d] on the host: draws first_index … first_index + N − 1 of (seed, step), on the calling thread. Throws
   // Error where the shape or the device of `out` does not fit.

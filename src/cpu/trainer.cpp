@@ -62,16 +62,19 @@ class CpuTrainer : public TrainOperator {
     double square = 0;
     for (const float g : gradient_) square += double{g} * double{g};
     const double norm = std::sqrt(square), total = loss.denoising + options_.residual_weight * loss.residual;
-    if (!std::isfinite(total) || !std::isfinite(norm)) {
-      throw Error(
-          fmt::format("training stopped at iteration {}, whose loss or gradient is not finite (denoising {}, mean "
-                      "squared residual {}, gradient norm {}); the parameters before it are kept, and a smaller "
-                      "rate or clipping may help",
-                      k, loss.denoising, loss.residual, norm));
+    // Adam squares the gradient in float.
+    constexpr double largest = 1e18;
+    const double clip = options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
+    if (!std::isfinite(total) || !(norm * clip <= largest)) {
+      throw Error(fmt::format(
+          "training stopped at iteration {}, whose loss or gradient is not finite or above 1e18 (denoising {}, mean "
+          "squared residual {}, gradient norm {}); the parameters before it are kept, and a smaller "
+          "rate or clipping may help",
+          k, loss.denoising, loss.residual, norm));
     }
 
     const RateStep rate = rate_step(options_, k);
-    update(rate, options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0);
+    update(rate, clip);
     if (k >= average_begin(options_)) average();
     ++state_.iteration;
     return {k, loss.denoising, loss.residual, total, norm, rate.rate};

@@ -15,6 +15,9 @@ case $way in
     cmake "${common[@]}" -S "$here" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$work/prefix"
     cmake --build "$work/cmake"
     "$work/cmake/consumer"
+    sed -n '/^```cpp$/,/^```$/p' "$source/README.md" | sed '1d;$d' | diff - "$here/readme.cpp" ||
+      { echo "tests/consumer/readme.cpp is not the program of README.md" >&2; exit 1; }
+    "$work/cmake/readme"
 
     pc=$(find "$work/prefix" -name fokker.pc)
     export PKG_CONFIG_PATH=${pc%/*}

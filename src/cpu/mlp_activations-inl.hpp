@@ -454,29 +454,32 @@ class VectorSine {
 
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
-    Group<T, U> s, c;
-    if (HWY_LIKELY(HWY_TARGET != HWY_SCALAR && all(abs(z) < constant<T, U>(C::sine_limit)))) {
-      constexpr T magic = T(3) * (std::int64_t{1} << (C::mantissa_bits - 1));
-      const Group<T, U> m = mul_add(z, constant<T, U>(T(0.63661977236758138)), constant<T, U>(magic));
-      const Group<T, U> n = m - constant<T, U>(magic), one = constant<T, U>(T(1));
-      Group<T, U> r = neg_mul_add(n, constant<T, U>(C::half_pi[0]), z);
-      r = neg_mul_add(n, constant<T, U>(C::half_pi[1]), r);
-      r = neg_mul_add(n, constant<T, U>(C::half_pi[2]), r);
-      const Group<T, U> u = r * r;
-      const Group<T, U> sine = mul_add(r * u, polynomial(u, C::sine), r);
-      const Group<T, U> cosine = mul_add(u * u, polynomial(u, C::cosine), neg_mul_add(constant<T, U>(T(0.5)), u, one));
-      const MaskGroup<T, U> odd = negative(shift_bits<C::sign_shift>(m));
-      s = flip_sign(select(odd, cosine, sine), shift_bits<C::sign_shift - 1>(m));
-      c = flip_sign(select(odd, sine, cosine), shift_bits<C::sign_shift - 1>(m, 1));
-    } else {
-      HWY_ALIGN T lanes[U * HWY_MAX_BYTES / sizeof(T)], other[U * HWY_MAX_BYTES / sizeof(T)];
-      store(z, lanes);
+    constexpr T magic = T(3) * (std::int64_t{1} << (C::mantissa_bits - 1));
+    const Group<T, U> m = mul_add(z, constant<T, U>(T(0.63661977236758138)), constant<T, U>(magic));
+    const Group<T, U> n = m - constant<T, U>(magic), one = constant<T, U>(T(1));
+    Group<T, U> r = neg_mul_add(n, constant<T, U>(C::half_pi[0]), z);
+    r = neg_mul_add(n, constant<T, U>(C::half_pi[1]), r);
+    r = neg_mul_add(n, constant<T, U>(C::half_pi[2]), r);
+    const Group<T, U> u = r * r;
+    const Group<T, U> sine = mul_add(r * u, polynomial(u, C::sine), r);
+    const Group<T, U> cosine = mul_add(u * u, polynomial(u, C::cosine), neg_mul_add(constant<T, U>(T(0.5)), u, one));
+    const MaskGroup<T, U> odd = negative(shift_bits<C::sign_shift>(m));
+    Group<T, U> s = flip_sign(select(odd, cosine, sine), shift_bits<C::sign_shift - 1>(m));
+    Group<T, U> c = flip_sign(select(odd, sine, cosine), shift_bits<C::sign_shift - 1>(m, 1));
+    if (HWY_UNLIKELY(HWY_TARGET == HWY_SCALAR || !all(abs(z) < constant<T, U>(C::sine_limit)))) {
+      HWY_ALIGN T at[U * HWY_MAX_BYTES / sizeof(T)], sines[U * HWY_MAX_BYTES / sizeof(T)],
+          cosines[U * HWY_MAX_BYTES / sizeof(T)];
+      store(z, at);
+      store(s, sines);
+      store(c, cosines);
       for (std::size_t i = 0; i < U * hn::Lanes(Tag<T>()); ++i) {
-        other[i] = std::cos(lanes[i]);
-        lanes[i] = std::sin(lanes[i]);
+        // The other lanes keep what they have: a result must not depend on its neighbours.
+        if (HWY_TARGET != HWY_SCALAR && std::fabs(at[i]) < C::sine_limit) continue;
+        sines[i] = std::sin(at[i]);
+        cosines[i] = std::cos(at[i]);
       }
-      s = load<T, U>(lanes);
-      c = load<T, U>(other);
+      s = load<T, U>(sines);
+      c = load<T, U>(cosines);
     }
     const Group<T, U> zero = constant<T, U>(T(0));
     out = {s, c, zero - s, zero - c};

@@ -78,7 +78,7 @@ void check_writable(const std::string& path) {
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
   const auto same = [](const std::string& a, const std::string& b) {
     std::error_code ignored;
-    return fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+    return fs::weakly_canonical(fs::absolute(a), ignored) == fs::weakly_canonical(fs::absolute(b), ignored);
   };
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i].empty()) continue;

@@ -93,12 +93,12 @@ class Train : public Command {
     check_range("--log-every", log_every_, 1, max_samples);
     if (state_.empty()) state_ = resume_;
     if (out_.empty()) throw Error("--out needs a name; an empty one was given");
-    if (!out_.ends_with(".safetensors")) {
-      throw Error(fmt::format("--out '{}' given; the name of a file with a network ends in .safetensors", out_));
-    }
     check_outputs({out_, state_, log_}, {data_});
     const Context context = machine_.context();
     Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
+    if (!out_.ends_with(".safetensors")) {
+      throw Error(fmt::format("--out '{}' given; the name of a file with a network ends in .safetensors", out_));
+    }
 
     const std::int64_t first = trainer.iteration();
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
@@ -441,11 +441,7 @@ class GapCommand : public Command {
     });
     progress.clear();
     for (const auto& [name, cloud] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
-      if (cloud->escaped < 1) continue;
-      throw Error(
-          fmt::format("all {} samples of the {} left the box [-3.5, 3.5]^2 or are not finite, so there is no "
-                      "distance to give",
-                      options_.samples, name));
+      if (cloud->escaped == 1) note_all_lost(fmt::format("all {} samples of the {}", options_.samples, name));
     }
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
     Json json = gap_json(gap, truth, options_);
@@ -468,6 +464,10 @@ class GapCommand : public Command {
   }
 
  private:
+  static void note_all_lost(const std::string& which) {
+    fmt::print(stderr, "fokker: {} are outside the box or not finite; their distances are null\n", which);
+  }
+
   static Cloud load_cloud(const std::string& path, std::int64_t& n) {
     const NpyArray array = load_npy(path);
     if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
@@ -487,8 +487,7 @@ class GapCommand : public Command {
     }
     const bool planar = a.histogram.has_value();
     for (const auto& [path, cloud] : {std::pair(a_, &a), std::pair(b_, &b)}) {
-      if (cloud->escaped < 1) continue;
-      throw Error(fmt::format("no sample of '{}' is finite and in the box, so there is no distance to give", path));
+      if (cloud->escaped == 1) note_all_lost(fmt::format("all samples in '{}'", path));
     }
     const Distance a_b = distance(a, b);
     Json distances{{"a_b", a_b.value}}, floor;

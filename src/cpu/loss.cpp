@@ -49,7 +49,7 @@ template <class T>
 struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
   // Of a tile's samples: scores or seeds, g²/2, drift.
-  AlignedMemory<T> outputs, half_g2, ones;
+  AlignedMemory<T> outputs, half_g2;
 };
 
 template <class T>
@@ -100,7 +100,6 @@ class Sweeps {
     scratch.inputs.reserve(std::max(2 * denoising_rows_, streams * residual_rows_) * streams);
     scratch.outputs.reserve(rows * std::max(2 * streams, primitives_.padded(dimension())));
     scratch.half_g2.reserve(2 * rows);
-    std::fill_n(scratch.ones.reserve(rows), rows, T(1));
     scratch.points.reserve(chunk * (2 + 2 * dimension()));
   }
 
@@ -170,15 +169,14 @@ class Sweeps {
   void activate(std::int64_t n, const T* z, T* h, T* first, T* second, T* third) const {
     primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, first, second, third);
   }
-  // Layer l's gradient from D and H, and its bias's from D's rows `bias_rows` (as many as scratch.ones).
+  // Layer l's gradient from D and H, and its bias's from D.
   void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
                    T* gradient) const {
     primitives_.gradient(rows, layers_[l].outputs, layers_[l].inputs, d, d_stride, h, strides_[l - 1],
                          gradient + blocks_[l].weight, blocks_[l].stride);
   }
-  void add_bias(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* ones,
-                T* gradient) const {
-    primitives_.gradient(rows, 1, layers_[l].outputs, ones, 1, d, d_stride, gradient + blocks_[l].bias, d_stride);
+  void add_bias(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, T* gradient) const {
+    primitives_.sum_rows(rows, layers_[l].outputs, d, d_stride, gradient + blocks_[l].bias);
   }
   // The first layer's, weights and bias at once.
   void add_first_layer(std::int64_t rows, const T* inputs, const T* d, T* gradient) const {
@@ -256,12 +254,11 @@ class Sweeps {
       rules_.denoising_tangent(n * strides_[l], product, plane(l, kFirst), plane(l, kSecond), plane(l, kTangent));
     }
 
-    const T* ones = scratch.ones.data();
-    add_weights(last + 1, n, ones, 1, plane(last, kTangent), gradient);
+    primitives_.sum_rows(n, strides_[last], plane(last, kTangent), strides_[last], gradient + blocks_[last + 1].weight);
     for (std::int64_t l = last; l > 0; --l) {
       const T* gamma = plane(l, kSecond);
       add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kTangent), gradient);
-      add_bias(l, n, gamma, strides_[l], ones, gradient);
+      add_bias(l, n, gamma, strides_[l], gradient);
       reverse(l, n, gamma, strides_[l], product, strides_[l - 1]);
       primitives_.multiply_add(n * strides_[l - 1], plane(l - 1, kFirst), product, plane(l - 1, kSecond),
                                plane(l - 1, kSecond));
@@ -301,12 +298,11 @@ class Sweeps {
     }
     if (!gradient) return sum;
 
-    const T* ones = scratch.ones.data();
     for (std::int64_t l = last + 1; l > 0; --l) {
       const T* delta = l > last ? score : plane(l, kDelta);
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
-      add_bias(l, n, delta, stride, ones, gradient);
+      add_bias(l, n, delta, stride, gradient);
       reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], plane(l - 1, kFirst));
     }
     add_first_layer(n, inputs, plane(0, kDelta), gradient);
@@ -387,7 +383,7 @@ class Sweeps {
     rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds, w, bar);
     for (std::int64_t l = last; l > 0; --l) {
       add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
-      add_bias(l, n, bar, strides_[l], scratch.ones.data(), gradient);
+      add_bias(l, n, bar, strides_[l], gradient);
       reverse(l, streams * n, bar, strides_[l], other, strides_[l - 1]);
       rules_.residual_reverse(n, strides_[l - 1], d, half_g2, z_planes(l - 1), other);
       std::swap(bar, other);

@@ -19,6 +19,30 @@ HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// V vectors of every row together, which hides the latency of the additions.
+template <int V, class T>
+void sum_rows_of(std::int64_t rows, const T* a, std::int64_t a_stride, T* out) {
+  const hn::ScalableTag<T> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  hn::Vec<decltype(d)> sum[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, out + v * lanes);
+  for (std::int64_t r = 0; r < rows; ++r, a += a_stride) {
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v) sum[v] = hn::Add(sum[v], hn::LoadU(d, a + v * lanes));
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, out + v * lanes);
+}
+
+template <class T>
+void sum_rows(std::int64_t rows, std::int64_t width, const T* a, std::int64_t a_stride, T* out) {
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<T>()));
+  std::int64_t j = 0;
+  for (; j + 5 * lanes <= width + lanes - 1; j += 5 * lanes) sum_rows_of<5>(rows, a + j, a_stride, out + j);
+  for (; j < width; j += lanes) sum_rows_of<1>(rows, a + j, a_stride, out + j);
+}
+
 // Columns c … c + C − 1 together, so that each vector of a is read once for all of them.
 template <int C, class T>
 void dots_of(std::int64_t rows, std::int64_t width, const T* a, std::int64_t a_stride, const T* w,
@@ -106,6 +130,7 @@ MlpPrimitives<T> table() {
   t.pack = P::pack;
   t.product = P::product;
   t.gradient = P::gradient;
+  t.sum_rows = sum_rows<T>;
   t.dots = dots<T>;
   t.triple_dots = triple_dots<T>;
   t.activate = activate<T>;

@@ -53,6 +53,8 @@ struct MlpPrimitives {
   // g [outputs, inputs] += Σ_r d[r, j] h[r, i]. Columns of g up to the next whole vector are touched too.
   void (*gradient)(std::int64_t rows, std::int64_t outputs, std::int64_t inputs, const T* d, std::int64_t d_stride,
                    const T* h, std::int64_t h_stride, T* g, std::int64_t g_stride);
+  // out[j] += Σ_r a[r, j] over whole vectors of a row.
+  void (*sum_rows)(std::int64_t rows, std::int64_t width, const T* a, std::int64_t a_stride, T* out);
   // out[r · out_stride + c] = start + Σ_i a[r, i] w[c, i], c < columns, start[c] or 0: for few columns. Whole vectors
   // of a and w are read; w's padding must be zero.
   void (*dots)(std::int64_t rows, std::int64_t width, std::int64_t columns, const T* a, std::int64_t a_stride,

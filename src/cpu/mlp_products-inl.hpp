@@ -1,7 +1,7 @@
 // The three matrix products of an MLP, once per instruction set; see mlp_primitives.hpp for what they compute.
 //
 // One microkernel serves all: C[r, v] += Σ_k A(r, k) B(k, v) for a tile of R rows × V vectors whose R·V accumulators
-// stay in registers over k; A is read as broadcasts with any two strides, B as whole vectors. With 16 registers 6 × 2
+// stay in registers over k; A is read as broadcasts, B as whole vectors. With 16 registers 6 × 2
 // leaves room for two vectors of B and two broadcasts: 12 fused multiply-adds for 8 loads. With 32 registers 5 × 5
 // takes a row of 80 floats in one go. Loop order: chunk of k, block of columns (whose packed panel stays in L1), block
 // of rows.
@@ -34,11 +34,12 @@ inline constexpr int tile_rows = 6, tile_vectors = 4;
 inline constexpr int tile_rows = 6, tile_vectors = 2;
 #endif
 
-// Where a tile's operands are: A(r, k) = a[r · a_row + k · a_depth], B(k, v) = b[k · b_depth + v · lanes].
+// Where the operands of tiles one below another are: A(r, k) = a[r · a_row + k · a_depth], one of the two strides 1,
+// B(k, v) = b[k · b_depth + v · lanes].
 template <class T>
 struct TileOperands {
   const T* a;
-  std::int64_t a_row, a_depth;
+  std::int64_t a_stride;  // the one that is not 1
   const T* b;
   std::int64_t b_depth;
   T* c;
@@ -48,71 +49,96 @@ struct TileOperands {
   const T* scale;  // [rows, c_row], or nullptr
 };
 
-template <class T, int R, int V>
-HWY_NOINLINE void tile(std::int64_t depth, const TileOperands<T>& o) {
+// Keeps the compiler from expressing one row's address by another's, which costs it registers and the loop instructions.
+template <class T>
+HWY_INLINE const T* own_address(const T* p) {
+#if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
+  asm("" : "+r"(p));
+#endif
+  return p;
+}
+
+// `count` tiles of R rows each. kRowMajor: a_depth is 1, else a_row is.
+template <class T, int R, int V, bool kRowMajor>
+HWY_NOINLINE void tiles(std::int64_t count, std::int64_t depth, const TileOperands<T>& operands) {
   const hn::ScalableTag<T> d;
   using Vec = hn::Vec<decltype(d)>;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  Vec sum[R][V];
-  if (o.bias) {
+  const TileOperands<T> o = operands;
+  const T* a = o.a;
+  const T* scale = o.scale;
+  T* c = o.c;
+  for (; count > 0; --count) {
+    Vec sum[R][V];
+    if (o.bias) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.bias + v * lanes);
+      }
+    } else if (o.accumulate) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, c + r * o.c_row + v * lanes);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::Zero(d);
+      }
+    }
+    const T* rows[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) rows[r] = kRowMajor ? own_address(a + r * o.a_stride) : a + r;
+    const std::int64_t a_depth = kRowMajor ? 1 : o.a_stride;
+    const T* HWY_RESTRICT b = o.b;
+    for (std::int64_t k = 0; k < depth; ++k, b += o.b_depth) {
+      Vec right[V];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) right[v] = hn::LoadU(d, b + v * lanes);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Vec left = hn::Set(d, rows[r][k * a_depth]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+      }
+    }
+    if (scale) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], hn::LoadU(d, scale + r * o.c_row + v * lanes));
+      }
+      scale += R * o.c_row;
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.bias + v * lanes);
+      for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * o.c_row + v * lanes);
     }
-  } else if (o.accumulate) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.c + r * o.c_row + v * lanes);
-    }
-  } else {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] = hn::Zero(d);
-    }
-  }
-  const T* HWY_RESTRICT a = o.a;
-  const T* HWY_RESTRICT b = o.b;
-  const std::int64_t a_row = o.a_row, a_depth = o.a_depth, b_depth = o.b_depth;
-  for (std::int64_t k = 0; k < depth; ++k, a += a_depth, b += b_depth) {
-    Vec right[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) right[v] = hn::LoadU(d, b + v * lanes);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const Vec left = hn::Set(d, a[r * a_row]);
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
-    }
-  }
-  T* HWY_RESTRICT c = o.c;
-  const std::int64_t c_row = o.c_row;
-  if (const T* HWY_RESTRICT scale = o.scale) {
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], hn::LoadU(d, scale + r * c_row + v * lanes));
-    }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) hn::StoreU(sum[r][v], d, c + r * c_row + v * lanes);
+    a += kRowMajor ? R * o.a_stride : R;
+    c += R * o.c_row;
   }
 }
 
-// From the run-time size of a tile to its template.
-template <class T, int R, int V>
-void tile_of(int rows, int vectors, std::int64_t depth, const TileOperands<T>& o) {
-  if constexpr (R > 1) {
-    if (rows < R) return tile_of<T, R - 1, V>(rows, vectors, depth, o);
-  }
+// Any number of rows and any number of vectors up to V: whole tiles, then one of what is left.
+template <class T, int R, int V, bool kRowMajor>
+void tiles_of(std::int64_t rows, int vectors, std::int64_t depth, const TileOperands<T>& o) {
   if constexpr (V > 1) {
-    if (vectors < V) return tile_of<T, R, V - 1>(rows, vectors, depth, o);
+    if (vectors < V) return tiles_of<T, R, V - 1, kRowMajor>(rows, vectors, depth, o);
   }
-  tile<T, R, V>(depth, o);
+  const std::int64_t count = rows / R, left = rows - count * R;
+  if (count > 0) tiles<T, R, V, kRowMajor>(count, depth, o);
+  if constexpr (R > 1) {
+    if (left == 0) return;
+    TileOperands<T> rest = o;
+    rest.a += count * R * (kRowMajor ? o.a_stride : 1);
+    rest.c += count * R * o.c_row;
+    if (o.scale) rest.scale += count * R * o.c_row;
+    tiles_of<T, R - 1, V, kRowMajor>(left, vectors, depth, rest);
+  }
 }
 
 // Depth taken at a time, so that the packed panel of one column block fits half of L1.
@@ -148,13 +174,10 @@ struct Products {
       for (std::int64_t v = 0; v < n_vectors; v += V) {
         const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
         const T* panel = p.packed + (v * p.depth + k0 * block) * n_lanes;
-        for (std::int64_t r = 0; r < p.rows; r += R) {
-          const std::int64_t at = r * p.c_stride + v * n_lanes;
-          tile_of<T, R, V>(static_cast<int>(std::min<std::int64_t>(R, p.rows - r)), block, depth,
-                           {p.a + r * p.a_stride + k0, p.a_stride, 1, panel, block * n_lanes, p.c + at, p.c_stride,
-                            first && p.bias ? p.bias + v * n_lanes : nullptr, !first || p.accumulate,
-                            last && p.scale ? p.scale + at : nullptr});
-        }
+        tiles_of<T, R, V, true>(p.rows, block, depth,
+                                {p.a + k0, p.a_stride, panel, block * n_lanes, p.c + v * n_lanes, p.c_stride,
+                                 first && p.bias ? p.bias + v * n_lanes : nullptr, !first || p.accumulate,
+                                 last && p.scale ? p.scale + v * n_lanes : nullptr});
       }
       k0 += depth;
     } while (k0 < p.depth);
@@ -165,11 +188,8 @@ struct Products {
     const std::int64_t n_vectors = vectors(inputs), n_lanes = lanes();
     for (std::int64_t v = 0; v < n_vectors; v += V) {
       const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
-      for (std::int64_t j = 0; j < outputs; j += R) {
-        tile_of<T, R, V>(static_cast<int>(std::min<std::int64_t>(R, outputs - j)), block, rows,
-                         {d + j, 1, d_stride, h + v * n_lanes, h_stride, g + j * g_stride + v * n_lanes, g_stride,
-                          nullptr, true, nullptr});
-      }
+      tiles_of<T, R, V, false>(outputs, block, rows,
+                               {d, d_stride, h + v * n_lanes, h_stride, g + v * n_lanes, g_stride, nullptr, true, nullptr});
     }
   }
 };

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "check.hpp"
 #include "fokker/error.hpp"
 #include "operations.hpp"
 
@@ -12,28 +13,10 @@ namespace {
 
 constexpr std::int64_t kLargestHessian = 64;
 
-const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
-
-template <class T>
-void check_view(const char* what, const View<T>& view, std::int64_t rows, std::int64_t columns, Device device) {
-  if (view.rows != rows || view.columns != columns) {
-    throw Error(
-        fmt::format("{} has shape [{}, {}]; allowed here: [{}, {}]", what, view.rows, view.columns, rows, columns));
-  }
-  if (rows == 0) return;
-  if (!view.data) throw Error(fmt::format("{} of shape [{}, {}] has no data", what, rows, columns));
-  if (view.device != device) {
-    throw Error(fmt::format("{} is on device {}; allowed here: {}, where the context is", what, name_of(view.device),
-                            name_of(device)));
-  }
-}
-
 template <class T>
 void check_points(const Points<T>& points, std::int64_t dimension, Device device) {
-  const std::int64_t n = points.x.rows;
-  if (n < 0) throw Error(fmt::format("x has {} rows; allowed: 0 or more", n));
-  check_view("x", points.x, n, dimension, device);
-  check_view("t", points.t, points.t.rows == 1 ? 1 : n, 1, device);
+  check_view("x", points.x, any_rows, dimension, device);
+  check_view("t", points.t, points.t.rows == 1 ? 1 : points.x.rows, 1, device);
 }
 
 // An output that is not wanted is an empty view.

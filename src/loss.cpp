@@ -4,26 +4,12 @@
 
 #include <cmath>
 
+#include "check.hpp"
 #include "fokker/error.hpp"
 #include "operations.hpp"
 
 namespace fokker {
 namespace {
-
-const char* device_name(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
-
-template <class T>
-void require(const char* name, View<T> view, std::int64_t rows, std::int64_t columns, Device device) {
-  if (view.rows != rows || view.columns != columns) {
-    throw Error(
-        fmt::format("{} has shape [{}, {}], but [{}, {}] is needed", name, view.rows, view.columns, rows, columns));
-  }
-  if (rows > 0 && !view) throw Error(fmt::format("{} has shape [{}, {}] but no data", name, rows, columns));
-  if (rows > 0 && view.device != device) {
-    throw Error(fmt::format("{} lies on device {}, but the context works on {}", name, device_name(view.device),
-                            device_name(device)));
-  }
-}
 
 template <class T>
 std::unique_ptr<LossOperator<T>> make_operator(Backend& backend, const Architecture& architecture,
@@ -57,16 +43,15 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
                        View<T> gradient) const {
   const std::int64_t d = architecture_.dimension, n = denoising.t.rows, m = collocation.t.rows;
   const std::int64_t count = architecture_.parameter_count();
-  require("parameters", parameters, count, 1, device_);
-  if (n < 0 || m < 0) throw Error(fmt::format("a batch has {} points, but at least 0 are needed", std::min(n, m)));
-  require("denoising.t", denoising.t, n, 1, device_);
-  require("denoising.x", denoising.x, n, n == 0 ? denoising.x.columns : d, device_);
-  require("denoising.target", denoising.target, n, n == 0 ? denoising.target.columns : d, device_);
-  if (denoising.weight) require("denoising.weight", denoising.weight, n, 1, device_);
-  require("collocation.t", collocation.t, m, 1, device_);
-  require("collocation.x", collocation.x, m, m == 0 ? collocation.x.columns : d, device_);
-  require("values", values, 3, 1, device_);
-  if (gradient) require("gradient", gradient, count, 1, device_);
+  check_view("parameters", parameters, count, 1, device_);
+  check_view("denoising.t", denoising.t, any_rows, 1, device_);
+  check_view("denoising.x", denoising.x, n, d, device_);
+  check_view("denoising.target", denoising.target, n, d, device_);
+  if (denoising.weight) check_view("denoising.weight", denoising.weight, n, 1, device_);
+  check_view("collocation.t", collocation.t, any_rows, 1, device_);
+  check_view("collocation.x", collocation.x, m, d, device_);
+  check_view("values", values, 3, 1, device_);
+  if (gradient) check_view("gradient", gradient, count, 1, device_);
   if (m > 0 && architecture_.output != Output::potential) {
     throw Error(
         fmt::format("{} collocation points were given for a vector score net, but the residual is there for potentials "

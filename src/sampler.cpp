@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "check.hpp"
 #include "fokker/error.hpp"
 #include "operations.hpp"
 
@@ -13,25 +14,6 @@ namespace {
 
 // Times that come from a float32 file are rounded, up or down.
 constexpr double kTimeTolerance = 1e-6;
-
-const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
-
-template <class T>
-void check_view(const char* what, const View<T>& view, std::int64_t columns, Device device) {
-  if (view.rows < 0 || view.columns < 0) {
-    throw Error(fmt::format("{} has shape [{}, {}]; sizes must not be negative", what, view.rows, view.columns));
-  }
-  if (view.rows == 0) return;
-  if (view.columns != columns) {
-    throw Error(fmt::format("{} has shape [{}, {}]; {} {} expected", what, view.rows, view.columns, columns,
-                            columns == 1 ? "column is" : "columns are"));
-  }
-  if (view.device != device) {
-    throw Error(
-        fmt::format("{} is on device {}; the sampler's context is on {}", what, name_of(view.device), name_of(device)));
-  }
-  if (!view.data) throw Error(fmt::format("{} has shape [{}, {}] but no data", what, view.rows, view.columns));
-}
 
 void check_scheme(Scheme scheme) {
   switch (scheme) {
@@ -67,25 +49,22 @@ Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 
 void Sampler::sample(View<float> samples, const SampleOptions& options) const {
-  check_view("samples", samples, dimension_, device_);
+  check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
   check_start(grid_, horizon_);
   operator_->sample(samples, grid_, options, true);
 }
 
 void Sampler::integrate(View<float> samples, const SampleOptions& options) const {
-  check_view("samples", samples, dimension_, device_);
+  check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
   operator_->sample(samples, grid_, options, false);
 }
 
 void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
                           const Divergence& divergence) const {
-  check_view("x", x, dimension_, device_);
-  check_view("log_density", log_density, 1, device_);
-  if (log_density.rows != x.rows) {
-    throw Error(fmt::format("log_density has {} rows where x has {}", log_density.rows, x.rows));
-  }
+  check_view("x", x, any_rows, dimension_, device_);
+  check_view("log_density", log_density, x.rows, 1, device_);
   check_scheme(scheme);
   if (scheme == Scheme::euler_maruyama) {
     throw Error(

@@ -726,10 +726,10 @@ TEST(SamplerContract, ProgressIsReportedFromOneThreadAtATime) {
 TEST(SamplerContract, BadRequestsSayWhatIsAllowed) {
   const Sampler sampler(with_threads(1), mixture(2), TimeGrid::uniform(10, 0, 3));
   std::vector<float> x(12), density(6);
-  expect_error([&] { sampler.sample(View<float>(x, 3), {}); }, {"[4, 3]", "2 columns are expected"});
-  expect_error([&] { sampler.integrate(View<float>(x), {}); }, {"[12, 1]", "2 columns are expected"});
-  expect_error([&] { sampler.sample(View<float>(x.data(), -1, 2), {}); }, {"[-1, 2]", "negative"});
-  expect_error([&] { sampler.sample(View<float>(x.data(), 1, -2), {}); }, {"[1, -2]", "negative"});
+  expect_error([&] { sampler.sample(View<float>(x, 3), {}); }, {"[4, 3]", "[4, 2]"});
+  expect_error([&] { sampler.integrate(View<float>(x), {}); }, {"[12, 1]", "[12, 2]"});
+  expect_error([&] { sampler.sample(View<float>(x.data(), -1, 2), {}); }, {"[-1, 2]", "[N, 2]"});
+  expect_error([&] { sampler.sample(View<float>(x.data(), 1, -2), {}); }, {"[1, -2]", "[1, 2]"});
   expect_error([&] { sampler.sample(View<float>(nullptr, 6, 2), {}); }, {"no data"});
   expect_error([&] { sampler.sample(View<float>(x.data(), 6, 2, Device::cuda), {}); }, {"device cuda", "cpu"});
   expect_error([&] { sampler.sample(View<float>(x, 2), {.scheme = static_cast<Scheme>(17)}); },
@@ -737,10 +737,10 @@ TEST(SamplerContract, BadRequestsSayWhatIsAllowed) {
   const View<const float> points(x, 2);
   expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::euler_maruyama); },
                {"euler, heun and rk4"});
-  expect_error([&] { sampler.log_density(points, View<float>(density.data(), 5)); }, {"5 rows", "6"});
-  expect_error([&] { sampler.log_density(points, View<float>(density, 2)); }, {"[3, 2]", "1 column is expected"});
+  expect_error([&] { sampler.log_density(points, View<float>(density.data(), 5)); }, {"[5, 1]", "[6, 1]"});
+  expect_error([&] { sampler.log_density(points, View<float>(density, 2)); }, {"[3, 2]", "[6, 1]"});
   expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::heun, {.probes = -1}); }, {"-1 probes"});
-  expect_error([&] { sampler.log_density(View<const float>(x, 4), View<float>(density)); }, {"2 columns"});
+  expect_error([&] { sampler.log_density(View<const float>(x, 4), View<float>(density)); }, {"[3, 4]", "[3, 2]"});
   expect_error([&] { sampler.log_density(points, View<float>(density.data(), 6, 1, Device::cuda)); }, {"device cuda"});
   for (const float v : x) EXPECT_EQ(v, 0.0f);  // nothing was written
 

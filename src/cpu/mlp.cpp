@@ -105,7 +105,7 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t i = 0; i < points.n; i += tile_) {
       const BlockPoints<T> tile = part(points, i, tile_);
       if (architecture_.output == Output::potential) {
-        forward(tile, true, true, true, s);
+        forward(tile, false, true, true, s);
         reverse(tile.n, true, s);
         tangent(tile.n, s, set_directions(tile.n, direction + i * d_, s),
                 [&](std::int64_t l, const T* z) { keep_tangent(tile.n, l, z, s); });

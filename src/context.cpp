@@ -4,6 +4,7 @@
 
 #include <limits>
 
+#include "check.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
@@ -56,5 +57,26 @@ Buffer<T>::Buffer(const Context& context, std::int64_t rows, std::int64_t column
 
 template class Buffer<float>;
 template class Buffer<double>;
+
+template <class T>
+void copy(const Context& context, std::type_identity_t<View<const T>> from, View<T> to) {
+  const auto check = [&](const char* what, View<const T> view) {
+    if (view.columns < 0) {
+      throw Error(fmt::format("{} of a copy has {} columns; allowed: 0 or more", what, view.columns));
+    }
+    check_view(fmt::format("{} of a copy", what), view, any_rows, view.columns,
+               view.device == Device::cpu ? Device::cpu : context.device());
+  };
+  check("the source", from);
+  check("the target", to);
+  if (from.rows != to.rows || from.columns != to.columns) {
+    throw Error(fmt::format("a copy from shape [{}, {}] to shape [{}, {}] asked for; allowed: two views of one shape",
+                            from.rows, from.columns, to.rows, to.columns));
+  }
+  if (to.size() > 0) context.backend().copy(from.data, to.data, static_cast<std::size_t>(to.size()) * sizeof(T));
+}
+
+template void copy<float>(const Context&, View<const float>, View<float>);
+template void copy<double>(const Context&, View<const double>, View<double>);
 
 }  // namespace fokker

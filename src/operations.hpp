@@ -64,6 +64,8 @@ class Backend {
   virtual int threads() const = 0;
   virtual void synchronize() const = 0;
   virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;  // 64-byte aligned, zeroed, on the device
+  // Between the host and the device, or within either. In order with the other operations.
+  virtual void copy(const void* from, void* to, std::size_t bytes) = 0;
 
   virtual std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) = 0;
   virtual std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) = 0;

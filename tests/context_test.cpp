@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <string>
+#include <vector>
 
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
@@ -115,6 +117,57 @@ TEST(Buffer, AlignedZeroedAndChecked) {
   EXPECT_THROW(Buffer<float>(context, -1), Error);
   EXPECT_THROW(Buffer<float>(context, 1, -1), Error);
   EXPECT_THROW(Buffer<double>(context, std::int64_t{1} << 40, std::int64_t{1} << 40), Error);
+}
+
+template <class T>
+class Copies : public ::testing::Test {};
+using Precisions = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Copies, Precisions);
+
+TYPED_TEST(Copies, GoToTheDeviceAndBack) {
+  using T = TypeParam;
+  const Context context;
+  for (const std::int64_t rows : {0, 1, 19, 99, 989}) {
+    std::vector<T> out(7 * rows), back(7 * rows, T(-1));
+    std::iota(out.begin(), out.end(), T(1));
+    Buffer<T> there(context, rows, 7), elsewhere(context, rows, 7);
+    copy(context, View<const T>(out, 7), there.view());
+    copy(context, there.view(), elsewhere.view());
+    copy(context, elsewhere.view(), View<T>(back, 7));
+    context.synchronize();
+    EXPECT_EQ(back, out) << rows;
+  }
+  copy(context, {}, View<T>());  // nothing, from nowhere
+}
+
+TYPED_TEST(Copies, RefuseWhatDoesNotFit) {
+  using T = TypeParam;
+  const Context cpu({.backend = BackendKind::cpu});
+  std::vector<T> from(6, T(1)), to(6, T(2));
+  const View<const T> source(from, 2);
+  const View<T> target(to, 2);
+  const auto refusal = [&](View<const T> a, View<T> b) -> std::string {
+    try {
+      copy(cpu, a, b);
+    } catch (const Error& error) {
+      EXPECT_EQ(to, std::vector<T>(6, T(2)));
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(refusal(source, View<T>(to)),
+            "a copy from shape [3, 2] to shape [6, 1] asked for; allowed: two views of one shape");
+  EXPECT_THAT(refusal(source, View<T>(to.data(), 2, 2)), AllOf(HasSubstr("[3, 2]"), HasSubstr("[2, 2]")));
+  EXPECT_THAT(refusal(source, {}), AllOf(HasSubstr("[3, 2]"), HasSubstr("[0, 1]")));
+  EXPECT_EQ(refusal(View<const T>(from.data(), 3, 2, Device::cuda), target),
+            "the source of a copy is on device cuda; allowed here: cpu, where the context is");
+  EXPECT_THAT(refusal(source, View<T>(to.data(), 3, 2, Device::cuda)),
+              HasSubstr("the target of a copy is on device cuda"));
+  EXPECT_THAT(refusal(View<const T>(nullptr, 3, 2), target),
+              HasSubstr("the source of a copy of shape [3, 2] has no data"));
+  EXPECT_THAT(refusal(source, View<T>(nullptr, 3, 2)), HasSubstr("no data"));
+  EXPECT_THAT(refusal(View<const T>(from.data(), -3, 2), View<T>(to.data(), -3, 2)), HasSubstr("[-3, 2]"));
+  EXPECT_THAT(refusal(View<const T>(from.data(), 3, -2), View<T>(to.data(), 3, -2)), HasSubstr("-2 columns"));
 }
 
 }  // namespace

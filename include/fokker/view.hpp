@@ -63,4 +63,10 @@ class Buffer {
   View<T> view_;
 };
 
+// Copies `from` to `to`, for T = float and double: each is on the host or on the context's device, their shapes are the
+// same, and they do not overlap. On the CPU the copy has finished at return; on the CUDA backend it is queued on the
+// context's stream, and both sides belong to it until Context::synchronize(). Throws Error.
+template <class T>
+void copy(const Context& context, std::type_identity_t<View<const T>> from, View<T> to);
+
 }  // namespace fokker

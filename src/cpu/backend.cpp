@@ -7,8 +7,8 @@
 #include <cstring>
 #include <new>
 
-#include "fokker/error.hpp"
 #include "cpu/simd.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -31,6 +31,8 @@ class CpuBackend : public Backend {
     std::memset(p, 0, rounded);
     return {p, std::free};
   }
+
+  void copy(const void* from, void* to, std::size_t bytes) override { std::memcpy(to, from, bytes); }
 
   std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
     return make_fields<float>(model, threads_);

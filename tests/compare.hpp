@@ -14,7 +14,7 @@
 namespace fokker::testing {
 
 // How far actual values a may be from expected values e:
-//   every element   |a_i − e_i| ≤ relative |e_i| + of_rms rms(e) + absolute
+//   every element   |a_i − e_i| ≤ relative |e_i| + of_rms rms(e) + absolute + each[i]
 //   all together    rms(a − e)  ≤ norm rms(e) + absolute
 // rms(e) is taken over the finite expected values.
 struct Bound {
@@ -22,6 +22,7 @@ struct Bound {
   double of_rms = 0;
   double norm = 0;
   double absolute = 0;
+  std::vector<double> each = {};  // as many as there are values, or none
 };
 
 // A is the type worked with, E the type of the reference: float, double or long double each.
@@ -30,6 +31,9 @@ template <class A, class E>
   if (actual.size() != expected.size()) {
     return ::testing::AssertionFailure() << fmt::format("{} values where {} are expected", actual.size(),
                                                         expected.size());
+  }
+  if (!bound.each.empty() && bound.each.size() != expected.size()) {
+    return ::testing::AssertionFailure() << fmt::format("{} values with {} bounds", expected.size(), bound.each.size());
   }
   using Wide = long double;
   Wide expected_square = 0, difference_square = 0;
@@ -54,7 +58,8 @@ template <class A, class E>
   for (std::size_t i = 0; i < expected.size(); ++i) {
     const Wide e = expected[i], difference = std::abs(Wide(actual[i]) - e);
     if (!std::isfinite(e)) continue;
-    const Wide allowed = bound.relative * std::abs(e) + bound.of_rms * rms + bound.absolute;
+    const Wide allowed =
+        bound.relative * std::abs(e) + bound.of_rms * rms + bound.absolute + (bound.each.empty() ? 0.0 : bound.each[i]);
     if (!(difference <= allowed)) ++failures;
     const Wide excess = difference == 0 ? 0 : difference / allowed;
     if (excess > worst_excess) worst_excess = excess, worst = i;

@@ -60,6 +60,13 @@ TEST(Compare, MasksOfNanAndInfinityMustBeEqual) {
   EXPECT_FALSE(agrees(nan, 0.0, 1e300, 1e300));
 }
 
+TEST(Compare, EachElementHasItsOwnBound) {
+  const std::vector<double> expected = {1, 2, 3};
+  EXPECT_TRUE(agrees(std::vector<double>{1.5, 2, 3}, expected, Bound{.norm = 1, .each = {0.6, 0, 0}}));
+  EXPECT_FALSE(agrees(std::vector<double>{1, 2.5, 3}, expected, Bound{.norm = 1, .each = {0.6, 0.4, 0.6}}));
+  EXPECT_FALSE(agrees(expected, expected, Bound{.norm = 1, .each = {1, 1}}));
+}
+
 TEST(Compare, RejectsWrongSizes) {
   EXPECT_FALSE(agrees(wave(18), wave(19), Bound{.absolute = 1e9}));
   EXPECT_FALSE(agrees(wave(0), wave(1), Bound{.absolute = 1e9}));

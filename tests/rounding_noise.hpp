@@ -1,0 +1,92 @@
+#pragma once
+
+// How far rounding may move a result, found from the reference itself (Monte Carlo arithmetic: Parker 1997, "Monte
+// Carlo Arithmetic"): it is evaluated with numbers of which every operation errs by a random relative amount up to δ.
+// To first order the result's deviation, over δ, times the unit roundoff of a precision is that of the same operations
+// in the precision, with all cancellation, correlation of errors and conditioning by the network in it. Real roundings
+// are uniform in at most ±u, so the model errs on the large side.
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "compare.hpp"
+
+namespace fokker::testing {
+
+// Small enough for first order, large enough to drown the rounding of double.
+inline constexpr double noise_size = 0x1p-30;
+
+// Uniform in ±noise_size.
+class Noise {
+ public:
+  static void seed(std::uint64_t seed) { state() = (2 * seed + 1) * 0x9e3779b97f4a7c15u; }
+  static double draw() {
+    std::uint64_t& s = state();
+    s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+    return static_cast<double>(static_cast<std::int64_t>(s)) * (0x1p-63 * noise_size);
+  }
+
+ private:
+  static std::uint64_t& state() {
+    static thread_local std::uint64_t s = 1;
+    return s;
+  }
+};
+
+// A number whose operations err.
+struct Noisy {
+  double value = 0;
+
+  Noisy() = default;
+  Noisy(double v) : value(v) {}  // NOLINT: constants mix with numbers
+};
+inline Noisy rounded(double v) { return v * (1 + Noise::draw()); }
+inline Noisy operator+(const Noisy& a, const Noisy& b) { return rounded(a.value + b.value); }
+inline Noisy operator-(const Noisy& a, const Noisy& b) { return rounded(a.value - b.value); }
+inline Noisy operator*(const Noisy& a, const Noisy& b) { return rounded(a.value * b.value); }
+inline Noisy operator/(const Noisy& a, const Noisy& b) { return rounded(a.value / b.value); }
+inline Noisy exp(const Noisy& a) { return rounded(std::exp(a.value)); }
+inline Noisy log1p(const Noisy& a) { return rounded(std::log1p(a.value)); }
+inline Noisy sin(const Noisy& a) { return rounded(std::sin(a.value)); }
+inline Noisy cos(const Noisy& a) { return rounded(std::cos(a.value)); }
+inline double value_of(const Noisy& a) { return a.value; }
+
+// One rounding a term, as by fused multiply-adds: of the partial sums s_k, which together move the sum by Σ s_k ξ_k;
+// the draw has their variance.
+inline Noisy dot(const Noisy* w, const std::vector<Noisy>& h, const Noisy* bias) {
+  double sum = bias ? bias->value : 0.0, squares = 0;
+  for (std::size_t i = 0; i < h.size(); ++i) {
+    sum += w[i].value * h[i].value;
+    squares += sum * sum;
+  }
+  return sum + std::sqrt(squares) * Noise::draw();
+}
+
+// The bound of results with these deviations (of a unit roundoff of 1; `columns` a point), at the unit roundoff given.
+// Elements: deviations are of noise_runs runs, so an error over its deviation follows Student's t with as many degrees
+// of freedom, which is beyond 12 with probability 2e-9. Norm: errors of different points are independent; for a_i the
+// variance of point i, Laurent and Massart (2000, Lemma 1) have Σ e_i² > Σ a_i + 2 √(x Σ a_i²) + 2 x max a_i with
+// probability e^{−x} at most, and x = 16.
+inline constexpr int noise_runs = 16;
+
+inline Bound rounding_bound(const std::vector<double>& deviations, std::size_t columns,
+                            const std::vector<double>& expected, double roundoff) {
+  Bound bound;
+  double variance = 0, squared = 0, largest = 0, scale = 0;
+  for (std::size_t i = 0; i < deviations.size(); i += columns) {
+    double point = 0;
+    for (std::size_t j = i; j < i + columns; ++j) {
+      point += deviations[j] * deviations[j];
+      bound.each.push_back(12 * roundoff * deviations[j]);
+    }
+    variance += point, squared += point * point, largest = std::max(largest, point);
+  }
+  for (const double e : expected) scale += e * e;
+  const double x = 16, limit = variance + 2 * std::sqrt(x * squared) + 2 * x * largest;
+  if (scale > 0) bound.norm = roundoff * std::sqrt(limit / scale);
+  return bound;
+}
+
+}  // namespace fokker::testing

@@ -339,31 +339,44 @@ ReferenceLoss reference_mean(const ReferenceNetwork& net, std::size_t points, Po
   return loss;
 }
 
+// A denoising point's share of its loss, the mean over coordinates of weight (s − target)², in numbers S.
+template <class S>
+S denoising_point(const ReferenceNetwork& net, const std::vector<S>& parameters, double t, const double* x,
+                  const double* target, double weight) {
+  const int d = net.dimension;
+  const auto out = reference_outputs<S>(net, parameters, t, x, {});
+  S sum = 0.0;
+  for (int i = 0; i < d; ++i) {
+    const S e = (net.potential ? out[0].first[1 + i] : out[i].value) - S(target[i]);
+    sum = sum + e * e;
+  }
+  return S(weight / d) * sum;
+}
+
+// R² of a point, in numbers S.
+template <class S>
+S residual_point(const ReferenceNetwork& net, const std::vector<S>& parameters, const ReferenceSde& sde, double t,
+                 const double* x) {
+  const auto out = reference_outputs<S>(net, parameters, t, x, diagonal_pairs(net.dimension));
+  const S r = residual_of(out[0], sde, net.dimension, t, x);
+  return r * r;
+}
+
 // Mean over points and coordinates of weight (s − target)²; t [N], x [N, d], target [N, d], weight [N] or empty.
 inline ReferenceLoss reference_denoising_loss(const ReferenceNetwork& net, const std::vector<double>& t,
                                               const std::vector<double>& x, const std::vector<double>& target,
                                               const std::vector<double>& weight = {}) {
   const int d = net.dimension;
   return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
-    const auto out = reference_outputs<Variable>(net, parameters, t[k], &x[k * d], {});
-    Variable sum = 0.0;
-    for (int i = 0; i < d; ++i) {
-      const Variable e = (net.potential ? out[0].first[1 + i] : out[i].value) - Variable(target[k * d + i]);
-      sum = sum + e * e;
-    }
-    return Variable((weight.empty() ? 1.0 : weight[k]) / d) * sum;
+    return denoising_point(net, parameters, t[k], &x[k * d], &target[k * d], weight.empty() ? 1.0 : weight[k]);
   });
 }
 
 // Mean over points of R².
 inline ReferenceLoss reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
                                              const std::vector<double>& t, const std::vector<double>& x) {
-  const int d = net.dimension;
-  const Pairs pairs = diagonal_pairs(d);
   return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
-    const auto out = reference_outputs<Variable>(net, parameters, t[k], &x[k * d], pairs);
-    const Variable r = residual_of(out[0], sde, d, t[k], &x[k * d]);
-    return r * r;
+    return residual_point(net, parameters, sde, t[k], &x[k * net.dimension]);
   });
 }
 

@@ -39,7 +39,7 @@ RandomBatch random_batch(const ForwardSde& sde, std::int64_t n, std::uint64_t se
   std::uniform_real_distribution<double> uniform;
   std::normal_distribution<double> normal;
   std::vector<float> x0(2 * n);
-  DataSet::named("circles2").draw(View<float>(x0, 2), seed);
+  DataSet::named("circles2").draw(Context({.backend = BackendKind::cpu}), View<float>(x0, 2), seed);
   RandomBatch batch{std::vector<float>(n), std::vector<float>(2 * n), std::vector<float>(2 * n)};
   for (std::int64_t i = 0; i < n; ++i) {
     // Beta(1, 2) has the distribution function 1 − (1 − u)².

@@ -1,7 +1,8 @@
 // Mean R² over times uniform on [t_min, T] and points uniform in a box, with and without its mean at each time.
 // Networks are evaluated in float, whose rounding of R is far below any R² that training reaches; mixtures work in
 // double inside, so the residual of an exact density comes out at rounding. Sums are in double, one time after the
-// other, so the result does not depend on how points are put into batches.
+// other, so the result does not depend on how points are put into batches. Points are drawn and sums are made on the
+// host, whatever the backend that evaluates R.
 #include "fokker/diagnostics.hpp"
 
 #include <fmt/format.h>
@@ -10,9 +11,9 @@
 #include <cmath>
 #include <vector>
 
-#include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
+#include "fokker/philox.hpp"
 
 namespace fokker {
 namespace {
@@ -21,6 +22,21 @@ constexpr std::int64_t kBatch = 1 << 16;  // points a call: 512 times of 512 poi
 
 // Steps that no training iteration uses, so that a model is not judged at the points it was trained on.
 constexpr std::uint64_t kTimeStep = (std::uint64_t{1} << 40) - 1, kPointStep = kTimeStep - 1;
+
+// out [n, columns] on the host: uniforms in (0, 1) of points first … first + n − 1.
+void draw_uniforms(float* out, std::int64_t n, std::int64_t columns, std::uint64_t seed, std::int64_t first,
+                   std::uint64_t step) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t begin = 0; begin < columns; begin += 4) {
+      const PhiloxBlock block =
+          philox4x32_10(seed, static_cast<std::uint64_t>(first + i),
+                        philox_offset(RandomUse::collocation, static_cast<std::uint32_t>(begin / 4), step));
+      for (std::int64_t j = begin; j < std::min(begin + 4, columns); ++j) {
+        out[i * columns + j] = uniform_from_word(block.word[j - begin]);
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -37,29 +53,33 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
     throw Error("residual statistics need a potential: the residual of a vector score net is not in this version");
   }
 
-  // Points are drawn on the host and R is wanted there.
-  const Fields<float> fields(context.device() == Device::cpu ? context : Context({.backend = BackendKind::cpu}), model);
+  const Fields<float> fields(context, model);
   const std::int64_t d = model.dimension(), all = options.times * options.points;
   std::vector<float> times(options.times);
-  cpu::draw_uniforms(times.data(), options.times, 1, options.seed, 0, RandomUse::collocation, kTimeStep);
+  draw_uniforms(times.data(), options.times, 1, options.seed, 0, kTimeStep);
   for (float& t : times) {
     t = static_cast<float>(model.sde.t_min + (model.sde.horizon - model.sde.t_min) * static_cast<double>(t));
   }
 
   const std::int64_t batch = std::min(all, kBatch);
   std::vector<float> t(batch), x(batch * d), residual(batch);
+  Buffer<float> t_there(context, batch), x_there(context, batch, d), residual_there(context, batch);
   const float box = static_cast<float>(options.box);
   double square = 0, centred_square = 0;
   double mean = 0, deviation = 0;  // of the current time, by Welford's recurrence
   for (std::int64_t first = 0; first < all; first += batch) {
     const std::int64_t n = std::min(batch, all - first);
-    cpu::draw_uniforms(x.data(), n, static_cast<int>(d), options.seed, static_cast<std::uint64_t>(first),
-                       RandomUse::collocation, kPointStep);
+    draw_uniforms(x.data(), n, d, options.seed, first, kPointStep);
     for (std::int64_t i = 0; i < n * d; ++i) x[i] = box * (2 * x[i] - 1);
     for (std::int64_t i = 0; i < n; ++i) t[i] = times[(first + i) / options.points];
+    const View<float> t_at{t_there.data(), n, 1, context.device()}, x_at{x_there.data(), n, d, context.device()};
     FieldOutputs<float> outputs;
-    outputs.residual = {residual.data(), n};
-    fields.evaluate({{t.data(), n}, {x.data(), n, d}}, outputs);
+    outputs.residual = {residual_there.data(), n, 1, context.device()};
+    copy(context, {t.data(), n}, t_at);
+    copy(context, {x.data(), n, d}, x_at);
+    fields.evaluate({t_at, x_at}, outputs);
+    copy(context, outputs.residual, View<float>{residual.data(), n});
+    context.synchronize();
     for (std::int64_t i = 0; i < n; ++i) {
       const std::int64_t point = (first + i) % options.points;
       if (point == 0) mean = deviation = 0;

@@ -4,6 +4,7 @@
 // trust its arguments' shapes, devices and finiteness of scalars.
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
@@ -11,6 +12,7 @@
 #include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
+#include "fokker/transport.hpp"
 
 namespace fokker {
 
@@ -66,6 +68,12 @@ class Backend {
   virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;  // 64-byte aligned, zeroed, on the device
   // Between the host and the device, or within either. In order with the other operations.
   virtual void copy(const void* from, void* to, std::size_t bytes) = 0;
+  virtual void draw(const DataSet& data, View<float> out, std::uint64_t seed, std::uint64_t first_index,
+                    std::uint64_t step) = 0;
+  // [n²] on the host: how many samples are nearest to each node; those outside or not finite are left out.
+  virtual std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) = 0;
+  // Throws Error where one side has no finite sample.
+  virtual double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) = 0;
 
   virtual std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) = 0;
   virtual std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) = 0;

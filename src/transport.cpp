@@ -13,7 +13,6 @@
 #include <fmt/format.h>
 #include <lemon/network_simplex.h>
 #include <lemon/static_graph.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -21,9 +20,9 @@
 #include <numeric>
 #include <utility>
 
-#include "cpu/parallel.hpp"
-#include "cpu/random.hpp"
+#include "check.hpp"
 #include "fokker/error.hpp"
+#include "operations.hpp"
 
 namespace fokker {
 
@@ -34,39 +33,17 @@ void Grid::validate() const {
   }
 }
 
-namespace {
-
-void require_host_samples(View<const float> samples, const char* what) {
-  if (samples.device != Device::cpu) throw Error(fmt::format("{} takes samples in host memory", what));
-  if (samples.rows < 0 || samples.columns < 1 || (samples.rows > 0 && !samples.data)) {
-    throw Error(fmt::format("{} was given a view of {} rows and {} columns{}", what, samples.rows, samples.columns,
-                            samples.data ? "" : " without data"));
-  }
-}
-
-}  // namespace
-
-Histogram histogram(View<const float> samples, const Grid& grid) {
+Histogram histogram(const Context& context, View<const float> samples, const Grid& grid) {
   grid.validate();
-  require_host_samples(samples, "a histogram");
-  if (samples.columns != 2) {
-    throw Error(fmt::format("a histogram takes samples of 2 coordinates, and they have {}", samples.columns));
-  }
+  check_view("the set of samples", samples, any_rows, 2, context.device());
   Histogram result{.grid = grid, .weights = std::vector<double>(grid.n * grid.n, 0.0)};
-  const double width = grid.half_width, per_node = 1 / grid.spacing();
-  const auto inside = [width](double v) { return v > -width && v < width; };  // false for NaN
-  const auto nearest = [&](double v) {
-    return std::min(static_cast<std::int64_t>(std::floor((v + width) * per_node + 0.5)), grid.n - 1);
-  };
-  for (std::int64_t i = 0; i < samples.rows; ++i) {
-    const double x = samples.data[2 * i], y = samples.data[2 * i + 1];
-    if (!inside(x) || !inside(y)) continue;
-    result.weights[grid.n * nearest(y) + nearest(x)] += 1;
-    ++result.inside;
-  }
+  if (samples.rows == 0) return result;
+  const std::vector<std::int64_t> counts = context.backend().histogram(samples, grid);
+  result.inside = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
   result.outside = samples.rows - result.inside;
-  if (result.inside > 0) {
-    for (double& w : result.weights) w /= static_cast<double>(result.inside);
+  if (result.inside == 0) return result;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    result.weights[i] = static_cast<double>(counts[i]) / static_cast<double>(result.inside);
   }
   return result;
 }
@@ -215,84 +192,29 @@ TransportResult w2_squared(const std::vector<double>& a, const std::vector<doubl
   return result;
 }
 
-namespace {
-
-// The rows that are finite, in double.
-std::vector<double> finite_rows(View<const float> samples, const char* name) {
-  require_host_samples(samples, "sliced W2");
-  std::vector<double> rows;
-  rows.reserve(samples.size());
-  for (std::int64_t i = 0; i < samples.rows; ++i) {
-    const float* row = samples.data + i * samples.columns;
-    if (std::all_of(row, row + samples.columns, [](float v) { return std::isfinite(v); })) {
-      rows.insert(rows.end(), row, row + samples.columns);
-    }
-  }
-  if (rows.empty()) throw Error(fmt::format("sliced W2 needs a finite sample on both sides, and {} has none", name));
-  return rows;
-}
-
-std::vector<double> project(const std::vector<double>& rows, const std::vector<double>& direction) {
-  const std::size_t d = direction.size();
-  std::vector<double> sorted(rows.size() / d);
-  for (std::size_t i = 0; i < sorted.size(); ++i) {
-    sorted[i] = std::inner_product(direction.begin(), direction.end(), rows.begin() + i * d, 0.0);
-  }
-  std::sort(sorted.begin(), sorted.end());
-  return sorted;
-}
-
-// ∫_0^1 (F_p⁻¹ − F_q⁻¹)² for sorted samples: quantile functions are steps at multiples of 1/N and 1/M, so the integral
-// is a sum over the steps of both, in units of 1/(N M).
-double quantile_distance(const std::vector<double>& p, const std::vector<double>& q) {
-  const auto n = static_cast<std::int64_t>(p.size()), m = static_cast<std::int64_t>(q.size());
-  long double total = 0;
-  for (std::int64_t i = 0, j = 0, at = 0; i < n && j < m;) {
-    const std::int64_t p_end = (i + 1) * m, q_end = (j + 1) * n, end = std::min(p_end, q_end);
-    const double difference = p[i] - q[j];
-    total += static_cast<long double>(end - at) * difference * difference;
-    at = end;
-    i += p_end == end;
-    j += q_end == end;
-  }
-  return static_cast<double>(total / (static_cast<long double>(n) * static_cast<long double>(m)));
-}
-
-}  // namespace
-
-double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) {
-  if (a.columns != b.columns) {
+double sliced_w2_squared(const Context& context, View<const float> a, View<const float> b, int projections,
+                         std::uint64_t seed) {
+  if (a.columns != b.columns || a.columns < 1) {
     throw Error(
         fmt::format("sliced W2 compares samples of one dimension, and {} and {} were given", a.columns, b.columns));
   }
   if (projections < 1)
     throw Error(fmt::format("sliced W2 needs at least one projection, and {} were asked for", projections));
-  const auto first = finite_rows(a, "the first"), second = finite_rows(b, "the second");
-  std::vector<double> distances(projections);
-  cpu::parallel_for(omp_get_max_threads(), projections, [&](std::int64_t projection, int) {
-    // A normal vector, scaled to length 1, is a uniform direction.
-    std::vector<float> normals(a.columns);
-    cpu::draw_normals(normals.data(), 1, static_cast<int>(a.columns), seed, static_cast<std::uint64_t>(projection),
-                      RandomUse::projection, 0);
-    std::vector<double> direction(normals.begin(), normals.end());
-    const double length = std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
-    for (double& v : direction) v /= length;
-    distances[projection] = quantile_distance(project(first, direction), project(second, direction));
-  });
-  return std::accumulate(distances.begin(), distances.end(), 0.0) / projections;
+  check_view("the first set of samples", a, any_rows, a.columns, context.device());
+  check_view("the second set of samples", b, any_rows, b.columns, context.device());
+  return context.backend().sliced_w2_squared(a, b, projections, seed);
 }
 
-double noise_floor(const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
   if (n < 1) throw Error(fmt::format("a noise floor needs at least one sample, and {} were asked for", n));
   grid.validate();
   // Steps that no training iteration and no plain draw uses.
   constexpr std::uint64_t kLastStep = (std::uint64_t{1} << 40) - 1;
-  std::vector<float> first(n * data.dimension()), second(first.size());
-  data.draw(View<float>(first, data.dimension()), seed, 0, kLastStep);
-  data.draw(View<float>(second, data.dimension()), seed, 0, kLastStep - 1);
-  const View<const float> a(first, data.dimension()), b(second, data.dimension());
-  if (data.dimension() != 2) return sliced_w2_squared(a, b, 256, seed);
-  const Histogram p = histogram(a, grid), q = histogram(b, grid);
+  Buffer<float> first(context, n, data.dimension()), second(context, n, data.dimension());
+  data.draw(context, first.view(), seed, 0, kLastStep);
+  data.draw(context, second.view(), seed, 0, kLastStep - 1);
+  if (data.dimension() != 2) return sliced_w2_squared(context, first.view(), second.view(), 256, seed);
+  const Histogram p = histogram(context, first.view(), grid), q = histogram(context, second.view(), grid);
   if (p.inside == 0 || q.inside == 0) {
     throw Error(
         fmt::format("a noise floor on a grid needs samples inside ±{}, and none of {} fell there", grid.half_width, n));

@@ -28,10 +28,15 @@ namespace {
 using testing::agrees;
 using ::testing::HasSubstr;
 
+const Context& cpu() {
+  static const Context context({.backend = BackendKind::cpu});
+  return context;
+}
+
 std::vector<float> draw(const DataSet& data, std::int64_t n, std::uint64_t seed, std::uint64_t first = 0,
                         std::uint64_t step = 0) {
   std::vector<float> x(n * data.dimension());
-  data.draw(View<float>(x, data.dimension()), seed, first, step);
+  data.draw(cpu(), View<float>(x, data.dimension()), seed, first, step);
   return x;
 }
 
@@ -343,7 +348,7 @@ TEST(Draw, DoesNotDependOnTheSplit) {
       std::vector<float> parts(n * d);
       for (std::int64_t begin = 0; begin < n; begin += piece) {
         const std::int64_t rows = std::min(piece, n - begin);
-        data.draw({parts.data() + begin * d, rows, d}, 31, 1'000 + begin, 2);
+        data.draw(cpu(), {parts.data() + begin * d, rows, d}, 31, 1'000 + begin, 2);
       }
       EXPECT_EQ(parts, whole) << data.name() << ", pieces of " << piece;
     }
@@ -451,8 +456,13 @@ TEST(BadInput, GivesOneClearSentence) {
 
   const DataSet blob = DataSet::named("blob");
   std::vector<float> x(6);
-  EXPECT_THAT(error_of([&] { blob.draw(View<float>(x, 3), 0); }), HasSubstr("2 x 3"));
-  EXPECT_THAT(error_of([&] { blob.draw(View<float>(x.data(), 3, 2, Device::cuda), 0); }), HasSubstr("on the host"));
+  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x, 3), 0); }),
+              ::testing::AllOf(HasSubstr("draws of data set 'blob'"), HasSubstr("[2, 3]"), HasSubstr("[2, 2]")));
+  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x.data(), 3, 2, Device::cuda), 0); }),
+              HasSubstr("is on device cuda; allowed here: cpu"));
+  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(nullptr, 3, 2), 0); }), HasSubstr("no data"));
+  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x.data(), -3, 2), 0); }), HasSubstr("[-3, 2]"));
+  blob.draw(cpu(), {}, 0);  // nothing
   EXPECT_EQ(x, std::vector<float>(6, 0.0f));
 }
 

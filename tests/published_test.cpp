@@ -121,12 +121,13 @@ TEST(PublishedHistograms, WhatEscapesOrIsNotFiniteIsDropped) {
   std::uniform_real_distribution<float> uniform(-3.4f, 3.4f);
   std::vector<float> samples;
   for (int i = 0; i < 2 * 989; ++i) samples.push_back(uniform(random));
-  const Histogram inside = histogram(View<const float>(samples, 2));
+  const Context context({.backend = BackendKind::cpu});
+  const Histogram inside = histogram(context, View<const float>(samples, 2));
   EXPECT_EQ(inside.inside, 989);
   for (const float out : {3.5f, -3.5f, 7e4f, -1e30f, nan, infinity, -infinity}) {
     samples.insert(samples.end(), {out, 0.25f, -0.75f, out, out, out});
   }
-  const Histogram all = histogram(View<const float>(samples, 2));
+  const Histogram all = histogram(context, View<const float>(samples, 2));
   EXPECT_EQ(all.weights, inside.weights);
   EXPECT_EQ(all.outside, 21);
   is_binned_as_in_the_paper(all, samples, bin(samples));
@@ -161,7 +162,7 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
 
       std::vector<float> samples(static_cast<std::size_t>(2 * n));
       sampler.sample(View<float>(samples, 2), {.scheme = way.scheme, .seed = way.seed});
-      const Histogram ours = histogram(View<const float>(samples, 2));
+      const Histogram ours = histogram(context, View<const float>(samples, 2));
       const Binned binned = bin(samples);
       is_binned_as_in_the_paper(ours, samples, binned);
 

@@ -23,6 +23,11 @@ using fokker::testing::agrees;
 using fokker::testing::Bound;
 using ::testing::HasSubstr;
 
+const Context& cpu() {
+  static const Context context({.backend = BackendKind::cpu});
+  return context;
+}
+
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN(), kInfinity = std::numeric_limits<double>::infinity();
 
 // Masses are integers out of 2^60 and costs are integers, so a value is exact to the rounding of the masses: 1e-16 a
@@ -290,7 +295,7 @@ TEST(Histogram, CountsNearestNodesAndLeavesOutTheRest) {
   const std::vector<float> samples{edge,   0,       -edge,   0,      0,    edge,  0,     -edge, nan,
                                    0,      0,       nan,     inf,    0,    0,     -inf,  7e4f,  0,  // outside: 9
                                    within, -within, -within, within, 0.2f, -0.2f, -1.7f, 1.8f};
-  const auto h = histogram(View<const float>(samples, 2), {.n = 8});  // h = 1: nodes at −3.5, −2.5, …
+  const auto h = histogram(cpu(), View<const float>(samples, 2), {.n = 8});  // h = 1: nodes at −3.5, −2.5, …
   EXPECT_EQ(h.inside, 4);
   EXPECT_EQ(h.outside, 9);
   EXPECT_DOUBLE_EQ(h.escaped(), 9.0 / 13);
@@ -302,18 +307,20 @@ TEST(Histogram, CountsNearestNodesAndLeavesOutTheRest) {
 }
 
 TEST(Histogram, EmptyAndAllOutside) {
-  const auto empty = histogram(View<const float>(nullptr, 0, 2));
+  const auto empty = histogram(cpu(), View<const float>(nullptr, 0, 2));
   EXPECT_EQ(empty.inside + empty.outside, 0);
   EXPECT_EQ(empty.escaped(), 0);
   EXPECT_EQ(empty.weights, std::vector<double>(4096, 0.0));
   const std::vector<float> far{5, 5};
-  const auto gone = histogram(View<const float>(far, 2));
+  const auto gone = histogram(cpu(), View<const float>(far, 2));
   EXPECT_EQ(gone.escaped(), 1);
   EXPECT_EQ(gone.weights, std::vector<double>(4096, 0.0));
-  EXPECT_THAT(refusal([&] { histogram(View<const float>(far, 1)); }), HasSubstr("2 coordinates, and they have 1"));
-  EXPECT_THAT(refusal([&] { histogram(View<const float>(nullptr, 3, 2)); }),
-              HasSubstr("3 rows and 2 columns without data"));
-  EXPECT_THAT(refusal([&] { histogram(View<const float>(far.data(), 1, 2, Device::cuda)); }), HasSubstr("host memory"));
+  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far, 1)); }),
+              HasSubstr("the set of samples has shape [2, 1]; allowed here: [2, 2]"));
+  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(nullptr, 3, 2)); }), HasSubstr("[3, 2] has no data"));
+  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far.data(), -1, 2)); }), HasSubstr("[-1, 2]"));
+  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far.data(), 1, 2, Device::cuda)); }),
+              HasSubstr("on device cuda; allowed here: cpu"));
 }
 
 std::vector<float> normals(std::int64_t n, std::int64_t d, unsigned seed, double shift = 0, double scale = 1) {
@@ -334,7 +341,7 @@ TEST(SlicedW2, ShiftIsItsMeanSquaredProjection) {
     // (δ·θ)² for uniform θ has variance 2 |δ|⁴ (d − 1)/(d² (d + 2)); floats of b round to 1e-7.
     const double square = 0.25 * double(d), mean = square / double(d);
     const double deviation = square * std::sqrt(2.0 * double(d - 1) / double(d * d * (d + 2)) / projections);
-    EXPECT_NEAR(sliced_w2_squared(View<const float>(a, d), View<const float>(b, d), projections, 3), mean,
+    EXPECT_NEAR(sliced_w2_squared(cpu(), View<const float>(a, d), View<const float>(b, d), projections, 3), mean,
                 5 * deviation + 1e-6);
   }
 }
@@ -342,7 +349,8 @@ TEST(SlicedW2, ShiftIsItsMeanSquaredProjection) {
 TEST(SlicedW2, GaussiansOfTwoWidths) {
   // N(0, I) and N(0, 4 I): (2 − 1)² in every direction. Samples of 20 000 fluctuate by a few 1/√n.
   const auto a = normals(20000, 3, 1), b = normals(20000, 3, 2, 0, 2);
-  EXPECT_NEAR(sliced_w2_squared(View<const float>(a, 3), View<const float>(b, 3), 64), 1, 5 * 2 / std::sqrt(20000.0));
+  EXPECT_NEAR(sliced_w2_squared(cpu(), View<const float>(a, 3), View<const float>(b, 3), 64), 1,
+              5 * 2 / std::sqrt(20000.0));
 }
 
 TEST(SlicedW2, UnequalSizesByTheQuantileIntegral) {
@@ -353,54 +361,73 @@ TEST(SlicedW2, UnequalSizesByTheQuantileIntegral) {
     // Both quantile functions are constant on the n m cells of this grid.
     double expected = 0;
     for (int cell = 0; cell < n * m; ++cell) expected += std::pow(double(p[cell / m]) - double(q[cell / n]), 2);
-    EXPECT_TRUE(agrees(sliced_w2_squared(View<const float>(a), View<const float>(b), 3), expected / (n * m), 1e-12));
+    EXPECT_TRUE(
+        agrees(sliced_w2_squared(cpu(), View<const float>(a), View<const float>(b), 3), expected / (n * m), 1e-12));
   }
 }
 
 TEST(SlicedW2, LeavesOutWhatIsNotFiniteAndIsDeterministic) {
   auto a = normals(99, 2, 5), b = normals(80, 2, 6);
-  const auto value = [&] { return sliced_w2_squared(View<const float>(a, 2), View<const float>(b, 2), 19, 8); };
+  const auto value = [&] { return sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(b, 2), 19, 8); };
   const double expected = value();
   EXPECT_EQ(value(), expected);
-  EXPECT_NE(sliced_w2_squared(View<const float>(a, 2), View<const float>(b, 2), 19, 9), expected);
-  EXPECT_TRUE(agrees(sliced_w2_squared(View<const float>(b, 2), View<const float>(a, 2), 19, 8), expected, 1e-12));
+  EXPECT_NE(sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(b, 2), 19, 9), expected);
+  EXPECT_TRUE(
+      agrees(sliced_w2_squared(cpu(), View<const float>(b, 2), View<const float>(a, 2), 19, 8), expected, 1e-12));
   const float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
   a.insert(a.begin() + 20, {nan, 1.0f, 2.0f, inf});
   EXPECT_EQ(value(), expected);
-  EXPECT_EQ(sliced_w2_squared(View<const float>(a, 2), View<const float>(a, 2)), 0);
+  EXPECT_EQ(sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(a, 2)), 0);
 }
 
 TEST(SlicedW2, Refusals) {
   const std::vector<float> a{1, 2}, bad{std::numeric_limits<float>::quiet_NaN(), 1};
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(View<const float>(a, 1), View<const float>(a, 2)); }),
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 1), View<const float>(a, 2)); }),
               HasSubstr("one dimension, and 1 and 2"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(View<const float>(a, 2), View<const float>(bad, 2)); }),
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(bad, 2)); }),
               HasSubstr("the second has none"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),
               HasSubstr("the first has none"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(View<const float>(a, 2), View<const float>(a, 2), 0); }),
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(a, 2), 0); }),
               HasSubstr("at least one projection, and 0"));
+  const View<const float> there(a.data(), 1, 2, Device::cuda), here(a, 2);
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), there, here); }),
+              HasSubstr("first set of samples is on device cuda"));
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), here, there); }),
+              HasSubstr("second set of samples is on device cuda"));
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 3, 2), here); }), HasSubstr("no data"));
+  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a.data(), -1, 2), here); }),
+              HasSubstr("[-1, 2]"));
+}
+
+TEST(SlicedW2, DoesNotDependOnTheThreads) {
+  const auto a = normals(989, 3, 5), b = normals(99, 3, 6);
+  const auto with = [&](int threads) {
+    const Context context({.backend = BackendKind::cpu, .threads = threads});
+    return sliced_w2_squared(context, View<const float>(a, 3), View<const float>(b, 3), 19, 8);
+  };
+  EXPECT_EQ(with(1), with(3));
 }
 
 TEST(NoiseFloor, FallsWithTheNumberOfSamples) {
   const auto blob = DataSet::named("blob");
-  const double small = noise_floor(blob, 1000, 1), large = noise_floor(blob, 16000, 1);
+  const double small = noise_floor(cpu(), blob, 1000, 1), large = noise_floor(cpu(), blob, 16000, 1);
   EXPECT_GT(large, 0);
   EXPECT_LT(large, small / 2);
-  EXPECT_EQ(noise_floor(blob, 1000, 1), small);
-  EXPECT_NE(noise_floor(blob, 1000, 2), small);
+  EXPECT_EQ(noise_floor(cpu(), blob, 1000, 1), small);
+  EXPECT_NE(noise_floor(cpu(), blob, 1000, 2), small);
 }
 
 // On a line, sliced W2² of two draws of n from N(0, 1) has the expectation 2 ∫ F (1 − F)/p² du/n·… ≈ 2 log log n/n, a
 // few times 1/n; a thousand samples stay within a factor of ten of it.
 TEST(NoiseFloor, IsSlicedInOtherDimensions) {
   const auto line = DataSet::mixture(GaussianMixture::isotropic(1, {1}, {0}, {1}));
-  const double floor = noise_floor(line, 1000, 3);
+  const double floor = noise_floor(cpu(), line, 1000, 3);
   EXPECT_GT(floor, 1e-4);
   EXPECT_LT(floor, 4e-2);
-  EXPECT_THAT(refusal([&] { noise_floor(line, 0, 3); }), HasSubstr("at least one sample, and 0"));
+  EXPECT_THAT(refusal([&] { noise_floor(cpu(), line, 0, 3); }), HasSubstr("at least one sample, and 0"));
   const auto away = DataSet::mixture(GaussianMixture::isotropic(2, {1}, {50, 50}, {1}));
-  EXPECT_THAT(refusal([&] { noise_floor(away, 10, 3); }), HasSubstr("none of 10 fell there"));
+  EXPECT_THAT(refusal([&] { noise_floor(cpu(), away, 10, 3); }), HasSubstr("none of 10 fell there"));
 }
 
 }  // namespace

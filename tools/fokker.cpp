@@ -3,7 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <functional>
 #include <memory>
+#include <numeric>
 
 #include "console.hpp"
 #include "files.hpp"
@@ -207,17 +210,18 @@ class Sample : public Command {
     Progress progress({{fmt::format("sampling {} by {}", samples_, to_string(scheme)), "sample", 1}});
     progress.begin();
     const Stopwatch clock;
-    const std::vector<float> samples =
+    const Buffer<float> samples =
         draw_samples(context, model, grid, scheme, samples_, seed_, [&](double done) { progress.update(done); });
+    const std::vector<float> here = to_host(context, samples.view());
     const double seconds = clock.seconds();
-    save_npy(out_, {samples_, model.dimension()}, samples.data());
+    save_npy(out_, {samples_, model.dimension()}, here.data());
     if (!log_density_.empty()) {
       progress.say("integrating the log density along the flow");
-      std::vector<float> density(static_cast<std::size_t>(samples_));
+      Buffer<float> density(context, samples_);
       Sampler(context, model, grid)
-          .log_density(View<const float>(samples, model.dimension()), View<float>(density),
-                       scheme == Scheme::euler_maruyama ? Scheme::heun : scheme, divergence);
-      save_npy(log_density_, {samples_}, density.data());
+          .log_density(samples.view(), density.view(), scheme == Scheme::euler_maruyama ? Scheme::heun : scheme,
+                       divergence);
+      save_npy(log_density_, {samples_}, to_host(context, density.view()).data());
     }
     if (json_) {
       Json json{{"samples", samples_}, {"dimension", model.dimension()}, {"scheme", to_string(scheme)}};
@@ -295,59 +299,58 @@ class Field : public Command {
     }
 
     const bool potential = model.output() == Output::potential;
-    SafeTensors file;
-    FieldOutputs<float> outputs;
-    std::map<std::string, std::vector<float>> values;
-    const auto want = [&](const std::string& name, View<float>& view, std::vector<std::int64_t> tail) {
-      std::int64_t columns = 1;
-      for (const std::int64_t size : tail) columns *= size;
-      std::vector<float>& storage = values[name];
-      storage.resize(static_cast<std::size_t>(n * columns));
-      view = View<float>(storage.data(), n, columns);
-      shapes_[name] = {n};
-      shapes_[name].insert(shapes_[name].end(), tail.begin(), tail.end());
-    };
-    want("score", outputs.score, {d});
-    want(potential ? "laplacian" : "divergence", outputs.divergence, {});
+    using Outputs = FieldOutputs<float>;
+    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}},
+                               {potential ? "laplacian" : "divergence", &Outputs::divergence, {n}}};
     if (potential) {
-      want("value", outputs.value, {});
-      want("dt", outputs.dt, {});
-      want("residual", outputs.residual, {});
+      wanted.push_back({"value", &Outputs::value, {n}});
+      wanted.push_back({"dt", &Outputs::dt, {n}});
+      wanted.push_back({"residual", &Outputs::residual, {n}});
     }
-    if (hessian_) want("hessian", outputs.hessian, {d, d});
+    if (hessian_) wanted.push_back({"hessian", &Outputs::hessian, {n, d, d}});
 
     const Context context = machine_.context();
     const Stopwatch clock;
     const Fields<float> fields(context, model);
     // Chunk by chunk, so that a long evaluation shows how far it is; probes belong to points, not to chunks.
-    constexpr std::int64_t chunk = 1 << 16;
+    std::int64_t widest = 1;
+    for (const Wanted& w : wanted) widest = std::max(widest, w.columns());
+    const std::int64_t chunk = std::min(n, std::clamp<std::int64_t>((1 << 22) / widest, 1, 1 << 16));
+    Buffer<float> t_there(context, chunk), x_there(context, chunk, d);
+    for (Wanted& w : wanted) {
+      w.values.resize(static_cast<std::size_t>(n * w.columns()));
+      w.there = Buffer<float>(context, chunk, w.columns());
+    }
     Progress progress({{fmt::format("fields at {} points", n), "field", 1}});
     progress.begin();
     for (std::int64_t first = 0; first < n; first += chunk) {
       const std::int64_t count = std::min(chunk, n - first);
-      const auto part = [&](View<float> all) {
-        return all ? View<float>(all.data + first * all.columns, count, all.columns) : all;
-      };
+      const View<float> t_at{t_there.data(), count, 1, context.device()};
+      const View<float> x_at{x_there.data(), count, d, context.device()};
+      copy(context, {t.data() + first, count}, t_at);
+      copy(context, {x.data() + first * d, count, d}, x_at);
+      Outputs outputs;
+      for (Wanted& w : wanted) outputs.*w.view = {w.there.data(), count, w.columns(), context.device()};
       Divergence probes = divergence;
       probes.first_index += static_cast<std::uint64_t>(first);
-      fields.evaluate({View<const float>(t.data() + first, count), View<const float>(x.data() + first * d, count, d)},
-                      {.value = part(outputs.value),
-                       .dt = part(outputs.dt),
-                       .score = part(outputs.score),
-                       .divergence = part(outputs.divergence),
-                       .hessian = part(outputs.hessian),
-                       .residual = part(outputs.residual)},
-                      probes);
+      fields.evaluate({t_at, x_at}, outputs, probes);
+      for (Wanted& w : wanted) {
+        copy(context, outputs.*w.view, View<float>(w.values.data() + first * w.columns(), count, w.columns()));
+      }
+      context.synchronize();
       progress.update(double(first + count) / double(n));
     }
     progress.clear();
-    for (const auto& [name, storage] : values) {
-      file.tensors[name] = Tensor::from_float(shapes_[name], storage.data());
+    SafeTensors file;
+    std::map<std::string, std::vector<std::int64_t>> shapes;
+    for (const Wanted& w : wanted) {
+      file.tensors[w.name] = Tensor::from_float(w.shape, w.values.data());
+      shapes[w.name] = w.shape;
     }
     file.save(out_);
     if (json_) {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}};
-      json["tensors"] = shapes_;
+      json["tensors"] = shapes;
       json["backend"] = context.backend_name();
       json["threads"] = context.threads();
       json["seconds"] = clock.seconds();
@@ -356,10 +359,22 @@ class Field : public Command {
   }
 
  private:
+  // One field of all points on the host, and of a chunk of them where it is computed.
+  struct Wanted {
+    std::string name;
+    View<float> FieldOutputs<float>::*view;
+    std::vector<std::int64_t> shape;
+    std::vector<float> values = {};
+    Buffer<float> there = {};
+
+    std::int64_t columns() const {
+      return std::accumulate(shape.begin() + 1, shape.end(), std::int64_t{1}, std::multiplies<>());
+    }
+  };
+
   ModelOptions model_;
   ProbeOptions probes_;
   std::string points_, out_;
-  std::map<std::string, std::vector<std::int64_t>> shapes_;
   bool hessian_ = false, json_ = false;
   MachineOptions machine_;
 };
@@ -434,7 +449,7 @@ class GapCommand : public Command {
     const Stopwatch clock;
     Progress progress(
         {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
-    const Truth truth = measure_truth(data, options_);
+    const Truth truth = measure_truth(context, data, options_);
     const Gap gap = measure_gap(context, model, truth, options_, [&](int) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
@@ -468,19 +483,20 @@ class GapCommand : public Command {
     fmt::print(stderr, "fokker: {} are outside the box or not finite; their distances are null\n", which);
   }
 
-  static Cloud load_cloud(const std::string& path, std::int64_t& n) {
+  static Cloud load_cloud(const Context& context, const std::string& path, std::int64_t& n) {
     const NpyArray array = load_npy(path);
     if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
       throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
                               fmt::join(array.shape, ", ")));
     }
     n = array.shape[0];
-    return Cloud::of(std::vector<float>(array.data.begin(), array.data.end()), array.shape[1]);
+    return Cloud::of(context, to_device(context, {array.data.begin(), array.data.end()}, array.shape[1]));
   }
 
   void compare_files() {
+    const Context context = machine_.context();
     std::int64_t n_a = 0, n_b = 0;
-    const Cloud a = load_cloud(a_, n_a), b = load_cloud(b_, n_b);
+    const Cloud a = load_cloud(context, a_, n_a), b = load_cloud(context, b_, n_b);
     if (a.dimension != b.dimension) {
       throw Error(
           fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
@@ -489,7 +505,7 @@ class GapCommand : public Command {
     for (const auto& [path, cloud] : {std::pair(a_, &a), std::pair(b_, &b)}) {
       if (cloud->escaped == 1) note_all_lost(fmt::format("all samples in '{}'", path));
     }
-    const Distance a_b = distance(a, b);
+    const Distance a_b = distance(context, a, b);
     Json distances{{"a_b", a_b.value}}, floor;
     if (!data_.empty()) {
       const DataSet data = DataSet::named(data_);
@@ -499,9 +515,9 @@ class GapCommand : public Command {
       }
       GapOptions options = options_;
       options.samples = std::min(n_a, n_b);
-      const Truth truth = measure_truth(data, options);
-      distances["a_truth"] = distance(a, truth.cloud).value;
-      distances["b_truth"] = distance(b, truth.cloud).value;
+      const Truth truth = measure_truth(context, data, options);
+      distances["a_truth"] = distance(context, a, truth.cloud).value;
+      distances["b_truth"] = distance(context, b, truth.cloud).value;
       floor = truth.noise_floor;
     }
     if (json_) {

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "console.hpp"
 
@@ -17,19 +18,34 @@ constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3;
 
 }  // namespace
 
-Cloud Cloud::of(std::vector<float> samples, std::int64_t dimension) {
+std::vector<float> to_host(const Context& context, View<const float> values) {
+  std::vector<float> here(static_cast<std::size_t>(values.size()));
+  copy(context, values, View<float>(here.data(), values.rows, values.columns));
+  context.synchronize();
+  return here;
+}
+
+Buffer<float> to_device(const Context& context, const std::vector<float>& values, std::int64_t columns) {
+  Buffer<float> there(context, static_cast<std::int64_t>(values.size()) / columns, columns);
+  copy(context, View<const float>(values, columns), there.view());
+  context.synchronize();
+  return there;
+}
+
+Cloud Cloud::of(const Context& context, Buffer<float> samples) {
   Cloud cloud;
-  cloud.dimension = dimension;
-  if (dimension == 2) {
-    cloud.histogram = fokker::histogram(View<const float>(samples, 2));
+  const std::int64_t n = samples.rows(), d = samples.columns();
+  cloud.dimension = d;
+  if (d == 2) {
+    cloud.histogram = fokker::histogram(context, samples.view());
     cloud.escaped = cloud.histogram->escaped();
     return cloud;
   }
-  const auto n = static_cast<std::int64_t>(samples.size()) / dimension;
+  const std::vector<float> here = to_host(context, samples.view());
   std::int64_t lost = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     bool finite = true;
-    for (std::int64_t k = 0; k < dimension; ++k) finite = finite && std::isfinite(samples[i * dimension + k]);
+    for (std::int64_t k = 0; k < d; ++k) finite = finite && std::isfinite(here[i * d + k]);
     lost += !finite;
   }
   cloud.escaped = n == 0 ? 0 : double(lost) / double(n);
@@ -37,7 +53,7 @@ Cloud Cloud::of(std::vector<float> samples, std::int64_t dimension) {
   return cloud;
 }
 
-Distance distance(const Cloud& a, const Cloud& b) {
+Distance distance(const Context& context, const Cloud& a, const Cloud& b) {
   if (a.escaped == 1 || b.escaped == 1) {
     constexpr double none = std::numeric_limits<double>::quiet_NaN();
     return {none, none};
@@ -46,30 +62,24 @@ Distance distance(const Cloud& a, const Cloud& b) {
     const TransportResult result = w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);
     return {result.w2_squared, result.certificate_gap()};
   }
-  return {sliced_w2_squared(View<const float>(a.samples, a.dimension), View<const float>(b.samples, b.dimension)), 0};
+  return {sliced_w2_squared(context, a.samples.view(), b.samples.view()), 0};
 }
 
-std::vector<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                                std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
+Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
+                           std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
   check_range("--samples", n, 1, max_samples);
-  const std::int64_t d = model.dimension();
-  std::vector<float> samples(static_cast<std::size_t>(n * d));
+  Buffer<float> samples(context, n, model.dimension());
   SampleOptions options{.scheme = scheme, .seed = seed, .progress = {}};
   if (progress) options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
-  Sampler(context, model, grid).sample(View<float>(samples, d), options);
+  Sampler(context, model, grid).sample(samples.view(), options);
   return samples;
 }
 
-std::vector<float> draw_truth(const DataSet& data, std::int64_t n, std::uint64_t seed) {
-  check_range("--samples", n, 1, max_samples);
-  std::vector<float> samples(static_cast<std::size_t>(n * data.dimension()));
-  data.draw(View<float>(samples, data.dimension()), seed, 0, truth_step);
-  return samples;
-}
-
-Truth measure_truth(const DataSet& data, const GapOptions& options) {
-  return {Cloud::of(draw_truth(data, options.samples, options.seed), data.dimension()),
-          noise_floor(data, options.samples, options.seed)};
+Truth measure_truth(const Context& context, const DataSet& data, const GapOptions& options) {
+  check_range("--samples", options.samples, 1, max_samples);
+  Buffer<float> samples(context, options.samples, data.dimension());
+  data.draw(context, samples.view(), options.seed, 0, truth_step);
+  return {Cloud::of(context, std::move(samples)), noise_floor(context, data, options.samples, options.seed)};
 }
 
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
@@ -84,7 +94,8 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
   const auto sample = [&](Scheme scheme, int index, double& seconds) {
     const Stopwatch clock;
     const FractionDone progress = step(index);
-    Cloud cloud = Cloud::of(draw_samples(context, model, grid, scheme, options.samples, options.seed, progress), d);
+    Cloud cloud =
+        Cloud::of(context, draw_samples(context, model, grid, scheme, options.samples, options.seed, progress));
     seconds = clock.seconds();
     return cloud;
   };
@@ -93,11 +104,11 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
 
   const Stopwatch clock;
   const FractionDone progress = step(2);
-  gap.ode_sde = distance(gap.ode, gap.sde);
+  gap.ode_sde = distance(context, gap.ode, gap.sde);
   progress(0.3);
-  gap.ode_truth = distance(gap.ode, truth.cloud);
+  gap.ode_truth = distance(context, gap.ode, truth.cloud);
   progress(0.6);
-  gap.sde_truth = distance(gap.sde, truth.cloud);
+  gap.sde_truth = distance(context, gap.sde, truth.cloud);
   progress(0.9);
   if (model.output() == Output::potential) gap.residual = residual_statistics(context, model, {.seed = options.seed});
   gap.measure_seconds = clock.seconds();

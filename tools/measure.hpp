@@ -16,12 +16,12 @@ namespace fokker::tools {
 // sliced distance.
 struct Cloud {
   std::optional<Histogram> histogram;
-  std::vector<float> samples;  // [N, d]
+  Buffer<float> samples;  // [N, d] on the context's device
   std::int64_t dimension = 2;
   // The fraction that the distance leaves out: outside the box in the plane, not finite elsewhere.
   double escaped = 0;
 
-  static Cloud of(std::vector<float> samples, std::int64_t dimension);
+  static Cloud of(const Context& context, Buffer<float> samples);
 };
 
 struct Distance {
@@ -30,15 +30,17 @@ struct Distance {
   // Primal minus dual value of the transport; 0 for the sliced distance.
   double certificate_gap = 0;
 };
-Distance distance(const Cloud& a, const Cloud& b);
+Distance distance(const Context& context, const Cloud& a, const Cloud& b);
 
 // Called with the fraction of the sampling that is done.
 using FractionDone = std::function<void(double)>;
 
-// [N, d] on the host.
-std::vector<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                                std::int64_t n, std::uint64_t seed, const FractionDone& progress);
-std::vector<float> draw_truth(const DataSet& data, std::int64_t n, std::uint64_t seed);
+std::vector<float> to_host(const Context& context, View<const float> values);
+Buffer<float> to_device(const Context& context, const std::vector<float>& values, std::int64_t columns);
+
+// [N, d] on the context's device.
+Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
+                           std::int64_t n, std::uint64_t seed, const FractionDone& progress);
 
 struct GapOptions {
   std::int64_t samples = 100000;
@@ -51,7 +53,7 @@ struct Truth {
   Cloud cloud;
   double noise_floor = 0;
 };
-Truth measure_truth(const DataSet& data, const GapOptions& options);
+Truth measure_truth(const Context& context, const DataSet& data, const GapOptions& options);
 
 struct Gap {
   Cloud ode, sde;

@@ -144,7 +144,7 @@ class Reproduction {
     for (const Run& run : runs_) {
       const Model model = trained(context, run, progress);
       if (!measured(run)) {
-        if (truth_of != run.data.name()) truth = measure_truth(run.data, preset_.gap);
+        if (truth_of != run.data.name()) truth = measure_truth(context, run.data, preset_.gap);
         truth_of = run.data.name();
         measure(context, run, model, truth, progress);
       } else {

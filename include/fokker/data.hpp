@@ -6,10 +6,13 @@
 #include <variant>
 #include <vector>
 
+#include "fokker/context.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/view.hpp"
 
 namespace fokker {
+
+struct MixtureTables;  // internal: what draws need of a mixture, in float
 
 // A law to draw x_0 from: the paper's planar sets, a Gaussian mixture of any dimension, or samples drawn uniformly with
 // replacement. Draw i of (seed, step) is a function of those three alone.
@@ -32,14 +35,15 @@ class DataSet {
   // The samples of Kind::samples, [N, d]; nullptr for the others.
   const std::vector<float>* stored() const { return samples_.get(); }
 
-  // out [N, d] on the host: draws first_index … first_index + N − 1 of (seed, step), on the calling thread. Throws
-  // Error where the shape or the device of `out` does not fit.
-  void draw(View<float> out, std::uint64_t seed, std::uint64_t first_index = 0, std::uint64_t step = 0) const;
+  // out [N, d] on the context's device: draws first_index … first_index + N − 1 of (seed, step). Throws Error where the
+  // shape or the device of `out` does not fit.
+  void draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index = 0,
+            std::uint64_t step = 0) const;
+
+  // Internal: what a backend's draws need of a mixture; nullptr for the others.
+  const MixtureTables* tables() const { return tables_.get(); }
 
  private:
-  // What draws need of a mixture, in float; made once.
-  struct MixtureTables;
-
   DataSet() = default;
 
   Kind kind_ = Kind::blob;

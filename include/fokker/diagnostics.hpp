@@ -21,7 +21,9 @@ struct ResidualStatistics {
   double centred_mean_square = 0;
 };
 
-// Throws Error for a vector net, whose residual is not there yet.
+// Evaluated on the context; the call waits for its result. The divergence in R is the exact one: with Hutchinson's, R² is
+// biased by the variance of R, and the product of two independent estimates, which is not, is not offered. Throws Error
+// for a vector net, whose residual is not there yet.
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options = {});
 
 }  // namespace fokker

@@ -9,16 +9,18 @@
 
 namespace fokker {
 
-// Where fields are evaluated: t [N] (or [1]: one time for all), x [N, d].
+// Where fields are evaluated: t [N] (or [1]: one time for all, also where N = 0), x [N, d].
 template <class T>
 struct Points {
   View<const T> t;
   View<const T> x;
 };
 
-// How ∇·s (the Laplacian of a potential) and with it the residual are computed. probes = 0: exactly, by d + 2 streams
-// (potential) or d tangents (vector net). probes = k ≥ 1: Hutchinson's mean over k probes of vᵀ (∂s/∂x) v, unbiased;
-// probe j of point i is a function of (seed, first_index + i, j) alone.
+// How ∇·s (the Laplacian of a potential) and with it the residual are computed. probes = 0: exactly, from derivatives
+// along all d axes, at a cost that grows with d. probes = k ≥ 1: Hutchinson's mean over k probes of vᵀ (∂s/∂x) v, at a
+// cost that grows with k, unbiased, and so is the residual R̂ with it; probe j of point i is a function of
+// (seed, first_index + i, j) alone. The square of R̂ is not an unbiased estimate of R² (E R̂² = R² + Var R̂); the product of
+// two independent estimates would be and is not offered: Loss and residual_statistics() use the exact form.
 enum class ProbeLaw { rademacher, gaussian };
 struct Divergence {
   int probes = 0;
@@ -38,11 +40,13 @@ struct FieldOutputs {
   View<T> residual;    // [N] R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x; potentials only
 };
 
-// Fields of one model on one context, at T = float or double. Parameters are packed once; calls allocate nothing after
-// the first of a size. On the CUDA backend calls are asynchronous on the context's stream.
 template <class T>
 class FieldOperator;  // internal: a backend's implementation
 
+// Fields of one model on one context, at T = float or double. Parameters are packed once. Working memory grows to what
+// the requests so far need, by a bounded number of points at a time whatever N, and is kept: on the CPU each thread has
+// its own and allocates when it first meets a request that needs more. On the CUDA backend calls are asynchronous on the
+// context's stream.
 template <class T>
 class Fields {
  public:

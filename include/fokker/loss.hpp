@@ -18,7 +18,7 @@ struct DenoisingBatch {
   View<const T> weight;  // [N], or empty: 1
 };
 
-// Mean squared Fokker–Planck residual: mean over points of R².
+// Mean squared Fokker–Planck residual: mean over points of R², with the exact Laplacian.
 template <class T>
 struct CollocationBatch {
   View<const T> t;  // [M]

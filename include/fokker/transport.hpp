@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/view.hpp"
 
@@ -27,8 +28,8 @@ struct Histogram {
   double escaped() const { return inside + outside == 0 ? 0.0 : double(outside) / double(inside + outside); }
 };
 
-// samples [N, 2] on the host.
-Histogram histogram(View<const float> samples, const Grid& grid = {});
+// samples [N, 2] on the context's device; the histogram is on the host, so the call waits for it. Throws Error.
+Histogram histogram(const Context& context, View<const float> samples, const Grid& grid = {});
 
 // Exact optimal transport between two weight vectors on the same grid, with its certificate: the dual solution's value,
 // which bounds W2² from below. Their difference is the error of the reported value.
@@ -38,16 +39,18 @@ struct TransportResult {
   double certificate_gap() const { return w2_squared - dual_value; }
 };
 
-// a, b: [n²], non-negative, not all zero; normalised here. Network simplex on the tripartite graph: squared distance is
+// a, b: [n²], non-negative, not all zero; normalised here. Network simplex on the tripartite graph, on the host: squared distance is
 // separable, so mass moves first in x and then in y, 2n³ arcs instead of n⁴. Throws Error.
 TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid = {});
 
 // Mean over `projections` random directions of the one-dimensional W2² of the projected samples, a [N, d], b [M, d] on the
-// host; samples that are not finite are left out.
-double sliced_w2_squared(View<const float> a, View<const float> b, int projections = 256, std::uint64_t seed = 0);
+// context's device; samples that are not finite are left out. The call waits for its result. Throws Error where a shape or
+// a device does not fit, and where one side has no finite sample.
+double sliced_w2_squared(const Context& context, View<const float> a, View<const float> b, int projections = 256,
+                         std::uint64_t seed = 0);
 
 // The distance of two independent draws of n from the data: what a perfect sampler would score. W2² on the grid for d = 2;
-// sliced W2² otherwise.
-double noise_floor(const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid = {});
+// sliced W2² otherwise. Throws Error where n is below 1 or no draw falls on the grid.
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid = {});
 
 }  // namespace fokker

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <new>
 
+#include "cpu/data.hpp"
 #include "cpu/simd.hpp"
 #include "fokker/error.hpp"
 
@@ -33,6 +34,16 @@ class CpuBackend : public Backend {
   }
 
   void copy(const void* from, void* to, std::size_t bytes) override { std::memcpy(to, from, bytes); }
+  void draw(const DataSet& data, View<float> out, std::uint64_t seed, std::uint64_t first_index,
+            std::uint64_t step) override {
+    draw_data(data, out, seed, first_index, step);
+  }
+  std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
+    return cpu::histogram(samples, grid);
+  }
+  double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) override {
+    return cpu::sliced_w2_squared(a, b, projections, seed, threads_);
+  }
 
   std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
     return make_fields<float>(model, threads_);

@@ -8,11 +8,15 @@ std::shared_ptr<Backend> make_backend(int threads);
 // "AVX2, 2 threads": the instruction set that dispatch chose.
 std::string describe(int threads);
 
-// The factories behind the table, each in the file of its operation.
+// What stands behind the table, each in the file of its operation.
+std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid);  // transport.cpp
+double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed,
+                         int threads);  // transport.cpp
 template <class T>
 std::unique_ptr<FieldOperator<T>> make_fields(const Model& model, int threads);  // fields.cpp
 template <class T>
-std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde, int threads);  // loss.cpp
+std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde,
+                                           int threads);                        // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);  // trainer.cpp

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "cpu/backend.hpp"
+#include "cpu/data.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
@@ -85,7 +86,7 @@ class CpuTrainer : public TrainOperator {
     const auto index = static_cast<std::uint64_t>(first), step = static_cast<std::uint64_t>(k);
     float *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
     draw_uniforms(t, n, 1, options_.seed, index, RandomUse::time, step);
-    data_.draw({x, n, d}, options_.seed, index, step);
+    draw_data(data_, {x, n, d}, options_.seed, index, step);
     draw_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
     for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
     for (std::int64_t i = 0; i < n; ++i) {

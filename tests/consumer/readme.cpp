@@ -17,7 +17,7 @@ int main() {
   fokker::Buffer<float> sde_samples(context, 10000, 2), ode_samples(context, 10000, 2);
   sampler.sample(sde_samples.view(), {.scheme = fokker::Scheme::euler_maruyama, .seed = 1});
   sampler.sample(ode_samples.view(), {.scheme = fokker::Scheme::heun, .seed = 1});
-  const auto gap = fokker::w2_squared(fokker::histogram(ode_samples.view()).weights,
-                                      fokker::histogram(sde_samples.view()).weights);
+  const auto gap = fokker::w2_squared(fokker::histogram(context, ode_samples.view()).weights,
+                                      fokker::histogram(context, sde_samples.view()).weights);
   std::printf("W2² between the two samplers: %.4f\n", gap.w2_squared);
 }

@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "fokker/mixture.hpp"
+
+namespace fokker {
+
+// What draws need of a mixture, in float: a data set makes it once, every backend reads it.
+struct MixtureTables {
+  std::int64_t dimension;
+  std::vector<float> thresholds;  // [K − 1] running sums of the weights: component k is the number of them ≤ u
+  std::vector<float> means;       // [K, d]
+  std::vector<float> deviations;  // [K] where every covariance is a multiple of I, else empty
+  std::vector<float> factors;     // [K, d, d] row j is √λ_j q_j; empty where `deviations` is not
+
+  explicit MixtureTables(const GaussianMixture& mixture);
+};
+
+}  // namespace fokker

@@ -153,22 +153,4 @@ void write_file(const std::string& path, const std::string& text) {
   write_file(path, std::span(&piece, 1));
 }
 
-void make_folder(const std::string& path) {
-  const auto fail = [&](const std::string& why) {
-    return Error(fmt::format("cannot make the folder {}: {}", in_quotes(path), why));
-  };
-  if (path.empty() || path.find('\0') != std::string::npos) throw fail("that is not a folder name");
-  std::error_code code;
-  std::filesystem::create_directories(path, code);
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) return;
-  for (std::filesystem::path p = path; !p.empty(); p = p.parent_path()) {
-    if (std::filesystem::exists(p, ignored) && !std::filesystem::is_directory(p, ignored)) {
-      throw fail(in_quotes(p.string()) + " is a file");
-    }
-    if (p == p.parent_path()) break;
-  }
-  throw fail(code ? code.message() : "it does not exist");
-}
-
 }  // namespace fokker

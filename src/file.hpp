@@ -14,7 +14,5 @@ std::vector<std::byte> read_file(const std::string& path);
 // folder, a folder of that name) leaves what was there, removes the temporary and throws Error.
 void write_file(const std::string& path, std::span<const std::span<const std::byte>> pieces);
 void write_file(const std::string& path, const std::string& text);
-// Creates the folder and its parents; throws Error where a regular file is in the way.
-void make_folder(const std::string& path);
 
 }  // namespace fokker

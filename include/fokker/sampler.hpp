@@ -32,7 +32,8 @@ struct SampleOptions {
 class SampleOperator;  // internal: a backend's implementation
 
 // Samples of one model along one time grid, in float32. Sample i is a function of (seed, first_index + i) alone, bit for
-// bit on one backend and instruction set, for any batch split and number of threads.
+// bit on one backend and instruction set, for any batch split and number of threads. On the CPU a call allocates the
+// coefficients of the grid's steps and nothing that grows with N; each thread's working memory is kept between calls.
 class Sampler {
  public:
   Sampler(const Context& context, const Model& model, TimeGrid grid);

@@ -1,33 +1,60 @@
-// Times of the library's work at the paper's sizes. Each result is checked against a double-precision evaluation, or a
-// certificate, before it is timed; a check that fails is an error of the program. Counters: `gflops` counts the matrix
-// products alone (two FLOP a weight, sweep and point), `fraction_of_peak` divides it by the multiply-add peak of all
-// threads measured at the start of the same run, printed in the context.
+// Times of the library's work at the paper's sizes. Each result is checked before it is timed, once a process: against
+// the tests' reference in double, which shares no code with the library, at as many points as take a fifth of a second,
+// with bounds from runs of that reference whose operations err at random; a distance against its certificate. A check
+// that fails is an error of the program.
+//
+// Counters: `gflops` counts the matrix products alone (two FLOP a weight, sweep and point), `fraction_of_peak` divides
+// it by `fma_peak_gflops`, the multiply-add peak of all threads. Other tenants of a machine can only lower a measured
+// peak, so it is measured at the start and again before each benchmark, and the largest so far in the run counts.
 //
 // usage: fokker_bench [--threads=N] [--write_reference=FILE] [Google Benchmark's options]
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "fma_peak.hpp"
+#include "reference_network.hpp"
+#include "rounding_noise.hpp"
 #include "work.hpp"
 
 namespace fokker::bench {
 namespace {
 
-struct Machine {
-  Context context;
-  double peak_gflops;
+class Machine {
+ public:
+  explicit Machine(const Context& with) : context(with) { measure_peak(); }
+
+  void measure_peak() { peak_gflops_ = std::max(peak_gflops_, fma_peak_gflops(context.threads())); }
+  double peak_gflops() const { return peak_gflops_; }
+
+  // What check() says of the benchmark of this name, asked once; the peak is measured again on the way.
+  template <class Check>
+  const std::string& checked(const std::string& name, Check&& check) {
+    const auto found = verdicts_.find(name);
+    if (found != verdicts_.end()) return found->second;
+    measure_peak();
+    return verdicts_[name] = check();
+  }
+
+  const Context context;
+
+ private:
+  double peak_gflops_ = 0;
+  std::map<std::string, std::string> verdicts_;
 };
 
 bool any_failed = false;
@@ -51,7 +78,8 @@ void skip(State& state, const std::string& message) {
 void count(benchmark::State& state, const Machine& machine, double flop) {
   using benchmark::Counter;
   state.counters["gflops"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["fraction_of_peak"] = Counter(flop * 1e-9 / machine.peak_gflops, Counter::kIsIterationInvariantRate);
+  state.counters["fraction_of_peak"] = Counter(flop * 1e-9 / machine.peak_gflops(), Counter::kIsIterationInvariantRate);
+  state.counters["fma_peak_gflops"] = machine.peak_gflops();
 }
 
 double seconds(const auto& work) {
@@ -62,66 +90,151 @@ double seconds(const auto& work) {
 
 std::vector<double> widen(const std::vector<float>& v) { return {v.begin(), v.end()}; }
 
-// Bounds of single precision, as rms of the error over rms of the quantity. One rounding is 6e-8. In a score it enters
-// σ′ of softplus through β z, amplified by β (up to 100) and averaged over the 80 terms of each sum; a residual holds
-// σ″, one more factor of β. A single element may be some fifty times the rms: the few units that stand at a steep
-// place.
-constexpr double score_rms_bound = 1e-5, score_element_bound = 5e-4;
-constexpr double residual_rms_bound = 1e-4, residual_element_bound = 5e-3;
-constexpr double gradient_rms_bound = 1e-3, gradient_element_bound = 1e-2;
+using testing::Noisy;
 
-// Everything of `wanted` at n random points: "score" or "residual", checked on as many as 20 000 of them.
-void fields(benchmark::State& state, const Machine& machine, const Model& model, std::int64_t n, bool residual,
-            double sweeps) {
-  const std::int64_t d = model.dimension(), n_checked = std::min<std::int64_t>(n, 20'000), columns = residual ? 1 : d;
-  const RandomPoints points = random_points(model.sde, d, n, 1);
-  std::vector<float> result(n * columns);
-  FieldOutputs<float> outputs;
-  (residual ? outputs.residual : outputs.score) = View<float>(result, columns);
-  const Fields<float> fields(machine.context, model);
-  fields.evaluate(points.view(), outputs);
+constexpr double roundoff = std::numeric_limits<float>::epsilon() / 2;
 
-  const std::vector<double> t = widen({points.t.begin(), points.t.begin() + n_checked});
-  const std::vector<double> x = widen({points.x.begin(), points.x.begin() + n_checked * d});
-  std::vector<double> want(n_checked * columns);
-  FieldOutputs<double> want_outputs;
-  (residual ? want_outputs.residual : want_outputs.score) = View<double>(want, columns);
-  Fields<double>(machine.context, model).evaluate({View<const double>(t), View<const double>(x, d)}, want_outputs);
-  const std::string wrong =
-      residual
-          ? compare("the residual", result.data(), want.data(), n_checked, residual_rms_bound, residual_element_bound)
-          : compare("the score", result.data(), want.data(), n_checked * d, score_rms_bound, score_element_bound);
-  if (!wrong.empty()) return fail(state, wrong);
+// n indices spread over [0, all), the first and the last among them.
+std::int64_t spread(std::int64_t k, std::int64_t n, std::int64_t all) { return n == 1 ? 0 : k * (all - 1) / (n - 1); }
 
-  for (auto _ : state) fields.evaluate(points.view(), outputs);
-  count(state, machine, sweeps * flop_per_sweep(std::get<Mlp>(model.network).architecture) * static_cast<double>(n));
+// How many points of `all` an evaluation of one point leaves in a fifth of a second.
+template <class Evaluate>
+std::int64_t affordable(std::int64_t all, Evaluate&& evaluate) {
+  const double one = seconds([&] { evaluate(all / 2); });
+  return std::clamp<std::int64_t>(static_cast<std::int64_t>(0.2 / one), 2, all);
 }
 
-// The losses and the gradient that a training step starts from, in float against double on one batch.
+// The reference's score or residual at one point, in numbers S.
+template <class S>
+std::vector<S> reference_field(const testing::ReferenceNetwork& net, const std::vector<S>& parameters,
+                               const testing::ReferenceSde& sde, bool residual, double t, const double* x) {
+  const auto out = testing::reference_outputs<S>(net, parameters, t, x,
+                                                 residual ? testing::diagonal_pairs(net.dimension) : testing::Pairs());
+  if (residual) return {testing::residual_of(out[0], sde, net.dimension, t, x)};
+  if (net.potential) return {out[0].first.begin() + 1, out[0].first.end()};
+  std::vector<S> score;
+  for (const auto& jet : out) score.push_back(jet.value);
+  return score;
+}
+
+struct FieldWork {
+  Model model;
+  std::int64_t n;
+  bool residual;  // else the score
+  double sweeps;
+
+  std::int64_t columns() const { return residual ? 1 : model.dimension(); }
+  RandomPoints points() const { return random_points(model.sde, model.dimension(), n, 1); }
+  void evaluate(const Fields<float>& fields, const RandomPoints& at, std::vector<float>& result) const {
+    FieldOutputs<float> outputs;
+    (residual ? outputs.residual : outputs.score) = View<float>(result, columns());
+    fields.evaluate(at.view(), outputs);
+  }
+};
+
+std::string check_fields(const Machine& machine, const FieldWork& work) {
+  const Mlp& mlp = std::get<Mlp>(work.model.network);
+  const std::vector<float> narrow(mlp.parameters.begin(), mlp.parameters.end());
+  const auto net = testing::reference_network(mlp.architecture, widen(narrow));
+  const std::vector<Noisy> noisy(narrow.begin(), narrow.end());
+  const auto sde = testing::reference_sde(work.model.sde);
+  const std::int64_t d = work.model.dimension(), columns = work.columns();
+  const RandomPoints points = work.points();
+  std::vector<float> result(work.n * columns);
+  work.evaluate(Fields<float>(machine.context, work.model), points, result);
+
+  std::string wrong;
+  const auto check = [&](std::int64_t i) {
+    const std::vector<double> x(points.x.begin() + i * d, points.x.begin() + (i + 1) * d);
+    const auto want = reference_field(net, net.parameters, sde, work.residual, points.t[i], x.data());
+    std::vector<double> deviation(columns);
+    testing::Noise::seed(static_cast<std::uint64_t>(i));
+    for (int run = 0; run < testing::noise_runs; ++run) {
+      const auto erring = reference_field(net, noisy, sde, work.residual, points.t[i], x.data());
+      for (std::int64_t j = 0; j < columns; ++j) {
+        deviation[j] = std::hypot(deviation[j], (erring[j].value - want[j]) / testing::noise_size);
+      }
+    }
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const double got = result[i * columns + j];
+      const double allowed =
+          testing::most_deviations * roundoff * deviation[j] / std::sqrt(testing::noise_runs) + 1e-36;
+      if (std::fabs(got - want[j]) <= allowed) continue;
+      wrong = fmt::format("the {} is wrong at point {}: {} for {} (allowed {:.2e})",
+                          work.residual ? "residual" : "score", i, got, want[j], allowed);
+    }
+  };
+  const std::int64_t count = affordable(work.n, check);
+  for (std::int64_t k = 0; k < count && wrong.empty(); ++k) check(spread(k, count, work.n));
+  return wrong;
+}
+
+void time_fields(benchmark::State& state, const Machine& machine, const FieldWork& work) {
+  const RandomPoints points = work.points();
+  std::vector<float> result(work.n * work.columns());
+  const Fields<float> fields(machine.context, work.model);
+  work.evaluate(fields, points, result);
+  for (auto _ : state) work.evaluate(fields, points, result);
+  count(state, machine,
+        work.sweeps * flop_per_sweep(std::get<Mlp>(work.model.network).architecture) * static_cast<double>(work.n));
+}
+
+// The losses and the gradient that a training step starts from. Bounds as in the tests: a gradient's errors are some
+// tens of roundings, and 2 β more where σ″ and σ‴ magnify the error of a pre-activation; of one element 25 times as
+// much.
+std::string compare_losses(const std::vector<double>& got, const std::vector<float>& got_gradient,
+                           const std::vector<double>& want, const std::vector<double>& gradient, double beta) {
+  const std::vector<float> losses(got.begin(), got.end());
+  const double bound = (60 + 2 * beta) * roundoff;
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  if (auto wrong = compare("a loss", losses.data(), want.data(), 3, bound, bound); !wrong.empty()) return wrong;
+  return compare("the gradient", got_gradient.data(), gradient.data(), n, bound, 25 * bound);
+}
+
+// The first points of both batches against the reference, then whole batches against the library in double.
 std::string check_loss(const Machine& machine, const Model& model, const RandomBatch& batch,
                        const RandomPoints& collocation, std::vector<double>& gradient) {
   const Mlp& mlp = std::get<Mlp>(model.network);
   const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
   const std::vector<double> wide = widen(parameters);
+  const double beta = mlp.architecture.beta;
   std::vector<double> got(3), want(3);
   std::vector<float> got_gradient(parameters.size());
-  gradient.assign(parameters.size(), 0);
-  const Points<float> at = collocation.view();
-  Loss<float>(machine.context, mlp.architecture, model.sde)
-      .evaluate(View<const float>(parameters), batch.view(), {at.t, at.x}, 1.0, View<double>(got),
-                View<float>(got_gradient));
-
+  const Loss<float> loss(machine.context, mlp.architecture, model.sde);
+  const auto evaluate = [&](std::int64_t n, std::int64_t m) {
+    loss.evaluate(View<const float>(parameters),
+                  {View<const float>(batch.t.data(), n),
+                   View<const float>(batch.x.data(), n, 2),
+                   View<const float>(batch.target.data(), n, 2),
+                   {}},
+                  {View<const float>(collocation.t.data(), m), View<const float>(collocation.x.data(), m, 2)}, 1.0,
+                  View<double>(got), View<float>(got_gradient));
+  };
   const std::vector<double> t = widen(batch.t), x = widen(batch.x), target = widen(batch.target);
   const std::vector<double> t_at = widen(collocation.t), x_at = widen(collocation.x);
+
+  constexpr std::int64_t few = 48;  // a millisecond or two each
+  const auto first = [](const std::vector<double>& v, std::int64_t n) {
+    return std::vector<double>(v.begin(), v.begin() + n);
+  };
+  const auto net = testing::reference_network(mlp.architecture, wide);
+  const auto denoising =
+      testing::reference_denoising_loss(net, first(t, few), first(x, 2 * few), first(target, 2 * few));
+  const auto residual =
+      testing::reference_residual_loss(net, testing::reference_sde(model.sde), first(t_at, few), first(x_at, 2 * few));
+  want = {denoising.value, residual.value, denoising.value + residual.value};
+  gradient = denoising.gradient;
+  for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += residual.gradient[k];
+  evaluate(few, few);
+  if (auto wrong = compare_losses(got, got_gradient, want, gradient, beta); !wrong.empty()) return wrong;
+
+  evaluate(static_cast<std::int64_t>(t.size()), static_cast<std::int64_t>(t_at.size()));
   Loss<double>(machine.context, mlp.architecture, model.sde)
       .evaluate(View<const double>(wide),
                 {View<const double>(t), View<const double>(x, 2), View<const double>(target, 2), {}},
                 {View<const double>(t_at), View<const double>(x_at, 2)}, 1.0, View<double>(want),
                 View<double>(gradient));
-  const std::vector<float> losses(got.begin(), got.end());
-  if (auto wrong = compare("a loss", losses.data(), want.data(), 3, 1e-5, 1e-5); !wrong.empty()) return wrong;
-  return compare("the gradient", got_gradient.data(), gradient.data(), static_cast<std::int64_t>(gradient.size()),
-                 gradient_rms_bound, gradient_element_bound);
+  return compare_losses(got, got_gradient, want, gradient, beta);
 }
 
 // What the trainer's first iteration reports and does, against losses of other draws from the same laws.
@@ -166,110 +279,144 @@ std::string check_trainer(const Machine& machine, const Model& model, const Trai
   return "";
 }
 
-// A whole iteration: points, times and noise drawn, both losses, their gradient, Adam.
-void train(benchmark::State& state, const Machine& machine, double beta, std::int64_t denoising,
-           std::int64_t collocation) {
-  const Model model = paper_model(beta);
-  const TrainOptions options = paper_training(denoising, collocation);
-  std::vector<double> gradient;
-  std::string wrong = check_loss(machine, model, random_batch(model.sde, denoising, 2),
-                                 random_points(model.sde, 2, collocation, 3), gradient);
-  if (wrong.empty()) wrong = check_trainer(machine, model, options, gradient);
-  if (!wrong.empty()) return fail(state, wrong);
+struct TrainWork {
+  double beta;
+  std::int64_t denoising, collocation;
+};
 
-  Trainer trainer(machine.context, model, DataSet::named("circles2"), options);
+std::string check_training(const Machine& machine, const TrainWork& work) {
+  const Model model = paper_model(work.beta);
+  std::vector<double> gradient;
+  const std::string wrong = check_loss(machine, model, random_batch(model.sde, work.denoising, 2),
+                                       random_points(model.sde, 2, work.collocation, 3), gradient);
+  return wrong.empty() ? check_trainer(machine, model, paper_training(work.denoising, work.collocation), gradient)
+                       : wrong;
+}
+
+// A whole iteration: points, times and noise drawn, both losses, their gradient, Adam.
+void time_training(benchmark::State& state, const Machine& machine, const TrainWork& work) {
+  Trainer trainer(machine.context, paper_model(work.beta), DataSet::named("circles2"),
+                  paper_training(work.denoising, work.collocation));
   trainer.run(1);
   for (auto _ : state) trainer.run(1);
   count(state, machine,
-        flop_per_sweep(Architecture{}) * (6 * static_cast<double>(denoising) + 12 * static_cast<double>(collocation)));
+        flop_per_sweep(Architecture{}) *
+            (6 * static_cast<double>(work.denoising) + 12 * static_cast<double>(work.collocation)));
 }
 
-// The sampler against the scheme written out in double with its own noise, on the first few hundred samples.
-std::string check_sampler(const Machine& machine, const Model& model, const Sampler& sampler,
-                          const SampleOptions& options) {
-  constexpr std::int64_t n = 500;
-  const std::vector<double>& times = sampler.grid().times();
-  std::vector<float> got(2 * n);
-  sampler.sample(View<float>(got, 2), options);
+// The first steps of the paper's grid, from random states, noise included: a sampler that no state's history slows
+// down.
+struct StepWork {
+  static constexpr int steps = 5;
+  static constexpr std::int64_t n = 50'000;
+  Model model = paper_model();
+  RandomPoints start = random_points(model.sde, 2, n, 1);
+  SampleOptions options;
 
-  const auto draw = [&](RandomUse use, int step, std::vector<double>& z) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      float z0, z1;
-      const PhiloxBlock words = philox4x32_10(options.seed, static_cast<std::uint64_t>(i),
-                                              philox_offset(use, 0, static_cast<std::uint64_t>(step)));
-      normals_from_words(words.word[0], words.word[1], z0, z1);
-      z[2 * i] = z0, z[2 * i + 1] = z1;
+  StepWork() {
+    options.seed = 7;
+    options.noise_in_last_step = true;
+  }
+  TimeGrid grid() const {
+    const std::vector<double> paper = TimeGrid::paper(model.sde.horizon).times();
+    return TimeGrid({paper.begin(), paper.begin() + steps + 1});
+  }
+};
+
+// Against the scheme written out in double with the reference's score and the sampler's noise.
+std::string check_step(const Machine& machine, const StepWork& work) {
+  const Mlp& mlp = std::get<Mlp>(work.model.network);
+  const std::vector<float> narrow(mlp.parameters.begin(), mlp.parameters.end());
+  const auto net = testing::reference_network(mlp.architecture, widen(narrow));
+  const auto sde = testing::reference_sde(work.model.sde);
+  const std::vector<double> times = work.grid().times();
+  std::vector<float> after = work.start.x;
+  Sampler(machine.context, work.model, work.grid()).integrate(View<float>(after, 2), work.options);
+
+  std::string wrong;
+  const auto check = [&](std::int64_t i) {
+    double x[2] = {work.start.x[2 * i], work.start.x[2 * i + 1]}, largest = 1;
+    for (int step = 0; step < StepWork::steps; ++step) {
+      const double t = times[step], dt = t - times[step + 1], g2 = sde.diffusion_squared(t);
+      const PhiloxBlock words = philox4x32_10(work.options.seed, static_cast<std::uint64_t>(i),
+                                              philox_offset(RandomUse::noise, 0, static_cast<std::uint64_t>(step)));
+      float z[2];
+      normals_from_words(words.word[0], words.word[1], z[0], z[1]);
+      const auto score = reference_field(net, net.parameters, sde, false, t, x);
+      for (int j = 0; j < 2; ++j) {
+        x[j] += -dt * (sde.drift(t) * x[j] - g2 * score[j]) + std::sqrt(g2 * dt) * z[j];
+        largest = std::max(largest, std::fabs(x[j]));
+      }
+    }
+    // A step rounds some eight numbers of at most this size, a normal among them; the score's error is multiplied by
+    // dt = 0.0125, and so short a path amplifies nothing.
+    const double allowed = 8 * StepWork::steps * roundoff * largest;
+    for (int j = 0; j < 2; ++j) {
+      if (std::fabs(after[2 * i + j] - x[j]) <= allowed) continue;
+      wrong = fmt::format("sample {} is wrong after {} steps: {} for {} (allowed {:.2e})", i, StepWork::steps,
+                          after[2 * i + j], x[j], allowed);
     }
   };
-  const Fields<double> fields(machine.context, model);
-  std::vector<double> x(2 * n), z(2 * n), score(2 * n), t(1);
-  draw(RandomUse::prior, 0, x);
-  for (double& v : x) v *= std::sqrt(model.sde.prior_variance());
-  FieldOutputs<double> outputs;
-  outputs.score = View<double>(score, 2);
-  for (int step = 0; step < sampler.grid().steps(); ++step) {
-    t[0] = times[step];
-    const double dt = times[step] - times[step + 1];
-    fields.evaluate({View<const double>(t), View<const double>(x, 2)}, outputs);
-    draw(RandomUse::noise, step, z);
-    const auto c = model.sde.at(t[0]);
-    for (std::int64_t k = 0; k < 2 * n; ++k) {
-      x[k] += -dt * (c.drift * x[k] - c.diffusion_squared * score[k]) + std::sqrt(c.diffusion_squared * dt) * z[k];
-    }
-  }
-  // Each step rounds at 6e-8 and adds the score's error times dt; the drift does not amplify them over so short a time.
-  return compare("a sample", got.data(), x.data(), 2 * n, 1e-5, 1e-4);
+  const std::int64_t count = affordable(StepWork::n, check);
+  for (std::int64_t k = 0; k < count && wrong.empty(); ++k) check(spread(k, count, StepWork::n));
+  return wrong;
 }
 
-// One Euler–Maruyama step, noise included: a run along the first twenty steps of the paper's grid, divided by twenty.
-// `ratio_to_score` is against score evaluations of as many points, timed between the runs.
-void sample_step(benchmark::State& state, const Machine& machine, std::int64_t n) {
-  constexpr int steps = 20;
-  const Model model = paper_model();
-  const std::vector<double> paper = TimeGrid::paper(model.sde.horizon).times();
-  const Sampler sampler(machine.context, model, TimeGrid({paper.begin(), paper.begin() + steps + 1}));
-  SampleOptions options;
-  options.seed = 7;
-  options.noise_in_last_step = true;
-  if (auto wrong = check_sampler(machine, model, sampler, options); !wrong.empty()) return fail(state, wrong);
-
-  const RandomPoints points = random_points(model.sde, 2, n, 1);
-  const Fields<float> fields(machine.context, model);
-  std::vector<float> score(2 * n), samples(2 * n);
+// One Euler–Maruyama step: a run of five divided by five. `ratio_to_score` is against score evaluations of as many
+// points, timed between the runs.
+void time_step(benchmark::State& state, const Machine& machine, const StepWork& work) {
+  const Sampler sampler(machine.context, work.model, work.grid());
+  const Fields<float> fields(machine.context, work.model);
+  std::vector<float> score(2 * StepWork::n), samples;
   FieldOutputs<float> outputs;
   outputs.score = View<float>(score, 2);
-  const auto evaluate_score = [&] {
-    for (int k = 0; k < 5; ++k) fields.evaluate(points.view(), outputs);
+  const auto run = [&] {
+    samples = work.start.x;
+    return seconds([&] { sampler.integrate(View<float>(samples, 2), work.options); }) / StepWork::steps;
   };
+  const auto evaluate_score = [&] { return seconds([&] { fields.evaluate(work.start.view(), outputs); }); };
   evaluate_score();
-  sampler.sample(View<float>(samples, 2), options);
+  run();
   double step_total = 0, score_total = 0;
   for (auto _ : state) {
-    const double step_time = seconds([&] { sampler.sample(View<float>(samples, 2), options); }) / steps;
-    score_total += seconds(evaluate_score) / 5;
+    const double step_time = run();
+    score_total += (evaluate_score() + evaluate_score()) / 2;
     step_total += step_time;
     state.SetIterationTime(step_time);
   }
-  count(state, machine, 2 * flop_per_sweep(Architecture{}) * static_cast<double>(n));
+  count(state, machine, 2 * flop_per_sweep(Architecture{}) * static_cast<double>(StepWork::n));
   state.counters["ratio_to_score"] = step_total / score_total;
 }
 
-// ODE against SDE of the published blob histograms at w_R = 0.
-void w2_blob(benchmark::State& state) {
+// ODE against SDE of the published blob histograms; nothing where they are absent.
+struct BlobHistograms {
+  std::vector<double> ode, sde;
+};
+std::optional<BlobHistograms> blob_histograms() {
   const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (folder == nullptr || !std::filesystem::is_directory(std::filesystem::path(folder) / "histograms")) {
-    return skip(state, "skipped: FOKKER_PAPER_DATA does not name a folder with histograms/");
-  }
+  if (folder == nullptr || !std::filesystem::is_directory(std::filesystem::path(folder) / "histograms")) return {};
   const std::string histograms = std::string(folder) + "/histograms/";
-  const NpyArray ode = load_npy(histograms + "blob_w0.0_ode.npy"), sde = load_npy(histograms + "blob_w0.0_sde.npy");
-  TransportResult result = w2_squared(ode.data, sde.data);
+  return BlobHistograms{load_npy(histograms + "blob_w0.0_ode.npy").data,
+                        load_npy(histograms + "blob_w0.0_sde.npy").data};
+}
+
+std::string check_w2() {
+  const auto blob = blob_histograms();
+  if (!blob) return "";
+  const TransportResult result = w2_squared(blob->ode, blob->sde);
   // Six digits by the certificate; the published table has five decimals.
-  if (!(std::fabs(result.certificate_gap()) <= 1e-7 * result.w2_squared &&
-        std::fabs(result.w2_squared - 0.01160) <= 5e-6)) {
-    return fail(state,
-                fmt::format("W2² is {} with dual value {}; published: 0.01160", result.w2_squared, result.dual_value));
+  if (std::fabs(result.certificate_gap()) <= 1e-7 * result.w2_squared &&
+      std::fabs(result.w2_squared - 0.01160) <= 5e-6) {
+    return "";
   }
-  for (auto _ : state) benchmark::DoNotOptimize(result = w2_squared(ode.data, sde.data));
+  return fmt::format("W2² is {} with dual value {}; published: 0.01160", result.w2_squared, result.dual_value);
+}
+
+void time_w2(benchmark::State& state) {
+  const auto blob = blob_histograms();
+  if (!blob) return skip(state, "skipped: FOKKER_PAPER_DATA does not name a folder with histograms/");
+  TransportResult result;
+  for (auto _ : state) benchmark::DoNotOptimize(result = w2_squared(blob->ode, blob->sde));
   state.counters["w2_squared"] = result.w2_squared;
 }
 
@@ -282,25 +429,43 @@ Model wide_network(Output output) {
   return network(architecture);
 }
 
-void register_all(const Machine& machine) {
+void register_all(Machine& machine) {
   using benchmark::State;
-  const auto add = [](const char* name, auto body) {
+  const auto add = [&machine](const char* name, auto check, auto time) {
+    const auto body = [&machine, name, check, time](State& state) {
+      const std::string& wrong = machine.checked(name, check);
+      if (!wrong.empty()) return fail(state, wrong);
+      time(state);
+    };
     return benchmark::RegisterBenchmark(name, body)->Unit(benchmark::kMillisecond);
   };
-  const auto real = [&](const char* name, auto body) { add(name, body)->UseRealTime(); };
+  const auto add_fields = [&](const char* name, const FieldWork& work) {
+    add(
+        name, [&machine, work] { return check_fields(machine, work); },
+        [&machine, work](State& state) { time_fields(state, machine, work); })
+        ->UseRealTime();
+  };
+  const auto add_training = [&](const char* name, const TrainWork& work) {
+    add(
+        name, [&machine, work] { return check_training(machine, work); },
+        [&machine, work](State& state) { time_training(state, machine, work); })
+        ->UseRealTime();
+  };
   Architecture silu;
   silu.activation = Activation::silu;
-  real("score/paper/50000", [&](State& s) { fields(s, machine, paper_model(), 50'000, false, 2); });
-  real("score/silu/50000", [&, silu](State& s) { fields(s, machine, network(silu), 50'000, false, 2); });
-  real("score/potential_d16_w128/20000",
-       [&](State& s) { fields(s, machine, wide_network(Output::potential), 20'000, false, 2); });
-  real("score/vector_d16_w128/20000",
-       [&](State& s) { fields(s, machine, wide_network(Output::score), 20'000, false, 1); });
-  real("residual/paper/50000", [&](State& s) { fields(s, machine, paper_model(), 50'000, true, 4); });
-  real("train/paper/20000_5000", [&](State& s) { train(s, machine, 100, 20'000, 5'000); });
-  real("train/beta20/4096_1024", [&](State& s) { train(s, machine, 20, 4'096, 1'024); });
-  add("sample_step/paper/50000", [&](State& s) { sample_step(s, machine, 50'000); })->UseManualTime();
-  real("w2/blob", w2_blob);
+  add_fields("score/paper/50000", {paper_model(), 50'000, false, 2});
+  add_fields("score/silu/50000", {network(silu), 50'000, false, 2});
+  add_fields("score/potential_d16_w128/20000", {wide_network(Output::potential), 20'000, false, 2});
+  add_fields("score/vector_d16_w128/20000", {wide_network(Output::score), 20'000, false, 1});
+  add_fields("residual/paper/50000", {paper_model(), 50'000, true, 4});
+  add_training("train/paper/20000_5000", {100, 20'000, 5'000});
+  add_training("train/beta20/4096_1024", {20, 4'096, 1'024});
+  const StepWork step;
+  add(
+      "sample_step/paper/50000", [&machine, step] { return check_step(machine, step); },
+      [&machine, step](State& state) { time_step(state, machine, step); })
+      ->UseManualTime();
+  add("w2/blob", check_w2, time_w2)->UseRealTime();
 }
 
 // The value of --NAME=VALUE, taken out of the arguments.
@@ -318,7 +483,14 @@ std::optional<std::string> take(int& argc, char** argv, const std::string& name)
 int run(int argc, char** argv) {
   ContextOptions options;
   options.backend = BackendKind::cpu;
-  if (const auto threads = take(argc, argv, "threads")) options.threads = std::atoi(threads->c_str());
+  if (const auto threads = take(argc, argv, "threads")) {
+    const char* end = threads->data() + threads->size();
+    const auto [rest, error] = std::from_chars(threads->data(), end, options.threads);
+    if (error != std::errc() || rest != end || options.threads < 1 || options.threads > 1024) {
+      std::fprintf(stderr, "fokker_bench: --threads=%s: a number from 1 to 1024 is allowed\n", threads->c_str());
+      return 2;
+    }
+  }
   const Context context(options);
   if (const auto path = take(argc, argv, "write_reference")) {
     write_reference(*path, context);
@@ -326,10 +498,10 @@ int run(int argc, char** argv) {
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  const Machine machine{context, fma_peak_gflops(context.threads())};
+  Machine machine(context);
   benchmark::AddCustomContext("fokker", fmt::format("{}, {}", version(), backend_status()[0].detail));
   benchmark::AddCustomContext("threads", fmt::format("{}", context.threads()));
-  benchmark::AddCustomContext("fma_peak_gflops", fmt::format("{:.1f}", machine.peak_gflops));
+  benchmark::AddCustomContext("fma_peak_gflops", fmt::format("{:.1f}", machine.peak_gflops()));
   register_all(machine);
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();

@@ -288,13 +288,34 @@ Expected deviations_with_probes(const Model& model, const Problem& p, Expected d
 // How many roundings there are to a difference: of the result, and of what it is compared with.
 enum Sides { one_side = 1, both_sides = 2 };
 
+// The bound of results with these deviations (of a unit roundoff of 1; `columns` a point), at the unit roundoff given.
+// All together: errors of different points are independent; for a_i the variance of point i, Laurent and Massart (2000,
+// Lemma 1) have Σ e_i² > Σ a_i + 2 √(x Σ a_i²) + 2 x max a_i with probability e^{−x} at most, and x = 16.
+Bound rounding_bound(const std::vector<double>& deviations, std::size_t columns, const std::vector<double>& expected,
+                     double roundoff) {
+  Bound bound;
+  double variance = 0, squared = 0, largest = 0, scale = 0;
+  for (std::size_t i = 0; i < deviations.size(); i += columns) {
+    double point = 0;
+    for (std::size_t j = i; j < i + columns; ++j) {
+      point += deviations[j] * deviations[j];
+      bound.each.push_back(testing::most_deviations * roundoff * deviations[j]);
+    }
+    variance += point, squared += point * point, largest = std::max(largest, point);
+  }
+  for (const double e : expected) scale += e * e;
+  const double x = 16, limit = variance + 2 * std::sqrt(x * squared) + 2 * x * largest;
+  if (scale > 0) bound.norm = roundoff * std::sqrt(limit / scale);
+  return bound;
+}
+
 // The rounding of T in numbers with these deviations. What is smaller than the normal numbers, times the factor β of a
 // second derivative, is flushed to zero or to the smallest exponential that the activations make.
 template <class T>
 Bound rounding(const std::vector<double>& deviations, std::int64_t points, const std::vector<double>& expected,
                Sides sides) {
   const std::size_t columns = points == 0 ? 1 : deviations.size() / static_cast<std::size_t>(points);
-  Bound bound = testing::rounding_bound(deviations, columns, expected, std::sqrt(double(sides)) * unit<T>);
+  Bound bound = rounding_bound(deviations, columns, expected, std::sqrt(double(sides)) * unit<T>);
   bound.absolute = 100 * double(std::numeric_limits<T>::min());
   return bound;
 }

@@ -200,10 +200,9 @@ LossDeviations loss_deviations(const Architecture& a, const ForwardSde& sde, con
   return result;
 }
 
-// Within 12 deviations, as in rounding_noise.hpp.
 template <class T>
 ::testing::AssertionResult value_agrees(double actual, double expected, double deviation) {
-  return agrees(actual, expected, 0, 12 * deviation * std::numeric_limits<T>::epsilon() / 2);
+  return agrees(actual, expected, 0, testing::most_deviations * deviation * std::numeric_limits<T>::epsilon() / 2);
 }
 
 // ---- against the reference, on random architectures ----------------------------------------------------------------

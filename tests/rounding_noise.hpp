@@ -5,13 +5,10 @@
 // To first order the result's deviation, over δ, times the unit roundoff of a precision is that of the same operations
 // in the precision, with all cancellation, correlation of errors and conditioning by the network in it. Real roundings
 // are uniform in at most ±u, so the model errs on the large side.
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
-
-#include "compare.hpp"
 
 namespace fokker::testing {
 
@@ -64,29 +61,9 @@ inline Noisy dot(const Noisy* w, const std::vector<Noisy>& h, const Noisy* bias)
   return sum + std::sqrt(squares) * Noise::draw();
 }
 
-// The bound of results with these deviations (of a unit roundoff of 1; `columns` a point), at the unit roundoff given.
-// Elements: deviations are of noise_runs runs, so an error over its deviation follows Student's t with as many degrees
-// of freedom, which is beyond 12 with probability 2e-9. Norm: errors of different points are independent; for a_i the
-// variance of point i, Laurent and Massart (2000, Lemma 1) have Σ e_i² > Σ a_i + 2 √(x Σ a_i²) + 2 x max a_i with
-// probability e^{−x} at most, and x = 16.
+// Deviations are taken from this many runs. An error over its deviation then follows Student's t with as many degrees
+// of freedom, which is beyond 12 with probability 2e-9.
 inline constexpr int noise_runs = 16;
-
-inline Bound rounding_bound(const std::vector<double>& deviations, std::size_t columns,
-                            const std::vector<double>& expected, double roundoff) {
-  Bound bound;
-  double variance = 0, squared = 0, largest = 0, scale = 0;
-  for (std::size_t i = 0; i < deviations.size(); i += columns) {
-    double point = 0;
-    for (std::size_t j = i; j < i + columns; ++j) {
-      point += deviations[j] * deviations[j];
-      bound.each.push_back(12 * roundoff * deviations[j]);
-    }
-    variance += point, squared += point * point, largest = std::max(largest, point);
-  }
-  for (const double e : expected) scale += e * e;
-  const double x = 16, limit = variance + 2 * std::sqrt(x * squared) + 2 * x * largest;
-  if (scale > 0) bound.norm = roundoff * std::sqrt(limit / scale);
-  return bound;
-}
+inline constexpr double most_deviations = 12;
 
 }  // namespace fokker::testing

@@ -753,21 +753,60 @@ TEST_F(Tools, ReproductionLeavesEverythingAndGoesOnWhereItStopped) {
   EXPECT_EQ(run(reproduce_tool, again).code, 0);
   EXPECT_EQ(read(other + "/circles2_w1/model.safetensors"), model);
   EXPECT_EQ(read(other + "/circles2_w1/log.csv"), read(out + "/circles2_w1/log.csv"));
+}
 
-  // The report, where a Python with its packages is at hand.
+// The first Python with all of these packages, or nothing.
+std::string python_with(const std::string& packages) {
   for (const std::string python : {"python3", "/usr/bin/python3"}) {
-    if (std::system((python + " -c 'import numpy, matplotlib' 2> /dev/null").c_str()) != 0) continue;
-    outcome = run("/usr/bin/env", {python, tools_folder + "/report.py", out});
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    const std::string page = read(out + "/report.html");
-    EXPECT_THAT(page, HasSubstr("data:image/png;base64,"));
-    EXPECT_THAT(page, HasSubstr("noise floor"));
-    for (const char* name : {"density_circles2", "gap_circles2", "training_circles2", "residual"}) {
-      EXPECT_TRUE(fs::is_regular_file(fmt::format("{}/figures/{}.png", out, name)));
+    if (std::system((python + " -c 'import " + packages + "' 2> /dev/null").c_str()) == 0) return python;
+  }
+  return "";
+}
+
+TEST_F(Tools, TheReportShowsAReproduction) {
+  const std::string python = python_with("numpy, matplotlib");
+  if (python.empty()) GTEST_SKIP() << "no python3 with numpy and matplotlib; Debian: python3-matplotlib";
+  const std::string out = file("smoke");
+  Outcome outcome = run(reproduce_tool, {"--preset", "smoke", "--samples", "1000", "--out", out});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  outcome = run("/usr/bin/env", {python, tools_folder + "/report.py", out});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const std::string page = read(out + "/report.html");
+  EXPECT_THAT(page, HasSubstr("data:image/png;base64,"));
+  EXPECT_THAT(page, HasSubstr("noise floor"));
+  for (const char* name : {"density_circles2", "gap_circles2", "training_circles2", "residual"}) {
+    EXPECT_TRUE(fs::is_regular_file(fmt::format("{}/figures/{}.png", out, name)));
+  }
+  expect_failure(run("/usr/bin/env", {python, tools_folder + "/report.py", file("nowhere")}), "report.py",
+                 "results.json");
+}
+
+// Asked for help or the impossible, it answers before it builds or installs anything.
+TEST_F(Tools, TheComparisonWithOthersExplainsItself) {
+  const std::string script = tools_folder + "/../bench/peers/run.sh";
+  const Outcome help = run(script, {"--help"});
+  EXPECT_EQ(help.code, 0) << help.err;
+  for (const char* option : {"--build DIR", "--venv DIR", "--rounds", "--small"}) {
+    EXPECT_THAT(help.out, HasSubstr(option));
+  }
+  const std::vector<std::pair<Arguments, std::string>> refused{
+      {{"--build"}, "--build needs a folder"}, {{"--venv"}, "--venv needs a folder"},
+      {{"--threads", "0"}, "--threads 0"},     {{"--threads", "many"}, "--threads"},
+      {{"--rounds", "0"}, "--rounds 0"},       {{"--seconds", "-1"}, "--seconds -1"},
+      {{"--works", "sleep"}, "sleep"},         {{"--peers", "abacus"}, "abacus"},
+      {{"--nonsense"}, "--nonsense"}};
+  for (const auto& [given, what] : refused) {
+    SCOPED_TRACE(fmt::format("{}", fmt::join(given, " ")));
+    Arguments arguments = given;
+    // Folders that do not exist and must not come to.
+    if (given.size() > 1 || given[0] == "--nonsense") {
+      arguments.insert(arguments.end(), {"--build", file("build"), "--venv", file("venv")});
     }
-    expect_failure(run("/usr/bin/env", {python, tools_folder + "/report.py", file("nowhere")}), "report.py",
-                   "results.json");
-    return;
+    const Outcome outcome = run(script, arguments);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(what));
+    EXPECT_FALSE(fs::exists(file("build")));
+    EXPECT_FALSE(fs::exists(file("venv")));
   }
 }
 

@@ -37,21 +37,32 @@ def machine():
             'memory_gib': round(pages / 2**30, 1), 'system': platform.platform()}
 
 
+def commit():
+    """The commit of the tree, with '-dirty' where the tree differs from it; None without git or a repository."""
+    try:
+        return run('git', '-C', str(ROOT), 'describe', '--always', '--abbrev=40', '--exclude=*', '--dirty').strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def ours(bench, threads, works, seconds):
-    """Milliseconds of each work and the counters, from one run of fokker_bench."""
+    """Milliseconds of each work, its GFLOP/s and the largest FMA peak, from one run of fokker_bench."""
     pattern = '^(' + '|'.join(WORKS[w] for w in works) + ')(/|$)'
     with tempfile.NamedTemporaryFile(suffix='.json') as out:
-        subprocess.run([bench, f'--threads={threads}', f'--benchmark_filter={pattern}', f'--benchmark_min_time={seconds}',
-                        f'--benchmark_out={out.name}', '--benchmark_out_format=json'], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        finished = subprocess.run([bench, f'--threads={threads}', f'--benchmark_filter={pattern}',
+                                   f'--benchmark_min_time={seconds}', f'--benchmark_out={out.name}',
+                                   '--benchmark_out_format=json'], capture_output=True, text=True)
+        if finished.returncode != 0:
+            sys.exit(f'{finished.stdout}{finished.stderr}{bench} ended with exit status {finished.returncode}')
         report = json.loads(pathlib.Path(out.name).read_text())
-    result = {}
+    result, peak = {}, float(report['context']['fma_peak_gflops'])
     for work in works:
         row = next(b for b in report['benchmarks'] if b['name'].startswith(WORKS[work]))
         if row.get('error_occurred'):
             sys.exit(f"{row['name']}: {row['error_message']}")
-        result[work] = {'ms': row['real_time'], 'gflops': row['gflops'], 'fraction_of_peak': row['fraction_of_peak']}
-    return result, float(report['context']['fma_peak_gflops']), report['context']['fokker']
+        result[work] = {'ms': row['real_time'], 'gflops': row['gflops']}
+        peak = max(peak, row['fma_peak_gflops'])
+    return result, peak, report['context']['fokker']
 
 
 class Peer:
@@ -78,8 +89,8 @@ class Peer:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--bench', required=True, help='path of fokker_bench')
+    parser = argparse.ArgumentParser(prog='bench/peers/run.sh', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--bench', help='path of fokker_bench (run.sh gives it; without, arguments are only checked)')
     parser.add_argument('--name', default=platform.node(), help='the result is bench/results/NAME.json (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)), help='of everybody (default: %(default)s)')
     parser.add_argument('--rounds', type=int, default=5, help='default: %(default)s')
@@ -93,6 +104,14 @@ def main():
     available = sorted(os.sched_getaffinity(0))
     if not 1 <= arguments.threads <= len(available):
         parser.error(f'--threads {arguments.threads}: allowed here are 1 to {len(available)}')
+    if arguments.rounds < 1:
+        parser.error(f'--rounds {arguments.rounds}: at least 1 is needed')
+    if not 0 < arguments.seconds <= 3600:
+        parser.error(f'--seconds {arguments.seconds:g}: allowed are numbers above 0 and up to 3600')
+    if '/' in arguments.name or not arguments.name:
+        parser.error(f"--name '{arguments.name}': a file name without folders is needed")
+    if arguments.bench is None:
+        return
     os.sched_setaffinity(0, available[:arguments.threads])  # inherited: the same cores for everybody
 
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +130,7 @@ def main():
             peers.append(peer)
 
         times = {work: {} for work in arguments.works}
-        fractions = {work: [] for work in arguments.works}
+        gflops = {work: [] for work in arguments.works}
         peaks = []
         for k in range(rounds):
             print(f'round {k + 1} of {rounds}', file=sys.stderr, flush=True)
@@ -119,7 +138,7 @@ def main():
             peaks.append(peak)
             for work in arguments.works:
                 times[work].setdefault('fokker', []).append(result[work]['ms'])
-                fractions[work].append(result[work]['fraction_of_peak'])
+                gflops[work].append(result[work]['gflops'])
                 for peer in peers:
                     answer = peer.ask('time', work, seconds)
                     if answer['ms'] is not None:
@@ -127,16 +146,17 @@ def main():
         for peer in peers:
             peer.close()
 
-    report = {'date': datetime.date.today().isoformat(), 'commit': run('git', '-C', str(ROOT), 'rev-parse', 'HEAD').strip(),
+    # What else runs on the machine can only lower a measured peak: the largest of all rounds is the limit.
+    report = {'date': datetime.date.today().isoformat(), 'commit': commit(),
               'machine': machine(), 'threads': arguments.threads, 'fokker': description, 'versions': versions,
-              'fma_peak_gflops': statistics.median(peaks), 'rounds': rounds, 'unit': 'ms, medians of the rounds', 'work': {}}
+              'fma_peak_gflops': max(peaks), 'rounds': rounds, 'unit': 'ms, medians of the rounds', 'work': {}}
     print(f"{report['machine']['cpu']}, {arguments.threads} threads, FMA peak {report['fma_peak_gflops']:.0f} GFLOP/s, "
           f"{', '.join(f'{k} {v}' for k, v in versions.items())}")
     print(f"{'work':26}{'fokker':>12}{'of peak':>9}" + ''.join(f'{p:>22}' for p in arguments.peers))
     for work in arguments.works:
         median = {name: statistics.median(values) for name, values in times[work].items()}
         ratios = {name: median[name] / median['fokker'] for name in median if name != 'fokker'}
-        fraction = statistics.median(fractions[work])
+        fraction = statistics.median(gflops[work]) / max(peaks)
         report['work'][WORKS[work]] = {'ms': median, 'ratio_to_fokker': ratios, 'fraction_of_peak': fraction,
                                        'all_ms': times[work], 'difference_from_fokker': checks[work]}
         print(f"{WORKS[work]:26}{median['fokker']:9.1f} ms{fraction:9.2f}" +

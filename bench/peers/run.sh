@@ -6,18 +6,34 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
+# refuse STATUS SENTENCE
+refuse() {
+  echo "run.sh: $2" >&2
+  exit "$1"
+}
+if ! command -v python3 > /dev/null; then refuse 1 'python3 is needed (Debian: apt-get install python3 python3-venv)'; fi
+
 build=build venv=build/peers-venv
 rest=()
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,5s/^# //p' "$0"; exec python3 bench/peers/compare.py --help ;;
-    --build) build=${2:?--build needs a folder}; shift ;;
-    --venv) venv=${2:?--venv needs a folder}; shift ;;
+    -h | --help) sed -n '2,5s/^# //p' bench/peers/run.sh; exec python3 bench/peers/compare.py --help ;;
+    --build | --venv)
+      if [ -z "${2:-}" ]; then refuse 2 "$1 needs a folder"; fi
+      if [ "$1" = --build ]; then build=$2; else venv=$2; fi
+      shift ;;
     *) rest+=("$1") ;;
   esac
   shift
 done
 
+python3 bench/peers/compare.py "${rest[@]}" # checks the arguments and does nothing
+if [ ! -x "$venv/bin/python" ] && ! python3 -c 'import ensurepip, venv' 2> /dev/null; then
+  refuse 1 "Python's venv module is needed to install PyTorch and JAX (Debian: apt-get install python3-venv)"
+fi
+if ! command -v git > /dev/null; then
+  echo 'run.sh: without git the result will not name its commit (Debian: apt-get install git)' >&2
+fi
 if [ ! -f "$build/CMakeCache.txt" ]; then
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_BUILD_TESTS=OFF -DFOKKER_BUILD_BENCH=ON
 fi

@@ -93,24 +93,29 @@ constexpr Index row_counts[] = {0, 1, 5, 6, 19, 99};
 
 enum class Start { zero, bias, accumulate };
 
+enum class Then { nothing, scale, add, times };
+
 template <class T>
-void check_product(const MlpPrimitives<T>& p, Index rows, Index depth, Index columns, Start start, bool scaled) {
-  SCOPED_TRACE(fmt::format("{} tile {} x {}, {} rows, {} x {}, start {}, scaled {}", p.target, p.row_block,
-                           p.column_block / p.lanes, rows, depth, columns, static_cast<int>(start), scaled));
+void check_product(const MlpPrimitives<T>& p, Index rows, Index depth, Index columns, Start start, Then then) {
+  SCOPED_TRACE(fmt::format("{} tile {} x {}, {} rows, {} x {}, start {}, then {}", p.target, p.row_block,
+                           p.column_block / p.lanes, rows, depth, columns, static_cast<int>(start),
+                           static_cast<int>(then)));
+  if (then == Then::add && start == Start::accumulate) start = Start::zero;  // C is added to, not started from
   const Index a_stride = depth + 3, c_stride = p.padded(columns);
   const T untouched = T(77);
   const auto a = random<T>(rows * a_stride, 1), b = random<T>(depth * columns, 2);
   auto bias = random<T>(c_stride, 3), scale = random<T>(rows * c_stride, 4), c = random<T>((rows + 1) * c_stride, 5);
+  auto times = random<T>((rows + 1) * c_stride, 6);
   for (Index j = columns; j < c_stride; ++j) bias[j] = 0;
-  for (Index j = 0; j < c_stride; ++j) c[rows * c_stride + j] = untouched;
+  for (Index j = 0; j < c_stride; ++j) c[rows * c_stride + j] = times[rows * c_stride + j] = untouched;
   for (Index r = 0; r < rows; ++r) {
-    for (Index j = columns; j < c_stride; ++j) c[r * c_stride + j] = 0;
+    for (Index j = columns; j < c_stride; ++j) c[r * c_stride + j] = times[r * c_stride + j] = 0;
   }
-  const auto before = c;
+  const auto c_before = c, times_before = times;
   // Stored [columns][depth], as W is for its transposed product.
   std::vector<T> packed(static_cast<std::size_t>(p.packed_size(depth, columns)));
   p.pack(b.data(), depth, columns, 1, depth, packed.data());
-  const auto run = [&](Index first, Index n, std::vector<T>& out) {
+  const auto run = [&](Index first, Index n, std::vector<T>& out, std::vector<T>& multiplied) {
     p.product({.rows = n,
                .depth = depth,
                .columns = columns,
@@ -121,31 +126,41 @@ void check_product(const MlpPrimitives<T>& p, Index rows, Index depth, Index col
                .c_stride = c_stride,
                .bias = start == Start::bias ? bias.data() : nullptr,
                .accumulate = start == Start::accumulate,
-               .scale = scaled ? scale.data() + first * c_stride : nullptr});
+               .epilogue = {then == Then::nothing ? nullptr : scale.data() + first * c_stride, then == Then::add,
+                            then == Then::times ? multiplied.data() + first * c_stride : nullptr}});
   };
-  run(0, rows, c);
-  std::vector<long double> expected;
+  run(0, rows, c, times);
+  std::vector<long double> expected, expected_times;
   for (Index r = 0; r < rows; ++r) {
     for (Index j = 0; j < c_stride; ++j) {
-      long double sum = start == Start::bias ? bias[j] : start == Start::accumulate ? before[r * c_stride + j] : T(0);
+      const Index at = r * c_stride + j;
+      long double sum = start == Start::bias ? bias[j] : start == Start::accumulate ? c_before[at] : T(0);
       for (Index k = 0; k < depth && j < columns; ++k) sum += (long double)(a[r * a_stride + k]) * b[j * depth + k];
-      expected.push_back(scaled ? sum * scale[r * c_stride + j] : sum);
+      expected_times.push_back(then == Then::times ? sum * times_before[at] : times_before[at]);
+      if (then != Then::nothing) sum *= scale[at];
+      expected.push_back(then == Then::add ? sum + c_before[at] : sum);
     }
   }
-  for (Index j = 0; j < c_stride; ++j) expected.push_back(untouched);
   if (rows > 0) {
-    EXPECT_TRUE(agrees(std::span<const T>(c.data(), expected.size() - c_stride),
-                       std::span<const long double>(expected.data(), expected.size() - c_stride),
+    const std::size_t n = expected.size();
+    const Index terms = then == Then::add ? depth + 1 : depth;  // what is added to is one more
+    EXPECT_TRUE(agrees(std::span<const T>(c.data(), n), std::span<const long double>(expected),
+                       chain<T>(terms, rows * columns)));
+    EXPECT_TRUE(agrees(std::span<const T>(times.data(), n), std::span<const long double>(expected_times),
                        chain<T>(depth, rows * columns)));
   }
-  for (Index j = 0; j < c_stride; ++j) ASSERT_EQ(c[rows * c_stride + j], untouched);
+  for (Index j = 0; j < c_stride; ++j) {
+    ASSERT_EQ(c[rows * c_stride + j], untouched);
+    ASSERT_EQ(times[rows * c_stride + j], untouched);
+  }
   for (Index r = 0; r < rows; ++r) {
     for (Index j = columns; j < c_stride; ++j) ASSERT_EQ(c[r * c_stride + j], T(0)) << "padding";
   }
   // A row's result is the same wherever the row stands.
-  auto alone = before;
-  for (Index r = 0; r < rows; ++r) run(r, 1, alone);
+  auto alone = c_before, alone_times = times_before;
+  for (Index r = 0; r < rows; ++r) run(r, 1, alone, alone_times);
   EXPECT_EQ(alone, c);
+  EXPECT_EQ(alone_times, times);
 }
 
 template <class T>
@@ -178,15 +193,15 @@ void check_all_products() {
       for (const Index depth : widths) {
         for (const Index columns : widths) {
           const auto start = static_cast<Start>((rows + depth + columns) % 3);
-          check_product<T>(p, rows, depth, columns, start, (depth + columns) % 2 == 0);
+          check_product<T>(p, rows, depth, columns, start, static_cast<Then>((rows + 2 * depth + columns) % 4));
           check_gradient<T>(p, rows, depth, columns);
         }
       }
     }
     for (const Start start : {Start::zero, Start::bias, Start::accumulate}) {
-      for (const bool scaled : {false, true}) {
-        check_product<T>(p, 13, 989, 19, start, scaled);  // depth in several chunks
-        check_product<T>(p, 7, 0, 19, start, scaled);     // nothing to add to the start
+      for (const Then then : {Then::nothing, Then::scale, Then::add, Then::times}) {
+        check_product<T>(p, 13, 989, 19, start, then);  // depth in several chunks
+        check_product<T>(p, 7, 0, 19, start, then);     // nothing to add to the start
       }
     }
     check_gradient<T>(p, 989, 19, 80);
@@ -250,7 +265,7 @@ template <class T>
 void check_pointwise() {
   const MlpPrimitives<T>& p = mlp_primitives<T>();
   const Index rows = 19, stride = p.padded(80), n = rows * stride;
-  const auto a = random<T>(n, 1), b = random<T>(n, 2), c = random<T>(n, 3);
+  const auto a = random<T>(n, 1), b = random<T>(n, 2);
   const auto check = [&](const char* what, const auto& kernel, const auto& formula) {
     std::vector<T> out(static_cast<std::size_t>(n));
     kernel(out.data());
@@ -263,13 +278,33 @@ void check_pointwise() {
   check(
       "multiply", [&](T* out) { p.multiply(n, a.data(), b.data(), out); }, [&](auto i) { return L(a[i]) * b[i]; });
   check(
-      "add", [&](T* out) { p.add(n, a.data(), b.data(), out); }, [&](auto i) { return L(a[i]) + b[i]; });
-  check(
-      "multiply_add", [&](T* out) { p.multiply_add(n, a.data(), b.data(), c.data(), out); },
-      [&](auto i) { return L(a[i]) * b[i] + c[i]; });
-  check(
       "scale_columns", [&](T* out) { p.scale_columns(rows, stride, a.data(), b.data(), out); },
       [&](auto i) { return L(a[i]) * b[i % stride]; });
+}
+
+template <class T>
+void check_sum_rows() {
+  const MlpPrimitives<T>& p = mlp_primitives<T>();
+  for (const Index width : widths) {
+    for (const Index rows : row_counts) {
+      SCOPED_TRACE(fmt::format("{}: {} rows of {}", p.target, rows, width));
+      const Index stride = p.padded(width), a_stride = stride + p.lanes;
+      const auto a = random<T>(rows * a_stride, 1);
+      auto out = random<T>(stride + 1, 2);
+      std::vector<long double> expected(out.begin(), out.end());
+      for (Index r = 0; r < rows; ++r) {
+        for (Index j = 0; j < stride; ++j) expected[j] += (long double)(a[r * a_stride + j]);
+      }
+      p.sum_rows(rows, width, a.data(), a_stride, out.data());
+      EXPECT_TRUE(agrees(out, expected, chain<T>(rows, width)));
+      EXPECT_EQ(static_cast<long double>(out[stride]), expected[stride]);
+    }
+  }
+}
+
+TEST_P(Products, SumOfRows) {
+  check_sum_rows<float>();
+  check_sum_rows<double>();
 }
 
 TEST_P(Products, Pointwise) {

@@ -73,10 +73,10 @@ class Sweeps {
     gradient_size_ = offset;
     // Planes a sample: those kept for every layer, and those of one layer at a time.
     const std::int64_t streams = dimension() + 2;
-    denoising_rows_ = tile_rows(5 * units_ + widest_);
+    denoising_rows_ = tile_rows(5 * units_);
     residual_rows_ = tile_rows(2 * streams * units_ + (2 * streams + 2) * widest_);
-    planes_size_ = std::max(denoising_rows_ * (5 * units_ + widest_),
-                            residual_rows_ * (2 * streams * units_ + (2 * streams + 2) * widest_));
+    planes_size_ =
+        std::max(denoising_rows_ * 5 * units_, residual_rows_ * (2 * streams * units_ + (2 * streams + 2) * widest_));
   }
 
   std::int64_t dimension() const { return architecture_.dimension; }
@@ -153,17 +153,18 @@ class Sweeps {
     return fit < primitives_.row_block ? fit : fit / primitives_.row_block * primitives_.row_block;
   }
 
-  // C = (bias + A Wᵀ) of a layer, and C = (D W) ⊙ scale.
+  // From P = bias + A Wᵀ of a layer, and from P = D W.
   void forward(std::int64_t l, std::int64_t rows, const T* a, std::int64_t a_stride, T* c, std::int64_t c_stride,
-               bool with_bias) const {
+               bool with_bias, const Epilogue<T>& epilogue = {}) const {
     Product<T> p{rows, layers_[l].inputs, layers_[l].outputs, a, a_stride, layers_[l].forward.data(), c, c_stride};
     if (with_bias) p.bias = layers_[l].bias.data();
+    p.epilogue = epilogue;
     primitives_.product(p);
   }
   void reverse(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, T* c, std::int64_t c_stride,
-               const T* scale = nullptr) const {
+               const Epilogue<T>& epilogue = {}) const {
     Product<T> p{rows, layers_[l].outputs, layers_[l].inputs, d, d_stride, layers_[l].reverse.data(), c, c_stride};
-    p.scale = scale;
+    p.epilogue = epilogue;
     primitives_.product(p);
   }
   void activate(std::int64_t n, const T* z, T* h, T* first, T* second, T* third) const {
@@ -208,7 +209,6 @@ class Sweeps {
       return p + k * n * strides_[l];
     };
     enum { kFirst, kDelta, kSecond, kTangent, kValue };
-    T* product = planes + 5 * n * units_;
     T* tangent_inputs = scratch.inputs.data();  // (0, c, 0)
     T* inputs = tangent_inputs + n * x_stride;  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
@@ -226,14 +226,13 @@ class Sweeps {
 
     const T* w = output_layer().rows.data();
     for (std::int64_t l = last; l >= 0; --l) {
-      if (gradient) {
-        if (l < last) reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], product, strides_[l]);
-        rules_.denoising_reverse(n, strides_[l], l < last ? product : w, l < last ? strides_[l] : 0, plane(l, kFirst),
-                                 plane(l, kSecond), plane(l, kDelta));
-      } else if (l < last) {
-        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l], plane(l, kFirst));
+      T* second = gradient ? plane(l, kSecond) : nullptr;
+      if (l < last) {
+        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l],
+                {plane(l, kFirst), false, second});
       } else {
         primitives_.scale_columns(n, strides_[l], plane(l, kFirst), w, plane(l, kDelta));
+        if (gradient) primitives_.scale_columns(n, strides_[l], second, w, second);
       }
     }
     T* score = scratch.outputs.data();
@@ -249,9 +248,8 @@ class Sweeps {
     if (!gradient) return sum;
 
     for (std::int64_t l = 0; l <= last; ++l) {
-      forward(l, n, l == 0 ? tangent_inputs : plane(l - 1, kTangent), l == 0 ? x_stride : strides_[l - 1], product,
-              strides_[l], false);
-      rules_.denoising_tangent(n * strides_[l], product, plane(l, kFirst), plane(l, kSecond), plane(l, kTangent));
+      forward(l, n, l == 0 ? tangent_inputs : plane(l - 1, kTangent), l == 0 ? x_stride : strides_[l - 1],
+              plane(l, kTangent), strides_[l], false, {plane(l, kFirst), false, plane(l, kSecond)});
     }
 
     primitives_.sum_rows(n, strides_[last], plane(last, kTangent), strides_[last], gradient + blocks_[last + 1].weight);
@@ -259,9 +257,7 @@ class Sweeps {
       const T* gamma = plane(l, kSecond);
       add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kTangent), gradient);
       add_bias(l, n, gamma, strides_[l], gradient);
-      reverse(l, n, gamma, strides_[l], product, strides_[l - 1]);
-      primitives_.multiply_add(n * strides_[l - 1], plane(l - 1, kFirst), product, plane(l - 1, kSecond),
-                               plane(l - 1, kSecond));
+      reverse(l, n, gamma, strides_[l], plane(l - 1, kSecond), strides_[l - 1], {plane(l - 1, kFirst), true});
     }
     add_first_layer(2 * n, tangent_inputs, plane(0, kDelta), gradient);
     return sum;
@@ -303,7 +299,7 @@ class Sweeps {
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
       add_bias(l, n, delta, stride, gradient);
-      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], plane(l - 1, kFirst));
+      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kFirst)});
     }
     add_first_layer(n, inputs, plane(0, kDelta), gradient);
     return sum;

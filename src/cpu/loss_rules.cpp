@@ -12,32 +12,6 @@ HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class T>
-void denoising_reverse(std::int64_t rows, std::int64_t stride, const T* p, std::int64_t p_stride, const T* first,
-                       T* second, T* delta) {
-  const hn::ScalableTag<T> tag;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* p_row = p + r * p_stride;
-    for (std::int64_t j = 0, k = r * stride; j < stride; j += lanes, k += lanes) {
-      const auto v = hn::LoadU(tag, p_row + j);
-      hn::StoreU(hn::Mul(hn::LoadU(tag, first + k), v), tag, delta + k);
-      hn::StoreU(hn::Mul(hn::LoadU(tag, second + k), v), tag, second + k);
-    }
-  }
-}
-
-template <class T>
-void denoising_tangent(std::int64_t n, const T* z, const T* first, T* second, T* h) {
-  const hn::ScalableTag<T> tag;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  for (std::int64_t k = 0; k < n; k += lanes) {
-    const auto v = hn::LoadU(tag, z + k);
-    hn::StoreU(hn::Mul(hn::LoadU(tag, first + k), v), tag, h + k);
-    hn::StoreU(hn::Mul(hn::LoadU(tag, second + k), v), tag, second + k);
-  }
-}
-
 // The dimension as a compile-time number where it is small, so that the loop over streams unrolls; 0: at run time.
 template <int kDimension, class T>
 void residual_forward_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
@@ -121,8 +95,7 @@ void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t 
 
 template <class T>
 LossRules<T> table() {
-  return {denoising_reverse<T>, denoising_tangent<T>, residual_forward<T>, residual_reverse<T>,
-          residual_reverse_last<T>};
+  return {residual_forward<T>, residual_reverse<T>, residual_reverse_last<T>};
 }
 
 LossRules<float> float_table() { return table<float>(); }

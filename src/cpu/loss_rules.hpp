@@ -1,6 +1,6 @@
 #pragma once
 
-// The pointwise rules between the matrix products of the losses, with run-time dispatch. A tile of a layer is
+// The pointwise rules between the matrix products of the residual's loss, with run-time dispatch. A tile of a layer is
 // [streams][rows][stride]: what belongs to one stream lies together, and `plane` = rows · stride is the step from one
 // stream to the next. `stride` is a multiple of the vector length.
 #include <cstdint>
@@ -9,11 +9,6 @@ namespace fokker::cpu {
 
 template <class T>
 struct LossRules {
-  // δ = σ′ P, P″ = σ″ P. p [rows, p_stride], p_stride = 0: one row for all. first σ′; second σ″, overwritten by P″.
-  void (*denoising_reverse)(std::int64_t rows, std::int64_t stride, const T* p, std::int64_t p_stride, const T* first,
-                            T* second, T* delta);
-  // ḣ = σ′ ż, and P″ ż for the adjoint sweep, over n values; second P″, overwritten.
-  void (*denoising_tangent)(std::int64_t n, const T* z, const T* first, T* second, T* h);
   // Streams z_0, ∂_1 z … ∂_d z, 𝒜z in `z`; σ′ is in z_0's place already; second σ″, third σ‴.
   //   h_i = σ′ z_i,  h_𝒜 = σ′ z_𝒜 − ½ g² σ″ Σ z_i²                        into h, whose stream 0 is left alone
   //   u_i = σ″ z_i,  k = σ″ z_𝒜 − ½ g² σ‴ Σ z_i²                          into z in place of z_i and z_𝒜

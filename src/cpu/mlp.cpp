@@ -234,19 +234,14 @@ class MlpField final : public BlockField<T> {
     if (curvature)
       p_.scale_columns(n, width(hidden_ - 1), s.second[hidden_ - 1].data(), w, s.second[hidden_ - 1].data());
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      const T* first = s.first[l - 1].data();
-      back(n, l, delta, curvature ? nullptr : first, spare);
-      if (curvature) {
-        p_.multiply(n * width(l - 1), s.second[l - 1].data(), spare, s.second[l - 1].data());
-        p_.multiply(n * width(l - 1), first, spare, spare);
-      }
+      back(n, l, delta, {s.first[l - 1].data(), false, curvature ? s.second[l - 1].data() : nullptr}, spare);
       std::swap(delta, spare);
     }
     return delta;
   }
 
-  // c = (a W_l) ⊙ scale
-  void back(std::int64_t n, std::int64_t l, const T* a, const T* scale, T* c) const {
+  // From P = a W_l.
+  void back(std::int64_t n, std::int64_t l, const T* a, const Epilogue<T>& epilogue, T* c) const {
     const PackedLayer<T>& layer = layers_[l];
     p_.product({.rows = n,
                 .depth = layer.outputs,
@@ -256,7 +251,7 @@ class MlpField final : public BlockField<T> {
                 .packed = layer.reverse.data(),
                 .c = c,
                 .c_stride = layer.input_stride,
-                .scale = scale});
+                .epilogue = epilogue});
   }
 
   // out [n, count] = columns begin … begin + count − 1 of δ_1 W_1.
@@ -269,7 +264,7 @@ class MlpField final : public BlockField<T> {
       return;
     }
     T* c = delta == s.one.data() ? s.other.data() : s.one.data();
-    back(n, 0, delta, nullptr, c);
+    back(n, 0, delta, {}, c);
     for (std::int64_t r = 0; r < n; ++r) {
       std::memcpy(out + r * count, c + r * layer.input_stride + begin, static_cast<std::size_t>(count) * sizeof(T));
     }
@@ -358,15 +353,10 @@ class MlpField final : public BlockField<T> {
 
   // out [n, d] = the x columns of γ_1 W_1.
   void adjoint(std::int64_t n, T* out, MlpScratch<T>& s) const {
-    const T* gamma = s.tangent[hidden_ - 1].data();
-    T *to = s.one.data(), *spare = s.other.data();
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      back(n, l, gamma, s.first[l - 1].data(), to);
-      p_.add(n * width(l - 1), s.tangent[l - 1].data(), to, to);
-      gamma = to;
-      std::swap(to, spare);
+      back(n, l, s.tangent[l].data(), {s.first[l - 1].data(), true}, s.tangent[l - 1].data());
     }
-    gradient_columns(n, gamma, 1, d_, out, s);
+    gradient_columns(n, s.tangent[0].data(), 1, d_, out, s);
   }
 
   // ∂_i ∂_j φ = Σ_l Σ κ_l ∂_i z_l ∂_j z_l from all d tangents, layer after layer.

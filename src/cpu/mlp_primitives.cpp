@@ -99,22 +99,6 @@ void multiply(std::int64_t n, const T* a, const T* b, T* out) {
 }
 
 template <class T>
-void add(std::int64_t n, const T* a, const T* b, T* out) {
-  const hn::ScalableTag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t i = 0; i < n; i += lanes) hn::StoreU(hn::Add(hn::LoadU(d, a + i), hn::LoadU(d, b + i)), d, out + i);
-}
-
-template <class T>
-void multiply_add(std::int64_t n, const T* a, const T* b, const T* c, T* out) {
-  const hn::ScalableTag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    hn::StoreU(hn::MulAdd(hn::LoadU(d, a + i), hn::LoadU(d, b + i), hn::LoadU(d, c + i)), d, out + i);
-  }
-}
-
-template <class T>
 void scale_columns(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out) {
   for (std::int64_t r = 0; r < rows; ++r) multiply(stride, a + r * stride, w, out + r * stride);
 }
@@ -135,8 +119,6 @@ MlpPrimitives<T> table() {
   t.triple_dots = triple_dots<T>;
   t.activate = activate<T>;
   t.multiply = multiply<T>;
-  t.add = add<T>;
-  t.multiply_add = multiply_add<T>;
   t.scale_columns = scale_columns<T>;
   return t;
 }

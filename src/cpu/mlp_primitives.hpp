@@ -21,8 +21,21 @@
 
 namespace fokker::cpu {
 
-// C [rows, columns] = (start + A B) ⊙ scale, with A [rows, depth] and B [depth, columns] packed. Columns of C up to the
-// next whole vector are written too: zero where start and scale are (B's padding is zero).
+// What becomes of a product P [rows, columns] while it is in registers, instead of by a pass of its own:
+// C = P ⊙ scale or, with `add`, C += P ⊙ scale; and times ⊙= P. Both have C's stride.
+template <class T>
+struct Epilogue {
+  const T* scale = nullptr;  // nullptr: 1
+  bool add = false;          // with a scale, without times
+  T* times = nullptr;        // nullptr: none
+
+  Epilogue from(std::int64_t offset) const {
+    return {scale ? scale + offset : nullptr, add, times ? times + offset : nullptr};
+  }
+};
+
+// P = start + A B with A [rows, depth] and B [depth, columns] packed. Columns up to the next whole vector are written
+// too: P there is start (B's padding is zero).
 template <class T>
 struct Product {
   std::int64_t rows, depth, columns;
@@ -31,9 +44,9 @@ struct Product {
   const T* packed;
   T* c;
   std::int64_t c_stride;
-  const T* bias = nullptr;   // [padded(columns)]: start = bias in every row
-  bool accumulate = false;   // start = what C holds
-  const T* scale = nullptr;  // [rows, c_stride], or nullptr: 1
+  const T* bias = nullptr;  // [padded(columns)]: start = bias in every row
+  bool accumulate = false;  // start = what C holds
+  Epilogue<T> epilogue = {};
 };
 
 template <class T>
@@ -68,8 +81,6 @@ struct MlpPrimitives {
 
   // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
   void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                               // a ⊙ b
-  void (*add)(std::int64_t n, const T* a, const T* b, T* out);                                    // a + b
-  void (*multiply_add)(std::int64_t n, const T* a, const T* b, const T* c, T* out);               // a ⊙ b + c
   void (*scale_columns)(std::int64_t rows, std::int64_t stride, const T* a, const T* w, T* out);  // a[r, j] w[j]
 };
 

@@ -46,10 +46,11 @@ struct TileOperands {
   std::int64_t c_row;
   const T* bias;  // start: bias, else c where accumulate, else 0
   bool accumulate;
-  const T* scale;  // [rows, c_row], or nullptr
+  Epilogue<T> epilogue;
 };
 
-// Keeps the compiler from expressing one row's address by another's, which costs it registers and the loop instructions.
+// Keeps the compiler from expressing one row's address by another's, which costs it registers and the loop
+// instructions.
 template <class T>
 HWY_INLINE const T* own_address(const T* p) {
 #if HWY_COMPILER_GCC || HWY_COMPILER_CLANG
@@ -66,7 +67,6 @@ HWY_NOINLINE void tiles(std::int64_t count, std::int64_t depth, const TileOperan
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const TileOperands<T> o = operands;
   const T* a = o.a;
-  const T* scale = o.scale;
   T* c = o.c;
   for (; count > 0; --count) {
     Vec sum[R][V];
@@ -105,13 +105,32 @@ HWY_NOINLINE void tiles(std::int64_t count, std::int64_t depth, const TileOperan
         for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
       }
     }
-    if (scale) {
+    const Epilogue<T> then = o.epilogue.from(c - o.c);
+    if (then.times) {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], hn::LoadU(d, scale + r * o.c_row + v * lanes));
+        for (int v = 0; v < V; ++v) {
+          T* at = then.times + r * o.c_row + v * lanes;
+          hn::StoreU(hn::Mul(hn::LoadU(d, at), sum[r][v]), d, at);
+        }
       }
-      scale += R * o.c_row;
+    }
+    if (then.add) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+          const std::int64_t at = r * o.c_row + v * lanes;
+          sum[r][v] = hn::MulAdd(sum[r][v], hn::LoadU(d, then.scale + at), hn::LoadU(d, c + at));
+        }
+      }
+    } else if (then.scale) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::Mul(sum[r][v], hn::LoadU(d, then.scale + r * o.c_row + v * lanes));
+      }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
@@ -136,7 +155,7 @@ void tiles_of(std::int64_t rows, int vectors, std::int64_t depth, const TileOper
     TileOperands<T> rest = o;
     rest.a += count * R * (kRowMajor ? o.a_stride : 1);
     rest.c += count * R * o.c_row;
-    if (o.scale) rest.scale += count * R * o.c_row;
+    rest.epilogue = o.epilogue.from(count * R * o.c_row);
     tiles_of<T, R - 1, V, kRowMajor>(left, vectors, depth, rest);
   }
 }
@@ -167,6 +186,7 @@ struct Products {
   static void product(const Product<T>& p) {
     const std::int64_t n_vectors = vectors(p.columns), n_lanes = lanes();
     const std::int64_t chunk = std::max<std::int64_t>(1, depth_chunk_bytes / (V * n_lanes * sizeof(T)));
+    const bool add = p.epilogue.add;  // then each chunk's part is added by itself
     std::int64_t k0 = 0;
     do {  // once for depth 0 too: C = start
       const std::int64_t depth = std::min(chunk, p.depth - k0);
@@ -176,8 +196,8 @@ struct Products {
         const T* panel = p.packed + (v * p.depth + k0 * block) * n_lanes;
         tiles_of<T, R, V, true>(p.rows, block, depth,
                                 {p.a + k0, p.a_stride, panel, block * n_lanes, p.c + v * n_lanes, p.c_stride,
-                                 first && p.bias ? p.bias + v * n_lanes : nullptr, !first || p.accumulate,
-                                 last && p.scale ? p.scale + v * n_lanes : nullptr});
+                                 first && p.bias ? p.bias + v * n_lanes : nullptr, !add && (!first || p.accumulate),
+                                 add || last ? p.epilogue.from(v * n_lanes) : Epilogue<T>{}});
       }
       k0 += depth;
     } while (k0 < p.depth);
@@ -189,7 +209,7 @@ struct Products {
     for (std::int64_t v = 0; v < n_vectors; v += V) {
       const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
       tiles_of<T, R, V, false>(outputs, block, rows,
-                               {d, d_stride, h + v * n_lanes, h_stride, g + v * n_lanes, g_stride, nullptr, true, nullptr});
+                               {d, d_stride, h + v * n_lanes, h_stride, g + v * n_lanes, g_stride, nullptr, true, {}});
     }
   }
 };

@@ -1,10 +1,12 @@
-// Every formula that the CPU and a CUDA backend share, called once from device code: activations with their derivatives,
-// coefficients of the forward SDEs, Philox words, uniforms and normals, steps of the integrators. Nothing launches this
-// kernel; it exists to be compiled, so that a header which stops being device code stops the build.
+// Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
+// derivatives, coefficients of the forward SDEs, Philox words, uniforms and normals, steps of the integrators; times of
+// training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
+// that a header which stops being device code stops the build.
 #include "fokker/activation.hpp"
 #include "fokker/integrator_formulas.hpp"
 #include "fokker/philox.hpp"
 #include "fokker/sde.hpp"
+#include "train_formulas.hpp"
 
 namespace fokker {
 namespace {
@@ -35,8 +37,8 @@ __global__ void shared_formulas(ForwardSde sde, double beta, std::uint64_t seed,
   normals_from_words(block.word[0], block.word[1], z0, z1);
   const T t = static_cast<T>(sde.horizon) * uniform_from_word(block.word[2]), z = z0, x = z1;
   const SdeCoefficients<T> c = sde.at(t);
-  const T score = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) + sum_of_derivatives(Silu{}, z) +
-                  sum_of_derivatives(Sine{}, z) + c.mean + c.variance;
+  const T score = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) +
+                  sum_of_derivatives(Silu{}, z) + sum_of_derivatives(Sine{}, z) + c.mean + c.variance;
   out[index] = euler_maruyama(reverse_sde_step(sde, t, dt), x, score, z) +
                runge_kutta_step(runge_kutta_euler(), sde, t, dt, x, score) +
                runge_kutta_step(runge_kutta_heun(), sde, t, dt, x, score) +
@@ -47,4 +49,14 @@ template __global__ void shared_formulas<float>(ForwardSde, double, std::uint64_
 template __global__ void shared_formulas<double>(ForwardSde, double, std::uint64_t, std::uint64_t, double, double*);
 
 }  // namespace
+
+// parameter, first, second [gridDim.x · blockDim.x]: a parameter and its moments a thread.
+__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter, float* first,
+                                      float* second) {
+  const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  float weight;
+  const float t = draw(uniform_from_word(philox4x32_10(seed, index, 0).word[0]), weight);
+  adam(weight * t, parameter[index], first[index], second[index]);
+}
+
 }  // namespace fokker

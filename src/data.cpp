@@ -31,6 +31,14 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+// FNV-1a (Fowler, Noll and Vo) of the bytes of some numbers.
+template <class T>
+std::uint64_t hash(std::uint64_t value, const std::vector<T>& numbers) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
+  for (std::size_t i = 0; i < numbers.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 0x100000001B3ull;
+  return value;
+}
+
 }  // namespace
 
 MixtureTables::MixtureTables(const GaussianMixture& mixture)
@@ -137,6 +145,13 @@ DataSet DataSet::named(const std::string& name) {
       fmt::format("unknown data set {}; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
                   "FILE.npy (samples of shape [N, d])",
                   in_quotes(name)));
+}
+
+std::string DataSet::fingerprint() const {
+  std::uint64_t value = 0xCBF29CE484222325ull;
+  if (mixture_) value = hash(hash(hash(value, mixture_->weights()), mixture_->means()), mixture_->covariances());
+  if (samples_) value = hash(value, *samples_);
+  return fmt::format("{}:{}:{:016x}", static_cast<int>(kind_), dimension_, value);
 }
 
 void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index,

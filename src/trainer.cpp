@@ -157,24 +157,6 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
 constexpr const char* state_format = "fokker training state";
 constexpr const char* state_version = "1";
 
-// FNV-1a (Fowler, Noll and Vo) of the bytes of some numbers.
-template <class T>
-std::uint64_t hash(std::uint64_t value, const std::vector<T>& numbers) {
-  const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
-  for (std::size_t i = 0; i < numbers.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 0x100000001B3ull;
-  return value;
-}
-
-// Which law a data set is, beyond its name: a file may have changed, or moved.
-std::string fingerprint(const DataSet& data) {
-  std::uint64_t value = 0xCBF29CE484222325ull;
-  if (const GaussianMixture* mixture = data.exact()) {
-    value = hash(hash(hash(value, mixture->weights()), mixture->means()), mixture->covariances());
-  }
-  if (data.kind() == DataSet::Kind::samples) value = hash(value, *data.stored());
-  return fmt::format("{}:{}:{:016x}", static_cast<int>(data.kind()), data.dimension(), value);
-}
-
 nlohmann::json to_json(const Architecture& a) {
   return {
       {"dimension", a.dimension},      {"hidden", a.hidden}, {"activation", to_string(a.activation)}, {"beta", a.beta},
@@ -310,7 +292,7 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
   } catch (const Error& error) {
     throw Error(fmt::format("the training state '{}' is not consistent: {}", path, error.what()));
   }
-  if (fingerprint(data) != data_fingerprint) {
+  if (data.fingerprint() != data_fingerprint) {
     throw Error(
         fmt::format("the training state '{}' is of data set {}; another one, '{}', or changed contents were given",
                     path, in_quotes(data_name), data.name()));
@@ -356,7 +338,7 @@ void Trainer::save_state(const std::string& path) const {
       {"sde",
        {{"name", state_->model.sde.name()},
         {"parameters", nlohmann::json::parse(state_->model.sde.parameters_json())}}},
-      {"data", {{"name", state_->data.name()}, {"fingerprint", fingerprint(state_->data)}}},
+      {"data", {{"name", state_->data.name()}, {"fingerprint", state_->data.fingerprint()}}},
       {"options", to_json(state_->options)}};
   // A file name need not be UTF-8.
   const std::string text = configuration.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);

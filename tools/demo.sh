@@ -2,29 +2,49 @@
 # Installs what is missing, builds, trains two small networks on a planar data set, one of them with the Fokker–Planck
 # residual in its loss, samples each by the reverse SDE and by the probability-flow ODE, prints the distances and writes an
 # HTML report.
-# usage: tools/demo.sh [--no-install] [--out DIR] [any option of build/tools/reproduce, such as --preset smoke]
+# usage: tools/demo.sh [--no-install] [--cuda] [--out DIR] [options of build/tools/reproduce]
 #   --no-install  trust that the packages are there
+#   --cuda        build the CUDA parts, also where no driver is present; by default a new build has them where one is
 #   --out DIR     results, figures and report; build/demo-PRESET (quick: build/demo) by default. A second call goes on where the first stopped
+#   of reproduce: --preset smoke|quick|paper --data --weights --iterations --samples --grid --activation --beta --seed --backend --threads
+# examples: tools/demo.sh
+#           tools/demo.sh --preset smoke --no-install
+#           tools/demo.sh --data checker --weights 0,0.1,1 --out checker
 # Exit codes: 0 done, 1 something failed, 2 wrong usage.
 set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
-install=yes preset=quick out='' arguments=()
+# All options are looked at here, before anything is installed or built.
+install=yes cuda=no preset=quick out='' arguments=()
 while [ $# -gt 0 ]; do
+  option=${1%%=*}
   case $1 in
-    -h | --help) sed -n '2,9s/^# //p' "$0"; exit 0 ;;
-    --no-install) install=no ;;
-    --out | --preset)
-      [ $# -ge 2 ] || { echo "demo.sh: $1 needs a value" >&2; exit 2; }
-      if [ "$1" = --out ]; then out=$2; else preset=$2; fi
-      shift ;;
-    --out=*) out=${1#*=} ;;
-    --preset=*) preset=${1#*=} ;;
-    *) arguments+=("$1") ;;
+    -h | --help) sed -n '2,14s/^# //p' "$0"; exit 0 ;;
+    --no-install) install=no; shift; continue ;;
+    --cuda) cuda=yes; shift; continue ;;
+    --*=*) value=${1#*=} ;;
+    *) value=${2-}; given=$# ;;
+  esac
+  case $option in
+    --out | --preset | --data | --weights | --iterations | --samples | --grid | --activation | --beta | --seed | --backend | --threads)
+      if [[ $1 != *=* ]]; then
+        [ "$given" -ge 2 ] || { echo "demo.sh: $1 needs a value" >&2; exit 2; }
+        shift
+      fi ;;
+    *) echo "demo.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
+  esac
+  case $option in
+    --out) out=$value ;;
+    --preset) preset=$value ;;
+    *) arguments+=("$option" "$value") ;;
   esac
   shift
 done
+case $preset in
+  smoke | quick | paper) ;;
+  *) echo "demo.sh: --preset '$preset' given; allowed: smoke, quick, paper" >&2; exit 2 ;;
+esac
 name=demo
 [ "$preset" = quick ] || name=demo-$preset
 if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/$name; fi
@@ -35,9 +55,14 @@ if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else o
 # where a driver is present. A configuration that failed left no build.ninja and is done again.
 fresh=()
 if [ ! -f build/CMakeCache.txt ]; then
-  cuda=OFF
-  if [ -e /proc/driver/nvidia/version ]; then cuda=AUTO; fi
-  fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$cuda -DFOKKER_BUILD_TESTS=OFF -DFOKKER_WERROR=OFF)
+  parts=OFF
+  if [ -e /proc/driver/nvidia/version ]; then parts=AUTO; fi
+  fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$parts -DFOKKER_BUILD_TESTS=OFF -DFOKKER_WERROR=OFF)
+fi
+if [ "$cuda" = yes ]; then
+  fresh+=(-DFOKKER_CUDA=ON)
+  # A toolkit that is installed and not in PATH.
+  if ! command -v nvcc > /dev/null && [ -x /usr/local/cuda/bin/nvcc ]; then PATH=$PATH:/usr/local/cuda/bin; fi
 fi
 cmake -S . -B build "${fresh[@]}" -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON
 cmake --build build --parallel "$(nproc)" --target fokker_tool reproduce_tool fokker_bench
@@ -47,13 +72,8 @@ top=$PWD
 cd "$called_from"
 "$top/build/tools/reproduce" --preset "$preset" --out "$out" "${arguments[@]}"
 
-# The first Python that has both packages; a Python of the user's own often has neither.
-for python in python3 /usr/bin/python3; do
-  if "$python" -c 'import numpy, matplotlib' 2> /dev/null; then
-    report=$("$python" "$top/tools/report.py" "$out")
-    echo "The report is in $report, its figures in $out/figures"
-    exit 0
-  fi
-done
-echo "demo.sh: no Python with numpy and matplotlib was found, so there is no report; the results are in $out" >&2
-exit 1
+if ! report=$(python3 "$top/tools/report.py" "$out"); then
+  echo "demo.sh: there is no report; the results are in $out" >&2
+  exit 1
+fi
+echo "The report is in $report, its figures in $out/figures"

@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
 """Figures and an HTML report from what `reproduce --out DIR` left in DIR.
 
-usage: report.py DIR [--out FILE.html]
-
 Reads DIR/results.json and, for each run, its log.csv and histograms; writes DIR/figures/*.png and one self-contained
-HTML file (DIR/report.html). Needs numpy and matplotlib. Exit codes: 0 done, 1 failed, 2 wrong usage.
+HTML file (DIR/report.html), and prints its name. Needs numpy and matplotlib, from Debian's python3-numpy and
+python3-matplotlib; where this Python lacks them and /usr/bin/python3 has them, that one does the work.
+
+examples:
+  report.py build/demo
+  report.py results --out /tmp/report.html
+
+exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage
 """
 
 import argparse
@@ -13,14 +18,8 @@ import html
 import json
 import math
 import os
+import subprocess
 import sys
-
-import numpy as np
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogLocator, NullFormatter  # noqa: E402
 
 INK, MUTED, GRID = "#1b1f24", "#6a737d", "#e4e7eb"
 # Colours of Okabe and Ito, told apart by every kind of colour vision.
@@ -28,13 +27,34 @@ PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 PAIRS = [("ode_sde", "ODE–SDE"), ("ode_truth", "ODE–truth"), ("sde_truth", "SDE–truth")]
 
-plt.rcParams.update({
-    "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "font.family": "DejaVu Sans",
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
-    "grid.color": GRID, "grid.linewidth": 0.8, "legend.frameon": False, "savefig.dpi": 150,
-    "figure.constrained_layout.use": True,
-})
+DISTRIBUTION_PYTHON = "/usr/bin/python3"
+
+
+def import_packages():
+    """numpy and matplotlib. Called once the arguments are parsed, so that --help works without them."""
+    global np, plt, LogLocator, NullFormatter
+    try:
+        import numpy as np
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import LogLocator, NullFormatter
+    except ImportError as error:
+        # A Python of the user's own often has neither, and Debian's does.
+        imports = [DISTRIBUTION_PYTHON, "-c", "import numpy, matplotlib.pyplot"]
+        if (sys.executable != DISTRIBUTION_PYTHON and os.access(DISTRIBUTION_PYTHON, os.X_OK)
+                and subprocess.run(imports, stderr=subprocess.DEVNULL, check=False).returncode == 0):
+            os.execv(DISTRIBUTION_PYTHON, [DISTRIBUTION_PYTHON, os.path.abspath(__file__), *sys.argv[1:]])
+        raise ValueError(f"{sys.executable} cannot import numpy and matplotlib ({error}); install the Debian packages "
+                         "python3-numpy and python3-matplotlib") from error
+    plt.rcParams.update({
+        "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "font.family": "DejaVu Sans",
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+        "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
+        "grid.color": GRID, "grid.linewidth": 0.8, "legend.frameon": False, "savefig.dpi": 150,
+        "figure.constrained_layout.use": True,
+    })
 
 
 class Run:
@@ -46,6 +66,8 @@ class Run:
         self.gap = entry["gap"]
         self.planar = self.gap["w2_squared"] is not None
         self.distances = self.gap["w2_squared"] if self.planar else self.gap["sliced_w2_squared"]
+        # 0 where the data are one point; none where all of them lie outside the box.
+        self.floor = self.gap["noise_floor"] or 0.0
         self.label = f"$w_R$ = {self.weight:g}"
 
     def histogram(self, name):
@@ -80,7 +102,7 @@ def density_figure(runs, half_width):
     spacing = 2 * half_width / (n - 1)
     scale = 1 / spacing**2
     # Set by the truth: a sampler's few spikes must not darken everything else.
-    top = 1.15 * scale * max(np.quantile(row[0], 0.999) for row in images)
+    top = 1.15 * scale * max(np.quantile(row[0], 0.999) for row in images) or scale
     edge = half_width + spacing / 2
     figure, axes = plt.subplots(len(runs), 3, figsize=(9.4, 2.78 * len(runs) + 0.3), squeeze=False, sharex=True, sharey=True)
     for row, run in enumerate(runs):
@@ -112,10 +134,16 @@ def smoothed(values):
     return np.exp((sums[ends] - sums[begins]) / (ends - begins))
 
 
+def use_log_scale(set_scale, values):
+    """Values that are all zero stay on a linear axis."""
+    if any(value is not None and value > 0 for value in values):
+        set_scale("log")
+
+
 def label_short_axis(axis):
     """Fewer than one and a half decades need more labels than powers of ten."""
     low, high = axis.get_ylim()
-    if high < 30 * low:
+    if axis.get_yscale() == "log" and high < 30 * low:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -139,7 +167,7 @@ def curve_figure(runs):
             axis.plot(x, y, color=colour, alpha=0.18, linewidth=0.6, rasterized=True)
             axis.plot(x, smoothed(y), color=colour, linewidth=1.6, label=run.label)
         axis.set_xscale("log")
-        axis.set_yscale("log")
+        use_log_scale(axis.set_yscale, [value for _, log in logs for value in log[key]])
         axis.set_xlabel("iteration")
         axis.set_title(title, loc="left")
         axis.grid(True, which="major")
@@ -154,13 +182,14 @@ def gap_figure(runs):
     runs = sorted(runs, key=lambda run: run.weight)
     positions = np.arange(len(runs))
     for index, (key, label) in enumerate(PAIRS):
-        axis.plot(positions, [run.distances[key] for run in runs], marker=MARKERS[index], color=PALETTE[index], linewidth=1.6,
-                  label=label)
-    floor = max(run.gap["noise_floor"] for run in runs)
-    axis.set_yscale("log")
-    bottom = min(axis.get_ylim()[0], 0.7 * floor)
-    axis.axhspan(bottom, floor, color=GRID, label="noise floor", zorder=0)
-    axis.set_ylim(bottom=bottom)
+        values = [math.nan if run.distances[key] is None else run.distances[key] for run in runs]
+        axis.plot(positions, values, marker=MARKERS[index], color=PALETTE[index], linewidth=1.6, label=label)
+    use_log_scale(axis.set_yscale, [run.distances[key] for run in runs for key, _ in PAIRS])
+    floor = max(run.floor for run in runs)
+    if floor > 0:
+        bottom = min(axis.get_ylim()[0], 0.7 * floor)
+        axis.axhspan(bottom, floor, color=GRID, label="noise floor", zorder=0)
+        axis.set_ylim(bottom=bottom)
     label_short_axis(axis)
     axis.set_xticks(positions, [f"{run.weight:g}" for run in runs])
     axis.set_xlim(-0.3, len(runs) - 0.7)
@@ -187,13 +216,15 @@ def residual_figure(runs):
             above = index % 2 == 0
             axis.annotate(f"{run.weight:g}", (a, b), xytext=(-4, 7) if above else (4, -7), textcoords="offset points", fontsize=8,
                           color=PALETTE[index], ha="right" if above else "left", va="bottom" if above else "top")
-        axis.axhline(max(run.gap["noise_floor"] for run in group), color=PALETTE[index], linestyle=":", linewidth=1)
-    axis.set_xscale("log")
-    axis.set_yscale("log")
+        if max(run.floor for run in group) > 0:
+            axis.axhline(max(run.floor for run in group), color=PALETTE[index], linestyle=":", linewidth=1)
+    use_log_scale(axis.set_xscale, [run.gap["residual"]["centred_mean_square"] for run in points])
+    use_log_scale(axis.set_yscale, [run.distances["ode_sde"] for run in points])
     axis.margins(0.18)
     label_short_axis(axis)
     axis.set_xlabel("mean $R^2$, centred at each time")
-    axis.set_ylabel("$W_2^2$ between ODE and SDE")
+    axis.set_ylabel("$W_2^2$ between ODE and SDE" if any(run.planar for run in points)
+                    else "sliced $W_2^2$ between ODE and SDE")
     axis.grid(True)
     axis.legend(title="numbers: $w_R$; dotted: noise floor", fontsize=9, title_fontsize=8, loc="upper left")
     return figure
@@ -241,14 +272,17 @@ def verdict(data, runs):
     if not with_weight or not without:
         return ""
     a, b = without[0], min(with_weight, key=lambda run: abs(math.log(run.weight)))
-    before, after, floor = a.distances["ode_sde"], b.distances["ode_sde"], a.gap["noise_floor"]
+    before, after, floor = a.distances["ode_sde"], b.distances["ode_sde"], a.floor
     if before is None or after is None:
         return ""
     what = "falls" if after < before else "rises"
-    sure = "more" if abs(before - after) > floor else "less"
+    change = abs(before - after)
+    by = f"{change:.4f}"
+    if floor > 0:
+        by = f"{change / floor:.1f} noise floors ({'more' if change > floor else 'less'} than the noise can do)"
     return (f'<p class="verdict"><b>{html.escape(data)}</b>: the ODE–SDE gap {what} from {before:.4f} at w<sub>R</sub> = 0 to '
-            f"{after:.4f} at w<sub>R</sub> = {b.weight:g}, by {abs(before - after) / floor:.1f} noise floors "
-            f"({sure} than the noise can do); SDE–truth goes from {number(a.distances['sde_truth'], 4)} to "
+            f"{after:.4f} at w<sub>R</sub> = {b.weight:g}, by {by}; SDE–truth goes from "
+            f"{number(a.distances['sde_truth'], 4)} to "
             f"{number(b.distances['sde_truth'], 4)}.</p>")
 
 
@@ -312,15 +346,22 @@ def cautions(results, runs):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    title, _, rest = __doc__.partition("\n")
+    parser = argparse.ArgumentParser(description=title, epilog=rest.strip(),
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="the --out folder of reproduce")
     parser.add_argument("--out", metavar="FILE.html", help="the report (default: DIR/report.html)")
     arguments = parser.parse_args()
+    import_packages()
     with open(os.path.join(arguments.folder, "results.json"), encoding="utf-8") as file:
-        results = json.load(file)
+        try:
+            results = json.load(file)
+        except ValueError as error:
+            raise ValueError(f"{arguments.folder}/results.json is not JSON ({error})") from error
     runs = [Run(arguments.folder, entry) for entry in results["runs"]]
     if not runs:
         raise ValueError(f"{arguments.folder}/results.json holds no finished run")
+    planar = [run.planar for run in runs]
     figures = os.path.join(arguments.folder, "figures")
     os.makedirs(figures, exist_ok=True)
 
@@ -342,8 +383,8 @@ def main():
         "residual in the loss trades agreement for accuracy.</p>",
         "" if results.get("finished") else "<p><b>Not all runs are finished; this report shows those that are.</b></p>",
         "".join(verdict(data, group) for data, group in by_data(runs).items()),
-        "<h2>Results</h2>", f"<p>W₂² of {results['gap_options']['samples']} samples each"
-        + ("" if all(run.planar for run in runs) else "; the sliced distance where the data are not planar") + ".</p>",
+        "<h2>Results</h2>", f"<p>{'W₂²' if any(planar) else 'Sliced W₂²'} of {results['gap_options']['samples']} samples each"
+        + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "") + ".</p>",
         results_table(runs),
     ]
     for data, group in by_data(runs).items():
@@ -374,6 +415,12 @@ def main():
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, KeyError) as error:
-        print(f"report.py: {type(error).__name__}: {error}", file=sys.stderr)
+    except ValueError as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"report.py: {error.filename}: {error.strerror}" if error.filename else f"report.py: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (KeyError, TypeError) as error:
+        print(f"report.py: results.json is not as reproduce writes it ({type(error).__name__}: {error})", file=sys.stderr)
         sys.exit(1)

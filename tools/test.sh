@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds everything into build/ and runs the tests.
 # usage: tools/test.sh [--slow] [--no-install] [--build DIR] [--help]
-#   --slow        also the tests labelled slow (published checkpoints with 200 000 samples)
+#   --slow        also the tests labelled slow (published checkpoints with 200 000 samples, the reproduction's quick preset)
 #   --no-install  trust that the packages are there
 #   --build DIR   build into DIR instead of build/; an existing folder keeps its settings
 # FOKKER_PAPER_DATA names the folder with the paper's published checkpoints and histograms; tests that need it are
@@ -34,9 +34,11 @@ fi
 [ "$install" = no ] || tools/install_dependencies.sh
 
 # Only the first configuration chooses the generator and the type; later ones keep what the folder has, and add the parts.
+# Warnings are errors here; a demonstration may have made the folder without.
 fresh=()
 [ -f "$build/CMakeCache.txt" ] || fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release)
-cmake -S . -B "$build" "${fresh[@]}" -DFOKKER_BUILD_TESTS=ON -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON
+cmake -S . -B "$build" "${fresh[@]}" -DFOKKER_BUILD_TESTS=ON -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON \
+  -DFOKKER_WERROR=ON
 type=$(sed -n 's/^CMAKE_BUILD_TYPE:[A-Z]*=//p' "$build/CMakeCache.txt")
 [ "$type" = Release ] || echo "test.sh: $build/ was configured as '$type' before, and stays so"
 cmake --build "$build" --parallel "$(nproc)"

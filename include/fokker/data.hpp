@@ -35,6 +35,9 @@ class DataSet {
   // The samples of Kind::samples, [N, d]; nullptr for the others.
   const std::vector<float>* stored() const { return samples_.get(); }
 
+  // Which law this is, whatever its name: a file may have changed, or moved. "kind:dimension:hash of the contents".
+  std::string fingerprint() const;
+
   // out [N, d] on the context's device: draws first_index … first_index + N − 1 of (seed, step). Throws Error where the
   // shape or the device of `out` does not fit.
   void draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index = 0,

@@ -205,6 +205,47 @@ template <class T>
   return agrees(actual, expected, 0, testing::most_deviations * deviation * std::numeric_limits<T>::epsilon() / 2);
 }
 
+// What rounding makes of the gradient of denoising + weight · residual, for a unit roundoff of 1: two runs of the
+// reference whose every operation errs, backwards along its tape and in the sum over points, too.
+std::vector<std::vector<double>> gradient_errors(const Architecture& a, const ForwardSde& sde, const Problem& p,
+                                                 double weight, const std::vector<double>& exact) {
+  using testing::Noisy;
+  const auto net = testing::reference_network(a, p.parameters);
+  const auto reference = testing::reference_sde(sde);
+  std::vector<std::vector<double>> errors(2, std::vector<double>(exact.size()));
+  cpu::parallel_for(2, 2, [&](std::int64_t run, int) {
+    testing::Noise::seed(static_cast<std::uint64_t>(run));
+    const auto inputs = [](std::vector<double> v) {
+      for (double& e : v) e = e == static_cast<float>(e) ? e : testing::rounded(e).value;
+      return v;
+    };
+    const auto denoising =
+        testing::reference_denoising_loss<Noisy>(net, inputs(p.t), inputs(p.x), inputs(p.target), p.weight);
+    const auto residual =
+        testing::reference_residual_loss<Noisy>(net, reference, inputs(p.residual_t), inputs(p.residual_x));
+    for (std::size_t k = 0; k < exact.size(); ++k) {
+      const double g = denoising.gradient[k].value + weight * residual.gradient[k].value;
+      errors[run][k] = (g - exact[k]) / testing::noise_size;
+    }
+  });
+  return errors;
+}
+
+// The error of T is another draw of the same law. Its square over the mean square of two draws is F-distributed with
+// (ν, 2ν) degrees of freedom, which is beyond 16 with probability 3e-6 at ν = 8; ν is how many errors of points and
+// units matter. The largest element is bounded by four times the largest of the draws for the same reason.
+template <class T>
+Bound gradient_rounding(const std::vector<std::vector<double>>& errors, const std::vector<double>& expected) {
+  double square = 0, largest = 0, scale = 0;
+  for (const auto& run : errors) {
+    for (const double e : run) square += e * e / double(errors.size()), largest = std::max(largest, std::fabs(e));
+  }
+  for (const double e : expected) scale += e * e;
+  const double four = 4 * std::numeric_limits<T>::epsilon() / 2;
+  if (scale == 0) return {};
+  return {.norm = four * std::sqrt(square / scale), .each = std::vector<double>(expected.size(), four * largest)};
+}
+
 // ---- against the reference, on random architectures ----------------------------------------------------------------
 
 struct Case {
@@ -293,16 +334,12 @@ TEST_P(AgainstReference, LossesAndGradientInBothPrecisions) {
   EXPECT_TRUE(agrees(wide.values[2], wide.values[0] + weight * wide.values[1], 1e-15));
   EXPECT_TRUE(agrees(wide.gradient, expected, Bound{.relative = 1e-9, .of_rms = 1e-10, .norm = 1e-10}));
 
-  // Rounding, ε = 2^-24: a pre-activation carries some tens of ε; σ″ and σ‴ of softplus magnify an error of z by β, and
-  // |z| is about 1. An element is a mean over points, and its error may be the rms error times the ratio of the largest
-  // to the rms element, some tens.
-  const double epsilon = 0x1p-24, beta = c.architecture.activation == Activation::softplus ? c.architecture.beta : 0;
-  const double norm_bound = (60 + 2 * beta) * epsilon;
   const Result narrow = evaluate<float>(c.architecture, sde, p, weight);
   const LossDeviations deviations = loss_deviations(c.architecture, sde, p);
   EXPECT_TRUE(value_agrees<float>(narrow.values[0], denoising.value, deviations.denoising));
   EXPECT_TRUE(value_agrees<float>(narrow.values[1], residual.value, deviations.residual));
-  EXPECT_TRUE(agrees(narrow.gradient, expected, Bound{.of_rms = 25 * norm_bound, .norm = norm_bound}));
+  const auto errors = gradient_errors(c.architecture, sde, p, weight, expected);
+  EXPECT_TRUE(agrees(narrow.gradient, expected, gradient_rounding<float>(errors, expected)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AgainstReference, ::testing::ValuesIn(cases()),
@@ -351,15 +388,14 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
 
   const auto narrow = evaluate<float>(mlp.architecture, model.sde, denoising, 1);
   const auto narrow_fp = evaluate<float>(mlp.architecture, model.sde, collocation, 1);
-  // Rounding, as above: (60 + 2 β) ε for the denoising gradient, of which these networks show a fifth at most. The
-  // residual is a difference of terms that are much larger than it (the more so the better the network is trained):
-  // their errors of some β ε show in R at 2e-5 of its size, and here at 5e-5 in the gradient.
   EXPECT_TRUE(value_agrees<float>(narrow.values[0], dsm_loss,
                                   loss_deviations(mlp.architecture, model.sde, denoising).denoising));
-  EXPECT_TRUE(agrees(narrow.gradient, dsm_gradient, Bound{.of_rms = 3e-4, .norm = 1.5e-5}));
+  const auto dsm_errors = gradient_errors(mlp.architecture, model.sde, denoising, 1, dsm_gradient);
+  EXPECT_TRUE(agrees(narrow.gradient, dsm_gradient, gradient_rounding<float>(dsm_errors, dsm_gradient)));
   EXPECT_TRUE(value_agrees<float>(narrow_fp.values[1], fp_loss,
                                   loss_deviations(mlp.architecture, model.sde, collocation).residual));
-  EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, Bound{.of_rms = 3e-3, .norm = 1e-4}));
+  const auto fp_errors = gradient_errors(mlp.architecture, model.sde, collocation, 1, fp_gradient);
+  EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, gradient_rounding<float>(fp_errors, fp_gradient)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,

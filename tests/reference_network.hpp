@@ -75,7 +75,12 @@ inline ReferenceSde reference_sde(const ForwardSde& sde) {
 
 // ---- reverse mode --------------------------------------------------------------------------------------------------
 
-// Nodes in order of computation; each knows its operands and the partial derivatives by them.
+inline double value_of(double a) { return a; }
+inline double multiply_add(double a, double b, double c) { return a * b + c; }
+
+// Nodes in order of computation; each knows its operands and the partial derivatives by them. N: double, or numbers
+// whose operations err.
+template <class N>
 class Tape {
  public:
   explicit Tape(std::size_t inputs) : inputs_(inputs), first_(inputs + 1, 0) {}
@@ -84,7 +89,7 @@ class Tape {
     first_.resize(inputs_ + 1);
     edges_.clear();
   }
-  void edge(std::int64_t operand, double partial) {
+  void edge(std::int64_t operand, const N& partial) {
     if (operand >= 0) edges_.push_back({operand, partial});
   }
   std::int64_t finish_node() {
@@ -92,20 +97,23 @@ class Tape {
     return static_cast<std::int64_t>(first_.size()) - 2;
   }
   // gradient += scale · d(node)/d(inputs).
-  void accumulate(std::int64_t node, double scale, std::vector<double>& gradient) const {
-    std::vector<double> adjoint(first_.size() - 1, 0.0);
+  void accumulate(std::int64_t node, double scale, std::vector<N>& gradient) const {
+    std::vector<N> adjoint(first_.size() - 1, N(0.0));
     if (node >= 0) adjoint[node] = scale;
-    for (std::size_t k = adjoint.size(); k-- > inputs_;)
-      if (adjoint[k] != 0)
-        for (std::size_t e = first_[k]; e < first_[k + 1]; ++e)
-          adjoint[edges_[e].operand] += edges_[e].partial * adjoint[k];
-    for (std::size_t k = 0; k < inputs_; ++k) gradient[k] += adjoint[k];
+    for (std::size_t k = adjoint.size(); k-- > inputs_;) {
+      if (value_of(adjoint[k]) == 0) continue;
+      for (std::size_t e = first_[k]; e < first_[k + 1]; ++e) {
+        N& to = adjoint[edges_[e].operand];
+        to = multiply_add(edges_[e].partial, adjoint[k], to);
+      }
+    }
+    for (std::size_t k = 0; k < inputs_; ++k) gradient[k] = gradient[k] + adjoint[k];
   }
 
  private:
   struct Edge {
     std::int64_t operand;
-    double partial;
+    N partial;
   };
   std::size_t inputs_;
   std::vector<std::size_t> first_;
@@ -113,37 +121,68 @@ class Tape {
 };
 
 // A number on a tape; a constant where it has none.
-struct Variable {
-  double value = 0;
+template <class N>
+struct VariableOf {
+  N value = 0.0;
   std::int64_t node = -1;
-  Tape* tape = nullptr;
+  Tape<N>* tape = nullptr;
 
-  Variable() = default;
-  Variable(double v) : value(v) {}  // NOLINT: constants mix with variables
-  Variable(double v, std::int64_t n, Tape* on) : value(v), node(n), tape(on) {}
+  VariableOf() = default;
+  VariableOf(double v) : value(v) {}  // NOLINT: constants mix with variables
+  VariableOf(const N& v, std::int64_t n, Tape<N>* on) : value(v), node(n), tape(on) {}
 };
 
-inline Variable record(double value, const Variable& a, double da, const Variable& b = {}, double db = 0) {
-  Tape* tape = a.tape ? a.tape : b.tape;
-  if (!tape) return value;
+template <class N>
+VariableOf<N> record(const N& value, const VariableOf<N>& a, const N& da, const VariableOf<N>& b = {},
+                     const N& db = 0.0) {
+  Tape<N>* tape = a.tape ? a.tape : b.tape;
+  if (!tape) return {value, -1, nullptr};
   tape->edge(a.node, da);
   tape->edge(b.node, db);
   return {value, tape->finish_node(), tape};
 }
-inline Variable operator+(const Variable& a, const Variable& b) { return record(a.value + b.value, a, 1, b, 1); }
-inline Variable operator-(const Variable& a, const Variable& b) { return record(a.value - b.value, a, 1, b, -1); }
-inline Variable operator*(const Variable& a, const Variable& b) {
-  return record(a.value * b.value, a, b.value, b, a.value);
+template <class N>
+VariableOf<N> operator+(const VariableOf<N>& a, const VariableOf<N>& b) {
+  return record<N>(a.value + b.value, a, 1.0, b, 1.0);
 }
-inline Variable operator/(const Variable& a, const Variable& b) {
-  return record(a.value / b.value, a, 1 / b.value, b, -a.value / (b.value * b.value));
+template <class N>
+VariableOf<N> operator-(const VariableOf<N>& a, const VariableOf<N>& b) {
+  return record<N>(a.value - b.value, a, 1.0, b, -1.0);
 }
-inline Variable exp(const Variable& a) { return record(std::exp(a.value), a, std::exp(a.value)); }
-inline Variable log1p(const Variable& a) { return record(std::log1p(a.value), a, 1 / (1 + a.value)); }
-inline Variable sin(const Variable& a) { return record(std::sin(a.value), a, std::cos(a.value)); }
-inline Variable cos(const Variable& a) { return record(std::cos(a.value), a, -std::sin(a.value)); }
-inline double value_of(double a) { return a; }
-inline double value_of(const Variable& a) { return a.value; }
+template <class N>
+VariableOf<N> operator*(const VariableOf<N>& a, const VariableOf<N>& b) {
+  return record<N>(a.value * b.value, a, b.value, b, a.value);
+}
+template <class N>
+VariableOf<N> operator/(const VariableOf<N>& a, const VariableOf<N>& b) {
+  const N ratio = a.value / b.value;
+  return record<N>(ratio, a, N(1.0) / b.value, b, N(-1.0) * ratio / b.value);
+}
+template <class N>
+VariableOf<N> exp(const VariableOf<N>& a) {
+  using std::exp;
+  const N e = exp(a.value);
+  return record<N>(e, a, e);
+}
+template <class N>
+VariableOf<N> log1p(const VariableOf<N>& a) {
+  using std::log1p;
+  return record<N>(log1p(a.value), a, N(1.0) / (N(1.0) + a.value));
+}
+template <class N>
+VariableOf<N> sin(const VariableOf<N>& a) {
+  using std::cos, std::sin;
+  return record<N>(sin(a.value), a, cos(a.value));
+}
+template <class N>
+VariableOf<N> cos(const VariableOf<N>& a) {
+  using std::cos, std::sin;
+  return record<N>(cos(a.value), a, N(-1.0) * sin(a.value));
+}
+template <class N>
+double value_of(const VariableOf<N>& a) {
+  return value_of(a.value);
+}
 
 // Σ_i w[i] h[i] (+ b), as one node.
 inline double dot(const double* w, const std::vector<double>& h, const double* bias) {
@@ -151,12 +190,13 @@ inline double dot(const double* w, const std::vector<double>& h, const double* b
   for (std::size_t i = 0; i < h.size(); ++i) sum += w[i] * h[i];
   return sum;
 }
-inline Variable dot(const Variable* w, const std::vector<Variable>& h, const Variable* bias) {
-  Tape* tape = w[0].tape;
-  double sum = bias ? bias->value : 0.0;
-  if (bias) tape->edge(bias->node, 1);
+template <class N>
+VariableOf<N> dot(const VariableOf<N>* w, const std::vector<VariableOf<N>>& h, const VariableOf<N>* bias) {
+  Tape<N>* tape = w[0].tape;
+  N sum = bias ? bias->value : N(0.0);
+  if (bias) tape->edge(bias->node, 1.0);
   for (std::size_t i = 0; i < h.size(); ++i) {
-    sum += w[i].value * h[i].value;
+    sum = multiply_add(w[i].value, h[i].value, sum);
     tape->edge(w[i].node, h[i].value);
     tape->edge(h[i].node, w[i].value);
   }
@@ -317,23 +357,25 @@ inline double distance_to_softplus_threshold(const ReferenceNetwork& net, const 
 
 // ---- losses --------------------------------------------------------------------------------------------------------
 
-struct ReferenceLoss {
-  double value = 0;
-  std::vector<double> gradient;  // [P]
+template <class N>
+struct ReferenceLossOf {
+  N value = 0.0;
+  std::vector<N> gradient;  // [P]
 };
+using ReferenceLoss = ReferenceLossOf<double>;
 
 // Mean over the points of point_loss(point, parameters on a tape).
-template <class PointLoss>
-ReferenceLoss reference_mean(const ReferenceNetwork& net, std::size_t points, PointLoss point_loss) {
-  ReferenceLoss loss{0, std::vector<double>(net.parameters.size(), 0.0)};
-  Tape tape(net.parameters.size());
-  std::vector<Variable> parameters;
+template <class N, class PointLoss>
+ReferenceLossOf<N> reference_mean(const ReferenceNetwork& net, std::size_t points, PointLoss point_loss) {
+  ReferenceLossOf<N> loss{0.0, std::vector<N>(net.parameters.size(), N(0.0))};
+  Tape<N> tape(net.parameters.size());
+  std::vector<VariableOf<N>> parameters;
   for (std::size_t k = 0; k < net.parameters.size(); ++k)
-    parameters.emplace_back(net.parameters[k], static_cast<std::int64_t>(k), &tape);
+    parameters.emplace_back(N(net.parameters[k]), static_cast<std::int64_t>(k), &tape);
   for (std::size_t i = 0; i < points; ++i) {
     tape.rewind();
-    const Variable l = point_loss(i, parameters);
-    loss.value += l.value / double(points);
+    const VariableOf<N> l = point_loss(i, parameters);
+    loss.value = loss.value + l.value / N(double(points));
     tape.accumulate(l.node, 1.0 / double(points), loss.gradient);
   }
   return loss;
@@ -363,19 +405,21 @@ S residual_point(const ReferenceNetwork& net, const std::vector<S>& parameters, 
 }
 
 // Mean over points and coordinates of weight (s − target)²; t [N], x [N, d], target [N, d], weight [N] or empty.
-inline ReferenceLoss reference_denoising_loss(const ReferenceNetwork& net, const std::vector<double>& t,
-                                              const std::vector<double>& x, const std::vector<double>& target,
-                                              const std::vector<double>& weight = {}) {
+template <class N = double>
+ReferenceLossOf<N> reference_denoising_loss(const ReferenceNetwork& net, const std::vector<double>& t,
+                                            const std::vector<double>& x, const std::vector<double>& target,
+                                            const std::vector<double>& weight = {}) {
   const int d = net.dimension;
-  return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
+  return reference_mean<N>(net, t.size(), [&](std::size_t k, const std::vector<VariableOf<N>>& parameters) {
     return denoising_point(net, parameters, t[k], &x[k * d], &target[k * d], weight.empty() ? 1.0 : weight[k]);
   });
 }
 
 // Mean over points of R².
-inline ReferenceLoss reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
-                                             const std::vector<double>& t, const std::vector<double>& x) {
-  return reference_mean(net, t.size(), [&](std::size_t k, const std::vector<Variable>& parameters) {
+template <class N = double>
+ReferenceLossOf<N> reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
+                                           const std::vector<double>& t, const std::vector<double>& x) {
+  return reference_mean<N>(net, t.size(), [&](std::size_t k, const std::vector<VariableOf<N>>& parameters) {
     return residual_point(net, parameters, sde, t[k], &x[k * net.dimension]);
   });
 }

@@ -49,6 +49,9 @@ inline Noisy log1p(const Noisy& a) { return rounded(std::log1p(a.value)); }
 inline Noisy sin(const Noisy& a) { return rounded(std::sin(a.value)); }
 inline Noisy cos(const Noisy& a) { return rounded(std::cos(a.value)); }
 inline double value_of(const Noisy& a) { return a.value; }
+inline Noisy multiply_add(const Noisy& a, const Noisy& b, const Noisy& c) {
+  return rounded(a.value * b.value + c.value);
+}
 
 // One rounding a term, as by fused multiply-adds: of the partial sums s_k, which together move the sum by Σ s_k ξ_k;
 // the draw has their variance.

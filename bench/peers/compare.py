@@ -32,7 +32,8 @@ def machine():
         key, _, value = line.partition(':')
         fields.setdefault(key.strip(), value.strip())
     pages = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-    return {'cpu': fields.get('Model name', platform.processor()), 'cores': len(os.sched_getaffinity(0)),
+    return {'cpu': fields.get('Model name', platform.processor()),
+            'cpu_family_model_stepping': [fields.get(k) for k in ('CPU family', 'Model', 'Stepping')], 'cores': len(os.sched_getaffinity(0)),
             'flags': [f for f in ('avx2', 'fma', 'avx512f') if f in fields.get('Flags', '').split()],
             'memory_gib': round(pages / 2**30, 1), 'system': platform.platform()}
 

@@ -35,6 +35,7 @@ Preset find_preset(const std::string& name) {
   preset.architecture.beta = 40;
   preset.gap.samples = 50000;
   if (name == "smoke") {
+    preset.architecture.beta = 20;  // what so few iterations fit
     preset.train.iterations = 300;
     preset.train.denoising_points = 1024;
     preset.train.collocation_points = 256;

@@ -57,7 +57,7 @@ fresh=()
 if [ ! -f build/CMakeCache.txt ]; then
   parts=OFF
   if [ -e /proc/driver/nvidia/version ]; then parts=AUTO; fi
-  fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA=$parts -DFOKKER_BUILD_TESTS=OFF -DFOKKER_WERROR=OFF)
+  fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_CUDA="$parts" -DFOKKER_BUILD_TESTS=OFF -DFOKKER_WERROR=OFF)
 fi
 if [ "$cuda" = yes ]; then
   fresh+=(-DFOKKER_CUDA=ON)

@@ -29,7 +29,7 @@ struct Preset {
 
 Preset find_preset(const std::string& name) {
   // The paper's network has softplus beta 100; training that short does not fit one so sharp. At 40 the gap falls from
-  // w_R = 0 to 1 by three times the noise floor or more for each of the seeds tried; at 20 for some seeds by less than
+  // w_R = 0 to 1 by twice the noise floor or more for each of the seeds tried; at 20 for some seeds by less than
   // the floor.
   Preset preset{.name = name, .data = {"circles2"}, .weights = {0, 1}, .architecture = {}, .train = {}, .gap = {}};
   preset.architecture.beta = 40;

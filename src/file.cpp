@@ -148,7 +148,7 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   if (const int code = sync_folder(target)) throw fail_code(code);
 }
 
-void write_file(const std::string& path, const std::string& text) {
+void write_text(const std::string& path, const std::string& text) {
   const std::span<const std::byte> piece = std::as_bytes(std::span(text.data(), text.size()));
   write_file(path, std::span(&piece, 1));
 }

@@ -132,7 +132,9 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   const bool named = !value("layers").empty();
   a.layer_names = named ? split_names(value("layers")) : natural_layers(file);
   const std::string advice = fmt::format(
-      ": name the tensors from input to output, as layers=input,hidden1,output, for those in the file are {}",
+      ": name the tensors from input to output, as layers=input,hidden1,output (its metadata, or --layers), for those "
+      "in the "
+      "file are {}",
       list_tensors(file));
   std::vector<const Tensor*> weights;
   for (const std::string& name : a.layer_names) {
@@ -342,7 +344,7 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
   } catch (const nlohmann::json::exception&) {
     throw Error(fmt::format("cannot write {}: a piece of metadata is not UTF-8", in_quotes(path)));
   }
-  write_file(path, text);
+  write_text(path, text);
 }
 
 [[noreturn]] void throw_wrong_ending(const std::string& path) {

@@ -1,6 +1,7 @@
 #include "fokker/sde.hpp"
 
 #include <cmath>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -69,6 +70,15 @@ const Kind& find(const std::string& name) {
   throw Error(fmt::format("unknown SDE {}: allowed are {}", in_quotes(name), allowed));
 }
 
+// The smallest power of ten that is a normal float number, as is the variance at it; infinity where there is none.
+double least_time(const ForwardSde& sde) {
+  for (int exponent = -37; exponent < 0; ++exponent) {
+    const double t = std::pow(10.0, exponent);
+    if (sde.at(static_cast<float>(t)).variance >= std::numeric_limits<float>::min()) return t;
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
 }  // namespace
 
 ForwardSde ForwardSde::defaults(SdeKind kind) { return find(kind).defaults; }
@@ -130,15 +140,18 @@ void ForwardSde::validate() const {
           fmt::format("the SDE {} has {} = {}: it must lie between {} and {}", k.name, p.key, value, least, limit));
     }
   }
-  if (!(t_min >= 0 && t_min < horizon)) {
-    throw Error(
-        fmt::format("the SDE {} has t_min = {}: it must be at least 0 and below T = {}", k.name, t_min, horizon));
-  }
   if ((kind == SdeKind::vp_linear || kind == SdeKind::subvp) && first > second) {
     throw Error(fmt::format("the SDE {} has beta_min = {} above beta_max = {}", k.name, first, second));
   }
   if (kind == SdeKind::ve && first >= second) {
     throw Error(fmt::format("the SDE ve has sigma_min = {}: it must be below sigma_max = {}", first, second));
+  }
+  const double first_time = least_time(*this);
+  if (!(t_min >= first_time * (1 - 1e-12) && t_min < horizon)) {
+    throw Error(
+        fmt::format("the SDE {} has t_min = {}: it must be at least {:g}, from where float holds the variance, and "
+                    "below T = {}",
+                    k.name, t_min, first_time, horizon));
   }
 }
 

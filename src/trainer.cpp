@@ -118,6 +118,18 @@ void TrainOptions::validate() const {
 
 // The trainer.
 
+TrainingStopped::TrainingStopped(const TrainRecord& failed, std::vector<TrainRecord> before)
+    : Error([&] {
+        const auto text = [](double value) {
+          return std::isfinite(value) ? fmt::format("{:.4g}", value) : std::string("not finite");
+        };
+        return fmt::format(
+            "training stopped at iteration {}, whose loss or gradient is not finite or above 1e18 (denoising {}, mean "
+            "squared residual {}, gradient norm {}); a smaller rate or clipping may help",
+            failed.iteration, text(failed.denoising), text(failed.residual), text(failed.gradient_norm));
+      }()),
+      records(std::move(before)) {}
+
 struct Trainer::State {
   Context context;
   Model model;  // its parameters are those the trainer was made with

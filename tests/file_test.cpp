@@ -43,7 +43,7 @@ TEST(WriteFile, WhatIsWrittenIsReadBack) {
   for (const std::size_t size : {0, 1, 19, 99, 989, 3'000'001}) {
     std::string text(size, '\0');
     for (std::size_t i = 0; i < size; ++i) text[i] = static_cast<char>(i * 31 + i / 251);
-    write_file(scratch / "file", text);
+    write_text(scratch / "file", text);
     EXPECT_EQ(get(scratch / "file"), text) << size;
     EXPECT_EQ(text_of(read_file(scratch / "file")), text) << size;
     EXPECT_EQ(scratch.list(), Names{"file"});
@@ -65,7 +65,7 @@ TEST(WriteFile, KeepsThePermissionsOfTheOldFile) {
   const Scratch scratch;
   put(scratch / "file", "old");
   ASSERT_EQ(::chmod((scratch / "file").c_str(), 0640), 0);
-  write_file(scratch / "file", "new");
+  write_text(scratch / "file", "new");
   struct stat status {};
   ASSERT_EQ(::stat((scratch / "file").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 07777, 0640u);
@@ -77,17 +77,17 @@ TEST(WriteFile, WritesThroughSymbolicLinks) {
   put(scratch / "folder/target", "old");
   std::filesystem::create_symlink("folder/target", scratch / "link");
   std::filesystem::create_symlink(scratch / "link", scratch / "link_to_link");
-  write_file(scratch / "link_to_link", "new");
+  write_text(scratch / "link_to_link", "new");
   EXPECT_TRUE(std::filesystem::is_symlink(scratch / "link"));
   EXPECT_TRUE(std::filesystem::is_symlink(scratch / "link_to_link"));
   EXPECT_EQ(get(scratch / "folder/target"), "new");
 
   std::filesystem::create_symlink("folder/not_yet", scratch / "dangling");
-  write_file(scratch / "dangling", "made");
+  write_text(scratch / "dangling", "made");
   EXPECT_EQ(get(scratch / "folder/not_yet"), "made");
 
   std::filesystem::create_symlink("loop", scratch / "loop");
-  message_of([&] { write_file(scratch / "loop", "x"); });
+  message_of([&] { write_text(scratch / "loop", "x"); });
   EXPECT_EQ(scratch.list(), (Names{"folder", "link", "link_to_link", "dangling", "loop"}));
 }
 
@@ -95,9 +95,9 @@ TEST(WriteFile, TakesANameInTheCurrentFolder) {
   const Scratch scratch;
   const auto before = std::filesystem::current_path();
   std::filesystem::current_path(scratch.folder());
-  write_file("plain", "text");
+  write_text("plain", "text");
   std::filesystem::create_directory("made");
-  write_file("made/../other", "text");
+  write_text("made/../other", "text");
   std::filesystem::current_path(before);
   EXPECT_EQ(scratch.list(), (Names{"plain", "made", "other"}));
 }
@@ -108,7 +108,7 @@ TEST(WriteFile, RefusalsSayWhyAndLeaveEverythingAsItWas) {
   std::filesystem::create_directory(scratch / "folder");
   ASSERT_EQ(::mkfifo((scratch / "pipe").c_str(), 0600), 0);
   const auto refusal = [&](const std::string& path) {
-    const std::string text = message_of([&] { write_file(path, "new"); });
+    const std::string text = message_of([&] { write_text(path, "new"); });
     EXPECT_THAT(text, HasSubstr("cannot write"));
     return text;
   };
@@ -147,8 +147,8 @@ int status_on_full_disk(Write&& write) {
 TEST(WriteFile, AFullDiskLeavesTheOldFile) {
   const Scratch scratch;
   put(scratch / "file", "old");
-  EXPECT_EQ(status_on_full_disk([&] { write_file(scratch / "file", std::string(5000, 'x')); }), 0);
-  EXPECT_EQ(status_on_full_disk([&] { write_file(scratch / "new", std::string(1001, 'x')); }), 0);
+  EXPECT_EQ(status_on_full_disk([&] { write_text(scratch / "file", std::string(5000, 'x')); }), 0);
+  EXPECT_EQ(status_on_full_disk([&] { write_text(scratch / "new", std::string(1001, 'x')); }), 0);
   const std::vector<double> data(500);
   EXPECT_EQ(status_on_full_disk([&] { save_npy(scratch / "file", {500}, data.data()); }), 0);
   SafeTensors tensors;
@@ -157,7 +157,7 @@ TEST(WriteFile, AFullDiskLeavesTheOldFile) {
   EXPECT_EQ(get(scratch / "file"), "old");
   EXPECT_EQ(scratch.list(), Names{"file"});
   // What fits is written.
-  EXPECT_EQ(status_on_full_disk([&] { write_file(scratch / "file", std::string(1000, 'x')); }), 1);
+  EXPECT_EQ(status_on_full_disk([&] { write_text(scratch / "file", std::string(1000, 'x')); }), 1);
   EXPECT_EQ(get(scratch / "file"), std::string(1000, 'x'));
 }
 
@@ -185,9 +185,9 @@ TEST(WriteFile, RespectsPermissions) {
       }
       return false;
     };
-    if (!denied([&] { write_file(scratch / "locked/new", "x"); })) return 1;
-    if (!denied([&] { write_file(scratch / "locked/file", "x"); })) return 2;
-    if (!denied([&] { write_file(scratch / "open/protected", "x"); })) return 3;
+    if (!denied([&] { write_text(scratch / "locked/new", "x"); })) return 1;
+    if (!denied([&] { write_text(scratch / "locked/file", "x"); })) return 2;
+    if (!denied([&] { write_text(scratch / "open/protected", "x"); })) return 3;
     if (!denied([&] { read_file(scratch / "unreadable"); })) return 4;
     return 0;
   });
@@ -203,7 +203,7 @@ TEST(WriteFile, SeveralWritersAtOnceLeaveOneWholeFile) {
   std::vector<std::thread> writers;
   for (int w = 0; w < 4; ++w) {
     writers.emplace_back([&, w] {
-      for (int i = 0; i < 10; ++i) write_file(scratch / "file", std::string(100'000 + w, static_cast<char>('a' + w)));
+      for (int i = 0; i < 10; ++i) write_text(scratch / "file", std::string(100'000 + w, static_cast<char>('a' + w)));
     });
   }
   for (auto& writer : writers) writer.join();

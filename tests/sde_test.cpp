@@ -222,7 +222,8 @@ TEST_P(EverySde, NameAndParametersReadBack) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sde, EverySde,
-                         ::testing::Values(Case{"ou_paper", ForwardSde{}}, Case{"ou", {SdeKind::ou, 0.7, 1.9, 3, 0}},
+                         ::testing::Values(Case{"ou_paper", ForwardSde{}},
+                                           Case{"ou", {SdeKind::ou, 0.7, 1.9, 3, 1e-37}},
                                            Case{"vp_linear_default", ForwardSde::defaults(SdeKind::vp_linear)},
                                            Case{"vp_linear", {SdeKind::vp_linear, 0.3, 5, 2.5, 1.0 / 3}},
                                            Case{"vp_linear_constant", {SdeKind::vp_linear, 2, 2, 1, 1e-3}},
@@ -285,7 +286,13 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"ou", "{\"rate\": -1}", "rate = -1"}, Refused{"ou", "{\"g\": 0}", "g = 0"},
         Refused{"ou", "{\"g\": 1e300}", "g = 1e+300"}, Refused{"ou", "{\"T\": 0}", "T = 0"},
         Refused{"ou", "{\"T\": -2}", "T = -2"}, Refused{"ou", "{\"t_min\": 10}", "below T = 10"},
-        Refused{"ou", "{\"t_min\": -1e-9}", "t_min"}, Refused{"ou", "{\"T\": 1e999}", "out of range"},
+        Refused{"ou", "{\"t_min\": -1e-9}", "t_min"}, Refused{"ou", "{\"t_min\": 0}", "at least 1e-37"},
+        Refused{"ou", "{\"t_min\": 1e-38}", "at least 1e-37"},
+        Refused{"ou", "{\"g\": 1e-6, \"t_min\": 1e-27}", "at least 1e-25"},         // σ² = 1e-12 t
+        Refused{"subvp", "{\"beta_min\": 1, \"t_min\": 1e-20}", "at least 1e-18"},  // σ² = t²
+        Refused{
+            "ve", "{\"sigma_max\": 0.01000000001}",
+            "at least inf"},  // as float numbers both sigma are one Refused{"ou", "{\"T\": 1e999}", "out of range"},
         Refused{"ou", "{\"rate\": NaN}", "not valid JSON"}, Refused{"ou", "{\"rate\": \"1\"}", "must be a number"},
         Refused{"ou", "{\"rate\": null}", "must be a number"}, Refused{"ou", "{\"rate\": true}", "must be a number"},
         Refused{"ou", "{\"rate\": {}}", "nested"}, Refused{"ou", "{\"rate\": 1, \"rate\": 2}", "twice"},

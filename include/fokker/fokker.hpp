@@ -7,6 +7,7 @@
 #include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
+#include "fokker/file.hpp"
 #include "fokker/integrator_formulas.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"

@@ -32,7 +32,7 @@ struct ForwardSde {
   double first = 1;     // ou: rate; vp_linear, subvp: beta_min; vp_cosine: s; ve: sigma_min
   double second = 1;    // ou: g; vp_linear, subvp: beta_max; vp_cosine: unused; ve: sigma_max
   double horizon = 10;  // T
-  double t_min = 1e-4;  // smallest training time
+  double t_min = 1e-4;  // smallest training time; float holds it and the variance at it
 
   // The named SDE with its default parameters (ou 1, 1, T 10, t_min 1e-4; vp-linear and subvp 0.1, 20, T 1, t_min 1e-3;
   // vp-cosine 0.008, T 1, t_min 1e-3; ve 0.01, 50, T 1, t_min 1e-3).

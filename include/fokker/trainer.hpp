@@ -7,6 +7,7 @@
 
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
+#include "fokker/error.hpp"
 #include "fokker/model.hpp"
 
 namespace fokker {
@@ -57,6 +58,12 @@ struct TrainRecord {
   double denoising, residual, total, gradient_norm, rate;
 };
 
+// Thrown by Trainer::run on the first loss or gradient that is not finite; what() names its iteration and its terms.
+struct TrainingStopped : Error {
+  TrainingStopped(const TrainRecord& failed, std::vector<TrainRecord> before);
+  std::vector<TrainRecord> records;  // those of the call before that iteration
+};
+
 // Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)
 // alone, so a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set.
 class Trainer {
@@ -71,8 +78,8 @@ class Trainer {
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
 
-  // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws Error on the
-  // first loss or gradient that is not finite, naming the iteration; the parameters stay those before it.
+  // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws
+  // TrainingStopped on the first loss or gradient that is not finite; the parameters stay those before it.
   std::vector<TrainRecord> run(std::int64_t count);
 
   std::int64_t iteration() const;

@@ -5,7 +5,7 @@
 //   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
 //   update   norm, clipping, Adam and the average: one pass over the parameters each
 // Nothing is remembered but TrainState, and nothing depends on the number of threads.
-#include <fmt/format.h>
+#include "fokker/trainer.hpp"
 
 #include <cmath>
 #include <utility>
@@ -14,7 +14,6 @@
 #include "cpu/data.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/random.hpp"
-#include "fokker/error.hpp"
 #include "train_formulas.hpp"
 
 namespace fokker::cpu {
@@ -45,12 +44,12 @@ class CpuTrainer : public TrainOperator {
 
   std::vector<TrainRecord> run(std::int64_t count) override {
     std::vector<TrainRecord> records;
-    for (std::int64_t i = 0; i < count; ++i) records.push_back(iterate());
+    for (std::int64_t i = 0; i < count; ++i) records.push_back(iterate(records));
     return records;
   }
 
  private:
-  TrainRecord iterate() {
+  TrainRecord iterate(const std::vector<TrainRecord>& before) {
     const std::int64_t k = state_.iteration;
     const std::int64_t collocation_points = options_.residual_weight > 0 ? options_.collocation_points : 0;
     const LossSums loss = loss_.evaluate(
@@ -67,11 +66,7 @@ class CpuTrainer : public TrainOperator {
     constexpr double largest = 1e18;
     const double clip = options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
     if (!std::isfinite(total) || !(norm * clip <= largest)) {
-      throw Error(fmt::format(
-          "training stopped at iteration {}, whose loss or gradient is not finite or above 1e18 (denoising {}, mean "
-          "squared residual {}, gradient norm {}); the parameters before it are kept, and a smaller "
-          "rate or clipping may help",
-          k, loss.denoising, loss.residual, norm));
+      throw TrainingStopped({k, loss.denoising, loss.residual, total, norm, 0}, before);
     }
 
     const RateStep rate = rate_step(options_, k);

@@ -7,36 +7,57 @@
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <iostream>
 #include <new>
 
 #include "fokker/error.hpp"
 
 namespace fokker::tools {
 
+namespace {
+
+int fail(const std::string& name, const std::string& why, ExitCode code) {
+  std::fflush(stdout);
+  fmt::print(stderr, "{}: {}\n", name, why);
+  return code;
+}
+
+// A command that there is not, before the parser misses one.
+void check_command(const CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> allowed;
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    allowed.push_back(command->get_name());
+  }
+  if (allowed.empty()) return;
+  const std::string commands = fmt::format("{}", fmt::join(allowed, ", "));
+  if (argc < 2) throw CLI::ValidationError(fmt::format("no command given; allowed: {}", commands));
+  const std::string first = argv[1];
+  if (first.starts_with('-') || std::find(allowed.begin(), allowed.end(), first) != allowed.end()) return;
+  throw CLI::ValidationError(fmt::format("command '{}' given; allowed: {}", first, commands));
+}
+
+}  // namespace
+
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command) {
   std::signal(SIGXFSZ, SIG_IGN);
   const std::string name = app.get_name();
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? exit_done : exit_usage;
-  }
-  std::string failure;
-  try {
-    command();
-  } catch (const CLI::ParseError& error) {
-    app.exit(error);
-    return exit_usage;
+    try {
+      check_command(app, argc, argv);
+      app.parse(argc, argv);
+      command();
+    } catch (const CLI::ParseError& error) {
+      if (error.get_exit_code() != 0) return fail(name, error.what(), exit_usage);
+      app.exit(error);  // --help, --version
+      std::cout.flush();
+    }
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) throw Error("cannot write to standard output");
+    return exit_done;
   } catch (const std::bad_alloc&) {
-    failure = "not enough memory for sizes this large";
+    return fail(name, "not enough memory for sizes this large", exit_failed);
   } catch (const std::exception& error) {
-    failure = error.what();
+    return fail(name, error.what(), exit_failed);
   }
-  if (failure.empty() && std::fflush(stdout) != 0) failure = "cannot write to standard output";
-  if (failure.empty()) return exit_done;
-  std::fflush(stdout);
-  fmt::print(stderr, "{}: {}\n", name, failure);
-  return exit_failed;
 }
 
 std::string format_duration(double seconds) {

@@ -4,36 +4,17 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string_view>
 
 #include "fokker/error.hpp"
 
 namespace fokker::tools {
 
 namespace fs = std::filesystem;
-
-void write_text(const std::string& name, const std::string& text) {
-  std::error_code ignored;
-  const fs::path target = fs::weakly_canonical(name, ignored);  // a symbolic link stays one
-  const std::string path = target.empty() ? name : target.string();
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  errno = 0;
-  std::FILE* file = std::fopen(temporary.c_str(), "wb");
-  bool written = file != nullptr && std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  if (file != nullptr) {
-    written = std::fflush(file) == 0 && written;
-    written = ::fsync(::fileno(file)) == 0 && written;
-    written = std::fclose(file) == 0 && written;
-  }
-  if (written && std::rename(temporary.c_str(), path.c_str()) == 0) return;
-  const std::string reason = std::strerror(errno);
-  if (file != nullptr) std::remove(temporary.c_str());
-  throw Error(fmt::format("cannot write '{}': {}", path, reason));
-}
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -46,10 +27,21 @@ bool is_file(const std::string& path) {
   return fs::is_regular_file(path, ignored);
 }
 
-void make_folder(const std::string& path) {
+bool same_file(const std::string& a, const std::string& b) {
   std::error_code failure;
+  if (fs::equivalent(a, b, failure) && !failure) return true;  // both are there
+  const auto resolved = [](const std::string& path) {
+    std::error_code ignored;
+    return fs::weakly_canonical(fs::absolute(path, ignored), ignored);
+  };
+  const fs::path there = resolved(a);
+  return !there.empty() && there == resolved(b);
+}
+
+void make_folder(const std::string& path) {
+  std::error_code failure, ignored;
   fs::create_directories(path, failure);
-  if (fs::is_directory(path)) return;
+  if (fs::is_directory(path, ignored)) return;
   throw Error(fmt::format("cannot make the folder '{}': {}", path,
                           is_file(path) ? "a regular file of that name is in the way" : failure.message()));
 }
@@ -76,25 +68,30 @@ void check_writable(const std::string& path) {
 }
 
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
-  const auto same = [](const std::string& a, const std::string& b) {
-    std::error_code ignored;
-    return fs::weakly_canonical(fs::absolute(a), ignored) == fs::weakly_canonical(fs::absolute(b), ignored);
-  };
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i].empty()) continue;
     check_writable(outputs[i]);
     for (std::size_t j = 0; j < i; ++j) {
-      if (!outputs[j].empty() && same(outputs[i], outputs[j])) {
+      if (!outputs[j].empty() && same_file(outputs[i], outputs[j])) {
         throw Error(fmt::format("'{}' is given for two outputs; each needs a file of its own", outputs[i]));
       }
     }
     for (const std::string& input : inputs) {
-      if (!input.empty() && same(outputs[i], input)) {
+      if (!input.empty() && same_file(outputs[i], input)) {
         throw Error(
             fmt::format("'{}' is given both to be read and to be written; the output needs another name", outputs[i]));
       }
     }
   }
+}
+
+std::string file_of_data(const std::string& name) {
+  return name.ends_with(".json") || name.ends_with(".npy") ? name : std::string();
+}
+
+std::string file_of_grid(const std::string& text) {
+  constexpr std::string_view prefix = "file:";
+  return text.starts_with(prefix) ? text.substr(prefix.size()) : std::string();
 }
 
 }  // namespace fokker::tools

@@ -3,19 +3,25 @@
 #include <string>
 #include <vector>
 
+#include "fokker/file.hpp"
+
 namespace fokker::tools {
 
-// Written to a temporary name beside `path` and renamed: a failure leaves what was there. Throws Error.
-void write_text(const std::string& path, const std::string& text);
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
+// By whatever names: links, symbolic or hard, and the many spellings of a path lead to one file.
+bool same_file(const std::string& a, const std::string& b);
 // Creates the folder and its parents; throws Error where a regular file is in the way.
 void make_folder(const std::string& path);
 // Throws Error where a file of that name could not be written: asked before long work, so that it is not lost at its
 // end.
 void check_writable(const std::string& path);
 // As check_writable for each that is not empty, and throws Error where two outputs, or an output and an input, are one
-// file.
+// file. Empty inputs are passed over.
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
+
+// The file that a data set's name (--data) or a time grid's text (--grid) reads; empty where it reads none.
+std::string file_of_data(const std::string& name);
+std::string file_of_grid(const std::string& text);
 
 }  // namespace fokker::tools

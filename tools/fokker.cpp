@@ -39,18 +39,25 @@ class Train : public Command {
     app_->footer(
         "The defaults are a recipe that trains circles2 in about half a minute on two cores.\n"
         "Interrupted (SIGINT, SIGTERM) or killed, a run with --state goes on from its last saved state with --resume,\n"
-        "and ends with the parameters of an uninterrupted run, bit for bit.\n\n"
+        "and ends with the parameters of an uninterrupted run, bit for bit. A loss that is not finite ends it with "
+        "the\n"
+        "records and the state before it. Killed in the midst of a save, it leaves the earlier state and a file\n"
+        ".fokker-PID-N.tmp beside it, which may be removed.\n\n"
         "Examples:\n"
         "  fokker train --data circles2 --residual-weight 1 --out circles2.safetensors --log circles2.csv\n"
         "  fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors\n"
         "  fokker train --data blob --resume blob.state --out blob.safetensors\n"
         "  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --out "
         "mine.safetensors\n");
-    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy ([N, d])")->required();
-    app_->add_option("--out", out_, "the trained model, a .safetensors file")->required();
+    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy ([N, d])")
+        ->required()
+        ->check(data_name());
+    app_->add_option("--out", out_, "the trained model, a .safetensors file")
+        ->required()
+        ->check(ends_in(".safetensors"));
 
     const std::string network = "Network and forward SDE";
-    recipe(network, "--hidden", architecture_.hidden, "widths of the hidden layers")->delimiter(',');
+    add_recipe(network, add_integers(*app_, "--hidden", architecture_.hidden, "widths of the hidden layers", 1, 16384));
     recipe(network, "--activation", activation_, "softplus, tanh, silu or sine");
     recipe(network, "--beta", architecture_.beta, "softplus: log(1 + exp(beta z))/beta");
     recipe(network, "--output", output_, "potential (score is its gradient) or score");
@@ -59,9 +66,13 @@ class Train : public Command {
            "as JSON: '{\"rate\": 1, \"T\": 10}'; defaults: fokker --help");
 
     const std::string training = "Training";
-    recipe(training, "--iterations", options_.iterations, "iterations of Adam");
-    recipe(training, "--denoising-points", options_.denoising_points, "fresh points an iteration");
-    recipe(training, "--collocation-points", options_.collocation_points, "fresh residual points an iteration");
+    const auto count = [&](const char* name, std::int64_t& value, const char* help, std::int64_t low,
+                           std::int64_t high) {
+      add_recipe(training, add_integer<std::int64_t>(*app_, name, value, help, low, high));
+    };
+    count("--iterations", options_.iterations, "iterations of Adam", 1, 1'000'000'000'000);
+    count("--denoising-points", options_.denoising_points, "fresh points an iteration", 1, 1'000'000'000);
+    count("--collocation-points", options_.collocation_points, "fresh residual points an iteration", 0, 1'000'000'000);
     recipe(training, "--residual-weight", options_.residual_weight, "w_R, weight of the mean squared residual");
     recipe(training, "--box", options_.box, "residual points are uniform on [-box, box]^d");
     recipe(training, "--time-law", time_law_, "denoising times: paper, uniform or importance");
@@ -72,18 +83,19 @@ class Train : public Command {
     recipe(training, "--average-fraction", options_.average_fraction,
            "share of the iterations that are averaged, the last ones");
     recipe(training, "--clip-norm", options_.clip_norm, "largest gradient norm; 0: no clipping");
-    recipe(training, "--seed", options_.seed, "of the parameters and of all draws")->check(CLI::NonNegativeNumber);
+    add_recipe(training, add_integer(*app_, "--seed", options_.seed, "of the parameters and of all draws"));
 
     const std::string files = "States and records";
-    app_->add_option("--state", state_, "file for the training state; with --resume: that file, if not given")
+    app_->add_option("--state", state_,
+                     "file for the training state, which is not there yet; with --resume: that file, if not given")
         ->group(files);
     auto* resume = app_->add_option("--resume", resume_, "go on from this state; its recipe holds")->group(files);
     app_->add_option("--save-every", save_every_, "save the state every N iterations, or every Ns seconds")
         ->capture_default_str()
+        ->check(usable(SaveInterval::parse))
         ->group(files);
     app_->add_option("--log", log_, "records of the iterations: FILE.csv, or FILE.jsonl for JSON lines")->group(files);
-    app_->add_option("--log-every", log_every_, "one record in so many iterations")
-        ->capture_default_str()
+    add_integer<std::int64_t>(*app_, "--log-every", log_every_, "one record in so many iterations", 1, max_samples)
         ->group(files);
     for (CLI::Option* option : recipe_) option->excludes(resume);
     app_->add_flag("--json", json_, "print one JSON object when done");
@@ -91,17 +103,19 @@ class Train : public Command {
   }
 
   void run() override {
-    const DataSet data = DataSet::named(data_);
+    if (resume_.empty()) check_usage([&] { read_recipe(); });
     const SaveInterval save = SaveInterval::parse(save_every_);
-    check_range("--log-every", log_every_, 1, max_samples);
     if (state_.empty()) state_ = resume_;
-    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
-    check_outputs({out_, state_, log_}, {data_});
+    const bool same_state = !resume_.empty() && same_file(state_, resume_);
+    check_outputs({out_, state_, log_}, {file_of_data(data_), same_state ? "" : resume_});
+    if (!state_.empty() && !same_state && is_file(state_)) {
+      throw Error(fmt::format(
+          "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",
+          state_));
+    }
+    const DataSet data = DataSet::named(data_);
     const Context context = machine_.context();
     Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
-    if (!out_.ends_with(".safetensors")) {
-      throw Error(fmt::format("--out '{}' given; the name of a file with a network ends in .safetensors", out_));
-    }
 
     const std::int64_t first = trainer.iteration();
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
@@ -133,14 +147,14 @@ class Train : public Command {
   }
 
  private:
+  void add_recipe(const std::string& group, CLI::Option* option) { recipe_.push_back(option->group(group)); }
   template <class T>
-  CLI::Option* recipe(const std::string& group, const char* name, T& value, const char* help) {
-    recipe_.push_back(app_->add_option(name, value, help)->capture_default_str()->group(group));
-    return recipe_.back();
+  void recipe(const std::string& group, const char* name, T& value, const char* help) {
+    add_recipe(group, app_->add_option(name, value, help)->capture_default_str());
   }
 
-  Trainer start(const Context& context, const DataSet& data) {
-    architecture_.dimension = data.dimension();
+  // What the command line says of the recipe; throws Error where that alone is wrong.
+  void read_recipe() {
     architecture_.activation = parse_activation(activation_);
     architecture_.output = parse_output(output_);
     architecture_.validate();
@@ -148,13 +162,18 @@ class Train : public Command {
     options_.schedule = parse_rate_schedule(schedule_);
     options_.average = parse_weight_average(average_);
     options_.validate();
-    const ForwardSde sde = ForwardSde::parse(sde_, sde_parameters_);
-    return Trainer(context, {sde, Mlp::initialise(architecture_, options_.seed)}, data, options_);
+    forward_ = ForwardSde::parse(sde_, sde_parameters_);
+  }
+
+  Trainer start(const Context& context, const DataSet& data) {
+    architecture_.dimension = data.dimension();
+    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed)}, data, options_);
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
   Architecture architecture_{.beta = 20, .layer_names = {}};
+  ForwardSde forward_;
   TrainOptions options_;
   std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},
       average_{to_string(options_.average)};
@@ -180,18 +199,19 @@ class Sample : public Command {
     app_->add_option(
             "--scheme", scheme_,
             "euler-maruyama (or sde) on the reverse SDE; euler (or ode), heun, rk4 on the probability-flow ODE")
-        ->capture_default_str();
-    app_->add_option("--grid", grid_, "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
-        ->capture_default_str();
-    app_->add_option("--samples", samples_, "how many")->capture_default_str();
-    app_->add_option("--seed", seed_, "names the prior's draw and the Brownian path of each sample")
         ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
-    app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required();
+        ->check(usable(parse_scheme));
+    app_->add_option("--grid", grid_, "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
+        ->capture_default_str()
+        ->check(grid_text());
+    add_integer<std::int64_t>(*app_, "--samples", samples_, "how many", 1, max_samples);
+    add_integer(*app_, "--seed", seed_, "names the prior's draw and the Brownian path of each sample");
+    app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required()->check(ends_in(".npy"));
     app_->add_option(
-        "--log-density", log_density_,
-        "also the ODE model's log density at the samples, a .npy file: float32 [N]; by the ODE scheme given, or "
-        "by heun where the samples are the SDE's");
+            "--log-density", log_density_,
+            "also the ODE model's log density at the samples, a .npy file: float32 [N]; by the ODE scheme given, or "
+            "by heun where the samples are the SDE's")
+        ->check(ends_in(".npy"));
     probes_.add_to(*app_);
     app_->add_flag("--json", json_, "print one JSON object when done");
     machine_.add_to(*app_);
@@ -200,9 +220,7 @@ class Sample : public Command {
   void run() override {
     const Scheme scheme = parse_scheme(scheme_);
     const Divergence divergence = probes_.divergence();
-    check_range("--samples", samples_, 1, max_samples);
-    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
-    check_outputs({out_, log_density_}, {model_.path});
+    check_outputs({out_, log_density_}, {model_.path, file_of_grid(grid_)});
     const Model model = model_.load();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
@@ -265,7 +283,7 @@ class Field : public Command {
         "  fokker field --model circles2.safetensors --points points.npy --out fields.safetensors\n");
     model_.add_to(*app_);
     app_->add_option("--points", points_, "a .npy file")->required();
-    app_->add_option("--out", out_, "a .safetensors file")->required();
+    app_->add_option("--out", out_, "a .safetensors file")->required()->check(ends_in(".safetensors"));
     app_->add_flag("--hessian", hessian_,
                    "also hessian [N, d, d]: entry i, j is the derivative of score i along x_j; d <= 64");
     probes_.add_to(*app_);
@@ -275,7 +293,6 @@ class Field : public Command {
 
   void run() override {
     const Divergence divergence = probes_.divergence();
-    if (out_.empty()) throw Error("--out needs a name; an empty one was given");
     check_outputs({out_}, {model_.path, points_});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
@@ -285,6 +302,8 @@ class Field : public Command {
                               fmt::join(points.shape, ", "), 1 + d, d));
     }
     const std::int64_t n = points.shape[0];
+    // A float32 file rounds a horizon such as 0.7 up or down.
+    const double horizon = model.sde.horizon, slack = 1e-6 * horizon;
     std::vector<float> t(n), x(n * d);
     for (std::int64_t i = 0; i < n; ++i) {
       t[i] = static_cast<float>(points.data[i * (1 + d)]);
@@ -295,6 +314,10 @@ class Field : public Command {
           throw Error(
               fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
         }
+      }
+      if (const double time = points.data[i * (1 + d)]; time < -slack || time > horizon + slack) {
+        throw Error(fmt::format("row {} of '{}' has the time {}; allowed for this model's SDE: 0 to {}", i, points_,
+                                time, horizon));
       }
     }
 
@@ -402,48 +425,59 @@ class GapCommand : public Command {
         "  fokker gap --a ode.npy --b sde.npy --data circles2 --json\n");
     model_.add_to(*app_, false);
     app_->get_option("--model")->group("Options");
-    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy: the truth");
+    app_->add_option("--data", data_, "blob, circles2, checker, MIXTURE.json or SAMPLES.npy: the truth")
+        ->check(data_name());
     auto* a = app_->add_option("--a", a_, "samples to compare, a .npy file [N, d]");
     auto* b = app_->add_option("--b", b_, "samples to compare with, a .npy file [M, d]");
-    a->needs(b)->excludes("--model");
-    b->needs(a)->excludes("--model");
-    app_->add_option("--samples", options_.samples, "draws of each kind")->capture_default_str();
-    app_->add_option("--seed", options_.seed, "of the samplers, the truth and the residual's points")
-        ->capture_default_str()
-        ->check(CLI::NonNegativeNumber);
+    a->needs(b);
+    b->needs(a);
+    add_integer<std::int64_t>(*app_, "--samples", options_.samples, "draws of each kind", 1, max_samples);
+    add_integer(*app_, "--seed", options_.seed, "of the samplers, the truth and the residual's points");
     app_->add_option("--grid", options_.grid,
                      "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
-        ->capture_default_str();
-    app_->add_option("--scheme", scheme_, "scheme of the ODE: euler, heun or rk4")->capture_default_str();
+        ->capture_default_str()
+        ->check(grid_text());
+    app_->add_option("--scheme", scheme_, "scheme of the ODE: euler, heun or rk4")
+        ->capture_default_str()
+        ->check(usable([](const std::string& text) {
+          if (parse_scheme(text) != Scheme::euler_maruyama) return;
+          throw Error(fmt::format("'{}' given; allowed for the ODE: euler, heun, rk4", text));
+        }));
     app_->add_option("--histograms", histograms_,
                      "folder for ode.npy, sde.npy, truth.npy: float64 [4096], index 64 iy + ix");
+    std::vector<std::string> of_models = ModelOptions::override_names();
+    of_models.insert(of_models.end(), {"--model", "--samples", "--grid", "--scheme", "--histograms"});
+    for (const std::string& name : of_models) a->excludes(app_->get_option(name));
     app_->add_flag("--json", json_, "print one JSON object");
     machine_.add_to(*app_);
   }
 
   void run() override {
-    if (!a_.empty()) return compare_files();
-    if (model_.path.empty()) throw CLI::ValidationError("gap", "--model is required, or --a and --b");
-    if (data_.empty()) throw CLI::ValidationError("gap", "--data is required with --model");
-    options_.ode_scheme = parse_scheme(scheme_);
-    if (options_.ode_scheme == Scheme::euler_maruyama) {
-      throw Error(fmt::format("--scheme {} given; allowed for the ODE: euler, heun, rk4", scheme_));
+    if (app_->count("--a") > 0) {
+      if (app_->count("--seed") > 0 && data_.empty()) {
+        throw CLI::ValidationError("--seed given with --a and --b; allowed with --data, whose draws it names");
+      }
+      return compare_files();
     }
-    check_range("--samples", options_.samples, 1, max_samples);
+    if (model_.path.empty()) throw CLI::ValidationError("gap needs --model, or --a and --b");
+    if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
+    options_.ode_scheme = parse_scheme(scheme_);
     const DataSet data = DataSet::named(data_);
     const Model model = model_.load();
     if (data.dimension() != model.dimension()) {
       throw Error(fmt::format("the model '{}' has dimension {} and the data '{}' {}; they must be the same",
                               model_.path, model.dimension(), data_, data.dimension()));
     }
+    TimeGrid::parse(options_.grid, model.sde);
     if (!histograms_.empty()) {
       if (data.dimension() != 2) {
         throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
       }
       make_folder(histograms_);
-      check_writable(histograms_ + "/ode.npy");
+      std::vector<std::string> outputs;
+      for (const char* name : histogram_files) outputs.push_back(fmt::format("{}/{}.npy", histograms_, name));
+      check_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(options_.grid)});
     }
-    TimeGrid::parse(options_.grid, model.sde);
     const Context context = machine_.context();
 
     const Stopwatch clock;
@@ -458,13 +492,20 @@ class GapCommand : public Command {
     for (const auto& [name, cloud] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
       if (cloud->escaped == 1) note_all_lost(fmt::format("all {} samples of the {}", options_.samples, name));
     }
-    if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
     Json json = gap_json(gap, truth, options_);
     json["model"] = model_.path;
     json["data"] = data_;
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
+    print(json, gap, truth);
+    // The numbers are out before anything else can fail.
+    std::fflush(stdout);
+    if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
+  }
+
+ private:
+  void print(const Json& json, const Gap& gap, const Truth& truth) const {
     if (json_) return print_json(json);
     const bool planar = json["sliced_w2_squared"].is_null();
     fmt::print("{} of {} draws each\n", planar ? "W2²" : "sliced W2²", options_.samples);
@@ -478,7 +519,6 @@ class GapCommand : public Command {
     }
   }
 
- private:
   static void note_all_lost(const std::string& which) {
     fmt::print(stderr, "fokker: {} are outside the box or not finite; their distances are null\n", which);
   }
@@ -602,10 +642,10 @@ int main_of_fokker(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       fmt::format("Forward SDEs (--sde, --sde-parameters) and their defaults:\n{}\n\n"
-                  "Exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage.\n"
+                  "{}\n"
                   "With --json the standard output holds one JSON object; progress and notes go to standard error.\n"
                   "More about a command, with examples: fokker COMMAND --help",
-                  ForwardSde::describe_all()));
+                  ForwardSde::describe_all(), exit_codes_help));
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(std::make_unique<Train>(app));
   commands.push_back(std::make_unique<Sample>(app));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -144,13 +145,12 @@ Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options) {
 }
 
 void save_histograms(const std::string& folder, const Gap& gap, const Truth& truth) {
-  const auto save = [&](const char* name, const Cloud& cloud) {
-    const std::vector<double>& weights = cloud.histogram->weights;
-    save_npy(fmt::format("{}/{}.npy", folder, name), {static_cast<std::int64_t>(weights.size())}, weights.data());
-  };
-  save("ode", gap.ode);
-  save("sde", gap.sde);
-  save("truth", truth.cloud);
+  const Cloud* clouds[] = {&gap.ode, &gap.sde, &truth.cloud};
+  for (std::size_t i = 0; i < std::size(clouds); ++i) {
+    const std::vector<double>& weights = clouds[i]->histogram->weights;
+    save_npy(fmt::format("{}/{}.npy", folder, histogram_files[i]), {static_cast<std::int64_t>(weights.size())},
+             weights.data());
+  }
 }
 
 }  // namespace fokker::tools

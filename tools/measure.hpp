@@ -72,6 +72,7 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
 
 // What `fokker gap --json` prints of it.
 Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options);
+constexpr const char* histogram_files[] = {"ode", "sde", "truth"};
 // ode.npy, sde.npy, truth.npy in an existing folder. Planar data only.
 void save_histograms(const std::string& folder, const Gap& gap, const Truth& truth);
 

@@ -2,59 +2,176 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
 #include <fstream>
 #include <thread>
 
+#include "files.hpp"
+
 namespace fokker::tools {
+
+template <class Int>
+Int parse_integer(const std::string& name, const std::string& text, Int low, Int high) {
+  Int value = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failure != std::errc() || end != text.data() + text.size() || value < low || value > high) {
+    throw CLI::ValidationError(
+        fmt::format("{} {} given; allowed: integers from {} to {}", name, text.empty() ? "''" : text, low, high));
+  }
+  return value;
+}
+
+template <class Int>
+CLI::Option* add_integer(CLI::App& app, const std::string& name, Int& value, const std::string& help, Int low,
+                         Int high) {
+  const auto store = [name, &value, low, high](const std::string& text) {
+    value = parse_integer<Int>(name, text, low, high);
+  };
+  return app.add_option_function<std::string>(name, store, help)
+      ->type_name("INTEGER")
+      ->default_str(std::to_string(value));
+}
+
+template std::int64_t parse_integer(const std::string&, const std::string&, std::int64_t, std::int64_t);
+template CLI::Option* add_integer(CLI::App&, const std::string&, std::int64_t&, const std::string&, std::int64_t,
+                                  std::int64_t);
+template CLI::Option* add_integer(CLI::App&, const std::string&, std::uint64_t&, const std::string&, std::uint64_t,
+                                  std::uint64_t);
+
+CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
+                          const std::string& help, std::int64_t low, std::int64_t high) {
+  const auto store = [name, &values, low, high](const std::string& text) {
+    values.clear();
+    for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+      end = text.find(',', begin);
+      try {
+        values.push_back(parse_integer(name, text.substr(begin, end - begin), low, high));
+      } catch (const CLI::ValidationError&) {
+        throw CLI::ValidationError(
+            fmt::format("{} {} given; allowed: integers from {} to {} with commas between", name, text, low, high));
+      }
+    }
+  };
+  return app.add_option_function<std::string>(name, store, help)
+      ->type_name("INTEGER,...")
+      ->default_str(fmt::format("{}", fmt::join(values, ",")));
+}
+
+CLI::Validator usable(std::function<void(const std::string&)> use) {
+  return CLI::Validator(
+      [use = std::move(use)](std::string& text) {
+        try {
+          use(text);
+        } catch (const Error& error) {
+          return std::string(error.what());
+        }
+        return std::string();
+      },
+      "");
+}
+
+CLI::Validator ends_in(const std::string& ending) {
+  return usable([ending](const std::string& text) {
+    if (!text.ends_with(ending)) throw Error(fmt::format("'{}' given; allowed: a name that ends in {}", text, ending));
+  });
+}
+
+CLI::Validator data_name() {
+  return usable([](const std::string& text) {
+    if (file_of_data(text).empty()) DataSet::named(text);
+  });
+}
+
+CLI::Validator grid_text() {
+  return usable([](const std::string& text) {
+    ForwardSde longest;
+    longest.horizon = 1e6;  // the largest there is
+    if (file_of_grid(text).empty()) TimeGrid::parse(text, longest);
+  });
+}
+
+void check_usage(const std::function<void()>& check) {
+  try {
+    check();
+  } catch (const Error& error) {
+    throw CLI::ValidationError(std::string(error.what()));
+  }
+}
+
+void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high) {
+  parse_integer(option, std::to_string(value), low, high);
+}
 
 void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--backend", backend, "auto, cpu or cuda; auto takes CUDA where this build and machine have it")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  app.add_option("--threads", threads, "CPU threads; 0: all that this process may run on")->capture_default_str();
+  add_integer<std::int64_t>(app, "--threads", threads, "CPU threads; 0: all that this process may run on", 0, 1024);
 }
 
 Context MachineOptions::context() const {
-  check_range("--threads", threads, 0, 1024);
   return Context({.backend = parse_backend(backend), .threads = static_cast<int>(threads)});
 }
 
+namespace {
+
+struct Override {
+  const char *key, *option, *help;
+  void (*check)(const std::string&);
+};
+
+const Override override_options[] = {
+    {"activation", "--activation", "softplus, tanh, silu or sine",
+     [](const std::string& text) { parse_activation(text); }},
+    {"beta", "--beta", "softplus: log(1 + exp(beta z))/beta",
+     [](const std::string& text) {
+       Architecture any{.hidden = {1}, .layer_names = {}};
+       if (!CLI::detail::lexical_cast(text, any.beta)) throw Error(fmt::format("'{}' given; allowed: a number", text));
+       any.validate();
+     }},
+    {"output", "--output", "potential or score", [](const std::string& text) { parse_output(text); }},
+    {"layers", "--layers", "tensor prefixes from input to output: input,hidden1,output", [](const std::string&) {}},
+    {"sde", "--sde", "ou, vp-linear, vp-cosine, subvp or ve", [](const std::string& text) { ForwardSde::parse(text); }},
+    {"sde_parameters", "--sde-parameters", "as JSON: '{\"rate\": 1, \"T\": 10}'",
+     [](const std::string& text) {
+       if (!Json::parse(text, nullptr, false).is_object()) {
+         throw Error(fmt::format("'{}' given, which is not valid JSON of an object; allowed: as {{\"T\": 1}}", text));
+       }
+     }},
+};
+
+}  // namespace
+
 void ModelOptions::add_to(CLI::App& app, bool required) {
-  const std::string group = "What the model file does not say (these override its metadata)";
   app.add_option("--model", path, "model file: .safetensors of an MLP, or .json of a Gaussian mixture")
       ->required(required);
-  const auto add = [&](const char* key, const char* option, const char* help) {
+  for (const Override& o : override_options) {
     app.add_option_function<std::string>(
-           option, [this, key](const std::string& text) { overrides[key] = text; }, help)
-        ->group(group);
-  };
-  add("activation", "--activation", "softplus, tanh, silu or sine");
-  add("beta", "--beta", "softplus: log(1 + exp(beta z))/beta");
-  add("output", "--output", "potential or score");
-  add("layers", "--layers", "tensor prefixes from input to output: input,hidden1,output");
-  add("sde", "--sde", "ou, vp-linear, vp-cosine, subvp or ve");
-  add("sde_parameters", "--sde-parameters", "as JSON: '{\"rate\": 1, \"T\": 10}'");
+           o.option, [this, key = o.key](const std::string& text) { overrides[key] = text; }, o.help)
+        ->check(usable(o.check))
+        ->group("What the model file does not say (these override its metadata)");
+  }
+}
+
+std::vector<std::string> ModelOptions::override_names() {
+  std::vector<std::string> names;
+  for (const Override& o : override_options) names.emplace_back(o.option);
+  return names;
 }
 
 void ProbeOptions::add_to(CLI::App& app) {
-  app.add_option("--probes", probes, "Hutchinson probes for divergence and Laplacian; 0: exact")->capture_default_str();
+  add_integer<std::int64_t>(app, "--probes", probes, "Hutchinson probes for divergence and Laplacian; 0: exact", 0,
+                            65536);
   app.add_option("--law", law, "law of the probes: rademacher or gaussian")
       ->capture_default_str()
       ->check(CLI::IsMember({"rademacher", "gaussian"}));
-  app.add_option("--probe-seed", seed, "seed of the probes")->capture_default_str()->check(CLI::NonNegativeNumber);
+  add_integer(app, "--probe-seed", seed, "seed of the probes");
 }
 
 Divergence ProbeOptions::divergence() const {
-  check_range("--probes", probes, 0, 65536);
   return {.probes = static_cast<int>(probes),
           .law = law == "gaussian" ? ProbeLaw::gaussian : ProbeLaw::rademacher,
           .seed = seed};
-}
-
-void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high) {
-  if (value < low || value > high) {
-    throw Error(fmt::format("{} {} given; allowed: {} to {}", option, value, low, high));
-  }
 }
 
 std::string text_of(const Json& json, int indent) {

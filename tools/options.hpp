@@ -3,6 +3,8 @@
 // Options that several commands share, and descriptions as JSON.
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -12,6 +14,29 @@
 namespace fokker::tools {
 
 using Json = nlohmann::ordered_json;
+
+// What is wrong with the value of an option, by itself, is wrong usage: a CLI::ParseError, thrown while the command
+// line is parsed.
+
+// An option for an integer from `low` to `high`.
+template <class Int>
+CLI::Option* add_integer(CLI::App& app, const std::string& name, Int& value, const std::string& help, Int low = 0,
+                         Int high = std::numeric_limits<Int>::max());
+// Throws CLI::ValidationError, naming the option, where `text` is not an integer from `low` to `high`.
+template <class Int>
+Int parse_integer(const std::string& name, const std::string& text, Int low, Int high);
+// Widths as 80,80,80.
+CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
+                          const std::string& help, std::int64_t low, std::int64_t high);
+
+// For CLI::Option::check: `use` throws Error where the value is not allowed.
+CLI::Validator usable(std::function<void(const std::string&)> use);
+CLI::Validator ends_in(const std::string& ending);
+CLI::Validator data_name();
+// A time grid that is well formed: whether it fits an SDE's horizon shows later.
+CLI::Validator grid_text();
+// An Error of `check`, which looks at values of the command line alone, is wrong usage too.
+void check_usage(const std::function<void()>& check);
 
 // --backend and --threads.
 struct MachineOptions {
@@ -28,6 +53,8 @@ struct ModelOptions {
   ModelMetadata overrides;
 
   void add_to(CLI::App& app, bool required = true);
+  // The names of the options that override.
+  static std::vector<std::string> override_names();
   Model load() const { return load_model(path, overrides); }
 };
 
@@ -41,7 +68,7 @@ struct ProbeOptions {
   Divergence divergence() const;
 };
 
-// Throws Error, naming the option, where the value is outside [low, high].
+// Throws CLI::ValidationError, naming the option, where the value is outside [low, high].
 void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high);
 constexpr std::int64_t max_samples = 1'000'000'000'000;
 

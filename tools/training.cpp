@@ -25,17 +25,16 @@ SaveInterval SaveInterval::parse(const std::string& text) {
     const auto [stop, failure] = std::from_chars(begin, end, interval.iterations);
     if (failure == std::errc() && stop == end && interval.iterations > 0) return interval;
   }
-  throw Error(
-      fmt::format("--save-every '{}' given; allowed: a positive number of iterations (500) or of seconds (60s)", text));
+  throw Error(fmt::format("'{}' given; allowed: a positive number of iterations (500) or of seconds (60s)", text));
 }
 
 namespace {
 
-constexpr std::string_view header = "iteration,denoising,residual,total,gradient_norm,rate\n";
+constexpr std::string_view header = "iteration,denoising,residual,total,gradient_norm,rate\n",
+                           json_start = "{\"iteration\": ";
 
 // The iteration that a line of either format begins with; −1 where it does not.
 std::int64_t line_iteration(std::string_view line) {
-  constexpr std::string_view json_start = "{\"iteration\": ";
   if (line.starts_with(json_start)) line.remove_prefix(json_start.size());
   std::int64_t iteration = -1;
   std::from_chars(line.data(), line.data() + line.size(), iteration);
@@ -55,16 +54,25 @@ std::string kept_lines(const std::string& text, std::int64_t first_iteration) {
 }  // namespace
 
 RecordLog::RecordLog(const std::string& path, std::int64_t first_iteration, std::int64_t every)
-    : path_(path), every_(every), json_(path.ends_with(".jsonl")) {
-  std::string text = json_ ? std::string() : std::string(header);
-  if (first_iteration > 0 && is_file(path)) text += kept_lines(read_text(path), first_iteration);
-  write_text(path, text);
-  file_ = std::fopen(path.c_str(), "ab");
-  if (file_ == nullptr) throw Error(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
+    : path_(path), first_iteration_(first_iteration), every_(every), json_(path.ends_with(".jsonl")) {
+  if (!is_file(path)) return;
+  const std::string text = read_text(path);
+  if (text.empty() || text.starts_with(json_ ? json_start : header)) return;
+  throw Error(fmt::format("'{}' is there and is not a log of a training in {}; --log needs another name", path,
+                          json_ ? "JSON lines" : "CSV"));
+}
+
+void RecordLog::open() {
+  std::string text(json_ ? std::string_view() : header);
+  if (first_iteration_ > 0 && is_file(path_)) text += kept_lines(read_text(path_), first_iteration_);
+  write_text(path_, text);
+  file_ = std::fopen(path_.c_str(), "ab");
+  if (file_ == nullptr) throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));
 }
 
 RecordLog::RecordLog(RecordLog&& other) noexcept
     : path_(std::move(other.path_)),
+      first_iteration_(other.first_iteration_),
       every_(other.every_),
       json_(other.json_),
       file_(std::exchange(other.file_, nullptr)) {}
@@ -74,7 +82,8 @@ RecordLog::~RecordLog() {
 }
 
 void RecordLog::write(const std::vector<TrainRecord>& records) {
-  if (file_ == nullptr) return;
+  if (path_.empty() || records.empty()) return;
+  if (file_ == nullptr) open();
   std::string text;
   for (const TrainRecord& r : records) {
     if (r.iteration % every_ != 0) continue;
@@ -104,6 +113,11 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
     if (!run.state.empty()) trainer.save_state(run.state);
   };
 
+  const auto where = [&] {
+    return run.state.empty() ? std::string("nothing was saved, since no state file was asked for")
+                             : fmt::format("the state is in '{}'", run.state);
+  };
+
   TrainingResult result;
   result.last.iteration = -1;
   const Stopwatch clock;
@@ -114,7 +128,14 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
     if (run.save.iterations > 0)
       count = std::min(count, run.save.iterations - trainer.iteration() % run.save.iterations);
     const Stopwatch chunk_clock;
-    const std::vector<TrainRecord> records = trainer.run(count);
+    std::vector<TrainRecord> records;
+    try {
+      records = trainer.run(count);
+    } catch (const TrainingStopped& stopped) {
+      log.write(stopped.records);
+      save();
+      throw Error(fmt::format("{}; {}", stopped.what(), where()));
+    }
     if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
     if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
     log.write(records);
@@ -122,9 +143,7 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
     progress.update(double(trainer.iteration()) / double(iterations), fmt::format("loss {:.4g}", result.last.total));
     if (interrupts.interrupted()) {
       save();
-      throw Error(fmt::format("interrupted after {} of {} iterations; {}", trainer.iteration(), iterations,
-                              run.state.empty() ? "nothing was saved, since no state file was asked for"
-                                                : fmt::format("the state is in '{}'", run.state)));
+      throw Error(fmt::format("interrupted after {} of {} iterations; {}", trainer.iteration(), iterations, where()));
     }
     const bool due = run.save.iterations > 0 ? trainer.iteration() % run.save.iterations == 0
                                              : since_save.seconds() >= run.save.seconds;

@@ -21,6 +21,7 @@ struct SaveInterval {
 
 // Every `every`-th record in a file: JSON lines where the name ends in .jsonl, else CSV. Going on from an iteration
 // keeps the complete lines before it and drops the rest, so that a resumed run leaves the log of an uninterrupted one.
+// Throws Error where the file is there and holds anything else; changes nothing until there is a record to write.
 class RecordLog {
  public:
   RecordLog() = default;  // writes nothing
@@ -33,8 +34,10 @@ class RecordLog {
   void flush();
 
  private:
-  std::string path_;
-  std::int64_t every_ = 1;
+  void open();
+
+  std::string path_;  // empty: writes nothing
+  std::int64_t first_iteration_ = 0, every_ = 1;
   bool json_ = false;
   std::FILE* file_ = nullptr;
 };
@@ -51,7 +54,8 @@ struct TrainingResult {
   TrainRecord last{};  // iteration −1 where nothing was left to do
 };
 
-// Runs the trainer to its end inside the progress's running phase. SIGINT and SIGTERM save the state and throw Error.
+// Runs the trainer to its end inside the progress's running phase. SIGINT, SIGTERM and a loss that is not finite save
+// the state, with the records up to it, and throw Error.
 TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress);
 
 }  // namespace fokker::tools

@@ -343,7 +343,7 @@ TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
   EXPECT_THAT(
       refusal(scratch, file, tanh_potential),
       AllOf(HasSubstr("do not chain in the order hidden1,hidden2,input,output"), HasSubstr("layers=input,hidden1"),
-            HasSubstr("'hidden1.weight' [5, 7]"), HasSubstr("'input.weight' [7, 3]")));
+            HasSubstr("--layers"), HasSubstr("'hidden1.weight' [5, 7]"), HasSubstr("'input.weight' [7, 3]")));
   ModelMetadata options = tanh_potential;
   options["layers"] = "input, hidden1,hidden2,output";
   const Model model = load(scratch, file, options);

@@ -123,21 +123,24 @@ class Reproduction {
     app.add_option("--out", out_, "folder for models, states, logs and results; going on where an earlier run stopped")
         ->required();
     app.add_option("--data", data_, "instead of the preset's: blob, circles2, checker, MIXTURE.json, SAMPLES.npy")
-        ->delimiter(',');
+        ->delimiter(',')
+        ->check(data_name());
     app.add_option("--weights", weights_, "instead of the preset's weights w_R: 0,0.1,1,10")->delimiter(',');
-    app.add_option("--iterations", iterations_, "instead of the preset's number of training iterations");
-    app.add_option("--samples", samples_, "instead of the preset's number of samples");
+    add_integer<std::int64_t>(app, "--iterations", iterations_, "instead of the preset's number of training iterations",
+                              1, max_samples);
+    add_integer<std::int64_t>(app, "--samples", samples_, "instead of the preset's number of samples", 1, max_samples);
     app.add_option("--grid", grid_,
-                   "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy");
+                   "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy")
+        ->check(grid_text());
     app.add_option("--activation", activation_, "instead of softplus: tanh, silu or sine");
     app.add_option("--beta", beta_, "instead of the preset's beta of softplus");
-    app.add_option("--seed", seed_, "of everything random")->capture_default_str()->check(CLI::NonNegativeNumber);
+    add_integer(app, "--seed", seed_, "of everything random")->capture_default_str();
     machine_.add_to(app);
     app.footer(
-        "Examples:\n"
-        "  reproduce --preset quick --out quick\n"
-        "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
-        "Exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage.");
+        std::string("Examples:\n"
+                    "  reproduce --preset quick --out quick\n"
+                    "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n") +
+        exit_codes_help);
   }
 
   void run() {
@@ -193,10 +196,11 @@ class Reproduction {
     if (given("--iterations")) preset_.train.iterations = iterations_;
     if (given("--samples")) preset_.gap.samples = samples_;
     if (given("--grid")) preset_.gap.grid = grid_;
-    if (given("--activation")) preset_.architecture.activation = parse_activation(activation_);
+    if (given("--activation")) {
+      check_usage([&] { preset_.architecture.activation = parse_activation(activation_); });
+    }
     if (given("--beta")) preset_.architecture.beta = beta_;
     preset_.train.seed = preset_.gap.seed = seed_;
-    check_range("--samples", preset_.gap.samples, 1, max_samples);
     TimeGrid::parse(preset_.gap.grid, sde_);
 
     for (const std::string& name : preset_.data) {
@@ -204,10 +208,10 @@ class Reproduction {
       for (const double weight : preset_.weights) {
         Architecture architecture = preset_.architecture;
         architecture.dimension = data.dimension();
-        architecture.validate();
+        check_usage([&] { architecture.validate(); });
         TrainOptions train = preset_.train;
         train.residual_weight = weight;
-        train.validate();
+        check_usage([&] { train.validate(); });
         const std::string folder = fmt::format("{}/{}_w{}", out_, std::filesystem::path(name).stem().string(), weight);
         for (const Run& run : runs_) {
           if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));

@@ -671,11 +671,11 @@ TEST_F(Tools, HostileInputIsRefusedInOneSentenceAndDestroysNothing) {
   }
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--out", file("regular")}), "reproduce", "regular");
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--data", "spiral", "--out", file("r")}), "reproduce",
-                 "spiral");
+                 "spiral", 2);
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--samples", "0", "--out", file("r")}), "reproduce",
                  "--samples 0", 2);
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--iterations", "-1", "--out", file("r")}), "reproduce",
-                 "-1");
+                 "-1", 2);
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--weights", "1,1", "--out", file("r")}), "reproduce",
                  "share");
   EXPECT_EQ(read(out), "precious");

@@ -6,7 +6,7 @@
 #include "fokker/integrator_formulas.hpp"
 #include "fokker/philox.hpp"
 #include "fokker/sde.hpp"
-#include "train_formulas.hpp"
+#include "fokker/train_formulas.hpp"
 
 namespace fokker {
 namespace {

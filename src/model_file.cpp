@@ -133,8 +133,7 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   a.layer_names = named ? split_names(value("layers")) : natural_layers(file);
   const std::string advice = fmt::format(
       ": name the tensors from input to output, as layers=input,hidden1,output (its metadata, or --layers), for those "
-      "in the "
-      "file are {}",
+      "in the file are {}",
       list_tensors(file));
   std::vector<const Tensor*> weights;
   for (const std::string& name : a.layer_names) {

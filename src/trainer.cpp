@@ -16,7 +16,7 @@
 #include "json_text.hpp"
 #include "operations.hpp"
 #include "quote.hpp"
-#include "train_formulas.hpp"
+#include "train_schedule.hpp"
 
 namespace fokker {
 
@@ -53,9 +53,6 @@ std::int64_t average_begin(const TrainOptions& options) {
 }
 
 std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
-  if (!(sde.t_min > 0)) {
-    throw Error(fmt::format("t_min is {} with importance-sampled times; allowed: more than 0", sde.t_min));
-  }
   // Running integrals of p/σ² and of 1/t, both smooth in log t, on a grid finer than the cells; mixed, then inverted
   // linearly. The log-uniform part bounds every cell's ratio of times: without it one cell of a steep σ² spans most of
   // [t_min, T], and the weight in it is far from σ².

@@ -30,7 +30,8 @@
 #include "fokker/loss.hpp"
 #include "fokker/philox.hpp"
 #include "fokker/safetensors.hpp"
-#include "train_formulas.hpp"
+#include "fokker/train_formulas.hpp"
+#include "train_schedule.hpp"
 
 namespace fokker {
 namespace {
@@ -287,12 +288,6 @@ TEST(Times, OfThePaperAndUniformFollowTheirLaws) {
   float weight = 0;
   const TimeDraw from_zero{TimeLaw::paper, 0.0f, 10.0f, nullptr, 0};
   EXPECT_TRUE(agrees(double{from_zero(0x1p-24f, weight)}, 5 * 0x1p-24, 2e-7));
-}
-
-TEST(Times, ByImportanceNeedAPositiveFirstTime) {
-  ForwardSde sde;
-  sde.t_min = 0;
-  EXPECT_THAT(error_of([&] { importance_edges(sde, 16); }), HasSubstr("t_min is 0"));
 }
 
 // One iteration's losses, gradient norm and points.

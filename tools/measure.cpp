@@ -68,7 +68,6 @@ Distance distance(const Context& context, const Cloud& a, const Cloud& b) {
 
 Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
                            std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
-  check_range("--samples", n, 1, max_samples);
   Buffer<float> samples(context, n, model.dimension());
   SampleOptions options{.scheme = scheme, .seed = seed, .progress = {}};
   if (progress) options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
@@ -77,7 +76,6 @@ Buffer<float> draw_samples(const Context& context, const Model& model, const Tim
 }
 
 Truth measure_truth(const Context& context, const DataSet& data, const GapOptions& options) {
-  check_range("--samples", options.samples, 1, max_samples);
   Buffer<float> samples(context, options.samples, data.dimension());
   data.draw(context, samples.view(), options.seed, 0, truth_step);
   return {Cloud::of(context, std::move(samples)), noise_floor(context, data, options.samples, options.seed)};

@@ -98,10 +98,6 @@ void check_usage(const std::function<void()>& check) {
   }
 }
 
-void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high) {
-  parse_integer(option, std::to_string(value), low, high);
-}
-
 void MachineOptions::add_to(CLI::App& app) {
   app.add_option("--backend", backend, "auto, cpu or cuda; auto takes CUDA where this build and machine have it")
       ->capture_default_str()

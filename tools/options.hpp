@@ -68,8 +68,6 @@ struct ProbeOptions {
   Divergence divergence() const;
 };
 
-// Throws CLI::ValidationError, naming the option, where the value is outside [low, high].
-void check_range(const std::string& option, std::int64_t value, std::int64_t low, std::int64_t high);
 constexpr std::int64_t max_samples = 1'000'000'000'000;
 
 // JSON as text; bytes of a file name that are not UTF-8 are replaced.

@@ -18,6 +18,7 @@
 #include "fokker/sampler.hpp"
 #include "fokker/sde.hpp"
 #include "fokker/time_grid.hpp"
+#include "fokker/train_formulas.hpp"
 #include "fokker/trainer.hpp"
 #include "fokker/transport.hpp"
 #include "fokker/version.hpp"

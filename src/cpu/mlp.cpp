@@ -34,7 +34,7 @@ struct MlpScratch final : Scratch {
   AlignedMemory<T> one, other;             // [n, width]: what a sweep reads and what it writes
   std::vector<AlignedMemory<T>> first;     // [n, width] of each hidden layer: σ′
   std::vector<AlignedMemory<T>> second;    // σ″, then κ
-  std::vector<AlignedMemory<T>> tangent;   // ż of each hidden layer, for the adjoint sweep
+  std::vector<AlignedMemory<T>> tangent;   // κ ⊙ ż of each hidden layer, then γ
   AlignedMemory<T> streams, next_streams;  // [d, n, width]: tangents along all axes, for the Hessian
   AlignedMemory<T> vector;                 // [n, d]: score, or what a tangent sweep gives
   AlignedMemory<T> time_derivative;        // [n]

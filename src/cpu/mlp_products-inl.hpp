@@ -1,10 +1,9 @@
 // The three matrix products of an MLP, once per instruction set; see mlp_primitives.hpp for what they compute.
 //
 // One microkernel serves all: C[r, v] += Σ_k A(r, k) B(k, v) for a tile of R rows × V vectors whose R·V accumulators
-// stay in registers over k; A is read as broadcasts, B as whole vectors. With 16 registers 6 × 2
-// leaves room for two vectors of B and two broadcasts: 12 fused multiply-adds for 8 loads. With 32 registers 5 × 5
-// takes a row of 80 floats in one go. Loop order: chunk of k, block of columns (whose packed panel stays in L1), block
-// of rows.
+// stay in registers over k; A is read as broadcasts, B as whole vectors. With 16 registers 6 × 2 leaves room for two
+// vectors of B and two broadcasts: 12 fused multiply-adds for 8 loads. With 32 registers 5 × 5 takes a row of 80 floats
+// in one go. Loop order: chunk of k, block of columns (whose packed panel stays in L1), block of rows.
 
 // Per-target include guard
 #if defined(FOKKER_CPU_MLP_PRODUCTS_INL_HPP) == defined(HWY_TARGET_TOGGLE)

@@ -14,7 +14,8 @@
 #include "cpu/data.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/random.hpp"
-#include "train_formulas.hpp"
+#include "fokker/train_formulas.hpp"
+#include "train_schedule.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -1,36 +1,14 @@
 #pragma once
 
-// What every backend's trainer computes alike: learning rates, denoising times with their weights, Adam's step, and
-// when the average of the weights runs. All of it follows from the options and the iteration number; there is no other
-// state.
+// Formulas of training that host and device share: a denoising time from a uniform, and Adam's step. In float on every
+// backend.
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
 #include "fokker/host_device.hpp"
-#include "fokker/sde.hpp"
 #include "fokker/trainer.hpp"
 
 namespace fokker {
-
-// The rate of an iteration, and how many steps Adam has taken with it since its moments were last zero.
-struct RateStep {
-  double rate;
-  std::int64_t steps_before;  // 0: the moments start from zero at this iteration
-};
-
-// iteration in [0, options.iterations).
-RateStep rate_step(const TrainOptions& options, std::int64_t iteration);
-
-// The first iteration whose parameters enter the average; options.iterations where none do.
-std::int64_t average_begin(const TrainOptions& options);
-
-// How an iteration's parameters enter the average: average += share · (parameters − average), `count` of them being in
-// it.
-inline double average_share(const TrainOptions& options, std::int64_t count) {
-  if (count == 0) return 1;
-  return options.average == WeightAverage::tail ? 1 / static_cast<double>(count + 1) : 1 - options.average_decay;
-}
 
 // A denoising time and its weight as a function of one uniform; a value type that kernels take by copy.
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion
@@ -58,9 +36,6 @@ struct TimeDraw {
     return t;
   }
 };
-
-// The edges of TimeLaw::importance [cells + 1]. Throws Error where t_min is 0: p/σ² has no finite mass then.
-std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells);
 
 // One step of Adam (Kingma and Ba 2015), in PyTorch's order of operations: first ← first + (1 − β₁)(g − first),
 // second ← β₂ second + (1 − β₂) g², parameter ← parameter − rate/(1 − β₁ᵗ) first/(√second/√(1 − β₂ᵗ) + ε).

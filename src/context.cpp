@@ -6,7 +6,7 @@
 
 #include "check.hpp"
 #include "cpu/backend.hpp"
-#include "cuda/status.hpp"
+#include "cuda/backend.hpp"
 #include "fokker/error.hpp"
 #include "fokker/version.hpp"
 #include "operations.hpp"
@@ -23,7 +23,13 @@ BackendKind parse_backend(const std::string& name) {
 }
 
 std::vector<BackendStatus> backend_status() {
-  return {{"cpu", true, cpu::describe(0)}, {"cuda", cuda::available(), cuda::status()}};
+  const cuda::DeviceQuery query = cuda::query_devices();
+  return {{"cpu", true, cpu::describe(0)}, {"cuda", cuda::why_not(query).empty(), cuda::describe(query)}};
+}
+
+std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision) {
+  model.validate();
+  return cuda::kernel_plans(model, precision, cuda::query_devices());
 }
 
 Context::Context(const ContextOptions& options) {
@@ -31,16 +37,23 @@ Context::Context(const ContextOptions& options) {
   if (options.threads < 0 || options.threads > most_threads) {
     throw Error(fmt::format("{} threads asked for; allowed: 1 to {}, or 0 for all", options.threads, most_threads));
   }
-  if (options.backend == BackendKind::cuda) {
-    throw Error(fmt::format("backend 'cuda' is not available: {}; allowed here: auto, cpu", cuda::status()));
+  if (options.backend != BackendKind::cpu) {
+    const cuda::DeviceQuery query = cuda::query_devices();
+    const std::string reason = cuda::why_not(query);
+    const bool automatic = options.backend == BackendKind::automatic;
+    if (!automatic && !reason.empty()) {
+      throw Error(fmt::format("backend 'cuda' is not available: {}; allowed here: auto, cpu", reason));
+    }
+    if (automatic) note_ = fmt::format("backend {}: {}", reason.empty() ? "cuda" : "cpu", cuda::describe(query));
+    if (reason.empty()) backend_ = cuda::make_backend(options, query);
   }
-  if (options.backend == BackendKind::automatic) note_ = fmt::format("backend cpu: {}", cuda::status());
-  backend_ = cpu::make_backend(options.threads);
+  if (backend_ == nullptr) backend_ = cpu::make_backend(options.threads);
 }
 
 Device Context::device() const { return backend_->device(); }
 int Context::threads() const { return backend_->threads(); }
 std::string Context::backend_name() const { return backend_->name(); }
+Precision Context::precision() const { return backend_->precision(); }
 const std::string& Context::note() const { return note_; }
 void Context::synchronize() const { backend_->synchronize(); }
 

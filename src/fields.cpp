@@ -95,6 +95,11 @@ void Fields<T>::hessian_vector(const Points<T>& points, View<const T> direction,
   operator_->hessian_vector(points, direction, product);
 }
 
+template <class T>
+std::size_t Fields<T>::workspace_bytes() const {
+  return operator_->workspace_bytes();
+}
+
 template class Fields<float>;
 template class Fields<double>;
 

@@ -115,12 +115,14 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   };
   Architecture a;
   std::string missing;
-  const auto require = [&](const char* key, const char* allowed) {
+  const auto require = [&](const char* key, const std::string& allowed) {
     if (!value(key).empty()) return true;
     missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
     return false;
   };
-  if (require("activation", "softplus|tanh|silu|sine")) a.activation = parse_activation(value("activation"));
+  if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
+    a.activation = parse_activation(value("activation"));
+  }
   if (a.activation == Activation::softplus && require("beta", "NUMBER (for softplus; PyTorch's default is 1)")) {
     a.beta = parse_beta(value("beta"));
   }

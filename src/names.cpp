@@ -1,9 +1,11 @@
 // The names of the public enumerations: one table each, read in both directions.
 #include <span>
 #include <string>
+#include <vector>
 
 #include "fmt/format.h"
 #include "fokker/activation.hpp"
+#include "fokker/context.hpp"
 #include "fokker/error.hpp"
 #include "fokker/model.hpp"
 #include "fokker/sampler.hpp"
@@ -45,6 +47,8 @@ constexpr Entry<Activation> activation_entries[] = {{"softplus", Activation::sof
                                                     {"tanh", Activation::tanh},
                                                     {"silu", Activation::silu},
                                                     {"sine", Activation::sine}};
+constexpr Entry<Precision> precision_entries[] = {
+    {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
 constexpr Entry<Output> output_entries[] = {{"potential", Output::potential}, {"score", Output::score}};
 constexpr Entry<Scheme> scheme_entries[] = {{"euler-maruyama", Scheme::euler_maruyama},
                                             {"sde", Scheme::euler_maruyama},
@@ -62,6 +66,7 @@ constexpr Entry<WeightAverage> average_entries[] = {
     {"none", WeightAverage::none}, {"exponential", WeightAverage::exponential}, {"tail", WeightAverage::tail}};
 
 constexpr Table<Activation> activations{"activation", activation_entries};
+constexpr Table<Precision> precisions{"precision", precision_entries};
 constexpr Table<Output> outputs{"output", output_entries};
 constexpr Table<Scheme> schemes{"scheme", scheme_entries};
 constexpr Table<TimeLaw> time_laws{"time law", time_law_entries};
@@ -70,7 +75,14 @@ constexpr Table<WeightAverage> averages{"weight average", average_entries};
 
 }  // namespace
 
+std::vector<std::string_view> activation_names() {
+  std::vector<std::string_view> names;
+  for (const auto& entry : activation_entries) names.push_back(entry.name);
+  return names;
+}
+
 Activation parse_activation(std::string_view name) { return activations.parse(name); }
+Precision parse_precision(std::string_view name) { return precisions.parse(name); }
 Output parse_output(std::string_view name) { return outputs.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
 TimeLaw parse_time_law(std::string_view name) { return time_laws.parse(name); }
@@ -78,6 +90,7 @@ RateSchedule parse_rate_schedule(std::string_view name) { return schedules.parse
 WeightAverage parse_weight_average(std::string_view name) { return averages.parse(name); }
 
 std::string_view to_string(Activation activation) { return activations.name(activation); }
+std::string_view to_string(Precision precision) { return precisions.name(precision); }
 std::string_view to_string(Output output) { return outputs.name(output); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }

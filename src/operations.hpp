@@ -22,6 +22,8 @@ class FieldOperator {
   virtual ~FieldOperator() = default;
   virtual void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) = 0;
   virtual void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) = 0;
+  // Of device memory beside the parameters: what an application has to leave free. The CPU's scratch is its threads'.
+  virtual std::size_t workspace_bytes() const { return 0; }
 };
 
 template <class T>
@@ -36,9 +38,10 @@ class LossOperator {
 class SampleOperator {
  public:
   virtual ~SampleOperator() = default;
-  virtual void sample(View<float> samples, const TimeGrid& grid, const SampleOptions& options, bool draw_prior) = 0;
-  virtual void log_density(View<const float> x, View<float> log_density, const TimeGrid& grid, Scheme scheme,
+  virtual void sample(View<float> samples, const SampleOptions& options, bool draw_prior) = 0;
+  virtual void log_density(View<const float> x, View<float> log_density, Scheme scheme,
                            const Divergence& divergence) = 0;
+  virtual std::size_t workspace_bytes() const { return 0; }
 };
 
 // Everything a run has to remember besides its options.
@@ -64,6 +67,7 @@ class Backend {
   virtual Device device() const = 0;
   virtual std::string name() const = 0;
   virtual int threads() const = 0;
+  virtual Precision precision() const { return Precision::fp32; }
   virtual void synchronize() const = 0;
   virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;  // 64-byte aligned, zeroed, on the device
   // Between the host and the device, or within either. In order with the other operations.
@@ -80,7 +84,7 @@ class Backend {
   virtual std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) = 0;
   virtual std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture,
                                                             const ForwardSde& sde) = 0;
-  virtual std::unique_ptr<SampleOperator> sampler(const Model& model) = 0;
+  virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                                  const TrainOptions& options) = 0;
 };

@@ -14,6 +14,7 @@ namespace {
 
 // Times that come from a float32 file are rounded, up or down.
 constexpr double kTimeTolerance = 1e-6;
+constexpr std::int64_t kMostSnapshots = 64;
 
 void check_scheme(Scheme scheme) {
   switch (scheme) {
@@ -32,6 +33,25 @@ void check_start(const TimeGrid& grid, double horizon) {
   }
 }
 
+void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t dimension, int steps, Device device) {
+  const auto& asked = options.snapshot_steps;
+  const auto count = static_cast<std::int64_t>(asked.size());
+  if (count > kMostSnapshots) {
+    throw Error(fmt::format("{} snapshots asked for; allowed: up to {}", count, kMostSnapshots));
+  }
+  std::int64_t last = 0;
+  for (const std::int32_t step : asked) {
+    if (step <= last || step > steps) {
+      throw Error(
+          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 1 to {}, the grid's "
+                      "steps",
+                      step, steps));
+    }
+    last = step;
+  }
+  if (count > 0) check_view("snapshots", options.snapshots, count * n, dimension, device);
+}
+
 }  // namespace
 
 Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
@@ -41,7 +61,7 @@ Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + kTimeTolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
-  operator_ = context.backend().sampler(model);
+  operator_ = context.backend().sampler(model, grid_);
 }
 
 Sampler::~Sampler() = default;
@@ -52,13 +72,15 @@ void Sampler::sample(View<float> samples, const SampleOptions& options) const {
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
   check_start(grid_, horizon_);
-  operator_->sample(samples, grid_, options, true);
+  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
+  operator_->sample(samples, options, true);
 }
 
 void Sampler::integrate(View<float> samples, const SampleOptions& options) const {
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
-  operator_->sample(samples, grid_, options, false);
+  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
+  operator_->sample(samples, options, false);
 }
 
 void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
@@ -76,7 +98,9 @@ void Sampler::log_density(View<const float> x, View<float> log_density, Scheme s
         fmt::format("{} probes were given; 0 asks for the exact divergence, k ≥ 1 for k probes", divergence.probes));
   }
   check_start(grid_, horizon_);
-  operator_->log_density(x, log_density, grid_, scheme, divergence);
+  operator_->log_density(x, log_density, scheme, divergence);
 }
+
+std::size_t Sampler::workspace_bytes() const { return operator_->workspace_bytes(); }
 
 }  // namespace fokker

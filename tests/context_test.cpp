@@ -6,11 +6,16 @@
 #include <cstdint>
 #include <limits>
 #include <numeric>
+#include <regex>
 #include <string>
 #include <vector>
 
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
+#include "fokker/fields.hpp"
+#include "fokker/loss.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/trainer.hpp"
 #include "fokker/version.hpp"
 #include "fokker/view.hpp"
 
@@ -40,12 +45,84 @@ TEST(Context, CpuIsExplicitAndAutomaticSaysWhy) {
   EXPECT_EQ(cpu.threads(), 2);
   EXPECT_EQ(cpu.device(), Device::cpu);
   EXPECT_EQ(cpu.note(), "");
+  EXPECT_EQ(cpu.precision(), Precision::fp32);
+  cpu.synchronize();
 
   const Context automatic;
   EXPECT_GE(automatic.threads(), 1);
-  if (automatic.backend_name() == "cpu") {
-    EXPECT_THAT(automatic.note(), HasSubstr("CUDA"));
+  const BackendStatus cuda = backend_status()[1];
+  EXPECT_EQ(automatic.backend_name(), cuda.available ? "cuda" : "cpu");
+  EXPECT_EQ(automatic.device(), cuda.available ? Device::cuda : Device::cpu);
+  EXPECT_EQ(automatic.precision(), cuda.available ? Precision::split : Precision::fp32);
+  EXPECT_EQ(automatic.note(), "backend " + automatic.backend_name() + ": " + cuda.detail);
+}
+
+TEST(Context, PrecisionNames) {
+  for (const Precision precision : {Precision::split, Precision::fp32, Precision::half}) {
+    EXPECT_EQ(parse_precision(to_string(precision)), precision);
   }
+  EXPECT_EQ(to_string(Precision::half), "half");
+  try {
+    parse_precision("bf16");
+    ADD_FAILURE() << "accepted";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "unknown precision 'bf16': allowed are split, fp32, half");
+  }
+}
+
+// Nothing on the CPU is in device memory, and there is a plan of kernels exactly where the build has them.
+TEST(Context, DeviceMemoryAndKernelsOfAModel) {
+  const Context cpu({.backend = BackendKind::cpu});
+  const Model mixture{ForwardSde{}, GaussianMixture::isotropic(1, {1.0}, {0.0}, {1.0})};
+  EXPECT_EQ(Fields<float>(cpu, mixture).workspace_bytes(), 0u);
+  EXPECT_EQ(Fields<double>(cpu, mixture).workspace_bytes(), 0u);
+  EXPECT_EQ(Sampler(cpu, mixture, TimeGrid::uniform(10, 0, 3)).workspace_bytes(), 0u);
+
+  const bool built = backend_status()[1].detail.find("this build has no CUDA") == std::string::npos;
+  Architecture paper, wide;
+  wide.hidden = {80, 4096};
+  for (const Precision precision : {Precision::split, Precision::fp32, Precision::half}) {
+    const auto small = kernel_plans({ForwardSde{}, Mlp::initialise(paper, 1)}, precision);
+    const auto large = kernel_plans({ForwardSde{}, Mlp::initialise(wide, 1)}, precision);
+    EXPECT_EQ(small.empty(), !built);
+    EXPECT_EQ(large.size(), small.size());
+    EXPECT_EQ(kernel_plans(mixture, precision).size(), small.size());
+    for (const KernelPlan& plan : small) {
+      EXPECT_NE(plan.device, "");
+      // The paper's network was made to fit: a warp at least, whatever the precision.
+      EXPECT_TRUE(std::regex_search(plan.detail, std::regex("score resident with [1-9][0-9]* warps? a block")))
+          << plan.detail;
+      EXPECT_EQ(plan.detail.find("residual") == std::string::npos, precision == Precision::half) << plan.detail;
+    }
+    for (const KernelPlan& plan : large) EXPECT_EQ(plan.detail, "all wide");
+  }
+}
+
+// Where there is a GPU, or its emulation.
+TEST(Context, CudaDoesNotTrainYet) {
+  if (!backend_status()[1].available) GTEST_SKIP() << "no CUDA backend here: " << backend_status()[1].detail;
+  const Context cuda({.backend = BackendKind::cuda, .precision = Precision::fp32});
+  EXPECT_EQ(cuda.backend_name(), "cuda");
+  EXPECT_EQ(cuda.note(), "");
+  EXPECT_EQ(cuda.precision(), Precision::fp32);
+  EXPECT_GE(cuda.threads(), 1);
+  cuda.synchronize();
+  Architecture architecture;
+  architecture.hidden = {7};
+  const ForwardSde sde;
+  const Model model{sde, Mlp::initialise(architecture, 1)};
+  const auto refusal = [](auto make) -> std::string {
+    try {
+      make();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  const auto says = HasSubstr("training runs on the CPU backend in this version");
+  EXPECT_THAT(refusal([&] { Trainer(cuda, model, DataSet::named("blob"), {}); }), says);
+  EXPECT_THAT(refusal([&] { Loss<float>(cuda, architecture, sde); }), says);
+  EXPECT_THAT(refusal([&] { Loss<double>(cuda, architecture, sde); }), says);
 }
 
 TEST(Context, BackendNames) {
@@ -88,20 +165,52 @@ TEST(Context, StatusNamesEachBackendOnce) {
 
 // What a machine without each of these things is told; the query itself needs the machine.
 TEST(CudaStatus, EachReasonHasItsSentence) {
+  const auto expect = [](const cuda::DeviceQuery& query, const std::string& reason) {
+    EXPECT_EQ(cuda::why_not(query), reason);
+    EXPECT_EQ(cuda::describe(query), reason);
+  };
   cuda::DeviceQuery query;
-  query.runtime = 13000;
-  EXPECT_EQ(cuda::describe(query), "no NVIDIA driver is installed");
+  query.missing = "it was configured with FOKKER_CUDA=OFF";
+  expect(query, "this build has no CUDA: it was configured with FOKKER_CUDA=OFF");
+
+  query = {.runtime = 13000};
+  expect(query, "no NVIDIA driver is installed");
   query.driver = 12020;
-  EXPECT_EQ(cuda::describe(query), "the NVIDIA driver supports CUDA 12.2, and this build needs 13.0 or newer");
+  expect(query, "the NVIDIA driver supports CUDA 12.2, and this build needs 13.0 or newer");
+  query.driver = 11000;
+  query.failure = "CUDA driver version is insufficient for CUDA runtime version";  // of which this is the reason
+  expect(query, "the NVIDIA driver supports CUDA 11.0, and this build needs 13.0 or newer");
   query.driver = 13000;
-  EXPECT_EQ(cuda::describe(query), "the NVIDIA driver finds no GPU");
-  query.failure = "system not yet initialized";
-  EXPECT_EQ(cuda::describe(query), "CUDA could not be started: system not yet initialized");
   query.failure.clear();
-  query.devices = {{"NVIDIA H100", 9, 0, 79.6}, {"NVIDIA A100", 8, 0, 39.4}};
+  expect(query, "the NVIDIA driver finds no GPU");
+  query.failure = "system not yet initialized";
+  expect(query, "CUDA could not be started: system not yet initialized");
+  query.failure.clear();
+
+  query.devices = {{.name = "NVIDIA T4", .major = 7, .minor = 5, .memory_gib = 15},
+                   {.name = "NVIDIA A10", .major = 8, .minor = 6, .memory_gib = 24}};
+  query.has_code = false;  // nor has the T4: that it is too old is what helps
+  expect(query, "NVIDIA T4 has compute capability 7.5, and 8.0 or newer is needed");
+  query.current = 1;
+  expect(query,
+         "this build holds no code for NVIDIA A10 (compute capability 8.6); configure it with "
+         "-DFOKKER_CUDA_ARCHITECTURES=86");
+}
+
+TEST(CudaStatus, DevicesAndVersionsWhereThereIsNoReason) {
+  cuda::DeviceQuery query{.driver = 13010, .runtime = 13000};
+  query.devices = {{.name = "NVIDIA H100", .major = 9, .minor = 0, .memory_gib = 79.6}};
+  EXPECT_EQ(cuda::why_not(query), "");
+  EXPECT_EQ(cuda::describe(query), "NVIDIA H100 (compute capability 9.0, 80 GiB); driver for CUDA 13.1, runtime 13.0");
+  // An older driver of the same major version will do, and so does a card that is newer than any of the code.
+  query.driver = 13000;
+  query.runtime = 13020;
+  query.devices.push_back({.name = "NVIDIA B300", .major = 10, .minor = 3, .memory_gib = 268});
+  query.current = 1;
+  EXPECT_EQ(cuda::why_not(query), "");
   EXPECT_EQ(cuda::describe(query),
-            "NVIDIA H100 (compute capability 9.0, 80 GiB), NVIDIA A100 (compute capability 8.0, 39 GiB), "
-            "driver for CUDA 13.0, runtime 13.0");
+            "NVIDIA H100 (compute capability 9.0, 80 GiB), NVIDIA B300 (compute capability 10.3, 268 GiB); device 1 is "
+            "the current one; driver for CUDA 13.0, runtime 13.2");
 }
 
 TEST(Buffer, AlignedZeroedAndChecked) {

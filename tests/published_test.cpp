@@ -135,12 +135,13 @@ TEST(PublishedHistograms, WhatEscapesOrIsNotFiniteIsDropped) {
 
 class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
  protected:
-  void samples_have_the_published_law(std::int64_t n) {
+  // pairs: compared with distances of two draws, as where ours are as many as the published.
+  void samples_have_the_published_law(std::int64_t n, BackendKind backend = BackendKind::cpu, bool pairs = false) {
     const char* folder = std::getenv("FOKKER_PAPER_DATA");
     if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
     const std::string data = folder, name = GetParam().name;
     const Model model = load_model(data + "/checkpoints/" + name + ".safetensors");
-    const Context context({BackendKind::cpu, 0});
+    const Context context({.backend = backend}), host({.backend = BackendKind::cpu});
     const Sampler sampler(context, model, TimeGrid::paper(model.sde.horizon));
     ASSERT_EQ(sampler.grid().steps(), 890);
 
@@ -160,9 +161,12 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
       const NpyArray published = load_npy(fmt::format("{}/histograms/{}_{}.npy", data, name, way.name));
       ASSERT_EQ(published.data.size(), 4096u);
 
+      Buffer<float> there(context, n, 2);
+      sampler.sample(there.view(), {.scheme = way.scheme, .seed = way.seed});
+      const Histogram ours = histogram(context, there.view());
       std::vector<float> samples(static_cast<std::size_t>(2 * n));
-      sampler.sample(View<float>(samples, 2), {.scheme = way.scheme, .seed = way.seed});
-      const Histogram ours = histogram(context, View<const float>(samples, 2));
+      copy(context, there.view(), View<float>(samples, 2));
+      context.synchronize();
       const Binned binned = bin(samples);
       is_binned_as_in_the_paper(ours, samples, binned);
 
@@ -175,12 +179,14 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
 
       double distance = 0;
       std::vector<double> draws(kDraws);
-      cpu::parallel_for(context.threads(), kDraws + 1, [&](std::int64_t i, int) {
+      cpu::parallel_for(host.threads(), kDraws + 1, [&](std::int64_t i, int) {
         if (i == kDraws) {
           distance = w2_squared(ours.weights, published.data).w2_squared;
         } else {
-          draws[i] =
-              w2_squared(multinomial(published.data, ours.inside, 1000 * way.seed + i), published.data).w2_squared;
+          const auto draw = [&](std::uint64_t k) {
+            return multinomial(published.data, ours.inside, 1000 * way.seed + 2 * static_cast<std::uint64_t>(i) + k);
+          };
+          draws[i] = w2_squared(draw(0), pairs ? draw(1) : published.data).w2_squared;
         }
       });
       double mean = 0, square = 0;
@@ -200,6 +206,18 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
   }
 };
 
+#ifdef FOKKER_GPU_TESTS
+
+// As many as published, which a GPU takes a second or two for.
+TEST_P(PublishedSampling, ThreeMillionSamplesHaveThePublishedLaw) {
+  if (!backend_status()[1].available) GTEST_SKIP() << backend_status()[1].detail;
+  samples_have_the_published_law(3000000, BackendKind::cuda, true);
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedSampling, ::testing::ValuesIn(kCheckpoints), test_name);
+
+#else
+
 TEST_P(PublishedSampling, FortyThousandSamplesHaveThePublishedLaw) { samples_have_the_published_law(40000); }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedSampling, ::testing::ValuesIn(kCheckpoints), test_name);
@@ -210,6 +228,8 @@ class SlowPublishedSampling : public PublishedSampling {};
 TEST_P(SlowPublishedSampling, TwoHundredThousandSamplesHaveThePublishedLaw) { samples_have_the_published_law(200000); }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, SlowPublishedSampling, ::testing::ValuesIn(kCheckpoints), test_name);
+
+#endif
 
 }  // namespace
 }  // namespace fokker

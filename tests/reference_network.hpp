@@ -66,9 +66,11 @@ inline ReferenceSde reference_sde(const ForwardSde& sde) {
               [=](double t) { return p * p * std::pow(q / p, 2 * t / horizon) * 2 * std::log(q / p) / horizon; }};
     case SdeKind::vp_cosine: break;
   }
-  const auto beta = [=](double t) {  // −d log cos²(π/2 (τ + s)/(1 + s))/dt, constant beyond τ = 0.9946
-    const double c = std::acos(-1.0) / 2 / (1 + p);
-    return 2 * c * std::tan(c * (std::min(t / horizon, 0.9946) + p)) / horizon;
+  const auto beta = [=](double t) -> double {  // −d log cos²(π/2 (τ + s)/(1 + s))/dt, constant beyond τ = 0.9946
+    // In long double: beside its pole the tangent enlarges a rounding of its argument by more than a hundred.
+    const long double c = std::acos(-1.0L) / 2 / (1 + static_cast<long double>(p));
+    const long double tau = std::min<long double>(static_cast<long double>(t) / horizon, 0.9946);
+    return static_cast<double>(2 * c * std::tan(c * (tau + p)) / horizon);
   };
   return {[=](double t) { return -0.5 * beta(t); }, beta};
 }

@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <regex>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fokker/fokker.hpp"
@@ -45,6 +48,17 @@ Outcome reproduce(const Scratch& scratch, const std::string& data, const std::st
   return run(scratch, fmt::format("{} --preset smoke --iterations {} --samples 200 --grid geometric:30:1e-2 --data {} "
                                   "--weights {} --out {}",
                                   reproduce_tool, iterations, data, weights, scratch / "out"));
+}
+
+// As if the two runs there had left these distances between the samplers, with that share of the ODE's samples lost.
+void put_gaps(const Scratch& scratch, const std::string& data, double escaped) {
+  for (const auto& [weight, ode_sde] : {std::pair(0, 3.5), std::pair(1, 0.5)}) {
+    const std::string path = scratch / fmt::format("out/{}_w{}/gap.json", data, weight);
+    Json gap = Json::parse(get(path));
+    gap["w2_squared"] = {{"ode_sde", ode_sde}, {"ode_truth", 1}, {"sde_truth", 1}};
+    gap["escaped"] = {{"ode", escaped}, {"sde", 0}};
+    put(path, gap.dump());
+  }
 }
 
 void expect_refusal(const Outcome& outcome, const std::string& what) {
@@ -98,7 +112,9 @@ TEST(Reproduction, ANoiseFloorOfZeroDividesNothing) {
   const Scratch scratch;
   const float point[2] = {0.5f, -0.25f};
   save_npy(scratch / "point.npy", {1, 2}, point);
-  const Outcome outcome = reproduce(scratch, scratch / "point.npy", "0,1", 60);
+  ASSERT_EQ(reproduce(scratch, scratch / "point.npy").code, 0);
+  put_gaps(scratch, "point", 0);
+  const Outcome outcome = reproduce(scratch, scratch / "point.npy");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(Json::parse(get(scratch / "out/results.json"))["runs"][0]["gap"]["noise_floor"], 0.0);
   EXPECT_THAT(outcome.out, AllOf(HasSubstr("with a noise floor of 0"), Not(HasSubstr("inf")), Not(HasSubstr("nan"))));
@@ -139,6 +155,159 @@ TEST(Reproduction, ResultsEditedByHandAreRefusedOrMeasuredAgain) {
   }
 }
 
+TEST(Reproduction, FilesOfOthersStay) {
+  const Scratch scratch;
+  std::filesystem::create_directory(scratch / "out");
+  for (const char* text : {R"({"losses": []})", "[1]", "not JSON"}) {
+    SCOPED_TRACE(text);
+    put(scratch / "out/results.json", text);
+    expect_refusal(reproduce(scratch, "blob", "0"), scratch / "out/results.json");
+    EXPECT_EQ(get(scratch / "out/results.json"), text);
+  }
+}
+
+TEST(Reproduction, AModelIsReportedUnderItsOwnRecipe) {
+  const Scratch scratch;
+  ASSERT_EQ(reproduce(scratch, "blob").code, 0);
+  const std::string folder = scratch / "out/blob_w0/", model_file = folder + "model.safetensors",
+                    recipe = get(folder + "recipe.json"), model = get(model_file);
+  std::filesystem::remove(folder + "recipe.json");
+  expect_refusal(reproduce(scratch, "blob"), "model.safetensors and no recipe.json");
+  std::filesystem::rename(model_file, folder + "state.safetensors");
+  expect_refusal(reproduce(scratch, "blob"), "state.safetensors and no recipe.json");
+  std::filesystem::remove(folder + "state.safetensors");
+  put(folder + "recipe.json", recipe);
+
+  put(model_file, get(scratch / "out/blob_w1/model.safetensors"));
+  expect_refusal(reproduce(scratch, "blob"), "was not trained by the recipe.json beside it");
+
+  std::filesystem::remove(model_file);
+  const DataSet blob = DataSet::named("blob");
+  Trainer(Context(), {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(Architecture{}, 0)}, blob, {})
+      .save_state(folder + "state.safetensors");
+  const Outcome other_state = reproduce(scratch, "blob");
+  EXPECT_EQ(other_state.code, 1);
+  EXPECT_THAT(other_state.err, HasSubstr("state.safetensors' is the state of another recipe (architecture.beta: 100"));
+  std::filesystem::remove(folder + "state.safetensors");
+
+  // Other parameters under the same recipe are measured anew.
+  put(model_file, model);
+  const Json before = Json::parse(get(folder + "gap.json"));
+  Model other = load_model(model_file);
+  std::get<Mlp>(other.network).parameters.front() += 0.5;
+  save_model(model_file, other, {{"training", SafeTensors::load(model_file).metadata.at("training")}});
+  ASSERT_EQ(reproduce(scratch, "blob").code, 0);
+  const Json after = Json::parse(get(folder + "gap.json"));
+  EXPECT_NE(after["model_contents"], before["model_contents"]);
+  EXPECT_NE(after["residual"], before["residual"]);
+}
+
+TEST(Reproduction, MeasuresAgainWhereTheTimesChanged) {
+  const Scratch scratch;
+  const auto reproduce_on = [&](const std::vector<double>& times) {
+    save_npy(scratch / "times.npy", {std::ssize(times)}, times.data());
+    const Outcome outcome = run(scratch, fmt::format("{} --preset smoke --iterations 3 --samples 200 --weights 0 "
+                                                     "--data blob --grid file:{} --out {}",
+                                                     reproduce_tool, scratch / "times.npy", scratch / "out"));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return std::filesystem::last_write_time(scratch / "out/blob_w0/gap.json");
+  };
+  const auto first = reproduce_on({10, 1, 0.1}), again = reproduce_on({10, 1, 0.1}), other = reproduce_on({10, 2, 0.1});
+  EXPECT_EQ(first, again);
+  EXPECT_NE(again, other);
+}
+
+TEST(Reproduction, HistogramsThatAreGoneAreMadeAgain) {
+  const Scratch scratch;
+  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
+    const std::string path = scratch / fmt::format("out/blob_w0/{}", name), bytes = get(path);
+    std::filesystem::remove(path);
+    ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+    EXPECT_EQ(get(path), bytes);
+  }
+}
+
+TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
+  const Scratch scratch;
+  const Outcome lost = reproduce(scratch, "blob");  // so little training throws every sample out of the box
+  ASSERT_EQ(lost.code, 0) << lost.err;
+  EXPECT_THAT(lost.out, AllOf(Not(HasSubstr("nan")), Not(HasSubstr("noise floors"))));
+  EXPECT_THAT(lost.err, HasSubstr("all 200 samples of the ODE for blob, w_R = 0 are outside the box or not finite"));
+  const bool reported = can_report();
+  if (reported) {
+    EXPECT_THAT(report(scratch), HasSubstr("no distance between the samplers"));
+  }
+
+  for (const double escaped : {0.04, 0.97}) {
+    SCOPED_TRACE(escaped);
+    put_gaps(scratch, "blob", escaped);
+    const Outcome outcome = reproduce(scratch, "blob");
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const bool few = escaped > 0.5;
+    const auto expected = few ? HasSubstr("of 200 samples as few as 6 were left, so that no noise floor compares")
+                              : HasSubstr("noise floors");
+    EXPECT_THAT(outcome.out, AllOf(expected, HasSubstr("gap falls from 3.5")));
+    if (reported) {
+      EXPECT_THAT(report(scratch), expected);
+    }
+  }
+}
+
+TEST(Report, OverwritesNothingItReads) {
+  const Scratch scratch;
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib";
+  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  const auto report_to = [&](const std::string& out) {
+    return run(scratch, fmt::format("python3 {}/report.py {} --out '{}'", tools_folder, scratch / "out", out));
+  };
+  const std::string results = scratch / "out/results.json", bytes = get(results);
+  for (const std::string& out : {results, scratch.folder().string(), std::string()}) {
+    const Outcome outcome = report_to(out);
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("allowed: a name that ends in .html"));
+  }
+  std::filesystem::create_directory(scratch / "folder.html");
+  std::filesystem::create_hard_link(results, scratch / "link.html");
+  for (const auto& [out, what] : {std::pair("folder.html", "is a folder"), std::pair("link.html", "which is read")}) {
+    const Outcome outcome = report_to(scratch / out);
+    EXPECT_EQ(outcome.code, 1) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(what));
+  }
+  EXPECT_EQ(get(results), bytes);
+  EXPECT_EQ(report_to(scratch / "page.html").code, 0);
+  EXPECT_EQ(scratch.list(),
+            (std::set<std::string>{"folder.html", "link.html", "out", "page.html", "stderr.txt", "stdout.txt"}));
+}
+
+TEST(Report, NamesTheFileThatIsDamaged) {
+  const Scratch scratch;
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib";
+  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  const std::vector<double> weights(4095, 1.0 / 4095);
+  save_npy(scratch / "size.npy", {4095}, weights.data());
+  const std::string size = get(scratch / "size.npy"),
+                    header = "iteration,denoising,residual,total,gradient_norm,rate\n";
+  for (const auto& [name, damaged] :
+       std::vector<std::pair<std::string, std::string>>{{"ode.npy", "junk"},
+                                                        {"truth.npy", ""},
+                                                        {"sde.npy", size},
+                                                        {"log.csv", "junk"},
+                                                        {"log.csv", ""},
+                                                        {"log.csv", header + "0,1,2\n"},
+                                                        {"log.csv", header + "0,1,2,3,4,x\n"}}) {
+    SCOPED_TRACE(name + " " + damaged.substr(0, 80));
+    const std::string path = scratch / ("out/blob_w0/" + name), kept = get(path);
+    put(path, damaged);
+    const Outcome outcome = run(scratch, fmt::format("python3 {}/report.py {}", tools_folder, scratch / "out"));
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_THAT(outcome.err, AllOf(::testing::StartsWith("report.py: " + path), Not(HasSubstr("pickle"))));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    put(path, kept);
+  }
+  EXPECT_THAT(report(scratch), HasSubstr("Results"));
+}
+
 TEST(Report, TeachesAndNamesThePackagesItLacks) {
   const Scratch scratch;
   // -S leaves out every installed package.
@@ -166,7 +335,9 @@ TEST(Demo, KnowsItsOptions) {
     EXPECT_THAT(taught, HasSubstr(at->str()));
   }
   EXPECT_GT(found, 11);
-  for (const char* wrong : {"--nonsense", "--nonsense=1", "stray", "--preset huge", "--preset=huge", "--samples"}) {
+  for (const char* wrong :
+       {"--nonsense", "--nonsense=1", "stray", "--preset huge", "--preset=huge", "--samples", "--out ''",
+        "--out=", "--samples many", "--iterations=-3", "--threads 1.5", "--backend abacus", "--precision bf16"}) {
     const Outcome outcome = run(scratch, demo + wrong);
     EXPECT_EQ(outcome.code, 2) << wrong;
     EXPECT_THAT(outcome.err, ::testing::StartsWith("demo.sh: "));

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Files exchanged with Python's safetensors package (argument: the executable `fokker`). A model that fokker trained is
 read by it and evaluated in double; the same tensors written by it under the names of an nn.Sequential, which it stores in
-alphabetical order, give the same fields to the bit. Exits with 77, which ctest counts as skipped, without the package."""
+alphabetical order, give the same fields to the bit. The package's files pass through PyTorch where that is installed, else
+through numpy. Exits with 77, which ctest counts as skipped, without the package."""
 import json
 import pathlib
 import subprocess
@@ -10,15 +11,32 @@ import tempfile
 
 try:
     import numpy as np
+    import safetensors.numpy
     from safetensors import safe_open
-    from safetensors.numpy import load_file, save_file
 except ImportError as error:
     print(f'skipped: this Python has no safetensors package with numpy ({error})')
     sys.exit(77)
+try:
+    import safetensors.torch
+    import torch
+except ImportError:
+    torch = None
 
 WIDTHS = [17, 9, 7, 5, 3]
 PREFIXES = ['input'] + [f'hidden{i}' for i in range(1, len(WIDTHS))] + ['output']
 SEQUENTIAL = [str(2 * i) for i in range(len(PREFIXES))]  # 0, 2, …, 10: activations stand between
+
+
+def load_file(path):
+    if torch is None:
+        return safetensors.numpy.load_file(path)
+    return {name: tensor.numpy() for name, tensor in safetensors.torch.load_file(path).items()}
+
+
+def save_file(tensors, path, metadata=None):
+    if torch is None:
+        return safetensors.numpy.save_file(tensors, path, metadata)
+    return safetensors.torch.save_file({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, path, metadata)
 
 
 def run(*arguments):

@@ -139,7 +139,27 @@ TEST(TimeGrids, HostileInputs) {
   }
   EXPECT_THROW(TimeGrid::parse("uniform:3:20", sde), Error);
   EXPECT_THROW(TimeGrid::parse("uniform:3:nan", sde), Error);
-  EXPECT_THROW(TimeGrid::parse("file:", sde), Error);
+  expect_error([&] { TimeGrid::parse("file:", sde); }, {"'file:' names no file"});
+}
+
+// What the text alone shows, with no horizon in the sentence.
+TEST(TimeGrids, CheckLooksAtTheTextAlone) {
+  for (const std::string text : {"paper", "file:absent.npy", "uniform:3", "uniform:3:0", "uniform:3:1e300",
+                                 "geometric:3", "geometric:3:1e-300"}) {
+    EXPECT_NO_THROW(TimeGrid::check(text)) << text;
+  }
+  for (const std::string text : {"", "papers", "uniform", "linear:3"}) {
+    expect_error([&] { TimeGrid::check(text); }, {"'" + text + "' is not known"});
+  }
+  expect_error([] { TimeGrid::check("file:"); }, {"names no file"});
+  expect_error([] { TimeGrid::check("uniform:3x"); }, {"is not a valid number of steps"});
+  expect_error([] { TimeGrid::check("geometric:0"); }, {"1 to 10000000 steps; 0 was given"});
+  expect_error([] { TimeGrid::check("geometric:5:0"); },
+               {"a geometric time grid needs a finite end above 0; 0 was given"});
+  expect_error([] { TimeGrid::check("uniform:5:-1"); }, {"a finite end of at least 0; -1 was given"});
+  for (const std::string text : {"uniform:5:nan", "uniform:5:inf", "geometric:5:nan", "geometric:5:inf"}) {
+    expect_error([&] { TimeGrid::check(text); }, {"a finite end"});
+  }
 }
 
 // ---- Models whose score is known ----

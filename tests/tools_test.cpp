@@ -10,9 +10,11 @@
 #include <chrono>
 #include <cmath>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -36,6 +38,12 @@ using Json = nlohmann::json;
 using Arguments = std::vector<std::string>;
 
 const std::string fokker_tool = FOKKER_TOOL, reproduce_tool = REPRODUCE_TOOL, tools_folder = FOKKER_TOOLS_FOLDER;
+
+// As the tests were started, before they hide the GPUs.
+const std::string visible_devices = [] {
+  const char* value = std::getenv("CUDA_VISIBLE_DEVICES");
+  return std::string(value == nullptr ? "all" : value);
+}();
 
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
@@ -83,19 +91,29 @@ class Process {
     outcome.err = read(err_);
     return outcome;
   }
-  // Waits until the file is there; false where the process ends first or a minute passes.
+  bool runs() const {
+    siginfo_t ended{};
+    ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT);
+    return ended.si_pid != pid_;
+  }
+  // Both wait until what they name is there; false where the process ends first or a minute passes.
   bool wait_for(const fs::path& file) const {
+    return wait_until([&] { return fs::exists(file); });
+  }
+  bool wait_for_text(const std::string& on_stderr) const {
+    return wait_until([&] { return read(err_).find(on_stderr) != std::string::npos; });
+  }
+
+ private:
+  bool wait_until(const std::function<bool()>& there) const {
     for (int i = 0; i < 60000; ++i) {
-      if (fs::exists(file)) return true;
-      siginfo_t ended{};
-      ::waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOHANG | WNOWAIT);
-      if (ended.si_pid == pid_) return fs::exists(file);
+      if (there()) return true;
+      if (!runs()) return there();
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
     return false;
   }
 
- private:
   fs::path out_, err_;
   pid_t pid_;
 };
@@ -106,6 +124,8 @@ class Tools : public ::testing::Test {
     const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
     folder_ = fs::path(::testing::TempDir()) / fmt::format("fokker_tools_{}_{}", info->name(), ::getpid());
     fs::create_directories(folder_ / "streams");
+    // What is not about CUDA is held to the CPU backend's numbers: here and in the processes there is no GPU.
+    ::setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
   }
   void TearDown() override { fs::remove_all(folder_); }
 
@@ -166,17 +186,18 @@ TEST_F(Tools, HelpTeachesAndExitCodesTellUsageFromFailure) {
     EXPECT_EQ(run(fokker_tool, arguments).code, 0) << arguments[0];
   }
   const std::string help = run(fokker_tool, {"--help"}).out;
-  for (const char* word :
-       {"train", "sample", "field", "gap", "info", "Exit codes", "vp-linear", "vp-cosine", "subvp", "sigma_max"}) {
+  for (const char* word : {"train", "sample", "field", "gap", "info", "Exit codes", "fokker train --data", "vp-linear",
+                           "vp-cosine", "subvp", "sigma_max"}) {
     EXPECT_THAT(help, HasSubstr(word));
   }
   for (const char* command : {"train", "sample", "field", "gap", "info"}) {
     const Outcome outcome = run(fokker_tool, {command, "--help"});
     EXPECT_EQ(outcome.code, 0);
-    EXPECT_THAT(outcome.out, HasSubstr(fmt::format("fokker {} --", command)));
+    EXPECT_THAT(outcome.out, AllOf(HasSubstr(fmt::format("fokker {} --", command)), HasSubstr("Exit codes: 0 done")));
   }
   EXPECT_THAT(run(fokker_tool, {"--version"}).out, HasSubstr(version()));
-  EXPECT_THAT(run(reproduce_tool, {"--help"}).out, HasSubstr("--preset"));
+  EXPECT_THAT(run(reproduce_tool, {"--help"}).out,
+              AllOf(HasSubstr("--preset"), HasSubstr("--samples INTEGER "), HasSubstr("--iterations INTEGER ")));
 
   const std::string model = planar_mixture();
   for (const Arguments& arguments : std::vector<Arguments>{
@@ -198,12 +219,123 @@ TEST_F(Tools, HelpTeachesAndExitCodesTellUsageFromFailure) {
   expect_failure(run(fokker_tool, {"nonsense"}), "fokker",
                  "command 'nonsense' given; allowed: train, sample, field, gap, info", 2);
   expect_failure(run(fokker_tool, {}), "fokker", "no command given; allowed: train, sample, field, gap, info", 2);
+  expect_failure(run(fokker_tool, {"--bogus"}), "fokker", "option '--bogus' given before a command; allowed: --help",
+                 2);
+  expect_failure(run(fokker_tool, {"info", "--json", "--precision", "half", "--precision", "fp32"}), "fokker",
+                 "--precision given 2 times; allowed: once", 2);
+  expect_failure(run(reproduce_tool, {"--out", file("r"), "--seed", "1", "--seed", "2"}), "reproduce",
+                 "--seed given 2 times; allowed: once", 2);
+  expect_failure(run(fokker_tool, {"info", "--model", ""}), "fokker", "'' is not the name of a model file");
+  expect_failure(run(fokker_tool, {"gap", "--model", "", "--data", "blob"}), "fokker",
+                 "'' is not the name of a model file");
   for (const char* arguments : {"--help", "--version", "train --help", "info --json"}) {
     expect_failure(run("/bin/sh", {"-c", fmt::format("{} {} > /dev/full", fokker_tool, arguments)}), "fokker",
                    "standard output");
   }
   EXPECT_EQ(run(reproduce_tool, {}).code, 2);
   EXPECT_EQ(run(reproduce_tool, {"--preset", "huge", "--out", file("r")}).code, 2);
+}
+
+TEST_F(Tools, AutoFallsBackSayingWhyOnStandardError) {
+  const std::string model = planar_mixture(), out = file("s.npy");
+  const std::string reason = run_json({"info", "--json"})["backends"][1]["detail"];
+  const Arguments sample{"sample", "--model", model, "--samples", "19", "--grid", "uniform:3", "--out", out, "--json"};
+  const Outcome fallen = run(fokker_tool, sample);
+  EXPECT_EQ(fallen.code, 0);
+  EXPECT_THAT(fallen.err, HasSubstr("backend cpu: " + reason + "\n"));
+  const Json json = Json::parse(fallen.out, nullptr, false);
+  EXPECT_EQ(json.value("backend", ""), "cpu") << fallen.out;
+  EXPECT_EQ(json.value("precision", ""), "fp32");  // as the CPU works, whatever CUDA would have done
+  Arguments by_name = sample;
+  by_name.insert(by_name.end(), {"--backend", "cpu", "--precision", "half"});
+  const Outcome chosen = run(fokker_tool, by_name);
+  EXPECT_EQ(chosen.code, 0);
+  EXPECT_THAT(chosen.err, Not(HasSubstr("backend cpu")));
+}
+
+// On whatever this machine has: --backend cuda works, or fails with the reason that `fokker info` gives.
+TEST_F(Tools, CudaByNameWorksOrSaysWhyNot) {
+  if (visible_devices == "all") {
+    ::unsetenv("CUDA_VISIBLE_DEVICES");
+  } else {
+    ::setenv("CUDA_VISIBLE_DEVICES", visible_devices.c_str(), 1);
+  }
+  const Json backend = run_json({"info", "--json"})["backends"][1];
+  const std::string net = network("net.safetensors", Output::potential), out = file("out");
+  const std::vector<float> points{0.5, 1, -1};
+  save_npy(file("points.npy"), {1, 3}, points.data());
+  for (const Arguments& arguments : std::vector<Arguments>{
+           {"sample", "--model", net, "--samples", "19", "--grid", "uniform:3", "--out", out + ".npy"},
+           {"field", "--model", net, "--points", file("points.npy"), "--out", out + ".safetensors"},
+           {"gap", "--model", net, "--data", "blob", "--samples", "99", "--grid", "uniform:3"}}) {
+    for (const std::string precision : {"split", "fp32", "half"}) {
+      SCOPED_TRACE(arguments[0] + " " + precision);
+      Arguments given = arguments;
+      given.insert(given.end(), {"--backend", "cuda", "--precision", precision, "--json"});
+      if (backend["available"] == true) {
+        const Json json = run_json(given);
+        EXPECT_EQ(json["backend"], "cuda");
+        EXPECT_EQ(json["precision"], precision);
+        if (arguments[0] == "gap") {
+          EXPECT_EQ(json["residual"].is_null(), precision == "half");
+        }
+        if (arguments[0] == "field") {
+          EXPECT_EQ(json["tensors"].contains("residual"), precision != "half");
+        }
+      } else {
+        const Outcome outcome = run(fokker_tool, given);
+        expect_failure(outcome, "fokker", "backend 'cuda' is not available: " + backend["detail"].get<std::string>());
+        EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+        EXPECT_FALSE(fs::exists(out + ".npy") || fs::exists(out + ".safetensors"));
+      }
+    }
+  }
+}
+
+TEST_F(Tools, TrainingIsOnTheCpuAndSaysSo) {
+  const std::string out = file("m.safetensors"), folder = file("r");
+  const std::string sentence = "--backend cuda given, and training runs on the CPU backend in this version";
+  const Arguments train{"train",    "--data", "blob",         "--out", out,
+                        "--hidden", "7",      "--iterations", "2",     "--denoising-points",
+                        "19",       "--json"};
+  Arguments cuda = train;
+  cuda.insert(cuda.end(), {"--backend", "cuda"});
+  expect_failure(run(fokker_tool, cuda), "fokker", sentence);
+  EXPECT_FALSE(fs::exists(out));
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--out", folder, "--backend", "cuda"}), "reproduce",
+                 sentence);
+  EXPECT_FALSE(fs::exists(folder));
+  const Outcome done = run(fokker_tool, train);
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_THAT(done.err, HasSubstr("backend cpu: training runs on the CPU backend in this version\n"));
+  EXPECT_EQ(Json::parse(done.out, nullptr, false).value("backend", ""), "cpu") << done.out;
+}
+
+TEST_F(Tools, PrecisionIsAnOptionWhereAModelRuns) {
+  for (const char* command : {"sample", "field", "gap", "info"}) {
+    EXPECT_THAT(run(fokker_tool, {command, "--help"}).out, HasSubstr("--precision")) << command;
+  }
+  EXPECT_THAT(run(reproduce_tool, {"--help"}).out, HasSubstr("--precision"));
+  EXPECT_THAT(run(fokker_tool, {"train", "--help"}).out, Not(HasSubstr("--precision")));
+  expect_failure(
+      run(fokker_tool, {"sample", "--model", planar_mixture(), "--out", file("s.npy"), "--precision", "bf16"}),
+      "fokker", "unknown precision 'bf16': allowed are split, fp32, half", 2);
+}
+
+TEST_F(Tools, InfoSaysWhichKernelsAModelTakes) {
+  const std::string net = network("net.safetensors", Output::potential);
+  const Json info = run_json({"info", "--model", net, "--precision", "fp32", "--json"});
+  const bool built =
+      info["backends"][1]["detail"].get<std::string>().find("this build has no CUDA") == std::string::npos;
+  const Json kernels = info["model"]["kernels"];
+  EXPECT_EQ(kernels.size(), built ? 2u : 0u);  // no GPU is visible here: the two architectures that it was tuned for
+  const std::string text = run(fokker_tool, {"info", "--model", net}).out;
+  for (const Json& plan : kernels) {
+    EXPECT_EQ(plan["precision"], "fp32");
+    EXPECT_THAT(plan["detail"].get<std::string>(), StartsWith("score resident with "));
+    EXPECT_THAT(text, HasSubstr(fmt::format("kernels     on {}, split: score resident with ",
+                                            plan["device"].get<std::string>())));
+  }
 }
 
 TEST_F(Tools, InfoDescribesMachineBackendsAndModel) {
@@ -321,12 +453,20 @@ TEST_F(Tools, GapComparesTwoFilesOfSamples) {
   save_npy(file("c.npy"), {2, 1}, b.data());
   expect_failure(run(fokker_tool, {"gap", "--a", file("a.npy"), "--b", file("c.npy")}), "fokker", "must be the same");
 
+  const std::vector<float> far(4, 100.0f);
+  save_npy(file("far.npy"), {2, 2}, far.data());
+  const Outcome lost = run(fokker_tool, {"gap", "--a", file("far.npy"), "--b", file("b.npy")});
+  EXPECT_EQ(lost.code, 0);
+  EXPECT_THAT(lost.out, AllOf(HasSubstr("a_b          –\n"), Not(HasSubstr("nan"))));
+  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all samples in '{}' are outside", file("far.npy"))));
+
   // What would be ignored is refused.
   const std::string mixture = planar_mixture();
   for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{{"--model", mixture},
                                                                                       {"--samples", "10"},
                                                                                       {"--grid", "paper"},
                                                                                       {"--scheme", "heun"},
+                                                                                      {"--precision", "half"},
                                                                                       {"--histograms", file("h")},
                                                                                       {"--activation", "tanh"},
                                                                                       {"--beta", "3"},
@@ -623,6 +763,8 @@ TEST_F(Tools, HostileInputIsRefusedInOneSentenceAndDestroysNothing) {
       {{"sample", "--model", net, "--samples", "1e5", "--out", out}, "--samples 1e5", 2},
       {{"sample", "--model", net, "--threads", huge_seed, "--out", out}, "--threads " + huge_seed, 2},
       {{"sample", "--model", net, "--grid", "uniform:5:-1", "--out", out}, "-1", 2},
+      {{"sample", "--model", net, "--grid", "geometric:5:0", "--out", out}, "a finite end above 0; 0 was given", 2},
+      {{"sample", "--model", net, "--grid", "file:", "--out", out}, "names no file", 2},
       {{"sample", "--model", net, "--grid", "uniform:5:10", "--out", out}, "10 was given"},  // this model's horizon
       {{"sample", "--model", net, "--sde-parameters", "{\"t_min\": 1e-40}", "--out", out}, "at least 1e-37"},
       {{"field", "--model", net, "--points", file("good.npy"), "--out", out}, ".safetensors", 2},
@@ -657,6 +799,11 @@ TEST_F(Tools, HostileInputIsRefusedInOneSentenceAndDestroysNothing) {
       {{"train", "--data", "blob", "--out", net_out, "--time-law", "late"}, "late", 2},
       {{"train", "--data", "blob", "--out", net_out, "--average", "sum"}, "sum", 2},
       {{"train", "--data", "blob", "--out", net_out, "--peak-rate", "nan"}, "nan", 2},
+      {{"train", "--data", "blob", "--out", net_out, "--peak-rate", "abc"},
+       "--peak-rate abc given; allowed: a number",
+       2},
+      {{"train", "--data", "blob", "--out", net_out, "--box", ""}, "--box '' given; allowed: a number", 2},
+      {{"train", "--data", "blob", "--out", net_out, "--log", file("log.txt")}, "ends in .csv or .jsonl", 2},
       {{"train", "--data", "blob", "--out", net_out, "--residual-weight", "-1"}, "-1", 2},
       {{"train", "--data", "blob", "--out", net_out, "--save-every", "often"}, "often", 2},
       {{"train", "--data", "blob", "--out", net_out, "--log-every", "0"}, "--log-every 0", 2},
@@ -676,6 +823,8 @@ TEST_F(Tools, HostileInputIsRefusedInOneSentenceAndDestroysNothing) {
                  "--samples 0", 2);
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--iterations", "-1", "--out", file("r")}), "reproduce",
                  "-1", 2);
+  expect_failure(run(reproduce_tool, {"--preset", "smoke", "--weights", "0,abc", "--out", file("r")}), "reproduce",
+                 "--weights 0,abc given; allowed: numbers with commas between", 2);
   expect_failure(run(reproduce_tool, {"--preset", "smoke", "--weights", "1,1", "--out", file("r")}), "reproduce",
                  "share");
   EXPECT_EQ(read(out), "precious");
@@ -704,7 +853,7 @@ TEST_F(Tools, OutputsAreNeverInputs) {
     return file(name);
   };
   const std::string model_link = hard(net, "h/truth.npy"), data_link = hard(file("samples.npy"), "h/sde.npy"),
-                    grid_link = soft(file("times.npy"), "h/ode.npy"), state_link = hard(file("t.state"), "state.link");
+                    grid_link = soft(file("times.npy"), "h/ode.npy"), state_link = hard(file("t.state"), "state.csv");
   std::map<std::string, std::string> before;
   for (const auto& entry : fs::recursive_directory_iterator(folder_)) {
     if (entry.is_regular_file() && entry.path().parent_path().filename() != "streams") {
@@ -729,11 +878,11 @@ TEST_F(Tools, OutputsAreNeverInputs) {
        {"--data", "blob", "--grid", "uniform:2"}},
       {resume, {"--out", out, "--log", state_link}},
       {resume, {"--out", hard(file("t.state"), "state.safetensors")}},
-      {resume, {"--out", out, "--state", file("new.state"), "--log", file("t.state")}},
+      {resume, {"--out", out, "--state", file("new.state"), "--log", state_link}},
       {train, {"--data", file("samples.npy"), "--out", out, "--state", data_link}},
       {train, {"--data", file("samples.npy"), "--out", out, "--log", soft(file("samples.npy"), "log.csv")}},
-      {train, {"--data", mixture, "--out", out, "--log", mixture}},
-      {train, {"--data", "blob", "--out", out, "--log", out}},
+      {train, {"--data", mixture, "--out", out, "--log", soft(mixture, "mixture.csv")}},
+      {train, {"--data", "blob", "--out", out, "--state", out}},
   };
   for (const auto& [command, more] : commands) {
     Arguments arguments = command;
@@ -924,6 +1073,33 @@ TEST_F(Tools, TrainingKilledOrInterruptedGoesOnAsIfUndisturbed) {
     EXPECT_GT(expect_undisturbed(again, log), first);
     EXPECT_FALSE(fs::exists(file(name + ".safetensors")));
   }
+}
+
+// The second signal does not wait for the iteration, which here takes seconds. A signal may find the one before it not
+// yet delivered and be one with it, so they are sent until the process ends.
+TEST_F(Tools, ASecondSignalEndsATrainingAtOnce) {
+  const Process process = start(fokker_tool, {"train", "--data", "circles2", "--iterations", "1000000",
+                                              "--denoising-points", "2000000", "--out", file("m.safetensors")});
+  ASSERT_TRUE(process.wait_for_text("training on circles2: 0 %\n"));
+  while (process.runs()) {
+    process.send(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.signal, SIGTERM) << outcome.err;
+  EXPECT_FALSE(fs::exists(file("m.safetensors")));
+}
+
+// A signal in the last iteration, which takes a while here, finds nothing left to stop.
+TEST_F(Tools, ASignalInTheLastIterationLosesNothing) {
+  const Process process = start(fokker_tool, {"train", "--data", "circles2", "--iterations", "1", "--denoising-points",
+                                              "1000000", "--out", file("m.safetensors")});
+  ASSERT_TRUE(process.wait_for_text("training on circles2: 0 %\n"));
+  process.send(SIGTERM);
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, ::testing::ContainsRegex("1 iteration in [0-9.e-]+ (s|min)"));
+  EXPECT_TRUE(fs::exists(file("m.safetensors")));
 }
 
 TEST_F(Tools, TrainingResumedEndsAsIfUndisturbed) {

@@ -22,7 +22,13 @@ int fail(const std::string& name, const std::string& why, ExitCode code) {
   return code;
 }
 
-// A command that there is not, before the parser misses one.
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) names.push_back(option->get_name());
+  return names;
+}
+
+// A first word that is neither a command nor an option, before the parser misses a command.
 void check_command(const CLI::App& app, int argc, char** argv) {
   std::vector<std::string> allowed;
   for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
@@ -32,8 +38,32 @@ void check_command(const CLI::App& app, int argc, char** argv) {
   const std::string commands = fmt::format("{}", fmt::join(allowed, ", "));
   if (argc < 2) throw CLI::ValidationError(fmt::format("no command given; allowed: {}", commands));
   const std::string first = argv[1];
-  if (first.starts_with('-') || std::find(allowed.begin(), allowed.end(), first) != allowed.end()) return;
+  if (first.starts_with('-')) {
+    if (app.get_option_no_throw(first) != nullptr) return;
+    throw CLI::ValidationError(fmt::format("option '{}' given before a command; allowed: {}, or a command: {}", first,
+                                           fmt::join(option_names(app), ", "), commands));
+  }
+  if (std::find(allowed.begin(), allowed.end(), first) != allowed.end()) return;
   throw CLI::ValidationError(fmt::format("command '{}' given; allowed: {}", first, commands));
+}
+
+// The parser's sentence on an option given twice names numbers of values.
+void check_repetition(const CLI::App& app) {
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_items_expected_max() != 1 || option->count() < 2) continue;
+    throw CLI::ValidationError(fmt::format("{} given {} times; allowed: once", option->get_name(), option->count()));
+  }
+  for (const CLI::App* command : app.get_subcommands()) check_repetition(*command);
+}
+
+void parse(CLI::App& app, int argc, char** argv) {
+  check_command(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ArgumentMismatch&) {
+    check_repetition(app);
+    throw;
+  }
 }
 
 }  // namespace
@@ -43,8 +73,7 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
   const std::string name = app.get_name();
   try {
     try {
-      check_command(app, argc, argv);
-      app.parse(argc, argv);
+      parse(app, argc, argv);
       command();
     } catch (const CLI::ParseError& error) {
       if (error.get_exit_code() != 0) return fail(name, error.what(), exit_usage);
@@ -61,10 +90,19 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
 }
 
 std::string format_duration(double seconds) {
-  const auto s = static_cast<long long>(std::ceil(std::max(0.0, seconds)));
+  if (seconds < 9.5) return fmt::format("{:.2g} s", std::max(0.0, seconds));
+  const auto s = std::llround(seconds);
   if (s < 60) return fmt::format("{} s", s);
   if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
   return fmt::format("{} h {:02} min", s / 3600, s % 3600 / 60);
+}
+
+std::string number_or_dash(double value, const char* format) {
+  return std::isfinite(value) ? fmt::format(fmt::runtime(format), value) : "–";
+}
+
+std::string counted(std::int64_t n, const std::string& what) {
+  return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
 }
 
 Progress::Progress(std::vector<Phase> phases)
@@ -125,13 +163,16 @@ double Progress::seconds_left() const {
 
 void Progress::update(double fraction, const std::string& note) {
   fraction_ = std::clamp(fraction, fraction_, 1.0);
-  const double now = clock_.seconds();
-  if (now - last_shown_ < (terminal_ ? 0.2 : 5)) return;
-  last_shown_ = now;
+  if (clock_.seconds() - last_shown_ >= (terminal_ ? 0.2 : 5)) show(note);
+}
+
+void Progress::show(const std::string& note) {
+  last_shown_ = clock_.seconds();
+  const bool timed = !speeds_.empty() || fraction_ > first_fraction_;
   const std::string step = phases_.size() > 1 ? fmt::format("[{}/{}] ", next_, phases_.size()) : "";
-  const std::string line =
-      fmt::format("{}{}: {:.0f} %{}{}, about {} left", step, phases_[next_ - 1].text, std::floor(100 * fraction_),
-                  note.empty() ? "" : ", ", note, format_duration(seconds_left()));
+  const std::string line = fmt::format(
+      "{}{}: {:.0f} %{}{}{}", step, phases_[next_ - 1].text, std::floor(100 * fraction_), note.empty() ? "" : ", ",
+      note, timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
   if (terminal_) {
     fmt::print(stderr, "\r\033[K{}", line);
     line_open_ = true;
@@ -151,7 +192,15 @@ namespace {
 volatile std::sig_atomic_t interrupt_seen = 0;
 struct sigaction previous_interrupt, previous_termination;
 
-void remember_interrupt(int) { interrupt_seen = 1; }
+void restore_interrupts() {
+  sigaction(SIGINT, &previous_interrupt, nullptr);
+  sigaction(SIGTERM, &previous_termination, nullptr);
+}
+
+void remember_interrupt(int) {
+  interrupt_seen = 1;
+  restore_interrupts();
+}
 
 }  // namespace
 
@@ -164,10 +213,7 @@ InterruptGuard::InterruptGuard() {
   sigaction(SIGTERM, &action, &previous_termination);
 }
 
-InterruptGuard::~InterruptGuard() {
-  sigaction(SIGINT, &previous_interrupt, nullptr);
-  sigaction(SIGTERM, &previous_termination, nullptr);
-}
+InterruptGuard::~InterruptGuard() { restore_interrupts(); }
 
 bool InterruptGuard::interrupted() const { return interrupt_seen != 0; }
 

@@ -3,6 +3,7 @@
 // What both executables share at the terminal: progress, interruption, exit codes.
 #include <CLI/CLI.hpp>
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <map>
 #include <string>
@@ -30,8 +31,12 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-// "42 s", "3 min 05 s", "2 h 07 min".
+// "0.012 s", "42 s", "3 min 05 s", "2 h 07 min".
 std::string format_duration(double seconds);
+// "0.01234", or "–" where the value is not finite.
+std::string number_or_dash(double value, const char* format = "{:.5f}");
+// "1 run", "2 runs".
+std::string counted(std::int64_t n, const std::string& what);
 
 // Progress over a list of phases on stderr: one rewritten line on a terminal, otherwise a line at most every five
 // seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases of its kind.
@@ -52,6 +57,8 @@ class Progress {
   // The phase will not be done: an earlier run left its result.
   void skip();
   void update(double fraction, const std::string& note = {});
+  // The line of an update, at once; without the time left where nothing has been timed.
+  void show(const std::string& note = {});
   // Writes a line of its own, out of the way of the progress.
   void say(const std::string& text);
   // Takes the progress off the terminal, before results are printed.
@@ -74,7 +81,8 @@ class Progress {
   bool terminal_, line_open_ = false;
 };
 
-// While one of these lives, SIGINT and SIGTERM are remembered instead of ending the program.
+// While one of these lives, the first SIGINT or SIGTERM is remembered instead of ending the program. The next one does
+// what it did before: work that comes to no place to stop can still be ended.
 class InterruptGuard {
  public:
   InterruptGuard();

@@ -6,7 +6,7 @@
 #   --no-install  trust that the packages are there
 #   --cuda        build the CUDA parts, also where no driver is present; by default a new build has them where one is
 #   --out DIR     results, figures and report; build/demo-PRESET (quick: build/demo) by default. A second call goes on where the first stopped
-#   of reproduce: --preset smoke|quick|paper --data --weights --iterations --samples --grid --activation --beta --seed --backend --threads
+#   of reproduce: --preset smoke|quick|paper --data --weights --iterations --samples --grid --activation --beta --seed --backend --threads --precision
 # examples: tools/demo.sh
 #           tools/demo.sh --preset smoke --no-install
 #           tools/demo.sh --data checker --weights 0,0.1,1 --out checker
@@ -15,7 +15,9 @@ set -euo pipefail
 called_from=$PWD
 cd "$(dirname "$0")/.."
 
-# All options are looked at here, before anything is installed or built.
+# Which options there are, and those of their values that are numbers or words of a list, is looked at here, before
+# anything is installed or built; the rest by reproduce, before it trains.
+refuse() { echo "demo.sh: $1" >&2; exit 2; }
 install=yes cuda=no preset=quick out='' arguments=()
 while [ $# -gt 0 ]; do
   option=${1%%=*}
@@ -27,12 +29,20 @@ while [ $# -gt 0 ]; do
     *) value=${2-}; given=$# ;;
   esac
   case $option in
-    --out | --preset | --data | --weights | --iterations | --samples | --grid | --activation | --beta | --seed | --backend | --threads)
+    --out | --preset | --data | --weights | --iterations | --samples | --grid | --activation | --beta | --seed | --backend | --threads | --precision)
       if [[ $1 != *=* ]]; then
-        [ "$given" -ge 2 ] || { echo "demo.sh: $1 needs a value" >&2; exit 2; }
+        [ "$given" -ge 2 ] || refuse "$1 needs a value"
         shift
       fi ;;
-    *) echo "demo.sh: unknown argument '$1'; see --help" >&2; exit 2 ;;
+    *) refuse "unknown argument '$1'; see --help" ;;
+  esac
+  case $option in
+    --iterations | --samples | --seed | --threads)
+      [[ $value =~ ^[0-9]+$ ]] || refuse "$option '$value' given; allowed: an integer that is not negative" ;;
+    --backend) [[ $value =~ ^(auto|cpu|cuda)$ ]] || refuse "--backend '$value' given; allowed: auto, cpu, cuda" ;;
+    --precision) [[ $value =~ ^(split|fp32|half)$ ]] || refuse "--precision '$value' given; allowed: split, fp32, half" ;;
+    --preset) [[ $value =~ ^(smoke|quick|paper)$ ]] || refuse "--preset '$value' given; allowed: smoke, quick, paper" ;;
+    --out) [ -n "$value" ] || refuse "--out '' given; allowed: the name of a folder" ;;
   esac
   case $option in
     --out) out=$value ;;
@@ -41,10 +51,6 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-case $preset in
-  smoke | quick | paper) ;;
-  *) echo "demo.sh: --preset '$preset' given; allowed: smoke, quick, paper" >&2; exit 2 ;;
-esac
 name=demo
 [ "$preset" = quick ] || name=demo-$preset
 if [ -n "$out" ]; then out=$(cd "$called_from" && realpath -m -- "$out"); else out=$PWD/build/$name; fi

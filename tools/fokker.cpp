@@ -27,6 +27,7 @@ class Command {
 
  protected:
   explicit Command(CLI::App* app) : app_(app) {}
+  void teach(const std::string& text) { app_->footer(text + "\n" + exit_codes_help); }
   CLI::App* app_;
 };
 
@@ -36,13 +37,13 @@ class Command {
 class Train : public Command {
  public:
   explicit Train(CLI::App& parent) : Command(parent.add_subcommand("train", "Train an MLP on a data set")) {
-    app_->footer(
+    teach(
         "The defaults are a recipe that trains circles2 in about half a minute on two cores.\n"
-        "Interrupted (SIGINT, SIGTERM) or killed, a run with --state goes on from its last saved state with --resume,\n"
-        "and ends with the parameters of an uninterrupted run, bit for bit. A loss that is not finite ends it with "
-        "the\n"
-        "records and the state before it. Killed in the midst of a save, it leaves the earlier state and a file\n"
-        ".fokker-PID-N.tmp beside it, which may be removed.\n\n"
+        "SIGINT and SIGTERM end it after the iteration that is running, with its state saved; a second one at once.\n"
+        "Interrupted or killed, a run with --state goes on from its last saved state with --resume, and ends with the\n"
+        "parameters of an uninterrupted run, bit for bit. A loss that is not finite ends it with the records and the\n"
+        "state before it. Killed in the midst of a save, it leaves the earlier state and a file .fokker-PID-N.tmp\n"
+        "beside it, which may be removed.\n\n"
         "Examples:\n"
         "  fokker train --data circles2 --residual-weight 1 --out circles2.safetensors --log circles2.csv\n"
         "  fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors\n"
@@ -54,12 +55,12 @@ class Train : public Command {
         ->check(data_name());
     app_->add_option("--out", out_, "the trained model, a .safetensors file")
         ->required()
-        ->check(ends_in(".safetensors"));
+        ->check(ends_in({".safetensors"}));
 
     const std::string network = "Network and forward SDE";
     add_recipe(network, add_integers(*app_, "--hidden", architecture_.hidden, "widths of the hidden layers", 1, 16384));
-    recipe(network, "--activation", activation_, "softplus, tanh, silu or sine");
-    recipe(network, "--beta", architecture_.beta, "softplus: log(1 + exp(beta z))/beta");
+    recipe(network, "--activation", activation_, activations_help());
+    number(network, "--beta", architecture_.beta, "softplus: log(1 + exp(beta z))/beta");
     recipe(network, "--output", output_, "potential (score is its gradient) or score");
     recipe(network, "--sde", sde_, "ou, vp-linear, vp-cosine, subvp or ve");
     recipe(network, "--sde-parameters", sde_parameters_,
@@ -73,16 +74,16 @@ class Train : public Command {
     count("--iterations", options_.iterations, "iterations of Adam", 1, 1'000'000'000'000);
     count("--denoising-points", options_.denoising_points, "fresh points an iteration", 1, 1'000'000'000);
     count("--collocation-points", options_.collocation_points, "fresh residual points an iteration", 0, 1'000'000'000);
-    recipe(training, "--residual-weight", options_.residual_weight, "w_R, weight of the mean squared residual");
-    recipe(training, "--box", options_.box, "residual points are uniform on [-box, box]^d");
+    number(training, "--residual-weight", options_.residual_weight, "w_R, weight of the mean squared residual");
+    number(training, "--box", options_.box, "residual points are uniform on [-box, box]^d");
     recipe(training, "--time-law", time_law_, "denoising times: paper, uniform or importance");
     recipe(training, "--schedule", schedule_, "rates: paper, one-cycle, cosine or constant");
-    recipe(training, "--peak-rate", options_.peak_rate, "highest rate; not used by the paper's schedule");
+    number(training, "--peak-rate", options_.peak_rate, "highest rate; not used by the paper's schedule");
     recipe(training, "--average", average_, "of the weights: none, exponential or tail");
-    recipe(training, "--average-decay", options_.average_decay, "of the exponential average");
-    recipe(training, "--average-fraction", options_.average_fraction,
+    number(training, "--average-decay", options_.average_decay, "of the exponential average");
+    number(training, "--average-fraction", options_.average_fraction,
            "share of the iterations that are averaged, the last ones");
-    recipe(training, "--clip-norm", options_.clip_norm, "largest gradient norm; 0: no clipping");
+    number(training, "--clip-norm", options_.clip_norm, "largest gradient norm; 0: no clipping");
     add_recipe(training, add_integer(*app_, "--seed", options_.seed, "of the parameters and of all draws"));
 
     const std::string files = "States and records";
@@ -94,16 +95,19 @@ class Train : public Command {
         ->capture_default_str()
         ->check(usable(SaveInterval::parse))
         ->group(files);
-    app_->add_option("--log", log_, "records of the iterations: FILE.csv, or FILE.jsonl for JSON lines")->group(files);
+    app_->add_option("--log", log_, "records of the iterations: FILE.csv, or FILE.jsonl for JSON lines")
+        ->check(ends_in({".csv", ".jsonl"}))
+        ->group(files);
     add_integer<std::int64_t>(*app_, "--log-every", log_every_, "one record in so many iterations", 1, max_samples)
         ->group(files);
     for (CLI::Option* option : recipe_) option->excludes(resume);
     app_->add_flag("--json", json_, "print one JSON object when done");
-    machine_.add_to(*app_);
+    machine_.add_to_training(*app_);
   }
 
   void run() override {
     if (resume_.empty()) check_usage([&] { read_recipe(); });
+    machine_.check_training();
     const SaveInterval save = SaveInterval::parse(save_every_);
     if (state_.empty()) state_ = resume_;
     const bool same_state = !resume_.empty() && same_file(state_, resume_);
@@ -114,7 +118,7 @@ class Train : public Command {
           state_));
     }
     const DataSet data = DataSet::named(data_);
-    const Context context = machine_.context();
+    const Context context = machine_.training_context();
     Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
 
     const std::int64_t first = trainer.iteration();
@@ -141,16 +145,18 @@ class Train : public Command {
       json["recipe"] = recipe;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} iterations in {}; the model is in '{}'", trainer.iteration() - first,
+      progress.say(fmt::format("{} in {}; the model is in '{}'", counted(trainer.iteration() - first, "iteration"),
                                format_duration(result.seconds), out_));
     }
   }
 
  private:
   void add_recipe(const std::string& group, CLI::Option* option) { recipe_.push_back(option->group(group)); }
-  template <class T>
-  void recipe(const std::string& group, const char* name, T& value, const char* help) {
+  void recipe(const std::string& group, const char* name, std::string& value, const std::string& help) {
     add_recipe(group, app_->add_option(name, value, help)->capture_default_str());
+  }
+  void number(const std::string& group, const char* name, double& value, const std::string& help) {
+    add_recipe(group, add_number(*app_, name, value, help));
   }
 
   // What the command line says of the recipe; throws Error where that alone is wrong.
@@ -189,7 +195,7 @@ class Train : public Command {
 class Sample : public Command {
  public:
   explicit Sample(CLI::App& parent) : Command(parent.add_subcommand("sample", "Draw samples from a model")) {
-    app_->footer(
+    teach(
         "Sample i is a function of the seed and i alone, for any number of threads.\n\n"
         "Examples:\n"
         "  fokker sample --model circles2.safetensors --scheme sde --samples 100000 --out sde.npy\n"
@@ -206,12 +212,12 @@ class Sample : public Command {
         ->check(grid_text());
     add_integer<std::int64_t>(*app_, "--samples", samples_, "how many", 1, max_samples);
     add_integer(*app_, "--seed", seed_, "names the prior's draw and the Brownian path of each sample");
-    app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required()->check(ends_in(".npy"));
+    app_->add_option("--out", out_, "the samples, a .npy file: float32 [N, d]")->required()->check(ends_in({".npy"}));
     app_->add_option(
             "--log-density", log_density_,
             "also the ODE model's log density at the samples, a .npy file: float32 [N]; by the ODE scheme given, or "
             "by heun where the samples are the SDE's")
-        ->check(ends_in(".npy"));
+        ->check(ends_in({".npy"}));
     probes_.add_to(*app_);
     app_->add_flag("--json", json_, "print one JSON object when done");
     machine_.add_to(*app_);
@@ -224,6 +230,10 @@ class Sample : public Command {
     const Model model = model_.load();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
+    if (!log_density_.empty() && context.precision() == Precision::half) {
+      throw Error(
+          "--log-density given with --precision half, which serves values and scores only; allowed: split, fp32");
+    }
 
     Progress progress({{fmt::format("sampling {} by {}", samples_, to_string(scheme)), "sample", 1}});
     progress.begin();
@@ -249,11 +259,12 @@ class Sample : public Command {
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
       json["backend"] = context.backend_name();
+      json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} samples in {}, in '{}'", samples_, format_duration(seconds), out_));
+      progress.say(fmt::format("{} in {}, in '{}'", counted(samples_, "sample"), format_duration(seconds), out_));
     }
   }
 
@@ -273,17 +284,18 @@ class Sample : public Command {
 class Field : public Command {
  public:
   explicit Field(CLI::App& parent) : Command(parent.add_subcommand("field", "Evaluate a model's fields at points")) {
-    app_->footer(
+    teach(
         "Points are [N, 1 + d], rows (t, x_1 ... x_d), float32 or float64. The output is a safetensors file of "
         "float32\n"
         "tensors: value, dt, laplacian, residual [N] and score [N, d] for a potential; score [N, d] and divergence [N] "
         "for\n"
-        "a vector net. The residual is that of the Fokker-Planck equation for the potential as a log density.\n\n"
+        "a vector net. The residual is that of the Fokker-Planck equation for the potential as a log density. With\n"
+        "--precision half on CUDA the tensors are value and score alone.\n\n"
         "Example:\n"
         "  fokker field --model circles2.safetensors --points points.npy --out fields.safetensors\n");
     model_.add_to(*app_);
     app_->add_option("--points", points_, "a .npy file")->required();
-    app_->add_option("--out", out_, "a .safetensors file")->required()->check(ends_in(".safetensors"));
+    app_->add_option("--out", out_, "a .safetensors file")->required()->check(ends_in({".safetensors"}));
     app_->add_flag("--hessian", hessian_,
                    "also hessian [N, d, d]: entry i, j is the derivative of score i along x_j; d <= 64");
     probes_.add_to(*app_);
@@ -323,16 +335,18 @@ class Field : public Command {
 
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
-    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}},
-                               {potential ? "laplacian" : "divergence", &Outputs::divergence, {n}}};
-    if (potential) {
-      wanted.push_back({"value", &Outputs::value, {n}});
-      wanted.push_back({"dt", &Outputs::dt, {n}});
-      wanted.push_back({"residual", &Outputs::residual, {n}});
+    const Context context = machine_.context();
+    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}}};
+    if (potential) wanted.push_back({"value", &Outputs::value, {n}});
+    if (context.precision() != Precision::half) {
+      wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
+      if (potential) {
+        wanted.push_back({"dt", &Outputs::dt, {n}});
+        wanted.push_back({"residual", &Outputs::residual, {n}});
+      }
     }
     if (hessian_) wanted.push_back({"hessian", &Outputs::hessian, {n, d, d}});
 
-    const Context context = machine_.context();
     const Stopwatch clock;
     const Fields<float> fields(context, model);
     // Chunk by chunk, so that a long evaluation shows how far it is; probes belong to points, not to chunks.
@@ -375,6 +389,7 @@ class Field : public Command {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}};
       json["tensors"] = shapes;
       json["backend"] = context.backend_name();
+      json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
       json["seconds"] = clock.seconds();
       print_json(json);
@@ -409,7 +424,7 @@ class GapCommand : public Command {
  public:
   explicit GapCommand(CLI::App& parent)
       : Command(parent.add_subcommand("gap", "Measure the distance between a model's two samplers and the truth")) {
-    app_->footer(
+    teach(
         "Samples the model by the reverse SDE and by the probability-flow ODE, draws as many from the data, and prints "
         "the\n"
         "squared Wasserstein distances of their 64 x 64 histograms on [-3.5, 3.5]^2 (elsewhere than in the plane: the "
@@ -445,11 +460,11 @@ class GapCommand : public Command {
         }));
     app_->add_option("--histograms", histograms_,
                      "folder for ode.npy, sde.npy, truth.npy: float64 [4096], index 64 iy + ix");
-    std::vector<std::string> of_models = ModelOptions::override_names();
-    of_models.insert(of_models.end(), {"--model", "--samples", "--grid", "--scheme", "--histograms"});
-    for (const std::string& name : of_models) a->excludes(app_->get_option(name));
     app_->add_flag("--json", json_, "print one JSON object");
     machine_.add_to(*app_);
+    std::vector<std::string> of_models = ModelOptions::override_names();
+    of_models.insert(of_models.end(), {"--model", "--samples", "--grid", "--scheme", "--histograms", "--precision"});
+    for (const std::string& name : of_models) a->excludes(app_->get_option(name));
   }
 
   void run() override {
@@ -459,7 +474,7 @@ class GapCommand : public Command {
       }
       return compare_files();
     }
-    if (model_.path.empty()) throw CLI::ValidationError("gap needs --model, or --a and --b");
+    if (app_->count("--model") == 0) throw CLI::ValidationError("gap needs --model, or --a and --b");
     if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
     options_.ode_scheme = parse_scheme(scheme_);
     const DataSet data = DataSet::named(data_);
@@ -490,7 +505,7 @@ class GapCommand : public Command {
     });
     progress.clear();
     for (const auto& [name, cloud] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
-      if (cloud->escaped == 1) note_all_lost(fmt::format("all {} samples of the {}", options_.samples, name));
+      if (cloud->escaped == 1) note_all_lost("fokker", fmt::format("all {} samples of the {}", options_.samples, name));
     }
     Json json = gap_json(gap, truth, options_);
     json["model"] = model_.path;
@@ -509,18 +524,14 @@ class GapCommand : public Command {
     if (json_) return print_json(json);
     const bool planar = json["sliced_w2_squared"].is_null();
     fmt::print("{} of {} draws each\n", planar ? "W2²" : "sliced W2²", options_.samples);
-    fmt::print("  ODE–SDE      {:.5f}\n  ODE–truth    {:.5f}\n  SDE–truth    {:.5f}\n", gap.ode_sde.value,
-               gap.ode_truth.value, gap.sde_truth.value);
+    fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.value),
+               number_or_dash(gap.ode_truth.value), number_or_dash(gap.sde_truth.value));
     fmt::print("  noise floor  {:.5f}\n", truth.noise_floor);
     fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
     if (gap.residual) {
       fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", gap.residual->mean_square,
                  gap.residual->centred_mean_square);
     }
-  }
-
-  static void note_all_lost(const std::string& which) {
-    fmt::print(stderr, "fokker: {} are outside the box or not finite; their distances are null\n", which);
   }
 
   static Cloud load_cloud(const Context& context, const std::string& path, std::int64_t& n) {
@@ -543,7 +554,7 @@ class GapCommand : public Command {
     }
     const bool planar = a.histogram.has_value();
     for (const auto& [path, cloud] : {std::pair(a_, &a), std::pair(b_, &b)}) {
-      if (cloud->escaped == 1) note_all_lost(fmt::format("all samples in '{}'", path));
+      if (cloud->escaped == 1) note_all_lost("fokker", fmt::format("all samples in '{}'", path));
     }
     const Distance a_b = distance(context, a, b);
     Json distances{{"a_b", a_b.value}}, floor;
@@ -570,7 +581,7 @@ class GapCommand : public Command {
       return print_json(json);
     }
     for (const auto& [name, value] : distances.items()) {
-      fmt::print("{} {:<12} {:.5f}\n", planar ? "W2²" : "sliced W2²", name, value.get<double>());
+      fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
     }
     if (!floor.is_null()) fmt::print("noise floor      {:.5f}\n", floor.get<double>());
     fmt::print("escaped: a {:.5f}, b {:.5f}\n", a.escaped, b.escaped);
@@ -590,18 +601,29 @@ class Info : public Command {
  public:
   explicit Info(CLI::App& parent)
       : Command(parent.add_subcommand("info", "Describe a model file, this machine and the backends")) {
-    app_->footer(
+    teach(
+        "With --model, also which kernels the CUDA backend takes for it: resident ones, which hold the weights in\n"
+        "shared memory, or wide ones, which go through cuBLAS.\n\n"
         "Examples:\n"
         "  fokker info\n"
         "  fokker info --model circles2.safetensors --json\n");
     model_.add_to(*app_, false);
+    add_precision(*app_, precision_);
     app_->add_flag("--json", json_, "print one JSON object");
   }
 
   void run() override {
     Json json = describe_machine();
-    if (!model_.path.empty()) {
-      json["model"] = describe_model(model_.load());
+    std::vector<KernelPlan> plans;
+    if (app_->count("--model") > 0) {
+      const Model described = model_.load();
+      plans = kernel_plans(described, parse_precision(precision_));
+      json["model"] = describe_model(described);
+      json["model"]["kernels"] = Json::array();
+      for (const KernelPlan& plan : plans) {
+        json["model"]["kernels"].push_back(
+            {{"device", plan.device}, {"precision", precision_}, {"detail", plan.detail}});
+      }
       json["model"]["path"] = model_.path;
       json["model"]["metadata"] = nullptr;
       if (model_.path.ends_with(".safetensors")) json["model"]["metadata"] = SafeTensors::load(model_.path).metadata;
@@ -609,12 +631,12 @@ class Info : public Command {
     if (json_) return print_json(json);
 
     fmt::print("fokker {}\n", version());
-    fmt::print("machine   {}, {} threads\n", json["machine"]["cpu"].get<std::string>(),
-               json["machine"]["hardware_threads"].get<unsigned>());
+    fmt::print("machine   {}, {}\n", json["machine"]["cpu"].get<std::string>(),
+               counted(json["machine"]["hardware_threads"].get<unsigned>(), "thread"));
     for (const BackendStatus& backend : backend_status()) {
       fmt::print("backend   {}: {}{}\n", backend.name, backend.available ? "" : "not available: ", backend.detail);
     }
-    if (model_.path.empty()) return;
+    if (!json.contains("model")) return;
     const Json& model = json["model"];
     fmt::print("model     {}\n", model_.path);
     fmt::print("  network     {}\n", model["summary"].get<std::string>());
@@ -624,6 +646,9 @@ class Info : public Command {
                  model["parameters"].get<std::int64_t>());
     }
     fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
+    for (const KernelPlan& plan : plans) {
+      fmt::print("  kernels     on {}, {}: {}\n", plan.device, precision_, plan.detail);
+    }
     if (!model["metadata"].is_object()) return;
     for (const auto& [key, value] : model["metadata"].items()) {
       fmt::print("  metadata    {} = {}\n", key, value.get<std::string>());
@@ -632,6 +657,7 @@ class Info : public Command {
 
  private:
   ModelOptions model_;
+  std::string precision_ = "split";
   bool json_ = false;
 };
 
@@ -642,7 +668,10 @@ int main_of_fokker(int argc, char** argv) {
   app.require_subcommand(1);
   app.footer(
       fmt::format("Forward SDEs (--sde, --sde-parameters) and their defaults:\n{}\n\n"
-                  "{}\n"
+                  "{}\n\n"
+                  "Example:\n"
+                  "  fokker train --data circles2 --out circles2.safetensors && "
+                  "fokker gap --model circles2.safetensors --data circles2\n\n"
                   "With --json the standard output holds one JSON object; progress and notes go to standard error.\n"
                   "More about a command, with examples: fokker COMMAND --help",
                   ForwardSde::describe_all(), exit_codes_help));

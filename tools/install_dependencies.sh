@@ -8,7 +8,7 @@ set -euo pipefail
 declare -A packages=(
   [core]="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libhwy-dev liblemon-dev libcli11-dev librandom123-dev"
   [plots]="python3-matplotlib python3-numpy"
-  [test]="libgtest-dev libgmock-dev python3"
+  [test]="libgtest-dev libgmock-dev python3 python3-venv"
   [bench]="libbenchmark-dev"
 )
 
@@ -26,6 +26,7 @@ done
 present() {
   case $1 in
     g++ | cmake | pkg-config | python3) command -v "$1" > /dev/null ;;
+    python3-venv) python3 -c 'import ensurepip, venv' 2> /dev/null ;;
     ninja-build) command -v ninja > /dev/null ;;
     *) [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ] ;;
   esac

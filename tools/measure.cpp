@@ -66,6 +66,10 @@ Distance distance(const Context& context, const Cloud& a, const Cloud& b) {
   return {sliced_w2_squared(context, a.samples.view(), b.samples.view()), 0};
 }
 
+void note_all_lost(const std::string& program, const std::string& which) {
+  fmt::print(stderr, "{}: {} are outside the box or not finite; their distances are null\n", program, which);
+}
+
 Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
                            std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
   Buffer<float> samples(context, n, model.dimension());
@@ -90,6 +94,7 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
   }
   const TimeGrid grid = TimeGrid::parse(options.grid, model.sde);
   Gap gap;
+  gap.precision = context.precision();
   const auto sample = [&](Scheme scheme, int index, double& seconds) {
     const Stopwatch clock;
     const FractionDone progress = step(index);
@@ -109,7 +114,9 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
   progress(0.6);
   gap.sde_truth = distance(context, gap.sde, truth.cloud);
   progress(0.9);
-  if (model.output() == Output::potential) gap.residual = residual_statistics(context, model, {.seed = options.seed});
+  if (model.output() == Output::potential && context.precision() != Precision::half) {
+    gap.residual = residual_statistics(context, model, {.seed = options.seed});
+  }
   gap.measure_seconds = clock.seconds();
   return gap;
 }
@@ -138,6 +145,7 @@ Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options) {
   json["seed"] = options.seed;
   json["grid"] = options.grid;
   json["ode_scheme"] = to_string(options.ode_scheme);
+  json["precision"] = to_string(gap.precision);
   json["seconds"] = {{"ode", gap.ode_seconds}, {"sde", gap.sde_seconds}, {"measure", gap.measure_seconds}};
   return json;
 }

@@ -31,6 +31,8 @@ struct Distance {
   double certificate_gap = 0;
 };
 Distance distance(const Context& context, const Cloud& a, const Cloud& b);
+// Says on standard error why the distances of `which` are null.
+void note_all_lost(const std::string& program, const std::string& which);
 
 // Called with the fraction of the sampling that is done.
 using FractionDone = std::function<void(double)>;
@@ -58,7 +60,8 @@ Truth measure_truth(const Context& context, const DataSet& data, const GapOption
 struct Gap {
   Cloud ode, sde;
   Distance ode_sde, ode_truth, sde_truth;
-  std::optional<ResidualStatistics> residual;  // potentials only
+  std::optional<ResidualStatistics> residual;  // potentials only, and not in half
+  Precision precision = Precision::fp32;       // of the context
   double ode_seconds = 0, sde_seconds = 0, measure_seconds = 0;
 };
 

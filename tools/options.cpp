@@ -38,19 +38,58 @@ template CLI::Option* add_integer(CLI::App&, const std::string&, std::int64_t&, 
 template CLI::Option* add_integer(CLI::App&, const std::string&, std::uint64_t&, const std::string&, std::uint64_t,
                                   std::uint64_t);
 
+namespace {
+
+double parse_number(const std::string& name, const std::string& text) {
+  double value = 0;
+  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (failure != std::errc() || end != text.data() + text.size()) {
+    throw CLI::ValidationError(fmt::format("{} {} given; allowed: a number", name, text.empty() ? "''" : text));
+  }
+  return value;
+}
+
+// The parts of `text` between commas, each by `parse`; throws CLI::ValidationError where that does.
+template <class T, class Parse>
+std::vector<T> parse_list(const std::string& name, const std::string& text, const std::string& allowed,
+                          const Parse& parse) {
+  std::vector<T> values;
+  for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
+    end = text.find(',', begin);
+    try {
+      values.push_back(parse(text.substr(begin, end - begin)));
+    } catch (const CLI::ValidationError&) {
+      throw CLI::ValidationError(
+          fmt::format("{} {} given; allowed: {} with commas between", name, text.empty() ? "''" : text, allowed));
+    }
+  }
+  return values;
+}
+
+}  // namespace
+
+CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, const std::string& help) {
+  const auto store = [name, &value](const std::string& text) { value = parse_number(name, text); };
+  return app.add_option_function<std::string>(name, store, help)
+      ->type_name("NUMBER")
+      ->default_str(fmt::format("{}", value));
+}
+
+CLI::Option* add_numbers(CLI::App& app, const std::string& name, std::vector<double>& values, const std::string& help) {
+  const auto store = [name, &values](const std::string& text) {
+    values =
+        parse_list<double>(name, text, "numbers", [&](const std::string& part) { return parse_number(name, part); });
+  };
+  return app.add_option_function<std::string>(name, store, help)
+      ->type_name("NUMBER,...")
+      ->default_str(fmt::format("{}", fmt::join(values, ",")));
+}
+
 CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
                           const std::string& help, std::int64_t low, std::int64_t high) {
   const auto store = [name, &values, low, high](const std::string& text) {
-    values.clear();
-    for (std::size_t begin = 0, end = 0; end != std::string::npos; begin = end + 1) {
-      end = text.find(',', begin);
-      try {
-        values.push_back(parse_integer(name, text.substr(begin, end - begin), low, high));
-      } catch (const CLI::ValidationError&) {
-        throw CLI::ValidationError(
-            fmt::format("{} {} given; allowed: integers from {} to {} with commas between", name, text, low, high));
-      }
-    }
+    values = parse_list<std::int64_t>(name, text, fmt::format("integers from {} to {}", low, high),
+                                      [&](const std::string& part) { return parse_integer(name, part, low, high); });
   };
   return app.add_option_function<std::string>(name, store, help)
       ->type_name("INTEGER,...")
@@ -70,9 +109,12 @@ CLI::Validator usable(std::function<void(const std::string&)> use) {
       "");
 }
 
-CLI::Validator ends_in(const std::string& ending) {
-  return usable([ending](const std::string& text) {
-    if (!text.ends_with(ending)) throw Error(fmt::format("'{}' given; allowed: a name that ends in {}", text, ending));
+CLI::Validator ends_in(const std::vector<std::string>& endings) {
+  return usable([endings](const std::string& text) {
+    for (const std::string& ending : endings) {
+      if (text.ends_with(ending)) return;
+    }
+    throw Error(fmt::format("'{}' given; allowed: a name that ends in {}", text, fmt::join(endings, " or ")));
   });
 }
 
@@ -82,13 +124,9 @@ CLI::Validator data_name() {
   });
 }
 
-CLI::Validator grid_text() {
-  return usable([](const std::string& text) {
-    ForwardSde longest;
-    longest.horizon = 1e6;  // the largest there is
-    if (file_of_grid(text).empty()) TimeGrid::parse(text, longest);
-  });
-}
+CLI::Validator grid_text() { return usable(TimeGrid::check); }
+
+std::string activations_help() { return fmt::format("{}", fmt::join(activation_names(), ", ")); }
 
 void check_usage(const std::function<void()>& check) {
   try {
@@ -98,27 +136,66 @@ void check_usage(const std::function<void()>& check) {
   }
 }
 
-void MachineOptions::add_to(CLI::App& app) {
-  app.add_option("--backend", backend, "auto, cpu or cuda; auto takes CUDA where this build and machine have it")
+namespace {
+
+void add_machine(CLI::App& app, MachineOptions& machine, const char* backends) {
+  app.add_option("--backend", machine.backend, backends)
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  add_integer<std::int64_t>(app, "--threads", threads, "CPU threads; 0: all that this process may run on", 0, 1024);
+  add_integer<std::int64_t>(app, "--threads", machine.threads, "CPU threads; 0: all that this process may run on", 0,
+                            1024);
+}
+
+constexpr const char* no_training = "training runs on the CPU backend in this version";
+
+}  // namespace
+
+CLI::Option* add_precision(CLI::App& app, std::string& precision) {
+  return app
+      .add_option("--precision", precision,
+                  "products of hidden layers on CUDA: split (close to float, on tensor cores), fp32, or half (relative "
+                  "errors of 1e-3; values and scores only); the CPU works in float whatever is given")
+      ->capture_default_str()
+      ->check(usable([](const std::string& text) { parse_precision(text); }));
+}
+
+void MachineOptions::add_to(CLI::App& app) {
+  add_machine(app, *this, "auto, cpu or cuda; auto takes CUDA where this build and machine have it");
+  add_precision(app, precision);
+}
+
+void MachineOptions::add_to_training(CLI::App& app) {
+  add_machine(app, *this, "auto or cpu, which are the same here: this version does not train on CUDA");
 }
 
 Context MachineOptions::context() const {
-  return Context({.backend = parse_backend(backend), .threads = static_cast<int>(threads)});
+  const Context context({.backend = parse_backend(backend),
+                         .threads = static_cast<int>(threads),
+                         .precision = parse_precision(precision)});
+  if (context.device() == Device::cpu && !context.note().empty()) fmt::print(stderr, "{}\n", context.note());
+  return context;
+}
+
+void MachineOptions::check_training() const {
+  if (backend == "cuda") throw Error(fmt::format("--backend cuda given, and {}; allowed: auto, cpu", no_training));
+}
+
+Context MachineOptions::training_context() const {
+  check_training();
+  if (backend == "auto") fmt::print(stderr, "backend cpu: {}\n", no_training);
+  return Context({.backend = BackendKind::cpu, .threads = static_cast<int>(threads)});
 }
 
 namespace {
 
 struct Override {
-  const char *key, *option, *help;
+  const char *key, *option;
+  std::string help;
   void (*check)(const std::string&);
 };
 
 const Override override_options[] = {
-    {"activation", "--activation", "softplus, tanh, silu or sine",
-     [](const std::string& text) { parse_activation(text); }},
+    {"activation", "--activation", activations_help(), [](const std::string& text) { parse_activation(text); }},
     {"beta", "--beta", "softplus: log(1 + exp(beta z))/beta",
      [](const std::string& text) {
        Architecture any{.hidden = {1}, .layer_names = {}};

@@ -25,26 +25,43 @@ CLI::Option* add_integer(CLI::App& app, const std::string& name, Int& value, con
 // Throws CLI::ValidationError, naming the option, where `text` is not an integer from `low` to `high`.
 template <class Int>
 Int parse_integer(const std::string& name, const std::string& text, Int low, Int high);
+// An option for any number; whether it is in its range is for what it is used in to say.
+CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, const std::string& help);
+// Numbers as 0,0.1,1.
+CLI::Option* add_numbers(CLI::App& app, const std::string& name, std::vector<double>& values, const std::string& help);
 // Widths as 80,80,80.
 CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
                           const std::string& help, std::int64_t low, std::int64_t high);
 
 // For CLI::Option::check: `use` throws Error where the value is not allowed.
 CLI::Validator usable(std::function<void(const std::string&)> use);
-CLI::Validator ends_in(const std::string& ending);
+CLI::Validator ends_in(const std::vector<std::string>& endings);
 CLI::Validator data_name();
-// A time grid that is well formed: whether it fits an SDE's horizon shows later.
+// A time grid that is well formed: whether it fits an SDE's horizon shows later, and so does a file's contents.
 CLI::Validator grid_text();
+// The names of the activations, for a help text.
+std::string activations_help();
 // An Error of `check`, which looks at values of the command line alone, is wrong usage too.
 void check_usage(const std::function<void()>& check);
 
-// --backend and --threads.
+// --precision, as text.
+CLI::Option* add_precision(CLI::App& app, std::string& precision);
+
+// Where work runs.
 struct MachineOptions {
-  std::string backend = "auto";
+  std::string backend = "auto", precision = "split";
   std::int64_t threads = 0;
 
+  // --backend, --threads and --precision, where a model is run.
   void add_to(CLI::App& app);
+  // --backend and --threads, where one is trained.
+  void add_to_training(CLI::App& app);
+  // Says on standard error why `auto` took the CPU.
   Context context() const;
+  // This version trains on the CPU: throws Error where CUDA was asked for by name, before any work.
+  void check_training() const;
+  // The CPU; says so on standard error where `auto` was given.
+  Context training_context() const;
 };
 
 // --model, and what overrides the metadata of the file.

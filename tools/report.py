@@ -27,6 +27,11 @@ PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 PAIRS = [("ode_sde", "ODE–SDE"), ("ode_truth", "ODE–truth"), ("sde_truth", "SDE–truth")]
 
+LOG_COLUMNS = ["iteration", "denoising", "residual", "total", "gradient_norm", "rate"]
+HISTOGRAMS = ["truth", "sde", "ode"]
+# As reproduce has it: with more samples lost, a distance's ratio to the noise floor says nothing.
+MOST_ESCAPED = 0.05
+
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
 
 
@@ -70,15 +75,47 @@ class Run:
         self.floor = self.gap["noise_floor"] or 0.0
         self.label = f"$w_R$ = {self.weight:g}"
 
+    def file(self, name):
+        return os.path.join(self.folder, name)
+
+    def files(self):
+        """All that is read of it."""
+        return [self.file("log.csv"), *(self.file(name + ".npy") for name in HISTOGRAMS)]
+
     def histogram(self, name):
         """[n, n] density per unit area, row = y; truth, sde or ode."""
-        weights = np.load(os.path.join(self.folder, name + ".npy"), allow_pickle=False)
-        n = math.isqrt(weights.size)
-        return weights.reshape(n, n)
+        path = self.file(name + ".npy")
+        with open(path, "rb") as file:
+            try:
+                weights = np.lib.format.read_array(file, allow_pickle=False)
+                n = math.isqrt(weights.size)
+                if weights.dtype.kind != "f" or n < 2:
+                    raise ValueError(f"{weights.size} entries of type {weights.dtype}")
+                return weights.reshape(n, n)
+            except ValueError as error:
+                raise ValueError(f"{path} is not a histogram of n² weights ({error}); reproduce measures again where it is "
+                                 "not there") from error
 
     def log(self):
-        path = os.path.join(self.folder, "log.csv")
-        return np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True)) if os.path.isfile(path) else None
+        """The columns of log.csv, or None where there is no such file."""
+        path = self.file("log.csv")
+        if not os.path.isfile(path):
+            return None
+        with open(path, encoding="utf-8", errors="replace") as file:
+            header, *lines = file.read().splitlines() or [""]
+        if header.split(",") != LOG_COLUMNS:
+            raise ValueError(f"{path} does not begin with the columns {','.join(LOG_COLUMNS)}; remove it, and the report "
+                             "does without")
+        rows = []
+        for line in lines:
+            try:
+                rows.append([float(value) for value in line.split(",")])
+            except ValueError:
+                rows.append([])
+            if len(rows[-1]) != len(LOG_COLUMNS):
+                raise ValueError(f"{path}, line {len(rows) + 1} is not {len(LOG_COLUMNS)} numbers with commas between; remove "
+                                 "the file, and the report does without")
+        return dict(zip(LOG_COLUMNS, np.array(rows).reshape(-1, len(LOG_COLUMNS)).T))
 
 
 def number(value, digits=5, style="f"):
@@ -151,7 +188,7 @@ def label_short_axis(axis):
 
 def curve_figure(runs):
     logs = [(run, run.log()) for run in runs]
-    logs = [(run, log) for run, log in logs if log is not None and log.size > 1]
+    logs = [(run, log) for run, log in logs if log is not None and len(log["iteration"]) > 1]
     if not logs:
         return None
     panels = [("denoising", "denoising loss")]
@@ -273,12 +310,17 @@ def verdict(data, runs):
         return ""
     a, b = without[0], min(with_weight, key=lambda run: abs(math.log(run.weight)))
     before, after, floor = a.distances["ode_sde"], b.distances["ode_sde"], a.floor
+    escaped = max(fraction for run in (a, b) for fraction in run.gap["escaped"].values())
     if before is None or after is None:
-        return ""
+        return (f'<p class="verdict"><b>{html.escape(data)}</b>: no distance between the samplers, since all samples of one '
+                "lie outside the box or are not finite.</p>")
     what = "falls" if after < before else "rises"
     change = abs(before - after)
     by = f"{change:.4f}"
-    if floor > 0:
+    if escaped > MOST_ESCAPED:
+        samples = a.gap["samples"]
+        by += f" (of {samples} samples as few as {round((1 - escaped) * samples)} were left, so that no noise floor compares)"
+    elif floor > 0:
         by = f"{change / floor:.1f} noise floors ({'more' if change > floor else 'less'} than the noise can do)"
     return (f'<p class="verdict"><b>{html.escape(data)}</b>: the ODE–SDE gap {what} from {before:.4f} at w<sub>R</sub> = 0 to '
             f"{after:.4f} at w<sub>R</sub> = {b.weight:g}, by {by}; SDE–truth goes from "
@@ -345,6 +387,28 @@ def cautions(results, runs):
     return "<ul>" + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
+def check_out(path, read):
+    """What is read is not written."""
+    if os.path.isdir(path):
+        raise ValueError(f"--out {path} is a folder; allowed: a file name that ends in .html")
+    for other in read:
+        if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
+            raise ValueError(f"--out {path} is {other}, which is read; the report needs another name")
+
+
+def write_page(path, page):
+    """To a name beside it and then renamed, so that a failure leaves what was there."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    file = open(temporary, "x", encoding="utf-8")
+    try:
+        with file:
+            file.write(page)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
 def main():
     title, _, rest = __doc__.partition("\n")
     parser = argparse.ArgumentParser(description=title, epilog=rest.strip(),
@@ -352,15 +416,20 @@ def main():
     parser.add_argument("folder", metavar="DIR", help="the --out folder of reproduce")
     parser.add_argument("--out", metavar="FILE.html", help="the report (default: DIR/report.html)")
     arguments = parser.parse_args()
+    out = arguments.out if arguments.out is not None else os.path.join(arguments.folder, "report.html")
+    if not out.endswith(".html"):
+        parser.error(f"--out '{out}' given; allowed: a name that ends in .html")
     import_packages()
-    with open(os.path.join(arguments.folder, "results.json"), encoding="utf-8") as file:
+    results_file = os.path.join(arguments.folder, "results.json")
+    with open(results_file, encoding="utf-8") as file:
         try:
             results = json.load(file)
         except ValueError as error:
-            raise ValueError(f"{arguments.folder}/results.json is not JSON ({error})") from error
+            raise ValueError(f"{results_file} is not JSON ({error})") from error
     runs = [Run(arguments.folder, entry) for entry in results["runs"]]
     if not runs:
-        raise ValueError(f"{arguments.folder}/results.json holds no finished run")
+        raise ValueError(f"{results_file} holds no finished run")
+    check_out(out, [results_file, *(path for run in runs for path in run.files())])
     planar = [run.planar for run in runs]
     figures = os.path.join(arguments.folder, "figures")
     os.makedirs(figures, exist_ok=True)
@@ -402,13 +471,10 @@ def main():
         "<h2>Read with these cautions</h2>", cautions(results, runs),
         "<h2>Recipe and machine</h2>", recipe_table(results, runs),
     ]
-    out = arguments.out or os.path.join(arguments.folder, "report.html")
     page = ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>ODE–SDE gap</title>'
             f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n")
-    with open(out + ".tmp", "w", encoding="utf-8") as file:
-        file.write(page)
-    os.replace(out + ".tmp", out)
+    write_page(out, page)
     print(out)
 
 

@@ -71,6 +71,10 @@ constexpr Published published_results[] = {
     {"checker", 10, 0.00210, 0.03305, 0.03216, 0.02327, 0.02420, 0.00096},
 };
 
+// The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
+// laws, and its ratio to the floor says nothing.
+constexpr double most_escaped = 0.05;
+
 struct Run {
   DataSet data;
   Architecture architecture;
@@ -79,6 +83,7 @@ struct Run {
   Json recipe;
 
   std::string file(const char* name) const { return fmt::format("{}/{}", folder, name); }
+  bool trained() const { return is_file(file("model.safetensors")) && is_file(file("training.json")); }
 };
 
 Json read_json(const std::string& path) {
@@ -110,6 +115,49 @@ std::string first_difference(const Json& found, const Json& wanted) {
   return "other keys";
 }
 
+Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data,
+               const TrainOptions& train) {
+  Json recipe = describe_recipe(architecture, sde, data, train);
+  recipe["data_contents"] = data.fingerprint();  // a file of the same name may hold another law by the next call
+  return recipe;
+}
+
+// What is there already is overwritten only where a reproduction wrote it.
+void check_results(const std::string& path) {
+  check_writable(path);
+  if (!is_file(path)) return;
+  const Json found = read_json(path);
+  if (found.is_object() && found.contains("preset") && found.contains("runs")) return;
+  throw Error(fmt::format(
+      "'{}' is there and is not of a reproduction, which has \"preset\" and \"runs\"; choose another --out", path));
+}
+
+// A folder that holds what was trained also says by which recipe, and both say the same.
+void check_run(const Run& run) {
+  const std::string advice = "choose another --out, or remove that folder";
+  if (!is_file(run.file("recipe.json"))) {
+    for (const char* name : {"model.safetensors", "state.safetensors"}) {
+      if (!is_file(run.file(name))) continue;
+      throw Error(
+          fmt::format("'{}' holds {} and no recipe.json that says how it was trained; {}", run.folder, name, advice));
+    }
+    return;
+  }
+  const Json found = read_json(run.file("recipe.json"));
+  if (found != run.recipe) {
+    throw Error(fmt::format("'{}' holds a run with another recipe ({}); {}", run.folder,
+                            first_difference(found, run.recipe), advice));
+  }
+  if (!run.trained()) return;
+  read_training(run);
+  const ModelMetadata metadata = SafeTensors::load(run.file("model.safetensors")).metadata;
+  const auto trained_by = metadata.find("training");
+  if (trained_by == metadata.end() || trained_by->second != text_of(run.recipe)) {
+    throw Error(
+        fmt::format("'{}' was not trained by the recipe.json beside it; {}", run.file("model.safetensors"), advice));
+  }
+}
+
 class Reproduction {
  public:
   explicit Reproduction(CLI::App& app) : app_(app) {
@@ -124,15 +172,18 @@ class Reproduction {
     app.add_option("--data", data_, "instead of the preset's: blob, circles2, checker, MIXTURE.json, SAMPLES.npy")
         ->delimiter(',')
         ->check(data_name());
-    app.add_option("--weights", weights_, "instead of the preset's weights w_R: 0,0.1,1,10")->delimiter(',');
+    // What stands for the preset's own has no default to show.
+    add_numbers(app, "--weights", weights_, "instead of the preset's weights w_R: 0,0.1,1,10")->default_str("");
     add_integer<std::int64_t>(app, "--iterations", iterations_, "instead of the preset's number of training iterations",
-                              1, max_samples);
-    add_integer<std::int64_t>(app, "--samples", samples_, "instead of the preset's number of samples", 1, max_samples);
+                              1, max_samples)
+        ->default_str("");
+    add_integer<std::int64_t>(app, "--samples", samples_, "instead of the preset's number of samples", 1, max_samples)
+        ->default_str("");
     app.add_option("--grid", grid_,
                    "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy")
         ->check(grid_text());
-    app.add_option("--activation", activation_, "instead of softplus: tanh, silu or sine");
-    app.add_option("--beta", beta_, "instead of the preset's beta of softplus");
+    app.add_option("--activation", activation_, "of the network: " + activations_help() + "; softplus where not given");
+    add_number(app, "--beta", beta_, "instead of the preset's beta of softplus")->default_str("");
     add_integer(app, "--seed", seed_, "of everything random")->capture_default_str();
     machine_.add_to(app);
     app.footer(
@@ -144,24 +195,26 @@ class Reproduction {
 
   void run() {
     const Stopwatch clock;
+    machine_.check_training();
     configure();
     const Context context = machine_.context();
+    const Context training = context.device() == Device::cpu ? context : machine_.training_context();
     Progress progress(phases());
     Json results = describe_machine();
     results["preset"] = preset_.name;
     results["backend"] = context.backend_name();
+    results["training_backend"] = training.backend_name();
     results["threads"] = context.threads();
-    results["gap_options"] = gap_options_json();
+    results["gap_options"] = gap_options_json(context);
     results["box"] = Grid{}.half_width;
     results["runs"] = Json::array();
-    progress.say(fmt::format("{} runs on the {} backend, {} thread{}, into '{}'", runs_.size(), context.backend_name(),
-                             context.threads(), context.threads() == 1 ? "" : "s", out_));
-    if (!context.note().empty()) progress.say(context.note());
+    progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
+                             context.backend_name(), counted(context.threads(), "thread"), out_));
     std::string truth_of;
     Truth truth;
     for (const Run& run : runs_) {
-      const Model model = train(context, run, progress);
-      if (!measured(run)) {
+      const Model model = train(training, run, progress);
+      if (!measured(context, run)) {
         if (truth_of != run.data.name()) truth = measure_truth(context, run.data, preset_.gap);
         truth_of = run.data.name();
         measure(context, run, model, truth, progress);
@@ -200,7 +253,8 @@ class Reproduction {
     }
     if (given("--beta")) preset_.architecture.beta = beta_;
     preset_.train.seed = preset_.gap.seed = seed_;
-    TimeGrid::parse(preset_.gap.grid, sde_);
+    const std::vector<double> times = TimeGrid::parse(preset_.gap.grid, sde_).times();
+    grid_contents_ = fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)});
 
     for (const std::string& name : preset_.data) {
       const DataSet data = DataSet::named(name);
@@ -220,26 +274,13 @@ class Reproduction {
                          .train = train,
                          .folder = folder,
                          .title = fmt::format("{}, w_R = {}", name, weight),
-                         .recipe = describe_recipe(architecture, sde_, data, train)});
-        // A file of the same name may hold another law by the next call.
-        runs_.back().recipe["data_contents"] = data.fingerprint();
+                         .recipe = recipe_of(architecture, sde_, data, train)});
       }
     }
     // All folders are looked at before any work, so that a mistake costs nothing.
     make_folder(out_);
-    check_writable(out_ + "/results.json");
-    for (const Run& run : runs_) {
-      if (!is_file(run.file("recipe.json"))) continue;
-      const Json found = read_json(run.file("recipe.json"));
-      if (found != run.recipe) {
-        throw Error(
-            fmt::format("'{}' holds a run with another recipe ({}); choose another --out, or remove that folder",
-                        run.folder, first_difference(found, run.recipe)));
-      }
-    }
-    for (const Run& run : runs_) {
-      if (trained(run)) read_training(run);
-    }
+    check_results(out_ + "/results.json");
+    for (const Run& run : runs_) check_run(run);
     for (const Run& run : runs_) {
       make_folder(run.folder);
       if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
@@ -262,18 +303,26 @@ class Reproduction {
     return phases;
   }
 
-  Json gap_options_json() const {
+  Json gap_options_json(const Context& context) const {
     const GapOptions& o = preset_.gap;
-    return {{"samples", o.samples}, {"seed", o.seed}, {"grid", o.grid}, {"ode_scheme", to_string(o.ode_scheme)}};
+    return {{"samples", o.samples},
+            {"seed", o.seed},
+            {"grid", o.grid},
+            {"ode_scheme", to_string(o.ode_scheme)},
+            {"precision", to_string(context.precision())}};
   }
 
-  static bool trained(const Run& run) {
-    return is_file(run.file("model.safetensors")) && is_file(run.file("training.json"));
+  // What gap.json was measured with and from: files of the same names may hold something else by the next call.
+  Json measured_from(const Context& context, const Run& run) const {
+    Json json = gap_options_json(context);
+    json["model_contents"] = fingerprint(read_text(run.file("model.safetensors")));
+    json["grid_contents"] = grid_contents_;
+    return json;
   }
 
   Model train(const Context& context, const Run& run, Progress& progress) const {
     const std::string model_file = run.file("model.safetensors"), state = run.file("state.safetensors");
-    if (trained(run)) {
+    if (run.trained()) {
       progress.skip();
       return load_model(model_file);
     }
@@ -281,6 +330,14 @@ class Reproduction {
     Trainer trainer =
         resumed ? Trainer::resume(context, state, run.data)
                 : Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
+    if (resumed) {
+      const Model model = trainer.model();
+      const Json found = recipe_of(std::get<Mlp>(model.network).architecture, model.sde, run.data, trainer.options());
+      if (found != run.recipe) {
+        throw Error(fmt::format("'{}' is the state of another recipe ({}); remove it to train anew", state,
+                                first_difference(found, run.recipe)));
+      }
+    }
     const std::int64_t first = trainer.iteration();
     progress.begin(double(first) / double(run.train.iterations));
     const TrainingResult result = run_training(trainer,
@@ -293,17 +350,24 @@ class Reproduction {
     write_text(run.file("training.json"), training.dump(1) + "\n");
     save_model(model_file, trainer.model(), {{"training", text_of(run.recipe)}});
     std::filesystem::remove(state);
+    if (result.interrupted) {
+      throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", run.title));
+    }
     return load_model(model_file);
   }
 
-  bool measured(const Run& run) const {
+  bool measured(const Context& context, const Run& run) const {
     if (!is_file(run.file("gap.json"))) return false;
+    const bool planar = run.data.dimension() == 2;
+    for (const char* name : histogram_files) {
+      if (planar && !is_file(fmt::format("{}/{}.npy", run.folder, name))) return false;
+    }
     const Json found = read_json(run.file("gap.json"));
-    const Json wanted = gap_options_json();
+    const Json wanted = measured_from(context, run);
     for (const auto& [key, value] : wanted.items()) {
       if (!found.contains(key) || found[key] != value) return false;
     }
-    const std::string distances = run.data.dimension() == 2 ? "/w2_squared" : "/sliced_w2_squared";
+    const std::string distances = planar ? "/w2_squared" : "/sliced_w2_squared";
     for (const std::string& path :
          {distances + "/ode_sde", distances + "/ode_truth", distances + "/sde_truth", std::string("/noise_floor"),
           std::string("/escaped/ode"), std::string("/escaped/sde"), std::string("/seconds/ode"),
@@ -320,10 +384,15 @@ class Reproduction {
       return [&](double done) { progress.update(done); };
     });
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth);
-    write_text(run.file("gap.json"), text_of(gap_json(gap, truth, preset_.gap), 1) + "\n");
+    Json json = gap_json(gap, truth, preset_.gap);
+    json.update(measured_from(context, run));
+    write_text(run.file("gap.json"), text_of(json, 1) + "\n");
   }
 
   static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
+  static std::string cell(const Json& value, const char* format = "{:.5f}") {
+    return number_or_dash(number(value), format);
+  }
 
   static const Json& distances(const Json& gap) {
     return gap["w2_squared"].is_null() ? gap["sliced_w2_squared"] : gap["w2_squared"];
@@ -344,13 +413,12 @@ class Reproduction {
       const double seconds = number(gap["seconds"]["ode"]) + number(gap["seconds"]["sde"]);
       const std::string data = run["data"];
       const double weight = run["residual_weight"];
-      fmt::print(
-          "{:<10} {:>5}  {:>9.5f} {:>9.5f} {:>9.5f} {:>9.5f}  {:>8.5f} {:>8.5f}  {:>9.3g} {:>9.3g}  {:>6.0f} s "
-          "{:>6.0f} s\n",
-          data, weight, number(w2["ode_sde"]), number(w2["ode_truth"]), number(w2["sde_truth"]),
-          number(gap["noise_floor"]), number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]),
-          number(residual.value("mean_square", Json())), number(residual.value("centred_mean_square", Json())),
-          number(run["training"]["seconds"]), seconds);
+      fmt::print("{:<10} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>6.0f} s {:>6.0f} s\n", data,
+                 weight, cell(w2["ode_sde"]), cell(w2["ode_truth"]), cell(w2["sde_truth"]), cell(gap["noise_floor"]),
+                 cell(gap["escaped"]["ode"]), cell(gap["escaped"]["sde"]),
+                 cell(residual.value("mean_square", Json()), "{:.3g}"),
+                 cell(residual.value("centred_mean_square", Json()), "{:.3g}"), number(run["training"]["seconds"]),
+                 seconds);
       if (preset_.name != "paper") continue;
       for (const Published& p : published_results) {
         if (p.data != data || p.weight != weight) continue;
@@ -360,6 +428,15 @@ class Reproduction {
     }
     fmt::print("\n");
     for (const std::string& name : preset_.data) print_verdict(results, name);
+    std::fflush(stdout);
+    for (const Json& run : results["runs"]) {
+      for (const auto& [key, sampler] : {std::pair("ode", "ODE"), std::pair("sde", "SDE")}) {
+        if (number(run["gap"]["escaped"][key]) != 1) continue;
+        note_all_lost("reproduce",
+                      fmt::format("all {} samples of the {} for {}, w_R = {}", preset_.gap.samples, sampler,
+                                  run["data"].get<std::string>(), number(run["residual_weight"])));
+      }
+    }
   }
 
   // The experiment's statement for one data set: does the gap at the weight nearest 1 fall by more than the noise
@@ -380,9 +457,18 @@ class Reproduction {
                  after = number(distances((*with)["gap"])["ode_sde"]);
     if (!std::isfinite(before) || !std::isfinite(after)) return;
     const double floor = number((*without)["gap"]["noise_floor"]), change = std::abs(before - after);
-    const std::string by = floor > 0    ? fmt::format("{:.1f} noise floors", change / floor)
-                           : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
-                                        : fmt::format("{:.5f}", change);
+    double escaped = 0;
+    for (const Json* run : {without, with}) {
+      for (const Json& fraction : (*run)["gap"]["escaped"]) escaped = std::max(escaped, number(fraction));
+    }
+    const std::int64_t samples = preset_.gap.samples;
+    const std::string by =
+        escaped > most_escaped
+            ? fmt::format("{:.5f}; of {} samples as few as {} were left, so that no noise floor compares", change,
+                          samples, std::llround((1 - escaped) * double(samples)))
+        : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
+        : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
+                     : fmt::format("{:.5f}", change);
     fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}, by {}\n", name,
                after < before ? "falls" : "rises", before, after, number((*with)["residual_weight"]), by);
   }
@@ -394,6 +480,7 @@ class Reproduction {
   std::int64_t iterations_ = 0, samples_ = 0;
   double beta_ = 0;
   std::uint64_t seed_ = 0;
+  std::string grid_contents_;
   MachineOptions machine_;
 
   Preset preset_;

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds everything into build/ and runs the tests.
+# Installs what is missing (Debian packages, and two from PyPI into build/python), builds everything into build/ and runs
+# the tests.
 # usage: tools/test.sh [--slow] [--no-install] [--build DIR] [--help]
 #   --slow        also the tests labelled slow (published checkpoints with 200 000 samples, the reproduction's quick preset)
 #   --no-install  trust that the packages are there
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.."
 build=build install=yes filter=(-LE '^slow$')
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,8s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# //p' "$0"; exit 0 ;;
     --slow) filter=() ;;
     --no-install) install=no ;;
     --build)
@@ -31,7 +32,21 @@ if [ -n "${FOKKER_PAPER_DATA:-}" ]; then
   export FOKKER_PAPER_DATA
 fi
 
-[ "$install" = no ] || tools/install_dependencies.sh
+# A Python with the packages that the test safetensors_package exchanges files with; they are not Debian's.
+add_python() {
+  local python=$build/python/bin/python3 packages='numpy safetensors'
+  "$python" -c "import ${packages// /, }" 2> /dev/null && return
+  # shellcheck disable=SC2086 # two words
+  if ! { python3 -m venv "$build/python" && "$python" -m pip install --quiet --disable-pip-version-check --retries 1 \
+    --timeout 10 $packages; } > /dev/null 2>&1; then
+    rm -rf "$build/python"
+    echo "test.sh: pip could not install $packages into $build/python; the test safetensors_package says that it skips"
+  fi
+}
+if [ "$install" = yes ]; then
+  tools/install_dependencies.sh
+  add_python
+fi
 
 # Only the first configuration chooses the generator and the type; later ones keep what the folder has, and add the parts.
 # Warnings are errors here; a demonstration may have made the folder without.

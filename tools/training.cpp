@@ -123,6 +123,7 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
   const Stopwatch clock;
   Stopwatch since_save;
   std::int64_t chunk = 1;
+  if (trainer.iteration() < iterations) progress.show();  // the first iteration may be a long one
   while (trainer.iteration() < iterations) {
     std::int64_t count = std::min(chunk, iterations - trainer.iteration());
     if (run.save.iterations > 0)
@@ -141,7 +142,7 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
     log.write(records);
     result.last = records.back();
     progress.update(double(trainer.iteration()) / double(iterations), fmt::format("loss {:.4g}", result.last.total));
-    if (interrupts.interrupted()) {
+    if (trainer.iteration() < iterations && interrupts.interrupted()) {
       save();
       throw Error(fmt::format("interrupted after {} of {} iterations; {}", trainer.iteration(), iterations, where()));
     }
@@ -154,6 +155,7 @@ TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& 
   }
   save();
   result.seconds = clock.seconds();
+  result.interrupted = interrupts.interrupted();
   return result;
 }
 

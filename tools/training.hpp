@@ -52,10 +52,11 @@ struct TrainingRun {
 struct TrainingResult {
   double seconds = 0;
   TrainRecord last{};  // iteration −1 where nothing was left to do
+  bool interrupted = false;  // by a signal that found no iteration left to stop before
 };
 
-// Runs the trainer to its end inside the progress's running phase. SIGINT, SIGTERM and a loss that is not finite save
-// the state, with the records up to it, and throw Error.
+// Runs the trainer to its end inside the progress's running phase. SIGINT and SIGTERM, where iterations are left, and a
+// loss that is not finite save the state, with the records up to it, and throw Error.
 TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress);
 
 }  // namespace fokker::tools

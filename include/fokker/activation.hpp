@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "fokker/host_device.hpp"
 
@@ -13,6 +14,7 @@ enum class Activation { softplus, tanh, silu, sine };
 
 Activation parse_activation(std::string_view name);
 std::string_view to_string(Activation activation);
+std::vector<std::string_view> activation_names();
 
 // σ(z) and its first three derivatives.
 template <class T>

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "fokker/context.hpp"
 #include "fokker/model.hpp"
@@ -45,8 +48,9 @@ class FieldOperator;  // internal: a backend's implementation
 
 // Fields of one model on one context, at T = float or double. Parameters are packed once. Working memory grows to what
 // the requests so far need, by a bounded number of points at a time whatever N, and is kept: on the CPU each thread has
-// its own and allocates when it first meets a request that needs more. On the CUDA backend calls are asynchronous on the
-// context's stream.
+// its own and allocates when it first meets a request that needs more. On CUDA all of it is there after construction:
+// calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph (context.hpp); a
+// captured graph is valid while the object lives.
 template <class T>
 class Fields {
  public:
@@ -60,6 +64,8 @@ class Fields {
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence = {}) const;
   // product [N, d] = (∂s/∂x) direction, direction [N, d]: for a potential, the Hessian times a vector.
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const;
+  // Bytes of device memory that this object keeps beside the parameters, whatever N; 0 on the CPU.
+  std::size_t workspace_bytes() const;
 
  private:
   std::int64_t dimension_;
@@ -70,5 +76,13 @@ class Fields {
 
 extern template class Fields<float>;
 extern template class Fields<double>;
+
+// Which kernels the CUDA backend takes for a model in float: on the device that a context would use, or, where there is
+// none, on the architectures that it has been tuned for. Empty in a build without CUDA.
+struct KernelPlan {
+  std::string device;  // "NVIDIA H100", or "compute capability 9.0"
+  std::string detail;  // for each operation the resident path with its warps a block, or the wide path
+};
+std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision = Precision::split);
 
 }  // namespace fokker

@@ -34,6 +34,13 @@ FOKKER_HOST_DEVICE StepCoefficients<T> probability_flow_step(const ForwardSde& s
   return {c.drift * dt, T(-0.5) * c.diffusion_squared * dt, T(0)};
 }
 
+// One evaluation of the score along a path and what to do with it. Euler–Maruyama has one a step, with weight 1.
+struct Stage {
+  float time;          // t_i
+  float node, weight;  // c_i, w_i
+  StepCoefficients<float> coefficients;
+};
+
 // dt · velocity of the probability flow, or the drift part of the reverse SDE.
 template <class T>
 FOKKER_HOST_DEVICE T increment(const StepCoefficients<T>& c, T x, T score) {

@@ -7,8 +7,8 @@
 
 // Counter-based randomness: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 // Key = seed (64 bits). Counter: the upper 64 bits hold the sample index (cuRAND's subsequence); the lower 64 bits hold
-// (use, block of four words, step), packed in 62 bits (cuRAND's offset / 4). So a seed names one Brownian path per sample
-// whatever the backend, the batch split or the number of threads.
+// (use, block of four words, step), packed in 62 bits (cuRAND's offset / 4). So a seed names one Brownian path per
+// sample whatever the backend, the batch split or the number of threads.
 namespace fokker {
 
 // What a draw is for: draws for different uses never share words.
@@ -61,9 +61,16 @@ FOKKER_HOST_DEVICE inline float uniform_from_word(std::uint32_t w) {
 // second. |z| ≤ √(−2 ln 2^{−24}) = 5.77.
 FOKKER_HOST_DEVICE inline void normals_from_words(std::uint32_t w0, std::uint32_t w1, float& z0, float& z1) {
   const float radius = std::sqrt(-2.0f * std::log(uniform_from_word(w0)));
+#ifdef __CUDA_ARCH__  // in half turns: the general cosine would reduce its argument through local memory
+  float cosine, sine;
+  sincospif(2.0f * uniform_from_word(w1), &sine, &cosine);
+  z0 = radius * cosine;
+  z1 = radius * sine;
+#else
   const float angle = 6.28318530717958647692f * uniform_from_word(w1);
   z0 = radius * std::cos(angle);
   z1 = radius * std::sin(angle);
+#endif
 }
 
 }  // namespace fokker

@@ -7,6 +7,16 @@
 
 namespace fokker {
 
+// sin π x for moderate x. The device's general sine would reduce its argument through local memory.
+template <class T>
+FOKKER_HOST_DEVICE T sin_half_turns(T x) {
+#ifdef __CUDA_ARCH__
+  return sinpi(x);
+#else
+  return std::sin(T(3.14159265358979323846) * x);
+#endif
+}
+
 template <class T>
 FOKKER_HOST_DEVICE SdeCoefficients<T> ForwardSde::at(T t) const {
   const T p = static_cast<T>(first), q = static_cast<T>(second), tau = t / static_cast<T>(horizon);
@@ -26,13 +36,13 @@ FOKKER_HOST_DEVICE SdeCoefficients<T> ForwardSde::at(T t) const {
     }
     case SdeKind::vp_cosine: break;
   }
-  // −log m² = −2 log(cos(c (τ + s))/cos(c s)), c = π/2/(1 + s); near 0 its sine form keeps σ² accurate:
-  // 1 − m² = sin(c τ) sin(c (τ + 2 s)) / cos²(c s).
-  const T c = T(1.57079632679489661923) / (1 + p), last = T(0.9946);
+  // With c = π/2/(1 + s), cos(c (τ + s)) = sin(c (1 − τ)), which keeps β = −(log m²)′ accurate where the cosine is near
+  // 0; and 1 − m² = sin(c τ) sin(c (τ + 2 s))/cos²(c s) keeps σ² accurate near τ = 0.
+  const T half = T(0.5) / (1 + p), last = T(0.9946);  // c = π half
   const T inner = tau < last ? tau : last, beyond = tau - inner;
-  const T rate = 2 * c * std::tan(c * (inner + p));  // β per unit of τ
-  const T cos_s = std::cos(c * p), inner_mean = std::cos(c * (inner + p)) / cos_s;
-  const T inner_variance = std::sin(c * inner) * std::sin(c * (inner + 2 * p)) / (cos_s * cos_s);
+  const T cosine = sin_half_turns(half * (1 - inner)), cos_s = sin_half_turns(half), inner_mean = cosine / cos_s;
+  const T rate = T(6.28318530717958647692) * half * sin_half_turns(half * (inner + p)) / cosine;  // β per unit of τ
+  const T inner_variance = sin_half_turns(half * inner) * sin_half_turns(half * (inner + 2 * p)) / (cos_s * cos_s);
   const T tail = rate * beyond, beta = rate / static_cast<T>(horizon);
   return {-beta / 2, beta, inner_mean * std::exp(-tail / 2), inner_variance * std::exp(-tail) - std::expm1(-tail)};
 }

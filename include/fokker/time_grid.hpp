@@ -22,6 +22,8 @@ class TimeGrid {
   // "paper", "uniform:STEPS[:END]" (END 0 by default), "geometric:STEPS[:END]" (END t_min by default), or
   // "file:TIMES.npy" with the times themselves.
   static TimeGrid parse(const std::string& text, const ForwardSde& sde);
+  // Throws Error where parse() would for any SDE: looks at the text alone, and opens no file.
+  static void check(const std::string& text);
 
   const std::vector<double>& times() const { return times_; }
   int steps() const { return static_cast<int>(times_.size()) - 1; }

@@ -57,7 +57,9 @@ class CpuBackend : public Backend {
   std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
     return make_loss<double>(architecture, sde, threads_);
   }
-  std::unique_ptr<SampleOperator> sampler(const Model& model) override { return make_sampler(model, threads_); }
+  std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
+    return make_sampler(model, grid, threads_);
+  }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                          const TrainOptions& options) override {
     return make_trainer(initial, data, options, threads_);

@@ -17,7 +17,7 @@ std::unique_ptr<FieldOperator<T>> make_fields(const Model& model, int threads); 
 template <class T>
 std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde,
                                            int threads);                        // loss.cpp
-std::unique_ptr<SampleOperator> make_sampler(const Model& model, int threads);  // sampler.cpp
+std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);  // trainer.cpp
 

@@ -1,20 +1,14 @@
-// Draws of x_0. Point i of (seed, step) takes its words from RandomUse::data at (seed, i, step):
-//   block 0    what chooses (component, ring, square, stored sample) and where in a square
-//   block 1 …  normals
-//     blob, mixture  word 0: component; d normals from block 1: x = μ_k + Σ_j √λ_j z_j q_j
-//     circles2       word 0: ring; normals z_0 … z_3: direction (z_0, z_1)/|·|, radius mean + 0.1 z_2
-//     checker        words 0, 1, 2: square, place in it
-//     samples        words 0, 1: a 64-bit fraction of N
-// Points go through in blocks that stay in the first-level cache, by loops without branches.
+// Draws of x_0 by the rules of data_formulas.hpp. Points go through in blocks that stay in the first-level cache, by
+// loops without branches.
 #include "cpu/data.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
 #include "cpu/random.hpp"
 #include "data_tables.hpp"
+#include "fokker/data_formulas.hpp"
 #include "fokker/philox.hpp"
 
 namespace fokker::cpu {
@@ -22,21 +16,14 @@ namespace {
 
 constexpr std::int64_t block_points = 256;
 
-// Lower-left corners and side of checker's squares: 6·(−0.5, −0.5) + 6·{(0, 0), (0.5, 0), (0.25, 0.25), …}.
-constexpr float square_side = 1.5f;
-constexpr float square_corners[8][2] = {{-3, -3}, {0, -3}, {-1.5f, -1.5f}, {1.5f, -1.5f},
-                                        {-3, 0},  {0, 0},  {-1.5f, 1.5f},  {1.5f, 1.5f}};
-
 void draw_circles2(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t step) {
   float ring[block_points], z[4 * block_points];
   draw_uniforms(ring, n, 1, seed, first, RandomUse::data, step, 0);
   draw_normals(z, n, 4, seed, first, RandomUse::data, step, 1.0f, 1);
   for (std::int64_t i = 0; i < n; ++i) {
-    const float x = z[4 * i], y = z[4 * i + 1];
-    const float radius = 2.0f * ((ring[i] < 0.5f ? 0.65f : 1.4f) + 0.1f * z[4 * i + 2]);
-    const float scale = radius / std::sqrt(x * x + y * y);  // a Box–Muller pair is never (0, 0)
-    out[2 * i] = scale * x;
-    out[2 * i + 1] = scale * y;
+    const PlanePoint p = circles2_point(ring[i], z[4 * i], z[4 * i + 1], z[4 * i + 2]);
+    out[2 * i] = p.x;
+    out[2 * i + 1] = p.y;
   }
 }
 
@@ -44,9 +31,9 @@ void draw_checker(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t 
   float u[3 * block_points];
   draw_uniforms(u, n, 3, seed, first, RandomUse::data, step, 0);
   for (std::int64_t i = 0; i < n; ++i) {
-    const int square = std::min(static_cast<int>(8.0f * u[3 * i]), 7);
-    out[2 * i] = square_corners[square][0] + square_side * u[3 * i + 1];
-    out[2 * i + 1] = square_corners[square][1] + square_side * u[3 * i + 2];
+    const PlanePoint p = checker_point(u[3 * i], u[3 * i + 1], u[3 * i + 2]);
+    out[2 * i] = p.x;
+    out[2 * i + 1] = p.y;
   }
 }
 
@@ -56,8 +43,7 @@ void draw_samples(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t 
   const std::uint64_t offset = philox_offset(RandomUse::data, 0, step);
   for (std::int64_t i = 0; i < n; ++i) {
     const PhiloxBlock words = philox4x32_10(seed, first + static_cast<std::uint64_t>(i), offset);
-    // ⌊count · (w_0 + w_1 2^{−32}) 2^{−32}⌋: even over any count, to 2^{−32}.
-    const std::uint64_t chosen = (words.word[0] * count + ((words.word[1] * count) >> 32)) >> 32;
+    const std::uint64_t chosen = stored_sample(words.word[0], words.word[1], count);
     std::copy_n(samples.data() + chosen * static_cast<std::uint64_t>(d), d, out + i * d);
   }
 }

@@ -22,6 +22,7 @@
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/integrator_formulas.hpp"
+#include "sampler_stages.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -29,54 +30,6 @@ namespace {
 // A larger block amortises calls, a smaller one balances threads and stays in cache.
 constexpr std::int64_t kLargestBlock = 512, kBlocksPerThread = 16;
 constexpr std::int64_t kMostReports = 200;
-
-StepCoefficients<float> narrow(const StepCoefficients<double>& c) {
-  return {static_cast<float>(c.linear), static_cast<float>(c.score), static_cast<float>(c.noise)};
-}
-
-// One evaluation of the score and what to do with it.
-struct Stage {
-  float time, node, weight;
-  StepCoefficients<float> coefficients;
-};
-
-RungeKutta tableau(Scheme scheme) {
-  switch (scheme) {
-    case Scheme::euler: return runge_kutta_euler();
-    case Scheme::heun: return runge_kutta_heun();
-    case Scheme::rk4: return runge_kutta_classical();
-    case Scheme::euler_maruyama: break;
-  }
-  throw Error("euler-maruyama is not a scheme of the probability flow; allowed are euler, heun and rk4");
-}
-
-std::vector<Stage> reverse_sde_stages(const ForwardSde& sde, const std::vector<double>& times,
-                                      bool noise_in_last_step) {
-  std::vector<Stage> stages;
-  stages.reserve(times.size() - 1);
-  for (std::size_t k = 0; k + 1 < times.size(); ++k) {
-    StepCoefficients<double> c = reverse_sde_step(sde, times[k], times[k + 1] - times[k]);
-    if (k + 2 == times.size() && !noise_in_last_step) c.noise = 0;
-    stages.push_back({static_cast<float>(times[k]), 0, 1, narrow(c)});
-  }
-  return stages;
-}
-
-// times run either way.
-std::vector<Stage> probability_flow_stages(const ForwardSde& sde, const std::vector<double>& times,
-                                           const RungeKutta& scheme) {
-  std::vector<Stage> stages;
-  stages.reserve((times.size() - 1) * scheme.stages);
-  for (std::size_t k = 0; k + 1 < times.size(); ++k) {
-    const double dt = times[k + 1] - times[k];
-    for (int i = 0; i < scheme.stages; ++i) {
-      const double t = std::lerp(times[k], times[k + 1], scheme.node[i]);  // exact at both ends
-      stages.push_back({static_cast<float>(t), static_cast<float>(scheme.node[i]), static_cast<float>(scheme.weight[i]),
-                        narrow(probability_flow_step(sde, t, dt))});
-    }
-  }
-  return stages;
-}
 
 // A thread's own memory.
 struct Workspace {
@@ -105,14 +58,18 @@ class Progress {
 
 class CpuSampler final : public SampleOperator {
  public:
-  CpuSampler(const Model& model, int threads)
-      : sde_(model.sde), field_(make_block_field<float>(model)), d_(field_->dimension()), workspaces_(threads) {}
+  CpuSampler(const Model& model, const TimeGrid& grid, int threads)
+      : sde_(model.sde),
+        times_(grid.times()),
+        field_(make_block_field<float>(model)),
+        d_(field_->dimension()),
+        workspaces_(threads) {}
 
-  void sample(View<float> samples, const TimeGrid& grid, const SampleOptions& options, bool draw_prior) override {
+  void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    const int per_step = stochastic ? 1 : tableau(options.scheme).stages;
-    const std::vector<Stage> stages = stochastic ? reverse_sde_stages(sde_, grid.times(), options.noise_in_last_step)
-                                                 : probability_flow_stages(sde_, grid.times(), tableau(options.scheme));
+    std::vector<Stage> stages = stages_of(sde_, times_, options.scheme);
+    const int per_step = stages_per_step(options.scheme);
+    if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));
     Progress progress(options, samples.rows);
     if (samples.rows == 0) return progress.finished(0);
@@ -122,21 +79,26 @@ class CpuSampler final : public SampleOperator {
       if (draw_prior) {
         draw_normals(x, n, static_cast<int>(d_), options.seed, index, RandomUse::prior, 0, prior_deviation);
       }
+      // After so many steps the state goes to the snapshot that asks for it.
+      const auto after_step = [&](std::int64_t done) {
+        const auto& asked = options.snapshot_steps;
+        const auto at = std::lower_bound(asked.begin(), asked.end(), done);
+        if (at == asked.end() || *at != done) return;
+        std::copy_n(x, n * d_, options.snapshots.data + ((at - asked.begin()) * samples.rows + first) * d_);
+      };
       if (stochastic) {
-        euler_maruyama_path(stages, options.seed, index, x, n, w);
+        euler_maruyama_path(stages, options.seed, index, x, n, w, after_step);
       } else {
-        flow_path(stages, per_step, Divergence{}, index, x, n, nullptr, w);
+        flow_path(stages, per_step, Divergence{}, index, x, n, nullptr, w, after_step);
       }
       progress.finished(n);
     });
   }
 
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
-  void log_density(View<const float> x, View<float> log_density, const TimeGrid& grid, Scheme scheme,
-                   const Divergence& divergence) override {
-    const std::vector<double> times(grid.times().rbegin(), grid.times().rend());
-    const RungeKutta rule = tableau(scheme);
-    const std::vector<Stage> stages = probability_flow_stages(sde_, times, rule);
+  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence) override {
+    const std::vector<Stage> stages = stages_of(sde_, {times_.rbegin(), times_.rend()}, scheme);
+    const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = -0.5 * static_cast<double>(d_) * std::log(2 * std::numbers::pi * variance);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
@@ -145,8 +107,8 @@ class CpuSampler final : public SampleOperator {
       float* state = w.state.data();
       std::copy_n(x.data + first * d_, n * d_, state);
       std::fill_n(w.log_density.begin(), n, 0.0);
-      flow_path(stages, rule.stages, divergence, divergence.first_index + static_cast<std::uint64_t>(first), state, n,
-                w.log_density.data(), w);
+      flow_path(stages, per_step, divergence, divergence.first_index + static_cast<std::uint64_t>(first), state, n,
+                w.log_density.data(), w, [](std::int64_t) {});
       for (std::int64_t i = 0; i < n; ++i) {
         double square = 0;
         for (std::int64_t j = 0; j < d_; ++j) square += static_cast<double>(state[i * d_ + j]) * state[i * d_ + j];
@@ -177,8 +139,10 @@ class CpuSampler final : public SampleOperator {
                  });
   }
 
+  // after_step(k): k steps are done.
+  template <class AfterStep>
   void euler_maruyama_path(const std::vector<Stage>& stages, std::uint64_t seed, std::uint64_t index, float* x,
-                           std::int64_t n, Workspace& w) const {
+                           std::int64_t n, Workspace& w, const AfterStep& after_step) const {
     const std::int64_t size = n * d_;
     reserve(w.score, size);
     reserve(w.normal, size);
@@ -189,16 +153,18 @@ class CpuSampler final : public SampleOperator {
       field_->evaluate({&stage.time, 0, x, n, index}, {.score = score}, {}, *w.field);
       if (c.noise == 0) {
         for (std::int64_t i = 0; i < size; ++i) x[i] += increment(c, x[i], score[i]);
-        continue;
+      } else {
+        draw_normals(normal, n, static_cast<int>(d_), seed, index, RandomUse::noise, step);
+        for (std::int64_t i = 0; i < size; ++i) x[i] = euler_maruyama(c, x[i], score[i], normal[i]);
       }
-      draw_normals(normal, n, static_cast<int>(d_), seed, index, RandomUse::noise, step);
-      for (std::int64_t i = 0; i < size; ++i) x[i] = euler_maruyama(c, x[i], score[i], normal[i]);
+      after_step(static_cast<std::int64_t>(step) + 1);
     }
   }
 
   // Adds ∫ ∇·(a x − ½ g² s) dt of every point to log_density [n], where wanted.
+  template <class AfterStep>
   void flow_path(const std::vector<Stage>& stages, int per_step, const Divergence& divergence, std::uint64_t index,
-                 float* x, std::int64_t n, double* log_density, Workspace& w) const {
+                 float* x, std::int64_t n, double* log_density, Workspace& w, const AfterStep& after_step) const {
     const std::int64_t size = n * d_;
     reserve(w.score, size);
     reserve(w.slope, size);
@@ -227,10 +193,12 @@ class CpuSampler final : public SampleOperator {
         }
       }
       for (std::int64_t j = 0; j < size; ++j) x[j] += sum[j];
+      after_step(static_cast<std::int64_t>(first) / per_step + 1);
     }
   }
 
   ForwardSde sde_;
+  std::vector<double> times_;
   std::unique_ptr<BlockField<float>> field_;
   std::int64_t d_;
   std::vector<Workspace> workspaces_;
@@ -238,8 +206,8 @@ class CpuSampler final : public SampleOperator {
 
 }  // namespace
 
-std::unique_ptr<SampleOperator> make_sampler(const Model& model, int threads) {
-  return std::make_unique<CpuSampler>(model, threads);
+std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads) {
+  return std::make_unique<CpuSampler>(model, grid, threads);
 }
 
 }  // namespace fokker::cpu

@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 
 #include "cuda/status.hpp"
+#include "kernels/probe_launch.hpp"
 
 namespace fokker::cuda {
 
@@ -12,16 +13,32 @@ DeviceQuery query_devices() {
   }
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
-  if (error == cudaErrorNoDevice) return query;
+  if (error == cudaErrorNoDevice) count = 0, error = cudaSuccess;
   for (int i = 0; i < count && error == cudaSuccess; ++i) {
     cudaDeviceProp properties;
     error = cudaGetDeviceProperties(&properties, i);
     if (error == cudaSuccess) {
-      query.devices.push_back({properties.name, properties.major, properties.minor,
-                               static_cast<double>(properties.totalGlobalMem) / (1024.0 * 1024.0 * 1024.0)});
+      query.devices.push_back(
+          {.name = properties.name,
+           .major = properties.major,
+           .minor = properties.minor,
+           .memory_gib = static_cast<double>(properties.totalGlobalMem) / (1024.0 * 1024.0 * 1024.0),
+           .multiprocessors = properties.multiProcessorCount,
+           .shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin)});
+    }
+  }
+  if (count > 0 && error == cudaSuccess) error = cudaGetDevice(&query.current);
+  // Only a launch tells whether the driver can use any of the code in this build. A card that is too old has none, and
+  // another reason.
+  if (count > 0 && error == cudaSuccess) {
+    error = static_cast<cudaError_t>(kernels::launch_nothing(nullptr));
+    if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+      query.has_code = false;
+      error = cudaSuccess;
     }
   }
   if (error != cudaSuccess) query.failure = cudaGetErrorString(error);
+  cudaGetLastError();  // what was found out here is no error of a later call
   return query;
 }
 

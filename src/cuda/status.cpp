@@ -5,11 +5,15 @@
 namespace fokker::cuda {
 namespace {
 
+// The first with the tensor-core and asynchronous-copy instructions that the kernels use.
+constexpr int needed_major = 8;
+
 std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }
 
 }  // namespace
 
-std::string describe(const DeviceQuery& query) {
+std::string why_not(const DeviceQuery& query) {
+  if (!query.missing.empty()) return fmt::format("this build has no CUDA: {}", query.missing);
   if (query.driver == 0) return "no NVIDIA driver is installed";
   // Within a major version an older driver runs a newer runtime (CUDA's minor version compatibility).
   if (query.driver / 1000 < query.runtime / 1000) {
@@ -18,24 +22,29 @@ std::string describe(const DeviceQuery& query) {
   }
   if (!query.failure.empty()) return fmt::format("CUDA could not be started: {}", query.failure);
   if (query.devices.empty()) return "the NVIDIA driver finds no GPU";
+  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.current)];
+  if (device.major < needed_major) {
+    return fmt::format("{} has compute capability {}.{}, and {}.0 or newer is needed", device.name, device.major,
+                       device.minor, needed_major);
+  }
+  if (!query.has_code) {
+    return fmt::format(
+        "this build holds no code for {} (compute capability {}.{}); configure it with "
+        "-DFOKKER_CUDA_ARCHITECTURES={}{}",
+        device.name, device.major, device.minor, device.major, device.minor);
+  }
+  return "";
+}
+
+std::string describe(const DeviceQuery& query) {
+  if (const std::string reason = why_not(query); !reason.empty()) return reason;
   std::string list;
   for (const DeviceInfo& device : query.devices) {
     list += fmt::format("{}{} (compute capability {}.{}, {:.0f} GiB)", list.empty() ? "" : ", ", device.name,
                         device.major, device.minor, device.memory_gib);
   }
-  return fmt::format("{}, driver for CUDA {}, runtime {}", list, version(query.driver), version(query.runtime));
-}
-
-// The machinery around a backend comes first: this version asks for devices and has no backend to run on them.
-bool available() { return false; }
-
-std::string status() {
-  constexpr const char* missing = "this version of fokker has no CUDA backend yet";
-#ifdef FOKKER_WITH_CUDA
-  return fmt::format("{} ({})", missing, describe(query_devices()));
-#else
-  return fmt::format("{} (and this build has no CUDA: {})", missing, FOKKER_NO_CUDA_REASON);
-#endif
+  if (query.devices.size() > 1) list += fmt::format("; device {} is the current one", query.current);
+  return fmt::format("{}; driver for CUDA {}, runtime {}", list, version(query.driver), version(query.runtime));
 }
 
 }  // namespace fokker::cuda

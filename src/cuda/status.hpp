@@ -1,5 +1,7 @@
 #pragma once
 
+// Whether this build and machine can run the CUDA backend, and the sentence that says why not. What is asked of the
+// machine (query_devices) is apart from what is concluded from it, so that every sentence can be tested on any machine.
 #include <string>
 #include <vector>
 
@@ -9,25 +11,26 @@ struct DeviceInfo {
   std::string name;
   int major = 0, minor = 0;  // compute capability
   double memory_gib = 0;
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // of a block, opted in
 };
 
-// What the CUDA runtime says about this machine. Versions are CUDA's integers, 13000 for 13.0; driver 0: none
-// installed.
+// Versions are CUDA's integers, 13000 for 13.0.
 struct DeviceQuery {
-  int driver = 0;
+  std::string missing = {};  // why this build has no CUDA parts; empty where it has
+  int driver = 0;            // 0: none installed
   int runtime = 0;
-  std::string failure;  // the runtime's own words where it failed for another reason than those below; else empty
-  std::vector<DeviceInfo> devices;
+  std::string failure = {};  // the runtime's own words where it failed for another reason than those below; else empty
+  std::vector<DeviceInfo> devices = {};
+  int current = 0;       // the calling thread's device: a context takes this one
+  bool has_code = true;  // this build holds code that runs on it
 };
 
-DeviceQuery query_devices();  // device.cpp; builds with CUDA only
+DeviceQuery query_devices();  // device.cpp, or absent.cpp in a build without CUDA
 
-// One sentence, without a final point: the devices and versions, or why there are none.
+// Why a context cannot run on the current device: one sentence, without a final point; empty where it can.
+std::string why_not(const DeviceQuery& query);
+// why_not(), or the devices and versions.
 std::string describe(const DeviceQuery& query);
-
-// Whether this build and machine have a CUDA backend, and the sentence that `fokker info` prints and an explicit
-// request for it repeats.
-bool available();
-std::string status();
 
 }  // namespace fokker::cuda

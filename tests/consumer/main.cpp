@@ -6,7 +6,7 @@
 
 int main() {
   try {
-    const fokker::Context context;
+    const fokker::Context context({.backend = fokker::BackendKind::cpu});  // where these vectors are
     const fokker::Model model{fokker::ForwardSde{}, fokker::GaussianMixture::isotropic(1, {1.0}, {0.0}, {1.0})};
     const fokker::Fields<double> fields(context, model);
     const std::vector<double> t{0.5}, x{0.75};

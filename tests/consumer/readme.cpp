@@ -2,7 +2,7 @@
 #include <fokker/fokker.hpp>
 
 int main() {
-  const fokker::Context context;  // the GPU where this build and machine have one, else the CPU
+  const fokker::Context context({.backend = fokker::BackendKind::cpu});  // where models are trained
   fokker::Architecture architecture;  // 3–80–80–80–1, a potential φ(t, x) ≈ log p_t(x)
   architecture.beta = 20;
   const auto sde = fokker::ForwardSde::defaults(fokker::SdeKind::ou);

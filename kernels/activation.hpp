@@ -1,0 +1,82 @@
+#pragma once
+
+// σ, σ′ and σ″ of one number in float, from the special-function unit where that is accurate. The formulas are those of
+// fokker/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that a
+// function takes (h, σ′, σ″ alike), so a product's rounding of z moves a network as much.
+#include <cmath>
+
+#include "device.hpp"
+#include "fokker/activation.hpp"
+
+namespace fokker::kernels {
+
+struct Derivatives {
+  float value, first, second;
+};
+
+struct FastSoftplus {
+  float rate, linear_from, beta, log_factor;
+  __device__ __forceinline__ explicit FastSoftplus(float b)
+      : rate(-1.44269504f * b), linear_from(20.0f / b), beta(b), log_factor(0.693147181f / b) {}
+  __device__ __forceinline__ Derivatives operator()(float z) const {
+    // Beyond βz = 20 e = 0 gives the linear branch exactly.
+    const float e = z > linear_from ? 0.0f : exp2_approx(rate * fabsf(z));
+    const float sum = 1.0f + e, inverse = reciprocal_approx(sum), low = e * inverse;
+    return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, beta * (low * inverse)};
+  }
+};
+
+struct FastTanh {
+  __device__ __forceinline__ explicit FastTanh(float) {}
+  __device__ __forceinline__ Derivatives operator()(float z) const {
+    const float e = exp2_approx(-2.88539008f * fabsf(z)), inverse = reciprocal_approx(1.0f + e);
+    const float h = copysignf((1.0f - e) * inverse, z), first = 4.0f * e * inverse * inverse;
+    return {h, first, -2.0f * h * first};
+  }
+};
+
+struct FastSilu {
+  __device__ __forceinline__ explicit FastSilu(float) {}
+  __device__ __forceinline__ Derivatives operator()(float z) const {
+    const float e = exp2_approx(-1.44269504f * fabsf(z)), inverse = reciprocal_approx(1.0f + e), low = e * inverse;
+    const float s = z > 0.0f ? inverse : low, q = low * inverse;
+    return {z * s, s + z * q, q * (2.0f + z * (1.0f - (s + s)))};
+  }
+};
+
+// z = n π/2 + r with π/2 in three parts by fused multiply-adds: z − n p_0 is exact, being a multiple of 2^−23 below 2.
+// Then Moshier's polynomials (Cephes sinf, cosf) on |r| ≤ π/4. From |z| = 2^24 on, where neighbouring numbers are a
+// radian or more apart, NaN. The library's sine would reduce its argument through local memory.
+struct FastSine {
+  __device__ __forceinline__ explicit FastSine(float) {}
+  __device__ __forceinline__ Derivatives operator()(float z) const {
+    const float turns = rintf(z * 0.636619772f);
+    float r = fmaf(turns, -1.5707963705062866f, z);
+    r = fmaf(turns, 4.3711388286737929e-08f, r);
+    r = fmaf(turns, 1.7151245100058819e-15f, r);
+    r = fabsf(z) < 0x1p24f ? r : nanf("");
+    const auto n = static_cast<std::int32_t>(turns);
+    const float u = r * r;
+    float s = fmaf(fmaf(-1.9515295891e-4f, u, 8.3321608736e-3f), u, -1.6666654611e-1f);
+    s = fmaf(s * u, r, r);
+    float c = fmaf(fmaf(2.443315711809948e-5f, u, -1.388731625493765e-3f), u, 4.166664568298827e-2f);
+    c = fmaf(c * u, u, fmaf(-0.5f, u, 1.0f));
+    const float sine = n & 1 ? c : s, cosine = n & 1 ? s : c;
+    const float value = n & 2 ? -sine : sine;
+    return {value, (n + 1) & 2 ? -cosine : cosine, -value};
+  }
+};
+
+// Calls visitor with the activation as a compile-time type; the device's counterpart of fokker::with_activation.
+template <class Visitor>
+__device__ __forceinline__ void with_fast_activation(Activation activation, float beta, const Visitor& visitor) {
+  switch (activation) {
+    case Activation::tanh: return visitor(FastTanh(beta));
+    case Activation::silu: return visitor(FastSilu(beta));
+    case Activation::sine: return visitor(FastSine(beta));
+    case Activation::softplus: break;
+  }
+  visitor(FastSoftplus(beta));
+}
+
+}  // namespace fokker::kernels

@@ -1,0 +1,78 @@
+// Products of a resident network's Hessian (of a vector net: its Jacobian) with a vector, and the whole matrix, column
+// by column, by one tangent and one adjoint sweep each; see mlp.hpp. The lower triangle of a potential's Hessian is
+// that of the upper one, so that the matrix is symmetric to the bit.
+#include "mlp.hpp"
+
+namespace fokker::kernels {
+namespace {
+
+template <Precision P, int W>
+__global__ void __launch_bounds__(32 * most_warps, 1) resident_hessian(ResidentPlan plan, HessianArguments a) {
+  load_image(plan);
+  const ResidentMlp& net = plan.net;
+  WarpMlp<P, W, Work::hessian> mlp(plan);
+  const int d = net.dimension, g = lane_index() >> 2, q = lane_index() & 3;
+  for_tiles(a.n, [&](std::int64_t first, int rows) {
+    float* in = mlp.inputs();
+    float* direction = mlp.array(0);
+    sync_warp();
+    for (int i = lane_index(); i < tile_rows * (1 + d); i += 32) {
+      const int row = i / (1 + d), column = i - row * (1 + d);
+      const bool there = row < rows;
+      const std::int64_t at = (first + row) * d + column - 1;
+      in[row * mlp.stride() + column] = !there ? 0.0f : column == 0 ? a.t[(first + row) * a.t_stride] : a.x[at];
+      if (a.direction && column > 0) direction[row * d + column - 1] = there ? a.direction[at] : 0.0f;
+    }
+    Tile<W> tile;
+    float value[2];
+    mlp.template forward<false>(tile, value);
+    if (net.potential) mlp.reverse(tile);
+
+    const int columns = a.hessian ? d : 1;
+#pragma unroll 1
+    for (int k = 0; k < columns; ++k) {
+      if (a.hessian) {
+        mlp.set_axis(k, tile);
+      } else {
+        mlp.set_direction(direction, tile);
+      }
+      if (net.potential) {
+        float square[2] = {0, 0};
+        mlp.tangent(tile, square);
+        mlp.adjoint(tile);
+      } else {
+        mlp.vector_tangent(tile);
+      }
+#pragma unroll 1
+      for (int i = a.hessian && net.potential ? k : 0; i < d; ++i) {
+        float product[2];
+        mlp.dot(tile, net.potential ? mlp.input(1 + i) : mlp.output(i), product);
+        if (q != 0) continue;
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const int row = g + 8 * r;
+          if (row >= rows) continue;
+          if (!a.hessian) {
+            a.product[(first + row) * d + i] = product[r];
+            continue;
+          }
+          float* matrix = a.hessian + (first + row) * d * d;
+          matrix[i * d + k] = product[r];
+          if (net.potential) matrix[k * d + i] = product[r];
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& a, const DeviceLimits& limits,
+                               Stream stream) {
+  if (a.n == 0) return 0;
+  const ResidentLaunch with = resident_launch(net, Work::hessian, a.n, limits);
+  return with_resident_kernel<Work::hessian>(
+      net, [&]<Precision P, int W>() { return launch(resident_hessian<P, W>, with.shape, stream, with.plan, a); });
+}
+
+}  // namespace fokker::kernels

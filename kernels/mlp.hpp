@@ -1,0 +1,542 @@
+#pragma once
+
+// A multilayer perceptron whose weights lie in shared memory, evaluated by each warp for a tile of 16 samples whose
+// activations never leave its registers.
+//
+// Data path. Lane l = 4 g + q of a warp holds of a tile [16, W] the entries (rows g and g + 8, columns 8 j + 2 q and +
+// 1), j < W/8: the accumulators of mma.m16n8k16. Two neighbouring blocks of 8 columns are an A operand of the next
+// product, so a layer's output becomes the next layer's input by rounding it to fp16 in place. A hidden matrix W_l
+// [outputs, inputs] is stored once, as blocks of 16 × 16 of four 8 × 8 matrices in ldmatrix's order; as it is loaded it
+// serves h W_lᵀ, and transposed δ W_l. With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), output row w of a potential:
+//
+//   forward   h_l; keeps σ′_l and (curvature) σ″_l
+//   reverse   p_L = w, δ_l = σ′_l ⊙ p_l, p_{l−1} = W_lᵀ δ_l, κ_l = σ″_l ⊙ p_l;  (∂_t φ, ∇φ) = W_1ᵀ δ_1
+//   tangent   ż_1 = W_1 v, ż_l = W_l (σ′_{l−1} ⊙ ż_{l−1});  vᵀ ∇²φ v = Σ_l κ_l · ż_l²
+//   adjoint   γ_l = κ_l ⊙ ż_l + σ′_l ⊙ W_{l+1}ᵀ γ_{l+1};  ∇²φ v = the x columns of W_1ᵀ γ_1
+//
+// One reverse and d tangent sweeps give value, time derivative, score, Laplacian and residual together, in as many
+// sweeps as the operator 𝒜 = ∂_t + f·∇ − ½ g² Δ carried forward gives 𝒜φ alone, and in a state that does not grow with
+// d. What a sweep leaves for a later one (σ′, σ″ then κ, κ ż) is staged in the warp's planes in shared memory.
+//
+// Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
+// brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
+// with one factor a matrix, found on the host. C = high·high + high·low + low·high, summed in fp32.
+//
+// Cost at width 80 of one product for 16 samples: 150 mma (split), 100 ldmatrix.x4; of one activation 40 numbers a lane
+// with three special-function operations each (softplus).
+#include <cmath>
+#include <cstdint>
+
+#include "activation.hpp"
+#include "device.hpp"
+#include "launch.hpp"
+
+namespace fokker::kernels {
+
+struct alignas(8) Float2 {
+  float x, y;
+};
+struct alignas(16) Float4 {
+  float v[4];
+};
+
+template <int W>
+struct Tile {
+  float v[W / 8][4];
+};
+
+// Sums over the four lanes that hold a row.
+__device__ __forceinline__ float row_sum(float v) {
+  v += shuffle_xor(v, 1);
+  return v + shuffle_xor(v, 2);
+}
+__device__ __forceinline__ float row_max(float v) {
+  v = fmaxf(v, shuffle_xor(v, 1));
+  return fmaxf(v, shuffle_xor(v, 2));
+}
+
+// ---- products: one policy a precision -------------------------------------------------------------------------------
+
+// The powers of two that bring the largest magnitude `largest` into [2^8, 2^9), and back. NaN and infinity stay what
+// they are; below 2^−111 the factor stays at its largest.
+struct RowScale {
+  float up, down;
+  __device__ __forceinline__ explicit RowScale(float largest) {
+    std::uint32_t exponent = bits_of(largest) & 0x7F800000u;
+    if (exponent < (16u << 23)) exponent = 16u << 23;
+    up = float_of((262u << 23) - exponent);
+    down = float_of(exponent - (8u << 23));
+  }
+};
+
+template <Precision P, int W>
+struct Operand {
+  static constexpr bool kLow = P == Precision::split;
+  std::uint32_t high[W / 16][4], low[kLow ? W / 16 : 1][4];
+  float down[2];  // of rows g and g + 8
+
+  __device__ __forceinline__ Operand(const Tile<W>& tile, float*) {
+    float largest[2] = {0, 0};
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) largest[e >> 1] = fmaxf(largest[e >> 1], fabsf(tile.v[j][e]));
+    }
+    const RowScale scale[2] = {RowScale(row_max(largest[0])), RowScale(row_max(largest[1]))};
+    down[0] = scale[0].down;
+    down[1] = scale[1].down;
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float x = tile.v[j][2 * r] * scale[r].up, y = tile.v[j][2 * r + 1] * scale[r].up;
+        const std::uint32_t rounded = pack_halves(x, y);
+        high[j / 2][2 * (j & 1) + r] = rounded;
+        if constexpr (kLow) low[j / 2][2 * (j & 1) + r] = pack_halves(x - low_half(rounded), y - high_half(rounded));
+      }
+    }
+  }
+};
+
+// fp32 passes the tile through the warp's stage [16, W + 4], from which every lane reads the rows it sums over.
+template <int W>
+struct Operand<Precision::fp32, W> {
+  const float* stage;
+
+  __device__ __forceinline__ Operand(const Tile<W>& tile, float* at) : stage(at) {
+    const int g = lane_index() >> 2, q = lane_index() & 3;
+    sync_warp();  // the last product's reads
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        *reinterpret_cast<Float2*>(at + (g + 8 * r) * (W + 4) + 8 * j + 2 * q) = {tile.v[j][2 * r],
+                                                                                  tile.v[j][2 * r + 1]};
+      }
+    }
+    sync_warp();
+  }
+};
+
+// tile = A Mᵀ, or A M where `kTransposed`, of a matrix in the image's form and its factor.
+template <bool kTransposed, Precision P, int W>
+__device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
+  constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
+#pragma unroll
+  for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
+  }
+  const char* rows = matrix + 16 * lane_index();
+#pragma unroll
+  for (int k = 0; k < n; ++k) {
+#pragma unroll
+    for (int b = 0; b < n; ++b) {
+      // Of a block's matrices m = 2 (outputs' half) + (inputs' half), which two a block of 8 columns takes.
+      const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
+      constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
+      std::uint32_t high[4];
+      if constexpr (kTransposed) {
+        load_matrices_transposed(high, block);
+      } else {
+        load_matrices(high, block);
+      }
+#pragma unroll
+      for (int h = 0; h < 2; ++h) multiply_add(tile.v[2 * b + h], a.high[k], high[column * h], high[column * h + next]);
+      if constexpr (P == Precision::split) {
+        std::uint32_t low[4];
+        if constexpr (kTransposed) {
+          load_matrices_transposed(low, block + 512);
+        } else {
+          load_matrices(low, block + 512);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          multiply_add(tile.v[2 * b + h], a.low[k], high[column * h], high[column * h + next]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(tile.v[2 * b + h], a.high[k], low[column * h], low[column * h + next]);
+      }
+    }
+  }
+  const float scale[2] = {factor * a.down[0], factor * a.down[1]};
+#pragma unroll
+  for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) tile.v[j][e] *= scale[e >> 1];
+  }
+}
+
+template <bool kTransposed, int W>
+__device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
+                                         Tile<W>& tile) {
+  const int g = lane_index() >> 2, q = lane_index() & 3;
+  const float *first = a.stage + g * (W + 4), *second = first + 8 * (W + 4);
+  const float* m = reinterpret_cast<const float*>(matrix);
+#pragma unroll
+  for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
+  }
+#pragma unroll 1
+  for (int k = 0; k < W; k += 4) {
+    const Float4 x = *reinterpret_cast<const Float4*>(first + k), y = *reinterpret_cast<const Float4*>(second + k);
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const int column = 8 * j + 2 * q;
+      if constexpr (kTransposed) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const Float2 w = *reinterpret_cast<const Float2*>(m + (k + i) * (W + 4) + column);
+          tile.v[j][0] = fmaf(x.v[i], w.x, tile.v[j][0]);
+          tile.v[j][1] = fmaf(x.v[i], w.y, tile.v[j][1]);
+          tile.v[j][2] = fmaf(y.v[i], w.x, tile.v[j][2]);
+          tile.v[j][3] = fmaf(y.v[i], w.y, tile.v[j][3]);
+        }
+      } else {
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          const Float4 w = *reinterpret_cast<const Float4*>(m + (column + c) * (W + 4) + k);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            tile.v[j][c] = fmaf(x.v[i], w.v[i], tile.v[j][c]);
+            tile.v[j][2 + c] = fmaf(y.v[i], w.v[i], tile.v[j][2 + c]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// ---- the network and a warp's view of it ----------------------------------------------------------------------------
+
+// A network and where everything lies, as a kernel's parameter: the constant bank holds it and no register does.
+struct ResidentPlan {
+  ResidentMlp net;
+  ImageLayout image;
+  WarpLayout warp;
+};
+
+// Copies the image into the block's shared memory.
+__device__ __forceinline__ void load_image(const ResidentPlan& plan) {
+  const Float4* from = static_cast<const Float4*>(plan.net.image);
+  Float4* to = reinterpret_cast<Float4*>(shared_memory());
+  for (int i = thread_index(); i < plan.image.bytes / 16; i += block_threads()) to[i] = from[i];
+  sync_block();
+}
+
+template <Precision P, int W, Work kWork>
+class WarpMlp {
+  static constexpr bool kCurvature = needs_curvature(kWork);
+
+ public:
+  __device__ __forceinline__ explicit WarpMlp(const ResidentPlan& plan)
+      : plan_(plan), net_(plan.net), memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
+
+  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
+  __device__ __forceinline__ float* inputs() const { return reinterpret_cast<float*>(memory_ + plan_.warp.inputs); }
+  __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
+  __device__ __forceinline__ float* array(int k) const {
+    return reinterpret_cast<float*>(memory_ + plan_.warp.arrays[k]);
+  }
+  __device__ __forceinline__ double& scalar(int k, int r) const {
+    return reinterpret_cast<double*>(memory_ + plan_.warp.scalars)[k * tile_rows + r];
+  }
+
+  // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of rows g and g + 8.
+  // A vector net: `tile` is h_L.
+  template <bool kValue>
+  __device__ __forceinline__ void forward(Tile<W>& tile, float (&value)[2]) {
+    sync_warp();  // inputs() were written by other lanes
+    first_layer(tile, bias(0), inputs(), stride(), 0, 1 + net_.dimension);
+    value[0] = value[1] = 0;
+    for (int l = 0;; ++l) {
+      const bool last = l + 1 == net_.hidden;
+      with_fast_activation(net_.activation, net_.beta, [&](const auto& sigma) {
+        if (last && net_.potential) {
+          outer<kValue>(sigma, l, tile, value);
+        } else {
+          inner(sigma, l, tile);
+        }
+      });
+      if (last) break;
+      product<false>(l, tile);
+      const float* b = bias(l + 1);
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float2 add = pair(b, j);
+        tile.v[j][0] += add.x, tile.v[j][1] += add.y, tile.v[j][2] += add.x, tile.v[j][3] += add.y;
+      }
+    }
+    if (kValue && net_.potential) {
+      value[0] = row_sum(value[0]) + output_bias()[0];
+      value[1] = row_sum(value[1]) + output_bias()[0];
+    }
+  }
+
+  // δ_L → δ_1; leaves κ where curvature is wanted. Potentials only.
+  __device__ __forceinline__ void reverse(Tile<W>& tile) {
+    for (int l = net_.hidden - 2; l >= 0; --l) {
+      product<true>(l, tile);
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        if constexpr (kCurvature) {
+          Float4 second = *at(second_plane(l), j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) second.v[e] *= tile.v[j][e];
+          *at(second_plane(l), j) = second;
+        }
+        times(*at(first_plane(l), j), tile.v[j]);
+      }
+    }
+  }
+
+  // ż_1 along axis i, or along v: v + r · d of row r.
+  __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 w = pair(input(1 + i), j);
+      tile.v[j][0] = tile.v[j][2] = w.x;
+      tile.v[j][1] = tile.v[j][3] = w.y;
+    }
+  }
+  __device__ __forceinline__ void set_direction(const float* v, Tile<W>& tile) const {
+    first_layer(tile, nullptr, v, net_.dimension, 1, net_.dimension);
+  }
+
+  // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of rows g and g + 8, still to be summed over the row's lanes, to
+  // square; for the Hessian leaves κ ⊙ ż.
+  __device__ __forceinline__ void tangent(Tile<W>& tile, float (&square)[2]) {
+    for (int l = 0;; ++l) {
+      const bool last = l + 1 == net_.hidden;
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        Float4 curvature = *at(second_plane(l), j);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          curvature.v[e] *= tile.v[j][e];
+          square[e >> 1] = fmaf(curvature.v[e], tile.v[j][e], square[e >> 1]);
+        }
+        if constexpr (kWork == Work::hessian) *at(tangent_plane(l), j) = curvature;
+      }
+      if (last) return;
+      scale_by_first(l, tile);
+      product<false>(l, tile);
+    }
+  }
+
+  // ż_1 → ḣ_L of a vector net.
+  __device__ __forceinline__ void vector_tangent(Tile<W>& tile) {
+    for (int l = 0;; ++l) {
+      scale_by_first(l, tile);
+      if (l + 1 == net_.hidden) return;
+      product<false>(l, tile);
+    }
+  }
+
+  // From the κ ⊙ ż that tangent() left: γ_1.
+  __device__ __forceinline__ void adjoint(Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) add(*at(tangent_plane(net_.hidden - 1), j), nullptr, tile.v[j]);
+    for (int l = net_.hidden - 2; l >= 0; --l) {
+      product<true>(l, tile);
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float4 first = *at(first_plane(l), j);
+        add(*at(tangent_plane(l), j), &first, tile.v[j]);
+      }
+    }
+  }
+
+  // Σ_c tile[row, c] w[c] of rows g and g + 8: with w = input(0) the time derivative from δ_1, input(1 + i) the score
+  // or a product of the Hessian, output(i) a component of a vector net.
+  __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
+    sum[0] = sum[1] = 0;
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 p = pair(w, j);
+      sum[0] = fmaf(tile.v[j][0], p.x, fmaf(tile.v[j][1], p.y, sum[0]));
+      sum[1] = fmaf(tile.v[j][2], p.x, fmaf(tile.v[j][3], p.y, sum[1]));
+    }
+    sum[0] = row_sum(sum[0]);
+    sum[1] = row_sum(sum[1]);
+  }
+  __device__ __forceinline__ const float* input(int i) const { return number(plan_.image.input) + i * W; }
+  __device__ __forceinline__ const float* output(int i) const { return number(plan_.image.output) + i * W; }
+  __device__ __forceinline__ const float* output_bias() const { return number(plan_.image.output_bias); }
+
+  // Σ_i ∂_i s_i of a vector net along its tangent ḣ_L for axis i; of a probe v: vᵀ (∂s/∂x) v.
+  __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
+    const int g = lane_index() >> 2;
+    sum[0] = sum[1] = 0;
+#pragma unroll 1
+    for (int i = 0; i < net_.dimension; ++i) {
+      float component[2];
+      dot(tile, output(i), component);
+      sum[0] = fmaf(v[g * net_.dimension + i], component[0], sum[0]);
+      sum[1] = fmaf(v[(g + 8) * net_.dimension + i], component[1], sum[1]);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ const float* number(int offset) const {
+    return reinterpret_cast<const float*>(shared_memory() + offset);
+  }
+  __device__ __forceinline__ const float* bias(int l) const { return number(plan_.image.bias) + l * W; }
+  // Entries of a row vector [W] that belong to this lane's columns of block j.
+  __device__ __forceinline__ static Float2 pair(const float* row, int j) {
+    return *reinterpret_cast<const Float2*>(row + 8 * j + 2 * (lane_index() & 3));
+  }
+
+  // Planes, each of W/8 blocks of 32 lanes: σ′ of the layers whose tangents go on, σ″ or κ of all, κ ż of all.
+  static constexpr int plane_size = W / 8 * 32;
+  __device__ __forceinline__ Float4* plane(int k) const {
+    return reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * plane_size + lane_index();
+  }
+  __device__ __forceinline__ int kept_first() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
+  __device__ __forceinline__ Float4* first_plane(int l) const { return plane(l); }
+  __device__ __forceinline__ Float4* second_plane(int l) const { return plane(kept_first() + l); }
+  __device__ __forceinline__ Float4* tangent_plane(int l) const { return plane(kept_first() + net_.hidden + l); }
+  __device__ __forceinline__ static Float4* at(Float4* plane, int j) { return plane + 32 * j; }
+
+  __device__ __forceinline__ static void times(const Float4& by, float (&v)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] *= by.v[e];
+  }
+  // v = a + first ⊙ v, or a.
+  __device__ __forceinline__ static void add(const Float4& a, const Float4* first, float (&v)[4]) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) v[e] = first ? fmaf(first->v[e], v[e], a.v[e]) : a.v[e];
+  }
+  __device__ __forceinline__ void scale_by_first(int l, Tile<W>& tile) const {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) times(*at(first_plane(l), j), tile.v[j]);
+  }
+
+  template <bool kTransposed>
+  __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
+    const Operand<P, W> operand(tile, reinterpret_cast<float*>(memory_ + plan_.warp.stage));
+    multiply<kTransposed>(operand, shared_memory() + plan_.image.matrices + l * plan_.image.matrix_bytes,
+                          number(plan_.image.factors)[l], tile);
+  }
+
+  // tile = start + Σ_i v[row · v_stride + i] (column begin + i of W_1), i < count.
+  __device__ __forceinline__ void first_layer(Tile<W>& tile, const float* start, const float* v, int v_stride,
+                                              int begin, int count) const {
+    const int g = lane_index() >> 2;
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 b = start ? pair(start, j) : Float2{0, 0};
+      tile.v[j][0] = tile.v[j][2] = b.x;
+      tile.v[j][1] = tile.v[j][3] = b.y;
+    }
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const float x = v[g * v_stride + i], y = v[(g + 8) * v_stride + i];
+      const float* column = input(begin + i);
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float2 w = pair(column, j);
+        tile.v[j][0] = fmaf(x, w.x, tile.v[j][0]);
+        tile.v[j][1] = fmaf(x, w.y, tile.v[j][1]);
+        tile.v[j][2] = fmaf(y, w.x, tile.v[j][2]);
+        tile.v[j][3] = fmaf(y, w.y, tile.v[j][3]);
+      }
+    }
+  }
+
+  // z → h.
+  template <class Sigma>
+  __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      Float4 first, second;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const Derivatives s = sigma(tile.v[j][e]);
+        tile.v[j][e] = s.value;
+        first.v[e] = s.first;
+        second.v[e] = s.second;
+      }
+      if (kCurvature || net_.potential) *at(first_plane(l), j) = first;
+      if (kCurvature && net_.potential) *at(second_plane(l), j) = second;
+    }
+  }
+  // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
+  template <bool kValue, class Sigma>
+  __device__ __forceinline__ void outer(const Sigma& sigma, int l, Tile<W>& tile, float (&value)[2]) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 w = pair(output(0), j);
+      Float4 second;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const Derivatives s = sigma(tile.v[j][e]);
+        const float weight = e & 1 ? w.y : w.x;
+        if constexpr (kValue) value[e >> 1] = fmaf(s.value, weight, value[e >> 1]);
+        tile.v[j][e] = s.first * weight;
+        second.v[e] = s.second * weight;
+      }
+      if constexpr (kCurvature) *at(second_plane(l), j) = second;
+    }
+  }
+
+  const ResidentPlan& plan_;
+  const ResidentMlp& net_;
+  char* memory_;  // the warp's
+};
+
+// Calls visitor(precision, width) with both as compile-time numbers, of those that the work has kernels for; the only
+// place where they are switched on. Anything else was refused or sent the wide way before.
+template <Work kWork, class Visitor>
+Status with_resident_kernel(const ResidentMlp& net, const Visitor& visitor) {
+  constexpr Status invalid_value = 1;  // cudaErrorInvalidValue
+  const auto with_width = [&]<Precision P>() -> Status {
+    switch (net.width) {
+      case 32: return visitor.template operator()<P, 32>();
+      case 64: return visitor.template operator()<P, 64>();
+      case 80: return visitor.template operator()<P, 80>();
+      default: break;
+    }
+    if constexpr (needs_curvature(kWork)) {
+      return invalid_value;
+    } else {
+      return visitor.template operator()<P, 128>();
+    }
+  };
+  switch (net.precision) {
+    case Precision::fp32: return with_width.template operator()<Precision::fp32>();
+    case Precision::split: return with_width.template operator()<Precision::split>();
+    case Precision::half: break;
+  }
+  if constexpr (needs_curvature(kWork)) {
+    return invalid_value;
+  } else {
+    return with_width.template operator()<Precision::half>();
+  }
+}
+
+// A launch of resident kernels: what they take, and a grid of at most one block a multiprocessor.
+struct ResidentLaunch {
+  ResidentPlan plan;
+  LaunchShape shape;
+};
+inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, std::int64_t n, const DeviceLimits& limits) {
+  const ResidentPlan plan{net, image_layout(net), warp_layout(net, work)};
+  const int warps = resident_warps(net, work, limits.shared_bytes);
+  const std::int64_t tiles = (n + tile_rows - 1) / tile_rows;
+  const int blocks = static_cast<int>(tiles < limits.multiprocessors ? tiles : limits.multiprocessors);
+  return {plan, {blocks, 32 * warps, plan.image.bytes + warps * plan.warp.bytes}};
+}
+
+// body(first sample, samples of the tile) for this warp's tiles; few tiles are first spread over blocks.
+template <class Body>
+__device__ __forceinline__ void for_tiles(std::int64_t n, const Body& body) {
+  const int tiles = static_cast<int>((n + tile_rows - 1) / tile_rows);
+  for (int tile = block_index() + grid_blocks() * warp_index(); tile < tiles;
+       tile += grid_blocks() * (block_threads() / 32)) {
+    const std::int64_t first = std::int64_t{tile} * tile_rows, left = n - first;
+    body(first, static_cast<int>(left < tile_rows ? left : tile_rows));
+  }
+}
+
+}  // namespace fokker::kernels

@@ -1,0 +1,52 @@
+#pragma once
+
+// Statistics of samples (transport.cu) and the sort of their projections (sort.cu); conventions as in launch.hpp.
+// Samples are x [n, d].
+#include <cstddef>
+#include <cstdint>
+
+#include "launch.hpp"
+
+namespace fokker::kernels {
+
+struct HistogramArguments {
+  std::int64_t n;
+  const float* x;               // [n, 2]
+  std::int64_t nodes;           // a side
+  double half_width, per_node;  // 1/spacing
+  unsigned long long* counts;   // [nodes²], zero before
+};
+Status launch_histogram(const HistogramArguments& arguments, Stream stream);
+
+struct Samples {
+  std::int64_t n;
+  std::int64_t dimension;
+  const float* x;               // [n, d]
+  const unsigned char* finite;  // [n] 1 where all coordinates are finite, else 0
+};
+// Writes `finite` [n] for samples.x; count, zero before: how many are.
+Status launch_finite(const Samples& samples, unsigned char* finite, unsigned long long* count, Stream stream);
+
+// directions [projections, d]: of length 1, from normals of (seed, projection), use projection.
+Status launch_directions(double* directions, int projections, int dimension, std::uint64_t seed, Stream stream);
+// out [n] = x · direction; +∞ where a sample is not finite.
+Status launch_project(const Samples& samples, const double* direction, double* out, Stream stream);
+
+// out [n] = in [n], ascending.
+std::size_t sort_workspace_bytes(std::int64_t n);
+Status launch_sort(const double* in, double* out, std::int64_t n, void* workspace, std::size_t workspace_bytes,
+                   Stream stream);
+
+// Sorted samples p [n], q [m], n ≥ m ≥ 1: parts of n m ∫_0^1 (F_p⁻¹ − F_q⁻¹)², as many as quantile_parts(n).
+int quantile_parts(std::int64_t n);
+Status launch_quantile_distance(const double* p, std::int64_t n, const double* q, std::int64_t m, double* parts,
+                                Stream stream);
+
+// Sums over the finite samples, in parts to be added: of x_j to parts [moment_parts(n, d), d]; around a mean [d] of
+// (x_j − mean_j)(x_l − mean_l), j ≤ l, to parts [moment_parts(n, d·d), d·d], of which the other entries are not
+// written.
+int moment_parts(std::int64_t n, std::int64_t entries);
+Status launch_sums(const Samples& samples, double* parts, Stream stream);
+Status launch_products(const Samples& samples, const double* mean, double* parts, Stream stream);
+
+}  // namespace fokker::kernels

@@ -1,0 +1,17 @@
+// In place of all other files of this folder, and of kernels/, in a build without CUDA.
+#include "cuda/backend.hpp"
+#include "fokker/error.hpp"
+
+namespace fokker::cuda {
+
+DeviceQuery query_devices() {
+  DeviceQuery query;
+  query.missing = FOKKER_NO_CUDA_REASON;
+  return query;
+}
+
+std::shared_ptr<Backend> make_backend(const ContextOptions&, const DeviceQuery& query) { throw Error(why_not(query)); }
+
+std::vector<KernelPlan> kernel_plans(const Model&, Precision, const DeviceQuery&) { return {}; }
+
+}  // namespace fokker::cuda

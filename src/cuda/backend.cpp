@@ -1,0 +1,103 @@
+// The table of operations on CUDA: memory and copies here, the rest in the file of each operation.
+#include "cuda/backend.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+
+#include "cuda/data.hpp"
+#include "cuda/device_field.hpp"
+#include "cuda/runtime.hpp"
+#include "fokker/error.hpp"
+
+namespace fokker::cuda {
+namespace {
+
+[[noreturn]] void refuse_training() {
+  throw Error(
+      "training runs on the CPU backend in this version; a context with BackendKind::cpu is allowed here, and models "
+      "from it run on CUDA");
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const Queue& queue, int threads)
+      : queue_(queue), threads_(threads > 0 ? threads : omp_get_max_threads()) {}
+
+  Device device() const override { return Device::cuda; }
+  std::string name() const override { return "cuda"; }
+  int threads() const override { return threads_; }
+  Precision precision() const override { return queue_.precision; }
+  void synchronize() const override {
+    const OnDevice here(queue_.device);
+    check(cudaStreamSynchronize(queue_.stream), "cudaStreamSynchronize");
+  }
+
+  std::shared_ptr<void> allocate(std::size_t bytes) override {
+    const OnDevice here(queue_.device);
+    const std::size_t size = std::max<std::size_t>(bytes, 1);
+    // Its release waits for the device, so a buffer may be dropped while queued work still uses it.
+    const std::shared_ptr<void> memory(cuda::allocate(size), [](void* data) { cudaFree(data); });
+    check(cudaMemsetAsync(memory.get(), 0, size, queue_.stream), "cudaMemsetAsync");
+    return memory;
+  }
+  void copy(const void* from, void* to, std::size_t bytes) override {
+    const OnDevice here(queue_.device);
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, queue_.stream), "cudaMemcpyAsync");
+  }
+
+  void draw(const DataSet& data, View<float> out, std::uint64_t seed, std::uint64_t first_index,
+            std::uint64_t step) override {
+    const OnDevice here(queue_.device);
+    data_.of(data).draw(queue_, out, seed, first_index, step);
+  }
+  std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
+    const OnDevice here(queue_.device);
+    return cuda::histogram(queue_, samples, grid);
+  }
+  double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) override {
+    const OnDevice here(queue_.device);
+    return cuda::sliced_w2_squared(queue_, a, b, projections, seed);
+  }
+
+  std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
+    const OnDevice here(queue_.device);
+    return make_fields<float>(queue_, model);
+  }
+  std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) override {
+    const OnDevice here(queue_.device);
+    return make_fields<double>(queue_, model);
+  }
+  std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
+    const OnDevice here(queue_.device);
+    return make_sampler(queue_, model, grid);
+  }
+
+  std::unique_ptr<LossOperator<float>> loss_float(const Architecture&, const ForwardSde&) override {
+    refuse_training();
+  }
+  std::unique_ptr<LossOperator<double>> loss_double(const Architecture&, const ForwardSde&) override {
+    refuse_training();
+  }
+  std::unique_ptr<TrainOperator> trainer(const Model&, const DataSet&, const TrainOptions&) override {
+    refuse_training();
+  }
+
+ private:
+  Queue queue_;
+  int threads_;
+  DataCache data_;
+};
+
+}  // namespace
+
+std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query) {
+  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.current)];
+  const Queue queue{.device = query.current,
+                    .stream = static_cast<cudaStream_t>(options.stream),
+                    .limits = {.multiprocessors = device.multiprocessors, .shared_bytes = device.shared_bytes},
+                    .precision = options.precision};
+  return std::make_shared<CudaBackend>(queue, options.threads);
+}
+
+}  // namespace fokker::cuda

@@ -1,0 +1,25 @@
+#pragma once
+
+#include "cuda/status.hpp"
+#include "operations.hpp"
+
+namespace fokker::cuda {
+
+// On the current device of `query`, for which why_not() has nothing to say.
+std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query);
+
+// As fokker::kernel_plans().
+std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query);  // fields.cpp
+
+// What stands behind the table, each in the file of its operation. The arguments were checked, counts of points are
+// positive, and the queue's device is the current one.
+struct Queue;
+template <class T>
+std::unique_ptr<FieldOperator<T>> make_fields(const Queue& queue, const Model& model);  // fields.cpp
+std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
+                                             const TimeGrid& grid);                                    // sampler.cpp
+std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
+double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
+                         std::uint64_t seed);  // transport.cpp
+
+}  // namespace fokker::cuda

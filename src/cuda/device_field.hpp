@@ -1,0 +1,70 @@
+#pragma once
+
+// What fields and samplers need of a model on the device. A resident network, a wide network and an exact mixture are the
+// three implementations; make_device_field() is the one switch.
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+
+#include "cuda/runtime.hpp"
+#include "fokker/context.hpp"
+#include "fokker/error.hpp"
+#include "fokker/fields.hpp"
+#include "fokker/model.hpp"
+#include "kernels/launch.hpp"
+
+namespace fokker::cuda {
+
+// The device and stream of a context, and what its kernels may use.
+struct Queue {
+  int device = 0;
+  cudaStream_t stream = nullptr;
+  kernels::DeviceLimits limits = {};
+  Precision precision = Precision::split;
+};
+
+template <class T>
+class DeviceField {
+ public:
+  virtual ~DeviceField() = default;
+  virtual std::int64_t dimension() const = 0;
+  // All views are on the device; asynchronous on the queue's stream. The arguments were checked. points.t may have one
+  // row. Probe j of point i is a function of (estimate.seed, estimate.first_index + i, j).
+  virtual void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& estimate) = 0;
+  virtual void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) = 0;
+  // Bytes of device memory that it keeps beside the parameters, whatever the number of points.
+  virtual std::size_t workspace_bytes() const = 0;
+};
+
+// Precision half carries relative errors of 1e-3 into every layer, and derivatives enlarge them: it serves values and
+// scores. Throws Error where it is asked for derivatives beyond those; in double the precision is not used.
+template <class T>
+void check_precision(Precision precision, bool derivatives) {
+  if (std::is_same_v<T, double> || precision != Precision::half || !derivatives) return;
+  throw Error(
+      "precision 'half' serves values and scores only; time derivatives, divergences, Hessians and residuals are there "
+      "in split and fp32");
+}
+template <class T>
+void check_precision(Precision precision, const FieldOutputs<T>& wanted) {
+  check_precision<T>(precision, wanted.dt || wanted.divergence || wanted.hessian || wanted.residual);
+}
+
+// A network's shape as the resident kernels take it, without an image; width 0 where none is compiled for it, and its
+// fields are wide.
+kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision precision);  // fields.cpp
+// For a shape of which Work::score fits; what does not fit goes the wide way inside.
+std::unique_ptr<DeviceField<float>> make_resident_field(const Queue& queue, const Mlp& mlp,
+                                                        const ForwardSde& sde);  // mlp_resident.cpp
+// `rows`: points at a time, 0 for as many as its workspace takes.
+template <class T>
+std::unique_ptr<DeviceField<T>> make_wide_field(const Queue& queue, const Mlp& mlp, const ForwardSde& sde,
+                                                std::int64_t rows = 0);  // mlp_wide.cpp
+template <class T>
+std::unique_ptr<DeviceField<T>> make_mixture_field(const Queue& queue, const GaussianMixture& mixture,
+                                                   const ForwardSde& sde);  // mixture.cpp
+// The one switch on what a model is and on its path.
+template <class T>
+std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Model& model);  // fields.cpp
+
+}  // namespace fokker::cuda

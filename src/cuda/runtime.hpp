@@ -1,0 +1,81 @@
+#pragma once
+
+// What the backend's host code needs of the CUDA runtime: errors as exceptions and memory with an owner.
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace fokker::cuda {
+
+// Where a call stands, as a default argument. (std::source_location, which clang 14 has not with libstdc++ 12.)
+struct CallSite {
+  const char* file;
+  int line;
+
+  static constexpr CallSite here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    return {file, line};
+  }
+};
+
+// Throws Error with the runtime's name and text of the error, the call, file and line; nothing where there is none.
+void check(cudaError_t error, const char* call, const CallSite& where = CallSite::here());
+// The same for the codes that launches return (kernels/launch.hpp).
+inline void check(int status, const char* call, const CallSite& where = CallSite::here()) {
+  check(static_cast<cudaError_t>(status), call, where);
+}
+
+// Device memory of the current device, for set-up; Error where there is not enough.
+void* allocate(std::size_t bytes, const CallSite& where = CallSite::here());
+
+// Makes a device the calling thread's current one while it lives, and then the one that was: an application's threads
+// may have another. Every operation of a context begins with one.
+class OnDevice {
+ public:
+  explicit OnDevice(int device);
+  ~OnDevice();
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  int device_, before_ = 0;
+};
+
+// Device memory with one owner, 256-byte aligned. Grows by reserve() only, contents not kept; allocation and release
+// wait for the device, so they belong to set-up.
+class DeviceMemory {
+ public:
+  DeviceMemory() = default;
+  explicit DeviceMemory(std::size_t bytes) { reserve(bytes); }
+  DeviceMemory(DeviceMemory&& other) noexcept
+      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  DeviceMemory& operator=(DeviceMemory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~DeviceMemory();
+
+  void* reserve(std::size_t bytes);
+  void* data() const { return data_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  void* data_ = nullptr;
+  std::size_t bytes_ = 0;
+};
+
+// Host to device, finished at return: for parameters and tables at set-up.
+DeviceMemory upload(const void* from, std::size_t bytes);
+template <class T>
+DeviceMemory upload(const std::vector<T>& from) {
+  return upload(from.data(), from.size() * sizeof(T));
+}
+
+}  // namespace fokker::cuda

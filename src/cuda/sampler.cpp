@@ -1,0 +1,215 @@
+// Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
+// in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
+// queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler.
+#include <array>
+#include <cmath>
+#include <numbers>
+#include <optional>
+
+#include "cuda/backend.hpp"
+#include "cuda/device_field.hpp"
+#include "cuda/mlp_resident.hpp"
+#include "cuda/runtime.hpp"
+#include "sampler_stages.hpp"
+
+namespace fokker::cuda {
+namespace {
+
+constexpr std::size_t kWorkspace = std::size_t{32} << 20;  // of the states that go through the grid together
+constexpr std::array kSchemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
+
+class CudaSampler final : public SampleOperator {
+ public:
+  CudaSampler(const Queue& queue, const Model& model, const TimeGrid& grid)
+      : queue_(queue), d_(model.dimension()), steps_(grid.steps()), variance_(model.sde.prior_variance()) {
+    const std::vector<double>& times = grid.times();
+    for (const Scheme scheme : kSchemes) {
+      backwards_.push_back(upload_path(model.sde, times, scheme));
+      if (scheme != Scheme::euler_maruyama) {
+        forwards_.push_back(upload_path(model.sde, {times.rbegin(), times.rend()}, scheme));
+      }
+    }
+    const auto* mlp = std::get_if<Mlp>(&model.network);
+    const auto resident = [&](kernels::Work work) {
+      if (mlp == nullptr) return false;
+      const kernels::ResidentMlp shape = resident_shape(mlp->architecture, queue.precision);
+      return shape.width > 0 && kernels::resident_warps(shape, work, queue.limits.shared_bytes) > 0;
+    };
+    samples_resident_ = resident(kernels::Work::sample);
+    density_resident_ = resident(kernels::Work::log_density);
+    if (samples_resident_ || density_resident_) network_.emplace(queue, *mlp);
+    if (samples_resident_ && (density_resident_ || queue.precision == Precision::half)) return;
+
+    field_ = make_device_field<float>(queue, model);
+    const std::size_t point = (4 * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
+    chunk_ = static_cast<std::int64_t>(kWorkspace / point);
+    integral_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(double));
+    for (DeviceMemory* memory : {&state_, &at_, &sum_, &score_}) {
+      *memory = DeviceMemory(static_cast<std::size_t>(chunk_ * d_) * sizeof(float));
+    }
+    divergence_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(float));
+  }
+
+  void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
+    if (samples.rows == 0) return;
+    const OnDevice here(queue_.device);
+    const bool stochastic = options.scheme == Scheme::euler_maruyama;
+    const Path& path = backwards_[static_cast<std::size_t>(options.scheme)];
+    const float deviation = static_cast<float>(std::sqrt(variance_));
+    if (samples_resident_) {
+      kernels::SampleArguments a = arguments(path, samples.rows, samples.data);
+      a.stochastic = stochastic;
+      a.noise_in_last_step = options.noise_in_last_step;
+      a.draw_prior = draw_prior;
+      a.prior_deviation = deviation;
+      a.seed = options.seed;
+      a.first_index = options.first_index;
+      a.snapshot_count = static_cast<int>(options.snapshot_steps.size());
+      std::copy(options.snapshot_steps.begin(), options.snapshot_steps.end(), a.snapshot_steps);
+      a.snapshots = options.snapshots.data;
+      launch(a);
+      return;
+    }
+    for (std::int64_t first = 0; first < samples.rows; first += chunk_) {
+      const std::int64_t n = std::min(chunk_, samples.rows - first);
+      float* x = samples.data + first * d_;
+      const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
+      if (draw_prior) {
+        check(kernels::launch_prior(x, n, static_cast<int>(d_), deviation, options.seed, index, queue_.stream),
+              "launch_prior");
+      }
+      std::size_t snapshot = 0;
+      for (std::int64_t step = 0; step < steps_; ++step) {
+        take_step(path, step, x, n, stochastic ? &options : nullptr, index, nullptr);
+        if (snapshot < options.snapshot_steps.size() && options.snapshot_steps[snapshot] == step + 1) {
+          float* to = options.snapshots.data + (static_cast<std::int64_t>(snapshot) * samples.rows + first) * d_;
+          check(cudaMemcpyAsync(to, x, static_cast<std::size_t>(n * d_) * sizeof(float), cudaMemcpyDeviceToDevice,
+                                queue_.stream),
+                "cudaMemcpyAsync");
+          ++snapshot;
+        }
+      }
+    }
+  }
+
+  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate) override {
+    if (x.rows == 0) return;
+    const OnDevice here(queue_.device);
+    check_precision<float>(queue_.precision, true);
+    const Path& path = forwards_[static_cast<std::size_t>(scheme) - 1];
+    if (density_resident_) {
+      kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
+      a.log_density = log_density.data;
+      a.prior_variance = variance_;
+      a.prior_log_norm = -0.5 * static_cast<double>(d_) * std::log(2 * std::numbers::pi * variance_);
+      a.estimate = estimate;
+      launch(a);
+      return;
+    }
+    for (std::int64_t first = 0; first < x.rows; first += chunk_) {
+      const std::int64_t n = std::min(chunk_, x.rows - first);
+      check(cudaMemcpyAsync(state_.data(), x.data + first * d_, static_cast<std::size_t>(n * d_) * sizeof(float),
+                            cudaMemcpyDeviceToDevice, queue_.stream),
+            "cudaMemcpyAsync");
+      check(cudaMemsetAsync(integral_.data(), 0, static_cast<std::size_t>(n) * sizeof(double), queue_.stream),
+            "cudaMemsetAsync");
+      Divergence here_estimate = estimate;
+      here_estimate.first_index += static_cast<std::uint64_t>(first);
+      for (std::int64_t step = 0; step < steps_; ++step) {
+        take_step(path, step, state_.as<float>(), n, nullptr, 0, &here_estimate);
+      }
+      check(kernels::launch_prior_log_density(state_.as<float>(), integral_.as<double>(), log_density.data + first, n,
+                                              static_cast<int>(d_), variance_, queue_.stream),
+            "launch_prior_log_density");
+    }
+  }
+
+  std::size_t workspace_bytes() const override {
+    return (field_ ? field_->workspace_bytes() : 0) + state_.bytes() + at_.bytes() + sum_.bytes() + score_.bytes() +
+           divergence_.bytes() + integral_.bytes();
+  }
+
+ private:
+  // The stages of a scheme, on the host for launches of their own, on the device for the resident kernels and as times.
+  struct Path {
+    int per_step;
+    std::vector<Stage> stages;
+    DeviceMemory there;
+  };
+
+  static Path upload_path(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme) {
+    std::vector<Stage> stages = stages_of(sde, times, scheme);
+    DeviceMemory there = upload(stages);
+    return {stages_per_step(scheme), std::move(stages), std::move(there)};
+  }
+
+  kernels::SampleArguments arguments(const Path& path, std::int64_t n, float* x) const {
+    kernels::SampleArguments a{};
+    a.n = n;
+    a.x = x;
+    a.stages = path.there.as<const Stage>();
+    a.steps = static_cast<int>(steps_);
+    a.stages_per_step = path.per_step;
+    return a;
+  }
+
+  void launch(const kernels::SampleArguments& a) const {
+    check(kernels::launch_resident_sample(network_->get(), a, queue_.limits, queue_.stream), "launch_resident_sample");
+  }
+
+  // One step of x [n, d]. noise: the options of a stochastic scheme; estimate: of the divergence, where its integral is
+  // wanted.
+  void take_step(const Path& path, std::int64_t step, float* x, std::int64_t n, const SampleOptions* noise,
+                 std::uint64_t index, const Divergence* estimate) {
+    for (int k = 0; k < path.per_step; ++k) {
+      const std::size_t number = static_cast<std::size_t>(step * path.per_step + k);
+      const Stage& stage = path.stages[number];
+      const float* at = k == 0 ? x : at_.as<float>();
+      FieldOutputs<float> outputs;
+      outputs.score = {score_.as<float>(), n, d_, Device::cuda};
+      if (estimate) outputs.divergence = {divergence_.as<float>(), n, 1, Device::cuda};
+      field_->evaluate({{&path.there.as<const Stage>()[number].time, 1, 1, Device::cuda}, {at, n, d_, Device::cuda}},
+                       outputs, estimate ? *estimate : Divergence{});
+      kernels::StageArguments a{};
+      a.n = n;
+      a.dimension = static_cast<int>(d_);
+      a.stage = stage;
+      a.first = k == 0;
+      a.last = k + 1 == path.per_step;
+      a.stochastic = noise != nullptr;
+      if (noise) {
+        if (step + 1 == steps_ && !noise->noise_in_last_step) a.stage.coefficients.noise = 0;
+        a.seed = noise->seed;
+        a.first_index = index;
+        a.step = static_cast<std::uint64_t>(step);
+      }
+      a.score = score_.as<float>();
+      a.divergence = estimate ? divergence_.as<float>() : nullptr;
+      a.x = x;
+      a.at = at_.as<float>();
+      a.sum = sum_.as<float>();
+      a.next_node = a.last ? 0 : path.stages[number + 1].node;
+      a.log_density = estimate ? integral_.as<double>() : nullptr;
+      check(kernels::launch_stage(a, queue_.stream), "launch_stage");
+    }
+  }
+
+  Queue queue_;
+  std::int64_t d_, steps_;
+  double variance_;
+  std::vector<Path> backwards_;  // by scheme
+  std::vector<Path> forwards_;   // by scheme after euler_maruyama
+  std::optional<ResidentNetwork> network_;
+  bool samples_resident_ = false, density_resident_ = false;
+  std::unique_ptr<DeviceField<float>> field_;  // where something is not resident
+  std::int64_t chunk_ = 0;
+  DeviceMemory state_, at_, sum_, score_, divergence_, integral_;
+};
+
+}  // namespace
+
+std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model, const TimeGrid& grid) {
+  return std::make_unique<CudaSampler>(queue, model, grid);
+}
+
+}  // namespace fokker::cuda

@@ -1,0 +1,310 @@
+// The CUDA backend's integrators: networks that go through the whole grid in one launch, and models that go a stage at
+// a time (too wide, in double inside, exact mixtures), through the public API.
+//
+// Paths are compared with the CPU backend's of the same seed: the same Philox words, so the same Brownian path. Both
+// round differently, and a path of K steps of a network whose score has Lipschitz constant λ carries a rounding of one
+// step to its end enlarged by at most exp(λ ∫ g² dt); the networks here are smooth, λ ∫ g² dt < 1. What a step adds is
+// the rounding of the state and of |g² dt s|, and with a network the products' unit: 2^−24 for fp32, 2^−22 for split,
+// 2^−11 for half. So errors are compared with unit · √steps · rms of the states: all together at most 4 of it, one at
+// most 24.
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "compare.hpp"
+#include "cuda/status.hpp"
+#include "fields_reference.hpp"
+#include "fokker/error.hpp"
+#include "fokker/sampler.hpp"
+#include "sampler_stages.hpp"
+#include "scratch.hpp"
+
+namespace fokker {
+namespace {
+
+using testing::agrees;
+using testing::architecture_of;
+using testing::Bound;
+using ::testing::HasSubstr;
+using testing::message_of;
+using testing::model_of;
+
+constexpr Scheme kSchemes[] = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
+
+class CudaSampler : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string why = cuda::why_not(cuda::query_devices());
+    if (!why.empty()) GTEST_SKIP() << why;
+  }
+};
+
+Context on(BackendKind backend, Precision precision = Precision::split) {
+  return Context({.backend = backend, .precision = precision});
+}
+
+std::vector<float> to_host(const Context& context, const Buffer<float>& buffer) {
+  std::vector<float> v(static_cast<std::size_t>(buffer.size()), 7.0f);
+  copy(context, buffer.view(), View<float>(v, std::max<std::int64_t>(buffer.columns(), 1)));
+  context.synchronize();
+  return v;
+}
+
+Buffer<float> to_device(const Context& context, const std::vector<float>& v, std::int64_t columns) {
+  Buffer<float> buffer(context, static_cast<std::int64_t>(v.size()) / columns, columns);
+  copy(context, View<const float>(v, columns), buffer.view());
+  return buffer;
+}
+
+std::vector<float> samples_of(const Context& context, const Model& model, const TimeGrid& grid, std::int64_t n,
+                              SampleOptions options) {
+  Buffer<float> x(context, n, model.dimension());
+  Sampler(context, model, grid).sample(x.view(), options);
+  return to_host(context, x);
+}
+
+double unit_of(Precision precision) {
+  return precision == Precision::fp32 ? 0x1p-24 : precision == Precision::split ? 0x1p-22 : 0x1p-11;
+}
+
+// Of paths of `steps` steps, whose moves are of the size of the states.
+Bound path_bound(Precision precision, int steps, double scale = 1) {
+  const double unit = unit_of(precision) * std::sqrt(double(steps)) * scale;
+  return {.of_rms = 24 * unit, .norm = 4 * unit};
+}
+
+struct Case {
+  std::string name;
+  Model model;
+  std::int64_t n;
+};
+
+std::vector<Case> networks() {
+  const auto add = [](std::vector<Case>& to, std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
+                      Output output, SdeKind sde, std::int64_t n) {
+    to.push_back({fmt::format("{}d_{}x{}_{}_{}", d, hidden.size(), hidden[0], to_string(activation), to_string(output)),
+                  model_of(architecture_of(d, std::move(hidden), activation, 3, output), sde, 5), n});
+  };
+  std::vector<Case> all;
+  add(all, 2, {80, 80, 80}, Activation::softplus, Output::potential, SdeKind::ou, 19);
+  add(all, 2, {7}, Activation::tanh, Output::potential, SdeKind::vp_linear, 99);
+  add(all, 1, {1, 33}, Activation::silu, Output::potential, SdeKind::subvp, 17);
+  add(all, 5, {64, 20}, Activation::sine, Output::potential, SdeKind::ou, 16);
+  add(all, 2, {127}, Activation::silu, Output::score, SdeKind::ou, 19);
+  add(all, 16, {32, 32, 32, 32}, Activation::tanh, Output::score, SdeKind::vp_cosine, 1);
+  add(all, 64, {20}, Activation::softplus, Output::score, SdeKind::ou, 3);
+  add(all, 2, {130, 12}, Activation::tanh, Output::potential, SdeKind::ou, 19);  // wide
+  return all;
+}
+
+Case mixture() {
+  return {"mixture",
+          {ForwardSde::defaults(SdeKind::ou),
+           GaussianMixture(2, {0.3, 0.7}, {-1, 0.5, 1, 0}, {0.5, 0.1, 0.1, 0.3, 0.4, 0, 0, 0.4})},
+          99};
+}
+
+// Not finer than a unit of the mixture's: its fields are computed in double on both sides and rounded to float.
+Precision precision_of(const Case& c, Precision precision) {
+  return std::holds_alternative<GaussianMixture>(c.model.network) ? Precision::fp32 : precision;
+}
+
+class CudaSamplerOf : public CudaSampler, public ::testing::WithParamInterface<Case> {};
+std::vector<Case> all_cases() {
+  std::vector<Case> all = networks();
+  all.push_back(mixture());
+  return all;
+}
+void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+
+TEST_P(CudaSamplerOf, FollowsThePathsOfTheCpu) {
+  const Case& c = GetParam();
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 7);
+  for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
+    const Context gpu = on(BackendKind::cuda, precision), cpu = on(BackendKind::cpu);
+    for (const Scheme scheme : kSchemes) {
+      SCOPED_TRACE(fmt::format("{}, {}", to_string(precision), to_string(scheme)));
+      const SampleOptions options{.scheme = scheme, .seed = 3, .first_index = (std::uint64_t{1} << 33) + 5};
+      EXPECT_TRUE(agrees(samples_of(gpu, c.model, grid, c.n, options), samples_of(cpu, c.model, grid, c.n, options),
+                         path_bound(precision_of(c, precision), 7)));
+    }
+  }
+}
+
+TEST_P(CudaSamplerOf, NoiseInTheLastStepIsAnOption) {
+  const Case& c = GetParam();
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 2);
+  const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
+  const SampleOptions options{.seed = 4, .noise_in_last_step = true};
+  const auto with = samples_of(gpu, c.model, grid, c.n, options);
+  EXPECT_TRUE(
+      agrees(with, samples_of(cpu, c.model, grid, c.n, options), path_bound(precision_of(c, Precision::split), 2)));
+  EXPECT_NE(with, samples_of(gpu, c.model, grid, c.n, {.seed = 4}));
+}
+
+// The samples of a seed do not depend on how a run is split, bit for bit.
+TEST_P(CudaSamplerOf, AnySplitGivesTheSameBits) {
+  const Case& c = GetParam();
+  const Context gpu = on(BackendKind::cuda);
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 3);
+  const std::int64_t d = c.model.dimension(), n = 21;
+  for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::heun}) {
+    const auto whole = samples_of(gpu, c.model, grid, n, {.scheme = scheme, .seed = 9, .first_index = 100});
+    for (const std::int64_t part : {1, 5, 16, 19}) {
+      std::vector<float> pieces;
+      for (std::int64_t first = 0; first < n; first += part) {
+        const auto piece = samples_of(gpu, c.model, grid, std::min(part, n - first),
+                                      {.scheme = scheme, .seed = 9, .first_index = 100 + std::uint64_t(first)});
+        pieces.insert(pieces.end(), piece.begin(), piece.end());
+      }
+      EXPECT_EQ(pieces, whole) << "parts of " << part << ", " << to_string(scheme) << ", d = " << d;
+    }
+  }
+}
+
+// A snapshot after k steps is where a path along the first k steps of the grid ends; keeping them changes nothing.
+TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
+  const Case& c = GetParam();
+  const std::int64_t d = c.model.dimension();
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 5);
+  for (const BackendKind backend : {BackendKind::cuda, BackendKind::cpu}) {
+    const Context context = on(backend);
+    for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::rk4}) {
+      SCOPED_TRACE(fmt::format("{}, {}", context.backend_name(), to_string(scheme)));
+      SampleOptions options{.scheme = scheme, .seed = 2, .noise_in_last_step = true};
+      const auto plain = samples_of(context, c.model, grid, c.n, options);
+      Buffer<float> x(context, c.n, d), kept(context, 3 * c.n, d);
+      options.snapshot_steps = {1, 4, 5};
+      options.snapshots = kept.view();
+      Sampler(context, c.model, grid).sample(x.view(), options);
+      EXPECT_EQ(to_host(context, x), plain);
+      const auto all = to_host(context, kept);
+      options.snapshot_steps = {};
+      for (std::size_t k = 0; k < 3; ++k) {
+        const int steps = k == 0 ? 1 : k == 1 ? 4 : 5;
+        const std::vector<double>& times = grid.times();
+        const TimeGrid part(std::vector<double>(times.begin(), times.begin() + steps + 1));
+        const std::size_t size = static_cast<std::size_t>(c.n * d);
+        const std::vector<float> snapshot(all.begin() + k * size, all.begin() + (k + 1) * size);
+        EXPECT_EQ(snapshot, samples_of(context, c.model, part, c.n, options)) << "after " << steps;
+      }
+    }
+  }
+}
+
+TEST_P(CudaSamplerOf, IntegratesFromGivenStates) {
+  const Case& c = GetParam();
+  const std::int64_t d = c.model.dimension();
+  const double horizon = c.model.sde.horizon;
+  const TimeGrid grid = TimeGrid::uniform(0.5 * horizon, 0.05 * horizon, 4);
+  const auto start = testing::as<float>(testing::make_problem(d, c.model.sde, c.n, true, 6).x);
+  const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
+  for (const Scheme scheme : kSchemes) {
+    const SampleOptions options{.scheme = scheme, .seed = 8};
+    Buffer<float> there = to_device(gpu, start, d), here = to_device(cpu, start, d);
+    Sampler(gpu, c.model, grid).integrate(there.view(), options);
+    Sampler(cpu, c.model, grid).integrate(here.view(), options);
+    EXPECT_TRUE(agrees(to_host(gpu, there), to_host(cpu, here), path_bound(precision_of(c, Precision::split), 4)))
+        << to_string(scheme);
+  }
+}
+
+// The integral of the divergence passes through d ∫ |a| dt, whose roundings the density carries beside the path's.
+TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
+  const Case& c = GetParam();
+  const std::int64_t d = c.model.dimension();
+  const double horizon = c.model.sde.horizon;
+  constexpr int steps = 4;
+  const TimeGrid grid = TimeGrid::uniform(horizon, 0.05 * horizon, steps);
+  const auto start = testing::as<float>(testing::make_problem(d, c.model.sde, c.n, true, 7).x);
+  double passed = 0;
+  for (int k = 0; k < steps; ++k) {
+    const double t = grid.times()[k];
+    passed += double(d) * std::fabs(c.model.sde.at(t).drift) * (t - grid.times()[k + 1]);
+  }
+  const Context cpu = on(BackendKind::cpu);
+  for (const Precision precision : {Precision::fp32, Precision::split}) {
+    const Context gpu = on(BackendKind::cuda, precision);
+    for (const Scheme scheme : {Scheme::euler, Scheme::heun, Scheme::rk4}) {
+      for (const int probes : {0, 2}) {
+        SCOPED_TRACE(fmt::format("{}, {}, {} probes", to_string(precision), to_string(scheme), probes));
+        const Divergence how{.probes = probes, .seed = 12, .first_index = 1000};
+        const Buffer<float> there = to_device(gpu, start, d), here = to_device(cpu, start, d);
+        Buffer<float> density_there(gpu, c.n), density_here(cpu, c.n);
+        Sampler(gpu, c.model, grid).log_density(there.view(), density_there.view(), scheme, how);
+        Sampler(cpu, c.model, grid).log_density(here.view(), density_here.view(), scheme, how);
+        const auto expected = to_host(cpu, density_here);
+        double square = 0;
+        for (const float v : expected) square += double(v) * v / double(c.n);
+        const double scale = 1 + passed / std::sqrt(square);
+        EXPECT_TRUE(agrees(to_host(gpu, density_there), expected,
+                           path_bound(precision_of(c, precision), steps * stages_per_step(scheme), scale)));
+        EXPECT_EQ(to_host(gpu, there), start);
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, CudaSamplerOf, ::testing::ValuesIn(all_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+TEST_F(CudaSampler, NoSamplesAndSamplesThatAreNotFinite) {
+  const Case c = networks()[0];
+  const Context gpu = on(BackendKind::cuda);
+  const TimeGrid grid = TimeGrid::uniform(10, 1, 2);
+  EXPECT_TRUE(samples_of(gpu, c.model, grid, 0, {}).empty());
+  auto start = testing::as<float>(testing::make_problem(2, c.model.sde, 19, true, 6).x);
+  Buffer<float> clean = to_device(gpu, start, 2);
+  start[2 * 5] = std::nanf("");
+  start[2 * 7 + 1] = INFINITY;
+  Buffer<float> spoilt = to_device(gpu, start, 2);
+  const Sampler sampler(gpu, c.model, grid);
+  sampler.integrate(clean.view(), {});
+  sampler.integrate(spoilt.view(), {});
+  const auto expected = to_host(gpu, clean), actual = to_host(gpu, spoilt);
+  for (std::size_t i = 0; i < actual.size(); ++i) {
+    if (i / 2 == 5 || i / 2 == 7) continue;
+    EXPECT_EQ(actual[i], expected[i]) << i;
+  }
+  EXPECT_FALSE(std::isfinite(actual[2 * 5]));
+  EXPECT_FALSE(std::isfinite(actual[2 * 7 + 1]));
+}
+
+TEST_F(CudaSampler, RefusesWhatHalfDoesNotServe) {
+  const Case c = networks()[0];
+  const Context gpu = on(BackendKind::cuda, Precision::half);
+  Buffer<float> x(gpu, 3, 2), density(gpu, 3);
+  const Sampler sampler(gpu, c.model, TimeGrid::uniform(10, 1, 2));
+  EXPECT_THAT(message_of([&] { sampler.log_density(x.view(), density.view()); }), HasSubstr("half"));
+}
+
+TEST_F(CudaSampler, RefusesSnapshotsThatDoNotFit) {
+  const Case c = networks()[0];
+  for (const BackendKind backend : {BackendKind::cuda, BackendKind::cpu}) {
+    const Context context = on(backend);
+    Buffer<float> x(context, 3, 2), kept(context, 6, 2);
+    const Sampler sampler(context, c.model, TimeGrid::uniform(10, 1, 4));
+    const auto says = [&](std::vector<std::int32_t> steps, View<float> snapshots) {
+      return message_of(
+          [&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = snapshots}); });
+    };
+    EXPECT_THAT(says({0, 1}, kept.view()), HasSubstr("step 0 asked for; allowed: increasing numbers from 1 to 4"));
+    EXPECT_THAT(says({2, 2}, kept.view()), HasSubstr("step 2 asked for"));
+    EXPECT_THAT(says({1, 5}, kept.view()), HasSubstr("step 5 asked for"));
+    EXPECT_THAT(says({1, 2, 3}, kept.view()), HasSubstr("shape [6, 2]; allowed here: [9, 2]"));
+    EXPECT_THAT(says({1, 2}, {}), HasSubstr("snapshots"));
+    EXPECT_THAT(says(std::vector<std::int32_t>(65, 1), kept.view()),
+                HasSubstr("65 snapshots asked for; allowed: up to 64"));
+  }
+}
+
+}  // namespace
+}  // namespace fokker

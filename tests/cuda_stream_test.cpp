@@ -1,0 +1,238 @@
+// What a GPU application asks of the CUDA backend and the emulation cannot show: the caller's own stream and memory,
+// capture into a CUDA graph, two contexts on two streams and threads at once, no allocation after set-up, and the weak
+// order of Euler–Maruyama at sizes that only a GPU takes in seconds.
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "compare.hpp"
+#include "cuda/runtime.hpp"
+#include "fields_reference.hpp"
+#include "fokker/diagnostics.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/transport.hpp"
+
+namespace fokker {
+namespace {
+
+using cuda::check;
+using testing::agrees;
+using testing::architecture_of;
+using testing::model_of;
+
+class CudaStream : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const BackendStatus status = backend_status()[1];
+    if (!status.available) GTEST_SKIP() << status.detail;
+  }
+};
+
+class Stream {
+ public:
+  Stream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~Stream() { cudaStreamDestroy(stream_); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+  Context context() const { return Context({.backend = BackendKind::cuda, .stream = stream_}); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+std::vector<float> to_host(const Context& context, View<const float> there) {
+  std::vector<float> v(static_cast<std::size_t>(there.size()));
+  copy(context, there, View<float>(v, there.columns));
+  context.synchronize();
+  return v;
+}
+
+struct Case {
+  const char* name;
+  Model model;
+};
+std::vector<Case> models() {
+  return {{"resident",
+           model_of(architecture_of(2, {80, 80, 80}, Activation::softplus, 20, Output::potential), SdeKind::ou, 1)},
+          {"wide", model_of(architecture_of(2, {200, 150}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2)},
+          {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
+}
+
+// Everything that a model does asynchronously, on memory made before: queued as often as called.
+struct Work {
+  Work(const Context& context, const Model& model, std::int64_t n)
+      : fields(context, model),
+        sampler(context, model, TimeGrid::uniform(10, 0.5, 12)),
+        t(context, n),
+        x(context, n, 2),
+        score(context, n, 2),
+        residual(context, n),
+        samples(context, n, 2),
+        density(context, n) {}
+
+  void queue() {
+    sampler.sample(samples.view(), {.scheme = Scheme::euler_maruyama, .seed = 3});
+    sampler.sample(x.view(), {.scheme = Scheme::heun, .seed = 4});
+    FieldOutputs<float> outputs;
+    outputs.score = score.view();
+    outputs.residual = residual.view();
+    fields.evaluate({t.view(), x.view()}, outputs);
+    sampler.log_density(x.view(), density.view(), Scheme::euler, {.probes = 1, .seed = 5});
+  }
+  std::vector<std::vector<float>> results(const Context& context) const {
+    return {to_host(context, samples.view()), to_host(context, x.view()), to_host(context, score.view()),
+            to_host(context, residual.view()), to_host(context, density.view())};
+  }
+  void clear(const Context& context) {
+    for (Buffer<float>* b : {&x, &score, &residual, &samples, &density}) {
+      const std::vector<float> zeros(static_cast<std::size_t>(b->size()), 0.0f);
+      copy(context, View<const float>(zeros, b->columns()), b->view());
+      context.synchronize();
+    }
+  }
+
+  Fields<float> fields;
+  Sampler sampler;
+  Buffer<float> t, x, score, residual, samples, density;
+};
+
+TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
+  for (const Case& c : models()) {
+    SCOPED_TRACE(c.name);
+    const Stream stream;
+    const Context context = stream.context();
+    Work work(context, c.model, 989);
+    work.queue();
+    const auto expected = work.results(context);
+    work.clear(context);
+
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+    work.queue();
+    check(cudaStreamEndCapture(stream.get(), &graph), "cudaStreamEndCapture");
+    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    EXPECT_NE(work.results(context), expected) << "capturing ran the work";
+    for (int run = 0; run < 2; ++run) {
+      work.clear(context);
+      check(cudaGraphLaunch(executable, stream.get()), "cudaGraphLaunch");
+      EXPECT_EQ(work.results(context), expected) << "launch " << run;
+    }
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+  }
+}
+
+TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
+  for (const Case& c : models()) {
+    SCOPED_TRACE(c.name);
+    const Stream stream;
+    const Context context = stream.context();
+    Work work(context, c.model, 100000);
+    work.queue();  // loads the kernels
+    context.synchronize();
+    std::size_t before = 0, after = 0, all = 0;
+    check(cudaMemGetInfo(&before, &all), "cudaMemGetInfo");
+    for (int run = 0; run < 3; ++run) work.queue();
+    context.synchronize();
+    check(cudaMemGetInfo(&after, &all), "cudaMemGetInfo");
+    EXPECT_EQ(after, before);
+  }
+}
+
+TEST_F(CudaStream, MemoryBesideTheSamplesIsBelow64MiB) {
+  for (const Case& c : models()) {
+    const Context context({.backend = BackendKind::cuda});
+    EXPECT_LT(Sampler(context, c.model, TimeGrid::paper(10)).workspace_bytes(), std::size_t{64} << 20) << c.name;
+  }
+}
+
+TEST_F(CudaStream, TwoContextsOnTwoStreamsAndThreadsDoNotDisturbEachOther) {
+  const auto all = models();
+  std::vector<std::vector<std::vector<float>>> expected;
+  for (const Case& c : all) {
+    const Stream stream;
+    Work work(stream.context(), c.model, 989);
+    work.queue();
+    expected.push_back(work.results(stream.context()));
+  }
+  std::array<int, 2> wrong = {0, 0};
+  const auto body = [&](int thread) {
+    for (int round = 0; round < 4; ++round) {
+      const std::size_t k = static_cast<std::size_t>(thread + round) % all.size();
+      const Stream stream;
+      const Context context = stream.context();
+      Work work(context, all[k].model, 989);
+      for (int run = 0; run < 3; ++run) work.queue();
+      wrong[static_cast<std::size_t>(thread)] += work.results(context) != expected[k];
+    }
+  };
+  std::thread other(body, 1);
+  body(0);
+  other.join();
+  EXPECT_EQ(wrong[0], 0);
+  EXPECT_EQ(wrong[1], 0);
+}
+
+// An application's own allocation, at its own offset.
+TEST_F(CudaStream, TakesTheCallersMemoryAndStream) {
+  const Stream stream;
+  const Context context = stream.context();
+  const Case c = models()[0];
+  const std::int64_t n = 99;
+  cuda::DeviceMemory mine(static_cast<std::size_t>(2 * n + 2) * sizeof(float));
+  const Sampler sampler(context, c.model, TimeGrid::uniform(10, 0.5, 5));
+  const View<float> view{mine.as<float>() + 2, n, 2, Device::cuda};
+  sampler.sample(view, {.seed = 6});
+  Buffer<float> ours(context, n, 2);
+  sampler.sample(ours.view(), {.seed = 6});
+  EXPECT_EQ(to_host(context, view), to_host(context, ours.view()));
+}
+
+// Gaussian data: the score is −x/v(t), so the scheme's variance follows from a recursion, and its distance from v falls
+// by half with the step (weak order 1). 2^24 samples put the statistical error far below that distance.
+TEST_F(CudaStream, EulerMaruyamaHasWeakOrderOne) {
+  const Context context({.backend = BackendKind::cuda});
+  const Model model{ForwardSde{}, GaussianMixture::isotropic(1, {1.0}, {0.0}, {2.0})};
+  const auto v = [](double t) { return 2 * std::exp(-2 * t) + 0.5 * (1 - std::exp(-2 * t)); };
+  constexpr std::int64_t n = std::int64_t{1} << 24;
+  Buffer<float> x(context, n, 1);
+  std::vector<double> bias;
+  for (const int steps : {40, 80, 160}) {
+    const TimeGrid grid = TimeGrid::uniform(10, 0.5, steps);
+    double expected = 0.5;
+    for (int k = 0; k < steps; ++k) {
+      const double t = grid.times()[k], h = t - grid.times()[k + 1], factor = 1 + h * (1 - 1 / v(t));
+      expected = factor * factor * expected + h;
+    }
+    Sampler(context, model, grid).sample(x.view(), {.seed = 11, .noise_in_last_step = true});
+    double square = 0;
+    for (const float sample : to_host(context, x.view())) square += double(sample) * sample;
+    const double variance = square / double(n);
+    EXPECT_NEAR(variance, expected, 5 * expected * std::sqrt(2 / double(n))) << steps;
+    bias.push_back(variance - v(0.5));
+  }
+  for (int k = 0; k < 2; ++k) EXPECT_NEAR(std::log2(bias[k] / bias[k + 1]), 1, 0.25) << bias[k] << ", " << bias[k + 1];
+}
+
+// The residual of a network on both backends, over the points of the statistics.
+TEST_F(CudaStream, ResidualStatisticsAreThoseOfTheCpu) {
+  const Context gpu({.backend = BackendKind::cuda}), cpu({.backend = BackendKind::cpu});
+  const Case c = models()[0];
+  const auto there = residual_statistics(gpu, c.model), here = residual_statistics(cpu, c.model);
+  // Means of 2^18 squares: their rounding averages out, and a relative error of R of 1e-4 is what split is allowed.
+  EXPECT_TRUE(agrees(there.mean_square, here.mean_square, 1e-4));
+  EXPECT_TRUE(agrees(there.centred_mean_square, here.centred_mean_square, 1e-4));
+}
+
+}  // namespace
+}  // namespace fokker

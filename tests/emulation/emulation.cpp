@@ -1,0 +1,495 @@
+// The scheduler of the emulation: fibers, the choice of the next one, and the operations at which they meet.
+//
+// Every host thread has its own scheduler with fibers that live as long as it does: a fiber runs a kernel, parks, and
+// runs the next block's. Fibers switch to each other directly, one switch for each lane of an operation; the last lane
+// to arrive computes for all. A switch is a _setjmp and a _longjmp, which make no system call: 50 ns or so. Sanitizers
+// watch longjmp and swapcontext, so with them it is a getcontext and a setcontext, and the sanitizer is told: 1 µs.
+#undef _FORTIFY_SOURCE  // its longjmp refuses to go to another stack
+#include "emulation.hpp"
+
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cuda_runtime_api.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define FOKKER_ASAN
+#elif defined(__SANITIZE_THREAD__)
+#define FOKKER_TSAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FOKKER_ASAN
+#elif __has_feature(thread_sanitizer)
+#define FOKKER_TSAN
+#endif
+#endif
+
+#ifdef FOKKER_ASAN
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+#ifdef FOKKER_TSAN
+#include <sanitizer/tsan_interface.h>
+#endif
+
+namespace fokker::kernels {
+namespace emulation {
+
+constinit thread_local Position position;
+
+namespace {
+
+constexpr int lanes = 32, most_threads = 1024, most_shared_bytes = 227 << 10;
+constexpr std::size_t stack_bytes = 256 << 10;
+
+[[noreturn]] void fail(const std::string& sentence) {
+  std::fprintf(stderr, "emulation: %s\n", sentence.c_str());
+  std::abort();
+}
+
+std::string place() {
+  return "block " + std::to_string(position.block) + " of " + std::to_string(position.blocks) + ", thread " +
+         std::to_string(position.thread) + " of " + std::to_string(position.threads);
+}
+
+// Where a thread stands between two of its turns.
+enum class At { ready, sync_block, sync_warp, shuffle, load, load_transposed, multiply_add, returned, count };
+constexpr const char* names[] = {"can go on",
+                                 "wait at sync_block",
+                                 "wait at sync_warp",
+                                 "wait at shuffle_xor",
+                                 "wait at load_matrices",
+                                 "wait at load_matrices_transposed",
+                                 "wait at multiply_add",
+                                 "have returned"};
+
+struct Shuffle {
+  std::uint64_t bits;
+  int mask;
+};
+struct Load {
+  std::uint32_t* r;
+  const void* row;
+};
+struct MultiplyAdd {
+  float* c;
+  const std::uint32_t* a;
+  std::uint32_t b0, b1;
+};
+
+// What the lanes of a warp brought to an operation: pointers to one of the structs above.
+using Operands = std::array<void*, lanes>;
+template <class T>
+T& of(const Operands& operands, int lane) {
+  return *static_cast<T*>(operands[lane]);
+}
+
+void complete_shuffle(const Operands& operands) {
+  std::array<std::uint64_t, lanes> bits;
+  for (int l = 0; l < lanes; ++l) bits[l] = of<Shuffle>(operands, l).bits;
+  for (int l = 0; l < lanes; ++l) of<Shuffle>(operands, l).bits = bits[l ^ of<Shuffle>(operands, l).mask];
+}
+
+void complete_load(const Operands& operands, bool transposed) {
+  std::uint16_t matrix[4][8][8];
+  for (int l = 0; l < lanes; ++l) std::memcpy(matrix[l / 8][l % 8], of<Load>(operands, l).row, 16);
+  for (int l = 0; l < lanes; ++l) {
+    const int g = l / 4, q = l % 4 * 2;
+    for (int m = 0; m < 4; ++m) {
+      const std::uint32_t low = transposed ? matrix[m][q][g] : matrix[m][g][q];
+      const std::uint32_t high = transposed ? matrix[m][q + 1][g] : matrix[m][g][q + 1];
+      of<Load>(operands, l).r[m] = low | high << 16;
+    }
+  }
+}
+
+void complete_multiply_add(const Operands& operands) {
+  float a[16][16], b[16][8], c[16][8];
+  for (int l = 0; l < lanes; ++l) {
+    const MultiplyAdd& mine = of<MultiplyAdd>(operands, l);
+    const int g = l / 4, q = l % 4 * 2;
+    for (int r = 0; r < 4; ++r) {
+      float* at = &a[g + r % 2 * 8][q + r / 2 * 8];
+      at[0] = low_half(mine.a[r]);
+      at[1] = high_half(mine.a[r]);
+    }
+    b[q][g] = low_half(mine.b0);
+    b[q + 1][g] = high_half(mine.b0);
+    b[q + 8][g] = low_half(mine.b1);
+    b[q + 9][g] = high_half(mine.b1);
+    for (int r = 0; r < 4; ++r) c[g + r / 2 * 8][q + r % 2] = mine.c[r];
+  }
+  // A product of two halves is exact in float.
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 16; ++k) {
+      for (int j = 0; j < 8; ++j) c[i][j] += a[i][k] * b[k][j];
+    }
+  }
+  for (int l = 0; l < lanes; ++l) {
+    const int g = l / 4, q = l % 4 * 2;
+    for (int r = 0; r < 4; ++r) of<MultiplyAdd>(operands, l).c[r] = c[g + r / 2 * 8][q + r % 2];
+  }
+}
+
+void complete(At operation, const Operands& operands) {
+  switch (operation) {
+    case At::shuffle: return complete_shuffle(operands);
+    case At::load: return complete_load(operands, false);
+    case At::load_transposed: return complete_load(operands, true);
+    case At::multiply_add: return complete_multiply_add(operands);
+    default: return;  // sync_warp computes nothing
+  }
+}
+
+// Memory below which a page stops what outgrows it.
+class Stack {
+ public:
+  Stack() : guard_(static_cast<std::size_t>(sysconf(_SC_PAGESIZE))) {
+    memory_ = static_cast<char*>(mmap(nullptr, guard_ + stack_bytes, PROT_READ | PROT_WRITE,
+                                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0));
+    if (memory_ == MAP_FAILED || mprotect(memory_, guard_, PROT_NONE) != 0) fail("no memory for a fiber's stack");
+  }
+  Stack(const Stack&) = delete;
+  Stack& operator=(const Stack&) = delete;
+  ~Stack() {
+#ifdef FOKKER_ASAN
+    ASAN_UNPOISON_MEMORY_REGION(begin(), stack_bytes);  // the frames of a parked fiber end here
+#endif
+    munmap(memory_, guard_ + stack_bytes);
+  }
+  char* begin() const { return memory_ + guard_; }
+
+ private:
+  std::size_t guard_;
+  char* memory_;
+};
+
+// The host thread, or a fiber.
+struct Fiber {
+  ucontext_t context;
+#if defined(FOKKER_ASAN) || defined(FOKKER_TSAN)
+  bool leaving;
+#else
+  jmp_buf place;
+  bool started = false;
+#endif
+#ifdef FOKKER_ASAN
+  const void* stack_begin = nullptr;
+  std::size_t stack_size = 0;
+  void* fake_stack = nullptr;
+#endif
+#ifdef FOKKER_TSAN
+  void* tsan = nullptr;
+#endif
+  int thread = 0;
+  At at = At::returned;
+};
+
+void enter();
+
+struct OwnedFiber : Fiber {
+  Stack stack;
+  explicit OwnedFiber(int index) {
+    thread = index;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stack.begin();
+    context.uc_stack.ss_size = stack_bytes;
+    context.uc_link = nullptr;
+    makecontext(&context, enter, 0);
+#ifdef FOKKER_ASAN
+    stack_begin = stack.begin();
+    stack_size = stack_bytes;
+#endif
+#ifdef FOKKER_TSAN
+    tsan = __tsan_create_fiber(0);
+#endif
+  }
+#ifdef FOKKER_TSAN
+  ~OwnedFiber() { __tsan_destroy_fiber(tsan); }
+#endif
+};
+
+struct Warp {
+  std::array<std::uint8_t, lanes> ready;  // lanes that can go on, the first `ready_count`
+  int ready_count = 0;
+  int slot = 0;                                          // of this warp in ready_warps_, where a lane is ready
+  std::array<int, static_cast<int>(At::count)> arrived;  // lanes at each operation
+  Operands operands;
+};
+
+class Scheduler {
+ public:
+  Scheduler() {
+    const char* seed = std::getenv("FOKKER_EMULATION_SEED");
+    random_ = seed != nullptr ? std::strtoull(seed, nullptr, 0) : 1;
+  }
+
+  void set_seed(std::uint64_t seed) { random_ = seed; }
+
+  int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {
+    if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
+        shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
+      return cudaErrorInvalidConfiguration;
+    }
+    if (live_ > 0) fail("a kernel launches a kernel (" + place() + ")");
+    body_ = body;
+    argument_ = argument;
+    while (static_cast<int>(fibers_.size()) < shape.threads) {
+      fibers_.push_back(std::make_unique<OwnedFiber>(static_cast<int>(fibers_.size())));
+    }
+    std::vector<int> order(shape.blocks);
+    std::iota(order.begin(), order.end(), 0);
+    for (int i = shape.blocks - 1; i > 0; --i) std::swap(order[i], order[below(i + 1)]);
+    for (const int block : order) run_block(shape, block);
+    position = {};
+    return cudaSuccess;
+  }
+
+  // The running thread waits for its block.
+  void meet_block() {
+    need_kernel();
+    running_->at = At::sync_block;
+    ++at_block_;
+    release_block_if_complete();
+    leave();
+  }
+
+  // The running thread waits for its warp; the operation is done on return.
+  void meet_warp(At operation, void* operands) {
+    need_kernel();
+    Warp& warp = warps_[running_->thread / lanes];
+    running_->at = operation;
+    warp.operands[running_->thread % lanes] = operands;
+    if (++warp.arrived[static_cast<int>(operation)] == lanes) {
+      complete(operation, warp.operands);
+      warp.arrived[static_cast<int>(operation)] = 0;
+      for (int l = 0; l < lanes; ++l) make_ready(running_->thread / lanes * lanes + l);
+    }
+    leave();
+  }
+
+  bool is_shared(const void* begin, std::size_t bytes) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(begin), shared = reinterpret_cast<std::uintptr_t>(position.shared);
+    return at >= shared && at + bytes <= shared + shared_bytes_;
+  }
+
+  // A fiber's life: it returns here from one kernel and goes on with the next.
+  [[noreturn]] void live() {
+#ifdef FOKKER_ASAN
+    const void* begin;
+    std::size_t size;
+    __sanitizer_finish_switch_fiber(nullptr, &begin, &size);
+    if (previous_ == &host_) host_.stack_begin = begin, host_.stack_size = size;
+#endif
+    for (;;) {
+      body_(argument_);
+      running_->at = At::returned;
+      --live_;
+      release_block_if_complete();
+      leave();
+    }
+  }
+
+ private:
+  void need_kernel() const {
+    if (live_ == 0) fail("an operation of device code is called outside a kernel");
+  }
+
+  void run_block(const LaunchShape& shape, int block) {
+    const std::unique_ptr<void, void (*)(void*)> shared(std::malloc(shape.shared_bytes), std::free);
+    if (shared == nullptr && shape.shared_bytes > 0) fail("no memory for a block's shared memory");
+    if (shape.shared_bytes > 0) std::memset(shared.get(), 0xFF, shape.shared_bytes);
+    shared_bytes_ = shape.shared_bytes;
+    position = {0, shape.threads, block, shape.blocks, static_cast<char*>(shared.get())};
+    // Warps in turn after every operation, warps that run a while, warps that run until they have to wait: bugs of
+    // neighbouring operations show under the first, those of warps that overtake one another by many under the last.
+    constexpr std::uint32_t choices[] = {0, 0xF000, 0x10000};
+    patience_ = choices[below(3)];
+    warps_.resize(shape.threads / lanes);
+    for (Warp& warp : warps_) {
+      warp.ready_count = 0;
+      warp.arrived.fill(0);
+    }
+    live_ = shape.threads;
+    at_block_ = 0;
+    for (int i = 0; i < shape.threads; ++i) make_ready(i);
+    running_ = &host_;
+    leave();
+  }
+
+  void release_block_if_complete() {
+    if (at_block_ == 0 || at_block_ < live_) return;
+    at_block_ = 0;
+    for (int i = 0; i < position.threads; ++i) {
+      if (fibers_[i]->at == At::sync_block) make_ready(i);
+    }
+  }
+
+  void make_ready(int thread) {
+    fibers_[thread]->at = At::ready;
+    Warp& warp = warps_[thread / lanes];
+    if (warp.ready_count == 0) {
+      warp.slot = static_cast<int>(ready_warps_.size());
+      ready_warps_.push_back(thread / lanes);
+    }
+    warp.ready[warp.ready_count++] = static_cast<std::uint8_t>(thread % lanes);
+  }
+
+  Fiber& next() {
+    if (live_ == 0) return host_;
+    if (ready_warps_.empty()) fail(deadlock());
+    const bool stay =
+        running_ != &host_ && warps_[running_->thread / lanes].ready_count > 0 && (random() & 0xFFFFu) < patience_;
+    const int w = stay ? running_->thread / lanes : ready_warps_[below(ready_warps_.size())];
+    Warp& warp = warps_[w];
+    const std::uint32_t choice = below(warp.ready_count);
+    const int lane = warp.ready[choice];
+    warp.ready[choice] = warp.ready[--warp.ready_count];
+    if (warp.ready_count == 0) {
+      ready_warps_[warp.slot] = ready_warps_.back();
+      warps_[ready_warps_[warp.slot]].slot = warp.slot;
+      ready_warps_.pop_back();
+    }
+    return *fibers_[w * lanes + lane];
+  }
+
+  // Gives the turn to the next thread, or to the host where all have returned; comes back when it is this one's again.
+  void leave() {
+    Fiber &from = *running_, &to = next();
+    if (&from == &to) return;
+    previous_ = &from;
+    running_ = &to;
+    position.thread = to.thread;
+#ifdef FOKKER_ASAN
+    __sanitizer_start_switch_fiber(&from.fake_stack, to.stack_begin, to.stack_size);
+#endif
+#ifdef FOKKER_TSAN
+    if (from.tsan == nullptr) from.tsan = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(to.tsan, 0);
+#endif
+#if defined(FOKKER_ASAN) || defined(FOKKER_TSAN)
+    from.leaving = true;
+    getcontext(&from.context);  // comes back a second time, when `from` is resumed
+    if (from.leaving) {
+      from.leaving = false;
+      setcontext(&to.context);
+    }
+#else
+    from.started = true;
+    if (_setjmp(from.place) == 0) {
+      if (to.started) _longjmp(to.place, 1);
+      setcontext(&to.context);
+    }
+#endif
+#ifdef FOKKER_ASAN
+    __sanitizer_finish_switch_fiber(from.fake_stack, nullptr, nullptr);
+#endif
+  }
+
+  std::string deadlock() const {
+    std::string text = "deadlock in block " + std::to_string(position.block) + " of " +
+                       std::to_string(position.blocks) + ", where no thread can go on:";
+    for (int w = 0; w < static_cast<int>(warps_.size()); ++w) {
+      text += (w > 0 ? "; warp " : " warp ") + std::to_string(w);
+      for (int first = 0; first < lanes;) {
+        const At at = fibers_[w * lanes + first]->at;
+        int last = first;
+        while (last + 1 < lanes && fibers_[w * lanes + last + 1]->at == at) ++last;
+        text += (first > 0 ? ", lanes " : ": lanes ") + std::to_string(first) + " to " + std::to_string(last) + " " +
+                names[static_cast<int>(at)];
+        first = last + 1;
+      }
+    }
+    return text;
+  }
+
+  // splitmix64
+  std::uint64_t random() {
+    std::uint64_t z = random_ += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+  }
+  std::uint32_t below(std::uint64_t n) { return static_cast<std::uint32_t>((random() >> 32) * n >> 32); }
+
+  Fiber host_;
+  std::vector<std::unique_ptr<OwnedFiber>> fibers_;  // thread i of a block is fiber i
+  std::vector<Warp> warps_;
+  std::vector<int> ready_warps_;  // those with a lane that can go on, in no order
+  Fiber *running_ = &host_, *previous_ = &host_;
+  void (*body_)(const void*) = nullptr;
+  const void* argument_ = nullptr;
+  int live_ = 0, at_block_ = 0;  // threads that have not returned; those of them at sync_block
+  std::uint32_t patience_ = 0;   // of 65536: how likely a warp keeps the turn
+  int shared_bytes_ = 0;
+  std::uint64_t random_;
+};
+
+Scheduler& scheduler() {
+  static thread_local Scheduler instance;
+  return instance;
+}
+
+void enter() { scheduler().live(); }
+
+}  // namespace
+
+void set_seed(std::uint64_t seed) { scheduler().set_seed(seed); }
+
+int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {
+  return scheduler().run(shape, body, argument);
+}
+
+std::uint64_t shuffle_xor_bits(std::uint64_t bits, int mask) {
+  if (mask < 0 || mask >= lanes) {
+    fail("shuffle_xor by " + std::to_string(mask) + " in " + place() + "; allowed: 0 to 31");
+  }
+  Shuffle operands{bits, mask};
+  scheduler().meet_warp(At::shuffle, &operands);
+  return operands.bits;
+}
+
+namespace {
+
+void load(At operation, std::uint32_t (&r)[4], const void* row) {
+  constexpr std::size_t row_bytes = 16;
+  if (reinterpret_cast<std::uintptr_t>(row) % row_bytes != 0) {
+    fail("a row of load_matrices is not aligned to 16 bytes in " + place());
+  }
+  if (!scheduler().is_shared(row, row_bytes)) {
+    fail("a row of load_matrices lies outside the shared memory of " + place());
+  }
+  Load operands{r, row};
+  scheduler().meet_warp(operation, &operands);
+}
+
+}  // namespace
+}  // namespace emulation
+
+void sync_block() { emulation::scheduler().meet_block(); }
+void sync_warp() { emulation::scheduler().meet_warp(emulation::At::sync_warp, nullptr); }
+
+void load_matrices(std::uint32_t (&r)[4], const void* row) { emulation::load(emulation::At::load, r, row); }
+void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
+  emulation::load(emulation::At::load_transposed, r, row);
+}
+
+void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  emulation::MultiplyAdd operands{c, a, b0, b1};
+  emulation::scheduler().meet_warp(emulation::At::multiply_add, &operands);
+}
+
+}  // namespace fokker::kernels

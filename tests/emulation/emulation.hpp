@@ -1,0 +1,145 @@
+#pragma once
+
+// The CUDA execution model on the host: the twins of everything in kernels/device.hpp, so that the same kernel sources
+// compile as plain C++ and run, and are tested, where there is no GPU.
+//
+// A launch runs in the calling thread and is finished at return. The blocks run one after another in a random order,
+// the threads of a block as fibers. A fiber runs until it comes to a synchronising operation (sync_block, sync_warp, a
+// shuffle, ldmatrix, mma) or returns; then one of those that can go on is chosen at random. What one thread writes
+// another may therefore find unwritten or overwritten unless an operation orders the two: a missing barrier shows as a
+// wrong result under some seed. Shared memory is a heap allocation of exactly the size asked for, filled with NaN, so
+// that AddressSanitizer sees what lies outside and results show what was never written.
+//
+// Operations of a warp need all of its 32 lanes, sync_block all threads of the block that have not returned. Where that
+// cannot come about, one sentence says where every lane stands and the process aborts.
+//
+// Not modelled: memory ordering finer than these operations, parallel progress (a thread that spins on another's store
+// never ends), the order of sums in a tensor core (here: k ascending, each sum rounded to nearest).
+#include <cfloat>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+
+namespace fokker::kernels {
+
+struct LaunchShape {
+  int blocks, threads;
+  int shared_bytes;
+};
+
+namespace emulation {
+
+// Schedules of this host thread's launches from here on are a function of the seed. Without a call it is that of the
+// environment's FOKKER_EMULATION_SEED, or 1.
+void set_seed(std::uint64_t seed);
+
+// Where the running thread stands.
+struct Position {
+  int thread = 0, threads = 0, block = 0, blocks = 0;
+  char* shared = nullptr;
+};
+extern constinit thread_local Position position;
+
+// A cudaError_t: 0 or cudaErrorInvalidConfiguration.
+int run(const LaunchShape& shape, void (*body)(const void*), const void* argument);
+std::uint64_t shuffle_xor_bits(std::uint64_t bits, int mask);
+
+inline float flush(float x) { return std::abs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; }
+
+}  // namespace emulation
+
+inline int thread_index() { return emulation::position.thread; }
+inline int block_threads() { return emulation::position.threads; }
+inline int block_index() { return emulation::position.block; }
+inline int grid_blocks() { return emulation::position.blocks; }
+inline int lane_index() { return thread_index() & 31; }
+inline int warp_index() { return thread_index() >> 5; }
+inline char* shared_memory() { return emulation::position.shared; }
+
+void sync_block();
+void sync_warp();
+template <class T>
+T shuffle_xor(T v, int mask) {
+  static_assert(std::is_arithmetic_v<T> && (sizeof(T) == 4 || sizeof(T) == 8));
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &v, sizeof(T));
+  bits = emulation::shuffle_xor_bits(bits, mask);
+  std::memcpy(&v, &bits, sizeof(T));
+  return v;
+}
+inline void atomic_add(unsigned long long* at, unsigned long long v) { *at += v; }
+inline void atomic_add(unsigned* at, unsigned v) { *at += v; }
+inline double rounded_product(double a, double b) {
+  const volatile double product = a * b;  // in memory, so that no compiler fuses it
+  return product;
+}
+
+inline float exp2_approx(float x) { return emulation::flush(std::exp2(x)); }
+inline float log2_approx(float x) { return std::log2(emulation::flush(x)); }
+inline float reciprocal_approx(float x) { return emulation::flush(1 / emulation::flush(x)); }
+
+inline std::uint32_t bits_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline float float_of(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+namespace emulation {
+
+// IEEE binary16, rounded to nearest even; NaN becomes the canonical one of PTX, 0x7FFF.
+inline std::uint32_t half_of(float x) {
+  const std::uint32_t sign = bits_of(x) >> 16 & 0x8000u, magnitude = bits_of(x) & 0x7FFFFFFFu;
+  if (magnitude > 0x7F800000u) return 0x7FFFu;
+  if (magnitude >= 0x477FF000u) return sign | 0x7C00u;   // 65520, half way to 2^16, and beyond
+  std::uint32_t significand = magnitude - (112u << 23);  // the exponent's bias goes from 127 to 15
+  std::uint32_t dropped = 13;
+  if (magnitude < 113u << 23) {  // below 2^-14: a multiple of 2^-24
+    const std::uint32_t exponent = magnitude >> 23;
+    if (exponent < 102) return sign;
+    significand = (magnitude & 0x7FFFFFu) | 0x800000u;
+    dropped = 126 - exponent;
+  }
+  const std::uint32_t kept = significand >> dropped, rest = significand & ((1u << dropped) - 1),
+                      middle = 1u << (dropped - 1);
+  return sign | (kept + (rest > middle || (rest == middle && (kept & 1u) != 0)));
+}
+
+inline float float_of_half(std::uint32_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3FFu;
+  if (exponent == 0) return float_of(sign | bits_of(static_cast<float>(fraction) * 0x1p-24f));
+  return float_of(sign | (exponent == 31 ? 0xFFu : exponent + 112) << 23 | fraction << 13);
+}
+
+}  // namespace emulation
+
+inline std::uint32_t pack_halves(float low, float high) {
+  return emulation::half_of(low) | emulation::half_of(high) << 16;
+}
+inline float low_half(std::uint32_t packed) { return emulation::float_of_half(packed & 0xFFFFu); }
+inline float high_half(std::uint32_t packed) { return emulation::float_of_half(packed >> 16); }
+
+void load_matrices(std::uint32_t (&r)[4], const void* row);
+void load_matrices_transposed(std::uint32_t (&r)[4], const void* row);
+void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
+
+// The stream orders nothing: everything is finished at return.
+template <class... Arguments>
+int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* /*stream*/, Arguments... arguments) {
+  const auto body = [&] { kernel(arguments...); };
+  return emulation::run(
+      shape, [](const void* argument) { (*static_cast<const decltype(body)*>(argument))(); }, &body);
+}
+
+}  // namespace fokker::kernels

@@ -1,0 +1,396 @@
+// The emulation finds what it is there to find: missing barriers by wrong results, reads outside an allocation by
+// AddressSanitizer, barriers that not all threads reach by one sentence; and lets right kernels through under every
+// schedule. Its instructions are held by fragment_layout_test.cu.
+#include "emulation.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cuda_runtime.h"
+#include "kernels/device.hpp"
+
+#if defined(__SANITIZE_ADDRESS__)
+#define FOKKER_ASAN
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FOKKER_ASAN
+#endif
+#endif
+
+namespace fokker::kernels {
+namespace {
+
+using emulation::set_seed;
+
+constexpr int seeds = 50;
+
+// How many of the seeds give a wrong result; run(seed) says whether it is right.
+template <class Run>
+int wrong_results(Run run) {
+  int wrong = 0;
+  for (int seed = 1; seed <= seeds; ++seed) {
+    set_seed(seed);
+    if (!run()) ++wrong;
+  }
+  return wrong;
+}
+
+// ---- what a thread sees ---------------------------------------------------------------------------------------------
+
+__global__ void positions_kernel(int* count) {
+  const int i = block_index() * block_threads() + thread_index();
+  const bool right = block_threads() == 96 && grid_blocks() == 7 && lane_index() == thread_index() % 32 &&
+                     warp_index() == thread_index() / 32;
+  count[i] += right ? 1 : 1000;
+}
+
+TEST(Emulation, EveryThreadRunsOnceAndKnowsItsPlace) {
+  std::vector<int> count(7 * 96);
+  EXPECT_EQ(launch(positions_kernel, {7, 96, 0}, nullptr, count.data()), cudaSuccess);
+  EXPECT_EQ(count, std::vector<int>(7 * 96, 1));
+}
+
+// Leaves the block's shared memory dirty for the next.
+__global__ void shared_kernel(int floats, int* not_nan, std::uintptr_t* address) {
+  auto* shared = reinterpret_cast<float*>(shared_memory());
+  if (thread_index() != 0) return;
+  *address = reinterpret_cast<std::uintptr_t>(shared);
+  for (int i = 0; i < floats; ++i) {
+    if (!std::isnan(shared[i])) ++*not_nan;
+    shared[i] = 1;
+  }
+}
+
+TEST(Emulation, SharedMemoryBeginsAsNaN) {
+  int not_nan = 0;
+  std::uintptr_t address = 1;
+  EXPECT_EQ(launch(shared_kernel, {5, 32, 1000 * 4}, nullptr, 1000, &not_nan, &address), cudaSuccess);
+  EXPECT_EQ(not_nan, 0);
+  EXPECT_EQ(address % 16, 0u);
+}
+
+TEST(Emulation, RefusesShapesThatADeviceRefuses) {
+  std::vector<int> count(1);
+  for (const LaunchShape& shape :
+       {LaunchShape{0, 32, 0}, LaunchShape{-1, 32, 0}, LaunchShape{1, 0, 0}, LaunchShape{1, -32, 0},
+        LaunchShape{1, 33, 0}, LaunchShape{1, 1056, 0}, LaunchShape{1, 32, -1}, LaunchShape{1, 32, (227 << 10) + 1}}) {
+    EXPECT_EQ(launch(positions_kernel, shape, nullptr, count.data()), cudaErrorInvalidConfiguration)
+        << shape.blocks << " blocks, " << shape.threads << " threads, " << shape.shared_bytes << " bytes";
+  }
+  EXPECT_EQ(count[0], 0);
+  int not_nan = 0;
+  std::uintptr_t address;
+  EXPECT_EQ(launch(shared_kernel, {1, 1024, 227 << 10}, nullptr, (227 << 10) / 4, &not_nan, &address), cudaSuccess);
+  EXPECT_EQ(not_nan, 0);
+}
+
+// ---- schedules ------------------------------------------------------------------------------------------------------
+
+__global__ void order_kernel(std::vector<int>* order) {
+  order->push_back(block_index() * block_threads() + thread_index());
+}
+
+TEST(Emulation, TheSeedDecidesTheOrder) {
+  const auto order = [](std::uint64_t seed) {
+    set_seed(seed);
+    std::vector<int> threads;
+    launch(order_kernel, {5, 64, 0}, nullptr, &threads);
+    return threads;
+  };
+  const std::vector<int> first = order(1);
+  EXPECT_EQ(order(1), first);
+  EXPECT_NE(order(2), first);
+  std::vector<int> sorted = first, all(5 * 64);
+  std::sort(sorted.begin(), sorted.end());
+  std::iota(all.begin(), all.end(), 0);
+  EXPECT_EQ(sorted, all);
+}
+
+// out [warps]: the sum over the block of what its threads hold, as every warp sees it.
+template <bool barrier>
+__global__ void reduction_kernel(float* out) {
+  auto* of_warp = reinterpret_cast<float*>(shared_memory());
+  float sum = static_cast<float>(thread_index() + 1);
+  for (int mask = 16; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
+  if (lane_index() == 0) of_warp[warp_index()] = sum;
+  if (barrier) sync_block();
+  float total = 0;
+  for (int w = 0; w < block_threads() / 32; ++w) total += of_warp[w];
+  if (lane_index() == 0) out[warp_index()] = total;
+}
+
+template <bool barrier>
+bool reduction_is_right() {
+  std::vector<float> out(2);
+  launch(reduction_kernel<barrier>, {1, 64, 2 * 4}, nullptr, out.data());
+  return out == std::vector<float>(2, 64 * 65 / 2);
+}
+
+TEST(Emulation, AReductionOfTwoWarpsNeedsItsBarrier) {
+  EXPECT_EQ(wrong_results(reduction_is_right<true>), 0);
+  EXPECT_GT(wrong_results(reduction_is_right<false>), 0);
+}
+
+// Every lane of a warp takes its neighbour's number, three times through the same memory.
+template <bool after_write, bool after_read>
+__global__ void neighbour_kernel(int* out) {
+  auto* shared = reinterpret_cast<int*>(shared_memory()) + warp_index() * 32;
+  int mine = thread_index();
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    shared[lane_index()] = mine;
+    if (after_write) sync_warp();
+    mine = shared[(lane_index() + 1) % 32];
+    if (after_read) sync_warp();
+  }
+  out[thread_index()] = mine;
+}
+
+template <bool after_write, bool after_read>
+bool neighbours_are_right() {
+  std::vector<int> out(64);
+  launch(neighbour_kernel<after_write, after_read>, {1, 64, 64 * 4}, nullptr, out.data());
+  for (int i = 0; i < 64; ++i) {
+    if (out[i] != i / 32 * 32 + (i + 3) % 32) return false;
+  }
+  return true;
+}
+
+TEST(Emulation, LanesThatShareMemoryNeedBothBarriers) {
+  EXPECT_EQ(wrong_results(neighbours_are_right<true, true>), 0);
+  EXPECT_GT(wrong_results(neighbours_are_right<false, true>), 0);
+  EXPECT_GT(wrong_results(neighbours_are_right<true, false>), 0);
+}
+
+// The reader is several hundred operations behind the writer, and yet there is nothing that orders the two.
+template <bool barrier>
+__global__ void far_apart_kernel(int* out) {
+  auto* shared = reinterpret_cast<int*>(shared_memory());
+  for (int k = 0; k < 500; ++k) {
+    sync_warp();
+    if (thread_index() == 0 && k == 100) shared[0] = 7;
+  }
+  if (barrier) sync_block();
+  if (thread_index() == 32) *out = shared[0];
+}
+
+template <bool barrier>
+bool far_apart_is_right() {
+  int out = 0;
+  launch(far_apart_kernel<barrier>, {1, 64, 4}, nullptr, &out);
+  return out == 7;
+}
+
+TEST(Emulation, WarpsOvertakeOneAnotherByHundredsOfOperations) {
+  EXPECT_EQ(wrong_results(far_apart_is_right<true>), 0);
+  EXPECT_GT(wrong_results(far_apart_is_right<false>), 0);
+}
+
+// A block whose second warp returns at once.
+__global__ void early_return_kernel(unsigned long long* count) {
+  if (warp_index() == 1) return;
+  atomic_add(count, 1);
+  sync_block();
+  if (*count % 64 != 0) atomic_add(count, 1000000);
+}
+
+TEST(Emulation, ABarrierWaitsForThreadsThatHaveNotReturned) {
+  const auto right = [] {
+    unsigned long long count = 0;
+    launch(early_return_kernel, {3, 96, 0}, nullptr, &count);
+    return count == 3 * 64;
+  };
+  EXPECT_EQ(wrong_results(right), 0);
+}
+
+TEST(Emulation, HostThreadsLaunchAtOnce) {
+  std::vector<int> wrong(4, -1);
+  std::vector<std::thread> threads;
+  for (int& w : wrong) threads.emplace_back([&w] { w = wrong_results(neighbours_are_right<true, true>); });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+// ---- what ends a process --------------------------------------------------------------------------------------------
+
+__global__ void half_at_the_block_kernel() {
+  if (thread_index() < 48) {
+    sync_block();
+  } else {
+    sync_warp();
+  }
+}
+
+__global__ void lanes_gone_kernel() {
+  if (lane_index() >= 20) return;
+  shuffle_xor(1.0f, 1);
+}
+
+// Lanes of a warp that wait at different operations never meet.
+__global__ void two_operations_kernel() {
+  std::uint32_t a[4] = {};
+  float c[4] = {};
+  if (lane_index() < 8) {
+    multiply_add(c, a, 0, 0);
+  } else {
+    load_matrices(a, shared_memory());
+  }
+}
+
+__global__ void load_kernel(int offset) {
+  std::uint32_t r[4];
+  load_matrices(r, shared_memory() + offset);
+}
+
+__global__ void shuffle_far_kernel() { shuffle_xor(1, 32); }
+
+__global__ void launching_kernel() { launch(shuffle_far_kernel, {1, 32, 0}, nullptr); }
+
+TEST(EmulationDeath, DivergentBarriersSayWhereEachLaneStands) {
+  EXPECT_DEATH(
+      launch(half_at_the_block_kernel, {1, 64, 0}, nullptr),
+      "emulation: deadlock in block 0 of 1, where no thread can go on: warp 0: lanes 0 to 31 wait at sync_block; "
+      "warp 1: lanes 0 to 15 wait at sync_block, lanes 16 to 31 wait at sync_warp");
+  EXPECT_DEATH(launch(lanes_gone_kernel, {1, 32, 0}, nullptr),
+               "warp 0: lanes 0 to 19 wait at shuffle_xor, lanes 20 to 31 have returned");
+  EXPECT_DEATH(launch(two_operations_kernel, {1, 32, 16}, nullptr),
+               "warp 0: lanes 0 to 7 wait at multiply_add, lanes 8 to 31 wait at load_matrices");
+}
+
+TEST(EmulationDeath, WrongUseHasItsSentence) {
+  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, 8), "a row of load_matrices is not aligned to 16 bytes");
+  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, 64), "a row of load_matrices lies outside the shared memory");
+  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, -16), "a row of load_matrices lies outside the shared memory");
+  EXPECT_DEATH(launch(shuffle_far_kernel, {1, 32, 0}, nullptr),
+               "shuffle_xor by 32 in block 0 of 1, thread [0-9]+ of 32");
+  EXPECT_DEATH(launch(launching_kernel, {1, 32, 0}, nullptr), "a kernel launches a kernel");
+  EXPECT_DEATH(sync_block(), "called outside a kernel");
+  EXPECT_DEATH(shuffle_xor(1, 1), "called outside a kernel");
+}
+
+#ifdef FOKKER_ASAN
+
+__global__ void read_shared_kernel(int at, float* out) {
+  auto* shared = reinterpret_cast<float*>(shared_memory());
+  shared[thread_index()] = 1;
+  sync_block();
+  out[thread_index()] = shared[thread_index() + at];
+}
+
+__global__ void read_global_kernel(const float* x, float* out) {
+  sync_warp();
+  if (thread_index() == 31) *out = x[thread_index() + 1];
+}
+
+__global__ void read_local_kernel(int at, float* out) {
+  volatile float local[4] = {1, 2, 3, 4};
+  sync_warp();
+  if (thread_index() == 0) *out = local[at];
+}
+
+TEST(EmulationDeath, AddressSanitizerSeesReadsOutside) {
+  std::vector<float> out(64);
+  set_seed(1);
+  EXPECT_EQ(launch(read_shared_kernel, {2, 64, 64 * 4}, nullptr, 0, out.data()), cudaSuccess);
+  EXPECT_DEATH(launch(read_shared_kernel, {2, 64, 64 * 4}, nullptr, 1, out.data()), "heap-buffer-overflow");
+
+  void* memory;
+  ASSERT_EQ(cudaMalloc(&memory, 33 * 4), cudaSuccess);
+  EXPECT_EQ(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
+            cudaSuccess);
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+  EXPECT_DEATH(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
+               "heap-use-after-free");
+  ASSERT_EQ(cudaMalloc(&memory, 32 * 4), cudaSuccess);
+  EXPECT_DEATH(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
+               "heap-buffer-overflow");
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+
+  EXPECT_EQ(launch(read_local_kernel, {1, 32, 0}, nullptr, 3, out.data()), cudaSuccess);
+  EXPECT_DEATH(launch(read_local_kernel, {1, 32, 0}, nullptr, 4, out.data()), "stack-buffer-overflow");
+}
+
+#endif
+
+// ---- the stand-in for the runtime -----------------------------------------------------------------------------------
+
+TEST(EmulatedRuntime, CopiesKnowDeviceFromHost) {
+  std::vector<float> host(10, 1.5f), back(10);
+  void* device;
+  ASSERT_EQ(cudaMalloc(&device, 40), cudaSuccess);
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(device) % 256, 0u);
+  EXPECT_TRUE(std::isnan(static_cast<float*>(device)[9]));
+  EXPECT_EQ(cudaMemcpy(device, host.data(), 40, cudaMemcpyHostToDevice), cudaSuccess);
+  EXPECT_EQ(cudaMemcpyAsync(back.data(), device, 40, cudaMemcpyDefault), cudaSuccess);
+  EXPECT_EQ(back, host);
+  EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
+
+  EXPECT_EQ(cudaMemcpy(device, host.data(), 40, cudaMemcpyDeviceToHost), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaMemcpy(back.data(), host.data(), 40, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaMemcpy(static_cast<char*>(device) + 4, host.data(), 40, cudaMemcpyHostToDevice), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaMemset(device, 0, 41), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaMemset(host.data(), 0, 4), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
+
+  EXPECT_EQ(cudaMemsetAsync(static_cast<char*>(device) + 36, 0, 4), cudaSuccess);
+  EXPECT_EQ(cudaMemcpy(back.data(), device, 40, cudaMemcpyDeviceToHost), cudaSuccess);
+  EXPECT_EQ(back[8], 1.5f);
+  EXPECT_EQ(back[9], 0.0f);
+
+  cudaPointerAttributes attributes;
+  EXPECT_EQ(cudaPointerGetAttributes(&attributes, static_cast<char*>(device) + 39), cudaSuccess);
+  EXPECT_EQ(attributes.type, cudaMemoryTypeDevice);
+  EXPECT_EQ(cudaPointerGetAttributes(&attributes, host.data()), cudaSuccess);
+  EXPECT_EQ(attributes.type, cudaMemoryTypeUnregistered);
+
+  EXPECT_EQ(cudaFree(host.data()), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaFree(nullptr), cudaSuccess);
+  EXPECT_EQ(cudaFree(device), cudaSuccess);
+  EXPECT_EQ(cudaMalloc(&device, std::size_t{1} << 40), cudaErrorMemoryAllocation);
+  EXPECT_EQ(device, nullptr);
+  cudaGetLastError();
+}
+
+TEST(EmulatedRuntime, HasOneDevice) {
+  int value = 0;
+  EXPECT_EQ(cudaGetDeviceCount(&value), cudaSuccess);
+  EXPECT_EQ(value, 1);
+  cudaDeviceProp properties;
+  ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);
+  EXPECT_STREQ(properties.name, "emulation");
+  EXPECT_EQ(properties.major * 10 + properties.minor, 90);
+  EXPECT_EQ(cudaDeviceGetAttribute(&value, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0), cudaSuccess);
+  EXPECT_EQ(value, 227 << 10);
+  EXPECT_EQ(cudaSetDevice(1), cudaErrorInvalidDevice);
+  EXPECT_STREQ(cudaGetErrorName(cudaGetLastError()), "cudaErrorInvalidDevice");
+  EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
+}
+
+TEST(EmulatedRuntime, EventsMeasureTime) {
+  cudaStream_t stream;
+  cudaEvent_t start, end;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&start), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&end), cudaSuccess);
+  float milliseconds = -1;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, start, end), cudaErrorInvalidValue);  // not recorded
+  cudaGetLastError();
+  EXPECT_EQ(cudaEventRecord(start, stream), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(end, stream), cudaSuccess);
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, start, end), cudaSuccess);
+  EXPECT_GE(milliseconds, 0.0f);
+  EXPECT_EQ(cudaEventDestroy(start), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(end), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
+}  // namespace
+}  // namespace fokker::kernels

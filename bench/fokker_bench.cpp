@@ -13,22 +13,19 @@
 
 #include <algorithm>
 #include <charconv>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <limits>
 #include <map>
 #include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "checks.hpp"
 #include "fma_peak.hpp"
 #include "reference_network.hpp"
-#include "rounding_noise.hpp"
 #include "work.hpp"
 
 namespace fokker::bench {
@@ -57,13 +54,6 @@ class Machine {
   std::map<std::string, std::string> verdicts_;
 };
 
-bool any_failed = false;
-
-void fail(benchmark::State& state, const std::string& message) {
-  any_failed = true;
-  state.SkipWithError(message.c_str());
-}
-
 // Google Benchmark before 1.8 knows no other way to leave a benchmark out than an error.
 template <class State>
 void skip(State& state, const std::string& message) {
@@ -82,101 +72,14 @@ void count(benchmark::State& state, const Machine& machine, double flop) {
   state.counters["fma_peak_gflops"] = machine.peak_gflops();
 }
 
-double seconds(const auto& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-std::vector<double> widen(const std::vector<float>& v) { return {v.begin(), v.end()}; }
-
-using testing::Noisy;
-
-constexpr double roundoff = std::numeric_limits<float>::epsilon() / 2;
-
-// n indices spread over [0, all), the first and the last among them.
-std::int64_t spread(std::int64_t k, std::int64_t n, std::int64_t all) { return n == 1 ? 0 : k * (all - 1) / (n - 1); }
-
-// How many points of `all` an evaluation of one point leaves in a fifth of a second.
-template <class Evaluate>
-std::int64_t affordable(std::int64_t all, Evaluate&& evaluate) {
-  const double one = seconds([&] { evaluate(all / 2); });
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(0.2 / one), 2, all);
-}
-
-// The reference's score or residual at one point, in numbers S.
-template <class S>
-std::vector<S> reference_field(const testing::ReferenceNetwork& net, const std::vector<S>& parameters,
-                               const testing::ReferenceSde& sde, bool residual, double t, const double* x) {
-  const auto out = testing::reference_outputs<S>(net, parameters, t, x,
-                                                 residual ? testing::diagonal_pairs(net.dimension) : testing::Pairs());
-  if (residual) return {testing::residual_of(out[0], sde, net.dimension, t, x)};
-  if (net.potential) return {out[0].first.begin() + 1, out[0].first.end()};
-  std::vector<S> score;
-  for (const auto& jet : out) score.push_back(jet.value);
-  return score;
-}
-
-struct FieldWork {
-  Model model;
-  std::int64_t n;
-  bool residual;  // else the score
-  double sweeps;
-
-  std::int64_t columns() const { return residual ? 1 : model.dimension(); }
-  RandomPoints points() const { return random_points(model.sde, model.dimension(), n, 1); }
-  void evaluate(const Fields<float>& fields, const RandomPoints& at, std::vector<float>& result) const {
-    FieldOutputs<float> outputs;
-    (residual ? outputs.residual : outputs.score) = View<float>(result, columns());
-    fields.evaluate(at.view(), outputs);
-  }
-};
-
-std::string check_fields(const Machine& machine, const FieldWork& work) {
-  const Mlp& mlp = std::get<Mlp>(work.model.network);
-  const std::vector<float> narrow(mlp.parameters.begin(), mlp.parameters.end());
-  const auto net = testing::reference_network(mlp.architecture, widen(narrow));
-  const std::vector<Noisy> noisy(narrow.begin(), narrow.end());
-  const auto sde = testing::reference_sde(work.model.sde);
-  const std::int64_t d = work.model.dimension(), columns = work.columns();
-  const RandomPoints points = work.points();
-  std::vector<float> result(work.n * columns);
-  work.evaluate(Fields<float>(machine.context, work.model), points, result);
-
-  std::string wrong;
-  const auto check = [&](std::int64_t i) {
-    const std::vector<double> x(points.x.begin() + i * d, points.x.begin() + (i + 1) * d);
-    const auto want = reference_field(net, net.parameters, sde, work.residual, points.t[i], x.data());
-    std::vector<double> deviation(columns);
-    testing::Noise::seed(static_cast<std::uint64_t>(i));
-    for (int run = 0; run < testing::noise_runs; ++run) {
-      const auto erring = reference_field(net, noisy, sde, work.residual, points.t[i], x.data());
-      for (std::int64_t j = 0; j < columns; ++j) {
-        deviation[j] = std::hypot(deviation[j], (erring[j].value - want[j]) / testing::noise_size);
-      }
-    }
-    for (std::int64_t j = 0; j < columns; ++j) {
-      const double got = result[i * columns + j];
-      const double allowed =
-          testing::most_deviations * roundoff * deviation[j] / std::sqrt(testing::noise_runs) + 1e-36;
-      if (std::fabs(got - want[j]) <= allowed) continue;
-      wrong = fmt::format("the {} is wrong at point {}: {} for {} (allowed {:.2e})",
-                          work.residual ? "residual" : "score", i, got, want[j], allowed);
-    }
-  };
-  const std::int64_t count = affordable(work.n, check);
-  for (std::int64_t k = 0; k < count && wrong.empty(); ++k) check(spread(k, count, work.n));
-  return wrong;
-}
-
 void time_fields(benchmark::State& state, const Machine& machine, const FieldWork& work) {
   const RandomPoints points = work.points();
   std::vector<float> result(work.n * work.columns());
+  const View<float> out(result, work.columns());
   const Fields<float> fields(machine.context, work.model);
-  work.evaluate(fields, points, result);
-  for (auto _ : state) work.evaluate(fields, points, result);
-  count(state, machine,
-        work.sweeps * flop_per_sweep(std::get<Mlp>(work.model.network).architecture) * static_cast<double>(work.n));
+  work.evaluate(fields, points.view(), out);
+  for (auto _ : state) work.evaluate(fields, points.view(), out);
+  count(state, machine, work.flop());
 }
 
 // The losses and the gradient that a training step starts from. Bounds as in the tests: a gradient's errors are some
@@ -441,7 +344,7 @@ void register_all(Machine& machine) {
   };
   const auto add_fields = [&](const char* name, const FieldWork& work) {
     add(
-        name, [&machine, work] { return check_fields(machine, work); },
+        name, [&machine, work] { return check_fields(machine.context, work, roundoff); },
         [&machine, work](State& state) { time_fields(state, machine, work); })
         ->UseRealTime();
   };
@@ -468,18 +371,6 @@ void register_all(Machine& machine) {
   add("w2/blob", check_w2, time_w2)->UseRealTime();
 }
 
-// The value of --NAME=VALUE, taken out of the arguments.
-std::optional<std::string> take(int& argc, char** argv, const std::string& name) {
-  const std::string start = "--" + name + "=";
-  for (int i = 1; i < argc; ++i) {
-    if (std::strncmp(argv[i], start.c_str(), start.size()) != 0) continue;
-    std::string value = argv[i] + start.size();
-    std::rotate(argv + i, argv + i + 1, argv + argc--);
-    return value;
-  }
-  return std::nullopt;
-}
-
 int run(int argc, char** argv) {
   ContextOptions options;
   options.backend = BackendKind::cpu;
@@ -493,7 +384,7 @@ int run(int argc, char** argv) {
   }
   const Context context(options);
   if (const auto path = take(argc, argv, "write_reference")) {
-    write_reference(*path, context);
+    write_reference(*path, context, {.fields = 50'000, .denoising = 20'000, .collocation = 5'000});
     return 0;
   }
   benchmark::Initialize(&argc, argv);
@@ -505,7 +396,7 @@ int run(int argc, char** argv) {
   register_all(machine);
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
-  return any_failed ? 1 : 0;
+  return any_failed() ? 1 : 0;
 }
 
 }  // namespace

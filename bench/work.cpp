@@ -16,6 +16,16 @@ Model paper_model(double beta) {
 
 Model network(const Architecture& architecture) { return {ForwardSde{}, Mlp::initialise(architecture, 1)}; }
 
+Model trained_model(std::int64_t iterations) {
+  TrainOptions options;
+  options.iterations = iterations;
+  options.denoising_points = 2'048;
+  options.seed = 1;
+  Trainer trainer(Context({.backend = BackendKind::cpu}), paper_model(), DataSet::named("circles2"), options);
+  trainer.run(iterations);
+  return trainer.model();
+}
+
 double flop_per_sweep(const Architecture& architecture) {
   double weights = 0;
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
@@ -93,64 +103,84 @@ Tensor tensor(std::vector<std::int64_t> shape, const std::vector<float>& values)
 
 }  // namespace
 
-void write_reference(const std::string& path, const Context& context) {
+void write_reference(const std::string& path, const Context& context, const ReferenceSizes& sizes) {
   const Model model = paper_model();
   const Mlp& mlp = std::get<Mlp>(model.network);
   const Architecture& architecture = mlp.architecture;
   const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
   const std::vector<std::string> names = architecture.names();
   SafeTensors file;
+  const auto add_parameters = [&](const std::string& prefix, const std::vector<float>& of) {
+    for (std::int64_t l = 0; l < architecture.layers(); ++l) {
+      const std::int64_t in = architecture.inputs(l), out = architecture.outputs(l);
+      file.tensors[prefix + names[l] + ".weight"] =
+          Tensor::from_float({out, in}, of.data() + architecture.weight_offset(l));
+      file.tensors[prefix + names[l] + ".bias"] = Tensor::from_float({out}, of.data() + architecture.bias_offset(l));
+    }
+  };
+  add_parameters("parameter.", parameters);
+  const auto fetch = [&](const Buffer<float>& from) {
+    std::vector<float> to(from.size());
+    copy(context, from.view(), View<float>(to, from.columns()));
+    context.synchronize();
+    return to;
+  };
 
-  constexpr std::int64_t n_score = 50'000, n_denoising = 20'000, n_collocation = 5'000;
-  const RandomPoints points = random_points(model.sde, 2, n_score, 1);
+  const std::int64_t n = sizes.fields;
+  const RandomPoints points = random_points(model.sde, 2, n, 1);
+  Buffer<float> t(context, n), x(context, n, 2), score(context, n, 2), residual(context, n);
+  copy(context, points.view().t, t.view());
+  copy(context, points.view().x, x.view());
   const Fields<float> fields(context, model);
-  std::vector<float> score(2 * n_score);
   FieldOutputs<float> outputs;
-  outputs.score = View<float>(score, 2);
-  fields.evaluate(points.view(), outputs);
-  file.tensors["score.t"] = tensor({n_score}, points.t);
-  file.tensors["score.x"] = tensor({n_score, 2}, points.x);
-  file.tensors["score.score"] = tensor({n_score, 2}, score);
+  outputs.score = score.view();
+  fields.evaluate({t.view(), x.view()}, outputs);
+  outputs = {};
+  outputs.residual = residual.view();
+  fields.evaluate({t.view(), x.view()}, outputs);
+  file.tensors["points.t"] = tensor({n}, points.t);
+  file.tensors["points.x"] = tensor({n, 2}, points.x);
+  file.tensors["points.score"] = tensor({n, 2}, fetch(score));
+  file.tensors["points.residual"] = tensor({n}, fetch(residual));
 
-  const RandomBatch batch = random_batch(model.sde, n_denoising, 2);
-  const RandomPoints collocation = random_points(model.sde, 2, n_collocation, 3);
-  const Loss<float> loss(context, architecture, model.sde);
-  std::vector<double> values(3);
-  std::vector<float> gradient(parameters.size());
-  loss.evaluate(View<const float>(parameters), batch.view(), {collocation.view().t, collocation.view().x}, 1.0,
-                View<double>(values), View<float>(gradient));
-  file.tensors["train.t"] = tensor({n_denoising}, batch.t);
-  file.tensors["train.x"] = tensor({n_denoising, 2}, batch.x);
-  file.tensors["train.target"] = tensor({n_denoising, 2}, batch.target);
-  file.tensors["train.collocation_t"] = tensor({n_collocation}, collocation.t);
-  file.tensors["train.collocation_x"] = tensor({n_collocation, 2}, collocation.x);
-  file.tensors["train.losses"] = Tensor::from_double({3}, values.data());
+  if (sizes.denoising > 0) {
+    const RandomBatch batch = random_batch(model.sde, sizes.denoising, 2);
+    const RandomPoints collocation = random_points(model.sde, 2, sizes.collocation, 3);
+    const Loss<float> loss(context, architecture, model.sde);
+    std::vector<double> values(3);
+    std::vector<float> gradient(parameters.size());
+    loss.evaluate(View<const float>(parameters), batch.view(), {collocation.view().t, collocation.view().x}, 1.0,
+                  View<double>(values), View<float>(gradient));
+    file.tensors["train.t"] = tensor({sizes.denoising}, batch.t);
+    file.tensors["train.x"] = tensor({sizes.denoising, 2}, batch.x);
+    file.tensors["train.target"] = tensor({sizes.denoising, 2}, batch.target);
+    file.tensors["train.collocation_t"] = tensor({sizes.collocation}, collocation.t);
+    file.tensors["train.collocation_x"] = tensor({sizes.collocation, 2}, collocation.x);
+    file.tensors["train.losses"] = Tensor::from_double({3}, values.data());
+    add_parameters("gradient.", gradient);
+  }
 
-  // One step of the paper's grid from random states, with the noise that the sampler draws.
-  const TimeGrid paper = TimeGrid::paper(model.sde.horizon);
-  const std::vector<double> times{paper.times()[0], paper.times()[1]};
-  const Sampler sampler(context, model, TimeGrid(times));
+  // One step of the paper's grid from the random states, with the noise that the sampler draws.
+  const std::vector<double> paper = TimeGrid::paper(model.sde.horizon).times();
+  const Sampler sampler(context, model, TimeGrid({paper[0], paper[1]}));
   SampleOptions options;
   options.seed = 7;
   options.noise_in_last_step = true;
-  std::vector<float> noise(2 * n_score), after = points.x;
-  for (std::int64_t i = 0; i < n_score; ++i) {
+  std::vector<float> noise(2 * n);
+  for (std::int64_t i = 0; i < n; ++i) {
     const PhiloxBlock words =
         philox4x32_10(options.seed, static_cast<std::uint64_t>(i), philox_offset(RandomUse::noise, 0, 0));
     normals_from_words(words.word[0], words.word[1], noise[2 * i], noise[2 * i + 1]);
   }
-  sampler.integrate(View<float>(after, 2), options);
-  file.tensors["step.times"] = Tensor::from_double({2}, times.data());
-  file.tensors["step.noise"] = tensor({n_score, 2}, noise);
-  file.tensors["step.after"] = tensor({n_score, 2}, after);
-
-  for (std::int64_t l = 0; l < architecture.layers(); ++l) {
-    const std::int64_t in = architecture.inputs(l), out = architecture.outputs(l);
-    const std::int64_t weight = architecture.weight_offset(l), bias = architecture.bias_offset(l);
-    file.tensors["parameter." + names[l] + ".weight"] = Tensor::from_float({out, in}, parameters.data() + weight);
-    file.tensors["parameter." + names[l] + ".bias"] = Tensor::from_float({out}, parameters.data() + bias);
-    file.tensors["gradient." + names[l] + ".weight"] = Tensor::from_float({out, in}, gradient.data() + weight);
-    file.tensors["gradient." + names[l] + ".bias"] = Tensor::from_float({out}, gradient.data() + bias);
+  sampler.integrate(x.view(), options);
+  file.tensors["step.noise"] = tensor({n, 2}, noise);
+  file.tensors["step.after"] = tensor({n, 2}, fetch(x));
+  file.tensors["step.times"] = Tensor::from_double({static_cast<std::int64_t>(paper.size())}, paper.data());
+  if (sizes.samples > 0) {
+    file.tensors["sample.count"] = tensor({1}, {static_cast<float>(sizes.samples)});
+    const Model trained = trained_model(sampling_iterations);
+    const std::vector<double>& of = std::get<Mlp>(trained.network).parameters;
+    add_parameters("sample.parameter.", {of.begin(), of.end()});
   }
   file.save(path);
 }

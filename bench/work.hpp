@@ -14,6 +14,10 @@ namespace fokker::bench {
 // The paper's network with parameters drawn at random, β as given.
 Model paper_model(double beta = 100);
 Model network(const Architecture& architecture);
+// The paper's network after so many iterations on circles2. A few hundred keep the samples of the reverse SDE where
+// those of a well trained network stay; with random parameters they grow by e^T.
+Model trained_model(std::int64_t iterations);
+inline constexpr std::int64_t sampling_iterations = 400;
 
 // Multiply-adds of one sweep through the network at one point, two FLOP each.
 double flop_per_sweep(const Architecture& architecture);
@@ -43,8 +47,12 @@ TrainOptions paper_training(std::int64_t denoising_points, std::int64_t collocat
 std::string compare(const std::string& name, const float* got, const double* want, std::int64_t n, double rms_bound,
                     double element_bound);
 
-// Inputs, parameters and our results of the three measured works, in float32 and one safetensors file, so that another
-// library can show that it does the same work. Sizes as in the measurement.
-void write_reference(const std::string& path, const Context& context);
+// Points of the fields, of a training iteration (0: none) and samples of whole paths (0: none).
+struct ReferenceSizes {
+  std::int64_t fields = 50'000, denoising = 0, collocation = 0, samples = 0;
+};
+// Inputs, parameters and our results of the measured works, in float32 and one safetensors file, so that another
+// library can show that it does the same work.
+void write_reference(const std::string& path, const Context& context, const ReferenceSizes& sizes);
 
 }  // namespace fokker::bench

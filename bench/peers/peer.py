@@ -1,15 +1,21 @@
 #!/usr/bin/env python3
-"""One peer of the comparison: peer.py (torch|torch.compile|jax) REFERENCE THREADS, asked by lines on standard input.
+"""One peer of the comparison: peer.py (torch|torch.compile|jax) REFERENCE THREADS (cpu|cuda), asked by lines on standard
+input.
 
     check WORK          the work on the reference's inputs, against the reference's results
     time WORK SECONDS   milliseconds of the work, the median over at least SECONDS and three repetitions
     versions
 
 The works, in float32, on the paper's potential network phi(t, x) with score grad_x phi:
-    score  50 000 points
-    train  one iteration: 20 000 denoising and 5 000 residual points drawn, both losses by automatic differentiation as the
-           paper's authors write them, the gradient, Adam
-    step   one Euler-Maruyama step of 50 000 samples, noise included: twenty steps, divided by twenty
+    score     at the reference's points: 50 000 on a CPU, 2^20 on a GPU
+    residual  value, time derivative, score, Laplacian and from them the Fokker-Planck residual, at the same points
+    train     one iteration: 20 000 denoising and 5 000 residual points drawn, both losses by automatic differentiation as
+              the paper's authors write them, the gradient, Adam
+    step      one Euler-Maruyama step of 50 000 samples, noise included: twenty steps, divided by twenty
+    sample    whole paths: the reference's number of samples through all steps of its grid, prior and noise drawn
+
+A GPU's products are float32 too: TF32, which JAX takes for float32 there unless told otherwise, is turned off. Timings wait
+for the device.
 """
 import json
 import math
@@ -21,34 +27,41 @@ import numpy
 from safetensors.numpy import load_file
 
 T, T_MIN, BOX, RATE, BETA = 10.0, 1e-4, 3.5, 1e-4, 100.0
-N_SCORE, N_DENOISING, N_COLLOCATION, STEPS = 50_000, 20_000, 5_000, 20
-DT = T / 800
+N_DENOISING, N_COLLOCATION, STEPS = 20_000, 5_000, 20
 # Root mean square of the difference over that of the quantity: single precision through softplus with beta = 100, whose
-# first (score, step) and second and third (train) derivatives amplify a rounding of 6e-8 by beta once, twice, three times.
-BOUND = {'score': 1e-5, 'step': 1e-5, 'train': 1e-4}
+# first (score, step), second (residual) and third (train) derivatives amplify a rounding of 6e-8 by beta once, twice, three
+# times. What is checked of whole paths is their step.
+BOUND = {'score': 1e-5, 'residual': 2e-4, 'step': 1e-5, 'sample': 1e-5, 'train': 1e-4}
 
 
 class Torch:
-    def __init__(self, reference, threads, compiled):
+    def __init__(self, reference, threads, device, compiled):
         import torch
-        self.torch, self.compiled = torch, compiled
+        self.torch, self.compiled, self.device = torch, compiled, device
         torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision('highest')
         torch.manual_seed(0)
-        self.reference = {k: torch.from_numpy(v) for k, v in reference.items()}
+        self.reference = {k: torch.from_numpy(v).to(device) for k, v in reference.items()}
         self.names = [k.removeprefix('parameter.') for k in reference if k.startswith('parameter.')]
         self.layers = ['input', 'hidden1', 'hidden2', 'output']
         self.fixed = {n: self.reference['parameter.' + n].clone() for n in self.names}
+        self.sampled = {n: self.reference.get('sample.parameter.' + n, self.fixed[n]) for n in self.names}
         self.trained = {n: p.clone().requires_grad_(True) for n, p in self.fixed.items()}
-        # capturable keeps the step on tensors and fused is the fastest Adam there is on a CPU.
+        # fused is the fastest Adam there is.
         self.adam = torch.optim.Adam(self.trained.values(), lr=RATE, fused=True)
         wrap = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         self.score_function = wrap(self.functional_score if compiled else self.autograd_score)
+        self.residual_function = wrap(self.functional_residual if compiled else self.autograd_residual)
         self.gradient_function = wrap(self.functional_gradient) if compiled else self.autograd_gradient
         self.draw_function = wrap(self.draw)
         self.step_function = wrap(self.step)
 
     def versions(self):
         return {'torch': self.torch.__version__}
+
+    def wait(self):
+        if self.device == 'cuda':
+            self.torch.cuda.synchronize()
 
     def phi(self, p, t, x):
         functional = self.torch.nn.functional
@@ -57,12 +70,26 @@ class Torch:
             h = functional.softplus(functional.linear(h, p[name + '.weight'], p[name + '.bias']), beta=BETA, threshold=20)
         return functional.linear(h, p['output.weight'], p['output.bias'])[:, 0]
 
-    def autograd_score(self, t, x):
+    def autograd_score(self, p, t, x):
         x = x.detach().requires_grad_(True)
-        return self.torch.autograd.grad(self.phi(self.fixed, t, x).sum(), x)[0]
+        return self.torch.autograd.grad(self.phi(p, t, x).sum(), x)[0]
 
-    def functional_score(self, t, x):
-        return self.torch.func.grad(lambda at: self.phi(self.fixed, t, at).sum())(x)
+    def functional_score(self, p, t, x):
+        return self.torch.func.grad(lambda at: self.phi(p, t, at).sum())(x)
+
+    def autograd_residual(self, p, t, x):
+        grad = self.torch.autograd.grad
+        t, x = t.detach().requires_grad_(True), x.detach().requires_grad_(True)
+        dt, s = grad(self.phi(p, t, x).sum(), (t, x), create_graph=True)
+        laplacian = sum(grad(s[:, i].sum(), x, retain_graph=i == 0)[0][:, i] for i in range(2))
+        return self.residual(dt, s, laplacian, x).detach()
+
+    def functional_residual(self, p, t, x):
+        func = self.torch.func
+        gradient = func.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
+        dt, s = gradient(t, x)
+        laplacian = sum(func.grad(lambda at: gradient(t, at)[1][:, i].sum())(x)[:, i] for i in range(2))
+        return self.residual(dt, s, laplacian, x)
 
     def autograd_gradient(self, p, t, x, target, t_at, x_at):
         """Losses [2] and the gradient of their sum, as the authors' code: autograd.grad with create_graph."""
@@ -87,10 +114,7 @@ class Torch:
         def total(p):
             score = func.grad(lambda at: self.phi(p, t, at).sum())(x)
             denoising = ((score - target) ** 2).mean()
-            gradient = func.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
-            dt, s = gradient(t_at, x_at)
-            laplacian = sum(func.grad(lambda at: gradient(t_at, at)[1][:, i].sum())(x_at)[:, i] for i in range(2))
-            residual = (self.residual(dt, s, laplacian, x_at) ** 2).mean()
+            residual = (self.functional_residual(p, t_at, x_at) ** 2).mean()
             return denoising + residual, (denoising, residual)
 
         gradient, (_, losses) = func.grad_and_value(total, has_aux=True)(p)
@@ -108,37 +132,47 @@ class Torch:
         x = torch.exp(-t)[:, None] * x0 + sigma * z
         return t, x, -z / sigma, T_MIN + (T - T_MIN) * torch.rand(m), BOX * (2 * torch.rand(m, 2) - 1)
 
-    def step(self, t, dt, x, noise):
-        score = (self.functional_score if self.compiled else self.autograd_score)(t.expand(x.shape[0]), x)
+    def step(self, p, t, dt, x, noise):
+        score = (self.functional_score if self.compiled else self.autograd_score)(p, t.expand(x.shape[0]), x)
         z = self.torch.randn_like(x) if noise is None else noise
-        return x + dt * (x + score) + math.sqrt(dt) * z
+        return x + dt * (x + score) + dt.sqrt() * z
 
     def check(self, work):
         r = self.reference
-        if work == 'score':
-            return {'score': (self.score_function(r['score.t'], r['score.x']), r['score.score'])}
-        if work == 'step':
-            times = r['step.times']
-            return {'sample': (self.step_function(times[:1].float(), float(times[0] - times[1]), r['score.x'], r['step.noise']),
+        if work in ('score', 'residual'):
+            function = self.score_function if work == 'score' else self.residual_function
+            return {work: (function(self.fixed, r['points.t'], r['points.x']), r['points.' + work])}
+        if work in ('step', 'sample'):
+            times, dts = self.grid()
+            return {'sample': (self.step_function(self.fixed, times[0], dts[0], r['points.x'], r['step.noise']),
                                r['step.after'])}
         losses, gradient = self.gradient_function(self.trained, *(r['train.' + k] for k in (
             't', 'x', 'target', 'collocation_t', 'collocation_x')))
         return {'losses': (losses, r['train.losses'][:2])} | {
             n: (gradient[n], r['gradient.' + n]) for n in self.names if n != 'output.bias'}
 
+    def grid(self):
+        times = self.reference['step.times']
+        return list(times[:-1, None].float()), list((times[:-1] - times[1:])[:, None].float())
+
     def prepare(self, work):
         torch = self.torch
-        if work == 'score':
-            t, x = self.reference['score.t'], self.reference['score.x']
-            return lambda: self.score_function(t, x), 1
-        if work == 'step':
-            times = [torch.tensor([T - k * DT]) for k in range(STEPS)]
+        if work in ('score', 'residual'):
+            function = self.score_function if work == 'score' else self.residual_function
+            t, x = self.reference['points.t'], self.reference['points.x']
+            return lambda: function(self.fixed, t, x), 1
+        if work in ('step', 'sample'):
+            times, dts = self.grid()
+            if work == 'step':
+                p, n, steps = self.fixed, len(self.reference['points.x']), STEPS
+            else:
+                p, n, steps = self.sampled, int(self.reference['sample.count'].item()), len(times)
 
-            def steps():
-                x = math.sqrt(0.5) * torch.randn(N_SCORE, 2)
-                for t in times:
-                    x = self.step_function(t, DT, x, None)
-            return steps, STEPS
+            def paths():
+                x = math.sqrt(0.5) * torch.randn(n, 2, device=self.device)
+                for t, dt in zip(times[:steps], dts):
+                    x = self.step_function(p, t, dt, x, None)
+            return paths, STEPS if work == 'step' else 1
 
         def iteration():
             _, gradient = self.gradient_function(self.trained, *self.draw_function())
@@ -149,23 +183,30 @@ class Torch:
 
     @staticmethod
     def array(value):
-        return value.detach().numpy()
+        return value.detach().cpu().numpy()
 
 
 class Jax:
-    def __init__(self, reference, threads):
+    def __init__(self, reference, threads, device):
         import jax
         from jax import numpy as jnp
         self.jax, self.jnp = jax, jnp
-        jax.config.update('jax_platforms', 'cpu')
+        jax.config.update('jax_platforms', device)
+        jax.config.update('jax_default_matmul_precision', 'highest')
         self.reference = {k: jnp.asarray(v, dtype=jnp.float32) for k, v in reference.items()}
+        self.times = reference['step.times']  # in double: differences of times in float would lose digits
         self.names = [k.removeprefix('parameter.') for k in reference if k.startswith('parameter.')]
         self.fixed = {n: self.reference['parameter.' + n] for n in self.names}
+        self.sampled = {n: self.reference.get('sample.parameter.' + n, self.fixed[n]) for n in self.names}
         self.score_function = jax.jit(self.score)
+        self.residual_function = jax.jit(self.residual)
         self.gradient_function = jax.jit(self.gradient)
 
     def versions(self):
         return {'jax': self.jax.__version__}
+
+    def wait(self):
+        """The works wait by themselves."""
 
     def phi(self, p, t, x):
         h = self.jnp.concatenate([t[:, None], x], 1)
@@ -176,19 +217,20 @@ class Jax:
     def score(self, p, t, x):
         return self.jax.grad(lambda at: self.phi(p, t, at).sum())(x)
 
-    def gradient(self, p, t, x, target, t_at, x_at):
-        """Losses [2] and the gradient of their sum; the Laplacian forward over reverse."""
-        jnp = self.jnp
+    def residual(self, p, t, x):
+        """The Laplacian forward over reverse."""
+        gradient = self.jax.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
+        dt, s = gradient(t, x)
+        laplacian = sum(self.jax.jvp(lambda at: gradient(t, at)[1], (x,),
+                                     (self.jnp.zeros_like(x).at[:, i].set(1),))[1][:, i] for i in range(2))
+        return dt - 2 - (x * s).sum(1) - 0.5 * (s * s).sum(1) - 0.5 * laplacian
 
+    def gradient(self, p, t, x, target, t_at, x_at):
+        """Losses [2] and the gradient of their sum."""
         def total(p):
             denoising = ((self.score(p, t, x) - target) ** 2).mean()
-            gradient = self.jax.grad(lambda t, x: self.phi(p, t, x).sum(), argnums=(0, 1))
-            dt, s = gradient(t_at, x_at)
-            laplacian = sum(self.jax.jvp(lambda at: gradient(t_at, at)[1], (x_at,),
-                                         (jnp.zeros_like(x_at).at[:, i].set(1),))[1][:, i] for i in range(2))
-            residual = (dt - 2 - (x_at * s).sum(1) - 0.5 * (s * s).sum(1) - 0.5 * laplacian)
-            residual = (residual ** 2).mean()
-            return denoising + residual, jnp.stack([denoising, residual])
+            residual = (self.residual(p, t_at, x_at) ** 2).mean()
+            return denoising + residual, self.jnp.stack([denoising, residual])
 
         (_, losses), gradient = self.jax.value_and_grad(total, has_aux=True)(p)
         return losses, gradient
@@ -211,30 +253,42 @@ class Jax:
 
     def check(self, work):
         r = self.reference
-        if work == 'score':
-            return {'score': (self.score_function(self.fixed, r['score.t'], r['score.x']), r['score.score'])}
-        if work == 'step':
-            times = r['step.times']
-            return {'sample': (self.jax.jit(self.step)(self.fixed, times[0], times[0] - times[1], r['score.x'], r['step.noise']),
+        if work in ('score', 'residual'):
+            function = self.score_function if work == 'score' else self.residual_function
+            return {work: (function(self.fixed, r['points.t'], r['points.x']), r['points.' + work])}
+        if work in ('step', 'sample'):
+            times, dts = self.grid()
+            return {'sample': (self.jax.jit(self.step)(self.fixed, times[0], dts[0], r['points.x'], r['step.noise']),
                                r['step.after'])}
         losses, gradient = self.gradient_function(self.fixed, *(r['train.' + k] for k in (
             't', 'x', 'target', 'collocation_t', 'collocation_x')))
         return {'losses': (losses, r['train.losses'][:2])} | {
             n: (gradient[n], r['gradient.' + n]) for n in self.names if n != 'output.bias'}
 
+    def grid(self):
+        times = self.times
+        return times[:-1].astype(numpy.float32), (times[:-1] - times[1:]).astype(numpy.float32)
+
     def prepare(self, work):
         jax, jnp = self.jax, self.jnp
-        if work == 'score':
-            t, x = self.reference['score.t'], self.reference['score.x']
-            return lambda: self.score_function(self.fixed, t, x).block_until_ready(), 1
-        if work == 'step':
+        if work in ('score', 'residual'):
+            function = self.score_function if work == 'score' else self.residual_function
+            t, x = self.reference['points.t'], self.reference['points.x']
+            return lambda: function(self.fixed, t, x).block_until_ready(), 1
+        if work in ('step', 'sample'):
+            times, dts = map(jnp.asarray, self.grid())
+            if work == 'step':
+                p, n, steps = self.fixed, len(self.reference['points.x']), STEPS
+            else:
+                p, n, steps = self.sampled, int(self.reference['sample.count'][0]), len(times)
+
             @jax.jit
-            def sample(p, key):
+            def paths(p, key):
                 def body(k, x):
                     z = jax.random.normal(jax.random.fold_in(key, k), x.shape)
-                    return self.step(p, T - k * DT, jnp.float32(DT), x, z)
-                return jax.lax.fori_loop(0, STEPS, body, math.sqrt(0.5) * jax.random.normal(key, (N_SCORE, 2)))
-            return lambda: sample(self.fixed, jax.random.key(1)).block_until_ready(), STEPS
+                    return self.step(p, times[k], dts[k], x, z)
+                return jax.lax.fori_loop(0, steps, body, math.sqrt(0.5) * jax.random.normal(key, (n, 2)))
+            return lambda: paths(p, jax.random.key(1)).block_until_ready(), STEPS if work == 'step' else 1
 
         @jax.jit
         def iterate(p, first, second, k, key):
@@ -268,19 +322,25 @@ def check(peer, work):
     return {'same': same, 'errors': errors}
 
 
-def measure(body, per_call, seconds):
-    body()
-    times, begin = [], time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(times) < 3:
+def measure(peer, body, per_call, seconds):
+    """The median of at least three runs, or of fewer where one run alone takes ten times what was asked for."""
+    def run():
         start = time.perf_counter()
         body()
-        times.append(time.perf_counter() - start)
+        peer.wait()
+        return time.perf_counter() - start
+
+    run()
+    times, begin = [], time.perf_counter()
+    while not times or (spent := time.perf_counter() - begin) < seconds or len(times) < 3 and spent < 10 * seconds:
+        times.append(run())
     return {'ms': 1e3 * statistics.median(times) / per_call}
 
 
 def main():
-    name, reference, threads = sys.argv[1], load_file(sys.argv[2]), int(sys.argv[3])
-    peer = Jax(reference, threads) if name == 'jax' else Torch(reference, threads, compiled=name == 'torch.compile')
+    name, reference, threads, device = sys.argv[1], load_file(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+    peer = (Jax(reference, threads, device) if name == 'jax' else
+            Torch(reference, threads, device, compiled=name == 'torch.compile'))
     prepared = {}
     for line in sys.stdin:
         command, *rest = line.split()
@@ -289,7 +349,7 @@ def main():
         elif command == 'time':
             if rest[0] not in prepared:
                 prepared[rest[0]] = peer.prepare(rest[0])
-            answer = measure(*prepared[rest[0]], float(rest[1]))
+            answer = measure(peer, *prepared[rest[0]], float(rest[1]))
         else:
             answer = peer.versions()
         print(json.dumps(answer), flush=True)

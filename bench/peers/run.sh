@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The measured works in this library, PyTorch (eager and compiled) and JAX, in turn on this machine's CPU.
-# usage: bench/peers/run.sh [--build DIR] [--venv DIR] [compare.py's options, among them --name --threads --rounds --small]
+# The measured works in this library, PyTorch (eager and compiled) and JAX, in turn on this machine's CPU or GPU.
+# usage: bench/peers/run.sh [--build DIR [--no-build]] [--venv DIR] [compare.py's options, among them --device --name --rounds --small]
 # PyTorch and JAX come from PyPI into a virtual environment of their own (some gigabytes: PyTorch's wheel brings CUDA along).
-# The result goes to bench/results/NAME.json. torch.compile needs g++ and Python's headers (Debian: python3-dev, python3-venv).
+# The result goes to bench/results/NAME.json. --no-build takes the benchmark that DIR holds as it is. torch.compile needs g++ and Python's headers (Debian: python3-dev, python3-venv).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +13,8 @@ refuse() {
 }
 if ! command -v python3 > /dev/null; then refuse 1 'python3 is needed (Debian: apt-get install python3 python3-venv)'; fi
 
-build=build venv=build/peers-venv
+build=build compile=yes venv=build/peers-venv bench=fokker_bench
+jax='jax[cpu]' usable='import torch, jax, numpy, safetensors'
 rest=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -22,7 +23,12 @@ while [ $# -gt 0 ]; do
       if [ -z "${2:-}" ]; then refuse 2 "$1 needs a folder"; fi
       if [ "$1" = --build ]; then build=$2; else venv=$2; fi
       shift ;;
-    *) rest+=("$1") ;;
+    --no-build) compile=no ;;
+    *)
+      if [ "$1" = --device=cuda ] || [ "$1 ${2:-}" = '--device cuda' ]; then
+        bench=fokker_gpu_bench jax='jax[cuda13]' usable+='; assert torch.cuda.is_available() and jax.devices("cuda")'
+      fi
+      rest+=("$1") ;;
   esac
   shift
 done
@@ -34,13 +40,13 @@ fi
 if ! command -v git > /dev/null; then
   echo 'run.sh: without git the result will not name its commit (Debian: apt-get install git)' >&2
 fi
-if [ ! -f "$build/CMakeCache.txt" ]; then
+if [ "$compile" = yes ] && [ ! -f "$build/CMakeCache.txt" ]; then
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFOKKER_BUILD_TESTS=OFF -DFOKKER_BUILD_BENCH=ON
 fi
-cmake --build "$build" --target fokker_bench --parallel "$(nproc)"
+if [ "$compile" = yes ]; then cmake --build "$build" --target "$bench" --parallel "$(nproc)"; fi
 
 if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
-if ! "$venv/bin/python" -c 'import torch, jax, numpy, safetensors' 2> /dev/null; then
-  "$venv/bin/python" -m pip install --quiet --upgrade torch 'jax[cpu]' numpy safetensors
+if ! "$venv/bin/python" -c "$usable" 2> /dev/null; then
+  "$venv/bin/python" -m pip install --quiet --upgrade torch "$jax" numpy safetensors
 fi
-exec "$venv/bin/python" bench/peers/compare.py --bench "$build/bench/fokker_bench" "${rest[@]}"
+exec "$venv/bin/python" bench/peers/compare.py --bench "$build/bench/$bench" "${rest[@]}"

@@ -1,0 +1,367 @@
+// Times of the CUDA backend's work, by device events on the context's stream. Each result is checked before it is
+// timed, once a process: fields as in fokker_bench.cpp, against the tests' reference in double within the rounding of
+// the precision; whole sample paths against the same steps in double, within some times the CPU backend's own distance.
+// Data are random, and the L2 cache is overwritten before each run.
+//
+// Counters: `gflops` counts the matrix products alone (two FLOP a weight, sweep and point). `fraction_of_limit` is the
+// time the work would take at the device's limit over the time it took; of two limits the one that binds, which the
+// label names: products at the rate of the precision (split: a third of half), and the activations' exp, log and 1/x,
+// one each a unit and point for softplus and exp and 1/x for SiLU, at the rate of the special-function units. The
+// limits are those of an H200 (132 multiprocessors at 1.98 GHz: 67 TFLOP/s fp32, 990 half and so 330 split, 3.7e12/s
+// special functions), scaled to the device by its multiprocessors, its highest clock and what a multiprocessor of its
+// compute capability does in a clock; where that is not known there is no fraction. `limit_us` is the limit's time.
+// `memory_beside_samples_mib` is what the device has less of free memory while a sampler and n samples are there,
+// without those samples.
+//
+// usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
+//   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
+#include <benchmark/benchmark.h>
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <numbers>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "checks.hpp"
+#include "cuda/runtime.hpp"
+#include "reference_network.hpp"
+#include "work.hpp"
+
+namespace fokker::bench {
+namespace {
+
+using cuda::check;
+
+// What a device does a second, and which special functions count.
+struct Limits {
+  double fp32, half, special;  // FLOP, FLOP, evaluations
+
+  double products(Precision precision) const {
+    return precision == Precision::fp32 ? fp32 : precision == Precision::half ? half : half / 3;
+  }
+};
+
+// Of a multiprocessor in a clock, over those of compute capability 9.0: the CUDA C++ Programming Guide's table of
+// arithmetic instructions (64 or 128 fp32 multiply-adds, 16 special functions) and the architectures' white papers
+// (dense fp16 products with fp32 sums: 2048, 4096 and 8192 FLOP).
+struct PerClock {
+  int major, minor;
+  double fp32, half, special;
+};
+constexpr PerClock per_clock[] = {{8, 0, 0.5, 0.5, 1}, {9, 0, 1, 1, 1}, {10, 0, 1, 2, 1}};
+
+std::optional<Limits> limits_of(const cudaDeviceProp& device, int clock_khz) {
+  for (const PerClock& of : per_clock) {
+    if (of.major != device.major || of.minor != device.minor) continue;
+    const double scale = device.multiProcessorCount / 132.0 * (clock_khz / 1.98e6);
+    return Limits{67e12 * of.fp32 * scale, 990e12 * of.half * scale, 3.7e12 * of.special * scale};
+  }
+  return std::nullopt;
+}
+
+class Gpu {
+ public:
+  Gpu() {
+    // Says in one sentence where there is no device, before the runtime is asked for anything.
+    contexts_.emplace(Precision::split, Context({.backend = BackendKind::cuda}));
+    check(cudaStreamCreate(&stream_), "cudaStreamCreate");
+    for (const Precision precision : {Precision::split, Precision::fp32, Precision::half}) {
+      contexts_.insert_or_assign(precision,
+                                 Context({.backend = BackendKind::cuda, .stream = stream_, .precision = precision}));
+    }
+    int current = 0, clock_khz = 0;
+    check(cudaGetDevice(&current), "cudaGetDevice");
+    check(cudaGetDeviceProperties(&device, current), "cudaGetDeviceProperties");
+    check(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrClockRate, current), "cudaDeviceGetAttribute");
+    limits = limits_of(device, clock_khz);
+    flushed_.reserve(2 * static_cast<std::size_t>(device.l2CacheSize) + 1);
+    check(cudaEventCreate(&begin_), "cudaEventCreate");
+    check(cudaEventCreate(&end_), "cudaEventCreate");
+    benchmark::AddCustomContext("device", device.name);
+    benchmark::AddCustomContext("multiprocessors", fmt::format("{}", device.multiProcessorCount));
+    benchmark::AddCustomContext("clock_mhz", fmt::format("{:.0f}", clock_khz / 1e3));
+    if (!limits) return;
+    benchmark::AddCustomContext("limit_tflops_fp32", fmt::format("{:.1f}", limits->fp32 * 1e-12));
+    benchmark::AddCustomContext("limit_tflops_split",
+                                fmt::format("{:.1f}", limits->products(Precision::split) * 1e-12));
+    benchmark::AddCustomContext("limit_tflops_half", fmt::format("{:.1f}", limits->half * 1e-12));
+    benchmark::AddCustomContext("limit_special_per_s", fmt::format("{:.2e}", limits->special));
+  }
+  Gpu(const Gpu&) = delete;
+  Gpu& operator=(const Gpu&) = delete;
+  ~Gpu() {
+    cudaEventDestroy(end_);
+    cudaEventDestroy(begin_);
+    contexts_.clear();
+    cudaStreamDestroy(stream_);
+  }
+
+  const Context& context(Precision precision) const { return contexts_.at(precision); }
+
+  // Seconds that the device takes for what `work` queues.
+  double time(const std::function<void()>& work) const {
+    check(cudaMemsetAsync(flushed_.data(), 0, flushed_.bytes(), stream_), "cudaMemsetAsync");
+    check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
+    work();
+    check(cudaEventRecord(end_, stream_), "cudaEventRecord");
+    check(cudaEventSynchronize(end_), "cudaEventSynchronize");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, begin_, end_), "cudaEventElapsedTime");
+    return 1e-3 * milliseconds;
+  }
+  static std::size_t free_memory() {
+    std::size_t free = 0, total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return free;
+  }
+
+  cudaDeviceProp device = {};
+  std::optional<Limits> limits;
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaEvent_t begin_ = nullptr, end_ = nullptr;
+  std::map<Precision, Context> contexts_;
+  cuda::DeviceMemory flushed_;
+};
+
+// Once to warm up, then as Google Benchmark asks. flop and special: of one run.
+void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special,
+                    const std::function<void()>& work) {
+  using benchmark::Counter;
+  gpu.time(work);
+  for (auto _ : state) state.SetIterationTime(gpu.time(work));
+  state.counters["gflops"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
+  if (!gpu.limits) return state.SetLabel("no limit is known for this device");
+  const double products = flop / gpu.limits->products(precision), functions = special / gpu.limits->special;
+  const double limit = std::max(products, functions);
+  state.counters["fraction_of_limit"] = Counter(limit, Counter::kIsIterationInvariantRate);
+  state.counters["limit_us"] = 1e6 * limit;
+  state.SetLabel(products > functions ? fmt::format("limit: {} products", to_string(precision))
+                                      : std::string("limit: special functions"));
+}
+
+// Of one evaluation at a point.
+double special_functions(const Architecture& architecture) {
+  double units = 0;
+  for (const std::int64_t width : architecture.hidden) units += static_cast<double>(width);
+  return units * (architecture.activation == Activation::softplus ? 3 : 2);
+}
+
+// How far results of a precision may round, as the unit of a float arithmetic in all operations. fp32: approximate exp,
+// log and 1/x to 2 ulp among exact operations. split: each operand to 22 bits and without the product of the low parts.
+// half: operands to 11 bits.
+double unit_of(Precision precision) {
+  return precision == Precision::fp32 ? 0x1p-22 : precision == Precision::split ? 0x1p-21 : 0x1p-11;
+}
+
+void time_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work, Precision precision) {
+  const Context& context = gpu.context(precision);
+  const RandomPoints points = work.points();
+  Buffer<float> t(context, work.n), x(context, work.n, work.model.dimension()), out(context, work.n, work.columns());
+  copy(context, points.view().t, t.view());
+  copy(context, points.view().x, x.view());
+  const Fields<float> fields(context, work.model);
+  const Points<float> at{t.view(), x.view()};
+  time_and_count(state, gpu, precision, work.flop(),
+                 special_functions(work.architecture()) * static_cast<double>(work.n),
+                 [&] { work.evaluate(fields, at, out.view()); });
+}
+
+// Paths of the reverse SDE from the prior on.
+struct SampleWork {
+  Model model;
+  std::vector<double> times;
+  std::int64_t n;
+  SampleOptions options;
+
+  SampleWork(std::int64_t samples, bool small)
+      : model(trained_model(small ? 20 : sampling_iterations)),
+        times(TimeGrid::paper(model.sde.horizon).times()),
+        n(samples) {
+    if (small) times.resize(6);
+    options.seed = 7;
+  }
+  TimeGrid grid() const { return TimeGrid(times); }
+  std::int64_t steps() const { return static_cast<std::int64_t>(times.size()) - 1; }
+};
+
+// Two normals from the words that are the sampler's, in double.
+std::array<double, 2> normals(const SampleWork& work, std::int64_t i, RandomUse use, std::int64_t step) {
+  const PhiloxBlock words = philox4x32_10(work.options.seed, static_cast<std::uint64_t>(i),
+                                          philox_offset(use, 0, static_cast<std::uint64_t>(step)));
+  const auto uniform = [](std::uint32_t w) { return (static_cast<double>(w >> 9) + 0.5) * 0x1p-23; };
+  const double radius = std::sqrt(-2 * std::log(uniform(words.word[0])));
+  const double angle = 2 * std::numbers::pi * uniform(words.word[1]);
+  return {radius * std::cos(angle), radius * std::sin(angle)};
+}
+
+std::array<double, 2> reference_path(const SampleWork& work, const testing::ReferenceNetwork& net, std::int64_t i) {
+  const auto sde = testing::reference_sde(work.model.sde);
+  auto x = normals(work, i, RandomUse::prior, 0);
+  for (double& v : x) v *= std::sqrt(work.model.sde.prior_variance());
+  for (std::int64_t k = 0; k < work.steps(); ++k) {
+    const double t = work.times[k], dt = t - work.times[k + 1], g2 = sde.diffusion_squared(t);
+    const bool last = k + 1 == work.steps();  // adds no noise
+    const auto z = normals(work, i, RandomUse::noise, k);
+    const auto score = reference_field(net, net.parameters, sde, false, t, x.data());
+    for (int j = 0; j < 2; ++j) {
+      x[j] += -dt * (sde.drift(t) * x[j] - g2 * score[j]) + (last ? 0 : std::sqrt(g2 * dt) * z[j]);
+    }
+  }
+  return x;
+}
+
+// A path of 890 steps amplifies roundings by an amount of its own, and the CPU backend, which works in float, says by
+// how much: its distances to the paths in double are some 1e-6, and the device's median, upper decile and largest
+// distance may be ten times the CPU's. (Under the emulation they are up to 1.8 times as large, in split and in fp32;
+// tensor cores and special-function units round more coarsely than it does.)
+std::string check_sample(const Gpu& gpu, const SampleWork& work, Precision precision) {
+  const Context& context = gpu.context(precision);
+  Buffer<float> samples(context, work.n, 2);
+  const Sampler sampler(context, work.model, work.grid());
+  sampler.sample(samples.view(), work.options);
+  std::vector<float> got(2 * work.n);
+  copy(context, samples.view(), View<float>(got, 2));
+  context.synchronize();
+  for (std::int64_t i = 0; i < work.n; ++i) {
+    if (!std::isfinite(got[2 * i]) || !std::isfinite(got[2 * i + 1])) return fmt::format("sample {} is not finite", i);
+  }
+
+  const Mlp& mlp = std::get<Mlp>(work.model.network);
+  const auto net = testing::reference_network(mlp.architecture,
+                                              widen(std::vector<float>(mlp.parameters.begin(), mlp.parameters.end())));
+  const Sampler on_cpu(Context({.backend = BackendKind::cpu}), work.model, work.grid());
+  const std::int64_t count = std::min<std::int64_t>(work.n, 64);
+  std::vector<double> of_device(count), of_cpu(count);
+  std::vector<std::array<double, 2>> want(count);
+#pragma omp parallel for schedule(dynamic)
+  for (std::int64_t k = 0; k < count; ++k) want[k] = reference_path(work, net, spread(k, count, work.n));
+  for (std::int64_t k = 0; k < count; ++k) {
+    const std::int64_t i = spread(k, count, work.n);
+    SampleOptions options = work.options;
+    options.first_index = static_cast<std::uint64_t>(i);
+    std::vector<float> one(2);
+    on_cpu.sample(View<float>(one, 2), options);
+    of_device[k] = std::hypot(got[2 * i] - want[k][0], got[2 * i + 1] - want[k][1]);
+    of_cpu[k] = std::hypot(one[0] - want[k][0], one[1] - want[k][1]);
+  }
+  std::sort(of_device.begin(), of_device.end());
+  std::sort(of_cpu.begin(), of_cpu.end());
+  if (!(of_cpu.back() <= 1e-4)) {
+    return fmt::format("paths in double are {:.2e} from the CPU's, so they cannot judge the device's", of_cpu.back());
+  }
+  constexpr double allowed = 10;
+  for (const auto& [name, k] :
+       {std::pair("median", count / 2), std::pair("upper decile", count * 9 / 10), std::pair("largest", count - 1)}) {
+    if (of_device[k] <= allowed * of_cpu[k]) continue;
+    return fmt::format(
+        "samples are wrong: their {} distance to paths in double is {:.2e}, and the CPU's {:.2e} (allowed {} times)",
+        name, of_device[k], of_cpu[k], allowed);
+  }
+  return "";
+}
+
+void time_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work, Precision precision) {
+  const Context& context = gpu.context(precision);
+  const std::size_t before = Gpu::free_memory();
+  Buffer<float> samples(context, work.n, 2);
+  const Sampler sampler(context, work.model, work.grid());
+  const Architecture& architecture = std::get<Mlp>(work.model.network).architecture;
+  const double evaluations = static_cast<double>(work.n) * static_cast<double>(work.steps());
+  time_and_count(state, gpu, precision, 2 * flop_per_sweep(architecture) * evaluations,
+                 special_functions(architecture) * evaluations, [&] { sampler.sample(samples.view(), work.options); });
+  const double used = static_cast<double>(before) - static_cast<double>(Gpu::free_memory());
+  state.counters["memory_beside_samples_mib"] = (used - 8.0 * static_cast<double>(work.n)) / (1 << 20);
+}
+
+Model square_network(std::int64_t width) {
+  Architecture architecture;
+  architecture.hidden = {width, width, width, width};
+  architecture.activation = Activation::silu;
+  return network(architecture);
+}
+
+std::string name_of(const char* work, std::int64_t n, Precision precision) {
+  return fmt::format("gpu/{}/{}/{}", work, n, to_string(precision));
+}
+
+void register_all(const Gpu& gpu, bool small) {
+  using benchmark::State;
+  const auto add = [](const std::string& name, auto check_result, auto time) {
+    return benchmark::RegisterBenchmark(
+               name.c_str(),
+               [check_result, time, verdict = std::optional<std::string>()](State& state) mutable {
+                 if (!verdict) verdict = check_result();
+                 if (!verdict->empty()) return fail(state, *verdict);
+                 time(state);
+               })
+        ->UseManualTime();
+  };
+  const std::int64_t points = small ? 99 : std::int64_t{1} << 20, samples = small ? 99 : 3'000'000;
+  const auto add_fields = [&](const char* name, const Model& model, bool residual, Precision precision) {
+    const FieldWork work{model, points, residual, residual ? 4.0 : 2.0};
+    add(
+        name_of(name, points, precision),
+        [&gpu, work, precision] { return check_fields(gpu.context(precision), work, unit_of(precision)); },
+        [&gpu, work, precision](State& state) { time_fields(state, gpu, work, precision); })
+        ->Unit(benchmark::kMicrosecond);
+  };
+  const SampleWork sampling(samples, small);
+  for (const Precision precision : {Precision::split, Precision::fp32}) {
+    add(
+        name_of("sample/paper", samples, precision),
+        [&gpu, sampling, precision] { return check_sample(gpu, sampling, precision); },
+        [&gpu, sampling, precision](State& state) { time_sample(state, gpu, sampling, precision); })
+        ->Unit(benchmark::kMillisecond)
+        ->Iterations(3);
+  }
+  add_fields("score/w64", square_network(64), false, Precision::half);
+  add_fields("score/w128", square_network(128), false, Precision::half);
+  for (const Precision precision : {Precision::split, Precision::fp32}) {
+    add_fields("score/paper", paper_model(), false, precision);
+    add_fields("residual/paper", paper_model(), true, precision);
+  }
+}
+
+int run(int argc, char** argv) {
+  const auto reference = take(argc, argv, "write_reference");
+  const auto at = std::find_if(argv + 1, argv + argc, [](const char* a) { return std::strcmp(a, "--small") == 0; });
+  const bool small = at != argv + argc;
+  if (small) std::rotate(at, at + 1, argv + argc--);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  const Gpu gpu;
+  if (reference) {
+    write_reference(*reference, gpu.context(Precision::split), {.fields = std::int64_t{1} << 20, .samples = 3'000'000});
+    return 0;
+  }
+  benchmark::AddCustomContext("fokker", fmt::format("{}, {}", version(), backend_status()[1].detail));
+  register_all(gpu, small);
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::ClearRegisteredBenchmarks();
+  benchmark::Shutdown();
+  return any_failed() ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace fokker::bench
+
+int main(int argc, char** argv) {
+  try {
+    return fokker::bench::run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "fokker_gpu_bench: %s\n", error.what());
+    return 1;
+  }
+}

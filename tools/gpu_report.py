@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+"""The parts of tools/gpu_check that read and write files.
+
+    slug DEVICE                 the device's name for a file name
+    available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
+    points FILE                 a small .npy file of points (t, x_1, x_2)
+    assemble FOLDER SECONDS OUT one JSON of what gpu_check left in the folder; fails where anything failed or did not run
+"""
+import array
+import datetime
+import json
+import pathlib
+import re
+import sys
+
+SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
+CASES = ('bench', 'sample', 'field')
+DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
+# What of a benchmark's counters is reported.
+COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'memory_beside_samples_mib')
+MILLISECONDS = {'ns': 1e-6, 'us': 1e-3, 'ms': 1, 's': 1e3}
+NOT_RUN = 'not run'
+
+
+def device_of(line):
+    return dict(zip(DEVICE, (field.strip() for field in line.split(','))))
+
+
+def slug(line):
+    name = re.sub('[^a-z0-9]+', '_', device_of(line)['name'].lower()).strip('_')
+    return name.removeprefix('nvidia_')
+
+
+def cuda_status(info):
+    return next(b for b in info['backends'] if b['name'] == 'cuda')
+
+
+def points(n=99):
+    """The bytes of a .npy file (format 1.0) of float32 [n, 3]."""
+    values = array.array('f', (v for k in range(n) for v in (0.05 + 0.1 * k, -3 + 6 * k / n, 3 - 6 * (k * k % n) / n)))
+    if sys.byteorder == 'big':
+        values.byteswap()
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({n}, 3), }}"
+    header = header.ljust(117) + '\n'  # with the ten bytes before it a multiple of 64
+    return b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header.encode() + values.tobytes()
+
+
+def status_of(folder, name):
+    """The exit status of a run, None where it did not run."""
+    path = folder / f'{name}.status'
+    return int(path.read_text()) if path.is_file() else None
+
+
+def outcome(status):
+    return 'ran past its limit' if status == 124 else f'ended with exit status {status}'
+
+
+def test_results(folder):
+    """Counts over all executables, what failed, what was skipped and why."""
+    result = {'passed': 0, 'failed': 0, 'skipped': 0, 'executables': {}, 'failures': [], 'skips': {}}
+    for status_file in sorted((folder / 'tests').glob('*.status')):
+        name, status = status_file.stem, int(status_file.read_text())
+        counts = {'passed': 0, 'failed': 0, 'skipped': 0}
+        written = folder / 'tests' / f'{name}.json'
+        suites = json.loads(written.read_text())['testsuites'] if written.is_file() else []
+        for test in (t for suite in suites for t in suite['testsuite']):
+            full = f"{name}: {test.get('classname', '')}.{test['name']}"
+            if test.get('failures'):
+                counts['failed'] += 1
+                result['failures'].append(f"{full}: {test['failures'][0]['failure'].splitlines()[0]}")
+            elif test.get('result') == 'SKIPPED':
+                counts['skipped'] += 1
+                said = [s['message'].strip().splitlines()[-1] for s in test.get('skipped', []) if s.get('message', '').strip()]
+                reason = said[0] if said else 'no reason given'
+                result['skips'][reason] = result['skips'].get(reason, 0) + 1
+            elif test.get('status') == 'RUN':
+                counts['passed'] += 1
+        if status != 0 and counts['failed'] == 0:  # it crashed, or said what is wrong outside of any test
+            counts['failed'] = 1
+            result['failures'].append(f'{name}: {outcome(status)}')
+        elif status == 0 and not any(counts.values()):
+            counts['failed'] = 1
+            result['failures'].append(f'{name}: ran no test')
+        result['executables'][name] = counts
+        for key, count in counts.items():
+            result[key] += count
+    return result
+
+
+def sanitizer_results(folder):
+    """{tool: {case: 'passed', 'failed: ...' or 'not run'}}. A tool that says nothing of its errors has not checked."""
+    result = {}
+    for tool in SANITIZERS:
+        result[tool] = {}
+        for case in CASES:
+            name = f'sanitizer/{tool}-{case}'
+            status = status_of(folder, name)
+            if status is None:
+                result[tool][case] = NOT_RUN
+                continue
+            said = re.findall(r'(?:ERROR|RACECHECK) SUMMARY: (.*)', (folder / f'{name}.log').read_text(errors='replace'))
+            if status != 0:
+                result[tool][case] = f'failed: {said[-1] if said else outcome(status)}'
+            elif not said or not re.match(r'0 (?:errors|hazards)', said[-1]):
+                result[tool][case] = f"failed: {said[-1] if said else 'it gave no summary'}"
+            else:
+                result[tool][case] = 'passed'
+    return result
+
+
+def benchmark_results(folder):
+    """The timed works and the limits that they were compared with."""
+    status = status_of(folder, 'bench')
+    written = folder / 'bench.json'
+    text = written.read_text() if written.is_file() else ''
+    report = json.loads(text) if text.strip() and (status == 0 or text.rstrip().endswith('}')) else {}
+    works, failures = {}, []
+    for row in report.get('benchmarks', []):
+        if row.get('run_type') == 'aggregate':
+            continue
+        name = re.sub(r'/(?:iterations|repeats):\d+|/(?:manual|real)_time', '', row['name'])
+        if row.get('error_occurred'):
+            failures.append(f"{name}: {row['error_message']}")
+            continue
+        works[name] = {'ms': row['real_time'] * MILLISECONDS[row['time_unit']]}
+        works[name].update((key, row[key]) for key in COUNTERS if key in row)
+        if row.get('label'):
+            works[name]['limit'] = row['label'].removeprefix('limit: ')
+    if status is None:
+        failures.append('the benchmarks did not run')
+    elif status != 0 and not failures:
+        failures.append(f'the benchmarks: {outcome(status)}')
+    elif status == 0 and not works:
+        failures.append('no benchmark ran')
+    context = report.get('context', {})
+    kept = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
+    return {'limits': kept, 'works': works, 'failures': failures}
+
+
+def assemble(folder, seconds):
+    info = json.loads((folder / 'info.json').read_text())
+    cuda = cuda_status(info)
+    versions = re.search(r'driver for CUDA ([\d.]+), runtime ([\d.]+)', cuda['detail'])
+    return {
+        'date': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'),
+        'commit': (folder / 'commit').read_text().strip() or None,
+        'device': device_of((folder / 'device').read_text()),
+        'cuda': {'driver': versions[1], 'runtime': versions[2]} if versions else {'status': cuda['detail']},
+        'fokker': info['version'],
+        'seconds': seconds,
+        'tests': test_results(folder),
+        'sanitizer': sanitizer_results(folder),
+        'benchmarks': benchmark_results(folder),
+    }
+
+
+def problems(report):
+    found = list(report['tests']['failures']) + list(report['benchmarks']['failures'])
+    if report['tests']['passed'] == 0:
+        found.append('no test passed')
+    for tool, cases in report['sanitizer'].items():
+        found += [f'compute-sanitizer {tool}, {case}: {said}' for case, said in cases.items() if said != 'passed']
+    return found
+
+
+def summary(report):
+    tests, clean = report['tests'], [c for cases in report['sanitizer'].values() for c in cases.values()]
+    yield f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
+    yield f"compute-sanitizer: {clean.count('passed')} of {len(clean)} runs without an error, {clean.count(NOT_RUN)} not run"
+    for name, work in report['benchmarks']['works'].items():
+        fraction = f"{work['fraction_of_limit']:.2f} of its limit" if 'fraction_of_limit' in work else 'no limit known'
+        yield f"{name:32}{work['ms']:12.3f} ms   {fraction}"
+
+
+def main():
+    command, *arguments = sys.argv[1:]
+    if command == 'slug':
+        print(slug(arguments[0]))
+    elif command == 'available':
+        cuda = cuda_status(json.loads(pathlib.Path(arguments[0]).read_text()))
+        if not cuda['available']:
+            sys.exit(f"gpu_check: the CUDA backend is not available: {cuda['detail']}")
+    elif command == 'points':
+        pathlib.Path(arguments[0]).write_bytes(points())
+    else:
+        report = assemble(pathlib.Path(arguments[0]), int(arguments[1]))
+        found = problems(report)
+        report['ok'] = not found
+        pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')
+        print('\n'.join([*summary(report), *(f'problem: {p}' for p in found), f'wrote {arguments[2]}']))
+        sys.exit(1 if found else 0)
+
+
+if __name__ == '__main__':
+    main()

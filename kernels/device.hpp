@@ -116,8 +116,10 @@ int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* stream,
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
     if (error != cudaSuccess) return error;
   }
-  kernel<<<shape.blocks, shape.threads, shape.shared_bytes, static_cast<cudaStream_t>(stream)> > >(arguments...);
-  return cudaGetLastError();
+  void* pointers[] = {&arguments...};
+  return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(shape.blocks)),
+                          dim3(static_cast<unsigned>(shape.threads)), pointers,
+                          static_cast<std::size_t>(shape.shared_bytes), static_cast<cudaStream_t>(stream));
 }
 
 }  // namespace fokker::kernels

@@ -1,0 +1,139 @@
+// The published checkpoints on the CUDA backend in every precision: fields against the reference file's float64 autograd, as
+// fields_test.cpp does for the CPU, and how far each precision moves the samples. Prints the errors it finds, in the form
+// of README's table: rms of the difference over rms of the quantity.
+//
+// A rounding of one unit stands for 2^−24 in fp32, 2^−22 in split (what two fp16 halves leave out) and 2^−11 in half; the
+// special functions of a GPU are within two units of 2^−24.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "compare.hpp"
+#include "fields_reference.hpp"
+#include "fokker/safetensors.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/transport.hpp"
+
+namespace fokker {
+namespace {
+
+using namespace testing;
+
+class CudaPublished : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    const BackendStatus status = backend_status()[1];
+    if (!status.available) GTEST_SKIP() << status.detail;
+    const char* folder = std::getenv("FOKKER_PAPER_DATA");
+    if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+    stem_ = std::string(folder) + "/checkpoints/" + GetParam();
+    model_ = load_model(stem_ + ".safetensors");
+  }
+
+  std::string stem_;
+  Model model_;
+};
+
+std::vector<float> to_host(const Context& context, const Buffer<float>& there) {
+  std::vector<float> v(static_cast<std::size_t>(there.size()));
+  copy(context, there.view(), View<float>(v, there.columns()));
+  context.synchronize();
+  return v;
+}
+Buffer<float> to_device(const Context& context, const std::vector<double>& v, std::int64_t columns) {
+  const std::vector<float> narrow(v.begin(), v.end());
+  Buffer<float> there(context, static_cast<std::int64_t>(v.size()) / columns, columns);
+  copy(context, View<const float>(narrow, columns), there.view());
+  context.synchronize();
+  return there;
+}
+
+TEST_P(CudaPublished, EveryFieldInEveryPrecision) {
+  const SafeTensors reference = SafeTensors::load(stem_ + ".reference.safetensors");
+  const auto of = [&](const char* name) { return reference.at(name).to_double(); };
+  Problem p{2, of("t"), of("x"), {}};
+  ASSERT_EQ(p.n(), 512);
+  p.direction.assign(p.x.size(), 1.0);
+  const Expected deviations = rounding_deviations(model_, p);
+
+  for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
+    const Context context({.backend = BackendKind::cuda, .precision = precision});
+    const Buffer<float> t = to_device(context, p.t, 1), x = to_device(context, p.x, 2);
+    Buffer<float> value(context, 512), dt(context, 512), score(context, 512, 2), divergence(context, 512),
+        residual(context, 512);
+    FieldOutputs<float> outputs;
+    outputs.value = value.view();
+    outputs.score = score.view();
+    const bool half = precision == Precision::half;
+    if (!half) outputs.dt = dt.view(), outputs.divergence = divergence.view(), outputs.residual = residual.view();
+    Fields<float>(context, model_).evaluate({t.view(), x.view()}, outputs);
+
+    const double unit_roundoff = half ? 0x1p-11 : precision == Precision::split ? 0x1p-22 : 0x1p-24;
+    std::string row = fmt::format("{} | {} |", GetParam(), to_string(precision));
+    const auto check = [&](const char* in_file, const Buffer<float>& there, const std::vector<double>& deviation) {
+      if (half && in_file != std::string("phi") && in_file != std::string("score")) return;
+      const std::vector<double> expected = of(in_file);
+      const std::vector<float> actual = to_host(context, there);
+      EXPECT_TRUE(agrees(actual, expected,
+                         rounding_bound(deviation, static_cast<std::size_t>(there.columns()), expected, unit_roundoff)))
+          << in_file << ", " << to_string(precision);
+      double square = 0, error = 0;
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        square += expected[i] * expected[i];
+        error += (actual[i] - expected[i]) * (actual[i] - expected[i]);
+      }
+      row += fmt::format(" {:.1e} |", std::sqrt(error / square));
+    };
+    check("phi", value, deviations.value);
+    check("score", score, deviations.score);
+    check("dphi_dt", dt, deviations.dt);
+    check("laplacian", divergence, deviations.divergence);
+    check("residual", residual, deviations.residual);
+    std::cout << row << std::endl;
+  }
+}
+
+#ifndef FOKKER_EMULATION
+
+// W2² between the samples of two precisions with the same noise, on a coarser grid of times. Two fp16 halves move no sample
+// by more than float's own rounding does; half moves those of the ODE by as much as a sixth of the gap.
+TEST_P(CudaPublished, HowFarAPrecisionMovesTheSamples) {
+  constexpr std::int64_t n = 20000;
+  const auto samples = [&](Precision precision, Scheme scheme) {
+    const Context context({.backend = BackendKind::cuda, .precision = precision});
+    Buffer<float> x(context, n, 2);
+    Sampler(context, model_, TimeGrid::geometric(10, 1e-3, 223)).sample(x.view(), {.scheme = scheme, .seed = 1});
+    return histogram(context, x.view()).weights;
+  };
+  for (const Scheme scheme : {Scheme::euler, Scheme::euler_maruyama}) {
+    const auto exact = samples(Precision::fp32, scheme);
+    for (const Precision precision : {Precision::split, Precision::half}) {
+      const double moved = w2_squared(samples(precision, scheme), exact).w2_squared;
+      std::cout << fmt::format("{} | {} | {} | W2² {:.1e}", GetParam(), to_string(scheme), to_string(precision), moved)
+                << std::endl;
+      EXPECT_LE(moved, precision == Precision::split ? 1e-4 : 2e-2);
+    }
+  }
+}
+
+#endif
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaPublished,
+                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
+                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '.', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace fokker

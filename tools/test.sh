@@ -32,15 +32,16 @@ if [ -n "${FOKKER_PAPER_DATA:-}" ]; then
   export FOKKER_PAPER_DATA
 fi
 
-# A Python with the packages that the test safetensors_package exchanges files with; they are not Debian's.
+# A Python with the packages that some tests take from PyPI, since Debian has none: safetensors_package exchanges files with
+# safetensors; where nvcc is, kernel_instructions reads machine code by cuobjdump.
 add_python() {
-  local python=$build/python/bin/python3 packages='numpy safetensors'
-  "$python" -c "import ${packages// /, }" 2> /dev/null && return
-  # shellcheck disable=SC2086 # two words
+  local python=$build/python/bin/python3 packages=(numpy safetensors)
+  if command -v nvcc > /dev/null; then packages+=(nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm); fi
+  if [ -x "$python" ] && "$python" -m pip show --quiet "${packages[@]}" 2> /dev/null; then return; fi
   if ! { python3 -m venv "$build/python" && "$python" -m pip install --quiet --disable-pip-version-check --retries 1 \
-    --timeout 10 $packages; } > /dev/null 2>&1; then
+    --timeout 10 "${packages[@]}"; } > /dev/null 2>&1; then
     rm -rf "$build/python"
-    echo "test.sh: pip could not install $packages into $build/python; the test safetensors_package says that it skips"
+    echo "test.sh: pip could not install ${packages[*]} into $build/python; tests that need them say that they skip"
   fi
 }
 if [ "$install" = yes ]; then

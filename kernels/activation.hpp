@@ -54,7 +54,7 @@ struct FastSine {
     float r = fmaf(turns, -1.5707963705062866f, z);
     r = fmaf(turns, 4.3711388286737929e-08f, r);
     r = fmaf(turns, 1.7151245100058819e-15f, r);
-    r = fabsf(z) < 0x1p24f ? r : nanf("");
+    r = fabsf(z) < 0x1p20f ? r : nanf("");
     const auto n = static_cast<std::int32_t>(turns);
     const float u = r * r;
     float s = fmaf(fmaf(-1.9515295891e-4f, u, 8.3321608736e-3f), u, -1.6666654611e-1f);

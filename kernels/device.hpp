@@ -44,7 +44,7 @@ __device__ __forceinline__ void atomic_add(unsigned* at, unsigned v) { atomicAdd
 // a b, rounded before anything is added to it.
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
-// 2^x, log₂ x, 1/x and √x to about 2 ulp; denormal results are zero.
+// 2^x, log₂ x and 1/x to about 2 ulp, log₂ to 2^−22 absolute between ½ and 2; denormal operands and results are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -107,15 +107,21 @@ struct LaunchShape {
   int shared_bytes;
 };
 
-// Returns the runtime's error code of this launch.
+// Loads a kernel, which CUDA otherwise does at its first launch, and lets its blocks have up to `shared_bytes` of
+// dynamic shared memory: always the device's own limit, since the attribute is one for all threads of the process.
+// Returns the runtime's error code; that of a kernel without code for the device says so.
+template <class... Arguments>
+int prepare(void (*kernel)(Arguments...), int shared_bytes) {
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel));
+  if (error != cudaSuccess || shared_bytes == 0) return error;
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              shared_bytes);
+}
+
+// Returns the runtime's error code of this launch. Beyond 48 KiB of shared memory the kernel has to be prepared.
 template <class... Arguments>
 int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* stream, Arguments... arguments) {
-  constexpr int without_asking = 48 << 10;
-  if (shape.shared_bytes > without_asking) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.shared_bytes);
-    if (error != cudaSuccess) return error;
-  }
   void* pointers[] = {&arguments...};
   return cudaLaunchKernel(reinterpret_cast<const void*>(kernel), dim3(static_cast<unsigned>(shape.blocks)),
                           dim3(static_cast<unsigned>(shape.threads)), pointers,

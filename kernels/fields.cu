@@ -96,6 +96,14 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
 
 }  // namespace
 
+Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLimits& limits) {
+  const auto prepare_for = [&]<Work kWork>() {
+    return with_resident_kernel<kWork>(
+        net, [&]<Precision P, int W>() { return prepare(resident_fields<P, W, kWork>, limits.shared_bytes); });
+  };
+  return work == Work::curvature ? prepare_for.operator()<Work::curvature>() : prepare_for.operator()<Work::score>();
+}
+
 Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;

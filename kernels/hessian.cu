@@ -67,6 +67,11 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_hessian(ResidentP
 
 }  // namespace
 
+Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limits) {
+  return with_resident_kernel<Work::hessian>(
+      net, [&]<Precision P, int W>() { return prepare(resident_hessian<P, W>, limits.shared_bytes); });
+}
+
 Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& a, const DeviceLimits& limits,
                                Stream stream) {
   if (a.n == 0) return 0;

@@ -138,6 +138,11 @@ struct DeviceLimits {
   int shared_bytes;  // of a block, opted in
 };
 
+// At set-up, for a work that fits: loads its kernel and allows it the device's shared memory.
+Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLimits& limits);
+Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limits);
+Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLimits& limits);
+
 struct FieldArguments {
   std::int64_t n;
   const float* t;         // t[i · t_stride]

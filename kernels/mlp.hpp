@@ -57,8 +57,8 @@ __device__ __forceinline__ float row_max(float v) {
 
 // ---- products: one policy a precision -------------------------------------------------------------------------------
 
-// The powers of two that bring the largest magnitude `largest` into [2^8, 2^9), and back. NaN and infinity stay what
-// they are; below 2^−111 the factor stays at its largest.
+// The powers of two that bring the largest magnitude `largest` into [2^8, 2^9), and back; below 2^−111 the factor stays
+// at its largest. Of NaN and infinity a product is NaN or infinite.
 struct RowScale {
   float up, down;
   __device__ __forceinline__ explicit RowScale(float largest) {

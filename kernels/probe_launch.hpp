@@ -4,7 +4,7 @@
 
 namespace fokker::kernels {
 
-// Launches a kernel that does nothing: its status says whether this build holds code that the current device runs.
-Status launch_nothing(Stream stream);
+// Its status says whether this build holds code that the current device runs. Launches nothing.
+Status find_code();
 
 }  // namespace fokker::kernels

@@ -142,6 +142,14 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
 
 }  // namespace
 
+Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLimits& limits) {
+  const auto prepare_for = [&]<Work kWork>() {
+    return with_resident_kernel<kWork>(
+        net, [&]<Precision P, int W>() { return prepare(resident_sample<P, W, kWork>, limits.shared_bytes); });
+  };
+  return work == Work::sample ? prepare_for.operator()<Work::sample>() : prepare_for.operator()<Work::log_density>();
+}
+
 Status launch_resident_sample(const ResidentMlp& net, const SampleArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;

@@ -13,7 +13,10 @@ namespace fokker::kernels {
 
 #ifdef FOKKER_EMULATION
 
-std::size_t sort_workspace_bytes(std::int64_t) { return 0; }
+Status sort_workspace(std::int64_t, std::size_t& bytes) {
+  bytes = 0;
+  return 0;
+}
 
 Status launch_sort(const double* in, double* out, std::int64_t n, void*, std::size_t, Stream) {
   std::copy(in, in + n, out);
@@ -23,11 +26,10 @@ Status launch_sort(const double* in, double* out, std::int64_t n, void*, std::si
 
 #else
 
-std::size_t sort_workspace_bytes(std::int64_t n) {
-  std::size_t bytes = 0;
+Status sort_workspace(std::int64_t n, std::size_t& bytes) {
+  bytes = 0;
   double* none = nullptr;
-  cub::DeviceRadixSort::SortKeys(nullptr, bytes, none, none, n);
-  return bytes;
+  return cub::DeviceRadixSort::SortKeys(nullptr, bytes, none, none, n);
 }
 
 Status launch_sort(const double* in, double* out, std::int64_t n, void* workspace, std::size_t workspace_bytes,

@@ -33,7 +33,7 @@ Status launch_directions(double* directions, int projections, int dimension, std
 Status launch_project(const Samples& samples, const double* direction, double* out, Stream stream);
 
 // out [n] = in [n], ascending.
-std::size_t sort_workspace_bytes(std::int64_t n);
+Status sort_workspace(std::int64_t n, std::size_t& bytes);
 Status launch_sort(const double* in, double* out, std::int64_t n, void* workspace, std::size_t workspace_bytes,
                    Stream stream);
 

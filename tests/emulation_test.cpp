@@ -81,14 +81,21 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   std::vector<int> count(1);
   for (const LaunchShape& shape :
        {LaunchShape{0, 32, 0}, LaunchShape{-1, 32, 0}, LaunchShape{1, 0, 0}, LaunchShape{1, -32, 0},
-        LaunchShape{1, 33, 0}, LaunchShape{1, 1056, 0}, LaunchShape{1, 32, -1}, LaunchShape{1, 32, (227 << 10) + 1}}) {
+        LaunchShape{1, 33, 0}, LaunchShape{1, 1056, 0}, LaunchShape{1, 32, -1}}) {
     EXPECT_EQ(launch(positions_kernel, shape, nullptr, count.data()), cudaErrorInvalidConfiguration)
         << shape.blocks << " blocks, " << shape.threads << " threads, " << shape.shared_bytes << " bytes";
   }
   EXPECT_EQ(count[0], 0);
   int not_nan = 0;
   std::uintptr_t address;
-  EXPECT_EQ(launch(shared_kernel, {1, 1024, 227 << 10}, nullptr, (227 << 10) / 4, &not_nan, &address), cudaSuccess);
+  const auto launch_with = [&](int bytes) {
+    return launch(shared_kernel, {1, 1024, bytes}, nullptr, bytes / 4, &not_nan, &address);
+  };
+  EXPECT_EQ(launch_with(48 << 10), cudaSuccess);
+  EXPECT_EQ(launch_with((48 << 10) + 4), cudaErrorInvalidValue) << "more takes a prepared kernel";
+  EXPECT_EQ(prepare(shared_kernel, (227 << 10) + 1), cudaErrorInvalidValue);
+  EXPECT_EQ(prepare(shared_kernel, 227 << 10), cudaSuccess);
+  EXPECT_EQ(launch_with(227 << 10), cudaSuccess);
   EXPECT_EQ(not_nan, 0);
 }
 

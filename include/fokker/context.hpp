@@ -15,9 +15,9 @@ enum class BackendKind { automatic, cpu, cuda };
 BackendKind parse_backend(const std::string& name);
 
 // How the CUDA backend multiplies the matrices of hidden layers in float; everything else, and the CPU, works in float
-// whatever is chosen. fp32: fused multiply-adds. split: each operand as the sum of two fp16 numbers, scaled by powers of
-// two so that no range is left, three products on tensor cores; within a few roundings of fp32. half: one product of fp16
-// numbers, relative errors of 1e-3; for values and scores only, and never chosen by itself.
+// whatever is chosen. fp32: fused multiply-adds. split: each operand as the sum of two fp16 numbers, scaled by powers
+// of two so that no range is left, three products on tensor cores; within a few roundings of fp32. half: one product of
+// fp16 numbers, relative errors of 1e-3; for values and scores only, and never chosen by itself.
 enum class Precision { split, fp32, half };
 
 Precision parse_precision(std::string_view name);  // split, fp32, half; throws Error on any other name
@@ -28,12 +28,12 @@ struct ContextOptions {
   int threads = 0;                               // CPU threads; 0: all that the process may run on
   // The caller's cudaStream_t, used as it is and never destroyed; nullptr: the default stream.
   void* stream = nullptr;
-  Precision precision = Precision::split;        // CUDA only
+  Precision precision = Precision::split;  // CUDA only
 };
 
 // What is in this build and on this machine, for `fokker info` and for messages.
 struct BackendStatus {
-  std::string name;    // "cpu", "cuda"
+  std::string name;  // "cpu", "cuda"
   bool available = false;
   // cpu: instruction set and threads; cuda: devices and driver, or the reason why not available, without a final point.
   std::string detail;
@@ -42,15 +42,18 @@ std::vector<BackendStatus> backend_status();
 
 class Backend;  // internal: one table of operations per backend
 
-// Where work runs. Passed first to everything that computes; cheap to copy; copies share the backend. Two contexts may be
-// used from two threads at once; one context from one thread at a time.
+// Where work runs. Passed first to everything that computes; cheap to copy; copies share the backend. Two contexts may
+// be used from two threads at once; one context from one thread at a time.
 //
 // On CUDA a context stays on the device that is current when it is made, whichever is current later, and on one stream.
-// What takes a context is set-up: it allocates and may wait for the device. After that Fields, Sampler, DataSet::draw()
-// and copy() are queued on the stream and return: they allocate nothing, wait for nothing, read and write only the views
-// given and their own workspace, and can be captured into a CUDA graph. Calls whose result is on the host (histograms,
-// distances, residual_statistics) wait for it. Every error of the CUDA runtime is thrown as Error with the call, file and
-// line; one that happens while the device works, by a later call or by synchronize().
+// Making an object with a context is set-up: it allocates and may wait for the device, and belongs outside a capture.
+// After that the calls of Fields and Sampler are queued on the stream and return: they allocate nothing, wait for
+// nothing, read and write only the views given and their own workspace, and can be captured into a CUDA graph; where
+// products go through cuBLAS (networks that are not resident) call once before capturing, since it loads its kernels
+// then. So does DataSet::draw(), which also puts a set on the device at its first call. copy() is asynchronous where
+// host memory is page-locked, and a captured copy reads its host memory again at every launch. Calls whose result is on
+// the host (histograms, moments, distances, residual_statistics) wait for it. Every error of the CUDA runtime is thrown
+// as Error with the call, file and line; one that happens while the device works, by a later call or by synchronize().
 class Context {
  public:
   // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then.

@@ -7,11 +7,7 @@
 #include "kernels/data_launch.hpp"
 
 namespace fokker::cuda {
-namespace {
-
-constexpr std::size_t most_sets = 4;
-
-}  // namespace
+namespace {}  // namespace
 
 DeviceData::DeviceData(const DataSet& data) : data_(data) {
   if (const MixtureTables* tables = data.tables()) {
@@ -53,7 +49,6 @@ bool DeviceData::holds(const DataSet& data) const {
 const DeviceData& DataCache::of(const DataSet& data) {
   const auto found = std::find_if(sets_.begin(), sets_.end(), [&](const DeviceData& set) { return set.holds(data); });
   if (found != sets_.end()) return *found;
-  if (sets_.size() == most_sets) sets_.pop_back();
   return sets_.emplace_front(data);
 }
 

@@ -26,7 +26,8 @@ class DeviceData {
   DeviceMemory thresholds_, means_, deviations_, factors_, samples_;
 };
 
-// The sets that a context drew from last, so that only the first draw of each uploads.
+// The sets that a context drew from, so that only the first draw of each uploads. They stay as long as the context: a
+// captured graph may draw from any of them.
 class DataCache {
  public:
   const DeviceData& of(const DataSet& data);

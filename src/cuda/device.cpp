@@ -28,10 +28,10 @@ DeviceQuery query_devices() {
     }
   }
   if (count > 0 && error == cudaSuccess) error = cudaGetDevice(&query.current);
-  // Only a launch tells whether the driver can use any of the code in this build. A card that is too old has none, and
+  // Only the driver knows whether it can use any of the code in this build. A card that is too old has none, and
   // another reason.
   if (count > 0 && error == cudaSuccess) {
-    error = static_cast<cudaError_t>(kernels::launch_nothing(nullptr));
+    error = static_cast<cudaError_t>(kernels::find_code());
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
       query.has_code = false;
       error = cudaSuccess;

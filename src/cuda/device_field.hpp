@@ -1,7 +1,7 @@
 #pragma once
 
-// What fields and samplers need of a model on the device. A resident network, a wide network and an exact mixture are the
-// three implementations; make_device_field() is the one switch.
+// What fields and samplers need of a model on the device. A resident network, a wide network and an exact mixture are
+// the three implementations; make_device_field() is the one switch.
 #include <cstdint>
 #include <memory>
 #include <type_traits>

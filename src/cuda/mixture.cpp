@@ -13,7 +13,7 @@ namespace fokker::cuda {
 namespace {
 
 // Enough threads for any device where a point is small; else what fits this much scratch.
-constexpr std::int64_t most_slots = 1 << 16, scratch_bytes = 60 << 20;
+constexpr std::int64_t most_slots = 1 << 16, scratch_bytes = 48 << 20;
 
 template <class T>
 class MixtureField final : public DeviceField<T> {

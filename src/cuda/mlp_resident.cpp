@@ -113,7 +113,17 @@ class ResidentField final : public DeviceField<float> {
     };
     curvature_fits_ = fits(Work::curvature);
     hessian_fits_ = fits(Work::hessian);
-    if (!curvature_fits_ || !hessian_fits_) wide_ = make_wide_field<float>(queue, mlp, sde);
+    const ResidentMlp& net = network_.get();
+    check(kernels::prepare_resident_fields(net, Work::score, queue.limits), "prepare_resident_fields");
+    if (curvature_fits_ && queue.precision != Precision::half) {
+      check(kernels::prepare_resident_fields(net, Work::curvature, queue.limits), "prepare_resident_fields");
+    }
+    if (hessian_fits_ && queue.precision != Precision::half) {
+      check(kernels::prepare_resident_hessian(net, queue.limits), "prepare_resident_hessian");
+    }
+    const bool all_fit = curvature_fits_ && hessian_fits_;
+    // Precision half is refused whatever would need it.
+    if (!all_fit && queue.precision != Precision::half) wide_ = make_wide_field<float>(queue, mlp, sde);
   }
 
   std::int64_t dimension() const override { return network_.get().dimension; }

@@ -31,8 +31,8 @@ DeviceMemory::~DeviceMemory() { cudaFree(data_); }
 
 void* DeviceMemory::reserve(std::size_t bytes) {
   if (bytes <= bytes_) return data_;
-  check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
   bytes_ = 0;
+  check(cudaFree(std::exchange(data_, nullptr)), "cudaFree");
   data_ = allocate(bytes);
   bytes_ = bytes;
   return data_;

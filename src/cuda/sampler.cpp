@@ -15,7 +15,7 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::size_t kWorkspace = std::size_t{32} << 20;  // of the states that go through the grid together
+constexpr std::size_t kWorkspace = std::size_t{8} << 20;  // of the states that go through the grid together
 constexpr std::array kSchemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
 
 class CudaSampler final : public SampleOperator {
@@ -37,7 +37,12 @@ class CudaSampler final : public SampleOperator {
     };
     samples_resident_ = resident(kernels::Work::sample);
     density_resident_ = resident(kernels::Work::log_density);
+    density_resident_ = density_resident_ && queue.precision != Precision::half;
     if (samples_resident_ || density_resident_) network_.emplace(queue, *mlp);
+    for (const auto& [work, fits] : {std::pair(kernels::Work::sample, samples_resident_),
+                                     std::pair(kernels::Work::log_density, density_resident_)}) {
+      if (fits) check(kernels::prepare_resident_sample(network_->get(), work, queue.limits), "prepare_resident_sample");
+    }
     if (samples_resident_ && (density_resident_ || queue.precision == Precision::half)) return;
 
     field_ = make_device_field<float>(queue, model);

@@ -64,7 +64,9 @@ class Projected {
     if (marked_.count == 0) {
       throw Error(fmt::format("sliced W2 needs a finite sample on both sides, and {} has none", name));
     }
-    workspace_.reserve(kernels::sort_workspace_bytes(view.rows));
+    std::size_t bytes = 0;
+    check(kernels::sort_workspace(view.rows, bytes), "sort_workspace");
+    workspace_.reserve(bytes);
   }
 
   std::int64_t count() const { return marked_.count; }

@@ -14,7 +14,8 @@
 // cannot come about, one sentence says where every lane stands and the process aborts.
 //
 // Not modelled: memory ordering finer than these operations, parallel progress (a thread that spins on another's store
-// never ends), the order of sums in a tensor core (here: k ascending, each sum rounded to nearest).
+// never ends), the order of sums in a tensor core (here: exact over one instruction, then rounded towards zero, as
+// hardware is found to do: Fasi et al. 2021, "Numerical behavior of NVIDIA tensor cores").
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
@@ -47,6 +48,10 @@ struct Position {
 };
 extern constinit thread_local Position position;
 
+// A kernel may have this much shared memory a block from here on, and whether it may: 48 KiB without being asked. As
+// cudaError_t: 0 or cudaErrorInvalidValue.
+int allow(const void* kernel, int shared_bytes);
+int check_allowed(const void* kernel, int shared_bytes);
 // A cudaError_t: 0 or cudaErrorInvalidConfiguration.
 int run(const LaunchShape& shape, void (*body)(const void*), const void* argument);
 std::uint64_t shuffle_xor_bits(std::uint64_t bits, int mask);
@@ -134,9 +139,18 @@ void load_matrices(std::uint32_t (&r)[4], const void* row);
 void load_matrices_transposed(std::uint32_t (&r)[4], const void* row);
 void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 
-// The stream orders nothing: everything is finished at return.
+// Remembers what a kernel's blocks may have of shared memory.
+template <class... Arguments>
+int prepare(void (*kernel)(Arguments...), int shared_bytes) {
+  return emulation::allow(reinterpret_cast<const void*>(kernel), shared_bytes);
+}
+
+// The stream orders nothing: everything is finished at return. More than 48 KiB of shared memory take a prepared
+// kernel.
 template <class... Arguments>
 int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* /*stream*/, Arguments... arguments) {
+  if (const int error = emulation::check_allowed(reinterpret_cast<const void*>(kernel), shape.shared_bytes))
+    return error;
   const auto body = [&] { kernel(arguments...); };
   return emulation::run(
       shape, [](const void* argument) { (*static_cast<const decltype(body)*>(argument))(); }, &body);

@@ -7,9 +7,11 @@
 //                  as if every operation erred by 2^{−22}
 //   half           by 2^{−11}, the roundoff of fp16; values and scores
 //
-// On the emulation products are sums in order, in fp32; a GPU sums in an order of its own. Measured there on the
-// networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and the median
-// and largest over networks of the rms error over the rms of the quantity, much of it the networks' conditioning:
+// On the emulation the wide path's products are sums in order, in fp32; a GPU sums in an order of its own. Measured there
+// on the networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and the
+// median and largest over networks of the rms error over the rms of the quantity, much of it the networks' conditioning.
+// The resident split and half are those of tensor cores that round to nearest; the emulation's, which round towards zero,
+// enlarge split's up to four times (cuda_published_test):
 //
 //   resident         fp32                           split                          half
 //   value            1.16  4.0  1.2e-7 1.6e-6       0.64  1.9  1.2e-7 1.6e-6       0.32  0.7  1.0e-4 8.3e-4

@@ -20,7 +20,8 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found on the host. C = high·high + high·low + low·high, summed in fp32.
+// with one factor a matrix, found on the host. C = high·high + (high·low + low·high), the two summed in fp32 apart where
+// registers allow it: tensor cores round towards zero, and every small term would cost the large sum one rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 100 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -118,55 +119,57 @@ struct Operand<Precision::fp32, W> {
   }
 };
 
-// tile = A Mᵀ, or A M where `kTransposed`, of a matrix in the image's form and its factor.
-template <bool kTransposed, Precision P, int W>
+template <bool kTransposed>
+__device__ __forceinline__ void load_block(std::uint32_t (&r)[4], const void* row) {
+  if constexpr (kTransposed) {
+    load_matrices_transposed(r, row);
+  } else {
+    load_matrices(r, row);
+  }
+}
+
+// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kApart: the small products of
+// split have sums of their own.
+template <bool kTransposed, bool kApart, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
   constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
-#pragma unroll
-  for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
-  }
   const char* rows = matrix + 16 * lane_index();
+  const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
-  for (int k = 0; k < n; ++k) {
+  for (int b = 0; b < n; ++b) {
+    float sum[2][4] = {}, apart[kApart ? 2 : 1][4] = {};
 #pragma unroll
-    for (int b = 0; b < n; ++b) {
+    for (int k = 0; k < n; ++k) {
       // Of a block's matrices m = 2 (outputs' half) + (inputs' half), which two a block of 8 columns takes.
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
       constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
       std::uint32_t high[4];
-      if constexpr (kTransposed) {
-        load_matrices_transposed(high, block);
-      } else {
-        load_matrices(high, block);
-      }
+      load_block<kTransposed>(high, block);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) multiply_add(tile.v[2 * b + h], a.high[k], high[column * h], high[column * h + next]);
+      for (int h = 0; h < 2; ++h) multiply_add(sum[h], a.high[k], high[column * h], high[column * h + next]);
       if constexpr (P == Precision::split) {
         std::uint32_t low[4];
-        if constexpr (kTransposed) {
-          load_matrices_transposed(low, block + 512);
-        } else {
-          load_matrices(low, block + 512);
+        load_block<kTransposed>(low, block + 512);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float(&small)[4] = kApart ? apart[kApart ? h : 0] : sum[h];
+          multiply_add(small, a.low[k], high[column * h], high[column * h + next]);
+          multiply_add(small, a.high[k], low[column * h], low[column * h + next]);
         }
+      }
+    }
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          multiply_add(tile.v[2 * b + h], a.low[k], high[column * h], high[column * h + next]);
+    for (int h = 0; h < 2; ++h) {
 #pragma unroll
-        for (int h = 0; h < 2; ++h) multiply_add(tile.v[2 * b + h], a.high[k], low[column * h], low[column * h + next]);
+      for (int e = 0; e < 4; ++e) {
+        const float small = kApart ? apart[kApart ? h : 0][e] : 0.0f;
+        tile.v[2 * b + h][e] = (sum[h][e] + small) * scale[e >> 1];
       }
     }
   }
-  const float scale[2] = {factor * a.down[0], factor * a.down[1]};
-#pragma unroll
-  for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) tile.v[j][e] *= scale[e >> 1];
-  }
 }
 
-template <bool kTransposed, int W>
+template <bool kTransposed, bool kApart, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
   const int g = lane_index() >> 2, q = lane_index() & 3;
@@ -415,8 +418,10 @@ class WarpMlp {
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
     const Operand<P, W> operand(tile, reinterpret_cast<float*>(memory_ + plan_.warp.stage));
-    multiply<kTransposed>(operand, shared_memory() + plan_.image.matrices + l * plan_.image.matrix_bytes,
-                          number(plan_.image.factors)[l], tile);
+    // Where registers allow it. One sum for all loses a factor four of accuracy.
+    constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
+    multiply<kTransposed, kApart>(operand, shared_memory() + plan_.image.matrices + l * plan_.image.matrix_bytes,
+                                  number(plan_.image.factors)[l], tile);
   }
 
   // tile = start + Σ_i v[row · v_stride + i] (column begin + i of W_1), i < count.

@@ -53,7 +53,7 @@ class Backend;  // internal: one table of operations per backend
 // products go through cuBLAS (networks that are not resident) call once before capturing, since it loads its kernels
 // then. So does DataSet::draw(), which also puts a set on the device at its first call. copy() is asynchronous where
 // host memory is page-locked, and a captured copy reads its host memory again at every launch. Calls whose result is on
-// the host (histograms, moments, distances, residual_statistics) wait for it. Every error of the CUDA runtime is thrown
+// the host (histograms, distances, residual_statistics) wait for it. Every error of the CUDA runtime is thrown
 // as Error with the call, file and line; one that happens while the device works, by a later call or by synchronize().
 class Context {
  public:

@@ -1,0 +1,55 @@
+#pragma once
+
+// Losses of a multilayer perceptron and their gradients on the device. Resident and wide networks are the two
+// implementations; make_device_loss() is the one switch.
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "cuda/device_field.hpp"
+#include "fokker/loss.hpp"
+#include "kernels/training_points.hpp"
+
+namespace fokker::cuda {
+
+// One model's work of one training iteration; pointers are to device memory.
+struct LossTask {
+  const float* parameters;       // [P], in the layout of Architecture
+  kernels::TrainingDraw points;  // drawn where they are used
+  double residual_weight;
+  double* values;   // [3] = denoising, mean squared residual, denoising + residual_weight · residual
+  float* gradient;  // [P] of the third
+};
+
+template <class T>
+class DeviceLoss {
+ public:
+  virtual ~DeviceLoss() = default;
+  // Loss::evaluate with all views on the device; asynchronous on the queue's stream. The arguments were checked.
+  virtual void evaluate(const T* parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
+                        double residual_weight, double* values, T* gradient) = 0;
+  // Bytes of device memory that it keeps, whatever the number of points.
+  virtual std::size_t workspace_bytes() const = 0;
+};
+
+// A training iteration's losses: points drawn on the device. `losses` and `tasks` go together; those of one shape share
+// launches where their kernels can, and what one of them computes does not depend on the others.
+class TrainingLoss : public DeviceLoss<float> {
+ public:
+  virtual void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) = 0;
+  // Whether evaluate() takes `other` along in the same launches.
+  virtual bool goes_with(const TrainingLoss& other) const = 0;
+  using DeviceLoss<float>::evaluate;
+};
+
+std::unique_ptr<TrainingLoss> make_resident_loss(const Queue& queue, const Architecture& architecture,
+                                                 const ForwardSde& sde);  // loss_resident.cpp
+std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
+                                             const ForwardSde& sde, std::int64_t rows = 0);  // loss_wide.cpp
+std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,
+                                                          const ForwardSde& sde, std::int64_t rows = 0);
+// The one switch on a network's path (loss.cpp). Throws Error for precision half, whose derivatives are refused.
+std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
+                                               const ForwardSde& sde);
+
+}  // namespace fokker::cuda

@@ -69,6 +69,144 @@ std::string check_fields(const Context& context, const FieldWork& work, double u
   return wrong;
 }
 
+namespace {
+
+// Loss<float> on a context's device, of host data.
+class HostLoss {
+ public:
+  HostLoss(const Context& context, const Model& model)
+      : context_(context),
+        loss_(context, std::get<Mlp>(model.network).architecture, model.sde),
+        parameters_(context, std::ssize(std::get<Mlp>(model.network).parameters)),
+        gradient_(context, parameters_.rows()),
+        values_(context, 3) {
+    const std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
+    const std::vector<float> narrow(parameters.begin(), parameters.end());
+    copy(context_, View<const float>(narrow), parameters_.view());
+    context_.synchronize();
+  }
+
+  // The first n and m points.
+  void evaluate(const RandomBatch& batch, std::int64_t n, const RandomPoints& collocation, std::int64_t m) {
+    const Buffer<float> t = there(batch.t, n, 1), x = there(batch.x, n, 2), target = there(batch.target, n, 2);
+    const Buffer<float> t_at = there(collocation.t, m, 1), x_at = there(collocation.x, m, 2);
+    loss_.evaluate(parameters_.view(), {t.view(), x.view(), target.view(), {}}, {t_at.view(), x_at.view()}, 1.0,
+                   values_.view(), gradient_.view());
+    copy(context_, values_.view(), View<double>(values));
+    copy(context_, gradient_.view(), View<float>(gradient));
+    context_.synchronize();
+  }
+
+  std::vector<double> values = std::vector<double>(3);
+  std::vector<float> gradient = std::vector<float>(static_cast<std::size_t>(gradient_.rows()));
+
+ private:
+  Buffer<float> there(const std::vector<float>& from, std::int64_t rows, std::int64_t columns) const {
+    Buffer<float> to(context_, rows, columns);
+    copy(context_, View<const float>(from.data(), rows, columns), to.view());
+    return to;
+  }
+
+  const Context& context_;
+  Loss<float> loss_;
+  Buffer<float> parameters_, gradient_;
+  Buffer<double> values_;
+};
+
+// The gradient's errors are some tens of roundings, and 2 β more where σ″ and σ‴ magnify the error of a pre-activation;
+// of one element 25 times as much.
+std::string compare_losses(const HostLoss& got, const std::vector<double>& want, const std::vector<double>& gradient,
+                           double bound) {
+  const std::vector<float> losses(got.values.begin(), got.values.end());
+  const auto n = static_cast<std::int64_t>(gradient.size());
+  if (auto wrong = compare("a loss", losses.data(), want.data(), 3, bound, bound); !wrong.empty()) return wrong;
+  return compare("the gradient", got.gradient.data(), gradient.data(), n, bound, 25 * bound);
+}
+
+// The first points of both batches against the reference, then whole batches against the CPU in double, whose gradient
+// is left in `gradient`.
+std::string check_loss(HostLoss& loss, const Model& model, const RandomBatch& batch, const RandomPoints& collocation,
+                       double bound, std::vector<double>& gradient) {
+  const Mlp& mlp = std::get<Mlp>(model.network);
+  const std::vector<double> parameters = widen({mlp.parameters.begin(), mlp.parameters.end()});
+  const std::vector<double> t = widen(batch.t), x = widen(batch.x), target = widen(batch.target);
+  const std::vector<double> t_at = widen(collocation.t), x_at = widen(collocation.x);
+
+  constexpr std::int64_t few = 48;  // a millisecond or two each
+  const auto first = [](const std::vector<double>& v, std::int64_t n) {
+    return std::vector<double>(v.begin(), v.begin() + n);
+  };
+  const auto net = testing::reference_network(mlp.architecture, parameters);
+  const auto denoising =
+      testing::reference_denoising_loss(net, first(t, few), first(x, 2 * few), first(target, 2 * few));
+  const auto residual =
+      testing::reference_residual_loss(net, testing::reference_sde(model.sde), first(t_at, few), first(x_at, 2 * few));
+  std::vector<double> want = {denoising.value, residual.value, denoising.value + residual.value};
+  gradient = denoising.gradient;
+  for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += residual.gradient[k];
+  loss.evaluate(batch, few, collocation, few);
+  if (auto wrong = compare_losses(loss, want, gradient, bound); !wrong.empty()) return wrong;
+
+  loss.evaluate(batch, std::ssize(t), collocation, std::ssize(t_at));
+  Loss<double>(Context({.backend = BackendKind::cpu}), mlp.architecture, model.sde)
+      .evaluate(View<const double>(parameters),
+                {View<const double>(t), View<const double>(x, 2), View<const double>(target, 2), {}},
+                {View<const double>(t_at), View<const double>(x_at, 2)}, 1.0, View<double>(want),
+                View<double>(gradient));
+  return compare_losses(loss, want, gradient, bound);
+}
+
+// What the trainer's first iteration reports and does, against losses of other draws from the same laws.
+std::string check_trainer(const Context& context, HostLoss& loss, const Model& model, const TrainOptions& options,
+                          const std::vector<double>& gradient) {
+  constexpr int batches = 12;
+  double sum[2] = {}, squares[2] = {};
+  for (int b = 0; b < batches; ++b) {
+    loss.evaluate(random_batch(model.sde, options.denoising_points, 100 + b), options.denoising_points,
+                  random_points(model.sde, 2, options.collocation_points, 200 + b), options.collocation_points);
+    for (int k = 0; k < 2; ++k) sum[k] += loss.values[k], squares[k] += loss.values[k] * loss.values[k];
+  }
+  Trainer trainer(context, model, DataSet::named("circles2"), options);
+  const std::vector<TrainRecord> records = trainer.run(1);
+  if (records.size() != 1) return "the trainer did not run one iteration";
+  const double got[2] = {records[0].denoising, records[0].residual};
+  for (int k = 0; k < 2; ++k) {
+    // Six standard deviations of one batch.
+    const double mean = sum[k] / batches, deviation = std::sqrt(std::max(0.0, squares[k] / batches - mean * mean));
+    if (!(std::fabs(got[k] - mean) <= 6 * deviation)) {
+      return fmt::format("the trainer's {} loss is {}, and other draws give {} with standard deviation {}",
+                         k == 0 ? "denoising" : "residual", got[k], mean, deviation);
+    }
+  }
+  // Adam's first step is −rate · sign of the gradient, up to ε: against another batch's gradient, downhill.
+  const std::vector<double> after = std::get<Mlp>(trainer.model().network).parameters;
+  const std::vector<double>& before = std::get<Mlp>(model.network).parameters;
+  double largest = 0, slope = 0;
+  for (std::size_t k = 0; k < after.size(); ++k) {
+    const double step = after[k] - static_cast<double>(static_cast<float>(before[k]));
+    largest = std::max(largest, std::fabs(step));
+    slope += gradient[k] * step;
+  }
+  if (!(largest <= 1.01 * options.peak_rate && largest > 0.5 * options.peak_rate && slope < 0)) {
+    return fmt::format("the trainer's first step moves a parameter by {} at rate {}, with slope {}", largest,
+                       options.peak_rate, slope);
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string check_training(const Context& context, const TrainWork& work, double unit) {
+  const Model model = paper_model(work.beta);
+  HostLoss loss(context, model);
+  std::vector<double> gradient;
+  const std::string wrong =
+      check_loss(loss, model, random_batch(model.sde, work.denoising, 2),
+                 random_points(model.sde, 2, work.collocation, 3), (60 + 2 * work.beta) * unit, gradient);
+  if (!wrong.empty()) return wrong;
+  return check_trainer(context, loss, model, paper_training(work.denoising, work.collocation), gradient);
+}
+
 std::optional<std::string> take(int& argc, char** argv, const std::string& name) {
   const std::string start = "--" + name + "=";
   for (int i = 1; i < argc; ++i) {

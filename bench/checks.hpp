@@ -75,6 +75,21 @@ struct FieldWork {
 // operations err by up to `unit`, the unit roundoff of the precision. Returns a sentence where the result is wrong.
 std::string check_fields(const Context& context, const FieldWork& work, double unit);
 
+// One training iteration of the paper's network: points, times and noise drawn, both losses, their gradient, Adam.
+struct TrainWork {
+  double beta;
+  std::int64_t denoising, collocation;
+
+  double flop() const {
+    return flop_per_sweep(Architecture{}) *
+           (6 * static_cast<double>(denoising) + 12 * static_cast<double>(collocation));
+  }
+};
+
+// The losses and their gradient against the tests' reference and the CPU's in double, with bounds that are multiples of
+// `unit`; then the trainer's first iteration against losses of other draws of the same laws.
+std::string check_training(const Context& context, const TrainWork& work, double unit);
+
 // The value of --NAME=VALUE, taken out of the arguments.
 std::optional<std::string> take(int& argc, char** argv, const std::string& name);
 

@@ -82,129 +82,13 @@ void time_fields(benchmark::State& state, const Machine& machine, const FieldWor
   count(state, machine, work.flop());
 }
 
-// The losses and the gradient that a training step starts from. Bounds as in the tests: a gradient's errors are some
-// tens of roundings, and 2 β more where σ″ and σ‴ magnify the error of a pre-activation; of one element 25 times as
-// much.
-std::string compare_losses(const std::vector<double>& got, const std::vector<float>& got_gradient,
-                           const std::vector<double>& want, const std::vector<double>& gradient, double beta) {
-  const std::vector<float> losses(got.begin(), got.end());
-  const double bound = (60 + 2 * beta) * roundoff;
-  const auto n = static_cast<std::int64_t>(gradient.size());
-  if (auto wrong = compare("a loss", losses.data(), want.data(), 3, bound, bound); !wrong.empty()) return wrong;
-  return compare("the gradient", got_gradient.data(), gradient.data(), n, bound, 25 * bound);
-}
-
-// The first points of both batches against the reference, then whole batches against the library in double.
-std::string check_loss(const Machine& machine, const Model& model, const RandomBatch& batch,
-                       const RandomPoints& collocation, std::vector<double>& gradient) {
-  const Mlp& mlp = std::get<Mlp>(model.network);
-  const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
-  const std::vector<double> wide = widen(parameters);
-  const double beta = mlp.architecture.beta;
-  std::vector<double> got(3), want(3);
-  std::vector<float> got_gradient(parameters.size());
-  const Loss<float> loss(machine.context, mlp.architecture, model.sde);
-  const auto evaluate = [&](std::int64_t n, std::int64_t m) {
-    loss.evaluate(View<const float>(parameters),
-                  {View<const float>(batch.t.data(), n),
-                   View<const float>(batch.x.data(), n, 2),
-                   View<const float>(batch.target.data(), n, 2),
-                   {}},
-                  {View<const float>(collocation.t.data(), m), View<const float>(collocation.x.data(), m, 2)}, 1.0,
-                  View<double>(got), View<float>(got_gradient));
-  };
-  const std::vector<double> t = widen(batch.t), x = widen(batch.x), target = widen(batch.target);
-  const std::vector<double> t_at = widen(collocation.t), x_at = widen(collocation.x);
-
-  constexpr std::int64_t few = 48;  // a millisecond or two each
-  const auto first = [](const std::vector<double>& v, std::int64_t n) {
-    return std::vector<double>(v.begin(), v.begin() + n);
-  };
-  const auto net = testing::reference_network(mlp.architecture, wide);
-  const auto denoising =
-      testing::reference_denoising_loss(net, first(t, few), first(x, 2 * few), first(target, 2 * few));
-  const auto residual =
-      testing::reference_residual_loss(net, testing::reference_sde(model.sde), first(t_at, few), first(x_at, 2 * few));
-  want = {denoising.value, residual.value, denoising.value + residual.value};
-  gradient = denoising.gradient;
-  for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += residual.gradient[k];
-  evaluate(few, few);
-  if (auto wrong = compare_losses(got, got_gradient, want, gradient, beta); !wrong.empty()) return wrong;
-
-  evaluate(static_cast<std::int64_t>(t.size()), static_cast<std::int64_t>(t_at.size()));
-  Loss<double>(machine.context, mlp.architecture, model.sde)
-      .evaluate(View<const double>(wide),
-                {View<const double>(t), View<const double>(x, 2), View<const double>(target, 2), {}},
-                {View<const double>(t_at), View<const double>(x_at, 2)}, 1.0, View<double>(want),
-                View<double>(gradient));
-  return compare_losses(got, got_gradient, want, gradient, beta);
-}
-
-// What the trainer's first iteration reports and does, against losses of other draws from the same laws.
-std::string check_trainer(const Machine& machine, const Model& model, const TrainOptions& options,
-                          const std::vector<double>& gradient) {
-  const Mlp& mlp = std::get<Mlp>(model.network);
-  const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
-  const Loss<float> loss(machine.context, mlp.architecture, model.sde);
-  constexpr int batches = 12;
-  double sum[2] = {}, squares[2] = {};
-  for (int b = 0; b < batches; ++b) {
-    const RandomBatch batch = random_batch(model.sde, options.denoising_points, 100 + b);
-    const RandomPoints collocation = random_points(model.sde, 2, options.collocation_points, 200 + b);
-    std::vector<double> values(3);
-    const Points<float> at = collocation.view();
-    loss.evaluate(View<const float>(parameters), batch.view(), {at.t, at.x}, 1.0, View<double>(values), {});
-    for (int k = 0; k < 2; ++k) sum[k] += values[k], squares[k] += values[k] * values[k];
-  }
-  Trainer trainer(machine.context, model, DataSet::named("circles2"), options);
-  const std::vector<TrainRecord> records = trainer.run(1);
-  if (records.size() != 1) return "the trainer did not run one iteration";
-  const double got[2] = {records[0].denoising, records[0].residual};
-  for (int k = 0; k < 2; ++k) {
-    // Six standard deviations of one batch.
-    const double mean = sum[k] / batches, deviation = std::sqrt(std::max(0.0, squares[k] / batches - mean * mean));
-    if (!(std::fabs(got[k] - mean) <= 6 * deviation)) {
-      return fmt::format("the trainer's {} loss is {}, and other draws give {} with standard deviation {}",
-                         k == 0 ? "denoising" : "residual", got[k], mean, deviation);
-    }
-  }
-  // Adam's first step is −rate · sign of the gradient, up to ε: against another batch's gradient, downhill.
-  const std::vector<double> after = std::get<Mlp>(trainer.model().network).parameters;
-  double largest = 0, slope = 0;
-  for (std::size_t k = 0; k < after.size(); ++k) {
-    largest = std::max(largest, std::fabs(after[k] - parameters[k]));
-    slope += gradient[k] * (after[k] - parameters[k]);
-  }
-  if (!(largest <= 1.01 * options.peak_rate && largest > 0.5 * options.peak_rate && slope < 0)) {
-    return fmt::format("the trainer's first step moves a parameter by {} at rate {}, with slope {}", largest,
-                       options.peak_rate, slope);
-  }
-  return "";
-}
-
-struct TrainWork {
-  double beta;
-  std::int64_t denoising, collocation;
-};
-
-std::string check_training(const Machine& machine, const TrainWork& work) {
-  const Model model = paper_model(work.beta);
-  std::vector<double> gradient;
-  const std::string wrong = check_loss(machine, model, random_batch(model.sde, work.denoising, 2),
-                                       random_points(model.sde, 2, work.collocation, 3), gradient);
-  return wrong.empty() ? check_trainer(machine, model, paper_training(work.denoising, work.collocation), gradient)
-                       : wrong;
-}
-
 // A whole iteration: points, times and noise drawn, both losses, their gradient, Adam.
 void time_training(benchmark::State& state, const Machine& machine, const TrainWork& work) {
   Trainer trainer(machine.context, paper_model(work.beta), DataSet::named("circles2"),
                   paper_training(work.denoising, work.collocation));
   trainer.run(1);
   for (auto _ : state) trainer.run(1);
-  count(state, machine,
-        flop_per_sweep(Architecture{}) *
-            (6 * static_cast<double>(work.denoising) + 12 * static_cast<double>(work.collocation)));
+  count(state, machine, work.flop());
 }
 
 // The first steps of the paper's grid, from random states, noise included: a sampler that no state's history slows
@@ -350,7 +234,7 @@ void register_all(Machine& machine) {
   };
   const auto add_training = [&](const char* name, const TrainWork& work) {
     add(
-        name, [&machine, work] { return check_training(machine, work); },
+        name, [&machine, work] { return check_training(machine.context, work, roundoff); },
         [&machine, work](State& state) { time_training(state, machine, work); })
         ->UseRealTime();
   };

@@ -135,12 +135,12 @@ class Gpu {
   cuda::DeviceMemory flushed_;
 };
 
-// Once to warm up, then as Google Benchmark asks. flop and special: of one run.
+// Once to warm up, then as Google Benchmark asks. `work` does `repeats` times what is timed; flop and special: of one.
 void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special,
-                    const std::function<void()>& work) {
+                    const std::function<void()>& work, int repeats = 1) {
   using benchmark::Counter;
   gpu.time(work);
-  for (auto _ : state) state.SetIterationTime(gpu.time(work));
+  for (auto _ : state) state.SetIterationTime(gpu.time(work) / repeats);
   state.counters["gflops"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
   if (!gpu.limits) return state.SetLabel("no limit is known for this device");
   const double products = flop / gpu.limits->products(precision), functions = special / gpu.limits->special;
@@ -285,6 +285,17 @@ void time_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work
   state.counters["memory_beside_samples_mib"] = (used - 8.0 * static_cast<double>(work.n)) / (1 << 20);
 }
 
+// Iterations in calls of the trainer of twenty, after each of which the host reads their records.
+void time_training(benchmark::State& state, const Gpu& gpu, const TrainWork& work, Precision precision) {
+  constexpr int iterations = 20;
+  Trainer trainer(gpu.context(precision), paper_model(work.beta), DataSet::named("circles2"),
+                  paper_training(work.denoising, work.collocation));
+  time_and_count(
+      state, gpu, precision, work.flop(),
+      special_functions(Architecture{}) * (static_cast<double>(work.denoising) + static_cast<double>(work.collocation)),
+      [&] { trainer.run(iterations); }, iterations);
+}
+
 Model square_network(std::int64_t width) {
   Architecture architecture;
   architecture.hidden = {width, width, width, width};
@@ -331,6 +342,12 @@ void register_all(const Gpu& gpu, bool small) {
   for (const Precision precision : {Precision::split, Precision::fp32}) {
     add_fields("score/paper", paper_model(), false, precision);
     add_fields("residual/paper", paper_model(), true, precision);
+    const TrainWork training = small ? TrainWork{100, 99, 19} : TrainWork{100, 200'000, 50'000};
+    add(
+        fmt::format("gpu/train/paper/{}_{}/{}", training.denoising, training.collocation, to_string(precision)),
+        [&gpu, training, precision] { return check_training(gpu.context(precision), training, unit_of(precision)); },
+        [&gpu, training, precision](State& state) { time_training(state, gpu, training, precision); })
+        ->Unit(benchmark::kMicrosecond);
   }
 }
 
@@ -343,7 +360,9 @@ int run(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const Gpu gpu;
   if (reference) {
-    write_reference(*reference, gpu.context(Precision::split), {.fields = std::int64_t{1} << 20, .samples = 3'000'000});
+    write_reference(
+        *reference, gpu.context(Precision::split),
+        {.fields = std::int64_t{1} << 20, .denoising = 200'000, .collocation = 50'000, .samples = 3'000'000});
     return 0;
   }
   benchmark::AddCustomContext("fokker", fmt::format("{}, {}", version(), backend_status()[1].detail));

@@ -146,11 +146,22 @@ void write_reference(const std::string& path, const Context& context, const Refe
   if (sizes.denoising > 0) {
     const RandomBatch batch = random_batch(model.sde, sizes.denoising, 2);
     const RandomPoints collocation = random_points(model.sde, 2, sizes.collocation, 3);
-    const Loss<float> loss(context, architecture, model.sde);
+    const auto there = [&](const std::vector<float>& from, std::int64_t columns) {
+      Buffer<float> to(context, std::ssize(from) / columns, columns);
+      copy(context, View<const float>(from, columns), to.view());
+      return to;
+    };
+    const Buffer<float> weights = there(parameters, 1);
+    const Buffer<float> batch_t = there(batch.t, 1), batch_x = there(batch.x, 2), target = there(batch.target, 2);
+    const Buffer<float> collocation_t = there(collocation.t, 1), collocation_x = there(collocation.x, 2);
+    Buffer<double> loss_values(context, 3);
+    Buffer<float> loss_gradient(context, std::ssize(parameters));
+    Loss<float>(context, architecture, model.sde)
+        .evaluate(weights.view(), {batch_t.view(), batch_x.view(), target.view(), {}},
+                  {collocation_t.view(), collocation_x.view()}, 1.0, loss_values.view(), loss_gradient.view());
     std::vector<double> values(3);
-    std::vector<float> gradient(parameters.size());
-    loss.evaluate(View<const float>(parameters), batch.view(), {collocation.view().t, collocation.view().x}, 1.0,
-                  View<double>(values), View<float>(gradient));
+    copy(context, loss_values.view(), View<double>(values));
+    const std::vector<float> gradient = fetch(loss_gradient);
     file.tensors["train.t"] = tensor({sizes.denoising}, batch.t);
     file.tensors["train.x"] = tensor({sizes.denoising, 2}, batch.x);
     file.tensors["train.target"] = tensor({sizes.denoising, 2}, batch.target);

@@ -24,7 +24,7 @@ WORKS = {'cpu': {'score': {'': 'score/paper/50000'}, 'residual': {'': 'residual/
                  'train': {'': 'train/paper/20000_5000'}, 'step': {'': 'sample_step/paper/50000'}},
          'cuda': {work: {suffix: f'gpu/{name}/{precision}' for suffix, precision in (('', 'split'), (' fp32', 'fp32'))}
                   for work, name in (('score', 'score/paper/1048576'), ('residual', 'residual/paper/1048576'),
-                                     ('sample', 'sample/paper/3000000'))}}
+                                     ('train', 'train/paper/200000_50000'), ('sample', 'sample/paper/3000000'))}}
 LIMIT = {'cpu': 'fraction_of_peak', 'cuda': 'fraction_of_limit'}
 MILLISECONDS = {'us': 1e-3, 'ms': 1}
 PEERS = ['torch', 'torch.compile', 'jax']

@@ -9,8 +9,9 @@ input.
 The works, in float32, on the paper's potential network phi(t, x) with score grad_x phi:
     score     at the reference's points: 50 000 on a CPU, 2^20 on a GPU
     residual  value, time derivative, score, Laplacian and from them the Fokker-Planck residual, at the same points
-    train     one iteration: 20 000 denoising and 5 000 residual points drawn, both losses by automatic differentiation as
-              the paper's authors write them, the gradient, Adam
+    train     one iteration: as many denoising and residual points drawn as the reference has (20 000 and 5 000 on a CPU,
+              200 000 and 50 000 on a GPU), both losses by automatic differentiation as the paper's authors write them,
+              the gradient, Adam
     step      one Euler-Maruyama step of 50 000 samples, noise included: twenty steps, divided by twenty
     sample    whole paths: the reference's number of samples through all steps of its grid, prior and noise drawn
 
@@ -27,7 +28,7 @@ import numpy
 from safetensors.numpy import load_file
 
 T, T_MIN, BOX, RATE, BETA = 10.0, 1e-4, 3.5, 1e-4, 100.0
-N_DENOISING, N_COLLOCATION, STEPS = 20_000, 5_000, 20
+STEPS = 20
 # Root mean square of the difference over that of the quantity: single precision through softplus with beta = 100, whose
 # first (score, step), second (residual) and third (train) derivatives amplify a rounding of 6e-8 by beta once, twice, three
 # times. What is checked of whole paths is their step.
@@ -122,15 +123,17 @@ class Torch:
 
     def draw(self):
         """Points of circles2 carried to a time, and residual points."""
-        torch, n, m = self.torch, N_DENOISING, N_COLLOCATION
-        radius = 2 * (torch.where(torch.rand(n) < 0.5, 0.65, 1.4) + 0.1 * torch.randn(n))
-        angle = 2 * math.pi * torch.rand(n)
+        torch = self.torch
+        n, m = (len(self.reference[k]) for k in ('train.t', 'train.collocation_t'))
+        rand, randn = (lambda *shape, f=f: f(*shape, device=self.device) for f in (torch.rand, torch.randn))
+        radius = 2 * (torch.where(rand(n) < 0.5, 0.65, 1.4) + 0.1 * randn(n))
+        angle = 2 * math.pi * rand(n)
         x0 = torch.stack([radius * torch.cos(angle), radius * torch.sin(angle)], 1)
-        t = T_MIN + (T - T_MIN) * (1 - torch.sqrt(1 - torch.rand(n)))
+        t = T_MIN + (T - T_MIN) * (1 - torch.sqrt(1 - rand(n)))
         sigma = torch.sqrt(-0.5 * torch.expm1(-2 * t))[:, None]
-        z = torch.randn(n, 2)
+        z = randn(n, 2)
         x = torch.exp(-t)[:, None] * x0 + sigma * z
-        return t, x, -z / sigma, T_MIN + (T - T_MIN) * torch.rand(m), BOX * (2 * torch.rand(m, 2) - 1)
+        return t, x, -z / sigma, T_MIN + (T - T_MIN) * rand(m), BOX * (2 * rand(m, 2) - 1)
 
     def step(self, p, t, dt, x, noise):
         score = (self.functional_score if self.compiled else self.autograd_score)(p, t.expand(x.shape[0]), x)
@@ -236,7 +239,8 @@ class Jax:
         return losses, gradient
 
     def draw(self, key):
-        jnp, random, n, m = self.jnp, self.jax.random, N_DENOISING, N_COLLOCATION
+        jnp, random = self.jnp, self.jax.random
+        n, m = (len(self.reference[k]) for k in ('train.t', 'train.collocation_t'))
         keys = random.split(key, 7)
         radius = 2 * (jnp.where(random.uniform(keys[0], (n,)) < 0.5, 0.65, 1.4) + 0.1 * random.normal(keys[1], (n,)))
         angle = 2 * jnp.pi * random.uniform(keys[2], (n,))

@@ -80,6 +80,8 @@ class HostLoss {
         parameters_(context, std::ssize(std::get<Mlp>(model.network).parameters)),
         gradient_(context, parameters_.rows()),
         values_(context, 3) {
+    values.resize(3);
+    gradient.resize(static_cast<std::size_t>(gradient_.rows()));
     const std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
     const std::vector<float> narrow(parameters.begin(), parameters.end());
     copy(context_, View<const float>(narrow), parameters_.view());
@@ -97,8 +99,8 @@ class HostLoss {
     context_.synchronize();
   }
 
-  std::vector<double> values = std::vector<double>(3);
-  std::vector<float> gradient = std::vector<float>(static_cast<std::size_t>(gradient_.rows()));
+  std::vector<double> values;   // [3]
+  std::vector<float> gradient;  // [P]
 
  private:
   Buffer<float> there(const std::vector<float>& from, std::int64_t rows, std::int64_t columns) const {

@@ -4,10 +4,8 @@
 #include <utility>
 
 #include "data_tables.hpp"
-#include "kernels/data_launch.hpp"
 
 namespace fokker::cuda {
-namespace {}  // namespace
 
 DeviceData::DeviceData(const DataSet& data) : data_(data) {
   if (const MixtureTables* tables = data.tables()) {
@@ -19,27 +17,25 @@ DeviceData::DeviceData(const DataSet& data) : data_(data) {
   if (const std::vector<float>* samples = data.stored()) samples_ = upload(*samples);
 }
 
+kernels::DataSource DeviceData::source() const {
+  const auto dimension = static_cast<std::uint64_t>(data_.dimension());
+  return {.kind = data_.kind(),
+          .dimension = static_cast<int>(dimension),
+          .mixture = {.components = data_.exact() == nullptr ? 0 : static_cast<int>(data_.exact()->components()),
+                      .thresholds = thresholds_.as<const float>(),
+                      .means = means_.as<const float>(),
+                      .deviations = deviations_.as<const float>(),
+                      .factors = factors_.as<const float>()},
+          .samples = samples_.as<const float>(),
+          .count = data_.stored() == nullptr ? 0 : data_.stored()->size() / dimension};
+}
+
 void DeviceData::draw(const Queue& queue, View<float> out, std::uint64_t seed, std::uint64_t first_index,
                       std::uint64_t step) const {
-  const auto dimension = static_cast<int>(data_.dimension());
-  const kernels::DrawArguments draw{
-      .n = out.rows, .dimension = dimension, .seed = seed, .first_index = first_index, .step = step, .out = out.data};
-  switch (data_.kind()) {
-    case DataSet::Kind::circles2: return check(kernels::launch_circles2(draw, queue.stream), "launch_circles2");
-    case DataSet::Kind::checker: return check(kernels::launch_checker(draw, queue.stream), "launch_checker");
-    case DataSet::Kind::samples: {
-      const std::uint64_t count = data_.stored()->size() / static_cast<std::uint64_t>(dimension);
-      return check(kernels::launch_stored(draw, samples_.as<const float>(), count, queue.stream), "launch_stored");
-    }
-    case DataSet::Kind::blob:
-    case DataSet::Kind::mixture: break;
-  }
-  const kernels::MixtureDraw mixture{.components = static_cast<int>(data_.exact()->components()),
-                                     .thresholds = thresholds_.as<const float>(),
-                                     .means = means_.as<const float>(),
-                                     .deviations = deviations_.as<const float>(),
-                                     .factors = factors_.as<const float>()};
-  check(kernels::launch_mixture_draw(draw, mixture, queue.stream), "launch_mixture_draw");
+  check(kernels::launch_draw(source(),
+                             {.n = out.rows, .seed = seed, .first_index = first_index, .step = step, .out = out.data},
+                             queue.stream),
+        "launch_draw");
 }
 
 bool DeviceData::holds(const DataSet& data) const {

@@ -8,7 +8,7 @@
 
 #include "cuda/device_field.hpp"
 #include "fokker/loss.hpp"
-#include "kernels/training_points.hpp"
+#include "kernels/training_launch.hpp"
 
 namespace fokker::cuda {
 

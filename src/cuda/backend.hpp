@@ -16,6 +16,10 @@ std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, co
 struct Queue;
 template <class T>
 std::unique_ptr<FieldOperator<T>> make_fields(const Queue& queue, const Model& model);  // fields.cpp
+// Throws Error for float where the queue's precision is half.
+template <class T>
+std::unique_ptr<LossOperator<T>> make_loss(const Queue& queue, const Architecture& architecture,
+                                           const ForwardSde& sde);  // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp

@@ -4,20 +4,32 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
+#include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
 
 namespace fokker::cuda {
 namespace {
 
-[[noreturn]] void refuse_training() {
-  throw Error(
-      "training runs on the CPU backend in this version; a context with BackendKind::cpu is allowed here, and models "
-      "from it run on CUDA");
-}
+template <class T>
+class CudaLoss final : public LossOperator<T> {
+ public:
+  CudaLoss(int device, std::unique_ptr<DeviceLoss<T>> loss) : device_(device), loss_(std::move(loss)) {}
+  void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
+                double residual_weight, View<double> values, View<T> gradient) override {
+    const OnDevice here(device_);
+    loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
+  }
+
+ private:
+  int device_;
+  std::unique_ptr<DeviceLoss<T>> loss_;
+};
 
 class CudaBackend final : public Backend {
  public:
@@ -73,20 +85,38 @@ class CudaBackend final : public Backend {
     return make_sampler(queue_, model, grid);
   }
 
-  std::unique_ptr<LossOperator<float>> loss_float(const Architecture&, const ForwardSde&) override {
-    refuse_training();
+  std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
+    const OnDevice here(queue_.device);
+    return std::make_unique<CudaLoss<float>>(queue_.device, make_device_loss(queue_, architecture, sde));
   }
-  std::unique_ptr<LossOperator<double>> loss_double(const Architecture&, const ForwardSde&) override {
-    refuse_training();
+  std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
+    const OnDevice here(queue_.device);
+    return std::make_unique<CudaLoss<double>>(queue_.device, make_wide_loss_double(queue_, architecture, sde));
   }
-  std::unique_ptr<TrainOperator> trainer(const Model&, const DataSet&, const TrainOptions&) override {
-    refuse_training();
+  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
+                                         const TrainOptions& options) override {
+    const OnDevice here(queue_.device);
+    return make_trainer(training_queue(), initial, data_.of(data), options);
+  }
+  std::vector<TrainOutcome> run_together(std::span<TrainOperator* const> trainers,
+                                         std::span<const std::int64_t> counts) override {
+    const OnDevice here(queue_.device);
+    return cuda::run_together(training_queue(), trainers, counts);
   }
 
  private:
+  // Trainers capture their stream, which the default stream does not allow and which a caller's own would notice.
+  Queue training_queue() {
+    if (!training_stream_) training_stream_.emplace();
+    Queue queue = queue_;
+    queue.stream = training_stream_->get();
+    return queue;
+  }
+
   Queue queue_;
   int threads_;
   DataCache data_;
+  std::optional<OwnStream> training_stream_;
 };
 
 }  // namespace

@@ -1,9 +1,12 @@
 #include "cuda/data.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "data_tables.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker::cuda {
 
@@ -15,10 +18,27 @@ DeviceData::DeviceData(const DataSet& data) : data_(data) {
     factors_ = upload(tables->factors);
   }
   if (const std::vector<float>* samples = data.stored()) samples_ = upload(*samples);
+  if (const DeviceSamples* samples = data.device_samples()) {
+    int device = 0;
+    cudaPointerAttributes attributes;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaPointerGetAttributes(&attributes, samples->samples.data()), "cudaPointerGetAttributes");
+    if (attributes.device != device) {
+      throw Error(
+          fmt::format("data set '{}' is on device {} and was given to a context of device {}; allowed: one device",
+                      data.name(), attributes.device, device));
+    }
+  }
 }
 
 kernels::DataSource DeviceData::source() const {
-  const auto dimension = static_cast<std::uint64_t>(data_.dimension());
+  const std::int64_t dimension = data_.dimension();
+  View<const float> stored;
+  if (data_.stored() != nullptr) {
+    stored = {samples_.as<const float>(), static_cast<std::int64_t>(data_.stored()->size()) / dimension, dimension};
+  } else if (data_.device_samples() != nullptr) {
+    stored = data_.device_samples()->samples.view();
+  }
   return {.kind = data_.kind(),
           .dimension = static_cast<int>(dimension),
           .mixture = {.components = data_.exact() == nullptr ? 0 : static_cast<int>(data_.exact()->components()),
@@ -26,8 +46,8 @@ kernels::DataSource DeviceData::source() const {
                       .means = means_.as<const float>(),
                       .deviations = deviations_.as<const float>(),
                       .factors = factors_.as<const float>()},
-          .samples = samples_.as<const float>(),
-          .count = data_.stored() == nullptr ? 0 : data_.stored()->size() / dimension};
+          .samples = stored.data,
+          .count = static_cast<std::uint64_t>(stored.rows)};
 }
 
 void DeviceData::draw(const Queue& queue, View<float> out, std::uint64_t seed, std::uint64_t first_index,
@@ -39,7 +59,8 @@ void DeviceData::draw(const Queue& queue, View<float> out, std::uint64_t seed, s
 }
 
 bool DeviceData::holds(const DataSet& data) const {
-  return data.kind() == data_.kind() && data.tables() == data_.tables() && data.stored() == data_.stored();
+  return data.kind() == data_.kind() && data.tables() == data_.tables() && data.stored() == data_.stored() &&
+         data.device_samples() == data_.device_samples();
 }
 
 const DeviceData& DataCache::of(const DataSet& data) {

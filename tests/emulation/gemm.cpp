@@ -37,12 +37,13 @@ void Gemm::multiply(const Product<Operand, Result>& p) const {
   }
   std::vector<Result> sum;
   for (std::int64_t i = 0; i < p.rows; ++i) {
+    Result* const c = p.c + i * p.c_stride;
     sum.assign(static_cast<std::size_t>(p.columns), Result(0));
     for (std::int64_t k = 0; k < p.depth; ++k) {
-      const Result a = number<Result>(p.a[i * p.a_stride + k]);
+      const Result a = number<Result>(p.a_transposed ? p.a[k * p.a_stride + i] : p.a[i * p.a_stride + k]);
       for (std::int64_t j = 0; j < p.columns; ++j) sum[j] += a * b[k * p.columns + j];
     }
-    for (std::int64_t j = 0; j < p.columns; ++j) p.c[i * p.c_stride + j] = static_cast<Result>(p.alpha) * sum[j];
+    for (std::int64_t j = 0; j < p.columns; ++j) c[j] = p.add ? c[j] + sum[j] : sum[j];
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -65,22 +66,22 @@ std::vector<T> as(const std::vector<double>& v) {
 
 // A loss is a mean of points whose roundings are independent of each other: its deviation, for a unit roundoff of 1, is
 // the root of the sum of their squares, over N. That of each point comes from runs of the reference that errs at
-// random. Sums are in double. What is not exact in float is rounded on its way in.
+// random. What is not exact in float is rounded on its way in. Coefficients of the SDE and sums over points are in
+// double: they err in double alone, the sums by a rounding of each of N partial sums of at most the mean.
 struct LossDeviations {
   double denoising = 0, residual = 0;
 };
 
-// `coefficients`: roundings of the SDE's coefficients, as by as many of the time, whose condition is theirs: 0 where
-// they are in double and all else in float, 4 where all is in double.
-inline std::vector<double> with_roundings(std::vector<double> times, int coefficients) {
+// Of the SDE's coefficients: as by so many of the time, whose condition is theirs.
+inline std::vector<double> with_roundings(std::vector<double> times, int count) {
   for (double& t : times) {
-    for (int k = 0; k < coefficients; ++k) t = rounded(t).value;
+    for (int k = 0; k < count; ++k) t = rounded(t).value;
   }
   return times;
 }
 
 inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& sde, const Problem& p,
-                                      int coefficients = 0) {
+                                      bool in_double = false) {
   const auto net = reference_network(a, p.parameters);
   const auto reference = reference_sde(sde);
   const std::vector<Noisy> noisy(p.parameters.begin(), p.parameters.end());
@@ -92,17 +93,18 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
     return part;
   };
   const auto deviation = [&](std::size_t n, const auto& exact, const auto& run) {
-    std::vector<double> squares(n);
+    std::vector<double> squares(n), values(n);
     cpu::parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
-      const double e = exact(i);
+      const double e = values[i] = exact(i);
       for (int k = 0; k < noise_runs; ++k) {
         Noise::seed(static_cast<std::uint64_t>(noise_runs * i + k));
         squares[i] += std::pow((value_of(run(i)) - e) / noise_size, 2) / noise_runs;
       }
     });
-    double sum = 0;
-    for (const double square : squares) sum += square;
-    return n == 0 ? 0 : std::sqrt(sum) / double(n);
+    if (n == 0) return 0.0;
+    const double mean = std::accumulate(values.begin(), values.end(), 0.0) / double(n);
+    const double points = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0)) / double(n);
+    return in_double ? std::hypot(points, mean * std::sqrt(double(n)) / 3) : points;
   };
   const std::size_t d = static_cast<std::size_t>(a.dimension);
   const auto weight = [&](std::size_t i) { return p.weight.empty() ? 1.0 : p.weight[i]; };
@@ -123,7 +125,7 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
       },
       [&](std::size_t i) {
         const std::vector<double> x = inputs(p.residual_x, i * d);
-        const double t = with_roundings({input(p.residual_t[i])}, coefficients)[0];
+        const double t = with_roundings({input(p.residual_t[i])}, in_double ? 4 : 0)[0];
         return residual_point(net, noisy, reference, t, x.data());
       });
   return result;
@@ -138,7 +140,7 @@ inline ::testing::AssertionResult value_agrees(double actual, double expected, d
 // reference whose every operation errs, backwards along its tape and in the sum over points, too.
 inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, const ForwardSde& sde, const Problem& p,
                                                         double weight, const std::vector<double>& exact,
-                                                        int coefficients = 0) {
+                                                        bool in_double = false) {
   const auto net = reference_network(a, p.parameters);
   const auto reference = reference_sde(sde);
   std::vector<std::vector<double>> errors(2, std::vector<double>(exact.size()));
@@ -150,7 +152,7 @@ inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, c
     };
     const auto denoising = reference_denoising_loss<Noisy>(net, inputs(p.t), inputs(p.x), inputs(p.target), p.weight);
     const auto residual = reference_residual_loss<Noisy>(
-        net, reference, with_roundings(inputs(p.residual_t), coefficients), inputs(p.residual_x));
+        net, reference, with_roundings(inputs(p.residual_t), in_double ? 4 : 0), inputs(p.residual_x));
     for (std::size_t k = 0; k < exact.size(); ++k) {
       const double g = denoising.gradient[k].value + weight * residual.gradient[k].value;
       errors[run][k] = (g - exact[k]) / noise_size;

@@ -23,7 +23,7 @@ T* at(const Planes<T>& planes, std::int64_t l) {
 }  // namespace
 
 template <class T>
-WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture)
+WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse)
     : stream_(queue.stream), architecture_(architecture), gemm_(queue.stream) {
   for (std::size_t l = 0; l < architecture.hidden.size(); ++l) {
     if (architecture.hidden[l] <= kWidest) continue;
@@ -41,7 +41,7 @@ WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture
     for (std::int64_t l = 1; l < hidden(); ++l) {
       const std::int64_t count = std::int64_t{operand_.parts} * stride(l) * stride(l - 1);
       halves_[l].forward = arena.take<kernels::Half>(count);
-      if (potential()) halves_[l].reverse = arena.take<kernels::Half>(count);
+      if (reverse) halves_[l].reverse = arena.take<kernels::Half>(count);
       halves_[l].unscale = arena.take<float>(1);
     }
     return arena.used();

@@ -45,8 +45,8 @@ using Planes = std::vector<T*>;
 template <class T>
 class WideNetwork {
  public:
-  // Throws Error beyond a width of 4096.
-  WideNetwork(const Queue& queue, const Architecture& architecture);
+  // `reverse`: whether there will be products in reverse. Throws Error beyond a width of 4096.
+  WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse);
 
   // Sweeps from here on are of these parameters [P], on the device, which have to live and stay as long. Asynchronous.
   void use(const T* parameters);

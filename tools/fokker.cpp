@@ -131,6 +131,7 @@ class Train : public Command {
     save_model(out_, model, {{"training", text_of(recipe)}});
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
+      json["precision"] = to_string(context.precision());
       json["first_iteration"] = first;
       json["iterations"] = trainer.iteration();
       json["last"] = nullptr;

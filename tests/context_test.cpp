@@ -13,9 +13,7 @@
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
-#include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
-#include "fokker/trainer.hpp"
 #include "fokker/version.hpp"
 #include "fokker/view.hpp"
 

@@ -5,31 +5,13 @@
 
 #include <algorithm>
 #include <optional>
-#include <utility>
 
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
-#include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
-#include "fokker/error.hpp"
 
 namespace fokker::cuda {
 namespace {
-
-template <class T>
-class CudaLoss final : public LossOperator<T> {
- public:
-  CudaLoss(int device, std::unique_ptr<DeviceLoss<T>> loss) : device_(device), loss_(std::move(loss)) {}
-  void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
-                double residual_weight, View<double> values, View<T> gradient) override {
-    const OnDevice here(device_);
-    loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
-  }
-
- private:
-  int device_;
-  std::unique_ptr<DeviceLoss<T>> loss_;
-};
 
 class CudaBackend final : public Backend {
  public:
@@ -87,11 +69,11 @@ class CudaBackend final : public Backend {
 
   std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
     const OnDevice here(queue_.device);
-    return std::make_unique<CudaLoss<float>>(queue_.device, make_device_loss(queue_, architecture, sde));
+    return make_loss<float>(queue_, architecture, sde);
   }
   std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
     const OnDevice here(queue_.device);
-    return std::make_unique<CudaLoss<double>>(queue_.device, make_wide_loss_double(queue_, architecture, sde));
+    return make_loss<double>(queue_, architecture, sde);
   }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                          const TrainOptions& options) override {

@@ -484,7 +484,7 @@ TEST_F(DeviceLossTest, AWeightOfZeroLeavesTheGradientToTheOther) {
 TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
   constexpr std::int64_t n = 50, m = 41, rows = 16;
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
-  const cuda::DeviceData data(DataSet::circles2());
+  const cuda::DeviceData data(DataSet::named("circles2"));
   const std::vector<float> edges = importance_edges(sde, 64);
   const DeviceMemory on_edges = cuda::upload(edges), iteration = cuda::upload(std::vector<std::int64_t>{7});
   for (const Output output : {Output::potential, Output::score}) {

@@ -1,7 +1,8 @@
 // Times of the CUDA backend's work, by device events on the context's stream. Each result is checked before it is
 // timed, once a process: fields as in fokker_bench.cpp, against the tests' reference in double within the rounding of
-// the precision; whole sample paths against the same steps in double, within some times the CPU backend's own distance.
-// Data are random, and the L2 cache is overwritten before each run.
+// the precision; training against losses in double and of other draws; whole sample paths against the same steps in
+// double, within some times the CPU backend's own distance. Data are random, and the L2 cache is overwritten before
+// each run.
 //
 // Counters: `gflops` counts the matrix products alone (two FLOP a weight, sweep and point). `fraction_of_limit` is the
 // time the work would take at the device's limit over the time it took; of two limits the one that binds, which the
@@ -342,12 +343,14 @@ void register_all(const Gpu& gpu, bool small) {
   for (const Precision precision : {Precision::split, Precision::fp32}) {
     add_fields("score/paper", paper_model(), false, precision);
     add_fields("residual/paper", paper_model(), true, precision);
-    const TrainWork training = small ? TrainWork{100, 99, 19} : TrainWork{100, 200'000, 50'000};
-    add(
-        fmt::format("gpu/train/paper/{}_{}/{}", training.denoising, training.collocation, to_string(precision)),
-        [&gpu, training, precision] { return check_training(gpu.context(precision), training, unit_of(precision)); },
-        [&gpu, training, precision](State& state) { time_training(state, gpu, training, precision); })
-        ->Unit(benchmark::kMicrosecond);
+    for (const TrainWork& work : small ? std::vector<TrainWork>{{100, 99, 19}}
+                                       : std::vector<TrainWork>{{100, 20'000, 5'000}, {100, 200'000, 50'000}}) {
+      add(
+          fmt::format("gpu/train/paper/{}_{}/{}", work.denoising, work.collocation, to_string(precision)),
+          [&gpu, work, precision] { return check_training(gpu.context(precision), work, unit_of(precision)); },
+          [&gpu, work, precision](State& state) { time_training(state, gpu, work, precision); })
+          ->Unit(benchmark::kMicrosecond);
+    }
   }
 }
 

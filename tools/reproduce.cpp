@@ -195,15 +195,12 @@ class Reproduction {
 
   void run() {
     const Stopwatch clock;
-    machine_.check_training();
     configure();
     const Context context = machine_.context();
-    const Context training = context.device() == Device::cpu ? context : machine_.training_context();
     Progress progress(phases());
     Json results = describe_machine();
     results["preset"] = preset_.name;
     results["backend"] = context.backend_name();
-    results["training_backend"] = training.backend_name();
     results["threads"] = context.threads();
     results["gap_options"] = gap_options_json(context);
     results["box"] = Grid{}.half_width;
@@ -213,7 +210,7 @@ class Reproduction {
     std::string truth_of;
     Truth truth;
     for (const Run& run : runs_) {
-      const Model model = train(training, run, progress);
+      const Model model = train(context, run, progress);
       if (!measured(context, run)) {
         if (truth_of != run.data.name()) truth = measure_truth(context, run.data, preset_.gap);
         truth_of = run.data.name();

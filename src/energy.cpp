@@ -21,23 +21,20 @@ struct Totals {
   double right() const { return kl_prior + residual_work; }
 };
 
-// Integrals over time by the trapezoidal rule.
-Totals totals_of(const ForwardSde& sde, const std::vector<double>& times, const std::vector<EnergyMoments>& moments) {
+Totals totals_of(const ForwardSde& sde, const std::vector<double>& times, const EnergySums& sums) {
   Totals totals{};
-  double work = 0;
-  for (std::size_t k = 0; k + 1 < times.size(); ++k) {
+  const std::vector<EnergyMoments>& moments = sums.moments;
+  for (std::size_t k = 0; k + 1 < times.size(); ++k) {  // by the trapezoidal rule
     const double half = 0.5 * (times[k] - times[k + 1]);
     for (const std::size_t end : {k, k + 1}) {
-      const EnergyMoments& m = moments[end];
-      totals.dissipation += half * 0.5 * sde.at(times[end]).diffusion_squared * m.energy;
-      totals.residual_work += half * (m.residual - m.residual_of_q);
-      work += half * m.residual;
+      totals.dissipation += half * 0.5 * sde.at(times[end]).diffusion_squared * moments[end].energy;
     }
   }
   totals.balance_left = moments.back().log_u + totals.dissipation;
-  totals.balance_right = moments.front().log_u + work;
+  totals.balance_right = moments.front().log_u + sums.work;
   totals.kl_end = moments.back().log_u + moments.back().log_normaliser;
   totals.kl_prior = moments.front().log_u + moments.front().log_normaliser;
+  totals.residual_work = sums.work - sums.work_of_q;
   return totals;
 }
 
@@ -86,8 +83,8 @@ EnergyIdentity measure(const Context& context, const Model& model, const TimeGri
   const EnergyMeasurement measured =
       on_grid ? energy_on_grid(context, model, grid, options) : energy_by_paths(context, model, grid, options);
   std::vector<Totals> without;
-  for (const auto& moments : measured.left_out) without.push_back(totals_of(model.sde, measured.times, moments));
-  const Totals totals = totals_of(model.sde, measured.times, measured.moments);
+  for (const EnergySums& sums : measured.left_out) without.push_back(totals_of(model.sde, measured.times, sums));
+  const Totals totals = totals_of(model.sde, measured.times, measured.all);
   const auto estimate = [&](auto of) {
     std::vector<double> values;
     for (const Totals& t : without) values.push_back(of(t));
@@ -99,8 +96,8 @@ EnergyIdentity measure(const Context& context, const Model& model, const TimeGri
   energy.times = measured.times;
   for (std::size_t k = 0; k < measured.times.size(); ++k) {
     std::vector<double> values;
-    for (const auto& moments : measured.left_out) values.push_back(moments[k].energy);
-    energy.energy.push_back(jackknife(measured.moments[k].energy, values));
+    for (const EnergySums& sums : measured.left_out) values.push_back(sums.moments[k].energy);
+    energy.energy.push_back(jackknife(measured.all.moments[k].energy, values));
   }
   energy.mass = measured.mass;
   energy.warnings = measured.warnings;

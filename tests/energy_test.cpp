@@ -212,6 +212,17 @@ TEST(EnergyByPaths, OfGaussiansInThreeDimensions) {
   }
 }
 
+// Two paths a half: the variance of a derivative is several times its square, which a square would add to e_t.
+TEST(EnergyByPaths, NoiseOfDerivativesDoesNotAddToTheEnergy) {
+  const GaussianReverse reference{0, 0.4, 1};
+  const Model model{short_ou(1), GaussianMixture::isotropic(1, {1}, {0.0}, {0.4})};
+  const Energy measured = reverse_sde_energy(
+      context(), model, TimeGrid::geometric(1, kEnd, 400),
+      {.method = EnergyMethod::paths, .samples = 8192, .paths = 4, .path_steps = 2, .times = 41, .seed = 5});
+  const double dissipation = reference.dissipation(kEnd);
+  expect_within("dissipation", measured.dissipation, dissipation, 0.1 * dissipation);
+}
+
 TEST(EnergyByPaths, OfANetworkAgreesWithTheLawItself) {
   const LineReference reference(rough_well(), 1, kEnd, 2000, 800);
   for (const std::int64_t d : {1, 3}) {

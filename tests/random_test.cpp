@@ -62,7 +62,7 @@ TEST(Philox, SameWordsAsRandom123) {
 TEST(Philox, DrawsOfDifferentUsesStepsAndBlocksHaveDifferentCounters) {
   std::set<std::uint64_t> offsets;
   std::size_t made = 0;
-  for (std::uint32_t use = 0; use <= static_cast<std::uint32_t>(RandomUse::projection); ++use) {
+  for (std::uint32_t use = 0; use <= static_cast<std::uint32_t>(RandomUse::diagnostic); ++use) {
     for (const std::uint32_t block : {0u, 1u, 2u, 255u, 65534u, 65535u}) {
       for (const std::uint64_t step : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{889}, std::uint64_t{1} << 32,
                                        (std::uint64_t{1} << 40) - 1}) {

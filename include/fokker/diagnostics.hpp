@@ -1,9 +1,22 @@
 #pragma once
 
+// What a potential says of the law that its samplers draw from, beyond samples. Throughout: φ the model's potential,
+// s = ∇φ, q_t = e^{φ_t}/Z_t, π = N(0, prior variance) the law at the horizon T, p^S_t the law of the reverse SDE in
+// continuous time, p^O_t that of the probability-flow ODE, R the Fokker–Planck residual of φ, and u = p^S e^{−φ}, which
+// solves ∂_t u + f·∇u + ½ g² Δu + R u = 0 with u_T = π e^{−φ_T}. That equation follows from the Fokker–Planck equation
+// of the reverse SDE; everything here does from it.
+//
+// Fields are evaluated on the context, the rest is done on the host, so that every backend serves; calls wait for their
+// results. They throw Error for a vector score net, which has no φ.
 #include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
 
 #include "fokker/context.hpp"
 #include "fokker/model.hpp"
+#include "fokker/time_grid.hpp"
+#include "fokker/view.hpp"
 
 namespace fokker {
 
@@ -21,9 +34,164 @@ struct ResidualStatistics {
   double centred_mean_square = 0;
 };
 
-// Evaluated on the context; the call waits for its result. The divergence in R is the exact one: with Hutchinson's, R² is
-// biased by the variance of R, and the product of two independent estimates, which is not, is not offered. Throws Error
-// for a vector net, whose residual is not there yet.
+// Evaluated on the context; the call waits for its result. The divergence in R is the exact one: with Hutchinson's, R²
+// is biased by the variance of R, and the product of two independent estimates, which is not, is not offered. Throws
+// Error for a vector net, whose residual is not there yet.
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options = {});
+
+// A number from random draws, with its standard error; the error is 0 where the number is not random.
+struct Estimate {
+  double value = 0;
+  double standard_error = 0;
+};
+
+// Called now and then with the fraction of the work that is done.
+using DiagnosticProgress = std::function<void(double)>;
+
+// ---- Is e^φ integrable? -------------------------------------------------------------------------------------------
+
+struct RadialSlopeOptions {
+  std::int64_t directions = 720;  // equally spaced for d = 2, the two of d = 1, uniform on the sphere otherwise
+  double radius = 1000;           // in the units of x: far outside everything the model was made for
+  std::uint64_t seed = 0;         // of the directions, d ≥ 3
+};
+
+// (φ(t, 2r e) − φ(t, r e))/r in directions e at one time, r the radius. A softplus or SiLU network is linear along a
+// ray far out, and this is its slope there.
+struct RadialSlopes {
+  std::vector<double> directions;  // [N·d]
+  std::vector<double> slopes;      // [N], a unit of length
+  double largest = 0;              // slope
+  double share_growing = 0;        // of the directions, with a slope of 0 or more
+  // φ falls by more than d log 2 from r to 2r in all directions looked at, as an integrable e^φ has to (decay beyond
+  // r^{−d}), and the network's activation is not bounded: e^φ of a bounded φ (tanh, sine) is never integrable. Not a
+  // proof: a direction in between may grow.
+  bool integrable = false;
+  std::string reason;  // one sentence; empty where integrable
+};
+RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
+                           const RadialSlopeOptions& options = {});
+
+// ---- Density of the reverse SDE at points -------------------------------------------------------------------------
+
+struct SdeDensityOptions {
+  std::int64_t paths = 1024;  // a point, ≥ 2
+  int steps = 100;  // of a path from t_min to T, ≥ 2; one that begins later has its share of them, at least two
+  std::uint64_t seed = 0;
+  // false: every point has paths of its own, so that errors average out over points. true: all points share one set, so
+  // that differences between points are smooth.
+  bool common_paths = false;
+  DiagnosticProgress progress = {};
+};
+
+struct SdeDensity {
+  std::vector<double> log_density;     // [N] log p^S(t, x)
+  std::vector<double> standard_error;  // [N] of log_density, from the spread of the weights
+  // [N] a third of the change when every second time is left out on the same paths: about the error of second order
+  // that the steps leave.
+  std::vector<double> step_error;
+  std::vector<double> effective_paths;  // [N] (Σ w)²/Σ w², between 1 and `paths`
+  // [N] Hill's index of the largest weights; at 2 or below their variance looks infinite, standard_error cannot be
+  // trusted, and the density is likely too small.
+  std::vector<double> tail_index;
+  std::int64_t heavy_tailed = 0;  // points whose tail_index is 2 or below
+};
+
+// p^S(t, x) = e^{φ(t,x)} E[(π e^{−φ_T})(X_T) exp ∫_t^T R(s, X_s) ds | X_t = x] with X the forward SDE: Feynman and Kac
+// for u. Transitions of X are exact; the integral is by the trapezoidal rule along the path, at times that are uniform
+// in the logarithm of σ²/m², the ratio of noise to signal. Needs no Z, so e^φ need not be integrable. x [N, d] on the
+// host, t in [0, T]. The estimate of p^S is unbiased but for the steps; that of its logarithm is low by half the
+// squared standard error.
+SdeDensity sde_log_density(const Context& context, const Model& model, double t, View<const double> x,
+                           const SdeDensityOptions& options = {});
+
+// ---- Energy -------------------------------------------------------------------------------------------------------
+
+// grid: u on a grid, d ≤ 2. paths: samples of the reverse SDE and u at them as in sde_log_density(), any d.
+enum class EnergyMethod { automatic, grid, paths };
+
+struct EnergyOptions {
+  EnergyMethod method = EnergyMethod::automatic;  // grid where d ≤ 2
+  // grid: nodes an axis, 16 to 4096; 0 takes 1024 for d = 1 and 192 for d = 2. At time t they span ±(m box + 6 σ), so
+  // `box` has to hold the data.
+  std::int64_t nodes = 0;
+  double box = 3.5;
+  // paths
+  std::int64_t samples = 128;  // of the reverse SDE, by Euler–Maruyama on the time grid; ≥ 32 and a multiple of 16
+  std::int64_t paths = 32;     // a sample and time, ≥ 4, even: the two halves make e_t unbiased
+  int path_steps = 48;         // as SdeDensityOptions::steps
+  int times = 33;              // of the time grid that are used, T and its end among them, 2 to 65
+  std::uint64_t seed = 0;
+  DiagnosticProgress progress = {};
+};
+
+// e_t = E |∇ log p^S_t − s|² = E |∇ log u_t|² under p^S_t, and the balance that u obeys between the end of the time
+// grid, called 0 here, and T:
+//   E_{p^S_0} log u_0 + ½ ∫ g² e_t dt = E_π log u_T + ∫ E_{p^S_t} R dt.
+// It is the identity of EnergyIdentity with log Z_0 taken off both sides, and needs no Z.
+struct Energy {
+  EnergyMethod method = EnergyMethod::grid;  // that was used
+  std::vector<double> times;                 // [K], decreasing from T
+  std::vector<Estimate> energy;              // [K] e_t
+  std::vector<double> mass;                  // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
+  Estimate dissipation;                      // ½ ∫ g² e_t dt
+  Estimate left, right, difference;          // of the balance; difference = left − right, with its own error
+  // One sentence each, where a number is not to be trusted: mass lost, grid too coarse, heavy tails.
+  std::vector<std::string> warnings;
+};
+
+// grid: u is carried backwards along the time grid by Strang's splitting, half a step of e^{∫R}, the forward SDE's
+// exact transition kernel as a quadrature on cubic interpolation, half a step of e^{∫R}: second order in time, fourth
+// in space. Difference then measures the error of both. paths: the standard errors are a jackknife over 16 batches that
+// share nothing; e_t is the product of two estimates of the derivative of log u along a random direction, by
+// differences on common paths, from disjoint halves of the paths. The law of the samples is that of Euler–Maruyama on
+// the time grid, an error of first order in its steps which the standard errors do not contain. The grid has to start
+// at T.
+Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,
+                          const EnergyOptions& options = {});
+
+// KL(p^S_0 ‖ q_0) + ½ ∫ g² e_t dt = KL(π ‖ q_T) + ∫ (E_{p^S_t} R − E_{q_t} R) dt, 0 being the end of the time grid.
+// Both sides are free of what φ may have as a function of time alone.
+struct EnergyIdentity {
+  Energy energy;
+  Estimate kl_end;         // KL(p^S_0 ‖ q_0)
+  Estimate kl_prior;       // KL(π ‖ q_T)
+  Estimate residual_work;  // ∫ (E_{p^S} R − E_q R) dt
+  Estimate left, right, difference;
+};
+
+// As reverse_sde_energy(); Z and E_q by quadrature on the grid, or from the samples of p^S with weights 1/u. Throws
+// Error where e^φ is not integrable at one of the times, by radial_slopes(): Z, q and the Kullback–Leibler divergences
+// do not exist there.
+EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
+                               const EnergyOptions& options = {});
+
+// ---- Upper bound of the gap ---------------------------------------------------------------------------------------
+
+struct UpperBoundOptions {
+  std::int64_t samples = 2000;     // of each sampler
+  std::int64_t box_points = 4000;  // a time, uniform on [−box, box]^d
+  double box = 3.5;
+  std::uint64_t seed = 0;
+  DiagnosticProgress progress = {};
+};
+
+// W2(p^O, p^S) ≤ ½ ∫ exp(∫_0^t L) g² √e_t dt, where L(t) bounds the largest eigenvalue of sym(−∇f + ½ g² ∇²φ) =
+// −a I + ½ g² ∇²φ; of W2, not of its square, at the end of the time grid. L is the largest eigenvalue found, over
+// samples of both samplers (which stay where the samplers go) or over points of the box: a maximum over points is no
+// bound, so these are estimates of the bound and may lie below it.
+struct UpperBound {
+  std::vector<double> times;                        // [K], those of the energy
+  std::vector<double> over_samples, over_box;       // [K] L(t); between at most 64 times by interpolation
+  double log_bound_samples = 0, log_bound_box = 0;  // natural logarithm: the bound itself may overflow
+  double diameter = 0;                              // of the box, 2 box √d: no two laws inside are farther apart
+  // Says no more than that both laws are in the box.
+  bool vacuous_samples() const;
+  bool vacuous_box() const;
+};
+
+// `energy` as reverse_sde_energy() gave it for the same model. d ≤ 64, for the Hessians.
+UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
+                           const UpperBoundOptions& options = {});
 
 }  // namespace fokker

@@ -22,6 +22,7 @@ enum class RandomUse : std::uint32_t {
   collocation,     // (t, x) of a residual point
   initialisation,  // network parameters
   projection,      // directions of sliced W2
+  diagnostic,      // forward paths (step = step of the path), directions and points of diagnostics
 };
 
 struct PhiloxBlock {

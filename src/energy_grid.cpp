@@ -1,0 +1,245 @@
+// u on a grid for d ≤ 2, backwards from u_T = π e^{−φ_T}. A step from t to s < t is Strang's splitting of
+// ∂_t u + f·∇u + ½ g² Δu + R u = 0:
+//
+//   u(s, x) = e^{½ (t − s) R(s, x)} ∫ N(y; m x, v I) e^{½ (t − s) R(t, y)} u(t, y) dy,   m = m(t)/m(s), v = σ²(t) − m²
+//   σ²(s),
+//
+// with the transition kernel of the forward SDE exact. It is a product over axes, so one matrix of [n, n] serves all of
+// them: row i integrates the cubic through the four nodes around each y against the Gaussian, by the trapezoidal rule
+// in y, which is exact for polynomials to rounding where y is spaced by half a standard deviation or less. The span of
+// the grid goes with time as ±(m box + 6 σ), so that paths from inside the box stay inside to one in 10⁹, and what
+// happens at its edges (u is held constant beyond them) reaches no point of the box.
+//
+// Cubics can undershoot where u is rough. Where the result leaves [½, 2] times that of linear interpolation, which is
+// positive, the latter is taken, and how much of p^S sits there is reported.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+#include "energy.hpp"
+#include "host_fields.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr double kSpan = 6;            // standard deviations beyond the box
+constexpr double kReach = 7;           // of the kernel: 3e-12 of it is beyond
+constexpr double kNegligible = 1e-14;  // p beside its maximum
+constexpr double kVanishing = -640;    // log u beside its maximum: products with a weight would be denormal numbers
+constexpr double kEdge = 0.95;         // of the span: beyond it q should have nothing
+constexpr double kTolerated = 0.01;    // share of a law, before there is a warning
+
+struct Axis {
+  double half_width;
+  std::int64_t n;
+  double spacing() const { return 2 * half_width / double(n - 1); }
+  double node(std::int64_t i) const { return half_width * (2 * double(i) / double(n - 1) - 1); }
+};
+
+// The transition kernel along one axis: [n, n], rows sum to 1; row i is zero outside [begin, end).
+struct Transition {
+  std::int64_t n;
+  std::vector<std::int64_t> begin, end;
+  std::vector<double> weight;
+
+  // to and from: n values, `stride` apart.
+  void apply(const double* from, double* to, std::int64_t stride) const {
+    for (std::int64_t i = 0; i < n; ++i) {
+      double sum = 0;
+      for (std::int64_t j = begin[i]; j < end[i]; ++j) sum += weight[i * n + j] * from[j * stride];
+      to[i * stride] = sum;
+    }
+  }
+};
+
+enum class Interpolation { linear, cubic };
+
+// From nodes of `at` (time s) to the law at nodes of `from` (time t): N(mean x, deviation²).
+Transition transition(const Axis& at, const Axis& from, double mean, double deviation, Interpolation interpolation) {
+  const std::int64_t n = from.n;
+  Transition kernel{n, std::vector<std::int64_t>(n, n), std::vector<std::int64_t>(n, 0), std::vector<double>(n * n, 0)};
+  const double step = std::min(0.5, from.spacing() / std::max(deviation, 1e-300));
+  const std::int64_t reach = deviation > 0 ? static_cast<std::int64_t>(std::ceil(kReach / step)) : 0;
+  std::vector<double> gaussian;  // at z = k step, k from −reach to reach
+  double sum = 0;
+  for (std::int64_t k = -reach; k <= reach; ++k) {
+    gaussian.push_back(std::exp(-0.5 * (double(k) * step) * (double(k) * step)));
+    sum += gaussian.back();
+  }
+  for (double& w : gaussian) w /= sum;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto add = [&](std::int64_t j, double w) {
+      kernel.weight[i * n + j] += w;
+      kernel.begin[i] = std::min(kernel.begin[i], j);
+      kernel.end[i] = std::max(kernel.end[i], j + 1);
+    };
+    for (std::int64_t k = -reach; k <= reach; ++k) {
+      const double w = gaussian[k + reach], y = mean * at.node(i) + deviation * double(k) * step;
+      const double place = std::clamp((y + from.half_width) / from.spacing(), 0.0, double(n - 1));
+      if (interpolation == Interpolation::linear) {
+        const std::int64_t j = std::min(static_cast<std::int64_t>(place), n - 2);
+        const double s = place - double(j);
+        add(j, w * (1 - s)), add(j + 1, w * s);
+      } else {
+        const std::int64_t j = std::clamp<std::int64_t>(static_cast<std::int64_t>(place), 1, n - 3);
+        const double s = place - double(j);  // Lagrange's polynomials on −1, 0, 1, 2
+        add(j - 1, -w * s * (s - 1) * (s - 2) / 6);
+        add(j, w * (s + 1) * (s - 1) * (s - 2) / 2);
+        add(j + 1, -w * (s + 1) * s * (s - 2) / 2);
+        add(j + 2, w * (s + 1) * s * (s - 1) / 6);
+      }
+    }
+  }
+  return kernel;
+}
+
+// Along every axis of u [n^d].
+std::vector<double> carried(const Transition& kernel, const std::vector<double>& u, std::int64_t d) {
+  const std::int64_t n = kernel.n;
+  std::vector<double> out(u.size());
+  if (d == 1) {
+    kernel.apply(u.data(), out.data(), 1);
+    return out;
+  }
+  std::vector<double> half(u.size());
+  for (std::int64_t row = 0; row < n; ++row) kernel.apply(u.data() + row * n, half.data() + row * n, 1);
+  for (std::int64_t i = 0; i < n; ++i) {  // along the other axis, whole rows at a time
+    double* to = out.data() + i * n;
+    for (std::int64_t j = kernel.begin[i]; j < kernel.end[i]; ++j) {
+      const double w = kernel.weight[i * n + j], *from = half.data() + j * n;
+      for (std::int64_t k = 0; k < n; ++k) to[k] += w * from[k];
+    }
+  }
+  return out;
+}
+
+// Derivative of log u along an axis: five nodes, two at the edges.
+double slope(const std::vector<double>& log_u, std::int64_t at, std::int64_t i, std::int64_t n, std::int64_t stride,
+             double h) {
+  if (i >= 2 && i < n - 2) {
+    return (8 * (log_u[at + stride] - log_u[at - stride]) - (log_u[at + 2 * stride] - log_u[at - 2 * stride])) /
+           (12 * h);
+  }
+  const std::int64_t low = i > 0 ? 1 : 0, high = i < n - 1 ? 1 : 0;
+  return (log_u[at + high * stride] - log_u[at - low * stride]) / (double(low + high) * h);
+}
+
+double largest_of(const std::vector<double>& values) {
+  double largest = -std::numeric_limits<double>::infinity();
+  for (const double v : values) largest = std::max(largest, v);
+  return largest;
+}
+
+}  // namespace
+
+EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,
+                                 const EnergyOptions& options) {
+  const ForwardSde& sde = model.sde;
+  const std::int64_t d = model.dimension(), n = options.nodes > 0 ? options.nodes : d == 1 ? 1024 : 192;
+  const std::int64_t nodes = d == 1 ? n : n * n;
+  const auto axis_at = [&](double t) {
+    const SdeCoefficients<double> c = sde.at(t);
+    return Axis{c.mean * options.box + kSpan * std::sqrt(c.variance), n};
+  };
+  HostFields fields(context, model);
+  EnergyMeasurement measured;
+  measured.times = grid.times();
+
+  std::vector<double> x(nodes * d), value(nodes), residual(nodes), previous(nodes), u(nodes), log_u(nodes),
+      log_p(nodes);
+  std::vector<char> linear(nodes, 0);
+  double scale = 0;  // log u = log(u stored) + scale
+  double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
+  for (std::size_t k = 0; k < measured.times.size(); ++k) {
+    const double t = measured.times[k];
+    const Axis axis = axis_at(t);
+    for (std::int64_t i = 0; i < nodes; ++i) {
+      x[i * d] = axis.node(i % n);
+      if (d == 2) x[i * d + 1] = axis.node(i / n);
+    }
+    previous.swap(residual);
+    fields.evaluate(t, x.data(), nodes, {.value = value.data(), .residual = residual.data()});
+
+    if (k == 0) {
+      const double variance = sde.prior_variance();
+      for (std::int64_t i = 0; i < nodes; ++i) {
+        double square = 0;
+        for (std::int64_t a = 0; a < d; ++a) square += x[i * d + a] * x[i * d + a];
+        log_u[i] = -0.5 * (square / variance + double(d) * std::log(2 * std::numbers::pi * variance)) - value[i];
+      }
+    } else {
+      const double before = measured.times[k - 1], half = 0.5 * (before - t);
+      for (std::int64_t i = 0; i < nodes; ++i) log_u[i] += half * previous[i];
+      scale = largest_of(log_u);
+      for (std::int64_t i = 0; i < nodes; ++i) {
+        u[i] = log_u[i] - scale < kVanishing ? 0 : std::exp(log_u[i] - scale);
+      }
+      const SdeCoefficients<double> now = sde.at(t), then = sde.at(before);
+      const double mean = then.mean / now.mean;
+      const double deviation = std::sqrt(std::max(0.0, then.variance - mean * mean * now.variance));
+      const Axis from = axis_at(before);
+      const auto by = [&](Interpolation i) { return carried(transition(axis, from, mean, deviation, i), u, d); };
+      const std::vector<double> cubic = by(Interpolation::cubic), safe = by(Interpolation::linear);
+      for (std::int64_t i = 0; i < nodes; ++i) {
+        linear[i] = !(cubic[i] >= 0.5 * safe[i] && cubic[i] <= 2 * safe[i]);
+        log_u[i] = std::log(linear[i] ? safe[i] : cubic[i]) + scale + half * residual[i];
+      }
+    }
+
+    for (std::int64_t i = 0; i < nodes; ++i) log_p[i] = value[i] + log_u[i];
+    const double top_p = largest_of(log_p), top_q = largest_of(value);
+    const double cell = d == 1 ? axis.spacing() : axis.spacing() * axis.spacing();
+    double sum_p = 0, sum_q = 0, edge_q = 0, by_linear = 0;
+    EnergyMoments moments;
+    for (std::int64_t i = 0; i < nodes; ++i) {
+      const double q = std::exp(value[i] - top_q);
+      sum_q += q;
+      moments.residual_of_q += q * residual[i];
+      bool edge = false;
+      for (std::int64_t a = 0; a < d; ++a) edge = edge || std::abs(x[i * d + a]) > kEdge * axis.half_width;
+      if (edge) edge_q += q;
+      const double p = std::exp(log_p[i] - top_p);
+      if (!(p > kNegligible)) continue;
+      double square = std::pow(slope(log_u, i, i % n, n, 1, axis.spacing()), 2);
+      if (d == 2) square += std::pow(slope(log_u, i, i / n, n, n, axis.spacing()), 2);
+      sum_p += p;
+      moments.energy += p * square;
+      moments.log_u += p * log_u[i];
+      moments.residual += p * residual[i];
+      if (linear[i]) by_linear += p;
+    }
+    moments.energy /= sum_p, moments.log_u /= sum_p, moments.residual /= sum_p;
+    moments.residual_of_q /= sum_q;
+    moments.log_normaliser = top_q + std::log(sum_q * cell);
+    measured.moments.push_back(moments);
+    const double mass = std::exp(top_p) * sum_p * cell;
+    measured.mass.push_back(mass);
+    worst_linear = std::max(worst_linear, by_linear / sum_p);
+    if (!(edge_q / sum_q <= worst_edge)) worst_edge = edge_q / sum_q, edge_time = t;
+    if (!(std::abs(mass - 1) <= std::abs(worst_mass - 1))) worst_mass = mass, mass_time = t;
+    if (options.progress) options.progress(double(k + 1) / double(measured.times.size()));
+  }
+  if (!(std::abs(worst_mass - 1) <= kTolerated)) {
+    measured.warnings.push_back(
+        fmt::format("the mass of p^S on the grid is {:.4f} at t = {:.4g}: where it is below 1, samples leave the box; "
+                    "otherwise more nodes or times are needed",
+                    worst_mass, mass_time));
+  }
+  if (worst_linear > kTolerated) {
+    measured.warnings.push_back(
+        fmt::format("up to {:.3g} % of p^S sits where u is too rough for cubic interpolation: more nodes are needed",
+                    100 * worst_linear));
+  }
+  if (!(worst_edge <= kTolerated)) {
+    measured.normaliser_warnings.push_back(
+        fmt::format("{:.3g} % of e^φ/Z lies within 5 % of the grid's edge at t = {:.4g}: Z and what is made of it miss "
+                    "what is beyond, so a larger box is needed",
+                    100 * worst_edge, edge_time));
+  }
+  return measured;
+}
+
+}  // namespace fokker

@@ -84,7 +84,9 @@ struct AlongTheWay {
   std::vector<std::int32_t> steps;
   std::vector<double> times;
   std::vector<Histogram> sde, ode;
-  std::vector<std::vector<double>> potential;  // empty for a vector net
+  // Of potentials.
+  std::vector<std::vector<double>> potential;
+  std::vector<RadialSlopes> slopes;
   std::vector<Distance> ode_sde, potential_sde, potential_ode;
 };
 
@@ -111,6 +113,19 @@ using StepBegins = std::function<FractionDone(int step)>;
 // Both samplers start from the same draw of the prior (`seed`); the truth is drawn apart from both and from training.
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
                 const StepBegins& step);
+
+// What is known of the gap of a potential without samples, for d ≤ 2: the energy of the reverse SDE, its identity where
+// e^φ is integrable, and the upper bound of the gap. In continuous time between T and `end`, or t_min where that is 0.
+struct Theory {
+  double end = 0;
+  Energy energy;
+  std::optional<EnergyIdentity> identity;
+  std::string refusal;  // why there is no identity
+  UpperBound bound;
+};
+Theory measure_theory(const Context& context, const Model& model, double end, std::uint64_t seed,
+                      const FractionDone& progress);
+Json theory_json(const Theory& theory);
 
 // What `fokker gap --json` prints of it.
 Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options);

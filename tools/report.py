@@ -18,6 +18,7 @@ import html
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -81,6 +82,7 @@ class Run:
         self.residual = self.gap["residual"] or {"mean_square": None, "centred_mean_square": None}
         # W2² between the samplers, and of each to e^φ, at times from T to the end; none where the data are not planar.
         self.way = self.gap.get("along_the_way")
+        self.theory = entry.get("theory")
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -481,6 +483,14 @@ def way_caption(runs, of_seeds):
     text = ("The gap along the way: W₂² between the laws of the two samplers, and of each to the model's own density e<sup>φ</sup> "
             f"restricted to the box and normalised there, at times from the prior to the data{of_seeds}. Dotted: two draws of "
             "the forward SDE's law. ")
+    open_runs = [run for run in runs if not all(run.way["potential_integrable"])]
+    if open_runs:
+        labels = list(dict.fromkeys((f"{run.activation}, " if is_study(runs) else "") + f"w<sub>R</sub> = {run.weight:g}"
+                                    for run in open_runs))
+        share = max(max(run.way["share_of_growing_directions"]) for run in open_runs)
+        text += ("<b>Where e<sup>φ</sup> is not integrable</b> it has no Z, and what is shown is no more than e<sup>φ</sup> restricted to the "
+                 f"box: at some or all of these times for {'; '.join(labels)} (far out φ grows in up to {100 * share:.0f} % of "
+                 "the directions, or does not fall). ")
     if runs and max(runs[0].way["times"][:2]) > 0.3 * runs[0].way["times"][0]:
         text += ("What Euler–Maruyama's first, long steps add near the prior is forgotten later.")
     return text
@@ -576,6 +586,62 @@ def published_table(runs):
     return ("<h2>Beside the published numbers</h2><p>Published: W₂² between the authors' histograms, by exact transport, and "
             f'their checkpoints; noise floor of their 3 000 000 samples {runs_floor(groups)}. Escapes and residual: ours, '
             "published.</p>" + table(header, rows))
+
+
+def bound_cell(log_bound, vacuous):
+    """A bound of W₂ from its logarithm."""
+    if log_bound is None or not math.isfinite(log_bound):
+        return "–"
+    value = f"{math.exp(log_bound):.4g}" if log_bound < 7 else f"e<sup>{log_bound:.1f}</sup>"
+    return value + (" (vacuous)" if vacuous else "")
+
+
+def theory_section(runs):
+    """The upper bound beside the gap, and the energy identity; empty where they were not asked for."""
+    runs = [run for run in runs if run.theory is not None]
+    if not runs:
+        return ""
+    study, several = is_study(runs), len({run.seed for run in runs}) > 1
+
+    def names(run):
+        return [html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
+                f"{run.weight:g}"]
+
+    header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>"]
+    bounds, energies, notes = [], [], {}
+    for run in runs:
+        bound, balance, identity = (run.theory[key] for key in ("upper_bound", "energy_balance", "energy_identity"))
+        gap = run.distances["ode_sde"]
+        bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
+                       bound_cell(bound["log_w2_samples"], bound["vacuous_samples"]),
+                       bound_cell(bound["log_w2_box"], bound["vacuous_box"])])
+        sides = ([number(identity[key]["value"], 4) for key in
+                  ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
+        energies.append([*names(run), number(balance["dissipation"]["value"], 4), *sides,
+                         number(balance["difference"]["value"], 4)])
+        label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
+        for note in [*balance["warnings"], *([run.theory["energy_identity_refused"]] if identity is None else [])]:
+            notes.setdefault(re.sub(r"[-0-9.e]*[0-9]", "#", note), []).append((label, note))
+    vacuous = [run for run in runs if run.theory["upper_bound"]["vacuous_samples"]]
+    text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt, "
+            "with e<sub>t</sub> the mean square of ∇ log p<sup>SDE</sup> − s and L(t) an upper bound of the largest eigenvalue of "
+            "−∇f + ½ g² ∇²φ. L is the largest value found, over samples of both samplers or over points of the box: "
+            "<b>an estimate of the bound (a maximum over samples is no bound)</b>. "
+            + (f"For {'all' if len(vacuous) == len(runs) else len(vacuous)} of the {len(runs)} runs it is <b>vacuous</b>: larger "
+               f"than the diameter of the box, {runs[0].theory['upper_bound']['diameter']:.2f}, it says no more than that both "
+               "laws are in it." if vacuous else "") + "</p>")
+    notes_html = "".join(f"<li>{html.escape(found[0][1])} ({'; '.join(label for label, _ in found[:3])}"
+                         + (f" and {len(found) - 3} more with other numbers" if len(found) > 3 else "") + ").</li>"
+                         for found in notes.values())
+    return ("<h2>Upper bound of the gap, and the energy identity</h2>" + text
+            + table([*header, "W₂, measured", "estimate over samples", "estimate over the box"], bounds)
+            + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
+            "R) dt, with q = e<sup>φ</sup>/Z, at "
+            f"t = {runs[0].theory['end']:g}, by quadrature; the difference of the sides, and that of the balance which needs no "
+            "Z, measure the error. A dash: there is no Z.</p>"
+            + table([*header, "dissipation ½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side",
+                     "left − right", "of the balance"], energies)
+            + (f"<ul>{notes_html}</ul>" if notes_html else ""))
 
 
 def runs_floor(groups):
@@ -793,6 +859,7 @@ def main():
         embed(residual_figure(runs), "residual",
               "The ODE–SDE gap, and the denoising loss at the same fresh points for all runs of a data set and seed, against the "
               "mean squared residual; one point a run."),
+        theory_section(runs),
         "<h2>Read with these cautions</h2>", cautions(results, runs),
         "<h2>Recipe and machine</h2>", recipe_table(results, runs),
     ]

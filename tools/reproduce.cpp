@@ -51,6 +51,7 @@ struct Preset {
   std::vector<double> weights;
   TrainOptions train;
   GapOptions gap;
+  bool bounds = false;  // some ten seconds a run, of one core
 };
 
 Preset find_preset(const std::string& name) {
@@ -74,6 +75,7 @@ Preset find_preset(const std::string& name) {
     preset.gap.grid = "geometric:100:1e-3";
   }
   if (name == "paper" || name == "activations") {
+    preset.bounds = true;
     preset.data = {"blob", "circles2", "checker"};
     preset.activations = {{Activation::softplus, 100}};
     preset.train.iterations = 100000;
@@ -239,6 +241,11 @@ class Reproduction {
     add_integer<std::int64_t>(app, "--seeds", seeds_, "instead of the preset's number of seeds, from --seed on", 1,
                               1000)
         ->default_str("");
+    app.add_option(
+           "--bounds", bounds_,
+           "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
+           "planar data, some ten seconds a run")
+        ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
         std::string("Examples:\n"
@@ -279,6 +286,7 @@ class Reproduction {
         } else {
           for (int step = 0; step < gap_steps; ++step) progress.skip();
         }
+        if (has_bounds(run)) evaluate_theory(context, run, progress);
         results["runs"].push_back(describe(run));
         if (preset_.seeds > 1) results["summary"] = summarise(results["runs"]);
         results["finished"] = results["runs"].size() == runs_.size();
@@ -301,6 +309,7 @@ class Reproduction {
     if (given("--iterations")) preset_.train.iterations = iterations_;
     if (given("--samples")) preset_.gap.samples = samples_;
     if (given("--grid")) preset_.gap.grid = grid_;
+    if (given("--bounds")) preset_.bounds = bounds_ == "yes";
     // A study's folders name activation and seed also where one of them is asked for.
     const bool names_activation = preset_.activations.size() > 1, names_seed = preset_.seeds > 1 || seeds_ > 1;
     if (given("--seeds")) preset_.seeds = seeds_;
@@ -386,7 +395,8 @@ class Reproduction {
       for (const Run& run : group) {
         phases.push_back({run.title + ": reverse SDE", "sample", sampling});
         phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
-        phases.push_back({run.title + ": distances", "measure", 3});
+        phases.push_back({run.title + ": distances", "measure", 4});
+        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 6});
       }
     }
     return phases;
@@ -498,7 +508,7 @@ class Reproduction {
       if (!found.contains(Json::json_pointer(path))) return false;
     }
     return !planar || (found.contains("ode_sde_at_half_spacing") &&
-                       found.contains(Json::json_pointer("/along_the_way/noise_floor")) &&
+                       found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
                        is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
   }
 
@@ -529,6 +539,30 @@ class Reproduction {
     write_text(run.file("gap.json"), text_of(json, 1) + "\n");
   }
 
+  bool has_bounds(const Run& run) const { return preset_.bounds && run.data.dimension() == 2; }
+
+  // Leaves theory.json in the run's folder.
+  void evaluate_theory(const Context& context, const Run& run, Progress& progress) const {
+    const std::string file = run.file("theory.json");
+    const double end = TimeGrid::parse(preset_.gap.grid, sde_).times().back();
+    Json json{{"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
+              {"seed", run.seed},
+              {"asked_for_end", end}};
+    if (is_file(file)) {
+      const Json found = read_json(file);
+      const bool same = std::all_of(json.items().begin(), json.items().end(), [&](const auto& item) {
+        return found.is_object() && found.contains(item.key()) && found[item.key()] == item.value();
+      });
+      if (same && found.contains("upper_bound") && found.contains("energy_balance")) return progress.skip();
+    }
+    progress.begin();
+    const Stopwatch clock;
+    json.update(theory_json(measure_theory(context, load_model(run.file("model.safetensors")), end, run.seed,
+                                           [&](double done) { progress.update(done); })));
+    json["seconds"] = clock.seconds();
+    write_text(file, text_of(json, 1) + "\n");
+  }
+
   // A finished run as results.json has it.
   Json describe(const Run& run) const {
     Json result{
@@ -540,7 +574,8 @@ class Reproduction {
         {"recipe", run.recipe},
         {"model", describe_model(load_model(run.file("model.safetensors")))},
         {"training", read_training(run)},
-        {"gap", read_json(run.file("gap.json"))}};
+        {"gap", read_json(run.file("gap.json"))},
+        {"theory", has_bounds(run) ? read_json(run.file("theory.json")) : Json()}};
     if (preset_.name != "paper") return result;
     for (const Published& p : published_results) {
       if (p.data != run.data.name() || p.weight != run.train.residual_weight) continue;
@@ -600,6 +635,7 @@ class Reproduction {
                  cell(p["escaped"]["sde"]), cell(p["mean_square"], "{:.3g}"));
     }
     if (results.contains("summary")) print_summary(results["summary"]);
+    print_bounds(results["runs"]);
     fmt::print("\n");
     for (const std::string& name : preset_.data) {
       for (const NetworkActivation& activation : preset_.activations) print_verdict(results, name, activation.name());
@@ -696,6 +732,41 @@ class Reproduction {
     }
   }
 
+  // The logarithm of a bound of W2 as a number, where it is one that can be read.
+  static std::string bound_cell(const Json& log_bound, bool vacuous) {
+    const double log = number(log_bound);
+    if (!std::isfinite(log)) return "–";
+    return (log < 7 ? fmt::format("{:.4g}", std::exp(log)) : fmt::format("e^{:.1f}", log)) + (vacuous ? "*" : "");
+  }
+
+  void print_bounds(const Json& runs) const {
+    std::size_t width = 10;
+    for (const Json& run : runs) {
+      if (run["theory"].is_null()) return;
+      width = std::max(width, label(run).size());
+    }
+    fmt::print(
+        "\nW2 between the samplers beside an estimate of its upper bound (a maximum over samples, or points of the "
+        "box, is no bound)\nand both sides of the energy identity; * vacuous: no more than that both are in the box; ! "
+        "with a "
+        "warning in results.json\n");
+    fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", "data", width, "w_R", "W2", "bound, samples",
+               "bound, box", "left side", "right side");
+    for (const Json& run : runs) {
+      const Json &bound = run["theory"]["upper_bound"], &identity = run["theory"]["energy_identity"];
+      const double gap = number(distances(run["gap"])["ode_sde"]);
+      const bool warned = !run["theory"]["energy_balance"]["warnings"].empty();
+      const auto side = [&](const char* name) {
+        if (identity.is_null()) return std::string("no Z");
+        return cell(identity[name]["value"], "{:.4f}") + (warned ? "!" : "");
+      };
+      fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", label(run), width,
+                 number(run["residual_weight"]), number_or_dash(std::sqrt(gap), "{:.4f}"),
+                 bound_cell(bound["log_w2_samples"], bound["vacuous_samples"]),
+                 bound_cell(bound["log_w2_box"], bound["vacuous_box"]), side("left"), side("right"));
+    }
+  }
+
   // The experiment's statement for one data set and activation: does the gap, in the mean over seeds, at the weight
   // nearest 1 fall by more than the noise floor?
   void print_verdict(const Json& results, const std::string& name, const std::string& activation) const {
@@ -740,7 +811,7 @@ class Reproduction {
   }
 
   CLI::App& app_;
-  std::string preset_name_ = "quick", out_, grid_, activation_;
+  std::string preset_name_ = "quick", out_, grid_, activation_, bounds_;
   std::vector<std::string> data_;
   std::vector<double> weights_;
   std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;

@@ -1,8 +1,8 @@
 #pragma once
 
-// σ, σ′ and σ″ of one number in float, from the special-function unit where that is accurate. The formulas are those of
-// fokker/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that a
-// function takes (h, σ′, σ″ alike), so a product's rounding of z moves a network as much.
+// σ, σ′, σ″ and σ‴ of one number in float, from the special-function unit where that is accurate. The formulas are
+// those of fokker/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that
+// a function takes (h and the derivatives alike), so a product's rounding of z moves a network as much.
 #include <cmath>
 
 #include "device.hpp"
@@ -11,7 +11,7 @@
 namespace fokker::kernels {
 
 struct Derivatives {
-  float value, first, second;
+  float value, first, second, third;
 };
 
 struct FastSoftplus {
@@ -22,7 +22,9 @@ struct FastSoftplus {
     // Beyond βz = 20 e = 0 gives the linear branch exactly.
     const float e = z > linear_from ? 0.0f : exp2_approx(rate * fabsf(z));
     const float sum = 1.0f + e, inverse = reciprocal_approx(sum), low = e * inverse;
-    return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, beta * (low * inverse)};
+    const float second = beta * (low * inverse);
+    return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, second,
+            beta * second * copysignf((1.0f - e) * inverse, -z)};
   }
 };
 
@@ -31,7 +33,7 @@ struct FastTanh {
   __device__ __forceinline__ Derivatives operator()(float z) const {
     const float e = exp2_approx(-2.88539008f * fabsf(z)), inverse = reciprocal_approx(1.0f + e);
     const float h = copysignf((1.0f - e) * inverse, z), first = 4.0f * e * inverse * inverse;
-    return {h, first, -2.0f * h * first};
+    return {h, first, -2.0f * h * first, first * (6.0f * h * h - 2.0f)};
   }
 };
 
@@ -39,8 +41,8 @@ struct FastSilu {
   __device__ __forceinline__ explicit FastSilu(float) {}
   __device__ __forceinline__ Derivatives operator()(float z) const {
     const float e = exp2_approx(-1.44269504f * fabsf(z)), inverse = reciprocal_approx(1.0f + e), low = e * inverse;
-    const float s = z > 0.0f ? inverse : low, q = low * inverse;
-    return {z * s, s + z * q, q * (2.0f + z * (1.0f - (s + s)))};
+    const float s = z > 0.0f ? inverse : low, q = low * inverse, r = 1.0f - (s + s);
+    return {z * s, s + z * q, q * (2.0f + z * r), q * (r * (3.0f + z * r) - 2.0f * z * q)};
   }
 };
 
@@ -62,8 +64,8 @@ struct FastSine {
     float c = fmaf(fmaf(2.443315711809948e-5f, u, -1.388731625493765e-3f), u, 4.166664568298827e-2f);
     c = fmaf(c * u, u, fmaf(-0.5f, u, 1.0f));
     const float sine = n & 1 ? c : s, cosine = n & 1 ? s : c;
-    const float value = n & 2 ? -sine : sine;
-    return {value, (n + 1) & 2 ? -cosine : cosine, -value};
+    const float value = n & 2 ? -sine : sine, first = (n + 1) & 2 ? -cosine : cosine;
+    return {value, first, -value, -first};
   }
 };
 

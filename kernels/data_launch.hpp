@@ -3,21 +3,10 @@
 // Draws of x_0 (data.cu); conventions as in launch.hpp.
 #include <cstdint>
 
+#include "fokker/data.hpp"
 #include "launch.hpp"
 
 namespace fokker::kernels {
-
-struct DrawArguments {
-  std::int64_t n;
-  int dimension;
-  std::uint64_t seed, first_index, step;
-  float* out;  // [n, d]
-};
-
-Status launch_circles2(const DrawArguments& draw, Stream stream);
-Status launch_checker(const DrawArguments& draw, Stream stream);
-// samples [count, d], count < 2^32.
-Status launch_stored(const DrawArguments& draw, const float* samples, std::uint64_t count, Stream stream);
 
 // As MixtureTables, on the device.
 struct MixtureDraw {
@@ -27,6 +16,21 @@ struct MixtureDraw {
   const float* deviations;  // [K], or nullptr
   const float* factors;     // [K, d, d], or nullptr
 };
-Status launch_mixture_draw(const DrawArguments& draw, const MixtureDraw& mixture, Stream stream);
+
+// What x_0 is drawn from. Which of the tables are there follows from the kind; they are on the device.
+struct DataSource {
+  DataSet::Kind kind;
+  int dimension;
+  MixtureDraw mixture;
+  const float* samples;  // [count, dimension]
+  std::uint64_t count;   // < 2^32
+};
+
+struct DrawArguments {
+  std::int64_t n;
+  std::uint64_t seed, first_index, step;
+  float* out;  // [n, d]
+};
+Status launch_draw(const DataSource& data, const DrawArguments& draw, Stream stream);
 
 }  // namespace fokker::kernels

@@ -73,6 +73,26 @@ inline ImageLayout image_layout(const ResidentMlp& net) {
   return at;
 }
 
+// A layer of Architecture, input layer first: W [outputs, inputs] row-major from parameter `weight` on, then b
+// [outputs].
+struct LayerShape {
+  int inputs, outputs;
+  int weight;
+
+  FOKKER_HOST_DEVICE int bias() const { return weight + inputs * outputs; }
+};
+
+// Packs a network's parameters into its image (pack.cu). What the parameters do not determine, which is zero, is not
+// written: the image has to be cleared once.
+struct PackTask {
+  const float* parameters;   // [P], in the layout of Architecture
+  const LayerShape* layers;  // device, [hidden + 1]
+  void* image;
+};
+inline constexpr int most_models = 12;  // of one launch: kernels take their tasks by value
+// For 1 … most_models networks of one shape; net.image is not used.
+Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int count, Stream stream);
+
 // What a kernel keeps of a tile beside registers: planes of tile_rows × width numbers (σ′ of the layers, curvatures κ,
 // and κ ż for the Hessian), some numbers a sample, and a place to pass a tile through for fp32.
 enum class Work { score, curvature, hessian, sample, log_density };

@@ -20,8 +20,9 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found on the host. C = high·high + (high·low + low·high), the two summed in fp32 apart where
-// registers allow it: tensor cores round towards zero, and every small term would cost the large sum one rounding.
+// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high), the two
+// summed in fp32 apart where registers allow it: tensor cores round towards zero, and every small term would cost the
+// large sum one rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 100 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -54,6 +55,11 @@ __device__ __forceinline__ float row_sum(float v) {
 __device__ __forceinline__ float row_max(float v) {
   v = fmaxf(v, shuffle_xor(v, 1));
   return fmaxf(v, shuffle_xor(v, 2));
+}
+
+__device__ __forceinline__ float warp_max(float v) {
+  for (int mask = 1; mask < 32; mask *= 2) v = fmaxf(v, shuffle_xor(v, mask));
+  return v;
 }
 
 // ---- products: one policy a precision -------------------------------------------------------------------------------
@@ -220,20 +226,130 @@ struct ResidentPlan {
 };
 
 // Copies the image into the block's shared memory.
-__device__ __forceinline__ void load_image(const ResidentPlan& plan) {
-  const Float4* from = static_cast<const Float4*>(plan.net.image);
+__device__ __forceinline__ void load_image(const void* image, int bytes) {
+  const Float4* from = static_cast<const Float4*>(image);
   Float4* to = reinterpret_cast<Float4*>(shared_memory());
-  for (int i = thread_index(); i < plan.image.bytes / 16; i += block_threads()) to[i] = from[i];
+  for (int i = thread_index(); i < bytes / 16; i += block_threads()) to[i] = from[i];
   sync_block();
 }
+__device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_image(plan.net.image, plan.image.bytes); }
+
+// Planes: what a sweep leaves of a tile for a later one, W/8 blocks of 32 lanes each.
+template <int W>
+inline constexpr int plane_blocks = W / 8 * 32;
+__device__ __forceinline__ Float4* at(Float4* plane, int j) { return plane + 32 * j; }
+
+// v ⊙= by.
+__device__ __forceinline__ void times(const Float4& by, float (&v)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) v[e] *= by.v[e];
+}
+
+// The network in the block's shared memory as a warp multiplies by it.
+template <Precision P, int W>
+class WarpNetwork {
+ public:
+  // Σ_c tile[row, c] w[c] of rows g and g + 8: with w = input(0) the time derivative from δ_1, input(1 + i) the score
+  // or a product of the Hessian, output(i) a component of a vector net.
+  __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
+    sum[0] = sum[1] = 0;
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 p = pair(w, j);
+      sum[0] = fmaf(tile.v[j][0], p.x, fmaf(tile.v[j][1], p.y, sum[0]));
+      sum[1] = fmaf(tile.v[j][2], p.x, fmaf(tile.v[j][3], p.y, sum[1]));
+    }
+    sum[0] = row_sum(sum[0]);
+    sum[1] = row_sum(sum[1]);
+  }
+  __device__ __forceinline__ const float* bias(int l) const { return number(image_.bias) + l * W; }
+  __device__ __forceinline__ const float* input(int i) const { return number(image_.input) + i * W; }
+  __device__ __forceinline__ const float* output(int i) const { return number(image_.output) + i * W; }
+  __device__ __forceinline__ const float* output_bias() const { return number(image_.output_bias); }
+
+  // ż_1 along axis i.
+  __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set(input(1 + i), tile); }
+
+ protected:
+  __device__ __forceinline__ WarpNetwork(const ResidentMlp& net, const ImageLayout& image) : net_(net), image_(image) {}
+
+  __device__ __forceinline__ const float* number(int offset) const {
+    return reinterpret_cast<const float*>(shared_memory() + offset);
+  }
+  // Entries of a row vector [W] that belong to this lane's columns of block j.
+  __device__ __forceinline__ static Float2 pair(const float* row, int j) {
+    return *reinterpret_cast<const Float2*>(row + 8 * j + 2 * (lane_index() & 3));
+  }
+
+  // Every row of the tile = row.
+  __device__ __forceinline__ static void set(const float* row, Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 w = pair(row, j);
+      tile.v[j][0] = tile.v[j][2] = w.x;
+      tile.v[j][1] = tile.v[j][3] = w.y;
+    }
+  }
+  __device__ __forceinline__ void add_bias(int l, Tile<W>& tile) const {
+    const float* b = bias(l);
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float2 add = pair(b, j);
+      tile.v[j][0] += add.x, tile.v[j][1] += add.y, tile.v[j][2] += add.x, tile.v[j][3] += add.y;
+    }
+  }
+
+  // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), rows being columns of W_1 or rows of the output's
+  // matrix.
+  __device__ __forceinline__ static void add_rows(Tile<W>& tile, const float* v, int v_stride, const float* rows,
+                                                  int count) {
+    const int g = lane_index() >> 2;
+#pragma unroll 1
+    for (int i = 0; i < count; ++i) {
+      const float x = v[g * v_stride + i], y = v[(g + 8) * v_stride + i];
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float2 w = pair(rows + i * W, j);
+        tile.v[j][0] = fmaf(x, w.x, tile.v[j][0]);
+        tile.v[j][1] = fmaf(x, w.y, tile.v[j][1]);
+        tile.v[j][2] = fmaf(y, w.x, tile.v[j][2]);
+        tile.v[j][3] = fmaf(y, w.y, tile.v[j][3]);
+      }
+    }
+  }
+  __device__ __forceinline__ static void clear(Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
+    }
+  }
+
+  // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
+  template <bool kTransposed, bool kApart>
+  __device__ __forceinline__ void product(int l, Tile<W>& tile, void* stage) const {
+    const Operand<P, W> operand(tile, static_cast<float*>(stage));
+    multiply<kTransposed, kApart>(operand, shared_memory() + image_.matrices + l * image_.matrix_bytes,
+                                  number(image_.factors)[l], tile);
+  }
+
+  const ResidentMlp& net_;
+  const ImageLayout& image_;
+};
 
 template <Precision P, int W, Work kWork>
-class WarpMlp {
+class WarpMlp : public WarpNetwork<P, W> {
   static constexpr bool kCurvature = needs_curvature(kWork);
+  using Network = WarpNetwork<P, W>;
+  using Network::net_, Network::pair;
 
  public:
+  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias;
+
   __device__ __forceinline__ explicit WarpMlp(const ResidentPlan& plan)
-      : plan_(plan), net_(plan.net), memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
+      : Network(plan.net, plan.image),
+        plan_(plan),
+        memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
   // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
   __device__ __forceinline__ float* inputs() const { return reinterpret_cast<float*>(memory_ + plan_.warp.inputs); }
@@ -250,7 +366,8 @@ class WarpMlp {
   template <bool kValue>
   __device__ __forceinline__ void forward(Tile<W>& tile, float (&value)[2]) {
     sync_warp();  // inputs() were written by other lanes
-    first_layer(tile, bias(0), inputs(), stride(), 0, 1 + net_.dimension);
+    Network::set(bias(0), tile);
+    Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
     value[0] = value[1] = 0;
     for (int l = 0;; ++l) {
       const bool last = l + 1 == net_.hidden;
@@ -263,12 +380,7 @@ class WarpMlp {
       });
       if (last) break;
       product<false>(l, tile);
-      const float* b = bias(l + 1);
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        const Float2 add = pair(b, j);
-        tile.v[j][0] += add.x, tile.v[j][1] += add.y, tile.v[j][2] += add.x, tile.v[j][3] += add.y;
-      }
+      Network::add_bias(l + 1, tile);
     }
     if (kValue && net_.potential) {
       value[0] = row_sum(value[0]) + output_bias()[0];
@@ -293,17 +405,10 @@ class WarpMlp {
     }
   }
 
-  // ż_1 along axis i, or along v: v + r · d of row r.
-  __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float2 w = pair(input(1 + i), j);
-      tile.v[j][0] = tile.v[j][2] = w.x;
-      tile.v[j][1] = tile.v[j][3] = w.y;
-    }
-  }
+  // ż_1 along v: v + r · d of row r.
   __device__ __forceinline__ void set_direction(const float* v, Tile<W>& tile) const {
-    first_layer(tile, nullptr, v, net_.dimension, 1, net_.dimension);
+    Network::clear(tile);
+    Network::add_rows(tile, v, net_.dimension, input(1), net_.dimension);
   }
 
   // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of rows g and g + 8, still to be summed over the row's lanes, to
@@ -350,23 +455,6 @@ class WarpMlp {
     }
   }
 
-  // Σ_c tile[row, c] w[c] of rows g and g + 8: with w = input(0) the time derivative from δ_1, input(1 + i) the score
-  // or a product of the Hessian, output(i) a component of a vector net.
-  __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
-    sum[0] = sum[1] = 0;
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float2 p = pair(w, j);
-      sum[0] = fmaf(tile.v[j][0], p.x, fmaf(tile.v[j][1], p.y, sum[0]));
-      sum[1] = fmaf(tile.v[j][2], p.x, fmaf(tile.v[j][3], p.y, sum[1]));
-    }
-    sum[0] = row_sum(sum[0]);
-    sum[1] = row_sum(sum[1]);
-  }
-  __device__ __forceinline__ const float* input(int i) const { return number(plan_.image.input) + i * W; }
-  __device__ __forceinline__ const float* output(int i) const { return number(plan_.image.output) + i * W; }
-  __device__ __forceinline__ const float* output_bias() const { return number(plan_.image.output_bias); }
-
   // Σ_i ∂_i s_i of a vector net along its tangent ḣ_L for axis i; of a probe v: vᵀ (∂s/∂x) v.
   __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
     const int g = lane_index() >> 2;
@@ -381,30 +469,14 @@ class WarpMlp {
   }
 
  private:
-  __device__ __forceinline__ const float* number(int offset) const {
-    return reinterpret_cast<const float*>(shared_memory() + offset);
-  }
-  __device__ __forceinline__ const float* bias(int l) const { return number(plan_.image.bias) + l * W; }
-  // Entries of a row vector [W] that belong to this lane's columns of block j.
-  __device__ __forceinline__ static Float2 pair(const float* row, int j) {
-    return *reinterpret_cast<const Float2*>(row + 8 * j + 2 * (lane_index() & 3));
-  }
-
-  // Planes, each of W/8 blocks of 32 lanes: σ′ of the layers whose tangents go on, σ″ or κ of all, κ ż of all.
-  static constexpr int plane_size = W / 8 * 32;
+  // σ′ of the layers whose tangents go on, σ″ or κ of all, κ ż of all.
   __device__ __forceinline__ Float4* plane(int k) const {
-    return reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * plane_size + lane_index();
+    return reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * plane_blocks<W> + lane_index();
   }
   __device__ __forceinline__ int kept_first() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
   __device__ __forceinline__ Float4* first_plane(int l) const { return plane(l); }
   __device__ __forceinline__ Float4* second_plane(int l) const { return plane(kept_first() + l); }
   __device__ __forceinline__ Float4* tangent_plane(int l) const { return plane(kept_first() + net_.hidden + l); }
-  __device__ __forceinline__ static Float4* at(Float4* plane, int j) { return plane + 32 * j; }
-
-  __device__ __forceinline__ static void times(const Float4& by, float (&v)[4]) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) v[e] *= by.v[e];
-  }
   // v = a + first ⊙ v, or a.
   __device__ __forceinline__ static void add(const Float4& a, const Float4* first, float (&v)[4]) {
 #pragma unroll
@@ -417,36 +489,9 @@ class WarpMlp {
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    const Operand<P, W> operand(tile, reinterpret_cast<float*>(memory_ + plan_.warp.stage));
     // Where registers allow it. One sum for all loses a factor four of accuracy.
     constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
-    multiply<kTransposed, kApart>(operand, shared_memory() + plan_.image.matrices + l * plan_.image.matrix_bytes,
-                                  number(plan_.image.factors)[l], tile);
-  }
-
-  // tile = start + Σ_i v[row · v_stride + i] (column begin + i of W_1), i < count.
-  __device__ __forceinline__ void first_layer(Tile<W>& tile, const float* start, const float* v, int v_stride,
-                                              int begin, int count) const {
-    const int g = lane_index() >> 2;
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float2 b = start ? pair(start, j) : Float2{0, 0};
-      tile.v[j][0] = tile.v[j][2] = b.x;
-      tile.v[j][1] = tile.v[j][3] = b.y;
-    }
-#pragma unroll 1
-    for (int i = 0; i < count; ++i) {
-      const float x = v[g * v_stride + i], y = v[(g + 8) * v_stride + i];
-      const float* column = input(begin + i);
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        const Float2 w = pair(column, j);
-        tile.v[j][0] = fmaf(x, w.x, tile.v[j][0]);
-        tile.v[j][1] = fmaf(x, w.y, tile.v[j][1]);
-        tile.v[j][2] = fmaf(y, w.x, tile.v[j][2]);
-        tile.v[j][3] = fmaf(y, w.y, tile.v[j][3]);
-      }
-    }
+    Network::template product<kTransposed, kApart>(l, tile, memory_ + plan_.warp.stage);
   }
 
   // z → h.
@@ -486,7 +531,6 @@ class WarpMlp {
   }
 
   const ResidentPlan& plan_;
-  const ResidentMlp& net_;
   char* memory_;  // the warp's
 };
 

@@ -1,34 +1,82 @@
 #pragma once
 
-// The points of a training iteration as functions of (seed, iteration, index): what the CPU's trainer draws, by the same
-// formulas and the same Philox words (src/cpu/trainer.cpp).
+// The points of a training iteration as functions of (seed, iteration, index): what the CPU's trainer draws, by the
+// same formulas and the same Philox words (src/cpu/trainer.cpp).
+#include <cmath>
 #include <cstdint>
 
-#include "data_launch.hpp"
-#include "fokker/data.hpp"
-#include "fokker/sde.hpp"
-#include "fokker/train_formulas.hpp"
+#include "data_points.hpp"
+#include "training_launch.hpp"
 
 namespace fokker::kernels {
 
-// What x_0 is drawn from. The tables are those of data_launch.hpp, on the device; which of them are there follows from
-// the kind.
-struct DataSource {
-  DataSet::Kind kind;
-  int dimension;
-  MixtureDraw mixture;
-  const float* samples;  // [count, dimension]
-  std::uint64_t count;
+// t by the time law, and what of the transition kernel x_t = m x_0 + σ z, ∇ log p(x_t | x_0) = −z/σ holds at it.
+struct DenoisingTime {
+  float t, weight, mean, deviation;
 };
 
-struct TrainingDraw {
-  DataSource data;
-  ForwardSde sde;
-  TimeDraw time;  // its edges on the device
-  std::uint64_t seed;
-  const std::int64_t* iteration;  // device: the Philox step of all draws; read by the kernel, so that a graph can run on
-  std::int64_t denoising_points, collocation_points;
-  float box;
-};
+FOKKER_HOST_DEVICE inline DenoisingTime denoising_time(const TrainingDraw& draw, const PointKey& key) {
+  float u[4];
+  uniforms4(key.seed, key.index, RandomUse::time, 0, key.step, u);
+  DenoisingTime at;
+  at.t = draw.time(u[0], at.weight);
+  const SdeCoefficients<float> sde = draw.sde.at(at.t);
+  at.mean = sde.mean;
+  at.deviation = std::sqrt(sde.variance);
+  return at;
+}
+
+// Of coordinates 4 quad … : x_0 in x becomes x_t; those from d on hold nothing.
+FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingTime& at, const PointKey& key, int quad, float (&x)[4],
+                                              float (&target)[4]) {
+  float z[4];
+  normals4(key.seed, key.index, RandomUse::denoising, static_cast<std::uint32_t>(quad), key.step, z);
+  const float scale = -1 / at.deviation;
+  for (int w = 0; w < 4; ++w) {
+    x[w] = at.mean * x[w] + at.deviation * z[w];
+    target[w] = scale * z[w];
+  }
+}
+
+// Denoising point `index`, all of it by one thread: x [d] and target [d] in any memory.
+FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, std::uint64_t iteration, std::uint64_t index,
+                                               float& t, float* x, float* target, float& weight) {
+  const PointKey key{draw.seed, index, iteration};
+  const DenoisingTime at = denoising_time(draw, key);
+  t = at.t;
+  weight = at.weight;
+  data_point(draw.data, key, x);
+  const int d = draw.data.dimension;
+  for (int quad = 0; quad < quads_of(d); ++quad) {
+    float part[4], part_target[4];
+    for (int w = 0; w < 4; ++w) part[w] = 4 * quad + w < d ? x[4 * quad + w] : 0;
+    denoising_quad(at, key, quad, part, part_target);
+    for (int w = 0; w < 4; ++w) {
+      if (4 * quad + w < d) {
+        x[4 * quad + w] = part[w];
+        target[4 * quad + w] = part_target[w];
+      }
+    }
+  }
+}
+
+// Collocation point `index`, uniform on [t_min, T] × [−box, box]^d: word w of its block b is coordinate 4 b + w of (t,
+// x).
+FOKKER_HOST_DEVICE inline void collocation_point(const TrainingDraw& draw, std::uint64_t iteration, std::uint64_t index,
+                                                 float& t, float* x) {
+  const int d = draw.data.dimension;
+  for (int block = 0; 4 * block <= d; ++block) {
+    float u[4];
+    uniforms4(draw.seed, index, RandomUse::collocation, static_cast<std::uint32_t>(block), iteration, u);
+    for (int w = 0; w < 4; ++w) {
+      const int j = 4 * block + w - 1;
+      if (j < 0) {
+        t = draw.time.t_min + (draw.time.horizon - draw.time.t_min) * u[w];
+      } else if (j < d) {
+        x[j] = draw.box * (2 * u[w] - 1);
+      }
+    }
+  }
+}
 
 }  // namespace fokker::kernels

@@ -1,11 +1,12 @@
 // The pointwise work of networks too wide for the resident kernels: everything between two matrix products in one
-// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint); see mlp_wide.cpp for
-// their order.
+// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint) and of the losses'
+// gradients; see mlp_wide.cpp and loss_wide.cpp for their order.
 //
 // Data path: a warp has a row, lanes its columns, so global memory is read and written coalesced and a sum over a row
 // is 32 partial sums and five shuffles, always in the same order: no shared memory, no atomics, and a row's numbers
 // depend on nothing but the row. Where the next product is in fp16 the warp makes its operand from the row it has just
-// written (in cache still): the power of two from the largest magnitude, then the halves.
+// written (in cache still): the power of two from the largest magnitude, then the halves. Sums over rows are a block's:
+// its warps share the rows, and their partial sums are added in order.
 //
 // Cost: bandwidth. Of a row's units the forward rule reads one number and writes three, the reverse rule reads three
 // and writes two, a tangent reads three and writes one; the halves add 12 bytes a unit in split, 4 in half.
@@ -15,6 +16,7 @@
 
 #include "device.hpp"
 #include "grid.hpp"
+#include "halves.hpp"
 #include "random.hpp"
 #include "wide_launch.hpp"
 
@@ -22,20 +24,6 @@ namespace fokker::kernels {
 namespace {
 
 constexpr int warp_size = 32;
-
-// The largest magnitude of a row is brought into [2^8, 2^9): sums over a depth of 3 · 4096 stay below 2^31, and what
-// the low halves lose to the smallest fp16 number, 2^{−24}, is 2^{−33} of it. Rows below 2^{−100} are scaled as that.
-constexpr int operand_exponent = 8, least_exponent = -100;
-
-__device__ __forceinline__ float power_of_two(int exponent) {
-  return float_of(static_cast<std::uint32_t>(127 + exponent) << 23);
-}
-
-template <class T>
-__device__ __forceinline__ T row_sum(T v) {
-  for (int mask = warp_size / 2; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-  return v;
-}
 
 // The value of a product whose left operand was scaled by 1/unscale[row].
 __device__ __forceinline__ float unscale_of(const float* unscale, std::int64_t row) {
@@ -50,41 +38,56 @@ __device__ __forceinline__ void keep_largest(float& largest, T v) {
 
 // From the row that the lanes of this warp have just written; all of them call this, each with its largest magnitude.
 template <class T>
-__device__ __forceinline__ void make_operand(const HalfOperand& operand, std::int64_t row, int stride, const T* values,
-                                             float largest) {
+__device__ __forceinline__ void make_operand(const HalfOperand& operand, std::int64_t row, int width, int stride,
+                                             const T* values, float largest) {
   if constexpr (std::is_same_v<T, float>) {
     if (operand.parts == 0) return;
-    for (int mask = warp_size / 2; mask > 0; mask /= 2) largest = fmaxf(largest, shuffle_xor(largest, mask));
+    const RowScale scale(largest_of_lanes<warp_size>(largest));
     sync_warp();  // the row is written, and unscale[row] of the product before is read
-    const int found = static_cast<int>((bits_of(largest) >> 23) & 255u) - 127;
-    const int shift = operand_exponent - (found < least_exponent ? least_exponent : found);
-    const float scale = power_of_two(shift);
+    const auto scaled = [&](int c) { return c < width ? scale.up * values[c] : 0.0f; };
     const int pairs = stride / 2;
     auto* to = reinterpret_cast<std::uint32_t*>(operand.halves + row * operand.parts * stride);
     for (int c = lane_index(); c < pairs; c += warp_size) {
-      const float a = scale * values[2 * c], b = scale * values[2 * c + 1];
-      const std::uint32_t high = pack_halves(a, b);
-      to[c] = high;
+      const SplitPair pair(scaled(2 * c), scaled(2 * c + 1));
+      to[c] = pair.high;
       if (operand.parts == 1) continue;
-      to[pairs + c] = high;
-      to[2 * pairs + c] = pack_halves(a - low_half(high), b - high_half(high));
+      to[pairs + c] = pair.high;
+      to[2 * pairs + c] = pair.low;
     }
-    if (lane_index() == 0) operand.unscale[row] = power_of_two(-shift);
+    if (lane_index() == 0) operand.unscale[row] = scale.down * *operand.matrix;
   }
 }
 
+// A warp has a row of W.
+__global__ void largest_of_rows(PackArguments a) {
+  for (std::int64_t row = first_item() / warp_size; row < a.outputs; row += item_stride() / warp_size) {
+    float largest = 0;
+    for (std::int64_t c = lane_index(); c < a.inputs; c += warp_size) keep_largest(largest, a.w[row * a.inputs + c]);
+    largest = largest_of_lanes<warp_size>(largest);
+    if (lane_index() == 0) a.largest[row] = largest;
+  }
+}
+
+// A warp has a padded row, and finds the largest of all for itself.
 __global__ void pack(PackArguments a) {
-  const std::int64_t pairs = a.inputs / 2, all = a.outputs * pairs;
+  const std::int64_t pairs = a.padded_inputs / 2;
   auto* forward = reinterpret_cast<std::uint32_t*>(a.forward);
   auto* reverse = reinterpret_cast<std::uint32_t*>(a.reverse);
-  for (std::int64_t item = first_item(); item < all; item += item_stride()) {
-    const std::int64_t row = item / pairs, c = item % pairs;
-    const float v = a.scale * a.w[2 * item], w = a.scale * a.w[2 * item + 1];
-    const std::uint32_t high = pack_halves(v, w), low = pack_halves(v - low_half(high), w - high_half(high));
-    for (int part = 0; part < a.parts; ++part) {  // high, low, high
-      const std::uint32_t packed = part == 1 ? low : high;
-      forward[(row * a.parts + part) * pairs + c] = packed;
-      if (reverse != nullptr) reverse[(part * a.outputs + row) * pairs + c] = packed;
+  float largest = 0;
+  for (std::int64_t row = lane_index(); row < a.outputs; row += warp_size) largest = fmaxf(largest, a.largest[row]);
+  const RowScale scale(largest_of_lanes<warp_size>(largest));
+  if (first_item() == 0) *a.unscale = scale.down;
+  for (std::int64_t row = first_item() / warp_size; row < a.padded_outputs; row += item_stride() / warp_size) {
+    const auto scaled = [&](std::int64_t c) {
+      return row < a.outputs && c < a.inputs ? scale.up * a.w[row * a.inputs + c] : 0.0f;
+    };
+    for (std::int64_t c = lane_index(); c < pairs; c += warp_size) {
+      const SplitPair pair(scaled(2 * c), scaled(2 * c + 1));
+      for (int part = 0; part < a.parts; ++part) {  // high, low, high
+        const std::uint32_t packed = part == 1 ? pair.low : pair.high;
+        forward[(row * a.parts + part) * pairs + c] = packed;
+        if (reverse != nullptr) reverse[(part * a.padded_outputs + row) * pairs + c] = packed;
+      }
     }
   }
 }
@@ -127,15 +130,15 @@ __global__ void activate(ActivationArguments<T> a, Function function) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
     T* const z = a.z + row * a.stride;
     float largest = 0;
-    for (int c = lane_index(); c < a.stride; c += warp_size) {
-      ActivationValues<T> v{0, 0, 0, 0};
-      if (c < a.width) v = function(z[c] * unscale + a.bias[c]);
+    for (int c = lane_index(); c < a.width; c += warp_size) {
+      const ActivationValues<T> v = function(z[c] * unscale + a.bias[c]);
       z[c] = v.value;
       if (a.first != nullptr) a.first[row * a.stride + c] = v.first;
       if (a.second != nullptr) a.second[row * a.stride + c] = v.second;
+      if (a.third != nullptr) a.third[row * a.stride + c] = v.third;
       keep_largest(largest, v.value);
     }
-    make_operand(a.operand, row, a.stride, z, largest);
+    make_operand(a.operand, row, a.width, a.stride, z, largest);
   }
 }
 
@@ -145,15 +148,16 @@ __global__ void reverse(ReverseArguments<T> a) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
     const std::int64_t at = row * a.stride;
     float largest = 0;
-    for (int c = lane_index(); c < a.stride; c += warp_size) {
+    for (int c = lane_index(); c < a.width; c += warp_size) {
       const T p = a.p[row * a.p_stride + c] * unscale;
       T delta = a.first[at + c] * p;
-      if (a.tangent != nullptr) delta += a.tangent[at + c];
-      if (a.curvature != nullptr) a.curvature[at + c] *= p;
+      if (a.source != nullptr) delta += a.source[at + c];
+      if (a.curvature != nullptr) a.curvature[at + c] = a.second[at + c] * p;
+      if (a.third != nullptr) a.third[at + c] *= p;
       a.delta[at + c] = delta;
       keep_largest(largest, delta);
     }
-    make_operand(a.operand, row, a.stride, a.delta + at, largest);
+    make_operand(a.operand, row, a.width, a.stride, a.delta + at, largest);
   }
 }
 
@@ -168,8 +172,8 @@ __global__ void tangent(TangentArguments<T> a) {
     T* const to = a.to == nullptr ? nullptr : a.to + row * a.stride;
     T sum = 0;
     float largest = 0;
-    for (int c = lane_index(); c < a.stride; c += warp_size) {
-      const T v = z[c] * unscale;
+    for (int c = lane_index(); c < a.width; c += warp_size) {
+      const T v = z[c * a.tangents.unit_stride] * unscale;
       if (to != nullptr) {
         const T moved = a.factor[at + c] * v;
         to[c] = moved;
@@ -177,12 +181,62 @@ __global__ void tangent(TangentArguments<T> a) {
       }
       if (a.trace != nullptr) sum += a.curvature[at + c] * v * v;
       if (a.kept != nullptr) a.kept[at + c] = a.curvature[at + c] * v;
+      if (a.unscaled != nullptr) a.unscaled[at + c] = v;
+      if (a.squares != nullptr) a.squares[at + c] = (a.begin_squares ? T(0) : a.squares[at + c]) + v * v;
     }
     if (a.trace != nullptr) {
-      sum = row_sum(sum);
+      sum = sum_of_lanes<warp_size>(sum);
       if (lane_index() == 0) a.trace[point] = (a.begin ? T(0) : a.trace[point]) + a.weight * sum;
     }
-    if (to != nullptr) make_operand(a.operand, row, a.stride, to, largest);
+    if (to != nullptr) make_operand(a.operand, row, a.width, a.stride, to, largest);
+  }
+}
+
+template <class T>
+__global__ void axis_adjoint(AxisAdjointArguments<T> a) {
+  for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
+    const T unscale = static_cast<T>(unscale_of(a.unscale, row));
+    const T* const z = a.z + row * a.point_stride;
+    const T twice = 2 * a.weight[row];
+    const std::int64_t at = row * a.stride;
+    float largest = 0;
+    for (int c = lane_index(); c < a.width; c += warp_size) {
+      const T v = z[c * a.unit_stride];
+      T alpha = twice * a.curvature[at + c] * v;
+      if (a.p != nullptr) {
+        const T p = a.p[at + c] * unscale;
+        alpha += a.first[at + c] * p;
+        a.source[at + c] = (a.begin ? T(0) : a.source[at + c]) + a.second[at + c] * v * p;
+      }
+      a.alpha[at + c] = alpha;
+      keep_largest(largest, alpha);
+    }
+    make_operand(a.operand, row, a.width, a.stride, a.alpha + at, largest);
+  }
+}
+
+template <class T>
+__global__ void seed_tangent(SeedTangentArguments<T> a) {
+  for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
+    const T unscale = static_cast<T>(unscale_of(a.unscale, row));
+    const std::int64_t at = row * a.stride;
+    float largest = 0, largest_source = 0;
+    for (int c = lane_index(); c < a.width; c += warp_size) {
+      const T u = a.u[at + c] * unscale;
+      T moved = a.first[at + c] * u, source = a.curvature[at + c] * u;
+      if (a.weight != nullptr) {
+        const T q = a.weight[row] * a.squares[at + c];
+        moved += a.second[at + c] * q;
+        source += a.third[at + c] * q;
+      }
+      if (!a.begin) source += a.source[at + c];
+      a.source[at + c] = source;
+      a.to[at + c] = moved;
+      keep_largest(largest, moved);
+      keep_largest(largest_source, source);
+    }
+    make_operand(a.operand, row, a.width, a.stride, a.to + at, largest);
+    make_operand(a.source_operand, row, a.width, a.stride, a.source + at, largest_source);
   }
 }
 
@@ -202,8 +256,10 @@ __global__ void hessian_sum(HessianSumArguments<T> a) {
     for (int j = 0; j <= i; ++j) {
       const T* const zj = z + j * t.stream_stride;
       T sum = 0;
-      for (int c = lane_index(); c < a.stride; c += warp_size) sum += kappa[c] * zi[c] * zj[c];
-      sum = row_sum(sum);
+      for (int c = lane_index(); c < a.width; c += warp_size) {
+        sum += kappa[c] * zi[c * t.unit_stride] * zj[c * t.unit_stride];
+      }
+      sum = sum_of_lanes<warp_size>(sum);
       if (lane_index() != 0) continue;
       sum = sum * static_cast<T>(unscale_i) * static_cast<T>(unscale_of(t.unscale, j * a.points + point));
       if (!a.begin) sum += hessian[i * d + j];
@@ -253,14 +309,85 @@ __global__ void residual(ResidualArguments<T> a) {
       along += a.x[row * a.dimension + i] * s;
       square += s * s;
     }
-    a.residual[row] = gradient[0] + drift * (static_cast<T>(a.dimension) + along) - half * (a.trace[row] + square);
+    const T r = gradient[0] + drift * (static_cast<T>(a.dimension) + along) - half * (a.trace[row] + square);
+    if (a.residual != nullptr) a.residual[row] = r;
+    if (a.square != nullptr) a.square[row] = static_cast<double>(r) * static_cast<double>(r);
+    if (a.seed == nullptr) continue;
+    const T scaled = static_cast<T>(a.scale * static_cast<double>(r));
+    T* const seed = a.seed + row * a.seed_stride;
+    seed[0] = scaled;
+    for (int i = 0; i < a.dimension; ++i) {
+      seed[1 + i] = scaled * (drift * a.x[row * a.dimension + i] - 2 * half * gradient[1 + i]);
+    }
+    a.weight[row] = -half * scaled;
   }
+}
+
+template <class T>
+__global__ void misfit(MisfitArguments<T> a) {
+  for (std::int64_t row = first_item(); row < a.rows; row += item_stride()) {
+    const double weight = a.weight == nullptr ? 1.0 : static_cast<double>(a.weight[row]);
+    double sum = 0;
+    T* seed = a.seed == nullptr ? nullptr : a.seed + row * a.seed_stride;
+    if (seed != nullptr && a.leading_zero) *seed++ = 0;
+    for (int i = 0; i < a.dimension; ++i) {
+      const T score = a.score[row * a.score_stride + i] + (a.bias == nullptr ? T(0) : a.bias[i]);
+      const double e = static_cast<double>(score) - static_cast<double>(a.target[row * a.dimension + i]);
+      sum += weight * e * e;
+      if (seed != nullptr) seed[i] = static_cast<T>(a.scale * weight * e);
+    }
+    a.loss[row] = sum;
+  }
+}
+
+// ---- sums over rows ------------------------------------------------------------------------------------------------
+
+constexpr int column_threads = 512, total_threads = 1024;
+
+// A block has 32 columns; warp w of W sums rows w, w + W, …, and warp 0 adds what they have found.
+template <class T>
+__global__ void column_sum(ColumnSumArguments<T> a) {
+  T* const found = reinterpret_cast<T*>(shared_memory());  // [warps, 32]
+  const int warps = block_threads() / warp_size, column = block_index() * warp_size + lane_index();
+  T sum = 0;
+  if (column < a.columns) {
+    for (std::int64_t row = warp_index(); row < a.rows; row += warps) sum += a.from[row * a.stride + column];
+  }
+  found[thread_index()] = sum;
+  sync_block();
+  if (warp_index() > 0 || column >= a.columns) return;
+  for (int w = 1; w < warps; ++w) sum += found[w * warp_size + lane_index()];
+  a.to[static_cast<std::int64_t>(column) * a.to_stride] += sum;
+}
+
+// One block.
+__global__ void total(TotalArguments a) {
+  auto* const found = reinterpret_cast<double*>(shared_memory());  // [warps]
+  double sum = 0;
+  for (std::int64_t row = thread_index(); row < a.rows; row += block_threads()) sum += a.from[row];
+  sum = sum_of_lanes<warp_size>(sum);
+  if (lane_index() == 0) found[warp_index()] = sum;
+  sync_block();
+  if (thread_index() > 0) return;
+  for (int w = 1; w < block_threads() / warp_size; ++w) sum += found[w];
+  *a.to += sum;
+}
+
+__global__ void loss_values(LossValueArguments a) {
+  if (first_item() > 0) return;
+  const double denoising = a.denoising_count > 0 ? a.sums[0] / a.denoising_count : 0;
+  const double residual = a.residual_count > 0 ? a.sums[1] / a.residual_count : 0;
+  a.values[0] = denoising;
+  a.values[1] = residual;
+  a.values[2] = denoising + a.residual_weight * residual;
 }
 
 }  // namespace
 
 Status launch_pack(const PackArguments& arguments, Stream stream) {
-  return launch(pack, one_item_a_thread(arguments.outputs * arguments.inputs / 2), stream, arguments);
+  const Status status = launch(largest_of_rows, one_item_a_thread(warp_size * arguments.outputs), stream, arguments);
+  if (status != 0) return status;
+  return launch(pack, one_item_a_thread(warp_size * arguments.padded_outputs), stream, arguments);
 }
 
 template <class T>
@@ -312,6 +439,37 @@ Status launch_residual(const ResidualArguments<T>& arguments, Stream stream) {
   return launch(residual<T>, one_item_a_thread(arguments.rows), stream, arguments);
 }
 
+template <class T>
+Status launch_misfit(const MisfitArguments<T>& arguments, Stream stream) {
+  return launch(misfit<T>, one_item_a_thread(arguments.rows), stream, arguments);
+}
+
+template <class T>
+Status launch_axis_adjoint(const AxisAdjointArguments<T>& arguments, Stream stream) {
+  return launch(axis_adjoint<T>, one_item_a_thread(warp_size * arguments.rows), stream, arguments);
+}
+
+template <class T>
+Status launch_seed_tangent(const SeedTangentArguments<T>& arguments, Stream stream) {
+  return launch(seed_tangent<T>, one_item_a_thread(warp_size * arguments.rows), stream, arguments);
+}
+
+template <class T>
+Status launch_column_sum(const ColumnSumArguments<T>& arguments, Stream stream) {
+  const LaunchShape shape{(arguments.columns + warp_size - 1) / warp_size, column_threads,
+                          column_threads * static_cast<int>(sizeof(T))};
+  return launch(column_sum<T>, shape, stream, arguments);
+}
+
+Status launch_total(const TotalArguments& arguments, Stream stream) {
+  const LaunchShape shape{1, total_threads, total_threads / warp_size * static_cast<int>(sizeof(double))};
+  return launch(total, shape, stream, arguments);
+}
+
+Status launch_loss_values(const LossValueArguments& arguments, Stream stream) {
+  return launch(loss_values, LaunchShape{1, warp_size, 0}, stream, arguments);
+}
+
 template Status launch_input(const InputArguments<float>&, Stream);
 template Status launch_input(const InputArguments<double>&, Stream);
 template Status launch_probe(const ProbeArguments<float>&, Stream);
@@ -330,5 +488,13 @@ template Status launch_jacobian(const JacobianArguments<float>&, Stream);
 template Status launch_jacobian(const JacobianArguments<double>&, Stream);
 template Status launch_residual(const ResidualArguments<float>&, Stream);
 template Status launch_residual(const ResidualArguments<double>&, Stream);
+template Status launch_misfit(const MisfitArguments<float>&, Stream);
+template Status launch_misfit(const MisfitArguments<double>&, Stream);
+template Status launch_axis_adjoint(const AxisAdjointArguments<float>&, Stream);
+template Status launch_axis_adjoint(const AxisAdjointArguments<double>&, Stream);
+template Status launch_seed_tangent(const SeedTangentArguments<float>&, Stream);
+template Status launch_seed_tangent(const SeedTangentArguments<double>&, Stream);
+template Status launch_column_sum(const ColumnSumArguments<float>&, Stream);
+template Status launch_column_sum(const ColumnSumArguments<double>&, Stream);
 
 }  // namespace fokker::kernels

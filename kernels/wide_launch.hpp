@@ -1,8 +1,8 @@
 #pragma once
 
-// The pointwise work between the products of a wide network (wide.cu); T = float or double. Rows are points; a matrix
-// [rows, stride] has its entries in the first `width` columns and zeros in the rest. Every launch is asynchronous on
-// `stream` and returns the runtime's error code, as in launch.hpp.
+// The pointwise work between the products of a wide network, its fields and its losses (wide.cu); T = float or double.
+// Rows are points; a matrix [rows, stride] has its entries in the first `width` columns, and the rest is never read.
+// Every launch is asynchronous on `stream` and returns the runtime's error code, as in launch.hpp.
 #include <cstdint>
 
 #include "fokker/activation.hpp"
@@ -23,19 +23,23 @@ using Half = std::uint16_t;
 // depth of three times the width, (high, high, low) times the right operand's (high, low, high) is then A B but for
 // low · low, 2^{−22} of a product at most.
 struct HalfOperand {
-  Half* halves = nullptr;    // [rows, parts · stride]
-  float* unscale = nullptr;  // [rows] the inverse of that power of two, which the product still has to take
-  int parts = 0;             // 3; 1: high alone; 0: not wanted
+  Half* halves = nullptr;         // [rows, parts · stride]
+  float* unscale = nullptr;       // [rows] the inverse of that power of two, and of B's, which the product has to take
+  const float* matrix = nullptr;  // [1] the inverse of B's, from launch_pack
+  int parts = 0;                  // 3; 1: high alone; 0: not wanted
 };
 
-// W [outputs, inputs] as the right operand of both products, times `scale` as above.
+// W [outputs, inputs], as it is among the parameters, as the right operand of both products: times the power of two
+// that brings its largest magnitude into [2^8, 2^9), and with zeros up to padded sides.
 struct PackArguments {
-  std::int64_t outputs, inputs;  // padded
+  std::int64_t outputs, inputs;
+  std::int64_t padded_outputs, padded_inputs;
   const float* w;
-  float scale;
-  int parts;      // 3 or 1
-  Half* forward;  // [outputs, parts · inputs] for A Wᵀ
-  Half* reverse;  // [parts · outputs, inputs] for A W, or nullptr
+  int parts;       // 3 or 1
+  float* largest;  // [outputs], scratch
+  Half* forward;   // [padded outputs, parts · padded inputs] for A Wᵀ
+  Half* reverse;   // [parts · padded outputs, padded inputs] for A W, or nullptr
+  float* unscale;  // [1] the inverse of that power of two
 };
 Status launch_pack(const PackArguments& arguments, Stream stream);
 
@@ -65,22 +69,23 @@ struct ProbeArguments {
 template <class T>
 Status launch_probe(const ProbeArguments<T>& arguments, Stream stream);
 
-// z + b → σ in place, σ′, σ″.
+// z + b → σ in place, σ′, σ″, σ‴.
 template <class T>
 struct ActivationArguments {
   std::int64_t rows;
   int width, stride;
   T* z;                  // [rows, stride]
-  const T* bias;         // [stride]
+  const T* bias;         // [width]
   const float* unscale;  // [rows] of the product in z, or nullptr
   T* first;              // [rows, stride], or nullptr
   T* second;             // [rows, stride], or nullptr
+  T* third;              // [rows, stride], or nullptr
   HalfOperand operand;   // from σ
 };
 template <class T>
 Status launch_activation(Activation activation, double beta, const ActivationArguments<T>& arguments, Stream stream);
 
-// Reverse sweep: δ = σ′ ⊙ p, κ = σ″ ⊙ p. Adjoint sweep: γ = (κ ⊙ ż) + σ′ ⊙ p.
+// Reverse sweep: δ = σ′ ⊙ p, κ = σ″ ⊙ p, τ = σ‴ ⊙ p. Adjoint sweep: γ = source + σ′ ⊙ p.
 template <class T>
 struct ReverseArguments {
   std::int64_t rows;
@@ -89,8 +94,10 @@ struct ReverseArguments {
   std::int64_t p_stride;  // stride, or 0: the same for all rows
   const float* unscale;   // [rows] of the product in p, or nullptr
   const T* first;         // [rows, stride] σ′
-  T* curvature;           // [rows, stride] σ″ → κ, or nullptr
-  const T* tangent;       // [rows, stride] κ ⊙ ż, or nullptr in the reverse sweep
+  const T* second;        // [rows, stride] σ″, for κ
+  T* curvature;           // [rows, stride] κ, may be σ″; nullptr: not wanted
+  T* third;               // [rows, stride] σ‴ → τ, or nullptr
+  const T* source;        // [rows, stride] of the adjoint sweep, or nullptr
   T* delta;               // [rows, stride] δ or γ; may be p
   HalfOperand operand;    // from δ or γ
 };
@@ -100,11 +107,11 @@ Status launch_reverse(const ReverseArguments<T>& arguments, Stream stream);
 // Tangents of one or more streams: row s · points + r is that of point r in stream s.
 template <class T>
 struct Tangents {
-  const T* z;                                // z[s · stream_stride + r · point_stride]: ż
-  std::int64_t point_stride, stream_stride;  // 0: the same for all
-  const float* unscale;                      // [streams · points] of the product in z, or nullptr
+  const T* z;  // ż of unit c: z[s · stream_stride + r · point_stride + c · unit_stride]
+  std::int64_t point_stride, stream_stride, unit_stride;  // the first two 0: the same for all
+  const float* unscale;                                   // [streams · points] of the product in z, or nullptr
 };
-// ż → factor ⊙ ż; on the way Σ_j κ_j ż_j² and κ ⊙ ż.
+// ż → factor ⊙ ż; on the way Σ_j κ_j ż_j², κ ⊙ ż and q = Σ over the streams of ż².
 template <class T>
 struct TangentArguments {
   std::int64_t points, streams;
@@ -115,7 +122,10 @@ struct TangentArguments {
   T* trace;            // [points] += weight Σ κ ż², or = where `begin`; nullptr: not wanted; one stream
   T weight;
   bool begin;
-  T* kept;              // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
+  T* kept;      // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
+  T* unscaled;  // [points, stride] ż itself, may be z; nullptr: not wanted; one stream
+  T* squares;   // [points, stride] += ż², or = where `begin_squares`; nullptr: not wanted; one stream
+  bool begin_squares;
   T* to;                // [streams · points, stride], may be z; nullptr: not wanted
   HalfOperand operand;  // from `to`
 };
@@ -164,7 +174,8 @@ struct JacobianArguments {
 template <class T>
 Status launch_jacobian(const JacobianArguments<T>& arguments, Stream stream);
 
-// R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x.
+// R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x. With r = scale · R its loss's gradient is that of
+// c·∇_{(t,x)} φ + w Δφ: c = r (1, a x − g² ∇φ), w = −½ g² r.
 template <class T>
 struct ResidualArguments {
   std::int64_t rows;
@@ -175,9 +186,106 @@ struct ResidualArguments {
   std::int64_t t_stride;
   const T* x;  // [rows, dimension]
   ForwardSde sde;
-  T* residual;  // [rows]
+  T* residual = nullptr;     // [rows], or nullptr
+  double* square = nullptr;  // [rows] R², or nullptr
+  double scale = 0;
+  T* seed = nullptr;  // [rows, seed_stride] c, or nullptr: neither c nor w is wanted
+  int seed_stride = 0;
+  T* weight = nullptr;  // [rows] w
 };
 template <class T>
 Status launch_residual(const ResidualArguments<T>& arguments, Stream stream);
+
+// Denoising: e = s − target, loss[r] = weight[r] Σ e², c = scale · weight[r] e.
+template <class T>
+struct MisfitArguments {
+  std::int64_t rows;
+  int dimension;
+  const T* score;  // [rows, score_stride]
+  int score_stride;
+  const T* bias;    // [dimension] still to be added to the score, or nullptr
+  const T* target;  // [rows, dimension]
+  const T* weight;  // [rows], or nullptr: 1
+  double scale;
+  double* loss;  // [rows]
+  T* seed;       // [rows, seed_stride] (0, c) where `leading_zero`, else c; nullptr: not wanted
+  int seed_stride;
+  bool leading_zero;
+};
+template <class T>
+Status launch_misfit(const MisfitArguments<T>& arguments, Stream stream);
+
+// Of the gradient of Σ w Δφ, the adjoint sweep along one axis: α = 2 w κ ⊙ ż + σ′ ⊙ p, S += σ″ ⊙ ż ⊙ p; without p
+// (the last hidden layer) α = 2 w κ ⊙ ż, and S is left alone.
+template <class T>
+struct AxisAdjointArguments {
+  std::int64_t rows;
+  int width, stride;
+  const T* p;            // [rows, stride], or nullptr
+  const float* unscale;  // [rows] of the product in p, or nullptr
+  const T* z;            // ż of unit c: z[r · point_stride + c · unit_stride]
+  std::int64_t point_stride, unit_stride;
+  const T* first;      // [rows, stride] σ′
+  const T* second;     // [rows, stride] σ″
+  const T* curvature;  // [rows, stride] κ
+  const T* weight;     // [rows] w
+  T* source;           // [rows, stride] S, = where `begin`
+  bool begin;
+  T* alpha;             // [rows, stride], may be p
+  HalfOperand operand;  // from α
+};
+template <class T>
+Status launch_axis_adjoint(const AxisAdjointArguments<T>& arguments, Stream stream);
+
+// Of the gradient of c·∇φ + w Δφ, with u the tangent along c: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
+template <class T>
+struct SeedTangentArguments {
+  std::int64_t rows;
+  int width, stride;
+  const T* u;            // [rows, stride]
+  const float* unscale;  // [rows] of the product in u, or nullptr
+  const T* first;        // [rows, stride] σ′
+  const T* curvature;    // [rows, stride] κ
+  const T* weight;       // [rows] w, or nullptr: 0, and the next three are not read
+  const T* second;       // [rows, stride] σ″
+  const T* third;        // [rows, stride] τ = σ‴ ⊙ P
+  const T* squares;      // [rows, stride] q
+  T* source;             // [rows, stride] S, = where `begin`
+  bool begin;
+  T* to;                       // [rows, stride] π, may be u
+  HalfOperand operand;         // from π,
+  HalfOperand source_operand;  // or from S
+};
+template <class T>
+Status launch_seed_tangent(const SeedTangentArguments<T>& arguments, Stream stream);
+
+// to[j · to_stride] += Σ_r from[r · stride + j], always in the same order.
+template <class T>
+struct ColumnSumArguments {
+  std::int64_t rows;
+  int columns, stride;
+  const T* from;
+  T* to;
+  int to_stride;
+};
+template <class T>
+Status launch_column_sum(const ColumnSumArguments<T>& arguments, Stream stream);
+
+// *to += Σ_r from[r], always in the same order.
+struct TotalArguments {
+  std::int64_t rows;
+  const double* from;
+  double* to;
+};
+Status launch_total(const TotalArguments& arguments, Stream stream);
+
+// values [3] from sums [2] of the denoising and the residual's points; a count of 0 gives 0.
+struct LossValueArguments {
+  const double* sums;
+  double denoising_count, residual_count;  // points · dimension, points
+  double residual_weight;
+  double* values;
+};
+Status launch_loss_values(const LossValueArguments& arguments, Stream stream);
 
 }  // namespace fokker::kernels

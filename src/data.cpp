@@ -31,12 +31,34 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+constexpr std::uint64_t empty_hash = 0xCBF29CE484222325ull;
+
 // FNV-1a (Fowler, Noll and Vo) of the bytes of some numbers.
 template <class T>
 std::uint64_t hash(std::uint64_t value, const std::vector<T>& numbers) {
   const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
   for (std::size_t i = 0; i < numbers.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 0x100000001B3ull;
   return value;
+}
+
+void check_sample_count(std::int64_t size, std::int64_t dimension) {
+  if (dimension < 1) throw Error(fmt::format("samples of dimension {} given; allowed: 1 or more", dimension));
+  if (size == 0) throw Error("no samples given; allowed: 1 or more");
+  if (size % dimension != 0) {
+    throw Error(fmt::format("{} numbers given as samples of dimension {}; allowed: a multiple of it", size, dimension));
+  }
+  if (size / dimension > 0xFFFFFFFFll) {
+    throw Error(fmt::format("{} samples given; allowed: fewer than 2^32", size / dimension));
+  }
+}
+
+// Samples from number `first` on.
+void check_finite(const std::vector<float>& samples, std::int64_t first, std::int64_t dimension) {
+  const auto bad = std::find_if(samples.begin(), samples.end(), [](float v) { return !std::isfinite(v); });
+  if (bad == samples.end()) return;
+  const std::int64_t at = bad - samples.begin();
+  throw Error(fmt::format("sample {}, coordinate {} is {}; allowed: numbers that are finite in float32",
+                          first + at / dimension, at % dimension, *bad));
 }
 
 }  // namespace
@@ -83,26 +105,39 @@ DataSet DataSet::mixture(GaussianMixture mixture) {
 }
 
 DataSet DataSet::samples(std::vector<float> samples, std::int64_t dimension) {
-  if (dimension < 1) throw Error(fmt::format("samples of dimension {} given; allowed: 1 or more", dimension));
-  const auto size = static_cast<std::int64_t>(samples.size());
-  if (size == 0) throw Error("no samples given; allowed: 1 or more");
-  if (size % dimension != 0) {
-    throw Error(fmt::format("{} numbers given as samples of dimension {}; allowed: a multiple of it", size, dimension));
-  }
-  if (size / dimension > 0xFFFFFFFFll) {
-    throw Error(fmt::format("{} samples given; allowed: fewer than 2^32", size / dimension));
-  }
-  const auto bad = std::find_if(samples.begin(), samples.end(), [](float v) { return !std::isfinite(v); });
-  if (bad != samples.end()) {
-    const std::int64_t at = bad - samples.begin();
-    throw Error(fmt::format("sample {}, coordinate {} is {}; allowed: numbers that are finite in float32",
-                            at / dimension, at % dimension, *bad));
-  }
+  check_sample_count(static_cast<std::int64_t>(samples.size()), dimension);
+  check_finite(samples, 0, dimension);
   DataSet data;
   data.kind_ = Kind::samples;
   data.name_ = "samples";
   data.dimension_ = dimension;
   data.samples_ = std::make_shared<const std::vector<float>>(std::move(samples));
+  return data;
+}
+
+DataSet DataSet::samples(const Context& context, View<const float> samples) {
+  const std::int64_t d = samples.columns;
+  check_view("samples", samples, any_rows, d, context.device());
+  if (context.device() == Device::cpu) {
+    return DataSet::samples(std::vector<float>(samples.data, samples.data + samples.size()), d);
+  }
+  check_sample_count(samples.size(), d);
+  DeviceSamples device{Buffer<float>(context, samples.rows, d), empty_hash};
+  copy(context, samples, device.samples.view());
+  const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 24) / d);  // at a time: 64 MB
+  for (std::int64_t first = 0; first < samples.rows; first += rows) {
+    const std::int64_t n = std::min(rows, samples.rows - first);
+    std::vector<float> part(static_cast<std::size_t>(n * d));
+    copy(context, {device.samples.data() + first * d, n, d, context.device()}, View<float>(part, d));
+    context.synchronize();
+    check_finite(part, first, d);
+    device.hash = hash(device.hash, part);
+  }
+  DataSet data;
+  data.kind_ = Kind::samples;
+  data.name_ = "samples";
+  data.dimension_ = d;
+  data.device_samples_ = std::make_shared<const DeviceSamples>(std::move(device));
   return data;
 }
 
@@ -148,16 +183,26 @@ DataSet DataSet::named(const std::string& name) {
 }
 
 std::string DataSet::fingerprint() const {
-  std::uint64_t value = 0xCBF29CE484222325ull;
+  std::uint64_t value = device_samples_ ? device_samples_->hash : empty_hash;
   if (mixture_) value = hash(hash(hash(value, mixture_->weights()), mixture_->means()), mixture_->covariances());
   if (samples_) value = hash(value, *samples_);
   return fmt::format("{}:{}:{:016x}", static_cast<int>(kind_), dimension_, value);
+}
+
+void DataSet::check_context(const Context& context) const {
+  if (device_samples_ && context.device() != Device::cuda) {
+    throw Error(
+        fmt::format("data set '{}' is on a GPU and was given to a context of the CPU; allowed: a context of "
+                    "that GPU, or samples on the host",
+                    name_));
+  }
 }
 
 void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index,
                    std::uint64_t step) const {
   check_view(fmt::format("the view for draws of data set {}", in_quotes(name_)), out, any_rows, dimension_,
              context.device());
+  check_context(context);
   if (out.rows > 0) context.backend().draw(*this, out, seed, first_index, step);
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "fokker/mixture.hpp"
+#include "fokker/view.hpp"
 
 namespace fokker {
 
@@ -16,6 +17,11 @@ struct MixtureTables {
   std::vector<float> factors;     // [K, d, d] row j is √λ_j q_j; empty where `deviations` is not
 
   explicit MixtureTables(const GaussianMixture& mixture);
+};
+
+struct DeviceSamples {
+  Buffer<float> samples;  // [N, d]
+  std::uint64_t hash;     // as of samples on the host
 };
 
 }  // namespace fokker

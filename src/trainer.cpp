@@ -259,6 +259,7 @@ TrainState state_from(const SafeTensors& file, std::int64_t parameters, const Tr
 
 Trainer::Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options) {
   validate(initial, data, options);
+  data.check_context(context);
   state_ = std::make_unique<State>(State{context, initial, data, options, nullptr});
   state_->operation = context.backend().trainer(initial, data, options);
 }
@@ -312,8 +313,47 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
 }
 
 std::vector<TrainRecord> Trainer::run(std::int64_t count) {
+  Trainer* const self = this;
+  return std::move(run_together({&self, 1}, count).front());
+}
+
+std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count) {
   if (count < 0) throw Error(fmt::format("{} iterations asked for; allowed: 0 or more", count));
-  return state_->operation->run(std::min(count, options().iterations - iteration()));
+  for (std::size_t k = 0; k < trainers.size(); ++k) {
+    if (trainers[k] == nullptr) throw Error(fmt::format("trainer {} of {} is a null pointer", k, trainers.size()));
+    if (std::find(trainers.begin(), trainers.begin() + static_cast<std::ptrdiff_t>(k), trainers[k]) !=
+        trainers.begin() + static_cast<std::ptrdiff_t>(k)) {
+      throw Error(fmt::format("trainer {} of {} is there twice; allowed: each once", k, trainers.size()));
+    }
+  }
+
+  // Those of one context at a time, in the order in which their contexts come.
+  std::vector<TrainOutcome> outcomes(trainers.size());
+  std::vector<bool> done(trainers.size(), false);
+  for (std::size_t first = 0; first < trainers.size(); ++first) {
+    if (done[first]) continue;
+    Backend& backend = trainers[first]->state_->context.backend();
+    std::vector<std::size_t> places;
+    std::vector<TrainOperator*> operations;
+    std::vector<std::int64_t> counts;
+    for (std::size_t k = first; k < trainers.size(); ++k) {
+      const Trainer& trainer = *trainers[k];
+      if (&trainer.state_->context.backend() != &backend) continue;
+      places.push_back(k);
+      operations.push_back(trainer.state_->operation.get());
+      counts.push_back(std::min(count, trainer.options().iterations - trainer.iteration()));
+      done[k] = true;
+    }
+    std::vector<TrainOutcome> theirs = backend.run_together(operations, counts);
+    for (std::size_t k = 0; k < places.size(); ++k) outcomes[places[k]] = std::move(theirs[k]);
+  }
+
+  std::vector<std::vector<TrainRecord>> records;
+  for (TrainOutcome& outcome : outcomes) {
+    if (outcome.failed) throw TrainingStopped(*outcome.failed, std::move(outcome.records));
+    records.push_back(std::move(outcome.records));
+  }
+  return records;
 }
 
 std::int64_t Trainer::iteration() const { return state_->operation->iteration(); }

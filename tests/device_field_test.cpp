@@ -7,11 +7,12 @@
 //                  as if every operation erred by 2^{−22}
 //   half           by 2^{−11}, the roundoff of fp16; values and scores
 //
-// On the emulation the wide path's products are sums in order, in fp32; a GPU sums in an order of its own. Measured there
-// on the networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and the
-// median and largest over networks of the rms error over the rms of the quantity, much of it the networks' conditioning.
-// Tensor cores round towards zero there, as hardware is found to. Of the resident split, measured with the sums of the
-// small products apart at every width; where they are not (beyond 80, Hessians) its errors are up to four times as large:
+// On the emulation the wide path's products are sums in order, in fp32; a GPU sums in an order of its own. Measured
+// there on the networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and
+// the median and largest over networks of the rms error over the rms of the quantity, much of it the networks'
+// conditioning. Tensor cores round towards zero there, as hardware is found to. Of the resident split, measured with
+// the sums of the small products apart at every width; where they are not (beyond 80, Hessians) its errors are up to
+// four times as large:
 //
 //   resident         fp32                           split                          half
 //   value            1.16  4.0  1.2e-7 1.6e-6       0.29  1.0  1.1e-7 1.6e-6       0.32  0.7  1.0e-4 8.3e-4
@@ -752,9 +753,12 @@ template <class Operand, class Number>
 void products_are_right(const std::vector<std::pair<double, Operand>>& numbers) {
   const cuda::Gemm gemm(nullptr);
   for (const auto& [rows, columns, depth] : {std::tuple(1, 1, 1), std::tuple(5, 7, 24), std::tuple(33, 130, 72)}) {
-    for (const bool transposed : {false, true}) {
-      const int a_stride = depth + 8, b_rows = transposed ? columns : depth, b_columns = transposed ? depth : columns,
-                b_stride = b_columns + 8 - b_columns % 8, c_stride = columns + 3;
+    for (const int form : {0, 1, 2, 3, 4, 5, 6, 7}) {
+      const bool transposed = form & 1, a_transposed = form & 2, add = form & 4;
+      const int a_rows = a_transposed ? depth : rows, a_columns = a_transposed ? rows : depth,
+                a_stride = a_columns + 16 - a_columns % 8, b_rows = transposed ? columns : depth,
+                b_columns = transposed ? depth : columns, b_stride = b_columns + 8 - b_columns % 8,
+                c_stride = columns + 3;
       std::vector<double> a, b;
       const auto fill = [&](std::vector<double>& v, int count, unsigned from) {
         std::vector<Operand> operand;
@@ -764,22 +768,24 @@ void products_are_right(const std::vector<std::pair<double, Operand>>& numbers) 
         }
         return cuda::upload(operand);
       };
-      const DeviceMemory on_a = fill(a, rows * a_stride, 1), on_b = fill(b, b_rows * b_stride, 2),
+      const DeviceMemory on_a = fill(a, a_rows * a_stride, 1), on_b = fill(b, b_rows * b_stride, 2),
                          on_c = cuda::upload(std::vector<Number>(rows * c_stride, Number(9)));
       gemm.multiply(cuda::Product<Operand, Number>{rows, columns, depth, on_a.as<Operand>(), a_stride,
                                                    on_b.as<Operand>(), b_stride, transposed, on_c.as<Number>(),
-                                                   c_stride, 0.25f});
+                                                   c_stride, a_transposed, add});
       cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
       std::vector<Number> expected(rows * c_stride, Number(9));
       for (int i = 0; i < rows; ++i) {
         for (int j = 0; j < columns; ++j) {
-          double sum = 0;
-          for (int k = 0; k < depth; ++k)
-            sum += a[i * a_stride + k] * b[transposed ? j * b_stride + k : k * b_stride + j];
-          expected[i * c_stride + j] = static_cast<Number>(sum / 4);
+          double sum = add ? 9 : 0;
+          for (int k = 0; k < depth; ++k) {
+            sum += a[a_transposed ? k * a_stride + i : i * a_stride + k] *
+                   b[transposed ? j * b_stride + k : k * b_stride + j];
+          }
+          expected[i * c_stride + j] = static_cast<Number>(sum);
         }
       }
-      EXPECT_EQ(download<Number>(on_c), expected) << rows << " " << transposed;
+      EXPECT_EQ(download<Number>(on_c), expected) << rows << " " << form;
     }
   }
 }

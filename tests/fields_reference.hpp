@@ -28,9 +28,6 @@
 namespace fokker::testing {
 
 template <class T>
-constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
-
-template <class T>
 std::vector<T> as(const std::vector<double>& v) {
   return {v.begin(), v.end()};
 }

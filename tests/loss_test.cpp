@@ -19,56 +19,23 @@
 #include "cpu/parallel.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
-#include "reference_network.hpp"
-#include "rounding_noise.hpp"
+#include "loss_reference.hpp"
 
 namespace fokker {
 namespace {
 
 using testing::agrees;
+using testing::architecture_of;
+using testing::as;
 using testing::Bound;
-
-Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hidden, Activation activation, double beta,
-                             Output output) {
-  Architecture a;
-  a.dimension = d;
-  a.hidden = std::move(hidden);
-  a.activation = activation;
-  a.beta = beta;
-  a.output = output;
-  return a;
-}
-
-// Numbers that are exact in float, so that both precisions and the reference see the same problem.
-struct Problem {
-  std::vector<double> parameters, t, x, target, weight, residual_t, residual_x;
-};
-
-Problem make_problem(const Architecture& a, const ForwardSde& sde, std::int64_t n, std::int64_t m, bool weighted,
-                     unsigned seed) {
-  std::mt19937_64 rng(seed);
-  const auto draw = [&](std::int64_t count, double low, double high) {
-    std::uniform_real_distribution<double> uniform(low, high);
-    std::vector<double> v(static_cast<std::size_t>(count));
-    for (double& e : v) e = static_cast<double>(static_cast<float>(uniform(rng)));
-    return v;
-  };
-  Problem p;
-  p.parameters = Mlp::initialise(a, seed).parameters;
-  for (double& e : p.parameters) e = static_cast<double>(static_cast<float>(e));
-  p.t = draw(n, sde.t_min, sde.horizon);
-  p.x = draw(n * a.dimension, -2, 2);
-  p.target = draw(n * a.dimension, -1, 1);
-  if (weighted) p.weight = draw(n, 0.25, 3);
-  p.residual_t = draw(m, sde.t_min, sde.horizon);
-  p.residual_x = draw(m * a.dimension, -2, 2);
-  return p;
-}
-
-template <class T>
-std::vector<T> as(const std::vector<double>& v) {
-  return {v.begin(), v.end()};
-}
+using testing::gradient_errors;
+using testing::gradient_rounding;
+using testing::loss_deviations;
+using testing::LossDeviations;
+using testing::make_problem;
+using testing::Problem;
+using testing::unit;
+using testing::value_agrees;
 
 struct Result {
   std::vector<double> values = std::vector<double>(3, -1.0);
@@ -140,110 +107,6 @@ TEST(ReferenceNetwork, GradientsAreThoseOfItsLosses) {
     // Central differences: h² |L‴|/6 ~ 1e-9 and rounding ε |L|/h ~ 1e-10.
     EXPECT_TRUE(agrees(gradient, differences, Bound{.of_rms = 1e-7, .norm = 2e-8})) << activation;
   }
-}
-
-// ---- rounding of loss values ----------------------------------------------------------------------------------------
-
-// A loss is a mean of points whose roundings are independent of each other: its deviation, for a unit roundoff of 1, is
-// the root of the sum of their squares, over N. That of each point comes from runs of the reference that errs at
-// random. Sums are in double. What is not exact in float is rounded on its way in.
-struct LossDeviations {
-  double denoising = 0, residual = 0;
-};
-
-LossDeviations loss_deviations(const Architecture& a, const ForwardSde& sde, const Problem& p) {
-  using testing::Noisy;
-  const auto net = testing::reference_network(a, p.parameters);
-  const auto reference = testing::reference_sde(sde);
-  const std::vector<Noisy> noisy(p.parameters.begin(), p.parameters.end());
-  const auto input = [](double v) { return v == static_cast<float>(v) ? v : testing::rounded(v).value; };
-  const auto inputs = [&](const std::vector<double>& v, std::size_t first) {
-    std::vector<double> part(v.begin() + static_cast<std::ptrdiff_t>(first),
-                             v.begin() + static_cast<std::ptrdiff_t>(first) + a.dimension);
-    for (double& e : part) e = input(e);
-    return part;
-  };
-  const auto deviation = [&](std::size_t n, const auto& exact, const auto& run) {
-    std::vector<double> squares(n);
-    cpu::parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
-      const double e = exact(i);
-      for (int k = 0; k < testing::noise_runs; ++k) {
-        testing::Noise::seed(static_cast<std::uint64_t>(testing::noise_runs * i + k));
-        squares[i] += std::pow((testing::value_of(run(i)) - e) / testing::noise_size, 2) / testing::noise_runs;
-      }
-    });
-    double sum = 0;
-    for (const double square : squares) sum += square;
-    return n == 0 ? 0 : std::sqrt(sum) / double(n);
-  };
-  const std::size_t d = static_cast<std::size_t>(a.dimension);
-  const auto weight = [&](std::size_t i) { return p.weight.empty() ? 1.0 : p.weight[i]; };
-  LossDeviations result;
-  result.denoising = deviation(
-      p.t.size(),
-      [&](std::size_t i) {
-        return testing::denoising_point(net, net.parameters, p.t[i], &p.x[i * d], &p.target[i * d], weight(i));
-      },
-      [&](std::size_t i) {
-        const std::vector<double> x = inputs(p.x, i * d), target = inputs(p.target, i * d);
-        return testing::denoising_point(net, noisy, input(p.t[i]), x.data(), target.data(), weight(i));
-      });
-  result.residual = deviation(
-      p.residual_t.size(),
-      [&](std::size_t i) {
-        return testing::residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * d]);
-      },
-      [&](std::size_t i) {
-        const std::vector<double> x = inputs(p.residual_x, i * d);
-        return testing::residual_point(net, noisy, reference, input(p.residual_t[i]), x.data());
-      });
-  return result;
-}
-
-template <class T>
-::testing::AssertionResult value_agrees(double actual, double expected, double deviation) {
-  return agrees(actual, expected, 0, testing::most_deviations * deviation * std::numeric_limits<T>::epsilon() / 2);
-}
-
-// What rounding makes of the gradient of denoising + weight · residual, for a unit roundoff of 1: two runs of the
-// reference whose every operation errs, backwards along its tape and in the sum over points, too.
-std::vector<std::vector<double>> gradient_errors(const Architecture& a, const ForwardSde& sde, const Problem& p,
-                                                 double weight, const std::vector<double>& exact) {
-  using testing::Noisy;
-  const auto net = testing::reference_network(a, p.parameters);
-  const auto reference = testing::reference_sde(sde);
-  std::vector<std::vector<double>> errors(2, std::vector<double>(exact.size()));
-  cpu::parallel_for(2, 2, [&](std::int64_t run, int) {
-    testing::Noise::seed(static_cast<std::uint64_t>(run));
-    const auto inputs = [](std::vector<double> v) {
-      for (double& e : v) e = e == static_cast<float>(e) ? e : testing::rounded(e).value;
-      return v;
-    };
-    const auto denoising =
-        testing::reference_denoising_loss<Noisy>(net, inputs(p.t), inputs(p.x), inputs(p.target), p.weight);
-    const auto residual =
-        testing::reference_residual_loss<Noisy>(net, reference, inputs(p.residual_t), inputs(p.residual_x));
-    for (std::size_t k = 0; k < exact.size(); ++k) {
-      const double g = denoising.gradient[k].value + weight * residual.gradient[k].value;
-      errors[run][k] = (g - exact[k]) / testing::noise_size;
-    }
-  });
-  return errors;
-}
-
-// The error of T is another draw of the same law. Its square over the mean square of two draws is F-distributed with
-// (ν, 2ν) degrees of freedom, which is beyond 16 with probability 3e-6 at ν = 8; ν is how many errors of points and
-// units matter. The largest element is bounded by four times the largest of the draws for the same reason.
-template <class T>
-Bound gradient_rounding(const std::vector<std::vector<double>>& errors, const std::vector<double>& expected) {
-  double square = 0, largest = 0, scale = 0;
-  for (const auto& run : errors) {
-    for (const double e : run) square += e * e / double(errors.size()), largest = std::max(largest, std::fabs(e));
-  }
-  for (const double e : expected) scale += e * e;
-  const double four = 4 * std::numeric_limits<T>::epsilon() / 2;
-  if (scale == 0) return {};
-  return {.norm = four * std::sqrt(square / scale), .each = std::vector<double>(expected.size(), four * largest)};
 }
 
 // ---- against the reference, on random architectures ----------------------------------------------------------------
@@ -336,10 +199,10 @@ TEST_P(AgainstReference, LossesAndGradientInBothPrecisions) {
 
   const Result narrow = evaluate<float>(c.architecture, sde, p, weight);
   const LossDeviations deviations = loss_deviations(c.architecture, sde, p);
-  EXPECT_TRUE(value_agrees<float>(narrow.values[0], denoising.value, deviations.denoising));
-  EXPECT_TRUE(value_agrees<float>(narrow.values[1], residual.value, deviations.residual));
+  EXPECT_TRUE(value_agrees(narrow.values[0], denoising.value, deviations.denoising, unit<float>));
+  EXPECT_TRUE(value_agrees(narrow.values[1], residual.value, deviations.residual, unit<float>));
   const auto errors = gradient_errors(c.architecture, sde, p, weight, expected);
-  EXPECT_TRUE(agrees(narrow.gradient, expected, gradient_rounding<float>(errors, expected)));
+  EXPECT_TRUE(agrees(narrow.gradient, expected, gradient_rounding(errors, expected, unit<float>)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AgainstReference, ::testing::ValuesIn(cases()),
@@ -388,14 +251,14 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
 
   const auto narrow = evaluate<float>(mlp.architecture, model.sde, denoising, 1);
   const auto narrow_fp = evaluate<float>(mlp.architecture, model.sde, collocation, 1);
-  EXPECT_TRUE(value_agrees<float>(narrow.values[0], dsm_loss,
-                                  loss_deviations(mlp.architecture, model.sde, denoising).denoising));
+  EXPECT_TRUE(value_agrees(narrow.values[0], dsm_loss,
+                           loss_deviations(mlp.architecture, model.sde, denoising).denoising, unit<float>));
   const auto dsm_errors = gradient_errors(mlp.architecture, model.sde, denoising, 1, dsm_gradient);
-  EXPECT_TRUE(agrees(narrow.gradient, dsm_gradient, gradient_rounding<float>(dsm_errors, dsm_gradient)));
-  EXPECT_TRUE(value_agrees<float>(narrow_fp.values[1], fp_loss,
-                                  loss_deviations(mlp.architecture, model.sde, collocation).residual));
+  EXPECT_TRUE(agrees(narrow.gradient, dsm_gradient, gradient_rounding(dsm_errors, dsm_gradient, unit<float>)));
+  EXPECT_TRUE(value_agrees(narrow_fp.values[1], fp_loss,
+                           loss_deviations(mlp.architecture, model.sde, collocation).residual, unit<float>));
   const auto fp_errors = gradient_errors(mlp.architecture, model.sde, collocation, 1, fp_gradient);
-  EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, gradient_rounding<float>(fp_errors, fp_gradient)));
+  EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, gradient_rounding(fp_errors, fp_gradient, unit<float>)));
 }
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
@@ -432,8 +295,8 @@ TYPED_TEST(LossOf, ResultsAreTheSameBitsForAnyNumberOfThreads) {
     if (output == Output::score) {
       EXPECT_EQ(values_only.values, one.values);
     } else {
-      EXPECT_TRUE(value_agrees<TypeParam>(values_only.values[0], one.values[0],
-                                          std::sqrt(2) * loss_deviations(a, sde, p).denoising));
+      EXPECT_TRUE(value_agrees(values_only.values[0], one.values[0],
+                               std::sqrt(2) * loss_deviations(a, sde, p).denoising, unit<TypeParam>));
     }
   }
 }

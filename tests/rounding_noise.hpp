@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace fokker::testing {
@@ -63,6 +64,9 @@ inline Noisy dot(const Noisy* w, const std::vector<Noisy>& h, const Noisy* bias)
   }
   return sum + std::sqrt(squares) * Noise::draw();
 }
+
+template <class T>
+inline constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
 
 // Deviations are taken from this many runs. An error over its deviation then follows Student's t with as many degrees
 // of freedom, which is beyond 12 with probability 2e-9.

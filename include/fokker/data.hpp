@@ -13,6 +13,7 @@
 namespace fokker {
 
 struct MixtureTables;  // internal: what draws need of a mixture, in float
+struct DeviceSamples;  // internal: samples that are on a device alone
 
 // A law to draw x_0 from: the paper's planar sets, a Gaussian mixture of any dimension, or samples drawn uniformly with
 // replacement. Draw i of (seed, step) is a function of those three alone.
@@ -26,16 +27,21 @@ class DataSet {
   static DataSet mixture(GaussianMixture mixture);
   // samples [N, d], N ≥ 1, finite. Throws Error.
   static DataSet samples(std::vector<float> samples, std::int64_t dimension);
+  // The same of samples [N, d] on the context's device. On CUDA they are copied there, on the context's stream, and
+  // never kept on the host (read once, to check and to identify them), so the view may go or change at return; the set
+  // draws and trains on contexts of that device. Throws Error.
+  static DataSet samples(const Context& context, View<const float> samples);
 
   Kind kind() const { return kind_; }
   const std::string& name() const { return name_; }
   std::int64_t dimension() const { return dimension_; }
   // The mixture of blob and of Kind::mixture; nullptr for the others.
   const GaussianMixture* exact() const { return mixture_.get(); }
-  // The samples of Kind::samples, [N, d]; nullptr for the others.
+  // The samples of Kind::samples, [N, d]; nullptr for the others, and where they are on a device.
   const std::vector<float>* stored() const { return samples_.get(); }
 
-  // Which law this is, whatever its name: a file may have changed, or moved. "kind:dimension:hash of the contents".
+  // Which law this is, whatever its name: a file may have changed, or moved. "kind:dimension:hash of the contents",
+  // wherever those are.
   std::string fingerprint() const;
 
   // out [N, d] on the context's device: draws first_index … first_index + N − 1 of (seed, step). Throws Error where the
@@ -43,8 +49,11 @@ class DataSet {
   void draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index = 0,
             std::uint64_t step = 0) const;
 
+  // Internal: throws Error where the samples are on a device and the context is not.
+  void check_context(const Context& context) const;
   // Internal: what a backend's draws need of a mixture; nullptr for the others.
   const MixtureTables* tables() const { return tables_.get(); }
+  const DeviceSamples* device_samples() const { return device_samples_.get(); }
 
  private:
   DataSet() = default;
@@ -55,6 +64,7 @@ class DataSet {
   std::shared_ptr<const GaussianMixture> mixture_;
   std::shared_ptr<const MixtureTables> tables_;
   std::shared_ptr<const std::vector<float>> samples_;
+  std::shared_ptr<const DeviceSamples> device_samples_;
 };
 
 }  // namespace fokker

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -65,7 +66,12 @@ struct TrainingStopped : Error {
 };
 
 // Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)
-// alone, so a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set.
+// alone, so a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set
+// (on CUDA: one kind of device and one precision).
+//
+// On CUDA parameters, moments, average and points stay on the device, and an iteration is a CUDA graph on a stream of
+// the context's own. run() waits for its end, every 1024 iterations to read their records; the caller's stream is left
+// alone.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
@@ -92,9 +98,18 @@ class Trainer {
   void save_state(const std::string& path) const;
 
  private:
+  friend std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const>, std::int64_t);
   struct State;
   explicit Trainer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+// Trainer::run(count) of several trainers, and the records of each: what one of them computes does not depend on the
+// others, bit for bit. On CUDA those of one context whose networks have the same shape share the launches of an
+// iteration, so that small networks fill a GPU together; others, and those of the CPU, run one after another. Models,
+// data sets, options and seeds may differ. Where trainings stop, the others still run to their end, and then
+// TrainingStopped is thrown for the first of those that stopped. Throws Error on a null pointer and on a trainer given
+// twice.
+std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count);
 
 }  // namespace fokker

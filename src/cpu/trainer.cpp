@@ -43,14 +43,22 @@ class CpuTrainer : public TrainOperator {
   TrainState state() const override { return state_; }
   void restore(TrainState state) override { state_ = std::move(state); }
 
-  std::vector<TrainRecord> run(std::int64_t count) override {
-    std::vector<TrainRecord> records;
-    for (std::int64_t i = 0; i < count; ++i) records.push_back(iterate(records));
-    return records;
+  TrainOutcome run(std::int64_t count) override {
+    TrainOutcome outcome;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto [record, finite] = iterate();
+      if (!finite) {
+        outcome.failed = record;
+        break;
+      }
+      outcome.records.push_back(record);
+    }
+    return outcome;
   }
 
  private:
-  TrainRecord iterate(const std::vector<TrainRecord>& before) {
+  // The record, and whether its loss and gradient are finite; nothing is changed where they are not.
+  std::pair<TrainRecord, bool> iterate() {
     const std::int64_t k = state_.iteration;
     const std::int64_t collocation_points = options_.residual_weight > 0 ? options_.collocation_points : 0;
     const LossSums loss = loss_.evaluate(
@@ -66,15 +74,14 @@ class CpuTrainer : public TrainOperator {
     // Adam squares the gradient in float.
     constexpr double largest = 1e18;
     const double clip = options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
-    if (!std::isfinite(total) || !(norm * clip <= largest)) {
-      throw TrainingStopped({k, loss.denoising, loss.residual, total, norm, 0}, before);
-    }
-
     const RateStep rate = rate_step(options_, k);
+    const TrainRecord record{k, loss.denoising, loss.residual, total, norm, rate.rate};
+    if (!std::isfinite(total) || !(norm * clip <= largest)) return {record, false};
+
     update(rate, clip);
     if (k >= average_begin(options_)) average();
     ++state_.iteration;
-    return {k, loss.denoising, loss.residual, total, norm, rate.rate};
+    return {record, true};
   }
 
   DenoisingChunk<float> denoising(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {

@@ -4,20 +4,14 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
 #include "cuda/runtime.hpp"
-#include "fokker/error.hpp"
 
 namespace fokker::cuda {
 namespace {
-
-[[noreturn]] void refuse_training() {
-  throw Error(
-      "training runs on the CPU backend in this version; a context with BackendKind::cpu is allowed here, and models "
-      "from it run on CUDA");
-}
 
 class CudaBackend final : public Backend {
  public:
@@ -73,20 +67,38 @@ class CudaBackend final : public Backend {
     return make_sampler(queue_, model, grid);
   }
 
-  std::unique_ptr<LossOperator<float>> loss_float(const Architecture&, const ForwardSde&) override {
-    refuse_training();
+  std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
+    const OnDevice here(queue_.device);
+    return make_loss<float>(queue_, architecture, sde);
   }
-  std::unique_ptr<LossOperator<double>> loss_double(const Architecture&, const ForwardSde&) override {
-    refuse_training();
+  std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
+    const OnDevice here(queue_.device);
+    return make_loss<double>(queue_, architecture, sde);
   }
-  std::unique_ptr<TrainOperator> trainer(const Model&, const DataSet&, const TrainOptions&) override {
-    refuse_training();
+  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
+                                         const TrainOptions& options) override {
+    const OnDevice here(queue_.device);
+    return make_trainer(training_queue(), initial, data_.of(data), options);
+  }
+  std::vector<TrainOutcome> run_together(std::span<TrainOperator* const> trainers,
+                                         std::span<const std::int64_t> counts) override {
+    const OnDevice here(queue_.device);
+    return cuda::run_together(training_queue(), trainers, counts);
   }
 
  private:
+  // Trainers capture their stream, which the default stream does not allow and which a caller's own would notice.
+  Queue training_queue() {
+    if (!training_stream_) training_stream_.emplace();
+    Queue queue = queue_;
+    queue.stream = training_stream_->get();
+    return queue;
+  }
+
   Queue queue_;
   int threads_;
   DataCache data_;
+  std::optional<OwnStream> training_stream_;
 };
 
 }  // namespace

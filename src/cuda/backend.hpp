@@ -16,9 +16,20 @@ std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, co
 struct Queue;
 template <class T>
 std::unique_ptr<FieldOperator<T>> make_fields(const Queue& queue, const Model& model);  // fields.cpp
+// Throws Error for float where the queue's precision is half.
+template <class T>
+std::unique_ptr<LossOperator<T>> make_loss(const Queue& queue, const Architecture& architecture,
+                                           const ForwardSde& sde);  // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
+// On the stream of the queue, which is not the default stream: it is captured. `data` outlives the trainer.
+class DeviceData;
+std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
+                                            const TrainOptions& options);  // trainer.cpp
+// As Backend::run_together, of trainers made on one queue.
+std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperator* const> trainers,
+                                       std::span<const std::int64_t> counts);  // trainer.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed);  // transport.cpp
 

@@ -1,13 +1,14 @@
 #include "cuda/data.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "data_tables.hpp"
-#include "kernels/data_launch.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker::cuda {
-namespace {}  // namespace
 
 DeviceData::DeviceData(const DataSet& data) : data_(data) {
   if (const MixtureTables* tables = data.tables()) {
@@ -17,33 +18,49 @@ DeviceData::DeviceData(const DataSet& data) : data_(data) {
     factors_ = upload(tables->factors);
   }
   if (const std::vector<float>* samples = data.stored()) samples_ = upload(*samples);
+  if (const DeviceSamples* samples = data.device_samples()) {
+    int device = 0;
+    cudaPointerAttributes attributes;
+    check(cudaGetDevice(&device), "cudaGetDevice");
+    check(cudaPointerGetAttributes(&attributes, samples->samples.data()), "cudaPointerGetAttributes");
+    if (attributes.device != device) {
+      throw Error(
+          fmt::format("data set '{}' is on device {} and was given to a context of device {}; allowed: one device",
+                      data.name(), attributes.device, device));
+    }
+  }
+}
+
+kernels::DataSource DeviceData::source() const {
+  const std::int64_t dimension = data_.dimension();
+  View<const float> stored;
+  if (data_.stored() != nullptr) {
+    stored = {samples_.as<const float>(), static_cast<std::int64_t>(data_.stored()->size()) / dimension, dimension};
+  } else if (data_.device_samples() != nullptr) {
+    stored = data_.device_samples()->samples.view();
+  }
+  return {.kind = data_.kind(),
+          .dimension = static_cast<int>(dimension),
+          .mixture = {.components = data_.exact() == nullptr ? 0 : static_cast<int>(data_.exact()->components()),
+                      .thresholds = thresholds_.as<const float>(),
+                      .means = means_.as<const float>(),
+                      .deviations = deviations_.as<const float>(),
+                      .factors = factors_.as<const float>()},
+          .samples = stored.data,
+          .count = static_cast<std::uint64_t>(stored.rows)};
 }
 
 void DeviceData::draw(const Queue& queue, View<float> out, std::uint64_t seed, std::uint64_t first_index,
                       std::uint64_t step) const {
-  const auto dimension = static_cast<int>(data_.dimension());
-  const kernels::DrawArguments draw{
-      .n = out.rows, .dimension = dimension, .seed = seed, .first_index = first_index, .step = step, .out = out.data};
-  switch (data_.kind()) {
-    case DataSet::Kind::circles2: return check(kernels::launch_circles2(draw, queue.stream), "launch_circles2");
-    case DataSet::Kind::checker: return check(kernels::launch_checker(draw, queue.stream), "launch_checker");
-    case DataSet::Kind::samples: {
-      const std::uint64_t count = data_.stored()->size() / static_cast<std::uint64_t>(dimension);
-      return check(kernels::launch_stored(draw, samples_.as<const float>(), count, queue.stream), "launch_stored");
-    }
-    case DataSet::Kind::blob:
-    case DataSet::Kind::mixture: break;
-  }
-  const kernels::MixtureDraw mixture{.components = static_cast<int>(data_.exact()->components()),
-                                     .thresholds = thresholds_.as<const float>(),
-                                     .means = means_.as<const float>(),
-                                     .deviations = deviations_.as<const float>(),
-                                     .factors = factors_.as<const float>()};
-  check(kernels::launch_mixture_draw(draw, mixture, queue.stream), "launch_mixture_draw");
+  check(kernels::launch_draw(source(),
+                             {.n = out.rows, .seed = seed, .first_index = first_index, .step = step, .out = out.data},
+                             queue.stream),
+        "launch_draw");
 }
 
 bool DeviceData::holds(const DataSet& data) const {
-  return data.kind() == data_.kind() && data.tables() == data_.tables() && data.stored() == data_.stored();
+  return data.kind() == data_.kind() && data.tables() == data_.tables() && data.stored() == data_.stored() &&
+         data.device_samples() == data_.device_samples();
 }
 
 const DeviceData& DataCache::of(const DataSet& data) {

@@ -7,6 +7,7 @@
 #include "cuda/device_field.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/data.hpp"
+#include "kernels/data_launch.hpp"
 
 namespace fokker::cuda {
 
@@ -18,6 +19,8 @@ class DeviceData {
   // nothing.
   void draw(const Queue& queue, View<float> out, std::uint64_t seed, std::uint64_t first_index,
             std::uint64_t step) const;
+  // The tables as kernels take them; valid as long as this object, wherever it is moved.
+  kernels::DataSource source() const;
   // Whether `data` is a copy of the set that this was made from.
   bool holds(const DataSet& data) const;
 

@@ -42,8 +42,9 @@ template <class T>
 void check_precision(Precision precision, bool derivatives) {
   if (std::is_same_v<T, double> || precision != Precision::half || !derivatives) return;
   throw Error(
-      "precision 'half' serves values and scores only; time derivatives, divergences, Hessians and residuals are there "
-      "in split and fp32");
+      "precision 'half' serves values and scores only; time derivatives, divergences, Hessians, residuals and losses "
+      "are "
+      "there in split and fp32");
 }
 template <class T>
 void check_precision(Precision precision, const FieldOutputs<T>& wanted) {

@@ -8,7 +8,7 @@
 
 #include "cuda/device_field.hpp"
 #include "fokker/loss.hpp"
-#include "kernels/training_points.hpp"
+#include "kernels/training_launch.hpp"
 
 namespace fokker::cuda {
 
@@ -33,7 +33,9 @@ class DeviceLoss {
 };
 
 // A training iteration's losses: points drawn on the device. `losses` and `tasks` go together; those of one shape share
-// launches where their kernels can, and what one of them computes does not depend on the others.
+// launches where their kernels can, and what one of them computes does not depend on the others. The trainer calls
+// evaluate() once outside of a capture and then, with the same arguments, inside of one: what kernels read has gone to
+// the device by then, or travels as their arguments.
 class TrainingLoss : public DeviceLoss<float> {
  public:
   virtual void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) = 0;

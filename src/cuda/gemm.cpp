@@ -40,7 +40,7 @@ Gemm::Gemm(cudaStream_t stream)
   check_cublas(cublas().set_workspace(handle_.get(), workspace_.data(), workspace_.bytes()), "cublasSetWorkspace");
 }
 
-// cuBLAS is column-major: what it sees are the transposed matrices, Cᵀ = alpha Bᵀ Aᵀ.
+// cuBLAS is column-major: what it sees are the transposed matrices, Cᵀ = Bᵀ Aᵀ.
 template <class Operand, class Result>
 void Gemm::multiply(const Product<Operand, Result>& p) const {
   constexpr bool wide = std::is_same_v<Operand, double>, half = std::is_same_v<Operand, std::uint16_t>;
@@ -49,13 +49,13 @@ void Gemm::multiply(const Product<Operand, Result>& p) const {
   constexpr cublasComputeType_t compute = wide   ? CUBLAS_COMPUTE_64F
                                           : half ? CUBLAS_COMPUTE_32F
                                                  : CUBLAS_COMPUTE_32F_PEDANTIC;
-  const Result alpha = p.alpha, beta = 0;
-  check_cublas(
-      cublas().gemm_ex(handle_.get(), p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, CUBLAS_OP_N,
-                       static_cast<int>(p.columns), static_cast<int>(p.rows), static_cast<int>(p.depth), &alpha, p.b,
-                       operand, static_cast<int>(p.b_stride), p.a, operand, static_cast<int>(p.a_stride), &beta, p.c,
-                       result, static_cast<int>(p.c_stride), compute, CUBLAS_GEMM_DEFAULT),
-      "cublasGemmEx");
+  const Result alpha = 1, beta = p.add ? 1 : 0;
+  check_cublas(cublas().gemm_ex(handle_.get(), p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N, static_cast<int>(p.columns),
+                                static_cast<int>(p.rows), static_cast<int>(p.depth), &alpha, p.b, operand,
+                                static_cast<int>(p.b_stride), p.a, operand, static_cast<int>(p.a_stride), &beta, p.c,
+                                result, static_cast<int>(p.c_stride), compute, CUBLAS_GEMM_DEFAULT),
+               "cublasGemmEx");
 }
 
 template void Gemm::multiply(const Product<float, float>&) const;

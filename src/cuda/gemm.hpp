@@ -13,18 +13,19 @@ struct cublasContext;
 
 namespace fokker::cuda {
 
-// C = alpha A B, row-major, on the device.
+// C = A B or C += A B, row-major, on the device.
 template <class Operand, class Result>
 struct Product {
   std::int64_t rows, columns, depth;
-  const Operand* a;  // [rows, depth]
+  const Operand* a;  // [rows, depth], or [depth, rows] where a_transposed
   std::int64_t a_stride;
   const Operand* b;  // [depth, columns], or [columns, depth] where b_transposed
   std::int64_t b_stride;
   bool b_transposed;
   Result* c;  // [rows, columns]
   std::int64_t c_stride;
-  float alpha = 1;
+  bool a_transposed = false;
+  bool add = false;  // to what C holds
 };
 
 // A cuBLAS handle on a stream with a workspace of its own, so that its products allocate nothing and can be captured

@@ -71,6 +71,19 @@ class DeviceMemory {
   std::size_t bytes_ = 0;
 };
 
+// A stream of our own, which does not wait for the default stream.
+class OwnStream {
+ public:
+  OwnStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"); }
+  ~OwnStream() { cudaStreamDestroy(stream_); }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
 // Host to device, finished at return: for parameters and tables at set-up.
 DeviceMemory upload(const void* from, std::size_t bytes);
 template <class T>

@@ -1,0 +1,906 @@
+// Training losses of a resident network and their gradient in one launch: points are drawn (or read), swept, and summed
+// up where they are; what leaves a multiprocessor is one partial gradient a block. See mlp.hpp for the tiles and
+// products.
+//
+// Both losses have, of a sample, the gradient in θ of F = c·∇φ + w Δφ with ∇ over (t, x) and c, w held fixed:
+//   denoising  weight |s − s*|²/(N d):  c = (0, 2 weight (s − s*)/(N d)), w = 0
+//   residual   w_R R²/M, R = ∂_tφ + a d + a x·s − ½ g² (Δφ + |s|²):  with r = 2 w_R R/M  c = r (1, a x − g² s),
+//              w = −½ g² r
+// With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), h_0 = (t, x), output row v, and ż_l, ḣ_l along an axis i:
+//   A  forward z_l; reverse P_L = v, δ_l = σ′_l P_l, P_{l−1} = W_lᵀ δ_l, κ_l = σ″_l P_l; ∇φ = W_1ᵀ δ_1
+//      residual: for each axis tangent ż_1 = W_1 e_i, ḣ_l = σ′_l ż_l, ż_l = W_l ḣ_{l−1}; q_l = Σ_i ż_l²,
+//      Δφ = Σ_i Σ_l κ_l·ż_l²
+//   B  residual, for each axis: the tangent again; backwards α_l = 2 w κ_l ż_l + σ′_l A_l, A_{l−1} = W_lᵀ α_l, A_L = 0;
+//      S_l += σ″_l ż_l A_l; dW_l += α_l ḣ_{l−1}ᵀ, of which the first layer's is column i
+//   C  u_1 = W_1 c, u_l = W_l π_{l−1}, π_l = σ′_l u_l + w σ″_l q_l; dW_l += δ_l π_{l−1}ᵀ with π_0 = c; dv += π_L;
+//      S_l += κ_l u_l + w σ‴_l P_l q_l
+//   D  ζ_l = S_l + σ′_l W_{l+1}ᵀ ζ_{l+1}, ζ_L = S_L; dW_l += ζ_l h_{l−1}ᵀ, db_l += ζ_l
+// A vector net's denoising loss is D alone, from ζ_L = σ′_L Σ_i c_i v_i, with dv_i += c_i h_L and db_i += c_i. So a
+// denoising sample takes 4 sweeps and 2 gradient products, a collocation sample 4 + 3 d and 2 + d, in a state that does
+// not grow with d.
+//
+// Data path. z, P, q, S and ż are kept in the warp's planes: in shared memory as far as there is room, beyond in global
+// memory that stays in L2. Nothing else is kept: σ and its derivatives are found again from z, since special functions
+// have room and memory has not. A gradient product is summed over all samples of the block: each warp puts both sides
+// of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among themselves, the samples
+// of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and where samples run out
+// they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
+//
+// split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
+// which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.
+//
+// Cost at width 80 with 8 warps of a gradient product for 128 samples: 1200 mma and 800 ldmatrix.x4, as of a sweep.
+#include <algorithm>
+#include <cstdint>
+
+#include "grid.hpp"
+#include "loss_launch.hpp"
+#include "mlp.hpp"
+#include "training_points.hpp"
+
+namespace fokker::kernels {
+namespace {
+
+struct ResidentLossPlan {
+  ResidentMlp net;
+  ImageLayout image;
+  LossGradientLayout gradient;
+  LossWarpLayout warp;
+  int first_warp;     // bytes before the warps' memory: the image and the block's gradient
+  int shared_planes;  // of loss_planes(), which lie behind warp.bytes of each warp
+  int warp_bytes;     // with these
+};
+
+struct ResidentLossArguments {
+  ResidentLossPlan plan;
+  int count;
+  ResidentLossTask tasks[most_models];
+};
+static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
+
+// Where sums over the samples of a left side's columns go: column 16 b + g + 8 h to at[b · block + g · row + h · half].
+struct ColumnSums {
+  float* at;
+  int block, row, half;
+};
+
+template <Precision P, int W>
+class LossSweeps : public WarpNetwork<P, W> {
+  using Network = WarpNetwork<P, W>;
+  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::net_,
+      Network::pair;
+  enum Side { left, right };
+
+ public:
+  // `block`: of those that work on the task.
+  __device__ __forceinline__ LossSweeps(const ResidentLossPlan& plan, const ResidentLossTask& task, int block)
+      : Network(plan.net, plan.image),
+        plan_(plan),
+        task_(task),
+        warps_(block_threads() / 32),
+        memory_(memory(warp_index())),
+        planes_(reinterpret_cast<Float4*>(task.planes) +
+                static_cast<std::int64_t>(block * warps_ + warp_index()) *
+                    ((loss_planes(plan.net) - plan.shared_planes) * plane_blocks<W>)) {}
+
+  __device__ __forceinline__ void begin() {
+    for (int i = thread_index(); i < plan_.gradient.size; i += block_threads()) gradient()[i] = 0;
+    values()[lane_index()] = 0;
+    sync_block();
+  }
+
+  // The loss of denoising samples first … first + 15.
+  __device__ __forceinline__ void denoising(std::int64_t first) {
+    load_denoising(first);
+    Tile<W> tile;
+    forward(tile);
+    if (net_.potential) {
+      reverse(tile);
+    } else {
+      with_sigma(
+          [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
+    }
+    misfit(tile);
+    if (task_.gradient == nullptr) return;
+    if (net_.potential) {
+      const float w[2] = {0, 0};
+      generator<false>(w);
+      adjoint(tile);
+    } else {
+      vector_output(tile);
+    }
+    backward_value(tile);
+  }
+
+  // The loss of collocation samples first … first + 15 of a potential.
+  __device__ __forceinline__ void residual(std::int64_t first) {
+    const bool wanted = task_.gradient != nullptr && task_.residual_weight != 0;
+    load_collocation(first);
+    Tile<W> tile;
+    forward(tile);
+    reverse(tile);
+    first_order_residual(tile);
+    float trace[2] = {0, 0};
+#pragma unroll 1
+    for (int i = 0; i < net_.dimension; ++i) tangent(i, tile, trace);
+    seed_residual(first, trace);
+    if (!wanted) return;
+    const float w[2] = {rows()[row(0)], rows()[row(1)]};
+#pragma unroll 1
+    for (int i = 0; i < net_.dimension; ++i) tangent_gradient(i, w, tile);
+    generator<true>(w);
+    adjoint(tile);
+    backward_value(tile);
+  }
+
+  // The block's sums to its place among the task's partial ones.
+  __device__ __forceinline__ void end(int block) {
+    sync_block();
+    float* to = task_.partial + static_cast<std::int64_t>(block) * plan_.gradient.size;
+    for (int i = thread_index(); task_.gradient != nullptr && i < plan_.gradient.size; i += block_threads()) {
+      to[i] = gradient()[i];
+    }
+    if (thread_index() >= 2) return;
+    double sum = 0;
+    for (int w = 0; w < warps_; ++w) {
+      const double* of_rows =
+          reinterpret_cast<const double*>(memory(w) + plan_.warp.values) + tile_rows * thread_index();
+      for (int r = 0; r < tile_rows; ++r) sum += of_rows[r];
+    }
+    task_.partial_values[2 * block + thread_index()] = sum;
+  }
+
+ private:
+  // ---- memory ----
+
+  __device__ __forceinline__ char* memory(int warp) const {
+    return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
+  }
+  __device__ __forceinline__ float* floats(int offset) const { return reinterpret_cast<float*>(memory_ + offset); }
+  __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
+  __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }
+  __device__ __forceinline__ float* rows() const { return floats(plan_.warp.rows); }
+  __device__ __forceinline__ double* values() const { return reinterpret_cast<double*>(memory_ + plan_.warp.values); }
+  __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
+  __device__ __forceinline__ char* stage(Side side) const { return memory_ + plan_.warp.stage[side]; }
+  __device__ __forceinline__ float* gradient() const {
+    return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
+  }
+  // This lane's rows g and g + 8.
+  __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
+
+  __device__ __forceinline__ Float4* plane(int k) const {
+    Float4* at = k < plan_.shared_planes ? reinterpret_cast<Float4*>(memory_ + plan_.warp.bytes) + k * plane_blocks<W>
+                                         : planes_ + (k - plan_.shared_planes) * plane_blocks<W>;
+    return at + lane_index();
+  }
+  __device__ __forceinline__ Float4* z(int l) const { return plane(l); }
+  // P, and after C the whole of S.
+  __device__ __forceinline__ Float4* p(int l) const { return plane(net_.hidden + l); }
+  __device__ __forceinline__ Float4* q(int l) const { return plane(2 * net_.hidden + l); }
+  // Of layers but the last: B's part of S, and ż.
+  __device__ __forceinline__ Float4* s(int l) const { return plane(3 * net_.hidden + l); }
+  __device__ __forceinline__ Float4* tangent(int l) const { return plane(4 * net_.hidden - 1 + l); }
+
+  template <class Body>
+  __device__ __forceinline__ static void for_entries(const Body& body) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) body(j, e);
+    }
+  }
+  template <class Body>
+  __device__ __forceinline__ void with_sigma(const Body& body) const {
+    with_fast_activation(net_.activation, net_.beta, body);
+  }
+  __device__ __forceinline__ static void store(Float4* plane, const Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      *at(plane, j) = {{tile.v[j][0], tile.v[j][1], tile.v[j][2], tile.v[j][3]}};
+    }
+  }
+  __device__ __forceinline__ static void load(Float4* plane, Tile<W>& tile) {
+#pragma unroll
+    for (int j = 0; j < W / 8; ++j) {
+      const Float4 v = *at(plane, j);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) tile.v[j][e] = v.v[e];
+    }
+  }
+
+  // ---- samples ----
+
+  // Rows that are not samples have zeros, and the weight zero.
+  __device__ __forceinline__ void load_denoising(std::int64_t first) {
+    const TrainingDraw& points = task_.points;
+    const int d = net_.dimension, lane = lane_index();
+    sync_warp();  // the last tile's readers
+    if (task_.drawn) {
+      if (lane < tile_rows) {
+        const auto index = static_cast<std::uint64_t>(first + lane);
+        float *x = inputs() + lane * stride(), *target = seeds() + lane * stride(), weight;
+        denoising_point(points, static_cast<std::uint64_t>(*points.iteration), index, x[0], x + 1, target + 1, weight);
+        target[0] = 0;
+        rows()[lane] = first + lane < points.denoising_points ? weight : 0.0f;
+      }
+    } else {
+      for (int i = lane; i < tile_rows * (1 + d); i += 32) {
+        const int r = i / (1 + d), column = i - r * (1 + d);
+        const std::int64_t index = first + r, entry = index * d + column - 1;
+        const bool there = index < points.denoising_points;
+        inputs()[r * stride() + column] = !there        ? 0.0f
+                                          : column == 0 ? task_.denoising_t[index]
+                                                        : task_.denoising_x[entry];
+        seeds()[r * stride() + column] = there && column > 0 ? task_.denoising_target[entry] : 0.0f;
+        if (column == 0) {
+          rows()[r] = !there ? 0.0f : task_.denoising_weight ? task_.denoising_weight[index] : 1.0f;
+        }
+      }
+    }
+    sync_warp();
+  }
+
+  __device__ __forceinline__ void load_collocation(std::int64_t first) {
+    const TrainingDraw& points = task_.points;
+    const int d = net_.dimension, lane = lane_index();
+    sync_warp();
+    if (task_.drawn) {
+      if (lane < tile_rows) {
+        float* x = inputs() + lane * stride();
+        collocation_point(points, static_cast<std::uint64_t>(*points.iteration),
+                          static_cast<std::uint64_t>(first + lane), x[0], x + 1);
+      }
+    } else {
+      for (int i = lane; i < tile_rows * (1 + d); i += 32) {
+        const int r = i / (1 + d), column = i - r * (1 + d);
+        const std::int64_t index = first + r;
+        inputs()[r * stride() + column] = index >= points.collocation_points ? 0.0f
+                                          : column == 0                      ? task_.collocation_t[index]
+                                                        : task_.collocation_x[index * d + column - 1];
+      }
+    }
+    sync_warp();
+  }
+
+  // From δ_1, or h_L of a vector net: c in place of the target, and the loss.
+  __device__ __forceinline__ void misfit(const Tile<W>& tile) {
+    const int d = net_.dimension;
+    const auto scale =
+        static_cast<float>(2.0 / (static_cast<double>(task_.points.denoising_points) * static_cast<double>(d)));
+    double sum[2] = {0, 0};
+#pragma unroll 1
+    for (int i = 0; i < d; ++i) {
+      float score[2];
+      dot(tile, net_.potential ? input(1 + i) : output(i), score);
+      const float add = net_.potential ? 0.0f : output_bias()[i];
+      if ((lane_index() & 3) != 0) continue;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float& c = seeds()[row(r) * stride() + 1 + i];
+        const float error = score[r] + add - c, weight = rows()[row(r)];
+        sum[r] += static_cast<double>(weight) * error * error;
+        c = scale * weight * error;
+      }
+    }
+    if ((lane_index() & 3) == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) values()[row(r)] += sum[r];
+    }
+    sync_warp();
+  }
+
+  // From δ_1: seeds = (R but for its trace, a x − g² s), rows = ½ g².
+  __device__ __forceinline__ void first_order_residual(const Tile<W>& tile) {
+    const int d = net_.dimension;
+    float drift[2], half_g2[2], sum[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SdeCoefficients<double> at = task_.points.sde.at(static_cast<double>(inputs()[row(r) * stride()]));
+      drift[r] = static_cast<float>(at.drift);
+      half_g2[r] = static_cast<float>(at.diffusion_squared / 2);
+    }
+    dot(tile, input(0), sum);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum[r] += drift[r] * static_cast<float>(d);
+#pragma unroll 1
+    for (int i = 0; i < d; ++i) {
+      float score[2];
+      dot(tile, input(1 + i), score);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float flow = drift[r] * inputs()[row(r) * stride() + 1 + i];
+        sum[r] = fmaf(score[r], fmaf(-half_g2[r], score[r], flow), sum[r]);
+        if ((lane_index() & 3) == 0) {
+          seeds()[row(r) * stride() + 1 + i] = fmaf(-2 * half_g2[r], score[r], flow);
+        }
+      }
+    }
+    if ((lane_index() & 3) != 0) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      seeds()[row(r) * stride()] = sum[r];
+      rows()[row(r)] = half_g2[r];
+    }
+  }
+
+  // With the lanes' parts of the trace: seeds = c, rows = w, and the loss.
+  __device__ __forceinline__ void seed_residual(std::int64_t first, const float (&trace)[2]) {
+    const auto scale =
+        static_cast<float>(2 * task_.residual_weight / static_cast<double>(task_.points.collocation_points));
+    const float laplacian[2] = {row_sum(trace[0]), row_sum(trace[1])};
+    if ((lane_index() & 3) == 0) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float *c = seeds() + row(r) * stride(), &w = rows()[row(r)];
+        const bool there = first + row(r) < task_.points.collocation_points;
+        const float residual = there ? fmaf(-w, laplacian[r], c[0]) : 0.0f, factor = scale * residual;
+        values()[tile_rows + row(r)] += static_cast<double>(residual) * residual;
+        w *= -factor;
+        c[0] = factor;
+#pragma unroll 1
+        for (int i = 1; i <= net_.dimension; ++i) c[i] *= factor;
+      }
+    }
+    sync_warp();
+  }
+
+  // ---- products over the block's samples ----
+
+  // The tile as one side of the next gradient product.
+  __device__ __forceinline__ void put(Side side, const Tile<W>& tile) const {
+    const int column = lane_index() & 3;
+    if constexpr (P == Precision::fp32) {
+      sync_warp();  // the last product's reads
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          *reinterpret_cast<Float2*>(reinterpret_cast<float*>(stage(side)) + row(r) * (W + 4) + 8 * j + 2 * column) = {
+              tile.v[j][2 * r], tile.v[j][2 * r + 1]};
+        }
+      }
+    } else {
+      float largest = 0;
+      for_entries([&](int j, int e) { largest = fmaxf(largest, fabsf(tile.v[j][e])); });
+      const RowScale scale(warp_max(largest));
+      auto *high = reinterpret_cast<std::uint32_t*>(stage(side)), *low = high + tile_rows * (W + 8) / 2;
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const float x = tile.v[j][2 * r] * scale.up, y = tile.v[j][2 * r + 1] * scale.up;
+          const std::uint32_t rounded = pack_halves(x, y);
+          const int to = row(r) * ((W + 8) / 2) + 4 * j + column;
+          high[to] = rounded;
+          low[to] = pack_halves(x - low_half(rounded), y - high_half(rounded));
+        }
+      }
+      if (lane_index() == 0) floats(plan_.warp.scales)[side] = scale.down;
+    }
+  }
+
+  // to += left rightᵀ over the block's samples, of units [16 row_blocks] and [16 column_blocks]: fragments, `to_stride`
+  // of them a row. sums, unless at is nullptr: those of left's columns alone. Between two barriers.
+  __device__ __forceinline__ void accumulate(int row_blocks, int column_blocks, float* to, int to_stride,
+                                             const ColumnSums& sums) const {
+    sync_block();
+    const int width = column_blocks > 0 ? column_blocks : 1;
+#pragma unroll 1
+    for (int item = warp_index(); item < row_blocks * width; item += warps_) {
+      const int rb = item / width, cb = item - rb * width;
+      const bool sum_columns = sums.at != nullptr && cb == 0;
+      float total[2][4] = {}, column[2] = {0, 0};
+#pragma unroll 1
+      for (int k = 0; k < warps_; ++k) {
+        const char* from = memory(k);
+        add_samples(from, rb, cb, column_blocks > 0, sum_columns, total, column);
+      }
+      if (column_blocks > 0) {
+        Float4* at = reinterpret_cast<Float4*>(to) + (rb * to_stride + 2 * cb) * 32 + lane_index();
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          Float4 sum = at[32 * h];
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum.v[e] += total[h][e];
+          at[32 * h] = sum;
+        }
+      }
+      if (sum_columns && (lane_index() & 3) == 0) {
+        float* at = sums.at + rb * sums.block + (lane_index() >> 2) * sums.row;
+        at[0] += column[0];
+        at[sums.half] += column[1];
+      }
+    }
+    sync_block();
+  }
+
+  // Of one warp's samples, whose memory is `from`.
+  __device__ __forceinline__ void add_samples(const char* from, int rb, int cb, bool products, bool sum_columns,
+                                              float (&total)[2][4], float (&column)[2]) const {
+    if constexpr (P == Precision::fp32) {
+      const int g = lane_index() >> 2, c = lane_index() & 3;
+      const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + g;
+      const float* b = reinterpret_cast<const float*>(from + plan_.warp.stage[right]) + 16 * cb + 2 * c;
+#pragma unroll 4
+      for (int k = 0; k < tile_rows; ++k) {
+        const float x = a[k * (W + 4)], y = a[k * (W + 4) + 8];
+        if (sum_columns) column[0] += x, column[1] += y;
+        if (!products) continue;
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          const Float2 w = *reinterpret_cast<const Float2*>(b + k * (W + 4) + 8 * h);
+          total[h][0] = fmaf(x, w.x, total[h][0]);
+          total[h][1] = fmaf(x, w.y, total[h][1]);
+          total[h][2] = fmaf(y, w.x, total[h][2]);
+          total[h][3] = fmaf(y, w.y, total[h][3]);
+        }
+      }
+    } else {
+      // Lane l names row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half) of the 16 × 16 block.
+      constexpr int row_bytes = 2 * (W + 8), low = tile_rows * row_bytes;
+      const int lane = lane_index();
+      const int place = ((lane >> 4) * 8 + (lane & 7)) * row_bytes + ((lane >> 3) & 1) * 16;
+      const float* scales = reinterpret_cast<const float*>(from + plan_.warp.scales);
+      const char* a = from + plan_.warp.stage[left] + place + 32 * rb;
+      std::uint32_t a_high[4], a_low[4];
+      load_matrices_transposed(a_high, a);
+      load_matrices_transposed(a_low, a + low);
+      if (sum_columns) {
+        const std::uint32_t ones = pack_halves(1, 1);
+        float sum[4] = {}, apart[4] = {};
+        multiply_add(sum, a_high, ones, ones);
+        multiply_add(apart, a_low, ones, ones);
+        column[0] = fmaf(scales[left], sum[0] + apart[0], column[0]);
+        column[1] = fmaf(scales[left], sum[2] + apart[2], column[1]);
+      }
+      if (!products) return;
+      const char* b = from + plan_.warp.stage[right] + place + 32 * cb;
+      std::uint32_t b_high[4], b_low[4];
+      load_matrices_transposed(b_high, b);
+      load_matrices_transposed(b_low, b + low);
+      const float scale = scales[left] * scales[right];
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float sum[4] = {}, apart[4] = {};
+        multiply_add(sum, a_high, b_high[h], b_high[h + 2]);
+        multiply_add(apart, a_low, b_high[h], b_high[h + 2]);
+        multiply_add(apart, a_high, b_low[h], b_low[h + 2]);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[e] + apart[e], total[h][e]);
+      }
+    }
+  }
+
+  static constexpr int blocks_ = W / 16;
+  __device__ __forceinline__ void accumulate_hidden(int l, const ColumnSums& sums) const {
+    accumulate(blocks_, blocks_, gradient() + plan_.gradient.hidden + l * W * W, W / 8, sums);
+  }
+  // left ⊗ rows [tile_rows, stride] of the warps, 1 + d numbers each, to the first layer's weights.
+  __device__ __forceinline__ void accumulate_first(const float* rows_of_warp, const ColumnSums& sums) const {
+    const int columns = plan_.gradient.first_columns;
+#pragma unroll 1
+    for (int begin = 0; begin < columns; begin += W) {
+      Tile<W> part;
+      load_rows(rows_of_warp, begin, 1 + net_.dimension, part);
+      put(right, part);
+      const int count = columns - begin < W ? columns - begin : W;
+      accumulate(blocks_, count / 16, gradient() + plan_.gradient.first + begin / 8 * 128, columns / 8,
+                 begin == 0 ? sums : no_sums());
+    }
+  }
+  // part = columns begin … of rows [tile_rows, stride] with `count` numbers.
+  __device__ __forceinline__ void load_rows(const float* from, int begin, int count, Tile<W>& part) const {
+    for_entries([&](int j, int e) {
+      const int column = begin + 8 * j + 2 * (lane_index() & 3) + (e & 1);
+      part.v[j][e] = column < count ? from[row(e >> 1) * stride() + column] : 0.0f;
+    });
+  }
+  __device__ __forceinline__ ColumnSums bias_sums(int l) const {
+    return {gradient() + plan_.gradient.bias + l * W, 16, 1, 8};
+  }
+  // Column i of the first layer's fragments.
+  __device__ __forceinline__ ColumnSums first_column(int i) const {
+    return {gradient() + plan_.gradient.first + i / 8 * 128 + i % 8 / 2 * 4 + i % 2, plan_.gradient.first_columns * 16,
+            16, 2};
+  }
+  __device__ __forceinline__ static ColumnSums no_sums() { return {nullptr, 0, 0, 0}; }
+
+  // ---- sweeps ----
+
+  template <bool kTransposed>
+  __device__ __forceinline__ void product(int l, Tile<W>& tile, Side side = left) const {
+    Network::template product<kTransposed, P == Precision::split>(l, tile, stage(side));
+  }
+
+  // A: tile = z_L.
+  __device__ __forceinline__ void forward(Tile<W>& tile) {
+    Network::set(bias(0), tile);
+    Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
+#pragma unroll 1
+    for (int l = 0;; ++l) {
+      store(z(l), tile);
+      if (l + 1 == net_.hidden) return;
+      with_sigma(
+          [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
+      product<false>(l, tile);
+      Network::add_bias(l + 1, tile);
+    }
+  }
+
+  // A: z_L → δ_1 of a potential.
+  __device__ __forceinline__ void reverse(Tile<W>& tile) {
+    Network::set(output(0), tile);
+#pragma unroll 1
+    for (int l = net_.hidden - 1;; --l) {
+      store(p(l), tile);
+      times_first(l, tile);
+      if (l == 0) return;
+      product<true>(l - 1, tile);
+    }
+  }
+  // tile ⊙= σ′_l.
+  __device__ __forceinline__ void times_first(int l, Tile<W>& tile) {
+    with_sigma([&](const auto& sigma) {
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float4 at_z = *at(z(l), j);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) tile.v[j][e] *= sigma(at_z.v[e]).first;
+      }
+    });
+  }
+
+  // A along axis i: q and this lane's part of the trace.
+  __device__ __forceinline__ void tangent(int i, Tile<W>& tile, float (&trace)[2]) {
+    Network::set_axis(i, tile);
+#pragma unroll 1
+    for (int l = 0;; ++l) {
+      with_sigma([&](const auto& sigma) {
+#pragma unroll
+        for (int j = 0; j < W / 8; ++j) {
+          const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
+          Float4 squares = {};
+          if (i > 0) squares = *at(q(l), j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const Derivatives s = sigma(at_z.v[e]);
+            float& v = tile.v[j][e];
+            trace[e >> 1] = fmaf(s.second * at_p.v[e] * v, v, trace[e >> 1]);
+            squares.v[e] = fmaf(v, v, squares.v[e]);
+            v *= s.first;
+          }
+          *at(q(l), j) = squares;
+        }
+      });
+      if (l + 1 == net_.hidden) return;
+      product<false>(l, tile);
+    }
+  }
+
+  // B along axis i.
+  __device__ __forceinline__ void tangent_gradient(int i, const float (&w)[2], Tile<W>& tile) {
+    Network::set_axis(i, tile);
+    int l = 0;
+#pragma unroll 1
+    for (; l + 1 < net_.hidden; ++l) {
+      store(tangent(l), tile);
+      times_first(l, tile);
+      product<false>(l, tile);
+    }
+    with_sigma([&](const auto& sigma) {
+#pragma unroll
+      for (int j = 0; j < W / 8; ++j) {
+        const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) tile.v[j][e] *= 2 * w[e >> 1] * (sigma(at_z.v[e]).second * at_p.v[e]);
+      }
+    });
+    backward<false>(tile, [&](int below, Tile<W>& taken) {
+      with_sigma([&](const auto& sigma) {
+#pragma unroll
+        for (int j = 0; j < W / 8; ++j) {
+          const Float4 at_z = *at(z(below), j), at_p = *at(p(below), j), along = *at(tangent(below), j);
+          Float4 sources = {};
+          if (i > 0) sources = *at(s(below), j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const Derivatives d = sigma(at_z.v[e]);
+            float& v = tile.v[j][e];
+            const float curved = d.second * along.v[e];
+            sources.v[e] = fmaf(curved, v, sources.v[e]);
+            taken.v[j][e] = d.first * along.v[e];
+            v = fmaf(d.first, v, 2 * w[e >> 1] * (curved * at_p.v[e]));
+          }
+          *at(s(below), j) = sources;
+        }
+      });
+    });
+    accumulate(blocks_, 0, nullptr, 0, first_column(1 + i));
+  }
+
+  // C, from seeds and w: leaves S in place of P. kCurvature: w is not zero and B was.
+  template <bool kCurvature>
+  __device__ __forceinline__ void generator(const float (&w)[2]) {
+    Tile<W> tile;
+    Network::clear(tile);
+    Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
+#pragma unroll 1
+    for (int l = 0;; ++l) {
+      Tile<W> delta;
+      with_sigma([&](const auto& sigma) {
+#pragma unroll
+        for (int j = 0; j < W / 8; ++j) {
+          const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
+          Float4 squares = {}, sources = {};
+          if (kCurvature) squares = *at(q(l), j);
+          if (kCurvature && l + 1 < net_.hidden) sources = *at(s(l), j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const Derivatives d = sigma(at_z.v[e]);
+            float& v = tile.v[j][e];
+            delta.v[j][e] = d.first * at_p.v[e];
+            sources.v[e] = fmaf(d.second * at_p.v[e], v, sources.v[e]);
+            v *= d.first;
+            if (kCurvature) {
+              const float square = w[e >> 1] * squares.v[e];
+              sources.v[e] = fmaf(d.third * at_p.v[e], square, sources.v[e]);
+              v = fmaf(d.second, square, v);
+            }
+          }
+          *at(p(l), j) = sources;
+        }
+      });
+      put(left, delta);
+      if (l == 0) {
+        accumulate_first(seeds(), no_sums());
+      } else {
+        accumulate_hidden(l - 1, no_sums());
+      }
+      if (l + 1 == net_.hidden) break;
+      put(right, tile);
+      product<false>(l, tile, right);
+    }
+    put(left, tile);
+    accumulate(blocks_, 0, nullptr, 0, {gradient() + plan_.gradient.output, 16, 1, 8});
+  }
+
+  // ζ_L of a potential.
+  __device__ __forceinline__ void adjoint(Tile<W>& tile) { load(p(net_.hidden - 1), tile); }
+
+  // h_L → ζ_L of a vector net, and its output layer's gradient.
+  __device__ __forceinline__ void vector_output(Tile<W>& tile) {
+    put(right, tile);
+    const int outputs = (net_.outputs + 15) / 16 * 16;
+#pragma unroll 1
+    for (int begin = 0; begin < outputs; begin += W) {
+      load_rows(seeds() + 1, begin, net_.outputs, tile);
+      put(left, tile);
+      const int count = outputs - begin < W ? outputs - begin : W;
+      accumulate(count / 16, blocks_, gradient() + plan_.gradient.output + begin * W, W / 8,
+                 {gradient() + plan_.gradient.output_bias + begin, 16, 1, 8});
+    }
+    Network::clear(tile);
+    Network::add_rows(tile, seeds() + 1, stride(), output(0), net_.outputs);
+    times_first(net_.hidden - 1, tile);
+  }
+
+  // D: from ζ_L.
+  __device__ __forceinline__ void backward_value(Tile<W>& tile) {
+    backward<true>(tile, [&](int below, Tile<W>& taken) {
+      with_sigma([&](const auto& sigma) {
+#pragma unroll
+        for (int j = 0; j < W / 8; ++j) {
+          const Float4 at_z = *at(z(below), j);
+          Float4 sources = {};
+          if (net_.potential) sources = *at(p(below), j);
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const Derivatives d = sigma(at_z.v[e]);
+            taken.v[j][e] = d.value;
+            tile.v[j][e] = fmaf(d.first, tile.v[j][e], sources.v[e]);
+          }
+        }
+      });
+    });
+    accumulate_first(inputs(), bias_sums(0));
+  }
+
+  // An adjoint of layer L's z → that of layer 1's, which is then on the left: adds to the hidden matrices' gradients,
+  // and with kBias to their biases'. From W_{l+1}ᵀ (adjoint of l + 1) in the tile, step(l, taken) makes the adjoint of
+  // l and what layer l + 1 took in.
+  template <bool kBias, class Step>
+  __device__ __forceinline__ void backward(Tile<W>& tile, const Step& step) {
+#pragma unroll 1
+    for (int l = net_.hidden - 1; l > 0; --l) {
+      put(left, tile);
+      product<true>(l - 1, tile);
+      Tile<W> taken;
+      step(l - 1, taken);
+      put(right, taken);
+      accumulate_hidden(l - 1, kBias ? bias_sums(l) : no_sums());
+    }
+    put(left, tile);
+  }
+
+  const ResidentLossPlan& plan_;
+  const ResidentLossTask& task_;
+  int warps_;
+  char* memory_;    // the warp's
+  Float4* planes_;  // the warp's in global memory
+};
+
+template <Precision P, int W>
+__global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
+  const ResidentLossTask& task = a.tasks[block_index() % a.count];
+  const int block = block_index() / a.count, blocks = grid_blocks() / a.count;
+  load_image(task.network.image, a.plan.image.bytes);
+  LossSweeps<P, W> sweeps(a.plan, task, block);
+  sweeps.begin();
+  // Collocation points, which cost more, come first.
+  const int samples = tile_rows * (block_threads() / 32);
+  const auto tiles_of = [&](std::int64_t points) { return (points + samples - 1) / samples; };
+  const std::int64_t collocation = tiles_of(task.points.collocation_points);
+  const std::int64_t tiles = collocation + tiles_of(task.points.denoising_points);
+#pragma unroll 1
+  for (std::int64_t tile = block; tile < tiles; tile += blocks) {
+    const bool residual = tile < collocation;
+    const std::int64_t first = (residual ? tile : tile - collocation) * samples + tile_rows * warp_index();
+    if (residual) {
+      sweeps.residual(first);
+    } else {
+      sweeps.denoising(first);
+    }
+  }
+  sweeps.end(block);
+}
+
+// ---- the sum over blocks --------------------------------------------------------------------------------------------
+
+struct LossSumArguments {
+  ResidentMlp net;
+  LossGradientLayout at;
+  int blocks;     // of a task's partial gradients
+  int of_a_task;  // of this launch's blocks
+  struct {
+    const LayerShape* layers;
+    const float* partial;
+    const double* partial_values;
+    std::int64_t denoising_points, collocation_points;
+    double residual_weight;
+    double* values;
+    float* gradient;
+  } tasks[most_models];
+};
+
+// Row and column of a number among fragments of a matrix with `columns` columns.
+__device__ __forceinline__ void fragment_place(int at, int columns, int& row, int& column) {
+  const int block = at / 128, lane = at % 128 / 4, e = at % 4;
+  row = block / (columns / 8) * 16 + lane / 4 + 8 * (e >> 1);
+  column = block % (columns / 8) * 8 + 2 * (lane & 3) + (e & 1);
+}
+
+// The parameter whose derivative lies at `place` of a partial gradient; −1: padding.
+__device__ __forceinline__ int parameter_at(const ResidentMlp& net, const LossGradientLayout& at,
+                                            const LayerShape* layers, int place) {
+  int row, column, l;
+  if (place < at.hidden) {
+    l = 0;
+    fragment_place(place, at.first_columns, row, column);
+  } else if (place < at.bias) {
+    const int size = net.width * net.width;
+    l = 1 + (place - at.hidden) / size;
+    fragment_place((place - at.hidden) % size, net.width, row, column);
+  } else if (place < at.output) {
+    l = (place - at.bias) / net.width;
+    row = (place - at.bias) % net.width;
+    return row < layers[l].outputs ? layers[l].bias() + row : -1;
+  } else if (place < at.output_bias) {
+    l = net.hidden;
+    row = 0;
+    column = place - at.output;
+    if (!net.potential) fragment_place(place - at.output, net.width, row, column);
+  } else {
+    row = place - at.output_bias;
+    return row < net.outputs ? layers[net.hidden].bias() + row : -1;
+  }
+  const LayerShape layer = layers[l];
+  return row < layer.outputs && column < layer.inputs ? layer.weight + row * layer.inputs + column : -1;
+}
+
+__global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
+  const auto& task = a.tasks[block_index() / a.of_a_task];
+  const int place = block_index() % a.of_a_task * block_threads() + thread_index();
+  if (place == 0) {
+    double sums[2] = {0, 0};
+    for (int b = 0; b < a.blocks; ++b) {
+      sums[0] += task.partial_values[2 * b];
+      sums[1] += task.partial_values[2 * b + 1];
+    }
+    const double n = static_cast<double>(task.denoising_points), m = static_cast<double>(task.collocation_points);
+    const double denoising = n > 0 ? sums[0] / (n * a.net.dimension) : 0, residual = m > 0 ? sums[1] / m : 0;
+    task.values[0] = denoising;
+    task.values[1] = residual;
+    task.values[2] = denoising + task.residual_weight * residual;
+  }
+  if (task.gradient == nullptr || place >= a.at.size) return;
+  const int parameter = parameter_at(a.net, a.at, task.layers, place);
+  if (parameter < 0) return;
+  double sum = 0;
+#pragma unroll 4
+  for (int b = 0; b < a.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
+  task.gradient[parameter] = static_cast<float>(sum);
+}
+
+}  // namespace
+
+Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits) {
+  return with_resident_kernel<Work::curvature>(
+      net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
+}
+
+Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
+                            const DeviceLimits& limits, Stream stream) {
+  PackTask networks[most_models];
+  std::int64_t tiles = 0;
+  const auto tiles_of = [](std::int64_t points, int samples) { return (points + samples - 1) / samples; };
+  for (int k = 0; k < count; ++k) {
+    networks[k] = tasks[k].network;
+    const TrainingDraw& points = tasks[k].points;
+    tiles += tiles_of(points.denoising_points, tile_rows) + tiles_of(points.collocation_points, tile_rows);
+  }
+  if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
+
+  // Few tiles are first spread over multiprocessors.
+  const auto spread = static_cast<int>(
+      std::clamp<std::int64_t>((tiles + limits.multiprocessors - 1) / limits.multiprocessors, 1, most_warps));
+  const int warps = std::min(spread, resident_loss_warps(net, limits.shared_bytes));
+  std::int64_t most_tiles = 1;
+  for (int k = 0; k < count; ++k) {
+    const TrainingDraw& points = tasks[k].points;
+    most_tiles = std::max(most_tiles, tiles_of(points.denoising_points, tile_rows * warps) +
+                                          tiles_of(points.collocation_points, tile_rows * warps));
+  }
+  const int share = std::max(1, limits.multiprocessors / count);
+  const int blocks = static_cast<int>(std::min<std::int64_t>(most_tiles, share));
+
+  ResidentLossArguments a{.plan = {.net = net,
+                                   .image = image_layout(net),
+                                   .gradient = loss_gradient_layout(net),
+                                   .warp = loss_warp_layout(net),
+                                   .first_warp = 0,
+                                   .shared_planes = 0,
+                                   .warp_bytes = 0},
+                          .count = count,
+                          .tasks = {}};
+  ResidentLossPlan& plan = a.plan;
+  plan.first_warp = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
+  const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
+  plan.shared_planes =
+      std::min(loss_planes(net), ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
+  plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
+  LossSumArguments sum{.net = net,
+                       .at = plan.gradient,
+                       .blocks = blocks,
+                       .of_a_task = (plan.gradient.size + item_threads - 1) / item_threads,
+                       .tasks = {}};
+  for (int k = 0; k < count; ++k) {
+    const ResidentLossTask& task = tasks[k];
+    a.tasks[k] = task;
+    sum.tasks[k] = {task.network.layers,
+                    task.partial,
+                    task.partial_values,
+                    task.points.denoising_points,
+                    task.points.collocation_points,
+                    task.residual_weight,
+                    task.values,
+                    task.gradient};
+  }
+  const LaunchShape shape{count * blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
+  const Status status = with_resident_kernel<Work::curvature>(
+      net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
+  if (status) return status;
+  return launch(sum_loss, LaunchShape{count * sum.of_a_task, item_threads, 0}, stream, sum);
+}
+
+}  // namespace fokker::kernels

@@ -1,0 +1,73 @@
+#pragma once
+
+// What a training iteration runs on the device beside its losses: the points it draws (training_points.cu, and
+// training_points.hpp where a kernel draws them itself) and its update (optimiser.cu). Conventions as in launch.hpp.
+#include <cstdint>
+
+#include "data_launch.hpp"
+#include "fokker/sde.hpp"
+#include "fokker/train_formulas.hpp"
+
+namespace fokker::kernels {
+
+struct TrainingDraw {
+  DataSource data;
+  ForwardSde sde;
+  TimeDraw time;  // its edges on the device
+  std::uint64_t seed;
+  const std::int64_t*
+      iteration;  // device: the Philox step of all draws; read by the kernel, so that a graph can run on
+  std::int64_t denoising_points, collocation_points;
+  float box;
+};
+
+// Denoising points first … first + n − 1 of the iteration that draw.iteration holds: t [n], x [n, d], target [n, d],
+// weight [n].
+Status launch_denoising_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
+                               float* target, float* weight, Stream stream);
+// Collocation points first … first + n − 1: t [n], x [n, d].
+Status launch_collocation_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
+                                 Stream stream);
+
+// What an iteration's update takes from the host: computed there in double, for the iterations of a run.
+struct UpdateStep {
+  AdamStep adam;  // without clipping
+  bool restart;   // the moments start from zero
+  double share;   // average += share · (parameters − average); 0: not in the average
+};
+
+// The loss of an iteration before its update.
+struct UpdateRecord {
+  double denoising, residual, total, gradient_norm;
+};
+
+// Where a model's run stands, on the device. `iteration` is what the draws read.
+struct TrainingProgress {
+  std::int64_t iteration;
+  std::int64_t updating;  // the same during an update, which moves `iteration` on
+  std::int64_t first;     // iteration of entry 0 of steps and records
+};
+
+inline constexpr int square_parts = 64;
+
+// One model's update; pointers are to device memory.
+struct UpdateTask {
+  std::int64_t parameter_count;
+  float *parameters, *first_moment, *second_moment;  // [P]
+  double* average;                                   // [P], or nullptr where no iteration enters an average
+  const float* gradient;                             // [P]
+  const double* values;                              // [3], as in LossTask
+  double clip_norm;                                  // 0: never
+  double* squares;                                   // [square_parts]
+  TrainingProgress* progress;
+  const UpdateStep* steps;  // [iterations of the run]
+  UpdateRecord* records;    // [iterations of the run]
+};
+
+// The update of every task's iteration: its record, and then, where loss and gradient are finite, Adam, the average and
+// the next iteration. Where they are not, nothing else changes, so that an iteration that failed fails again. tasks
+// [count] on the device; the result for one does not depend on the others. most_parameters: the largest of their P.
+Status launch_update(const UpdateTask* tasks, int count, std::int64_t most_parameters, Stream stream);
+Status prepare_update();
+
+}  // namespace fokker::kernels

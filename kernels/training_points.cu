@@ -1,0 +1,81 @@
+// The points of a training iteration as arrays, for losses that do not draw them where they use them. A thread has four
+// coordinates of a point, for which it draws the time and the component again, or the whole point where covariances are
+// full. Cost: the output's bandwidth and some 600 instructions a thread.
+#include <cstdint>
+
+#include "device.hpp"
+#include "grid.hpp"
+#include "training_points.hpp"
+
+namespace fokker::kernels {
+namespace {
+
+struct PointArrays {
+  TrainingDraw draw;
+  std::int64_t first, n;
+  float *t, *x, *target, *weight;
+};
+
+__device__ PointKey key_of(const PointArrays& a, std::int64_t i) {
+  return {a.draw.seed, static_cast<std::uint64_t>(a.first + i), static_cast<std::uint64_t>(*a.draw.iteration)};
+}
+
+__global__ void draw_denoising_points(PointArrays a) {
+  const std::int64_t d = a.draw.data.dimension;
+  for (std::int64_t i = first_item(); i < a.n; i += item_stride()) {
+    const PointKey key = key_of(a, i);
+    denoising_point(a.draw, key.step, key.index, a.t[i], a.x + i * d, a.target + i * d, a.weight[i]);
+  }
+}
+
+__global__ void draw_denoising_quads(PointArrays a) {
+  const std::int64_t d = a.draw.data.dimension, quads = quads_of(a.draw.data.dimension);
+  for (std::int64_t item = first_item(); item < a.n * quads; item += item_stride()) {
+    const std::int64_t i = item / quads, quad = item - i * quads;
+    const PointKey key = key_of(a, i);
+    const DenoisingTime at = denoising_time(a.draw, key);
+    float x[4], target[4];
+    data_quad(a.draw.data, key, chosen_of(a.draw.data, key), static_cast<int>(quad), x);
+    denoising_quad(at, key, static_cast<int>(quad), x, target);
+#pragma unroll
+    for (int w = 0; w < 4; ++w) {
+      if (4 * quad + w < d) {
+        a.x[i * d + 4 * quad + w] = x[w];
+        a.target[i * d + 4 * quad + w] = target[w];
+      }
+    }
+    if (quad == 0) {
+      a.t[i] = at.t;
+      a.weight[i] = at.weight;
+    }
+  }
+}
+
+__global__ void draw_collocation_points(PointArrays a) {
+  const std::int64_t d = a.draw.data.dimension;
+  for (std::int64_t i = first_item(); i < a.n; i += item_stride()) {
+    const PointKey key = key_of(a, i);
+    collocation_point(a.draw, key.step, key.index, a.t[i], a.x + i * d);
+  }
+}
+
+}  // namespace
+
+Status launch_denoising_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
+                               float* target, float* weight, Stream stream) {
+  if (n == 0) return 0;
+  const PointArrays arguments{draw, first, n, t, x, target, weight};
+  if (is_planar(draw.data.kind) || has_full_covariance(draw.data)) {
+    return launch(draw_denoising_points, one_item_a_thread(n), stream, arguments);
+  }
+  return launch(draw_denoising_quads, one_item_a_thread(n * quads_of(draw.data.dimension)), stream, arguments);
+}
+
+Status launch_collocation_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
+                                 Stream stream) {
+  if (n == 0) return 0;
+  return launch(draw_collocation_points, one_item_a_thread(n), stream,
+                PointArrays{draw, first, n, t, x, nullptr, nullptr});
+}
+
+}  // namespace fokker::kernels

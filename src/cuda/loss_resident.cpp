@@ -1,0 +1,103 @@
+// Losses of networks that fit a multiprocessor's shared memory (kernels/loss.cu).
+#include <algorithm>
+#include <vector>
+
+#include "cuda/device_loss.hpp"
+#include "cuda/mlp_resident.hpp"
+#include "kernels/loss_launch.hpp"
+
+namespace fokker::cuda {
+namespace {
+
+class ResidentLoss final : public TrainingLoss {
+ public:
+  ResidentLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde)
+      : queue_(queue), sde_(sde), image_(queue, architecture) {
+    const kernels::LossWorkspace bytes = kernels::resident_loss_workspace(image_.get(), queue.limits);
+    planes_.reserve(bytes.planes);
+    partial_.reserve(bytes.partial);
+    partial_values_.reserve(bytes.partial_values);
+    check(kernels::prepare_resident_loss(image_.get(), queue.limits), "prepare_resident_loss");
+  }
+
+  std::size_t workspace_bytes() const override {
+    return image_.bytes() + planes_.bytes() + partial_.bytes() + partial_values_.bytes();
+  }
+
+  void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
+                const CollocationBatch<float>& collocation, double residual_weight, double* values,
+                float* gradient) override {
+    kernels::ResidentLossTask task = workspace(parameters);
+    task.denoising_t = denoising.t.data;
+    task.denoising_x = denoising.x.data;
+    task.denoising_target = denoising.target.data;
+    task.denoising_weight = denoising.weight.data;
+    task.collocation_t = collocation.t.data;
+    task.collocation_x = collocation.x.data;
+    task.points.sde = sde_;
+    task.points.denoising_points = denoising.t.rows;
+    task.points.collocation_points = collocation.t.rows;
+    task.residual_weight = residual_weight;
+    task.values = values;
+    task.gradient = gradient;
+    launch({&task, 1});
+  }
+
+  void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) override {
+    std::vector<kernels::ResidentLossTask> all;
+    for (std::size_t k = 0; k < losses.size(); ++k) {
+      const LossTask& from = tasks[k];
+      kernels::ResidentLossTask task = static_cast<const ResidentLoss&>(*losses[k]).workspace(from.parameters);
+      task.drawn = true;
+      task.points = from.points;
+      task.residual_weight = from.residual_weight;
+      task.values = from.values;
+      task.gradient = from.gradient;
+      all.push_back(task);
+    }
+    // As few launches as there can be, of much the same size.
+    const std::size_t launches = (all.size() + kernels::most_models - 1) / kernels::most_models;
+    for (std::size_t k = 0, first = 0; k < launches; ++k) {
+      const std::size_t end = all.size() * (k + 1) / launches;
+      launch({all.data() + first, end - first});
+      first = end;
+    }
+  }
+
+  bool goes_with(const TrainingLoss& other) const override {
+    const auto* resident = dynamic_cast<const ResidentLoss*>(&other);
+    if (resident == nullptr) return false;
+    const kernels::ResidentMlp &a = image_.get(), &b = resident->image_.get();
+    return a.precision == b.precision && a.dimension == b.dimension && a.hidden == b.hidden && a.width == b.width &&
+           a.potential == b.potential && a.activation == b.activation && a.beta == b.beta;
+  }
+
+ private:
+  kernels::ResidentLossTask workspace(const float* parameters) const {
+    kernels::ResidentLossTask task = {};
+    task.network = image_.pack(parameters);
+    task.planes = planes_.as<float>();
+    task.partial = partial_.as<float>();
+    task.partial_values = partial_values_.as<double>();
+    return task;
+  }
+  void launch(std::span<const kernels::ResidentLossTask> tasks) const {
+    check(kernels::launch_resident_loss(image_.get(), tasks.data(), static_cast<int>(tasks.size()), queue_.limits,
+                                        queue_.stream),
+          "launch_resident_loss");
+  }
+
+  Queue queue_;
+  ForwardSde sde_;
+  ResidentImage image_;
+  DeviceMemory planes_, partial_, partial_values_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainingLoss> make_resident_loss(const Queue& queue, const Architecture& architecture,
+                                                 const ForwardSde& sde) {
+  return std::make_unique<ResidentLoss>(queue, architecture, sde);
+}
+
+}  // namespace fokker::cuda

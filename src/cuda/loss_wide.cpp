@@ -1,0 +1,413 @@
+// Losses of a multilayer perceptron of any width up to 4096, and of every one in double, with their gradients, over
+// chunks of rows as its fields (mlp_wide.cpp).
+//
+// Both losses of a potential need the gradient in the parameters of F = c·∇_{(t,x)} φ + w Δφ, where c and w are a
+// point's own numbers, held fixed:
+//   denoising  c = (0, 2 weight (∇φ − s*)/(N d)), w = 0
+//   residual   c = r (1, a x − g² ∇φ), w = −½ g² r with r = 2 (weight of the residual) R/M
+// With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), φ = v·h_L + b, P_L = v, δ_l = σ′_l P_l, P_{l−1} = W_lᵀ δ_l, κ_l = σ″_l
+// P_l, τ_l = σ‴_l P_l, and of axis i the tangent ż_l:
+//   forward   z_l; keeps h, σ′, σ″, σ‴
+//   reverse   δ, κ, τ; ∇φ = W_1ᵀ δ_1
+//   axes      (residual) q_l = Σ_i ż_l², Δφ = Σ_l κ_l·q_l. Now R, c and w are known.
+//   axes      (residual) of each axis the tangent again, keeping ż, and its adjoint:
+//             α_l = 2 w κ_l ż_l + σ′_l A_l, A_{l−1} = W_lᵀ α_l, A_L = 0;  S_l += σ″_l ż_l A_l;
+//             dW_l += α_l ḣ_{l−1}ᵀ, dW_1 += α_1 e_iᵀ
+//   seed      u_1 = W_1 c, u_l = W_l π_{l−1}, π_l = σ′_l u_l + w σ″_l q_l;  S_l += κ_l u_l + w τ_l q_l;
+//             dW_l += δ_l π_{l−1}ᵀ, dW_1 += δ_1 cᵀ, dv += π_L
+//   adjoint   ζ_L = S_L, ζ_l = S_l + σ′_l W_{l+1}ᵀ ζ_{l+1};  dW_l += ζ_l h_{l−1}ᵀ, dW_1 += ζ_1 (t, x)ᵀ, db_l += ζ_l
+// A vector net has the forward sweep and, from ζ_L = σ′_L Vᵀ c, the adjoint one.
+//
+// The sweeps' products are in the queue's precision, in split by fp16 halves. The gradients D Hᵀ are sums over points,
+// which no power of two a row can scale: they are fp32 products (in double, double ones), added chunk after chunk, and
+// those of biases are sums of columns in a fixed order. Losses are summed in double.
+//
+// Cost in products a hidden matrix: denoising 4 and 2 for its gradient, residual 4 + 3 d and 2 + d, a vector net's 2
+// and
+// 1. Numbers kept a unit: 5, 10 and 3. Nothing is allocated and nothing waits after construction.
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+
+#include "cuda/device_loss.hpp"
+#include "cuda/wide_network.hpp"
+
+namespace fokker::cuda {
+namespace {
+
+template <class T>
+struct DenoisingRows {
+  const T *t, *x, *target, *weight;  // weight may be nullptr: 1
+};
+template <class T>
+struct CollocationRows {
+  const T *t, *x;
+};
+
+template <class T>
+class WideSweeps {
+ public:
+  WideSweeps(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
+      : stream_(queue.stream), sde_(sde), network_(queue, architecture, true) {
+    const auto most = [&](bool residual) {
+      if (rows > 0) return rows;
+      return network_.rows_that_fit([&](std::int64_t n) { return lay_out(nullptr, n, residual); });
+    };
+    denoising_rows_ = most(false);
+    std::size_t bytes = lay_out(nullptr, denoising_rows_, false);
+    if (network_.potential()) {
+      residual_rows_ = most(true);
+      bytes = std::max(bytes, lay_out(nullptr, residual_rows_, true));
+    }
+    workspace_.reserve(bytes);
+    sums_.reserve(2 * sizeof(double));
+  }
+
+  std::size_t workspace_bytes() const { return workspace_.bytes() + sums_.bytes() + network_.workspace_bytes(); }
+
+  // denoising(first, n) and collocation(first, n) give the rows of a chunk of points, on the device. Values [3] and
+  // gradient [P] as Loss::evaluate; gradient may be nullptr.
+  template <class Denoising, class Collocation>
+  void evaluate(const T* parameters, std::int64_t denoising_points, const Denoising& denoising,
+                std::int64_t collocation_points, const Collocation& collocation, double residual_weight, double* values,
+                T* gradient) {
+    const double coordinates = static_cast<double>(denoising_points) * static_cast<double>(network_.dimension());
+    check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_), "cudaMemsetAsync");
+    if (gradient != nullptr) {
+      const auto count = static_cast<std::size_t>(network_.architecture().parameter_count());
+      check(cudaMemsetAsync(gradient, 0, count * sizeof(T), stream_), "cudaMemsetAsync");
+    }
+    network_.use(parameters);
+    if (denoising_points > 0) lay_out(workspace_.as<char>(), denoising_rows_, false);
+    for (std::int64_t i = 0; i < denoising_points; i += denoising_rows_) {
+      const std::int64_t n = std::min(denoising_rows_, denoising_points - i);
+      if (network_.potential()) {
+        denoise(n, denoising(i, n), 2 / coordinates, gradient);
+      } else {
+        denoise_vector(n, denoising(i, n), 2 / coordinates, gradient);
+      }
+    }
+    if (collocation_points > 0) lay_out(workspace_.as<char>(), residual_rows_, true);
+    for (std::int64_t i = 0; i < collocation_points; i += residual_rows_) {
+      const std::int64_t n = std::min(residual_rows_, collocation_points - i);
+      residual(n, collocation(i, n), 2 * residual_weight / static_cast<double>(collocation_points),
+               residual_weight != 0 ? gradient : nullptr);
+    }
+    check(kernels::launch_loss_values(
+              {sums_.as<double>(), coordinates, static_cast<double>(collocation_points), residual_weight, values},
+              stream_),
+          "launch_loss_values");
+  }
+
+  // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows.
+  T* points() const { return points_; }
+
+ private:
+  int dimension() const { return static_cast<int>(network_.dimension()); }
+  std::int64_t last() const { return network_.hidden() - 1; }
+
+  std::size_t lay_out(char* base, std::int64_t rows, bool residual) {
+    Arena arena(base);
+    points_ = arena.take<T>(rows * (2 + 2 * network_.dimension()));
+    losses_ = arena.take<double>(rows);
+    trace_ = arena.take<T>(rows);
+    weight_ = arena.take<T>(rows);
+    input_ = arena.take<T>(rows * network_.input_stride());
+    seed_ = arena.take<T>(rows * std::max(network_.input_stride(), network_.output_stride()));
+    output_ = arena.take<T>(rows * network_.output_stride());
+    T* const one = arena.take<T>(rows * network_.widest());
+    T* const other = arena.take<T>(rows * network_.widest());
+    turns_ = network_.in_turn(one, other);
+    value_ = network_.take_planes(arena, rows);
+    first_ = network_.take_planes(arena, rows);
+    if (network_.potential()) {
+      second_ = network_.take_planes(arena, rows);
+      delta_ = network_.take_planes(arena, rows);
+      source_ = network_.take_planes(arena, rows);
+    }
+    if (residual) {
+      curvature_ = network_.take_planes(arena, rows);
+      third_ = network_.take_planes(arena, rows);
+      squares_ = network_.take_planes(arena, rows);
+      tangent_ = network_.take_planes(arena, rows);
+      moved_ = network_.take_planes(arena, rows);
+    } else {
+      curvature_ = second_;
+    }
+    network_.take_operand(arena, rows);
+    return arena.used();
+  }
+
+  // ---- the losses of a chunk ----
+
+  void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
+    const bool wanted = gradient != nullptr;
+    input(n, rows.t, rows.x);
+    network_.forward(n, input_, value_, first_, wanted ? second_ : Planes<T>{}, {});
+    network_.reverse(n, delta_, first_, second_, wanted ? second_ : Planes<T>{}, {});
+    network_.gradient(n, delta_[0], output_);
+    misfit(n, rows, output_ + 1, nullptr, scale, wanted ? seed_ : nullptr, network_.input_stride(), true);
+    if (wanted) seed_and_adjoint(n, nullptr, gradient);
+  }
+
+  void denoise_vector(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
+    const std::int64_t top = network_.hidden();
+    const int stride = network_.output_stride();
+    input(n, rows.t, rows.x);
+    network_.forward(n, input_, value_, first_, {}, {});
+    network_.output(n, value_[last()], output_);
+    misfit(n, rows, output_, network_.bias(top), scale, gradient != nullptr ? seed_ : nullptr, stride, false);
+    if (gradient == nullptr) return;
+    network_.add_weights(top, n, seed_, stride, value_[last()], network_.stride(last()), gradient);
+    column_sum(n, dimension(), seed_, stride, gradient + network_.architecture().bias_offset(top), 1);
+    network_.from_output(n, seed_, turns_[last()]);
+    check(kernels::launch_reverse<T>({.rows = n,
+                                      .width = network_.width(last()),
+                                      .stride = network_.stride(last()),
+                                      .p = turns_[last()],
+                                      .p_stride = network_.stride(last()),
+                                      .unscale = nullptr,
+                                      .first = first_[last()],
+                                      .second = nullptr,
+                                      .curvature = nullptr,
+                                      .third = nullptr,
+                                      .source = nullptr,
+                                      .delta = turns_[last()],
+                                      .operand = network_.operand(last())},
+                                     stream_),
+          "launch_reverse");
+    adjoint(n, turns_, {}, gradient);
+  }
+
+  void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
+    const bool wanted = gradient != nullptr;
+    input(n, rows.t, rows.x);
+    network_.forward(n, input_, value_, first_, second_, wanted ? third_ : Planes<T>{});
+    network_.reverse(n, delta_, first_, second_, curvature_, wanted ? third_ : Planes<T>{});
+    network_.gradient(n, delta_[0], output_);
+    for (int i = 0; i < dimension(); ++i) {
+      network_.tangent(n, 1, network_.axis(i), turns_, turns_, first_, [&](std::int64_t l, auto& rule) {
+        rule.curvature = curvature_[l];
+        rule.trace = trace_;
+        rule.begin = i == 0 && l == 0;
+        if (wanted) rule.squares = squares_[l];
+        rule.begin_squares = i == 0;
+        if (l == last()) rule.to = nullptr;
+      });
+    }
+    check(kernels::launch_residual<T>({.rows = n,
+                                       .dimension = dimension(),
+                                       .stride = network_.output_stride(),
+                                       .gradient = output_,
+                                       .trace = trace_,
+                                       .t = rows.t,
+                                       .t_stride = 1,
+                                       .x = rows.x,
+                                       .sde = sde_,
+                                       .square = losses_,
+                                       .scale = scale,
+                                       .seed = wanted ? seed_ : nullptr,
+                                       .seed_stride = network_.input_stride(),
+                                       .weight = weight_},
+                                      stream_),
+          "launch_residual");
+    total(n, 1);
+    if (!wanted) return;
+    for (int i = 0; i < dimension(); ++i) axis_adjoint(n, i, gradient);
+    seed_and_adjoint(n, weight_, gradient);
+  }
+
+  // ---- gradient sweeps ----
+
+  // The adjoint sweep of Σ w Δφ along axis i.
+  void axis_adjoint(std::int64_t n, int i, T* gradient) {
+    const kernels::Tangents<T> start = network_.axis(i);
+    network_.tangent(n, 1, start, tangent_, moved_, first_, [&](std::int64_t l, auto& rule) {
+      if (rule.tangents.unscale != nullptr) rule.unscaled = tangent_[l];
+      if (l == last()) rule.to = nullptr;
+    });
+    for (std::int64_t l = last(); l >= 0; --l) {
+      T* const alpha = turns_[l];
+      if (l != last()) network_.product(n, l + 1, WideNetwork<T>::Direction::reverse, turns_[l + 1], alpha);
+      check(kernels::launch_axis_adjoint<T>({.rows = n,
+                                             .width = network_.width(l),
+                                             .stride = network_.stride(l),
+                                             .p = l == last() ? nullptr : alpha,
+                                             .unscale = l == last() ? nullptr : network_.unscale(),
+                                             .z = l == 0 ? start.z : tangent_[l],
+                                             .point_stride = l == 0 ? 0 : network_.stride(l),
+                                             .unit_stride = l == 0 ? start.unit_stride : 1,
+                                             .first = first_[l],
+                                             .second = second_[l],
+                                             .curvature = curvature_[l],
+                                             .weight = weight_,
+                                             .source = source_[l],
+                                             .begin = i == 0,
+                                             .alpha = alpha,
+                                             .operand = network_.operand(l)},
+                                            stream_),
+            "launch_axis_adjoint");
+      if (l > 0) {
+        network_.add_weights(l, n, alpha, network_.stride(l), moved_[l - 1], network_.stride(l - 1), gradient);
+      } else {
+        column_sum(n, network_.width(0), alpha, network_.stride(0),
+                   gradient + network_.architecture().weight_offset(0) + 1 + i, 1 + dimension());
+      }
+    }
+  }
+
+  // From c in seed_, and w where it is not nullptr. Where it is, S begins here; elsewhere the axes' adjoint sweeps have
+  // begun it in all layers but the last.
+  void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
+    const int seed_stride = network_.input_stride();
+    network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
+    network_.along_input(n, seed_, turns_[0]);
+    for (std::int64_t l = 0; l <= last(); ++l) {
+      if (l > 0) {
+        network_.add_weights(l, n, delta_[l], network_.stride(l), turns_[l - 1], network_.stride(l - 1), gradient);
+        network_.product(n, l, WideNetwork<T>::Direction::forward, turns_[l - 1], turns_[l]);
+      }
+      check(kernels::launch_seed_tangent<T>(
+                {.rows = n,
+                 .width = network_.width(l),
+                 .stride = network_.stride(l),
+                 .u = turns_[l],
+                 .unscale = l == 0 ? nullptr : network_.unscale(),
+                 .first = first_[l],
+                 .curvature = curvature_[l],
+                 .weight = weight,
+                 .second = second_[l],
+                 .third = weight != nullptr ? third_[l] : nullptr,
+                 .squares = weight != nullptr ? squares_[l] : nullptr,
+                 .source = source_[l],
+                 .begin = weight == nullptr || l == last(),
+                 .to = turns_[l],
+                 .operand = network_.operand(l + 1),
+                 .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{}},
+                stream_),
+            "launch_seed_tangent");
+    }
+    column_sum(n, network_.width(last()), turns_[last()], network_.stride(last()),
+               gradient + network_.architecture().weight_offset(network_.hidden()), 1);
+    Planes<T> zeta = turns_;
+    zeta[last()] = source_[last()];
+    adjoint(n, zeta, source_, gradient);
+  }
+
+  // From ζ of the last hidden layer in zeta: the adjoint sweep with what each layer adds to the gradient.
+  void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, T* gradient) {
+    const Architecture& a = network_.architecture();
+    network_.adjoint(n, zeta, first_, source, [&](std::int64_t l) {
+      const std::int64_t stride = network_.stride(l);
+      if (l > 0) {
+        network_.add_weights(l, n, zeta[l], stride, value_[l - 1], network_.stride(l - 1), gradient);
+      } else {
+        network_.add_weights(0, n, zeta[0], stride, input_, network_.input_stride(), gradient);
+      }
+      column_sum(n, network_.width(l), zeta[l], stride, gradient + a.bias_offset(l), 1);
+    });
+  }
+
+  // ---- launches ----
+
+  void input(std::int64_t n, const T* t, const T* x) {
+    check(kernels::launch_input<T>({n, dimension(), network_.input_stride(), t, 1, x, input_}, stream_),
+          "launch_input");
+  }
+  void misfit(std::int64_t n, const DenoisingRows<T>& rows, const T* score, const T* bias, double scale, T* seed,
+              int seed_stride, bool leading_zero) {
+    check(kernels::launch_misfit<T>({n, dimension(), score, network_.output_stride(), bias, rows.target, rows.weight,
+                                     scale, losses_, seed, seed_stride, leading_zero},
+                                    stream_),
+          "launch_misfit");
+    total(n, 0);
+  }
+  void column_sum(std::int64_t n, int columns, const T* from, int stride, T* to, int to_stride) {
+    check(kernels::launch_column_sum<T>({n, columns, stride, from, to, to_stride}, stream_), "launch_column_sum");
+  }
+  // The chunk's losses, to sum `which`: 0 denoising, 1 residual.
+  void total(std::int64_t n, int which) {
+    check(kernels::launch_total({n, losses_, sums_.as<double>() + which}, stream_), "launch_total");
+  }
+
+  cudaStream_t stream_;
+  ForwardSde sde_;
+  WideNetwork<T> network_;
+  std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
+  DeviceMemory workspace_, sums_;  // sums [2] in double
+  T* points_ = nullptr;
+  double* losses_ = nullptr;                      // [rows]
+  T *trace_ = nullptr, *weight_ = nullptr;        // [rows] Δφ, w
+  T *input_ = nullptr, *seed_ = nullptr;          // [rows, 1 + d] (t, x), c
+  T* output_ = nullptr;                           // [rows, max(1 + d, outputs)]
+  Planes<T> turns_;                               // two arrays in turn: what a product reads and what it writes
+  Planes<T> value_, first_, second_, curvature_;  // h, σ′, σ″, κ: in place of σ″ where that is not needed
+  Planes<T> delta_, source_;                      // δ, S
+  Planes<T> third_, squares_, tangent_, moved_;   // σ‴ then τ, q, ż and ḣ of an axis
+};
+
+template <class T>
+void evaluate_batches(WideSweeps<T>& sweeps, std::int64_t d, const T* parameters, const DenoisingBatch<T>& denoising,
+                      const CollocationBatch<T>& collocation, double residual_weight, double* values, T* gradient) {
+  sweeps.evaluate(
+      parameters, denoising.t.rows,
+      [&](std::int64_t first, std::int64_t) {
+        return DenoisingRows<T>{denoising.t.data + first, denoising.x.data + first * d,
+                                denoising.target.data + first * d,
+                                denoising.weight ? denoising.weight.data + first : nullptr};
+      },
+      collocation.t.rows,
+      [&](std::int64_t first, std::int64_t) {
+        return CollocationRows<T>{collocation.t.data + first, collocation.x.data + first * d};
+      },
+      residual_weight, values, gradient);
+}
+
+class WideLossDouble final : public DeviceLoss<double> {
+ public:
+  WideLossDouble(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
+      : d_(architecture.dimension), sweeps_(queue, architecture, sde, rows) {}
+  void evaluate(const double* parameters, const DenoisingBatch<double>& denoising,
+                const CollocationBatch<double>& collocation, double residual_weight, double* values,
+                double* gradient) override {
+    evaluate_batches(sweeps_, d_, parameters, denoising, collocation, residual_weight, values, gradient);
+  }
+  std::size_t workspace_bytes() const override { return sweeps_.workspace_bytes(); }
+
+ private:
+  std::int64_t d_;
+  WideSweeps<double> sweeps_;
+};
+
+class WideLoss final : public TrainingLoss {
+ public:
+  WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
+      : d_(architecture.dimension), sweeps_(queue, architecture, sde, rows) {}
+  void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
+                const CollocationBatch<float>& collocation, double residual_weight, double* values,
+                float* gradient) override {
+    evaluate_batches(sweeps_, d_, parameters, denoising, collocation, residual_weight, values, gradient);
+  }
+  std::size_t workspace_bytes() const override { return sweeps_.workspace_bytes(); }
+
+  void evaluate(std::span<TrainingLoss* const>, std::span<const LossTask>) override {}
+  bool goes_with(const TrainingLoss&) const override { return false; }
+
+ private:
+  std::int64_t d_;
+  WideSweeps<float> sweeps_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
+                                             const ForwardSde& sde, std::int64_t rows) {
+  return std::make_unique<WideLoss>(queue, architecture, sde, rows);
+}
+
+std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,
+                                                          const ForwardSde& sde, std::int64_t rows) {
+  return std::make_unique<WideLossDouble>(queue, architecture, sde, rows);
+}
+
+}  // namespace fokker::cuda

@@ -1,0 +1,455 @@
+// Losses and gradients of the CUDA backend's networks, on each of its paths, against the reference in double
+// (reference_network.hpp), the CPU backend in double, differences of loss values, and the published gradients. Bounds
+// are made for each case (loss_reference.hpp), at the roundoff of the path:
+//
+//   double, fp32   a unit roundoff
+//   split          2^{−22}: an operand's halves leave out up to 2^{−23} of it, low · low is up to 2^{−22} of a product
+#include "cuda/device_loss.hpp"
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <ostream>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <variant>
+#include <vector>
+
+#include "cuda/backend.hpp"
+#include "cuda/runtime.hpp"
+#include "cuda/status.hpp"
+#include "fokker/error.hpp"
+#include "fokker/safetensors.hpp"
+#include "loss_reference.hpp"
+
+namespace fokker {
+namespace {
+
+using namespace testing;
+using cuda::DeviceLoss;
+using cuda::DeviceMemory;
+using cuda::Queue;
+using ::testing::HasSubstr;
+
+// ---- paths ---------------------------------------------------------------------------------------------------------
+
+enum class Path { wide_split, wide_fp32, wide_double };
+constexpr Path kWidePaths[] = {Path::wide_double, Path::wide_fp32, Path::wide_split};
+
+std::string name_of_path(Path path) {
+  switch (path) {
+    case Path::wide_split: return "wide, split";
+    case Path::wide_fp32: return "wide, fp32";
+    case Path::wide_double: break;
+  }
+  return "wide, double";
+}
+
+bool in_double(Path path) { return path == Path::wide_double; }
+double roundoff_of(Path path) {
+  if (in_double(path)) return std::sqrt(2) * unit<double>;  // the reference's, too
+  return path == Path::wide_fp32 ? unit<float> : 0x1p-22;
+}
+
+Queue queue(Precision precision) {
+  static const cuda::DeviceInfo device = [] {
+    const cuda::DeviceQuery query = cuda::query_devices();
+    return query.devices.at(static_cast<std::size_t>(query.current));
+  }();
+  Queue q;
+  q.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = device.shared_bytes};
+  q.precision = precision;
+  return q;
+}
+
+// A loss on a path, with numbers of the host in double whatever it works in.
+struct Result {
+  std::vector<double> values, gradient;
+
+  bool operator==(const Result&) const = default;
+};
+
+class PathLoss {
+ public:
+  // `rows`: points at a time, 0 for as many as the workspace takes.
+  PathLoss(Path path, const Architecture& a, const ForwardSde& sde, std::int64_t rows = 0) : d_(a.dimension) {
+    const Queue on = queue(path == Path::wide_fp32 ? Precision::fp32 : Precision::split);
+    if (in_double(path)) {
+      wide_ = cuda::make_wide_loss_double(on, a, sde, rows);
+    } else {
+      narrow_ = cuda::make_wide_loss(on, a, sde, rows);
+    }
+  }
+
+  Result operator()(const Problem& p, double residual_weight, bool with_gradient = true) const {
+    return wide_ ? evaluate(*wide_, p, residual_weight, with_gradient)
+                 : evaluate<float>(*narrow_, p, residual_weight, with_gradient);
+  }
+  std::size_t workspace_bytes() const { return wide_ ? wide_->workspace_bytes() : narrow_->workspace_bytes(); }
+
+ private:
+  template <class V>
+  static std::vector<V> download(const DeviceMemory& memory) {
+    std::vector<V> v(memory.bytes() / sizeof(V));
+    cuda::check(cudaMemcpy(v.data(), memory.data(), memory.bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+    return v;
+  }
+
+  template <class T>
+  Result evaluate(DeviceLoss<T>& loss, const Problem& p, double residual_weight, bool with_gradient) const {
+    std::vector<DeviceMemory> memory;
+    const auto view = [&](const std::vector<double>& v, std::int64_t columns) {
+      if (v.empty()) return View<const T>(nullptr, 0, columns, Device::cuda);
+      memory.push_back(cuda::upload(as<T>(v)));
+      return View<const T>(memory.back().as<T>(), static_cast<std::int64_t>(v.size()) / columns, columns, Device::cuda);
+    };
+    // Overwritten, not added to.
+    const DeviceMemory values = cuda::upload(std::vector<double>(3, -1.0)),
+                       gradient = cuda::upload(std::vector<T>(p.parameters.size(), T(7)));
+    loss.evaluate(view(p.parameters, 1).data, {view(p.t, 1), view(p.x, d_), view(p.target, d_), view(p.weight, 1)},
+                  {view(p.residual_t, 1), view(p.residual_x, d_)}, residual_weight, values.as<double>(),
+                  with_gradient ? gradient.as<T>() : nullptr);
+    cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    Result result{download<double>(values), {}};
+    const std::vector<T> g = download<T>(gradient);
+    if (with_gradient) {
+      result.gradient.assign(g.begin(), g.end());
+    } else {
+      EXPECT_EQ(g, std::vector<T>(p.parameters.size(), T(7)));
+    }
+    return result;
+  }
+
+  std::int64_t d_;
+  std::unique_ptr<DeviceLoss<float>> narrow_;
+  std::unique_ptr<DeviceLoss<double>> wide_;
+};
+
+class DeviceLossTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string why = cuda::why_not(cuda::query_devices());
+#ifdef FOKKER_EMULATION
+    ASSERT_EQ(why, "");  // nothing is missing there
+#endif
+    if (!why.empty()) GTEST_SKIP() << why;
+  }
+};
+
+// ---- against the reference, on random architectures ----------------------------------------------------------------
+
+struct Case {
+  std::string name;
+  Architecture architecture;
+  SdeKind sde;
+  std::int64_t n, m;
+  bool weighted;
+};
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m;
+}
+
+struct Shape {
+  std::int64_t d;
+  std::vector<std::int64_t> hidden;
+  std::int64_t n, m;
+  int activations = 4;  // fewer where a network is large: others show the rest
+};
+
+std::vector<Case> cases(const std::vector<Shape>& shapes) {
+  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
+  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
+  std::vector<Case> all;
+  for (std::size_t s = 0; s < shapes.size(); ++s) {
+    const Shape& shape = shapes[s];
+    for (int k = 0; k < shape.activations; ++k) {
+      for (const Output output : {Output::potential, Output::score}) {
+        const Activation activation = activations[(s + k) % 4];
+        const double beta = s % 2 == 0 ? 3 : 100;
+        all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)),
+                       architecture_of(shape.d, shape.hidden, activation, beta, output), sdes[(s + 2 * k) % 5], shape.n,
+                       output == Output::potential ? shape.m : 0, (s + k) % 2 == 1});
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<Case> wide_cases() {
+  return cases({{1, {1}, 989, 989},
+                {2, {7}, 1, 1},
+                {3, {7, 1, 13}, 99, 99},
+                {2, {80, 80, 80}, 19, 19, 2},
+                {5, {127, 80}, 19, 1, 2},
+                {17, {33, 18}, 19, 19},
+                {2, {130, 9, 127}, 7, 19, 2},
+                {2, {7, 7}, 989, 989, 2},
+                {3, {16, 8, 24}, 0, 99},
+                {3, {16, 8, 24}, 99, 0},
+                {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
+                {64, {20, 12}, 3, 2, 2},
+                {1, {12, 9, 10, 11}, 19, 99},
+                {2, {1030}, 3, 2, 1},
+                {2, {5}, 0, 0, 1}});
+}
+
+double norm(const std::vector<double>& v) { return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0)); }
+
+class AgainstReference : public DeviceLossTest, public ::testing::WithParamInterface<Case> {
+ protected:
+  static void agree_on(std::span<const Path> paths) {
+    const Case& c = GetParam();
+    const ForwardSde sde = ForwardSde::defaults(c.sde);
+    const Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+    const auto net = reference_network(c.architecture, p.parameters);
+    ASSERT_GT(distance_to_softplus_threshold(net, p.t, p.x), 1e-9);
+    ASSERT_GT(distance_to_softplus_threshold(net, p.residual_t, p.residual_x), 1e-9);
+    const auto denoising = reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
+    ReferenceLoss residual{0, std::vector<double>(p.parameters.size(), 0.0)};
+    if (c.m > 0) residual = reference_residual_loss(net, reference_sde(sde), p.residual_t, p.residual_x);
+    // A weight that gives both gradients the same size, so that neither hides the other's errors.
+    const double weight = c.n == 0 || c.m == 0 ? 1.0 : norm(denoising.gradient) / norm(residual.gradient);
+    std::vector<double> expected(p.parameters.size());
+    for (std::size_t k = 0; k < expected.size(); ++k) {
+      expected[k] = denoising.gradient[k] + weight * residual.gradient[k];
+    }
+    for (const Path path : paths) {
+      SCOPED_TRACE(name_of_path(path));
+      const double roundoff = roundoff_of(path);
+      const LossDeviations deviations = loss_deviations(c.architecture, sde, p, in_double(path));
+      const auto errors = gradient_errors(c.architecture, sde, p, weight, expected, in_double(path));
+      const Bound bound = gradient_rounding(errors, expected, roundoff);
+      const PathLoss loss(path, c.architecture, sde);
+      const Result actual = loss(p, weight);
+      EXPECT_TRUE(value_agrees(actual.values[0], denoising.value, deviations.denoising, roundoff));
+      EXPECT_TRUE(value_agrees(actual.values[1], residual.value, deviations.residual, roundoff));
+      EXPECT_TRUE(agrees(actual.values[2], actual.values[0] + weight * actual.values[1], 1e-15));
+      EXPECT_TRUE(agrees(actual.gradient, expected, bound));
+      EXPECT_EQ(loss(p, weight), actual);  // the same bits again
+      EXPECT_EQ(loss(p, weight, false).values, actual.values);
+      if (!in_double(path)) continue;
+      const Result cpu = on_cpu(c.architecture, sde, p, weight);
+      EXPECT_TRUE(value_agrees(actual.values[0], cpu.values[0], deviations.denoising, roundoff));
+      EXPECT_TRUE(value_agrees(actual.values[1], cpu.values[1], deviations.residual, roundoff));
+      EXPECT_TRUE(agrees(actual.gradient, cpu.gradient, bound));
+    }
+  }
+
+  static Result on_cpu(const Architecture& a, const ForwardSde& sde, const Problem& p, double weight) {
+    const Loss<double> loss(Context({BackendKind::cpu, 1}), a, sde);
+    Result r{std::vector<double>(3), std::vector<double>(p.parameters.size())};
+    loss.evaluate(
+        View<const double>(p.parameters),
+        {View<const double>(p.t), View<const double>(p.x, a.dimension), View<const double>(p.target, a.dimension),
+         p.weight.empty() ? View<const double>() : View<const double>(p.weight)},
+        {View<const double>(p.residual_t), View<const double>(p.residual_x, a.dimension)}, weight,
+        View<double>(r.values), View<double>(r.gradient));
+    return r;
+  }
+};
+
+TEST_P(AgainstReference, LossesAndGradientOnEveryPath) { agree_on(kWidePaths); }
+
+constexpr auto name_of = [](const auto& test) { return test.param.name; };
+INSTANTIATE_TEST_SUITE_P(Wide, AgainstReference, ::testing::ValuesIn(wide_cases()), name_of);
+
+// ---- against differences of loss values ----------------------------------------------------------------------------
+
+// In double, from loss values alone: along a direction v within each block of parameters, and within all of them, the
+// central difference D(h) = (L(θ + h v) − L(θ − h v))/2h has an error of h² L‴/6 + …; (4 D(h) − D(2h))/3 lacks the
+// first term, so that D(h) − D(2h) over 3 bounds what is left where h is small. Rounding moves each value by its
+// deviation, and the quotient by less than one of them over h.
+TEST_F(DeviceLossTest, GradientsAreThoseOfTheirValues) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::subvp);
+  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+    for (const Output output : {Output::potential, Output::score}) {
+      const Architecture a = architecture_of(3, {9, 6, 7}, activation, 2, output);
+      const std::int64_t m = output == Output::potential ? 7 : 0;
+      const Problem p = make_problem(a, sde, 9, m, true, 41);
+      const PathLoss loss(Path::wide_double, a, sde);
+      const double weight = 0.3;
+      const LossDeviations deviations = loss_deviations(a, sde, p, true);
+      const double deviation = std::hypot(deviations.denoising, weight * deviations.residual) * unit<double>;
+      const Result at = loss(p, weight);
+      std::mt19937_64 random(3);
+      for (std::int64_t block = 0; block <= 2 * a.layers(); ++block) {
+        SCOPED_TRACE(fmt::format("{}, {}, block {}", to_string(activation), to_string(output), block));
+        const std::int64_t l = block / 2, all = a.parameter_count();
+        const std::int64_t first = block == 2 * a.layers() ? 0 : block % 2 == 0 ? a.weight_offset(l) : a.bias_offset(l);
+        const std::int64_t end = block == 2 * a.layers() ? all
+                                 : block % 2 == 0        ? a.bias_offset(l)
+                                 : l + 1 < a.layers()    ? a.weight_offset(l + 1)
+                                                         : all;
+        std::vector<double> v(static_cast<std::size_t>(all), 0.0);
+        for (std::int64_t k = first; k < end; ++k) v[k] = std::normal_distribution<double>()(random);
+        const double size = norm(v);
+        for (double& e : v) e /= size;
+        const auto difference = [&](double h) {
+          Problem up = p, down = p;
+          for (std::size_t k = 0; k < v.size(); ++k) up.parameters[k] += h * v[k], down.parameters[k] -= h * v[k];
+          return (loss(up, weight, false).values[2] - loss(down, weight, false).values[2]) / (2 * h);
+        };
+        const double h = std::cbrt(unit<double>), near = difference(h), far = difference(2 * h);
+        const double slope = std::inner_product(v.begin(), v.end(), at.gradient.begin(), 0.0);
+        EXPECT_TRUE(
+            agrees(slope, (4 * near - far) / 3, 0, std::fabs(near - far) / 3 + most_deviations * deviation / h));
+      }
+    }
+  }
+}
+
+// ---- against float64 autograd on the published networks ------------------------------------------------------------
+
+class PublishedNetworks : public DeviceLossTest, public ::testing::WithParamInterface<const char*> {};
+
+TEST_P(PublishedNetworks, LossesAndGradients) {
+  const char* folder = std::getenv("FOKKER_PAPER_DATA");
+  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  const Model model = load_model(stem + ".safetensors");
+  const Architecture& a = std::get<Mlp>(model.network).architecture;
+  const SafeTensors reference = SafeTensors::load(stem + ".reference.safetensors");
+  const auto gradient_of = [&](const std::string& prefix) {
+    std::vector<double> g;
+    for (const std::string& layer : a.names()) {
+      for (const char* part : {".weight", ".bias"}) {
+        const auto v = reference.at(prefix + layer + part).to_double();
+        g.insert(g.end(), v.begin(), v.end());
+      }
+    }
+    return g;
+  };
+  Problem denoising, collocation;
+  denoising.parameters = collocation.parameters = std::get<Mlp>(model.network).parameters;
+  denoising.t = collocation.residual_t = reference.at("t").to_double();
+  denoising.x = collocation.residual_x = reference.at("x").to_double();
+  denoising.target = reference.at("dsm_target_score").to_double();
+  const std::vector<double> expected[] = {gradient_of("dsm_grad."), gradient_of("fp_grad.")};
+  const double losses[] = {reference.at("dsm_loss").to_double()[0], reference.at("fp_loss").to_double()[0]};
+  // Both sides are on the same branch of softplus everywhere (loss_test.cpp).
+  const auto net = reference_network(a, denoising.parameters);
+  ASSERT_GT(distance_to_softplus_threshold(net, denoising.t, denoising.x), 1e-10);
+
+  for (const Path path : kWidePaths) {
+    SCOPED_TRACE(name_of_path(path));
+    const PathLoss loss(path, a, model.sde);
+    for (const int which : {0, 1}) {
+      const Problem& p = which == 0 ? denoising : collocation;
+      SCOPED_TRACE(which == 0 ? "denoising" : "residual");
+      const LossDeviations deviations = loss_deviations(a, model.sde, p, in_double(path));
+      const auto errors = gradient_errors(a, model.sde, p, 1, expected[which], in_double(path));
+      const Result actual = loss(p, 1);
+      EXPECT_TRUE(value_agrees(actual.values[which], losses[which],
+                               which == 0 ? deviations.denoising : deviations.residual, roundoff_of(path)));
+      EXPECT_TRUE(
+          agrees(actual.gradient, expected[which], gradient_rounding(errors, expected[which], roundoff_of(path))));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
+                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
+                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), '.', '_');
+                           return name;
+                         });
+
+// ---- chunks, what is not finite, refusals --------------------------------------------------------------------------
+
+TEST_F(DeviceLossTest, ChunksAddUpToTheWhole) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
+  for (const Output output : {Output::potential, Output::score}) {
+    const Architecture a = architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
+    const Problem p = make_problem(a, sde, 99, output == Output::potential ? 83 : 0, true, 23);
+    for (const Path path : kWidePaths) {
+      const PathLoss loss(path, a, sde);
+      const Result whole = loss(p, 0.1);
+      const auto errors = gradient_errors(a, sde, p, 0.1, whole.gradient);
+      for (const std::int64_t rows : {3, 7, 64}) {
+        SCOPED_TRACE(fmt::format("{}, {}, {} rows", name_of_path(path), to_string(output), rows));
+        const PathLoss chunked(path, a, sde, rows);
+        EXPECT_LT(chunked.workspace_bytes(), loss.workspace_bytes());
+        const Result parts = chunked(p, 0.1);
+        // Sums of the same numbers in two orders.
+        EXPECT_TRUE(agrees(parts.values, whole.values, Bound{.relative = 1e-14, .norm = 1e-14}));
+        EXPECT_TRUE(agrees(parts.gradient, whole.gradient,
+                           gradient_rounding(errors, whole.gradient, std::sqrt(2) * roundoff_of(path))));
+      }
+    }
+  }
+}
+
+// Numbers that are not finite reach the values and the gradient, and leave nothing behind in the workspace.
+TEST_F(DeviceLossTest, WhatIsNotFiniteIsSeenAndForgotten) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  for (const Output output : {Output::potential, Output::score}) {
+    const Architecture a = architecture_of(2, {20, 13, 9}, Activation::tanh, 1, output);
+    const bool potential = output == Output::potential;
+    const Problem p = make_problem(a, sde, 19, potential ? 17 : 0, true, 5);
+    for (const Path path : kWidePaths) {
+      SCOPED_TRACE(fmt::format("{}, {}", name_of_path(path), to_string(output)));
+      const PathLoss loss(path, a, sde);
+      const Result clean = loss(p, 0.1);
+      for (const double number : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+        Problem spoilt = p;
+        spoilt.parameters[static_cast<std::size_t>(a.weight_offset(1)) + 3] = number;
+        const Result result = loss(spoilt, 0.1);
+        EXPECT_FALSE(std::isfinite(result.values[0]) && std::isnan(number));
+        EXPECT_FALSE(
+            std::all_of(result.gradient.begin(), result.gradient.end(), [](double g) { return std::isfinite(g); }));
+        EXPECT_EQ(loss(p, 0.1), clean);
+        if (!potential) continue;
+        spoilt = p;
+        spoilt.residual_x[5] = number;
+        const Result residual = loss(spoilt, 0.1);
+        EXPECT_EQ(residual.values[0], clean.values[0]);
+        EXPECT_FALSE(std::isfinite(residual.values[1]));
+        EXPECT_EQ(loss(p, 0.1), clean);
+      }
+    }
+  }
+}
+
+// A residual whose weight is 0 is still measured, and adds nothing to the gradient.
+TEST_F(DeviceLossTest, AWeightOfZeroLeavesTheGradientToTheOther) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const Architecture a = architecture_of(2, {20, 13}, Activation::softplus, 3, Output::potential);
+  const Problem p = make_problem(a, sde, 19, 17, false, 5);
+  Problem alone = p;
+  alone.residual_t.clear(), alone.residual_x.clear();
+  for (const Path path : kWidePaths) {
+    SCOPED_TRACE(name_of_path(path));
+    const PathLoss loss(path, a, sde);
+    const Result both = loss(p, 0), one = loss(alone, 1);
+    EXPECT_EQ(both.gradient, one.gradient);
+    EXPECT_EQ(both.values[1], loss(p, 1).values[1]);
+    EXPECT_EQ(both.values[2], both.values[0]);
+    EXPECT_EQ(one.values[1], 0);
+  }
+}
+
+TEST_F(DeviceLossTest, RefusesWhatItCannotDo) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const Architecture a = architecture_of(2, {8}, Activation::tanh, 1, Output::potential);
+  EXPECT_THAT([&] { cuda::make_loss<float>(queue(Precision::half), a, sde); },
+              ::testing::ThrowsMessage<Error>(HasSubstr("precision 'half' serves values and scores only")));
+  EXPECT_NO_THROW(cuda::make_loss<double>(queue(Precision::half), a, sde));
+  const Architecture large = architecture_of(2, {8, 4097}, Activation::tanh, 1, Output::potential);
+  EXPECT_THAT([&] { cuda::make_loss<double>(queue(Precision::split), large, sde); },
+              ::testing::ThrowsMessage<Error>(HasSubstr("hidden layer 2 has 4097 units")));
+}
+
+}  // namespace
+}  // namespace fokker

@@ -1,0 +1,180 @@
+#pragma once
+
+// What tests of losses and their gradients share, whichever backend computes them: random problems, and how far
+// rounding may move a loss and its gradient, from runs of the reference that errs at random (rounding_noise.hpp).
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "compare.hpp"
+#include "cpu/parallel.hpp"
+#include "fokker/model.hpp"
+#include "reference_network.hpp"
+#include "rounding_noise.hpp"
+
+namespace fokker::testing {
+
+inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
+                                    double beta, Output output) {
+  Architecture a;
+  a.dimension = d;
+  a.hidden = std::move(hidden);
+  a.activation = activation;
+  a.beta = beta;
+  a.output = output;
+  return a;
+}
+
+// Numbers that are exact in float, so that both precisions and the reference see the same problem.
+struct Problem {
+  std::vector<double> parameters, t, x, target, weight, residual_t, residual_x;
+};
+
+inline Problem make_problem(const Architecture& a, const ForwardSde& sde, std::int64_t n, std::int64_t m, bool weighted,
+                            unsigned seed) {
+  std::mt19937_64 rng(seed);
+  const auto draw = [&](std::int64_t count, double low, double high) {
+    std::uniform_real_distribution<double> uniform(low, high);
+    std::vector<double> v(static_cast<std::size_t>(count));
+    for (double& e : v) e = static_cast<double>(static_cast<float>(uniform(rng)));
+    return v;
+  };
+  Problem p;
+  p.parameters = Mlp::initialise(a, seed).parameters;
+  for (double& e : p.parameters) e = static_cast<double>(static_cast<float>(e));
+  p.t = draw(n, sde.t_min, sde.horizon);
+  p.x = draw(n * a.dimension, -2, 2);
+  p.target = draw(n * a.dimension, -1, 1);
+  if (weighted) p.weight = draw(n, 0.25, 3);
+  p.residual_t = draw(m, sde.t_min, sde.horizon);
+  p.residual_x = draw(m * a.dimension, -2, 2);
+  return p;
+}
+
+template <class T>
+std::vector<T> as(const std::vector<double>& v) {
+  return {v.begin(), v.end()};
+}
+
+// ---- rounding of losses and gradients
+// --------------------------------------------------------------------------------
+
+// A loss is a mean of points whose roundings are independent of each other: its deviation, for a unit roundoff of 1, is
+// the root of the sum of their squares, over N. That of each point comes from runs of the reference that errs at
+// random. What is not exact in float is rounded on its way in. Coefficients of the SDE and sums over points are in
+// double: they err in double alone, the sums by a rounding of each of N partial sums of at most the mean.
+struct LossDeviations {
+  double denoising = 0, residual = 0;
+};
+
+// Of the SDE's coefficients: as by so many of the time, whose condition is theirs.
+inline std::vector<double> with_roundings(std::vector<double> times, int count) {
+  for (double& t : times) {
+    for (int k = 0; k < count; ++k) t = rounded(t).value;
+  }
+  return times;
+}
+
+inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& sde, const Problem& p,
+                                      bool in_double = false) {
+  const auto net = reference_network(a, p.parameters);
+  const auto reference = reference_sde(sde);
+  const std::vector<Noisy> noisy(p.parameters.begin(), p.parameters.end());
+  const auto input = [](double v) { return v == static_cast<float>(v) ? v : rounded(v).value; };
+  const auto inputs = [&](const std::vector<double>& v, std::size_t first) {
+    std::vector<double> part(v.begin() + static_cast<std::ptrdiff_t>(first),
+                             v.begin() + static_cast<std::ptrdiff_t>(first) + a.dimension);
+    for (double& e : part) e = input(e);
+    return part;
+  };
+  const auto deviation = [&](std::size_t n, const auto& exact, const auto& run) {
+    std::vector<double> squares(n), values(n);
+    cpu::parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
+      const double e = values[i] = exact(i);
+      for (int k = 0; k < noise_runs; ++k) {
+        Noise::seed(static_cast<std::uint64_t>(noise_runs * i + k));
+        squares[i] += std::pow((value_of(run(i)) - e) / noise_size, 2) / noise_runs;
+      }
+    });
+    if (n == 0) return 0.0;
+    const double mean = std::accumulate(values.begin(), values.end(), 0.0) / double(n);
+    const double points = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0)) / double(n);
+    return in_double ? std::hypot(points, mean * std::sqrt(double(n)) / 3) : points;
+  };
+  const std::size_t d = static_cast<std::size_t>(a.dimension);
+  const auto weight = [&](std::size_t i) { return p.weight.empty() ? 1.0 : p.weight[i]; };
+  LossDeviations result;
+  result.denoising = deviation(
+      p.t.size(),
+      [&](std::size_t i) {
+        return denoising_point(net, net.parameters, p.t[i], &p.x[i * d], &p.target[i * d], weight(i));
+      },
+      [&](std::size_t i) {
+        const std::vector<double> x = inputs(p.x, i * d), target = inputs(p.target, i * d);
+        return denoising_point(net, noisy, input(p.t[i]), x.data(), target.data(), weight(i));
+      });
+  result.residual = deviation(
+      p.residual_t.size(),
+      [&](std::size_t i) {
+        return residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * d]);
+      },
+      [&](std::size_t i) {
+        const std::vector<double> x = inputs(p.residual_x, i * d);
+        const double t = with_roundings({input(p.residual_t[i])}, in_double ? 4 : 0)[0];
+        return residual_point(net, noisy, reference, t, x.data());
+      });
+  return result;
+}
+
+// At the unit roundoff given.
+inline ::testing::AssertionResult value_agrees(double actual, double expected, double deviation, double roundoff) {
+  return agrees(actual, expected, 0, most_deviations * deviation * roundoff);
+}
+
+// What rounding makes of the gradient of denoising + weight · residual, for a unit roundoff of 1: two runs of the
+// reference whose every operation errs, backwards along its tape and in the sum over points, too.
+inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, const ForwardSde& sde, const Problem& p,
+                                                        double weight, const std::vector<double>& exact,
+                                                        bool in_double = false) {
+  const auto net = reference_network(a, p.parameters);
+  const auto reference = reference_sde(sde);
+  std::vector<std::vector<double>> errors(2, std::vector<double>(exact.size()));
+  cpu::parallel_for(2, 2, [&](std::int64_t run, int) {
+    Noise::seed(static_cast<std::uint64_t>(run));
+    const auto inputs = [](std::vector<double> v) {
+      for (double& e : v) e = e == static_cast<float>(e) ? e : rounded(e).value;
+      return v;
+    };
+    const auto denoising = reference_denoising_loss<Noisy>(net, inputs(p.t), inputs(p.x), inputs(p.target), p.weight);
+    const auto residual = reference_residual_loss<Noisy>(
+        net, reference, with_roundings(inputs(p.residual_t), in_double ? 4 : 0), inputs(p.residual_x));
+    for (std::size_t k = 0; k < exact.size(); ++k) {
+      const double g = denoising.gradient[k].value + weight * residual.gradient[k].value;
+      errors[run][k] = (g - exact[k]) / noise_size;
+    }
+  });
+  return errors;
+}
+
+// The error of a precision is another draw of the same law. Its square over the mean square of two draws is
+// F-distributed with (ν, 2ν) degrees of freedom, which is beyond 16 with probability 3e-6 at ν = 8; ν is how many
+// errors of points and units matter. The largest element is bounded by four times the largest of the draws for the same
+// reason.
+inline Bound gradient_rounding(const std::vector<std::vector<double>>& errors, const std::vector<double>& expected,
+                               double roundoff) {
+  double square = 0, largest = 0, scale = 0;
+  for (const auto& run : errors) {
+    for (const double e : run) square += e * e / double(errors.size()), largest = std::max(largest, std::fabs(e));
+  }
+  for (const double e : expected) scale += e * e;
+  const double four = 4 * roundoff;
+  if (scale == 0) return {};
+  return {.norm = four * std::sqrt(square / scale), .each = std::vector<double>(expected.size(), four * largest)};
+}
+
+}  // namespace fokker::testing

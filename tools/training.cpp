@@ -108,13 +108,6 @@ namespace {
 
 bool finished(const Trainer& trainer) { return trainer.iteration() >= trainer.options().iterations; }
 
-// Up to `count` more iterations of each: their records.
-std::vector<std::vector<TrainRecord>> run_slice(std::span<Trainer* const> trainers, std::int64_t count) {
-  std::vector<std::vector<TrainRecord>> records;
-  for (Trainer* trainer : trainers) records.push_back(trainer->run(count));
-  return records;
-}
-
 }  // namespace
 
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
@@ -138,10 +131,10 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
     }
   };
-  const auto where = [&] {
-    if (files.front().state.empty()) return std::string("nothing was saved, since no state file was asked for");
-    return files.size() == 1 ? fmt::format("the state is in '{}'", files.front().state)
-                             : fmt::format("the states are in '{}' and its like", files.front().state);
+  const auto where = [&](std::size_t i) {
+    if (files[i].state.empty()) return std::string("nothing was saved, since no state file was asked for");
+    return fmt::format("the state is in '{}'{}", files[i].state,
+                       files.size() == 1 ? "" : ", and so are those of the trainings beside it");
   };
 
   std::vector<TrainingResult> results(trainers.size());
@@ -160,14 +153,21 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       running.push_back(trainers[i]);
       if (save.iterations > 0) count = std::min(count, save.iterations - trainers[i]->iteration() % save.iterations);
     }
+    std::vector<std::int64_t> wanted;
+    for (const Trainer* trainer : running) {
+      wanted.push_back(std::min(trainer->iteration() + count, trainer->options().iterations));
+    }
     const Stopwatch chunk_clock;
     std::vector<std::vector<TrainRecord>> records;
     try {
-      records = run_slice(running, count);
+      records = run_together(running, count);
     } catch (const TrainingStopped& stopped) {
-      if (trainers.size() == 1) logs.front().write(stopped.records);
+      // The records are those of the first that stopped; the others ran on to the end of the slice, theirs are lost.
+      std::size_t first = 0;
+      while (first + 1 < running.size() && running[first]->iteration() == wanted[first]) ++first;
+      logs[at[first]].write(stopped.records);
       save_states();
-      throw Error(fmt::format("{}; {}", stopped.what(), where()));
+      throw Error(fmt::format("{}; {}", stopped.what(), where(at[first])));
     }
     if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
     if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
@@ -185,7 +185,7 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
     if (done() < iterations && interrupts.interrupted()) {
       save_states();
       throw Error(fmt::format("interrupted after {} of {} iterations{}; {}", done(), iterations,
-                              trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()), where()));
+                              trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()), where(0)));
     }
     if (due) {
       save_states();

@@ -305,12 +305,15 @@ def smoothness_figure(runs):
                        linewidth=1.4, label=f"$w_R$ = {weight:g}", zorder=3)
             for at, group in zip(x, groups):
                 axis.scatter([at] * len(group), [value(run) for run in group], s=10, color=PALETTE[k], alpha=0.55, linewidth=0)
+                if max(escaped for run in group for escaped in run.gap["escaped"].values()) > MOST_ESCAPED:
+                    axis.plot(at, over_seeds(group, value)[0], marker=MARKERS[k], markersize=6, color=PALETTE[k],
+                              markerfacecolor="white", markeredgewidth=1.4, zorder=4)
         axis.set_xscale("log")
         use_log_scale(axis.set_yscale, [value(run) for run in runs])
         if index < 2:
             shade_noise(axis, max(run.floor for run in runs))
         axis.set_xticks([roughness for roughness, _ in activations],
-                        [f"{name}\n{roughness:.2g}" for roughness, name in activations], fontsize=7.5,
+                        [f"{name}: {roughness:.2g}" for roughness, name in activations], fontsize=8,
                         rotation=35, ha="right", rotation_mode="anchor")
         axis.minorticks_off()
         axis.margins(x=0.08)
@@ -318,7 +321,7 @@ def smoothness_figure(runs):
         axis.grid(True, axis="y")
         label_short_axis(axis)
     axes[0].set_ylabel("$W_2^2$")
-    axes[1].set_xlabel("activation, and the largest $|\\sigma''|$ of one unit")
+    axes[1].set_xlabel("activation: largest $|\\sigma''|$ of one unit")
     axes[0].legend(fontsize=8.5, loc="upper left")
     return figure
 
@@ -834,8 +837,8 @@ def main():
         if study:
             parts.append(embed(smoothness_figure(group), f"smoothness_{name}",
                                "Against the roughness of the activation, the largest |σ″| of one unit (β/4 for softplus β): the "
-                               f"ODE–SDE gap, the SDE's distance to the truth and the residual. Lines: means{of_seeds}; dots: "
-                               "single seeds."))
+                               f"ODE–SDE gap, the SDE's distance to the truth and the residual. Means over seeds{of_seeds}; dots: "
+                               f"single seeds; open: more than {100 * MOST_ESCAPED:g} % of the samples of a sampler escaped."))
             if planar_group:
                 parts.append(embed(study_density_figure(group, results["box"]), f"density_{name}",
                                    "Densities of both samplers, of the first seed, on one colour scale set by the truth."))

@@ -12,18 +12,23 @@ namespace fokker {
 struct EnergyMoments {
   double energy = 0;          // E_p |∇ log u|²
   double log_u = 0;           // E_p log u
-  double residual = 0;        // E_p R
   double log_normaliser = 0;  // log Z
-  double residual_of_q = 0;   // E_q R
+};
+
+// Of all draws, or of all but one batch.
+struct EnergySums {
+  std::vector<EnergyMoments> moments;  // [K]
+  double work = 0;                     // ∫ E_p R dt
+  double work_of_q = 0;                // ∫ E_q R dt
 };
 
 struct EnergyMeasurement {
-  std::vector<double> times;                         // [K], decreasing
-  std::vector<EnergyMoments> moments;                // [K]
-  std::vector<std::vector<EnergyMoments>> left_out;  // [batches][K] without that batch; none where nothing is random
-  std::vector<double> mass;                          // [K], grid only
-  std::vector<std::string> warnings;                 // of everything
-  std::vector<std::string> normaliser_warnings;      // of Z and E_q
+  std::vector<double> times;  // [K], decreasing
+  EnergySums all;
+  std::vector<EnergySums> left_out;              // one a batch; none where nothing is random
+  std::vector<double> mass;                      // [K], grid only
+  std::vector<std::string> warnings;             // of everything
+  std::vector<std::string> normaliser_warnings;  // of Z and E_q
 };
 
 EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,

@@ -1,14 +1,17 @@
 // u on a grid for d ≤ 2, backwards from u_T = π e^{−φ_T}. A step from t to s < t is Strang's splitting of
-// ∂_t u + f·∇u + ½ g² Δu + R u = 0:
+// ∂_t u + f·∇u + ½ g² Δu + R u = 0 at the middle r of both:
 //
-//   u(s, x) = e^{½ (t − s) R(s, x)} ∫ N(y; m x, v I) e^{½ (t − s) R(t, y)} u(t, y) dy,   m = m(t)/m(s), v = σ²(t) − m²
-//   σ²(s),
+//   u(s, ·) = K_{s,r} e^{(t − s) R(r, ·)} K_{r,t} u(t, ·),
+//   (K_{s,t} u)(x) = ∫ N(y; m x, v I) u(y) dy,   m = m(t)/m(s), v = σ²(t) − m² σ²(s),
 //
-// with the transition kernel of the forward SDE exact. It is a product over axes, so one matrix of [n, n] serves all of
-// them: row i integrates the cubic through the four nodes around each y against the Gaussian, by the trapezoidal rule
-// in y, which is exact for polynomials to rounding where y is spaced by half a standard deviation or less. The span of
-// the grid goes with time as ±(m box + 6 σ), so that paths from inside the box stay inside to one in 10⁹, and what
-// happens at its edges (u is held constant beyond them) reaches no point of the box.
+// with the transition kernel K of the forward SDE exact. The kernel comes last because R of a network is rough: e^{R}
+// as the last factor would leave its roughness in ∇ log u. E_p R and E_q R are taken at the middles, where R is known.
+//
+// K is a product over axes, so one matrix of [n, n] serves all of them: row i integrates the cubic through the four
+// nodes around each y against the Gaussian, by the trapezoidal rule in y, which is exact for polynomials to rounding
+// where y is spaced by half a standard deviation or less. The span of the grid goes with time as ±(m box + 6 σ), so
+// that paths from inside the box stay inside to one in 10⁹, and what happens at its edges (u is held constant beyond
+// them) reaches no point of the box.
 //
 // Cubics can undershoot where u is rough. Where the result leaves [½, 2] times that of linear interpolation, which is
 // positive, the latter is taken, and how much of p^S sits there is reported.
@@ -133,93 +136,151 @@ double largest_of(const std::vector<double>& values) {
   return largest;
 }
 
+// u at the nodes of a time, in the logarithm, and what is known of p = e^φ u and q = e^φ/Z there.
+class GridState {
+ public:
+  GridState(const Context& context, const Model& model, std::int64_t nodes_an_axis, double box)
+      : sde_(model.sde),
+        fields_(context, model),
+        d_(model.dimension()),
+        n_(nodes_an_axis),
+        nodes_(d_ == 1 ? n_ : n_ * n_),
+        box_(box),
+        x_(nodes_ * d_),
+        value_(nodes_),
+        residual_(nodes_),
+        log_u_(nodes_),
+        linear_(nodes_, 0) {}
+
+  // u = π e^{−φ} at the horizon.
+  void begin(double t) {
+    time_ = t;
+    evaluate(false);
+    const double variance = sde_.prior_variance();
+    for (std::int64_t i = 0; i < nodes_; ++i) {
+      double square = 0;
+      for (std::int64_t a = 0; a < d_; ++a) square += x_[i * d_ + a] * x_[i * d_ + a];
+      log_u_[i] = -0.5 * (square / variance + double(d_) * std::log(2 * std::numbers::pi * variance)) - value_[i];
+    }
+  }
+
+  // By the transition kernel to an earlier time.
+  void carry(double t, bool with_residual) {
+    const SdeCoefficients<double> now = sde_.at(t), then = sde_.at(time_);
+    const double mean = then.mean / now.mean;
+    const double deviation = std::sqrt(std::max(0.0, then.variance - mean * mean * now.variance));
+    const Axis from = axis();
+    time_ = t;
+    const double scale = largest_of(log_u_);
+    std::vector<double> u(nodes_);
+    for (std::int64_t i = 0; i < nodes_; ++i) {
+      u[i] = log_u_[i] - scale < kVanishing ? 0 : std::exp(log_u_[i] - scale);
+    }
+    const auto by = [&](Interpolation i) { return carried(transition(axis(), from, mean, deviation, i), u, d_); };
+    const std::vector<double> cubic = by(Interpolation::cubic), safe = by(Interpolation::linear);
+    for (std::int64_t i = 0; i < nodes_; ++i) {
+      linear_[i] = !(cubic[i] >= 0.5 * safe[i] && cubic[i] <= 2 * safe[i]);
+      log_u_[i] = std::log(linear_[i] ? safe[i] : cubic[i]) + scale;
+    }
+    evaluate(with_residual);
+  }
+
+  // u e^{duration R}; carry() was asked for the residual.
+  void react(double duration) {
+    for (std::int64_t i = 0; i < nodes_; ++i) log_u_[i] += duration * residual_[i];
+  }
+
+  struct Moments {
+    EnergyMoments of_time;
+    double residual, residual_of_q;  // E_p R, E_q R
+    double mass;                     // ∫ p
+    double by_linear;                // share of p where interpolation is linear
+    double edge_of_q;                // share of q near the edge of the grid
+  };
+  Moments moments() const {
+    const Axis along = axis();
+    std::vector<double> log_p(nodes_);
+    for (std::int64_t i = 0; i < nodes_; ++i) log_p[i] = value_[i] + log_u_[i];
+    const double top_p = largest_of(log_p), top_q = largest_of(value_), h = along.spacing();
+    const double cell = d_ == 1 ? h : h * h;
+    double sum_p = 0, sum_q = 0;
+    Moments m{};
+    for (std::int64_t i = 0; i < nodes_; ++i) {
+      const double q = std::exp(value_[i] - top_q);
+      sum_q += q;
+      m.residual_of_q += q * residual_[i];
+      bool edge = false;
+      for (std::int64_t a = 0; a < d_; ++a) edge = edge || std::abs(x_[i * d_ + a]) > kEdge * along.half_width;
+      if (edge) m.edge_of_q += q;
+      const double p = std::exp(log_p[i] - top_p);
+      if (!(p > kNegligible)) continue;
+      double square = std::pow(slope(log_u_, i, i % n_, n_, 1, h), 2);
+      if (d_ == 2) square += std::pow(slope(log_u_, i, i / n_, n_, n_, h), 2);
+      sum_p += p;
+      m.of_time.energy += p * square;
+      m.of_time.log_u += p * log_u_[i];
+      m.residual += p * residual_[i];
+      if (linear_[i]) m.by_linear += p;
+    }
+    for (double* of_p : {&m.of_time.energy, &m.of_time.log_u, &m.residual, &m.by_linear}) *of_p /= sum_p;
+    for (double* of_q : {&m.residual_of_q, &m.edge_of_q}) *of_q /= sum_q;
+    m.of_time.log_normaliser = top_q + std::log(sum_q * cell);
+    m.mass = std::exp(top_p) * sum_p * cell;
+    return m;
+  }
+
+ private:
+  Axis axis() const {
+    const SdeCoefficients<double> c = sde_.at(time_);
+    return {c.mean * box_ + kSpan * std::sqrt(c.variance), n_};
+  }
+  void evaluate(bool with_residual) {
+    const Axis along = axis();
+    for (std::int64_t i = 0; i < nodes_; ++i) {
+      x_[i * d_] = along.node(i % n_);
+      if (d_ == 2) x_[i * d_ + 1] = along.node(i / n_);
+    }
+    fields_.evaluate(time_, x_.data(), nodes_,
+                     {.value = value_.data(), .residual = with_residual ? residual_.data() : nullptr});
+  }
+
+  ForwardSde sde_;
+  HostFields fields_;
+  std::int64_t d_, n_, nodes_;
+  double box_, time_ = 0;
+  std::vector<double> x_, value_, residual_, log_u_;
+  std::vector<char> linear_;
+};
+
 }  // namespace
 
 EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,
                                  const EnergyOptions& options) {
-  const ForwardSde& sde = model.sde;
-  const std::int64_t d = model.dimension(), n = options.nodes > 0 ? options.nodes : d == 1 ? 1024 : 192;
-  const std::int64_t nodes = d == 1 ? n : n * n;
-  const auto axis_at = [&](double t) {
-    const SdeCoefficients<double> c = sde.at(t);
-    return Axis{c.mean * options.box + kSpan * std::sqrt(c.variance), n};
-  };
-  HostFields fields(context, model);
+  const std::int64_t d = model.dimension();
+  GridState state(context, model, options.nodes > 0 ? options.nodes : d == 1 ? 1024 : 192, options.box);
   EnergyMeasurement measured;
   measured.times = grid.times();
-
-  std::vector<double> x(nodes * d), value(nodes), residual(nodes), previous(nodes), u(nodes), log_u(nodes),
-      log_p(nodes);
-  std::vector<char> linear(nodes, 0);
-  double scale = 0;  // log u = log(u stored) + scale
   double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
   for (std::size_t k = 0; k < measured.times.size(); ++k) {
     const double t = measured.times[k];
-    const Axis axis = axis_at(t);
-    for (std::int64_t i = 0; i < nodes; ++i) {
-      x[i * d] = axis.node(i % n);
-      if (d == 2) x[i * d + 1] = axis.node(i / n);
-    }
-    previous.swap(residual);
-    fields.evaluate(t, x.data(), nodes, {.value = value.data(), .residual = residual.data()});
-
     if (k == 0) {
-      const double variance = sde.prior_variance();
-      for (std::int64_t i = 0; i < nodes; ++i) {
-        double square = 0;
-        for (std::int64_t a = 0; a < d; ++a) square += x[i * d + a] * x[i * d + a];
-        log_u[i] = -0.5 * (square / variance + double(d) * std::log(2 * std::numbers::pi * variance)) - value[i];
-      }
+      state.begin(t);
     } else {
-      const double before = measured.times[k - 1], half = 0.5 * (before - t);
-      for (std::int64_t i = 0; i < nodes; ++i) log_u[i] += half * previous[i];
-      scale = largest_of(log_u);
-      for (std::int64_t i = 0; i < nodes; ++i) {
-        u[i] = log_u[i] - scale < kVanishing ? 0 : std::exp(log_u[i] - scale);
-      }
-      const SdeCoefficients<double> now = sde.at(t), then = sde.at(before);
-      const double mean = then.mean / now.mean;
-      const double deviation = std::sqrt(std::max(0.0, then.variance - mean * mean * now.variance));
-      const Axis from = axis_at(before);
-      const auto by = [&](Interpolation i) { return carried(transition(axis, from, mean, deviation, i), u, d); };
-      const std::vector<double> cubic = by(Interpolation::cubic), safe = by(Interpolation::linear);
-      for (std::int64_t i = 0; i < nodes; ++i) {
-        linear[i] = !(cubic[i] >= 0.5 * safe[i] && cubic[i] <= 2 * safe[i]);
-        log_u[i] = std::log(linear[i] ? safe[i] : cubic[i]) + scale + half * residual[i];
-      }
+      const double step = measured.times[k - 1] - t;
+      state.carry(t + 0.5 * step, true);
+      state.react(0.5 * step);
+      const GridState::Moments middle = state.moments();
+      measured.all.work += step * middle.residual;
+      measured.all.work_of_q += step * middle.residual_of_q;
+      state.react(0.5 * step);
+      state.carry(t, false);
     }
-
-    for (std::int64_t i = 0; i < nodes; ++i) log_p[i] = value[i] + log_u[i];
-    const double top_p = largest_of(log_p), top_q = largest_of(value);
-    const double cell = d == 1 ? axis.spacing() : axis.spacing() * axis.spacing();
-    double sum_p = 0, sum_q = 0, edge_q = 0, by_linear = 0;
-    EnergyMoments moments;
-    for (std::int64_t i = 0; i < nodes; ++i) {
-      const double q = std::exp(value[i] - top_q);
-      sum_q += q;
-      moments.residual_of_q += q * residual[i];
-      bool edge = false;
-      for (std::int64_t a = 0; a < d; ++a) edge = edge || std::abs(x[i * d + a]) > kEdge * axis.half_width;
-      if (edge) edge_q += q;
-      const double p = std::exp(log_p[i] - top_p);
-      if (!(p > kNegligible)) continue;
-      double square = std::pow(slope(log_u, i, i % n, n, 1, axis.spacing()), 2);
-      if (d == 2) square += std::pow(slope(log_u, i, i / n, n, n, axis.spacing()), 2);
-      sum_p += p;
-      moments.energy += p * square;
-      moments.log_u += p * log_u[i];
-      moments.residual += p * residual[i];
-      if (linear[i]) by_linear += p;
-    }
-    moments.energy /= sum_p, moments.log_u /= sum_p, moments.residual /= sum_p;
-    moments.residual_of_q /= sum_q;
-    moments.log_normaliser = top_q + std::log(sum_q * cell);
-    measured.moments.push_back(moments);
-    const double mass = std::exp(top_p) * sum_p * cell;
-    measured.mass.push_back(mass);
-    worst_linear = std::max(worst_linear, by_linear / sum_p);
-    if (!(edge_q / sum_q <= worst_edge)) worst_edge = edge_q / sum_q, edge_time = t;
-    if (!(std::abs(mass - 1) <= std::abs(worst_mass - 1))) worst_mass = mass, mass_time = t;
+    const GridState::Moments m = state.moments();
+    measured.all.moments.push_back(m.of_time);
+    measured.mass.push_back(m.mass);
+    worst_linear = std::max(worst_linear, m.by_linear);
+    if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;
+    if (!(std::abs(m.mass - 1) <= std::abs(worst_mass - 1))) worst_mass = m.mass, mass_time = t;
     if (options.progress) options.progress(double(k + 1) / double(measured.times.size()));
   }
   if (!(std::abs(worst_mass - 1) <= kTolerated)) {

@@ -32,9 +32,11 @@ struct Sums {
     residual += sign * other.residual, weight += sign * other.weight;
     weighted_residual += sign * other.weighted_residual;
   }
-  EnergyMoments moments(double shift) const {
-    return {energy / count, log_u / count, residual / count, shift + std::log(weight / count),
-            weighted_residual / weight};
+  // Appends the moments, and adds to the integrals over time, of which a time's share is `width`.
+  void append_to(EnergySums& sums, double shift, double width) const {
+    sums.moments.push_back({energy / count, log_u / count, shift + std::log(weight / count)});
+    sums.work += width * residual / count;
+    sums.work_of_q += width * weighted_residual / weight;
   }
 };
 
@@ -150,13 +152,16 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
     }
     for (const Sums& batch : sums) all.add(batch, 1);
     measured.times.push_back(t);
-    measured.moments.push_back(all.moments(shift));
+    // The trapezoidal rule.
+    const double width =
+        0.5 * (grid.times()[steps[std::max(k - 1, 0)]] - grid.times()[steps[std::min(k + 1, times - 1)]]);
+    all.append_to(measured.all, shift, width);
     for (int b = 0; b < kBatches; ++b) {
       Sums without;
       for (int other = 0; other < kBatches; ++other) {
         if (other != b) without.add(sums[other], 1);
       }
-      measured.left_out[b].push_back(without.moments(shift));
+      without.append_to(measured.left_out[b], shift, width);
     }
     const double effective = all.weight * all.weight / (square * double(n));
     if (!(effective >= least_effective)) least_effective = effective, least_time = t;

@@ -13,6 +13,8 @@
 namespace fokker {
 namespace {
 
+constexpr int kMostPieces = 32;  // between the times of a grid that are looked at
+
 std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& options) {
   if (d == 1) return {1, -1};
   std::vector<double> e(options.directions * d);
@@ -52,6 +54,7 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
   }
   const std::int64_t d = model.dimension();
   RadialSlopes result;
+  result.time = t;
   result.directions = directions_of(d, options);
   const std::int64_t n = static_cast<std::int64_t>(result.directions.size()) / d;
   std::vector<double> x(2 * n * d), value(2 * n);
@@ -80,6 +83,19 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
   }
   result.integrable = result.reason.empty();
   return result;
+}
+
+RadialSlopes worst_radial_slopes(const Context& context, const Model& model, const TimeGrid& grid,
+                                 const RadialSlopeOptions& options) {
+  const int pieces = std::min(kMostPieces, grid.steps());
+  RadialSlopes worst;
+  for (int k = 0; k <= pieces; ++k) {
+    const double t = grid.times()[std::int64_t{k} * grid.steps() / pieces];
+    RadialSlopes slopes = radial_slopes(context, model, std::min(t, model.sde.horizon), options);
+    if (k == 0 || !slopes.integrable || slopes.largest > worst.largest) worst = std::move(slopes);
+    if (!worst.integrable) break;
+  }
+  return worst;
 }
 
 }  // namespace fokker

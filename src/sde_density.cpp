@@ -19,9 +19,9 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
     throw Error(
         fmt::format("the density of the reverse SDE at time {} was asked for; allowed: 0 to {}", t, model.sde.horizon));
   }
-  if (paths < 2 || options.steps < 2) {
+  if (paths < 2 || options.steps < 2 || options.steps > 1'000'000) {
     throw Error(
-        fmt::format("the density of the reverse SDE needs at least 2 paths of at least 2 steps, and {} and {} "
+        fmt::format("the density of the reverse SDE needs at least 2 paths of 2 to 1000000 steps, and {} and {} "
                     "were given",
                     paths, options.steps));
   }
@@ -35,7 +35,7 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
   SdeDensity density;
   std::vector<double> value(n);
   HostFields(context, model).evaluate(t, x.data, n, {.value = value.data()});
-  ForwardPaths forward(context, model, options.steps, options.seed);
+  ForwardPaths forward(context, model, static_cast<int>(options.steps), options.seed);
   // All paths of a point together, as many points at a time as fit. Very many paths are run in parts.
   const std::int64_t part = std::min(paths, ForwardPaths::rows_at_once);
   const std::int64_t points = std::max<std::int64_t>(1, ForwardPaths::rows_at_once / part);

@@ -1,4 +1,4 @@
-// The command line: train, sample, field, gap, info.
+// The command line: train, sample, field, density, gap, diagnose, info.
 #include "fokker/fokker.hpp"
 
 #include <fmt/format.h>
@@ -9,6 +9,7 @@
 #include <numeric>
 
 #include "console.hpp"
+#include "diagnose.hpp"
 #include "files.hpp"
 #include "measure.hpp"
 #include "options.hpp"
@@ -417,6 +418,89 @@ class Field : public Command {
   MachineOptions machine_;
 };
 
+// ----------------------------------------------------------------------------------------------------------------
+// density
+
+class Density : public Command {
+ public:
+  explicit Density(CLI::App& parent)
+      : Command(parent.add_subcommand("density", "Log density of a model's reverse SDE at points")) {
+    teach(
+        "By Feynman and Kac along paths of the forward SDE from each point, so it is random: standard_error comes from "
+        "the\n"
+        "spread of the weights, step_error from leaving out every second time. A tail_index of 2 or below says that "
+        "the\n"
+        "weights look heavy-tailed and the density is likely too small. (The ODE's: fokker sample --log-density.)\n\n"
+        "Example:\n"
+        "  fokker density --model circles2.safetensors --points x.npy --out density.safetensors\n");
+    model_.add_to(*app_);
+    app_->add_option("--points", points_, "a .npy file [N, d], float32 or float64")->required();
+    app_->add_option("--out", out_,
+                     "a .safetensors file of float64 [N]: log_density, standard_error, step_error, effective_paths, "
+                     "tail_index")
+        ->required()
+        ->check(ends_in({".safetensors"}));
+    time_option_ = add_number(*app_, "--time", time_, "of the density; t_min of the model's SDE if not given");
+    add_integer<std::int64_t>(*app_, "--paths", options_.paths, "of the forward SDE from each point", 2, max_samples);
+    add_integer<std::int64_t>(*app_, "--steps", options_.steps, "of a path from t_min to T", 2, 1'000'000);
+    add_integer(*app_, "--seed", options_.seed, "names the paths");
+    app_->add_flag("--common-paths", options_.common_paths,
+                   "the same noise for all points, so that differences between them are smooth");
+    app_->add_flag("--json", json_, "print one JSON object when done");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    check_outputs({out_}, {model_.path, points_});
+    const Model model = model_.load();
+    const std::int64_t d = model.dimension();
+    const NpyArray points = load_npy(points_);
+    if (points.shape.size() != 2 || points.shape[1] != d) {
+      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}]", points_,
+                              fmt::join(points.shape, ", "), d));
+    }
+    const std::int64_t n = points.shape[0];
+    if (time_option_->count() == 0) time_ = model.sde.t_min;
+    const Context context = machine_.context();
+    Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
+    progress.begin();
+    const Stopwatch clock;
+    options_.progress = [&](double done) { progress.update(done); };
+    const SdeDensity density = sde_log_density(context, model, time_, {points.data.data(), n, d}, options_);
+    progress.clear();
+    SafeTensors file;
+    file.tensors["log_density"] = Tensor::from_double({n}, density.log_density.data());
+    file.tensors["standard_error"] = Tensor::from_double({n}, density.standard_error.data());
+    file.tensors["step_error"] = Tensor::from_double({n}, density.step_error.data());
+    file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
+    file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
+    file.save(out_);
+    if (json_) {
+      Json json{{"points", n}, {"dimension", d}, {"out", out_}, {"time", time_}};
+      json["paths"] = options_.paths;
+      json["steps"] = options_.steps;
+      json["seed"] = options_.seed;
+      json["heavy_tailed"] = density.heavy_tailed;
+      json["backend"] = context.backend_name();
+      json["threads"] = context.threads();
+      json["seconds"] = clock.seconds();
+      print_json(json);
+    } else if (density.heavy_tailed > 0) {
+      progress.say(fmt::format("the weights at {} of {} look heavy-tailed: their errors are too small",
+                               density.heavy_tailed, counted(n, "point")));
+    }
+  }
+
+ private:
+  ModelOptions model_;
+  std::string points_, out_;
+  double time_ = 0;
+  CLI::Option* time_option_ = nullptr;
+  SdeDensityOptions options_;
+  bool json_ = false;
+  MachineOptions machine_;
+};
+
 // ------------------------------------------------------------------------------------------------------------------
 // gap
 
@@ -595,6 +679,88 @@ class GapCommand : public Command {
 };
 
 // -----------------------------------------------------------------------------------------------------------------
+// diagnose
+
+class Diagnose : public Command {
+ public:
+  explicit Diagnose(CLI::App& parent)
+      : Command(parent.add_subcommand("diagnose", "What a potential says of the law that its reverse SDE draws from")) {
+    teach(
+        "Radial slopes: whether exp(phi) is integrable. Energy: e_t = E |grad log p_t - score|^2 under the law p_t of "
+        "the\n"
+        "reverse SDE, on a grid in one and two dimensions, by paths of the forward SDE beyond. Energy identity: both "
+        "sides,\n"
+        "with q = exp(phi)/Z; refused where exp(phi) is not integrable. Upper bound: of W2 between the two samplers, "
+        "with\n"
+        "the largest eigenvalue of the Hessian over samples and over the box, beside the W2 measured. A maximum over\n"
+        "points is no bound, so these are estimates of it, called vacuous where they exceed the diameter of the box.\n"
+        "Times begin at the end of --grid, which is t_min if not given.\n\n"
+        "Examples:\n"
+        "  fokker diagnose --model circles2.safetensors\n"
+        "  fokker diagnose --model circles2.safetensors --grid geometric:400:1e-3 --nodes 256 --json\n");
+    model_.add_to(*app_);
+    app_->add_option("--grid", options_.grid,
+                     "times: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy")
+        ->capture_default_str()
+        ->check(grid_text());
+    app_->add_option("--method", method_, "of the energy: auto, grid (in one and two dimensions) or paths")
+        ->capture_default_str()
+        ->check(usable([](const std::string& text) { parse_method(text); }));
+    add_integer<std::int64_t>(*app_, "--nodes", options_.energy.nodes, "grid: an axis; 0: 1024 or 192", 0, 4096);
+    add_number(*app_, "--box", box_, "half-width of the box that holds the data");
+    add_integer<std::int64_t>(*app_, "--energy-samples", options_.energy.samples, "paths: a multiple of 16", 32,
+                              max_samples);
+    add_integer<std::int64_t>(*app_, "--paths", options_.energy.paths, "paths: a sample and time, even", 4, 65536);
+    add_integer<std::int64_t>(*app_, "--bound-samples", options_.bound.samples, "of each sampler, for the Hessians", 1,
+                              max_samples);
+    add_integer<std::int64_t>(*app_, "--box-points", options_.bound.box_points, "a time, for the Hessians", 1,
+                              max_samples);
+    add_integer<std::int64_t>(*app_, "--samples", options_.samples,
+                              "of each sampler, for the measured W2; 0 measures none", 0, max_samples);
+    add_integer(*app_, "--seed", options_.seed, "of everything drawn");
+    app_->add_flag("--json", json_, "print one JSON object");
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    options_.energy.method = parse_method(method_);
+    options_.energy.box = options_.bound.box = box_;
+    const Model model = model_.load();
+    TimeGrid::parse(options_.grid, model.sde);
+    const Context context = machine_.context();
+    const Stopwatch clock;
+    Progress progress({{"samplers", "sample", 2}, {"energy", "energy", 5}, {"upper bound", "bound", 2}});
+    const Diagnosis diagnosis = diagnose(context, model, options_, [&](int) -> FractionDone {
+      progress.begin();
+      return [&](double done) { progress.update(done); };
+    });
+    progress.clear();
+    if (!json_) return fmt::print("{}", diagnosis_text(diagnosis));
+    Json json = diagnosis_json(diagnosis, options_);
+    json["model"] = model_.path;
+    json["backend"] = context.backend_name();
+    json["threads"] = context.threads();
+    json["seconds"] = clock.seconds();
+    print_json(json);
+  }
+
+ private:
+  static EnergyMethod parse_method(const std::string& text) {
+    if (text == "auto") return EnergyMethod::automatic;
+    if (text == "grid") return EnergyMethod::grid;
+    if (text == "paths") return EnergyMethod::paths;
+    throw Error(fmt::format("'{}' given; allowed: auto, grid, paths", text));
+  }
+
+  ModelOptions model_;
+  std::string method_ = "auto";
+  double box_ = 3.5;
+  DiagnoseOptions options_;
+  bool json_ = false;
+  MachineOptions machine_;
+};
+
+// -----------------------------------------------------------------------------------------------------------------
 // info
 
 class Info : public Command {
@@ -679,7 +845,9 @@ int main_of_fokker(int argc, char** argv) {
   commands.push_back(std::make_unique<Train>(app));
   commands.push_back(std::make_unique<Sample>(app));
   commands.push_back(std::make_unique<Field>(app));
+  commands.push_back(std::make_unique<Density>(app));
   commands.push_back(std::make_unique<GapCommand>(app));
+  commands.push_back(std::make_unique<Diagnose>(app));
   commands.push_back(std::make_unique<Info>(app));
   return run_main(app, argc, argv, [&] {
     for (const auto& command : commands) {

@@ -59,6 +59,7 @@ struct RadialSlopeOptions {
 // (φ(t, 2r e) − φ(t, r e))/r in directions e at one time, r the radius. A softplus or SiLU network is linear along a
 // ray far out, and this is its slope there.
 struct RadialSlopes {
+  double time = 0;
   std::vector<double> directions;  // [N·d]
   std::vector<double> slopes;      // [N], a unit of length
   double largest = 0;              // slope
@@ -71,12 +72,15 @@ struct RadialSlopes {
 };
 RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
                            const RadialSlopeOptions& options = {});
+// At up to 33 times of the grid: the first time where e^φ is not integrable, or else the one with the largest slope.
+RadialSlopes worst_radial_slopes(const Context& context, const Model& model, const TimeGrid& grid,
+                                 const RadialSlopeOptions& options = {});
 
 // ---- Density of the reverse SDE at points -------------------------------------------------------------------------
 
 struct SdeDensityOptions {
   std::int64_t paths = 1024;  // a point, ≥ 2
-  int steps = 100;  // of a path from t_min to T, ≥ 2; one that begins later has its share of them, at least two
+  std::int64_t steps = 100;  // of a path from t_min to T, 2 to 10⁶; one that begins later has its share, at least two
   std::uint64_t seed = 0;
   // false: every point has paths of its own, so that errors average out over points. true: all points share one set, so
   // that differences between points are smooth.
@@ -161,8 +165,8 @@ struct EnergyIdentity {
 };
 
 // As reverse_sde_energy(); Z and E_q by quadrature on the grid, or from the samples of p^S with weights 1/u. Throws
-// Error where e^φ is not integrable at one of the times, by radial_slopes(): Z, q and the Kullback–Leibler divergences
-// do not exist there.
+// Error where e^φ is not integrable at one of the times, by worst_radial_slopes(): Z, q and the Kullback–Leibler
+// divergences do not exist there.
 EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
                                const EnergyOptions& options = {});
 

@@ -1,0 +1,154 @@
+#include "diagnose.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+
+#include "console.hpp"
+
+namespace fokker::tools {
+namespace {
+
+Json of(const Estimate& estimate) { return {{"value", estimate.value}, {"standard_error", estimate.standard_error}}; }
+
+std::string text(const Estimate& estimate) {
+  if (estimate.standard_error == 0) return fmt::format("{:.5g}", estimate.value);
+  return fmt::format("{:.5g} ± {:.2g}", estimate.value, estimate.standard_error);
+}
+
+// "1.3e+12", from its natural logarithm, which double may not hold the exponential of.
+std::string exponential(double logarithm) {
+  if (!std::isfinite(logarithm)) return fmt::format("{}", std::exp(logarithm));
+  const double decimal = logarithm / std::log(10.0);
+  if (std::abs(decimal) < 4) return fmt::format("{:.4g}", std::exp(logarithm));
+  const double exponent = std::floor(decimal);
+  return fmt::format("{:.2f}e{:+.0f}", std::pow(10.0, decimal - exponent), exponent);
+}
+
+Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound, bool vacuous) {
+  return {{"largest_eigenvalue", largest_eigenvalue},
+          {"log_bound", log_bound},
+          {"bound", std::exp(log_bound)},
+          {"vacuous", vacuous}};
+}
+
+}  // namespace
+
+Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step) {
+  const TimeGrid grid = TimeGrid::parse(options.grid, model.sde);
+  Diagnosis diagnosis;
+  diagnosis.slopes = worst_radial_slopes(context, model, grid);
+
+  const FractionDone sampled = step(0);
+  diagnosis.gap = std::numeric_limits<double>::quiet_NaN();
+  diagnosis.gap_is_sliced = model.dimension() != 2;
+  if (options.samples > 0) {
+    const auto cloud = [&](Scheme scheme, double before) {
+      return Cloud::of(context, draw_samples(context, model, grid, scheme, options.samples, options.seed,
+                                             [&](double done) { sampled(before + 0.5 * done); }));
+    };
+    const Cloud sde = cloud(Scheme::euler_maruyama, 0), ode = cloud(Scheme::heun, 0.5);
+    diagnosis.gap = std::sqrt(std::max(0.0, distance(context, ode, sde).value));
+  }
+
+  EnergyOptions energy = options.energy;
+  energy.seed = options.seed;
+  energy.progress = step(1);
+  if (diagnosis.slopes.integrable) {
+    diagnosis.identity = energy_identity(context, model, grid, energy);
+    diagnosis.energy = diagnosis.identity->energy;
+  } else {
+    diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+  }
+
+  UpperBoundOptions bound = options.bound;
+  bound.seed = options.seed;
+  bound.progress = step(2);
+  diagnosis.bound = gap_upper_bound(context, model, diagnosis.energy, bound);
+  return diagnosis;
+}
+
+Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) {
+  Json json;
+  const RadialSlopes& slopes = diagnosis.slopes;
+  json["radial_slopes"] = {{"time", slopes.time},
+                           {"largest", slopes.largest},
+                           {"share_growing", slopes.share_growing},
+                           {"integrable", slopes.integrable},
+                           {"reason", slopes.integrable ? Json() : Json(slopes.reason)}};
+  const Energy& energy = diagnosis.energy;
+  std::vector<double> values, errors;
+  for (const Estimate& e : energy.energy) values.push_back(e.value), errors.push_back(e.standard_error);
+  json["energy"] = {{"method", energy.method == EnergyMethod::grid ? "grid" : "paths"},
+                    {"times", energy.times},
+                    {"energy", values},
+                    {"standard_error", errors}};
+  json["energy"]["mass"] = energy.mass.empty() ? Json() : Json(energy.mass);
+  json["energy"]["dissipation"] = of(energy.dissipation);
+  json["energy"]["balance"] = {
+      {"left", of(energy.left)}, {"right", of(energy.right)}, {"difference", of(energy.difference)}};
+  json["identity"] = nullptr;
+  if (diagnosis.identity) {
+    const EnergyIdentity& identity = *diagnosis.identity;
+    json["identity"] = {{"kl_end", of(identity.kl_end)},
+                        {"dissipation", of(energy.dissipation)},
+                        {"kl_prior", of(identity.kl_prior)},
+                        {"residual_work", of(identity.residual_work)},
+                        {"left", of(identity.left)},
+                        {"right", of(identity.right)},
+                        {"difference", of(identity.difference)}};
+  }
+  const UpperBound& bound = diagnosis.bound;
+  json["upper_bound"] = {
+      {"over_samples", bound_json(bound.over_samples, bound.log_bound_samples, bound.vacuous_samples())},
+      {"over_box", bound_json(bound.over_box, bound.log_bound_box, bound.vacuous_box())},
+      {"diameter", bound.diameter}};
+  json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
+                 {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
+                 {"samples", options.samples}};
+  json["warnings"] = energy.warnings;
+  json["grid"] = options.grid;
+  json["seed"] = options.seed;
+  return json;
+}
+
+std::string diagnosis_text(const Diagnosis& diagnosis) {
+  const Energy& energy = diagnosis.energy;
+  const UpperBound& bound = diagnosis.bound;
+  std::string out =
+      fmt::format("radial slopes of φ: {:.3g} at most, {:.3g} % of the directions growing, at t = {:.4g}\n",
+                  diagnosis.slopes.largest, 100 * diagnosis.slopes.share_growing, diagnosis.slopes.time);
+  if (!diagnosis.slopes.integrable) {
+    out +=
+        fmt::format("  e^φ is not integrable, so there is no q and no energy identity: {}\n", diagnosis.slopes.reason);
+  }
+  out += fmt::format("energy e_t by {}, t from {:.4g} to {:.4g}\n",
+                     energy.method == EnergyMethod::grid ? "grid" : "paths", energy.times.front(), energy.times.back());
+  out += fmt::format("  at T {}, at the end {}\n", text(energy.energy.front()), text(energy.energy.back()));
+  out += fmt::format("  ½ ∫ g² e_t dt                {}\n", text(energy.dissipation));
+  if (diagnosis.identity) {
+    const EnergyIdentity& identity = *diagnosis.identity;
+    out += fmt::format("energy identity\n  KL(p^S_0 ‖ q_0)              {}\n  left side                    {}\n",
+                       text(identity.kl_end), text(identity.left));
+    out += fmt::format(
+        "  KL(π ‖ q_T)                  {}\n  ∫ (E_p R − E_q R) dt         {}\n  right side                   {}\n",
+        text(identity.kl_prior), text(identity.residual_work), text(identity.right));
+    out += fmt::format("  left − right                 {}\n", text(identity.difference));
+  } else {
+    out += fmt::format("balance without Z: left {}, right {}, difference {}\n", text(energy.left), text(energy.right),
+                       text(energy.difference));
+  }
+  const auto line = [&](const char* where, double log_bound, bool vacuous) {
+    out += fmt::format("  L over {:<8} {}{}\n", where, exponential(log_bound),
+                       vacuous ? fmt::format("  vacuous: the box is {:.3g} across", bound.diameter) : "");
+  };
+  out += "gap between the samplers and estimates of its upper bound (a maximum over points is no bound)\n";
+  out += fmt::format("  {:<15} {}\n", diagnosis.gap_is_sliced ? "sliced W2" : "W2", number_or_dash(diagnosis.gap));
+  line("samples", bound.log_bound_samples, bound.vacuous_samples());
+  line("box", bound.log_bound_box, bound.vacuous_box());
+  for (const std::string& warning : energy.warnings) out += fmt::format("warning: {}\n", warning);
+  return out;
+}
+
+}  // namespace fokker::tools

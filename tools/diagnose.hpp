@@ -1,0 +1,40 @@
+#pragma once
+
+// What a potential says of its samplers, all of it; shared by `fokker diagnose` and whoever reports on models.
+#include <optional>
+
+#include "fokker/fokker.hpp"
+#include "measure.hpp"
+#include "options.hpp"
+
+namespace fokker::tools {
+
+struct DiagnoseOptions {
+  std::string grid = "geometric:200";  // the times of everything
+  EnergyOptions energy;
+  UpperBoundOptions bound;
+  std::int64_t samples = 20000;  // of each sampler, for the measured gap; 0 measures none
+  std::uint64_t seed = 0;
+};
+
+struct Diagnosis {
+  RadialSlopes slopes;  // the worst over the times
+  Energy energy;
+  std::optional<EnergyIdentity> identity;  // where e^φ is integrable
+  UpperBound bound;
+  // W2 between the samplers, not squared; the sliced distance elsewhere than in the plane. NaN where it was not
+  // measured.
+  double gap = 0;
+  bool gap_is_sliced = false;
+};
+
+// Steps of diagnose(), for progress: step 0 the samplers, 1 the energy, 2 the bound.
+constexpr int diagnose_steps = 3;
+Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step);
+
+// What `fokker diagnose --json` prints of it; numbers that are not finite are null.
+Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options);
+// The same for a person to read.
+std::string diagnosis_text(const Diagnosis& diagnosis);
+
+}  // namespace fokker::tools

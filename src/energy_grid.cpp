@@ -226,6 +226,8 @@ class GridState {
     for (double* of_q : {&m.residual_of_q, &m.edge_of_q}) *of_q /= sum_q;
     m.of_time.log_normaliser = top_q + std::log(sum_q * cell);
     m.mass = std::exp(top_p) * sum_p * cell;
+    // The law on the grid is p over its mass, which escape and discretisation move from 1; its u is u over the mass.
+    m.of_time.log_u -= std::log(m.mass);
     return m;
   }
 

@@ -1,0 +1,271 @@
+// The energy and both sides of its identity where they are known: Gaussians in closed form, networks against finite
+// volumes for the law itself. What a refinement changes bounds what is left: errors are of second order, so the finer
+// of two results is off by a third of their difference.
+#include <gmock/gmock.h>
+
+#include <cmath>
+#include <limits>
+
+#include "compare.hpp"
+#include "fokker/diagnostics.hpp"
+#include "reverse_sde_reference.hpp"
+#include "scratch.hpp"
+
+namespace fokker {
+namespace {
+
+using testing::divergence_of;
+using testing::GaussianReverse;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::LineReference;
+using testing::message_of;
+using testing::Normal;
+using testing::rough_well;
+using testing::SoftplusSum;
+
+constexpr double kEnd = 0.01;
+
+Context context() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
+ForwardSde short_ou(double horizon) { return {.horizon = horizon, .t_min = 1e-3}; }
+
+// `fine` is where `expected` is, to what the refinement from `coarse` changed.
+void expect_converged(const char* what, double coarse, double fine, double expected) {
+  EXPECT_LE(std::abs(fine - expected), std::abs(fine - coarse) + 1e-9)
+      << what << ": " << coarse << ", then " << fine << ", where " << expected << " is expected";
+  EXPECT_LE(std::abs(fine - coarse), 0.02 * std::abs(expected) + 2e-3) << what << " is not resolved";
+}
+
+TEST(EnergyOnAGrid, OfGaussiansWithTheWrongPrior) {
+  const GaussianReverse reference{0.7, 0.3, 1};
+  const Model model{short_ou(1), GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
+  const auto measure = [&](int r) {
+    return energy_identity(context(), model, TimeGrid::geometric(1, kEnd, 40 * r), {.nodes = 160 * r});
+  };
+  const EnergyIdentity coarse = measure(1), fine = measure(2);
+  EXPECT_THAT(fine.energy.warnings, IsEmpty());
+  EXPECT_EQ(fine.energy.method, EnergyMethod::grid);
+  for (std::size_t k = 0; k < coarse.energy.times.size(); ++k) {
+    const double t = coarse.energy.times[k];
+    EXPECT_EQ(fine.energy.times[2 * k], t);
+    expect_converged("e_t", coarse.energy.energy[k].value, fine.energy.energy[2 * k].value, reference.energy(t));
+    EXPECT_NEAR(fine.energy.mass[2 * k], 1, 1e-4);
+  }
+  const double dissipation = reference.dissipation(kEnd);
+  const double kl_end = divergence_of(reference.reverse(kEnd), reference.exact(kEnd));
+  const double kl_prior = divergence_of({0, 0.5}, reference.exact(1));
+  ASSERT_NEAR(kl_end + dissipation, kl_prior, 1e-9);  // R = 0
+  expect_converged("dissipation", coarse.energy.dissipation.value, fine.energy.dissipation.value, dissipation);
+  expect_converged("KL at the end", coarse.kl_end.value, fine.kl_end.value, kl_end);
+  expect_converged("KL of the prior", coarse.kl_prior.value, fine.kl_prior.value, kl_prior);
+  expect_converged("left", coarse.left.value, fine.left.value, kl_prior);
+  expect_converged("right", coarse.right.value, fine.right.value, kl_prior);
+  EXPECT_NEAR(fine.residual_work.value, 0, 1e-9);
+  EXPECT_EQ(fine.left.standard_error, 0);
+  // Second order: a quarter, or less.
+  EXPECT_LT(std::abs(fine.difference.value), 0.3 * std::abs(coarse.difference.value) + 1e-9);
+}
+
+TEST(EnergyOnAGrid, OfAPlanarGaussianIsTheSumOverItsAxes) {
+  const GaussianReverse first{0.7, 0.3, 1}, second{-0.4, 0.8, 1};
+  const Model model{short_ou(1), GaussianMixture(2, {1}, {0.7, -0.4}, {0.3, 0, 0, 0.8})};
+  const auto measure = [&](int r) {
+    return energy_identity(context(), model, TimeGrid::geometric(1, kEnd, 20 * r), {.nodes = 40 * r});
+  };
+  const EnergyIdentity coarse = measure(1), fine = measure(2);
+  for (std::size_t k = 0; k < coarse.energy.times.size(); ++k) {
+    const double t = coarse.energy.times[k];
+    expect_converged("e_t", coarse.energy.energy[k].value, fine.energy.energy[2 * k].value,
+                     first.energy(t) + second.energy(t));
+  }
+  const double kl_prior = divergence_of({0, 0.5}, first.exact(1)) + divergence_of({0, 0.5}, second.exact(1));
+  expect_converged("left", coarse.left.value, fine.left.value, kl_prior);
+  expect_converged("right", coarse.right.value, fine.right.value, kl_prior);
+}
+
+// R is of order 1 and every term of the identity is there.
+TEST(EnergyOnAGrid, OfANetworkOnTheLine) {
+  const LineReference reference(rough_well(), 1, kEnd, 2000, 800), rough(rough_well(), 1, kEnd, 1000, 400);
+  const auto measure = [&](int r) {
+    return energy_identity(context(), rough_well().model(1, 1, 1e-3), TimeGrid::geometric(1, kEnd, 50 * r),
+                           {.nodes = 200 * r, .box = 5});
+  };
+  const EnergyIdentity coarse = measure(1), fine = measure(2);
+  EXPECT_THAT(fine.energy.warnings, IsEmpty());
+  // The reference has an error too, and so has each of the two.
+  const auto expect_both = [](const char* what, double coarse_value, double fine_value, double rough_reference,
+                              double fine_reference) {
+    EXPECT_LE(std::abs(fine_value - fine_reference),
+              std::abs(fine_value - coarse_value) + std::abs(fine_reference - rough_reference) + 1e-9)
+        << what << ": " << coarse_value << ", then " << fine_value << "; reference " << rough_reference << ", then "
+        << fine_reference;
+    EXPECT_LE(std::abs(fine_value - coarse_value), 0.02 * std::abs(fine_reference) + 1e-3) << what;
+  };
+  expect_both("dissipation", coarse.energy.dissipation.value, fine.energy.dissipation.value, rough.dissipation(),
+              reference.dissipation());
+  expect_both("KL at the end", coarse.kl_end.value, fine.kl_end.value, rough.kl_end(), reference.kl_end());
+  expect_both("KL of the prior", coarse.kl_prior.value, fine.kl_prior.value, rough.kl_prior(), reference.kl_prior());
+  expect_both("work", coarse.residual_work.value, fine.residual_work.value, rough.work() - rough.work_of_q(),
+              reference.work() - reference.work_of_q());
+  expect_both("balance, left", coarse.energy.left.value, fine.energy.left.value,
+              rough.log_u_end() + rough.dissipation(), reference.log_u_end() + reference.dissipation());
+  expect_both("balance, right", coarse.energy.right.value, fine.energy.right.value, rough.log_u_prior() + rough.work(),
+              reference.log_u_prior() + reference.work());
+  for (int k = 0; k <= 50; k += 5) {
+    expect_both("e_t", coarse.energy.energy[k].value, fine.energy.energy[2 * k].value, rough.energy()[8 * k],
+                reference.energy()[16 * k]);
+  }
+  EXPECT_GT(std::abs(reference.work() - reference.work_of_q()), 0.005);  // else this tests nothing of R
+  EXPECT_LT(std::abs(fine.difference.value), 0.3 * std::abs(coarse.difference.value) + 1e-9);
+
+  // In the plane the law is the product, so everything is twice that of the same grid on the line.
+  const auto on_grid = [&](std::int64_t d) {
+    return energy_identity(context(), rough_well().model(d, 1, 1e-3), TimeGrid::geometric(1, kEnd, 20),
+                           {.nodes = 64, .box = 3});
+  };
+  const EnergyIdentity line = on_grid(1), plane = on_grid(2);
+  EXPECT_NEAR(plane.energy.dissipation.value, 2 * line.energy.dissipation.value, 1e-6);
+  EXPECT_NEAR(plane.kl_end.value, 2 * line.kl_end.value, 1e-6);
+  EXPECT_NEAR(plane.residual_work.value, 2 * line.residual_work.value, 1e-6);
+}
+
+// φ + c(t) draws the same samples.
+TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
+  SoftplusSum shifted = rough_well();
+  shifted.height.push_back(3), shifted.rate.push_back(2), shifted.slope.push_back(0), shifted.offset.push_back(-1);
+  const auto measure = [&](const SoftplusSum& potential) {
+    return energy_identity(context(), potential.model(1, 1, 1e-3), TimeGrid::geometric(1, kEnd, 30),
+                           {.nodes = 128, .box = 5});
+  };
+  const EnergyIdentity plain = measure(rough_well()), other = measure(shifted);
+  EXPECT_NEAR(other.energy.dissipation.value, plain.energy.dissipation.value, 1e-10);
+  EXPECT_NEAR(other.kl_prior.value, plain.kl_prior.value, 1e-10);
+  EXPECT_NEAR(other.kl_end.value, plain.kl_end.value, 1e-10);
+  EXPECT_NEAR(other.residual_work.value, plain.residual_work.value, 1e-10);
+  // The balance without Z is not: both its sides move by c(0), exact but for the midpoint rule.
+  EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
+}
+
+TEST(EnergyOnAGrid, SaysWhereMassIsLost) {
+  // Tails that fall too slowly to hold the reverse SDE: its drift −f grows faster.
+  const SoftplusSum flat{{-1, -1}, {0, 0}, {1, -1}, {0, 0}};
+  const Energy energy =
+      reverse_sde_energy(context(), flat.model(1, 2, 1e-3), TimeGrid::geometric(2, kEnd, 40), {.nodes = 128, .box = 2});
+  EXPECT_LT(energy.mass.back(), 0.9);
+  ASSERT_FALSE(energy.warnings.empty());
+  EXPECT_THAT(energy.warnings[0], HasSubstr("samples leave the box"));
+}
+
+void expect_within(const char* what, const Estimate& estimate, double expected, double largest_error) {
+  EXPECT_LE(std::abs(estimate.value - expected), 5 * estimate.standard_error)
+      << what << ": " << estimate.value << " ± " << estimate.standard_error << " where " << expected << " is expected";
+  EXPECT_LE(estimate.standard_error, largest_error) << what;
+  EXPECT_GT(estimate.standard_error, 0) << what;
+}
+
+// Errors in e_t of Gaussians are random only through the samples and the paths; the steps of Euler–Maruyama on 1000
+// times move the law by a few tenths of a per cent, below a standard error.
+TEST(EnergyByPaths, OfGaussiansInThreeDimensions) {
+  const GaussianReverse axes[] = {{0.7, 0.3, 1}, {-0.2, 0.8, 1}, {0, 0.4, 1}};
+  const Model model{short_ou(1), GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};
+  const EnergyIdentity measured =
+      energy_identity(context(), model, TimeGrid::geometric(1, kEnd, 1000),
+                      {.samples = 512, .paths = 32, .path_steps = 2, .times = 41, .seed = 7});
+  EXPECT_EQ(measured.energy.method, EnergyMethod::paths);
+  EXPECT_TRUE(measured.energy.mass.empty());
+  double kl_end = 0, kl_prior = 0, dissipation = 0;
+  for (const GaussianReverse& axis : axes) {
+    kl_end += divergence_of(axis.reverse(kEnd), axis.exact(kEnd));
+    kl_prior += divergence_of({0, 0.5}, axis.exact(1));
+    dissipation += axis.dissipation(kEnd);
+  }
+  expect_within("dissipation", measured.energy.dissipation, dissipation, 0.05 * dissipation);
+  expect_within("KL at the end", measured.kl_end, kl_end, 0.05);
+  expect_within("KL of the prior", measured.kl_prior, kl_prior, 0.05);
+  expect_within("left", measured.left, kl_prior, 0.05);
+  expect_within("right", measured.right, kl_prior, 0.05);
+  expect_within("difference", measured.difference, 0, 0.05);
+  EXPECT_NEAR(measured.residual_work.value, 0, 1e-9);
+  for (std::size_t k = 0; k < measured.energy.times.size(); k += 8) {
+    double expected = 0;
+    for (const GaussianReverse& axis : axes) expected += axis.energy(measured.energy.times[k]);
+    expect_within("e_t", measured.energy.energy[k], expected, 0.2 * expected);
+  }
+}
+
+TEST(EnergyByPaths, OfANetworkAgreesWithTheLawItself) {
+  const LineReference reference(rough_well(), 1, kEnd, 2000, 800);
+  for (const std::int64_t d : {1, 3}) {
+    SCOPED_TRACE(d);
+    const double scale = double(d);
+    const EnergyIdentity measured = energy_identity(
+        context(), rough_well().model(d, 1, 1e-3), TimeGrid::geometric(1, kEnd, 640),
+        {.method = EnergyMethod::paths, .samples = 256, .paths = 32, .path_steps = 24, .times = 33, .seed = 11});
+    expect_within("dissipation", measured.energy.dissipation, scale * reference.dissipation(), 0.02 * scale);
+    expect_within("KL at the end", measured.kl_end, scale * reference.kl_end(), 0.02 * scale);
+    expect_within("KL of the prior", measured.kl_prior, scale * reference.kl_prior(), 0.05 * scale);
+    expect_within("work", measured.residual_work, scale * (reference.work() - reference.work_of_q()), 0.05 * scale);
+    expect_within("difference", measured.difference, 0, 0.06 * scale);
+    expect_within("balance", measured.energy.difference, 0, 0.1 * scale);
+  }
+}
+
+TEST(EnergyByPaths, WarnsOfHeavyTailsAndOfFewEffectiveSamples) {
+  // As HeavyTailsAreToldFromLightOnes in sde_density_test.
+  const auto warnings = [&](double horizon) {
+    std::string all;
+    const Model model{short_ou(horizon), GaussianMixture::isotropic(1, {1}, {0.0}, {0.01})};
+    for (const std::string& warning :
+         energy_identity(context(), model, TimeGrid::geometric(horizon, 2e-3, 100),
+                         {.method = EnergyMethod::paths, .samples = 64, .paths = 512, .path_steps = 2, .times = 5})
+             .energy.warnings) {
+      all += warning + "\n";
+    }
+    return all;
+  };
+  EXPECT_THAT(warnings(0.1), HasSubstr("heavy tails"));
+  EXPECT_THAT(warnings(3), IsEmpty());
+}
+
+TEST(EnergyIdentityRefusals, WhereEToThePotentialIsNotIntegrable) {
+  Architecture architecture;
+  architecture.hidden = {7};
+  architecture.activation = Activation::tanh;
+  const TimeGrid grid = TimeGrid::geometric(10, kEnd, 8);
+  EXPECT_THAT(message_of([&] {
+                energy_identity(context(), {ForwardSde{}, Mlp::initialise(architecture, 1)}, grid);
+              }),
+              HasSubstr("needs an integrable e^φ, which has a Z: φ of a network with the activation tanh is bounded"));
+  const SoftplusSum growing{{1, -2}, {0, 0}, {1, -1}, {0, 0}};
+  const Model model = growing.model(2, 10, 1e-4);
+  EXPECT_THAT(message_of([&] { energy_identity(context(), model, grid); }),
+              HasSubstr("at t = 10, φ grows or falls too slowly at the radius 1000"));
+  // Neither e_t nor the balance without Z needs it.
+  const Energy energy = reverse_sde_energy(context(), model, grid, {.nodes = 32});
+  EXPECT_TRUE(std::isfinite(energy.dissipation.value));
+}
+
+TEST(EnergyIdentityRefusals, WhatIsNotAllowedIsNamed) {
+  const Model model = rough_well().model(2, 1, 1e-3);
+  const auto refused = [&](const TimeGrid& grid, const EnergyOptions& options, std::int64_t d = 2) {
+    return message_of([&] { reverse_sde_energy(context(), rough_well().model(d, 1, 1e-3), grid, options); });
+  };
+  const TimeGrid grid = TimeGrid::geometric(1, kEnd, 8);
+  EXPECT_THAT(refused(TimeGrid::geometric(0.5, kEnd, 8), {}), HasSubstr("the time grid starts at 0.5"));
+  EXPECT_THAT(refused(grid, {.method = EnergyMethod::grid}, 3), HasSubstr("in dimension 3; allowed: 1 and 2"));
+  EXPECT_THAT(refused(grid, {.nodes = 15}), HasSubstr("15 and 3.5 were given"));
+  EXPECT_THAT(refused(grid, {.box = 0}), HasSubstr("0 and 0 were given"));
+  EXPECT_THAT(refused(grid, {.samples = 33}), HasSubstr("33, 32, 48 and 33 were given"));
+  EXPECT_THAT(refused(grid, {.paths = 5}), HasSubstr("128, 5, 48 and 33 were given"));
+  EXPECT_THAT(refused(grid, {.path_steps = 1}), HasSubstr("128, 32, 1 and 33 were given"));
+  EXPECT_THAT(refused(grid, {.times = 66}), HasSubstr("128, 32, 48 and 66 were given"));
+  Architecture vector_net;
+  vector_net.output = Output::score;
+  EXPECT_THAT(message_of([&] {
+                energy_identity(context(), {ForwardSde{}, Mlp::initialise(vector_net, 1)}, grid);
+              }),
+              HasSubstr("needs a potential"));
+}
+
+}  // namespace
+}  // namespace fokker

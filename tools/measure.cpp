@@ -22,23 +22,6 @@ namespace {
 constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3, first_marginal_step = truth_step - 1,
                         second_marginal_step = truth_step - 2, loss_step = truth_step - 3;
 
-// Of the energy and the bound; the balance of the energy says what error they leave. Times are uniform from T to T/10,
-// where potentials without the residual in their loss change fast, and have a constant ratio from there on.
-constexpr int theory_early_steps = 180, theory_late_steps = 80;
-constexpr std::int64_t theory_nodes = 96;
-
-TimeGrid theory_grid(double horizon, double end) {
-  std::vector<double> times;
-  const double middle = std::max(0.1 * horizon, end);
-  for (int k = 0; k < theory_early_steps; ++k)
-    times.push_back(std::lerp(horizon, middle, double(k) / theory_early_steps));
-  for (int k = 0; k < theory_late_steps && middle > end; ++k) {
-    times.push_back(middle * std::pow(end / middle, double(k) / theory_late_steps));
-  }
-  times.push_back(end);
-  return TimeGrid(std::move(times));
-}
-
 // out [n, d]: standard normals of points 0 … n − 1.
 std::vector<float> draw_normals(std::int64_t n, std::int64_t d, std::uint64_t seed, std::uint64_t step) {
   std::vector<float> out(static_cast<std::size_t>(n * d));
@@ -358,63 +341,6 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
   }
   gap.measure_seconds = clock.seconds();
   return gap;
-}
-
-Theory measure_theory(const Context& context, const Model& model, double end, std::uint64_t seed,
-                      const FractionDone& progress) {
-  Theory theory;
-  theory.end = std::max(end, model.sde.t_min);
-  const TimeGrid grid = theory_grid(model.sde.horizon, theory.end);
-  const EnergyOptions options{.nodes = model.dimension() == 2 ? theory_nodes : 0,
-                              .seed = seed,
-                              .progress = [&](double done) { progress(0.6 * done); }};
-  try {
-    theory.identity = energy_identity(context, model, grid, options);
-    theory.energy = theory.identity->energy;
-  } catch (const Error& refused) {
-    theory.refusal = refused.what();
-    theory.energy = reverse_sde_energy(context, model, grid, options);
-  }
-  theory.bound = gap_upper_bound(context, model, theory.energy,
-                                 {.seed = seed, .progress = [&](double done) { progress(0.6 + 0.4 * done); }});
-  return theory;
-}
-
-namespace {
-
-Json estimate_json(const Estimate& estimate) {
-  return {{"value", estimate.value}, {"standard_error", estimate.standard_error}};
-}
-
-}  // namespace
-
-Json theory_json(const Theory& theory) {
-  const Energy& energy = theory.energy;
-  Json json{{"end", theory.end}};
-  json["energy_balance"] = {{"dissipation", estimate_json(energy.dissipation)},
-                            {"left", estimate_json(energy.left)},
-                            {"right", estimate_json(energy.right)},
-                            {"difference", estimate_json(energy.difference)},
-                            {"warnings", energy.warnings}};
-  json["energy_identity"] = nullptr;
-  if (theory.identity) {
-    const EnergyIdentity& identity = *theory.identity;
-    json["energy_identity"] = {{"kl_end", estimate_json(identity.kl_end)},
-                               {"kl_prior", estimate_json(identity.kl_prior)},
-                               {"residual_work", estimate_json(identity.residual_work)},
-                               {"left", estimate_json(identity.left)},
-                               {"right", estimate_json(identity.right)},
-                               {"difference", estimate_json(identity.difference)}};
-  } else {
-    json["energy_identity_refused"] = theory.refusal;
-  }
-  const UpperBound& bound = theory.bound;
-  json["upper_bound"] = {{"log_w2_samples", bound.log_bound_samples},
-                         {"log_w2_box", bound.log_bound_box},
-                         {"vacuous_samples", bound.vacuous_samples()},
-                         {"vacuous_box", bound.vacuous_box()},
-                         {"diameter", bound.diameter}};
-  return json;
 }
 
 Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options) {

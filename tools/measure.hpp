@@ -114,19 +114,6 @@ using StepBegins = std::function<FractionDone(int step)>;
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
                 const StepBegins& step);
 
-// What is known of the gap of a potential without samples, for d ≤ 2: the energy of the reverse SDE, its identity where
-// e^φ is integrable, and the upper bound of the gap. In continuous time between T and `end`, or t_min where that is 0.
-struct Theory {
-  double end = 0;
-  Energy energy;
-  std::optional<EnergyIdentity> identity;
-  std::string refusal;  // why there is no identity
-  UpperBound bound;
-};
-Theory measure_theory(const Context& context, const Model& model, double end, std::uint64_t seed,
-                      const FractionDone& progress);
-Json theory_json(const Theory& theory);
-
 // What `fokker gap --json` prints of it.
 Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options);
 constexpr const char* histogram_files[] = {"ode", "sde", "truth"};

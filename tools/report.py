@@ -82,7 +82,7 @@ class Run:
         self.residual = self.gap["residual"] or {"mean_square": None, "centred_mean_square": None}
         # W2² between the samplers, and of each to e^φ, at times from T to the end; none where the data are not planar.
         self.way = self.gap.get("along_the_way")
-        self.theory = entry.get("theory")
+        self.diagnosis = entry.get("diagnosis")
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -599,9 +599,9 @@ def bound_cell(log_bound, vacuous):
     return value + (" (vacuous)" if vacuous else "")
 
 
-def theory_section(runs):
+def diagnosis_section(runs):
     """The upper bound beside the gap, and the energy identity; empty where they were not asked for."""
-    runs = [run for run in runs if run.theory is not None]
+    runs = [run for run in runs if run.diagnosis is not None]
     if not runs:
         return ""
     study, several = is_study(runs), len({run.seed for run in runs}) > 1
@@ -613,38 +613,43 @@ def theory_section(runs):
     header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>"]
     bounds, energies, notes = [], [], {}
     for run in runs:
-        bound, balance, identity = (run.theory[key] for key in ("upper_bound", "energy_balance", "energy_identity"))
+        bound, energy, identity = (run.diagnosis[key] for key in ("upper_bound", "energy", "identity"))
         gap = run.distances["ode_sde"]
         bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
-                       bound_cell(bound["log_w2_samples"], bound["vacuous_samples"]),
-                       bound_cell(bound["log_w2_box"], bound["vacuous_box"])])
+                       *(bound_cell(bound[where]["log_bound"], bound[where]["vacuous"]) for where in ("over_samples", "over_box"))])
         sides = ([number(identity[key]["value"], 4) for key in
                   ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
-        energies.append([*names(run), number(balance["dissipation"]["value"], 4), *sides,
-                         number(balance["difference"]["value"], 4)])
+        energies.append([*names(run), number(energy["dissipation"]["value"], 4), *sides,
+                         number(energy["balance"]["difference"]["value"], 4)])
         label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
-        for note in [*balance["warnings"], *([run.theory["energy_identity_refused"]] if identity is None else [])]:
-            notes.setdefault(re.sub(r"[-0-9.e]*[0-9]", "#", note), []).append((label, note))
-    vacuous = [run for run in runs if run.theory["upper_bound"]["vacuous_samples"]]
+        slopes = run.diagnosis["radial_slopes"]
+        refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
+        for note in [*run.diagnosis["warnings"], *refused]:
+            # Sentences that differ in numbers only are shown once, with the runs that they are of.
+            notes.setdefault(re.sub(r"[0-9][-+0-9.e]*", "#", note), []).append((label, note))
+    vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
+    diameter = runs[0].diagnosis["upper_bound"]["diameter"]
     text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt, "
             "with e<sub>t</sub> the mean square of ∇ log p<sup>SDE</sup> − s and L(t) an upper bound of the largest eigenvalue of "
             "−∇f + ½ g² ∇²φ. L is the largest value found, over samples of both samplers or over points of the box: "
             "<b>an estimate of the bound (a maximum over samples is no bound)</b>. "
             + (f"For {'all' if len(vacuous) == len(runs) else len(vacuous)} of the {len(runs)} runs it is <b>vacuous</b>: larger "
-               f"than the diameter of the box, {runs[0].theory['upper_bound']['diameter']:.2f}, it says no more than that both "
-               "laws are in it." if vacuous else "") + "</p>")
-    notes_html = "".join(f"<li>{html.escape(found[0][1])} ({'; '.join(label for label, _ in found[:3])}"
-                         + (f" and {len(found) - 3} more with other numbers" if len(found) > 3 else "") + ").</li>"
-                         for found in notes.values())
+               f"than the diameter of the box, {diameter:.2f}, it says no more than that both laws are in it."
+               if vacuous else "") + "</p>")
+
+    def item(found):
+        others = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        own = ", each with its own numbers" if len({note for _, note in found}) > 1 else ""
+        return f"<li>{html.escape(found[0][1])} ({'; '.join(label for label, _ in found[:3])}{others}{own}).</li>"
+
     return ("<h2>Upper bound of the gap, and the energy identity</h2>" + text
             + table([*header, "W₂, measured", "estimate over samples", "estimate over the box"], bounds)
             + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
-            "R) dt, with q = e<sup>φ</sup>/Z, at "
-            f"t = {runs[0].theory['end']:g}, by quadrature; the difference of the sides, and that of the balance which needs no "
-            "Z, measure the error. A dash: there is no Z.</p>"
-            + table([*header, "dissipation ½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side",
-                     "left − right", "of the balance"], energies)
-            + (f"<ul>{notes_html}</ul>" if notes_html else ""))
+            "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; the difference of the sides, and that of the balance "
+            "which needs no Z, measure its error. Dashes: there is no Z.</p>"
+            + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
+                     "of the balance"], energies)
+            + (f"<ul>{''.join(map(item, notes.values()))}</ul>" if notes else ""))
 
 
 def runs_floor(groups):
@@ -862,7 +867,7 @@ def main():
         embed(residual_figure(runs), "residual",
               "The ODE–SDE gap, and the denoising loss at the same fresh points for all runs of a data set and seed, against the "
               "mean squared residual; one point a run."),
-        theory_section(runs),
+        diagnosis_section(runs),
         "<h2>Read with these cautions</h2>", cautions(results, runs),
         "<h2>Recipe and machine</h2>", recipe_table(results, runs),
     ]

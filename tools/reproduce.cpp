@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "console.hpp"
+#include "diagnose.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
@@ -286,7 +287,7 @@ class Reproduction {
         } else {
           for (int step = 0; step < gap_steps; ++step) progress.skip();
         }
-        if (has_bounds(run)) evaluate_theory(context, run, progress);
+        if (has_bounds(run)) diagnose_run(context, run, progress);
         results["runs"].push_back(describe(run));
         if (preset_.seeds > 1) results["summary"] = summarise(results["runs"]);
         results["finished"] = results["runs"].size() == runs_.size();
@@ -541,26 +542,55 @@ class Reproduction {
 
   bool has_bounds(const Run& run) const { return preset_.bounds && run.data.dimension() == 2; }
 
-  // Leaves theory.json in the run's folder.
-  void evaluate_theory(const Context& context, const Run& run, Progress& progress) const {
-    const std::string file = run.file("theory.json");
-    const double end = TimeGrid::parse(preset_.gap.grid, sde_).times().back();
-    Json json{{"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
-              {"seed", run.seed},
-              {"asked_for_end", end}};
+  // Times of the diagnosis: uniform from T to T/10, where potentials without the residual in their loss change fast,
+  // and with a constant ratio from there to the end of the samplers' times, or t_min where that is 0.
+  std::vector<double> diagnosis_times() const {
+    constexpr int early = 90, late = 70;
+    const double horizon = sde_.horizon, middle = 0.1 * horizon,
+                 end = std::max(TimeGrid::parse(preset_.gap.grid, sde_).times().back(), sde_.t_min);
+    std::vector<double> times;
+    for (int k = 0; k < early; ++k) times.push_back(std::lerp(horizon, std::max(middle, end), double(k) / early));
+    for (int k = 0; k < late && end < middle; ++k) times.push_back(middle * std::pow(end / middle, double(k) / late));
+    times.push_back(end);
+    return times;
+  }
+
+  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
+  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
+    const std::vector<double> times = diagnosis_times();
+    const std::string file = run.file("diagnosis.json"), times_file = out_ + "/diagnosis_times.npy";
+    const Json from{
+        {"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
+        {"grid_contents", fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)})}};
     if (is_file(file)) {
       const Json found = read_json(file);
-      const bool same = std::all_of(json.items().begin(), json.items().end(), [&](const auto& item) {
-        return found.is_object() && found.contains(item.key()) && found[item.key()] == item.value();
-      });
-      if (same && found.contains("upper_bound") && found.contains("energy_balance")) return progress.skip();
+      if (found.is_object() && found.contains("upper_bound") &&
+          found.value("model_contents", "") == from["model_contents"] &&
+          found.value("grid_contents", "") == from["grid_contents"] && found.value("seed", Json()) == run.seed) {
+        return progress.skip();
+      }
     }
+    save_npy(times_file, {std::ssize(times)}, times.data());
+    DiagnoseOptions options{.grid = "file:" + times_file, .energy = {}, .bound = {}, .samples = 0, .seed = run.seed};
+    options.energy.nodes = 96;
     progress.begin();
     const Stopwatch clock;
-    json.update(theory_json(measure_theory(context, load_model(run.file("model.safetensors")), end, run.seed,
-                                           [&](double done) { progress.update(done); })));
+    const Diagnosis found = diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step) {
+      return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
+    });
+    Json json = diagnosis_json(found, options);
+    json.erase("gap");  // measured elsewhere
+    json.update(from);
     json["seconds"] = clock.seconds();
     write_text(file, text_of(json, 1) + "\n");
+  }
+
+  // diagnosis.json without its lists over all times.
+  static Json read_diagnosis(const Run& run) {
+    Json json = read_json(run.file("diagnosis.json"));
+    for (const char* list : {"times", "energy", "standard_error", "mass"}) json["energy"].erase(list);
+    for (const char* where : {"over_samples", "over_box"}) json["upper_bound"][where].erase("largest_eigenvalue");
+    return json;
   }
 
   // A finished run as results.json has it.
@@ -575,7 +605,7 @@ class Reproduction {
         {"model", describe_model(load_model(run.file("model.safetensors")))},
         {"training", read_training(run)},
         {"gap", read_json(run.file("gap.json"))},
-        {"theory", has_bounds(run) ? read_json(run.file("theory.json")) : Json()}};
+        {"diagnosis", has_bounds(run) ? read_diagnosis(run) : Json()}};
     if (preset_.name != "paper") return result;
     for (const Published& p : published_results) {
       if (p.data != run.data.name() || p.weight != run.train.residual_weight) continue;
@@ -742,28 +772,29 @@ class Reproduction {
   void print_bounds(const Json& runs) const {
     std::size_t width = 10;
     for (const Json& run : runs) {
-      if (run["theory"].is_null()) return;
+      if (run["diagnosis"].is_null()) return;
       width = std::max(width, label(run).size());
     }
     fmt::print(
         "\nW2 between the samplers beside an estimate of its upper bound (a maximum over samples, or points of the "
-        "box, is no bound)\nand both sides of the energy identity; * vacuous: no more than that both are in the box; ! "
-        "with a "
-        "warning in results.json\n");
+        "box, is no bound)\nand both sides of the energy identity; * vacuous: no more than that both are in the box; "
+        "! with a warning in results.json\n");
     fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", "data", width, "w_R", "W2", "bound, samples",
                "bound, box", "left side", "right side");
     for (const Json& run : runs) {
-      const Json &bound = run["theory"]["upper_bound"], &identity = run["theory"]["energy_identity"];
-      const double gap = number(distances(run["gap"])["ode_sde"]);
-      const bool warned = !run["theory"]["energy_balance"]["warnings"].empty();
+      const Json& diagnosis = run["diagnosis"];
+      const Json &samples = diagnosis["upper_bound"]["over_samples"], &box = diagnosis["upper_bound"]["over_box"],
+                 &identity = diagnosis["identity"];
+      const bool warned = !diagnosis["warnings"].empty();
       const auto side = [&](const char* name) {
         if (identity.is_null()) return std::string("no Z");
         return cell(identity[name]["value"], "{:.4f}") + (warned ? "!" : "");
       };
       fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", label(run), width,
-                 number(run["residual_weight"]), number_or_dash(std::sqrt(gap), "{:.4f}"),
-                 bound_cell(bound["log_w2_samples"], bound["vacuous_samples"]),
-                 bound_cell(bound["log_w2_box"], bound["vacuous_box"]), side("left"), side("right"));
+                 number(run["residual_weight"]),
+                 number_or_dash(std::sqrt(number(distances(run["gap"])["ode_sde"])), "{:.4f}"),
+                 bound_cell(samples["log_bound"], samples["vacuous"]), bound_cell(box["log_bound"], box["vacuous"]),
+                 side("left"), side("right"));
     }
   }
 

@@ -1,7 +1,8 @@
 // Times of the CUDA backend's work, by device events on the context's stream. Each result is checked before it is
 // timed, once a process: fields as in fokker_bench.cpp, against the tests' reference in double within the rounding of
-// the precision; whole sample paths against the same steps in double, within some times the CPU backend's own distance.
-// Data are random, and the L2 cache is overwritten before each run.
+// the precision; iterations of training against losses in double and the CPU's first iteration; whole sample paths
+// against the same steps in double, within some times the CPU backend's own distance. Data are random, and the L2 cache
+// is overwritten before each run.
 //
 // Counters: `gflops` counts the matrix products alone (two FLOP a weight, sweep and point). `fraction_of_limit` is the
 // time the work would take at the device's limit over the time it took; of two limits the one that binds, which the
@@ -135,12 +136,9 @@ class Gpu {
   cuda::DeviceMemory flushed_;
 };
 
-// Once to warm up, then as Google Benchmark asks. flop and special: of one run.
-void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special,
-                    const std::function<void()>& work) {
+// flop and special: of one run.
+void count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special) {
   using benchmark::Counter;
-  gpu.time(work);
-  for (auto _ : state) state.SetIterationTime(gpu.time(work));
   state.counters["gflops"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
   if (!gpu.limits) return state.SetLabel("no limit is known for this device");
   const double products = flop / gpu.limits->products(precision), functions = special / gpu.limits->special;
@@ -149,6 +147,14 @@ void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision
   state.counters["limit_us"] = 1e6 * limit;
   state.SetLabel(products > functions ? fmt::format("limit: {} products", to_string(precision))
                                       : std::string("limit: special functions"));
+}
+
+// Once to warm up, then as Google Benchmark asks.
+void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special,
+                    const std::function<void()>& work) {
+  gpu.time(work);
+  for (auto _ : state) state.SetIterationTime(gpu.time(work));
+  count(state, gpu, precision, flop, special);
 }
 
 // Of one evaluation at a point.
@@ -285,6 +291,84 @@ void time_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work
   state.counters["memory_beside_samples_mib"] = (used - 8.0 * static_cast<double>(work.n)) / (1 << 20);
 }
 
+struct TrainWork {
+  std::int64_t denoising, collocation;
+  std::int64_t iterations;  // of a run, which ends by waiting for the device
+
+  Model model() const { return paper_model(); }
+  TrainOptions options() const { return paper_training(denoising, collocation); }
+};
+
+// Losses and gradient of a batch against the CPU's in double, then the first iteration against the CPU trainer's, whose
+// points are the same. Bounds as in fokker_bench.cpp, with the unit of the precision for float's.
+std::string check_training(const Gpu& gpu, const TrainWork& work, Precision precision) {
+  const Context& context = gpu.context(precision);
+  const Context on_cpu({.backend = BackendKind::cpu});
+  const Model model = work.model();
+  const Mlp& mlp = std::get<Mlp>(model.network);
+  const double bound = (60 + 2 * mlp.architecture.beta) * unit_of(precision);
+  const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
+  const RandomBatch batch = random_batch(model.sde, work.denoising, 2);
+  const RandomPoints collocation = random_points(model.sde, 2, work.collocation, 3);
+
+  std::vector<double> want(3), want_gradient(parameters.size());
+  const std::vector<double> wide = widen(parameters), t = widen(batch.t), x = widen(batch.x);
+  const std::vector<double> target = widen(batch.target), t_at = widen(collocation.t), x_at = widen(collocation.x);
+  Loss<double>(on_cpu, mlp.architecture, model.sde)
+      .evaluate(View<const double>(wide),
+                {View<const double>(t), View<const double>(x, 2), View<const double>(target, 2), {}},
+                {View<const double>(t_at), View<const double>(x_at, 2)}, 1.0, View<double>(want),
+                View<double>(want_gradient));
+  const auto on_device = [&](const std::vector<float>& from, std::int64_t columns) {
+    Buffer<float> buffer(context, static_cast<std::int64_t>(from.size()) / columns, columns);
+    copy(context, View<const float>(from, columns), buffer.view());
+    context.synchronize();
+    return buffer;
+  };
+  const auto p = on_device(parameters, 1), bt = on_device(batch.t, 1), bx = on_device(batch.x, 2);
+  const auto btarget = on_device(batch.target, 2), ct = on_device(collocation.t, 1), cx = on_device(collocation.x, 2);
+  Buffer<double> values(context, 3);
+  Buffer<float> gradient(context, p.rows());
+  Loss<float>(context, mlp.architecture, model.sde)
+      .evaluate(p.view(), {bt.view(), bx.view(), btarget.view(), {}}, {ct.view(), cx.view()}, 1.0, values.view(),
+                gradient.view());
+  std::vector<double> got(3);
+  std::vector<float> got_gradient(parameters.size());
+  copy(context, values.view(), View<double>(got));
+  copy(context, gradient.view(), View<float>(got_gradient));
+  context.synchronize();
+  const auto compare_values = [&](const char* name, const std::vector<double>& of) {
+    const std::vector<float> narrow(of.begin(), of.end());
+    return compare(name, narrow.data(), want.data(), 3, bound, bound);
+  };
+  if (auto wrong = compare_values("a loss", got); !wrong.empty()) return wrong;
+  if (auto wrong = compare("the gradient", got_gradient.data(), want_gradient.data(),
+                           static_cast<std::int64_t>(want_gradient.size()), bound, 25 * bound);
+      !wrong.empty()) {
+    return wrong;
+  }
+
+  Trainer here(on_cpu, model, DataSet::named("circles2"), work.options());
+  Trainer there(context, model, DataSet::named("circles2"), work.options());
+  const TrainRecord expected = here.run(1).at(0), record = there.run(1).at(0);
+  want = {expected.denoising, expected.residual, expected.gradient_norm};
+  return compare_values("the first iteration's record", {record.denoising, record.residual, record.gradient_norm});
+}
+
+// Whole iterations: points, times and noise drawn, both losses, their gradient, Adam. By the host's clock, since a run
+// ends by waiting for the device.
+void time_training(benchmark::State& state, const Gpu& gpu, const TrainWork& work, Precision precision) {
+  const Model model = work.model();
+  const Architecture& architecture = std::get<Mlp>(model.network).architecture;
+  Trainer trainer(gpu.context(precision), model, DataSet::named("circles2"), work.options());
+  trainer.run(work.iterations);
+  const auto iterations = static_cast<double>(work.iterations);
+  for (auto _ : state) state.SetIterationTime(seconds([&] { trainer.run(work.iterations); }) / iterations);
+  const auto n = static_cast<double>(work.denoising), m = static_cast<double>(work.collocation);
+  count(state, gpu, precision, flop_per_sweep(architecture) * (6 * n + 12 * m),
+        special_functions(architecture) * (n + m));
+}
+
 Model square_network(std::int64_t width) {
   Architecture architecture;
   architecture.hidden = {width, width, width, width};
@@ -325,6 +409,17 @@ void register_all(const Gpu& gpu, bool small) {
         [&gpu, sampling, precision](State& state) { time_sample(state, gpu, sampling, precision); })
         ->Unit(benchmark::kMillisecond)
         ->Iterations(3);
+  }
+  for (const auto& [denoising, collocation] : {std::pair(20'000, 5'000), std::pair(200'000, 50'000)}) {
+    const TrainWork work{small ? 99 : denoising, small ? 19 : collocation, small ? 2 : 100};
+    for (const Precision precision : {Precision::split, Precision::fp32}) {
+      add(
+          name_of("train/paper", work.denoising + work.collocation, precision),
+          [&gpu, work, precision] { return check_training(gpu, work, precision); },
+          [&gpu, work, precision](State& state) { time_training(state, gpu, work, precision); })
+          ->Unit(benchmark::kMicrosecond);
+    }
+    if (small) break;
   }
   add_fields("score/w64", square_network(64), false, Precision::half);
   add_fields("score/w128", square_network(128), false, Precision::half);

@@ -13,9 +13,7 @@
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
-#include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
-#include "fokker/trainer.hpp"
 #include "fokker/version.hpp"
 #include "fokker/view.hpp"
 
@@ -99,7 +97,7 @@ TEST(Context, DeviceMemoryAndKernelsOfAModel) {
 }
 
 // Where there is a GPU, or its emulation.
-TEST(Context, CudaDoesNotTrainYet) {
+TEST(Context, OfCudaIsWhatWasAskedFor) {
   if (!backend_status()[1].available) GTEST_SKIP() << "no CUDA backend here: " << backend_status()[1].detail;
   const Context cuda({.backend = BackendKind::cuda, .precision = Precision::fp32});
   EXPECT_EQ(cuda.backend_name(), "cuda");
@@ -107,22 +105,6 @@ TEST(Context, CudaDoesNotTrainYet) {
   EXPECT_EQ(cuda.precision(), Precision::fp32);
   EXPECT_GE(cuda.threads(), 1);
   cuda.synchronize();
-  Architecture architecture;
-  architecture.hidden = {7};
-  const ForwardSde sde;
-  const Model model{sde, Mlp::initialise(architecture, 1)};
-  const auto refusal = [](auto make) -> std::string {
-    try {
-      make();
-    } catch (const Error& error) {
-      return error.what();
-    }
-    return "accepted";
-  };
-  const auto says = HasSubstr("training runs on the CPU backend in this version");
-  EXPECT_THAT(refusal([&] { Trainer(cuda, model, DataSet::named("blob"), {}); }), says);
-  EXPECT_THAT(refusal([&] { Loss<float>(cuda, architecture, sde); }), says);
-  EXPECT_THAT(refusal([&] { Loss<double>(cuda, architecture, sde); }), says);
 }
 
 TEST(Context, BackendNames) {

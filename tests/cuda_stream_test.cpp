@@ -1,6 +1,7 @@
-// What a GPU application asks of the CUDA backend and the emulation cannot show: the caller's own stream and memory,
-// capture into a CUDA graph, two contexts on two streams and threads at once, no allocation after set-up, and the weak
-// order of Euler–Maruyama at sizes that only a GPU takes in seconds.
+// What a GPU application asks of the CUDA backend: the caller's own stream and memory, capture into a CUDA graph, two
+// contexts on two streams and threads at once, training beside a capture, no allocation after set-up, and the weak
+// order of Euler–Maruyama at sizes that only a GPU takes in seconds. The emulation, where nothing is asynchronous,
+// shows a part of it.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -18,6 +19,7 @@
 #include "fields_reference.hpp"
 #include "fokker/diagnostics.hpp"
 #include "fokker/sampler.hpp"
+#include "fokker/trainer.hpp"
 #include "fokker/transport.hpp"
 
 namespace fokker {
@@ -180,6 +182,40 @@ TEST_F(CudaStream, TwoContextsOnTwoStreamsAndThreadsDoNotDisturbEachOther) {
   other.join();
   EXPECT_EQ(wrong[0], 0);
   EXPECT_EQ(wrong[1], 0);
+}
+
+// A trainer captures its iterations on a stream of its own, whatever stream its context has.
+TEST_F(CudaStream, TrainingAndTheCaptureOfAnotherThreadLeaveEachOtherAlone) {
+  const auto train = [](const Context& context) {
+    TrainOptions options;
+    options.iterations = 3;
+    options.denoising_points = 99;
+    Trainer trainer(context, model_of(architecture_of(2, {19}, Activation::silu, 1, Output::potential), SdeKind::ou, 1),
+                    DataSet::named("checker"), options);
+    trainer.run(3);
+    return std::get<Mlp>(trainer.model().network).parameters;
+  };
+  const std::vector<double> expected = train(Context({.backend = BackendKind::cuda}));
+  const Stream stream;
+  const Context context = stream.context();
+  Work work(context, models()[1].model, 99);
+  work.queue();
+  const auto results = work.results(context);
+  work.clear(context);
+
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  std::vector<double> beside;
+  check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+  std::thread([&] { beside = train(Context({.backend = BackendKind::cuda})); }).join();
+  work.queue();
+  check(cudaStreamEndCapture(stream.get(), &graph), "cudaStreamEndCapture");
+  check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  check(cudaGraphLaunch(executable, stream.get()), "cudaGraphLaunch");
+  EXPECT_EQ(work.results(context), results);
+  EXPECT_EQ(beside, expected);
+  cudaGraphExecDestroy(executable);
+  cudaGraphDestroy(graph);
 }
 
 // An application's own allocation, at its own offset.

@@ -1,13 +1,23 @@
-// Training on CUDA: the points of an iteration against formulas in double on the CPU's draws of x_0.
+// Training on CUDA: the points of an iteration against formulas in double on the CPU's draws of x_0; the update against
+// Adam in double; iterations against the CPU's trainer, which is held by trainer_test.cpp; reruns, resumed runs and
+// models side by side bit for bit; data sets from device memory.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "compare.hpp"
@@ -15,8 +25,10 @@
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
 #include "fokker/philox.hpp"
+#include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
+#include "scratch.hpp"
 #include "train_schedule.hpp"
 
 namespace fokker {
@@ -26,7 +38,11 @@ using cuda::check;
 using cuda::DeviceMemory;
 using cuda::upload;
 using testing::agrees;
+using ::testing::AllOf;
 using testing::Bound;
+using ::testing::HasSubstr;
+using testing::message_of;
+using testing::Scratch;
 using Index = std::int64_t;
 
 class CudaTrainer : public ::testing::Test {
@@ -39,6 +55,11 @@ class CudaTrainer : public ::testing::Test {
 
 const Context& cpu() {
   static const Context context({.backend = BackendKind::cpu, .threads = 2});
+  return context;
+}
+
+const Context& gpu() {
+  static const Context context({.backend = BackendKind::cuda});
   return context;
 }
 
@@ -159,6 +180,567 @@ TEST_F(CudaTrainer, PointsAreThoseOfTheDocumentedWords) {
     EXPECT_TRUE(agrees(on_host<float>(target, count * d), wtarget,
                        Bound{.relative = 2e-6, .of_rms = 0, .norm = 3e-6, .absolute = 0, .each = each}));
   }
+}
+
+// The update.
+
+struct UpdateModel {
+  Index count;
+  double clip;
+  bool averaged;
+};
+
+TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
+  // Sizes below, at and beyond a block, and beyond the blocks of the smaller ones.
+  const std::vector<UpdateModel> models = {{1, 0, true}, {99, 0.5, true}, {989, 0, false}, {2'501, 3, true}};
+  const Index steps = 30, restart = 12, average_from = 20;
+  std::vector<kernels::UpdateStep> table;
+  for (Index k = 0; k < steps; ++k) {
+    const Index before = k < restart ? k : k - restart;
+    table.push_back({.adam = AdamStep(k < restart ? 1e-2 : 1e-3, before + 1, 1),
+                     .restart = before == 0,
+                     .share = k < average_from ? 0 : 1 / static_cast<double>(k - average_from + 1)});
+  }
+  const DeviceMemory device_table = upload(table);
+  struct OnDevice {
+    DeviceMemory parameters, first, second, average, gradient, values, squares, progress, records;
+  };
+  std::mt19937_64 engine(3);
+  std::normal_distribution<double> normal;
+  std::vector<OnDevice> memory;
+  std::vector<kernels::UpdateTask> tasks;
+  std::vector<std::vector<double>> p, m, v, average;
+  const Index first_iteration = 5'000'000'000;
+  for (const UpdateModel& model : models) {
+    std::vector<float> start(static_cast<std::size_t>(model.count));
+    for (float& value : start) value = static_cast<float>(normal(engine) / 2);
+    p.emplace_back(start.begin(), start.end());
+    m.emplace_back(start.size(), 0.0), v.emplace_back(start.size(), 0.0), average.emplace_back(start.size(), 0.0);
+    const std::vector<float> wrong(start.size(), 7.0f);  // the restart of iteration 0 clears it
+    OnDevice& d = memory.emplace_back(
+        OnDevice{upload(start), upload(wrong), upload(wrong), upload(average.back()), DeviceMemory(start.size() * 4),
+                 DeviceMemory(3 * 8), DeviceMemory(kernels::square_parts * 8),
+                 upload(std::vector{kernels::TrainingProgress{first_iteration, 0, first_iteration}}),
+                 DeviceMemory(static_cast<std::size_t>(steps) * sizeof(kernels::UpdateRecord))});
+    tasks.push_back({.parameter_count = model.count,
+                     .parameters = d.parameters.as<float>(),
+                     .first_moment = d.first.as<float>(),
+                     .second_moment = d.second.as<float>(),
+                     .average = model.averaged ? d.average.as<double>() : nullptr,
+                     .gradient = d.gradient.as<const float>(),
+                     .values = d.values.as<const double>(),
+                     .clip_norm = model.clip,
+                     .squares = d.squares.as<double>(),
+                     .progress = d.progress.as<kernels::TrainingProgress>(),
+                     .steps = device_table.as<const kernels::UpdateStep>(),
+                     .records = d.records.as<kernels::UpdateRecord>()});
+  }
+  // The one without an average takes a table without shares.
+  std::vector<kernels::UpdateStep> plain = table;
+  for (kernels::UpdateStep& step : plain) step.share = 0;
+  const DeviceMemory device_plain = upload(plain);
+  tasks[2].steps = device_plain.as<const kernels::UpdateStep>();
+  const DeviceMemory device_tasks = upload(tasks);
+
+  std::vector<std::vector<double>> norms(models.size());
+  for (Index k = 0; k < steps; ++k) {
+    for (std::size_t i = 0; i < models.size(); ++i) {
+      // Of Σ h (p − 1)²/2 with noise, h over six orders of magnitude.
+      std::vector<float> gradient(p[i].size());
+      for (std::size_t j = 0; j < gradient.size(); ++j) {
+        const double h = std::pow(10.0, static_cast<double>(j % 7) - 3);
+        gradient[j] = static_cast<float>(h * (p[i][j] - 1 + 0.1 * normal(engine)));
+      }
+      check(cudaMemcpy(memory[i].gradient.data(), gradient.data(), gradient.size() * 4, cudaMemcpyHostToDevice), "");
+      const std::vector<double> values = {1.0 + static_cast<double>(k), 2.0, 3.0};
+      check(cudaMemcpy(memory[i].values.data(), values.data(), 3 * 8, cudaMemcpyHostToDevice), "");
+      double square = 0;
+      for (const float g : gradient) square += double{g} * double{g};
+      const double norm = std::sqrt(square), clip = models[i].clip;
+      norms[i].push_back(norm);
+      const double scale = clip > 0 && norm > clip ? clip / norm : 1;
+      const Index t = (k < restart ? k : k - restart) + 1;
+      if (t == 1) std::fill(m[i].begin(), m[i].end(), 0.0), std::fill(v[i].begin(), v[i].end(), 0.0);
+      const double rate = k < restart ? 1e-2 : 1e-3;
+      for (std::size_t j = 0; j < gradient.size(); ++j) {
+        const double g = scale * double{gradient[j]};
+        m[i][j] = 0.9 * m[i][j] + 0.1 * g;
+        v[i][j] = 0.999 * v[i][j] + 0.001 * g * g;
+        const double m_hat = m[i][j] / (1 - std::pow(0.9, t)), v_hat = v[i][j] / (1 - std::pow(0.999, t));
+        p[i][j] -= rate * m_hat / (std::sqrt(v_hat) + 1e-8);
+        if (k >= average_from) average[i][j] += (p[i][j] - average[i][j]) / static_cast<double>(k - average_from + 1);
+      }
+    }
+    check(kernels::launch_update(device_tasks.as<const kernels::UpdateTask>(), static_cast<int>(models.size()),
+                                 models.back().count, nullptr),
+          "launch_update");
+  }
+  for (std::size_t i = 0; i < models.size(); ++i) {
+    SCOPED_TRACE(models[i].count);
+    const std::size_t count = p[i].size();
+    // A float step rounds the parameter by half a unit of |p| ≤ 4 and the update by a few of its own.
+    const Bound of_p{.relative = 0, .of_rms = 0, .norm = 0, .absolute = static_cast<double>(steps) * 0x1p-22};
+    EXPECT_TRUE(agrees(on_host<float>(memory[i].parameters, count), p[i], of_p));
+    // v rounds β₂, the square, their product and the sum in each of the steps since the restart; all are positive.
+    const double of_v = 4 * static_cast<double>(steps - restart) * 0x1p-24;
+    EXPECT_TRUE(agrees(on_host<float>(memory[i].second, count), v[i],
+                       Bound{.relative = of_v, .of_rms = 0, .norm = of_v, .absolute = 0}));
+    // Sums of ten terms or so, of both signs.
+    EXPECT_TRUE(agrees(on_host<float>(memory[i].first, count), m[i],
+                       Bound{.relative = 1e-5, .of_rms = 1e-6, .norm = 1e-6, .absolute = 0}));
+    if (models[i].averaged) {
+      EXPECT_TRUE(agrees(on_host<double>(memory[i].average, count), average[i], of_p));
+    }
+    EXPECT_EQ(on_host<Index>(memory[i].progress, 1)[0], first_iteration + steps);
+    const auto records = on_host<kernels::UpdateRecord>(memory[i].records, static_cast<std::size_t>(steps));
+    for (Index k = 0; k < steps; ++k) {
+      const kernels::UpdateRecord& record = records[static_cast<std::size_t>(k)];
+      EXPECT_EQ(record.denoising, 1.0 + static_cast<double>(k));
+      EXPECT_EQ(record.residual, 2.0);
+      EXPECT_EQ(record.total, 3.0);
+      EXPECT_TRUE(agrees(record.gradient_norm, norms[i][static_cast<std::size_t>(k)], 1e-13)) << k;
+    }
+  }
+}
+
+// Trainers.
+
+Model small_model(Index d = 2, Output output = Output::potential, ForwardSde sde = {},
+                  std::vector<Index> hidden = {19, 7}) {
+  Architecture architecture;
+  architecture.dimension = d;
+  architecture.hidden = std::move(hidden);
+  architecture.activation = Activation::silu;
+  architecture.output = output;
+  return {sde, Mlp::initialise(architecture, 5)};
+}
+
+TrainOptions small_options() {
+  TrainOptions options;
+  options.iterations = 60;
+  options.denoising_points = 99;
+  options.collocation_points = 19;
+  options.residual_weight = 0.5;
+  options.peak_rate = 1e-2;
+  options.seed = 7;
+  return options;
+}
+
+const std::vector<double>& parameters_of(const Model& model) { return std::get<Mlp>(model.network).parameters; }
+
+// The whole state as the bytes of its file.
+std::string state_bytes(const Trainer& trainer) {
+  const Scratch folder;
+  trainer.save_state(folder / "state.safetensors");
+  return testing::get(folder / "state.safetensors");
+}
+
+std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
+  const Scratch folder;
+  trainer.save_state(folder / "state.safetensors");
+  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
+}
+
+double norm_of(const std::vector<double>& v) {
+  return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
+}
+
+struct RunCase {
+  DataSet data;
+  ForwardSde sde;
+  TimeLaw law;
+  Output output;
+  Index denoising, collocation;
+  std::vector<Index> hidden = {19, 7};
+};
+
+// The first gradient is ten times the first moment after one step. Losses are means over the same points; what differs
+// is the rounding of points and sweeps, in split some 2^{−21} an operation, enlarged by small σ² and large residuals.
+TEST_F(CudaTrainer, IterationsAreThoseOfTheCpu) {
+  const auto sde = [](SdeKind kind) { return ForwardSde::defaults(kind); };
+  std::vector<RunCase> cases;
+  const std::array sizes{std::pair(Index{99}, Index{0}), std::pair(Index{1}, Index{1}), std::pair(Index{19}, Index{99}),
+                         std::pair(Index{989}, Index{19}), std::pair(Index{19}, Index{989})};
+  const std::array sdes{SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ou};
+  const std::array laws{TimeLaw::importance, TimeLaw::paper, TimeLaw::uniform};
+  std::size_t turn = 0;
+  for (const DataCase& c : data_sets()) {
+    const auto [n, m] = sizes[turn % sizes.size()];
+    cases.push_back({c.set, sde(sdes[turn % sdes.size()]), laws[turn % laws.size()],
+                     turn % 3 == 2 ? Output::score : Output::potential, n, m});
+    ++turn;
+  }
+  cases.push_back({data_sets()[0].set, {}, TimeLaw::importance, Output::potential, 99, 19, {150, 30}});
+  cases.push_back({data_sets()[7].set, {}, TimeLaw::paper, Output::score, 99, 0, {150}});
+  for (const RunCase& c : cases) {
+    SCOPED_TRACE(fmt::format("{} {} {}, {} + {} points", c.data.name(), c.sde.name(), to_string(c.output), c.denoising,
+                             c.collocation));
+    TrainOptions options = small_options();
+    options.denoising_points = c.denoising;
+    options.collocation_points = c.collocation;
+    options.time_law = c.law;
+    options.residual_weight = c.output == Output::score || c.collocation == 0 ? 0 : 0.5;
+    options.schedule = RateSchedule::constant;
+    options.peak_rate = 1e-3;
+    const Model model = small_model(c.data.dimension(), c.output, c.sde, c.hidden);
+    Trainer here(cpu(), model, c.data, options), there(gpu(), model, c.data, options);
+    const TrainRecord expected = here.run(1)[0], record = there.run(1)[0];
+    EXPECT_EQ(record.iteration, 0);
+    EXPECT_EQ(record.rate, expected.rate);
+    EXPECT_TRUE(agrees(record.denoising, expected.denoising, 1e-4));
+    EXPECT_TRUE(agrees(record.residual, expected.residual, 1e-4));
+    EXPECT_TRUE(agrees(record.total, expected.total, 1e-4));
+    EXPECT_TRUE(agrees(record.gradient_norm, expected.gradient_norm, 2e-4));
+    EXPECT_TRUE(agrees(tensor_of(there, "first_moment"), tensor_of(here, "first_moment"),
+                       Bound{.relative = 0, .of_rms = 2e-3, .norm = 2e-4, .absolute = 0}));
+    // A gradient's rounding moves its parameter by up to a few rates where it is as large as the gradient itself, and
+    // there the loss does not feel it.
+    const auto more = here.run(4), same = there.run(4);
+    for (std::size_t k = 0; k < 4; ++k) {
+      EXPECT_EQ(same[k].iteration, more[k].iteration);
+      EXPECT_TRUE(agrees(same[k].total, more[k].total, 1e-3)) << k;
+    }
+  }
+}
+
+TEST_F(CudaTrainer, LastsOfTwoStreamsAndOfPiecesAreTheSameBits) {
+  TrainOptions options = small_options();
+  options.iterations = 24;
+  options.schedule = RateSchedule::paper;  // restarts at 6 and 21
+  options.clip_norm = 2;
+  options.average = WeightAverage::tail;
+  for (const Model& model : {small_model(), small_model(2, Output::potential, {}, {130, 20})}) {
+    const DataSet data = DataSet::named("circles2");
+    Trainer whole(gpu(), model, data, options);
+    const auto all = whole.run(24);
+    const std::string expected = state_bytes(whole);
+
+    cudaStream_t stream = nullptr;
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    {
+      const Context own({.backend = BackendKind::cuda, .stream = stream});
+      Trainer again(own, model, data, options);
+      again.run(24);
+      EXPECT_TRUE(state_bytes(again) == expected) << "another stream";
+    }
+    check(cudaStreamDestroy(stream), "cudaStreamDestroy");
+
+    const Scratch folder;
+    const std::string path = folder / "state.safetensors";
+    Trainer(gpu(), model, data, options).save_state(path);
+    std::size_t seen = 0;
+    for (const Index stop : {0, 1, 5, 6, 7, 19, 20, 21, 24}) {  // the average from 19
+      Trainer part = Trainer::resume(gpu(), path, data);
+      for (const TrainRecord& record : part.run(stop - part.iteration())) {
+        EXPECT_EQ(record.iteration, all[seen].iteration);
+        EXPECT_EQ(record.total, all[seen].total) << seen;
+        EXPECT_EQ(record.gradient_norm, all[seen].gradient_norm) << seen;
+        EXPECT_EQ(record.rate, all[seen].rate) << seen;
+        ++seen;
+      }
+      EXPECT_EQ(part.iteration(), stop);
+      part.save_state(path);
+    }
+    EXPECT_EQ(seen, 24u);
+    EXPECT_TRUE(testing::get(path) == expected) << "resumed";
+    EXPECT_TRUE(whole.run(5).empty());
+    EXPECT_EQ(whole.iteration(), 24);
+  }
+}
+
+// The host looks every 1024 iterations.
+TEST_F(CudaTrainer, LongRunsAreThoseOfShortOnes) {
+  TrainOptions options = small_options();
+  options.iterations = 1050;
+  options.denoising_points = 1;
+  options.residual_weight = 0;
+  const Model model = small_model(2, Output::score, {}, {3});
+  Trainer once(gpu(), model, DataSet::named("checker"), options),
+      often(gpu(), model, DataSet::named("checker"), options);
+  const auto all = once.run(options.iterations);
+  ASSERT_EQ(all.size(), 1050u);
+  std::size_t seen = 0;
+  while (often.iteration() < options.iterations) {
+    for (const TrainRecord& record : often.run(525)) {
+      EXPECT_EQ(record.iteration, static_cast<Index>(seen));
+      EXPECT_EQ(record.total, all[seen].total);
+      ++seen;
+    }
+  }
+  EXPECT_EQ(seen, 1050u);
+  EXPECT_TRUE(state_bytes(once) == state_bytes(often));
+}
+
+// At a restart the moments are those of one gradient, v = 0.1 m².
+TEST_F(CudaTrainer, MomentsRestartWithThePapersRates) {
+  TrainOptions options = small_options();
+  options.schedule = RateSchedule::paper;
+  options.iterations = 40;  // restarts at 10 and 36
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), options);
+  for (const Index stop : {1, 11, 37}) {
+    trainer.run(stop - trainer.iteration());
+    const std::vector<double> m = tensor_of(trainer, "first_moment"), v = tensor_of(trainer, "second_moment");
+    std::vector<double> expected;
+    for (const double value : m) expected.push_back(0.1 * value * value);
+    EXPECT_TRUE(agrees(v, expected, Bound{.relative = 1e-6, .of_rms = 0, .norm = 1e-6, .absolute = 1e-40})) << stop;
+    trainer.run(1);
+    EXPECT_FALSE(agrees(tensor_of(trainer, "second_moment"), expected,
+                        Bound{.relative = 1e-2, .of_rms = 0, .norm = 1e-2, .absolute = 0}))
+        << "no step was taken";
+  }
+}
+
+TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) {
+  const auto moment_norm = [&](double clip, double& norm) {
+    TrainOptions options = small_options();
+    options.clip_norm = clip;
+    Trainer trainer(gpu(), small_model(), DataSet::named("checker"), options);
+    norm = trainer.run(1)[0].gradient_norm;
+    return 10 * norm_of(tensor_of(trainer, "first_moment"));
+  };
+  double norm = 0, clipped = 0, loose = 0;
+  const double unclipped_moment = moment_norm(0, norm);
+  EXPECT_TRUE(agrees(unclipped_moment, norm, 1e-6));
+  const double clipped_moment = moment_norm(norm / 3, clipped);
+  EXPECT_TRUE(agrees(clipped_moment, norm / 3, 1e-6));
+  const double loose_moment = moment_norm(3 * norm, loose);
+  EXPECT_TRUE(agrees(loose_moment, norm, 1e-6));
+  EXPECT_EQ(clipped, norm);  // the record tells the norm before clipping
+  EXPECT_EQ(loose, norm);
+}
+
+// Of the very parameters that a run without an average goes through.
+TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) {
+  const DataSet data = DataSet::named("blob");
+  TrainOptions options = small_options();
+  options.iterations = 20;
+  options.average_fraction = 0.25;  // from iteration 15 on
+  options.average = WeightAverage::none;
+  Trainer plain(gpu(), small_model(), data, options);
+  options.average = WeightAverage::exponential;
+  options.average_decay = 0.9;
+  Trainer exponential(gpu(), small_model(), data, options);
+  options.average = WeightAverage::tail;
+  Trainer tail(gpu(), small_model(), data, options);
+
+  std::vector<double> decayed, sum;
+  for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(14);
+  for (int k = 14; k < 20; ++k) {
+    for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(1);
+    const std::vector<double> now = parameters_of(plain.model());
+    if (k < 15) {
+      EXPECT_EQ(parameters_of(exponential.model()), now);
+      EXPECT_EQ(parameters_of(tail.model()), now);
+      continue;
+    }
+    if (k == 15) decayed = now, sum.assign(now.size(), 0.0);
+    std::vector<double> mean(now.size());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      decayed[i] = 0.9 * decayed[i] + 0.1 * now[i];
+      sum[i] += now[i];
+      mean[i] = sum[i] / (k - 14);
+    }
+    const Bound bound{.relative = 0, .of_rms = 1e-14, .norm = 1e-14, .absolute = 0};
+    EXPECT_TRUE(agrees(parameters_of(exponential.model()), decayed, bound)) << k;
+    EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
+  }
+  EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
+}
+
+TrainOptions diverging_options() {
+  TrainOptions options = small_options();
+  options.schedule = RateSchedule::constant;
+  options.peak_rate = 1e30;
+  options.average = WeightAverage::none;
+  return options;
+}
+
+TEST_F(CudaTrainer, StopsWithTheParametersBeforeTheFailingIteration) {
+  const TrainOptions options = diverging_options();
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), options);
+  std::string message;
+  std::size_t before = 0;
+  try {
+    trainer.run(20);
+  } catch (const TrainingStopped& stopped) {
+    message = stopped.what();
+    before = stopped.records.size();
+  }
+  const Index stopped = trainer.iteration();
+  EXPECT_GE(stopped, 1);
+  EXPECT_LT(stopped, 20);
+  EXPECT_EQ(before, static_cast<std::size_t>(stopped));
+  EXPECT_THAT(message, AllOf(HasSubstr(fmt::format("stopped at iteration {}", stopped)), HasSubstr("not finite")));
+  const std::vector<double> kept = parameters_of(trainer.model());
+  for (const double value : kept) ASSERT_TRUE(std::isfinite(value));
+
+  // They are what the iterations before it made.
+  Trainer again(gpu(), small_model(), DataSet::named("blob"), options);
+  again.run(stopped);
+  EXPECT_EQ(parameters_of(again.model()), kept);
+  EXPECT_EQ(message_of([&] { trainer.run(1); }), message);  // and it stays there
+}
+
+// Side by side.
+
+struct Together {
+  Model model;
+  DataSet data;
+  TrainOptions options;
+};
+std::vector<Together> side_by_side() {
+  std::vector<Together> all;
+  for (int k = 0; k < 5; ++k) {
+    TrainOptions options = small_options();
+    options.seed = static_cast<std::uint64_t>(k);
+    all.push_back(
+        {small_model(), DataSet::named(std::array{"blob", "circles2", "checker", "blob", "blob"}[k]), options});
+  }
+  all[1].options.iterations = 20;  // ends earlier
+  all[2].options.residual_weight = 0;
+  all[2].options.denoising_points = 200;
+  all[3].model = small_model(2, Output::score);  // of another shape
+  all[3].options.residual_weight = 0;
+  all[4].model = small_model(2, Output::potential, {}, {130});
+  return all;
+}
+
+TEST_F(CudaTrainer, SideBySideIsAsAlone) {
+  const std::vector<Together> all = side_by_side();
+  for (const Context& context : {gpu(), cpu()}) {
+    SCOPED_TRACE(context.backend_name());
+    std::vector<std::vector<Trainer>> rounds(2);
+    std::vector<std::vector<std::vector<TrainRecord>>> records(2);
+    for (std::size_t round = 0; round < 2; ++round) {
+      std::vector<Trainer>& trainers = rounds[round];
+      for (const Together& t : all) trainers.emplace_back(context, t.model, t.data, t.options);
+      std::vector<Trainer*> pointers;
+      for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+      records[round] = run_together(pointers, 30);
+      ASSERT_EQ(records[round].size(), all.size());
+    }
+    for (std::size_t k = 0; k < all.size(); ++k) {
+      SCOPED_TRACE(k);
+      const Index expected = std::min<Index>(30, all[k].options.iterations);
+      EXPECT_EQ(rounds[0][k].iteration(), expected);
+      ASSERT_EQ(records[0][k].size(), static_cast<std::size_t>(expected));
+      EXPECT_TRUE(state_bytes(rounds[0][k]) == state_bytes(rounds[1][k])) << "another run of the same";
+      // Alone, the order of sums may be another: the first iteration differs by their rounding.
+      Trainer alone(context, all[k].model, all[k].data, all[k].options);
+      const auto single = alone.run(30);
+      ASSERT_EQ(single.size(), records[0][k].size());
+      EXPECT_TRUE(agrees(records[0][k][0].denoising, single[0].denoising, 1e-6));
+      EXPECT_TRUE(agrees(records[0][k][0].residual, single[0].residual, 1e-6));
+      EXPECT_TRUE(agrees(records[0][k][0].gradient_norm, single[0].gradient_norm, 1e-5));
+      for (std::size_t i = 0; i < single.size(); ++i) {
+        EXPECT_EQ(records[0][k][i].iteration, single[i].iteration);
+        EXPECT_EQ(records[0][k][i].rate, single[i].rate);
+        EXPECT_TRUE(agrees(records[0][k][i].total, single[i].total, 1e-2)) << i;
+      }
+    }
+  }
+}
+
+TEST_F(CudaTrainer, SideBySideTheOthersGoOnWhereOneStops) {
+  std::vector<Together> all = side_by_side();
+  all[1].options = diverging_options();
+  std::vector<Trainer> trainers;
+  for (const Together& t : all) trainers.emplace_back(gpu(), t.model, t.data, t.options);
+  std::vector<Trainer*> pointers;
+  for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+  EXPECT_THAT(message_of([&] { run_together(pointers, 30); }), HasSubstr("training stopped at iteration"));
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    if (k == 1) {
+      EXPECT_LT(trainers[k].iteration(), 30);
+    } else {
+      EXPECT_EQ(trainers[k].iteration(), 30) << k;
+    }
+    const std::vector<double> parameters = parameters_of(trainers[k].model());
+    for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
+  }
+}
+
+TEST_F(CudaTrainer, SideBySideRefusesWhatIsNotATrainer) {
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  const std::vector<Trainer*> twice = {&trainer, &trainer}, null = {&trainer, nullptr};
+  EXPECT_THAT(message_of([&] { run_together(twice, 1); }), HasSubstr("twice"));
+  EXPECT_THAT(message_of([&] { run_together(null, 1); }), HasSubstr("null pointer"));
+  EXPECT_THAT(message_of([&] { run_together({}, -1); }), HasSubstr("-1 iterations"));
+  EXPECT_TRUE(run_together({}, 1).empty());
+  EXPECT_EQ(trainer.iteration(), 0);
+}
+
+TEST_F(CudaTrainer, HalfIsRefused) {
+  const Context half({.backend = BackendKind::cuda, .precision = Precision::half});
+  EXPECT_THAT(message_of([&] { Trainer(half, small_model(), DataSet::named("blob"), small_options()); }),
+              HasSubstr("half"));
+}
+
+TEST_F(CudaTrainer, OnTwoThreadsTrainAsOnOne) {
+  const auto train = [] {
+    const Context context({.backend = BackendKind::cuda});
+    Trainer trainer(context, small_model(), DataSet::named("blob"), small_options());
+    trainer.run(20);
+    return state_bytes(trainer);
+  };
+  const std::string expected = train();
+  std::array<std::string, 2> states;
+  std::thread other([&] { states[1] = train(); });
+  states[0] = train();
+  other.join();
+  for (const std::string& state : states) EXPECT_TRUE(state == expected);
+}
+
+// Data in device memory.
+
+TEST_F(CudaTrainer, SamplesFromDeviceMemoryAreThoseOfTheHost) {
+  std::vector<float> numbers(99 * 3);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::sin(static_cast<float>(i));
+  const DataSet host = DataSet::samples(numbers, 3);
+  std::optional<DataSet> device;
+  {
+    Buffer<float> mine(gpu(), 99, 3);
+    copy(gpu(), View<const float>(numbers, 3), mine.view());
+    device.emplace(DataSet::samples(gpu(), mine.view()));
+  }
+  EXPECT_EQ(device->stored(), nullptr);
+  EXPECT_EQ(device->dimension(), 3);
+  EXPECT_EQ(device->fingerprint(), host.fingerprint());
+  Buffer<float> a(gpu(), 989, 3), b(gpu(), 989, 3);
+  host.draw(gpu(), a.view(), 5, 19, 3);
+  device->draw(gpu(), b.view(), 5, 19, 3);
+  std::vector<float> va(989 * 3), vb(989 * 3);
+  copy(gpu(), a.view(), View<float>(va, 3));
+  copy(gpu(), b.view(), View<float>(vb, 3));
+  gpu().synchronize();
+  EXPECT_EQ(va, vb);
+
+  const Model model = small_model(3);
+  Trainer one(gpu(), model, host, small_options()), other(gpu(), model, *device, small_options());
+  one.run(3), other.run(3);
+  // The name of a set is in its state, and both are "samples".
+  EXPECT_TRUE(state_bytes(one) == state_bytes(other));
+  const Scratch folder;
+  other.save_state(folder / "state.safetensors");
+  Trainer resumed = Trainer::resume(gpu(), folder / "state.safetensors", host);
+  resumed.run(3), one.run(3);
+  EXPECT_TRUE(state_bytes(one) == state_bytes(resumed));
+
+  std::vector<float> out(2 * 3);
+  EXPECT_THAT(message_of([&] { device->draw(cpu(), View<float>(out, 3), 1); }), HasSubstr("on a GPU"));
+  EXPECT_THAT(message_of([&] { Trainer(cpu(), model, *device, small_options()); }), HasSubstr("on a GPU"));
+  EXPECT_EQ(DataSet::samples(cpu(), View<const float>(numbers, 3)).fingerprint(), host.fingerprint());
+}
+
+TEST_F(CudaTrainer, SamplesFromDeviceMemoryAreChecked) {
+  std::vector<float> numbers(99 * 3, 1.0f);
+  numbers[3 * 19 + 1] = std::numeric_limits<float>::quiet_NaN();
+  Buffer<float> mine(gpu(), 99, 3);
+  copy(gpu(), View<const float>(numbers, 3), mine.view());
+  EXPECT_THAT(message_of([&] { DataSet::samples(gpu(), mine.view()); }), HasSubstr("sample 19, coordinate 1 is nan"));
+  EXPECT_THAT(message_of([&] { DataSet::samples(gpu(), View<const float>(numbers, 3)); }), HasSubstr("samples"));
+  EXPECT_THAT(message_of([&] { DataSet::samples(gpu(), View<const float>(mine.data(), 0, 3, Device::cuda)); }),
+              HasSubstr("no samples given"));
 }
 
 }  // namespace

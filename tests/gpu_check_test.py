@@ -119,7 +119,7 @@ def test_all_passed(folder):
     assert (tests['passed'], tests['failed'], tests['skipped']) == (2, 0, 1), tests
     assert tests['executables'] == {'fields_test': {'passed': 2, 'failed': 0, 'skipped': 1}}
     assert tests['skips'] == {'no published files': 1} and tests['failures'] == []
-    assert report['sanitizer'] == {tool: dict.fromkeys(('bench', 'sample', 'field'), 'passed')
+    assert report['sanitizer'] == {tool: dict.fromkeys(('bench', 'sample', 'field', 'train'), 'passed')
                                    for tool in ('memcheck', 'racecheck', 'initcheck', 'synccheck')}
     works = report['benchmarks']['works']
     assert works == {'gpu/sample/paper/3000000/split': {'ms': 1250.0, 'gflops': 112000.0, 'fraction_of_limit': 0.41,

@@ -103,12 +103,11 @@ class Train : public Command {
         ->group(files);
     for (CLI::Option* option : recipe_) option->excludes(resume);
     app_->add_flag("--json", json_, "print one JSON object when done");
-    machine_.add_to_training(*app_);
+    machine_.add_to(*app_);
   }
 
   void run() override {
     if (resume_.empty()) check_usage([&] { read_recipe(); });
-    machine_.check_training();
     const SaveInterval save = SaveInterval::parse(save_every_);
     if (state_.empty()) state_ = resume_;
     const bool same_state = !resume_.empty() && same_file(state_, resume_);
@@ -119,7 +118,7 @@ class Train : public Command {
           state_));
     }
     const DataSet data = DataSet::named(data_);
-    const Context context = machine_.training_context();
+    const Context context = machine_.context();
     Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
 
     const std::int64_t first = trainer.iteration();
@@ -133,6 +132,7 @@ class Train : public Command {
     save_model(out_, model, {{"training", text_of(recipe)}});
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
+      json["precision"] = to_string(context.precision());
       json["first_iteration"] = first;
       json["iterations"] = trainer.iteration();
       json["last"] = nullptr;

@@ -136,36 +136,21 @@ void check_usage(const std::function<void()>& check) {
   }
 }
 
-namespace {
-
-void add_machine(CLI::App& app, MachineOptions& machine, const char* backends) {
-  app.add_option("--backend", machine.backend, backends)
-      ->capture_default_str()
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  add_integer<std::int64_t>(app, "--threads", machine.threads, "CPU threads; 0: all that this process may run on", 0,
-                            1024);
-}
-
-constexpr const char* no_training = "training runs on the CPU backend in this version";
-
-}  // namespace
-
 CLI::Option* add_precision(CLI::App& app, std::string& precision) {
   return app
       .add_option("--precision", precision,
                   "products of hidden layers on CUDA: split (close to float, on tensor cores), fp32, or half (relative "
-                  "errors of 1e-3; values and scores only); the CPU works in float whatever is given")
+                  "errors of 1e-3; values and scores only, no training); the CPU works in float whatever is given")
       ->capture_default_str()
       ->check(usable([](const std::string& text) { parse_precision(text); }));
 }
 
 void MachineOptions::add_to(CLI::App& app) {
-  add_machine(app, *this, "auto, cpu or cuda; auto takes CUDA where this build and machine have it");
+  app.add_option("--backend", backend, "auto, cpu or cuda; auto takes CUDA where this build and machine have it")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
+  add_integer<std::int64_t>(app, "--threads", threads, "CPU threads; 0: all that this process may run on", 0, 1024);
   add_precision(app, precision);
-}
-
-void MachineOptions::add_to_training(CLI::App& app) {
-  add_machine(app, *this, "auto or cpu, which are the same here: this version does not train on CUDA");
 }
 
 Context MachineOptions::context() const {
@@ -174,16 +159,6 @@ Context MachineOptions::context() const {
                          .precision = parse_precision(precision)});
   if (context.device() == Device::cpu && !context.note().empty()) fmt::print(stderr, "{}\n", context.note());
   return context;
-}
-
-void MachineOptions::check_training() const {
-  if (backend == "cuda") throw Error(fmt::format("--backend cuda given, and {}; allowed: auto, cpu", no_training));
-}
-
-Context MachineOptions::training_context() const {
-  check_training();
-  if (backend == "auto") fmt::print(stderr, "backend cpu: {}\n", no_training);
-  return Context({.backend = BackendKind::cpu, .threads = static_cast<int>(threads)});
 }
 
 namespace {

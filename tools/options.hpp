@@ -52,16 +52,10 @@ struct MachineOptions {
   std::string backend = "auto", precision = "split";
   std::int64_t threads = 0;
 
-  // --backend, --threads and --precision, where a model is run.
+  // --backend, --threads and --precision.
   void add_to(CLI::App& app);
-  // --backend and --threads, where one is trained.
-  void add_to_training(CLI::App& app);
   // Says on standard error why `auto` took the CPU.
   Context context() const;
-  // This version trains on the CPU: throws Error where CUDA was asked for by name, before any work.
-  void check_training() const;
-  // The CPU; says so on standard error where `auto` was given.
-  Context training_context() const;
 };
 
 // --model, and what overrides the metadata of the file.

@@ -257,16 +257,13 @@ class Reproduction {
 
   void run() {
     const Stopwatch clock;
-    machine_.check_training();
     configure();
     const Context context = machine_.context();
-    const Context training = context.device() == Device::cpu ? context : machine_.training_context();
-    if (training.device() == Device::cuda) together_ = most_together;
+    if (context.device() == Device::cuda) together_ = most_together;
     Progress progress(phases());
     Json results = describe_machine();
     results["preset"] = preset_.name;
     results["backend"] = context.backend_name();
-    results["training_backend"] = training.backend_name();
     results["threads"] = context.threads();
     results["gap_options"] = gap_options_json(context, preset_.gap);
     results["seeds"] = preset_.seeds;
@@ -277,7 +274,7 @@ class Reproduction {
     std::string truth_of;  // the data set and the seed that the truth was drawn from
     TruthOfRun truth;
     for (const std::span<const Run> group : groups()) {
-      train(training, group, progress);
+      train(context, group, progress);
       for (const Run& run : group) {
         if (!measured(context, run)) {
           const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());

@@ -28,6 +28,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <memory>
+#include <span>
 
 #include "cuda/device_loss.hpp"
 #include "cuda/wide_network.hpp"
@@ -382,7 +383,7 @@ class WideLossDouble final : public DeviceLoss<double> {
 class WideLoss final : public TrainingLoss {
  public:
   WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
-      : d_(architecture.dimension), sweeps_(queue, architecture, sde, rows) {}
+      : stream_(queue.stream), d_(architecture.dimension), sweeps_(queue, architecture, sde, rows) {}
   void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
                 float* gradient) override {
@@ -390,10 +391,34 @@ class WideLoss final : public TrainingLoss {
   }
   std::size_t workspace_bytes() const override { return sweeps_.workspace_bytes(); }
 
-  void evaluate(std::span<TrainingLoss* const>, std::span<const LossTask>) override {}
+  // A model's products fill the device: one model after the other.
+  void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) override {
+    for (std::size_t k = 0; k < losses.size(); ++k) dynamic_cast<WideLoss&>(*losses[k]).evaluate(tasks[k]);
+  }
   bool goes_with(const TrainingLoss&) const override { return false; }
 
  private:
+  // Each chunk's points are drawn into the workspace.
+  void evaluate(const LossTask& task) {
+    const kernels::TrainingDraw& draw = task.points;
+    sweeps_.evaluate(
+        task.parameters, draw.denoising_points,
+        [&](std::int64_t first, std::int64_t n) {
+          float *const t = sweeps_.points(), *const weight = t + n, *const x = weight + n, *const target = x + n * d_;
+          check(kernels::launch_denoising_points(draw, first, n, t, x, target, weight, stream_),
+                "launch_denoising_points");
+          return DenoisingRows<float>{t, x, target, weight};
+        },
+        draw.collocation_points,
+        [&](std::int64_t first, std::int64_t n) {
+          float *const t = sweeps_.points(), *const x = t + n;
+          check(kernels::launch_collocation_points(draw, first, n, t, x, stream_), "launch_collocation_points");
+          return CollocationRows<float>{t, x};
+        },
+        task.residual_weight, task.values, task.gradient);
+  }
+
+  cudaStream_t stream_;
   std::int64_t d_;
   WideSweeps<float> sweeps_;
 };

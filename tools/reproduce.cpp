@@ -1,7 +1,9 @@
-// The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, train, sample by the
-// reverse SDE and by the probability-flow ODE, and measure the gap. DIR/DATA_wW holds each run: recipe.json,
-// state.safetensors while it trains, log.csv, then model.safetensors, training.json, gap.json and the histograms. A
-// second call goes on where the first stopped; DIR/results.json gathers what is finished.
+// The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
+// several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
+// DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
+// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, gap.json, the histograms,
+// along_the_way.npy and, where it was asked for, diagnosis.json. A second call goes on where the first stopped;
+// DIR/results.json gathers what is finished.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -577,6 +579,7 @@ class Reproduction {
     });
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
+    json["grid"] = "file:diagnosis_times.npy";
     json.update(from);
     json["seconds"] = clock.seconds();
     write_text(file, text_of(json, 1) + "\n");

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -254,6 +255,161 @@ TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
   }
 }
 
+// Two seeds of one activation, then of all of them: what is there already is neither trained nor measured again.
+TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
+  const Scratch scratch;
+  const auto study = [&](const std::string& options) {
+    const Outcome outcome =
+        run(scratch, fmt::format("{} --preset activations-quick --iterations 3 --samples 200 --grid "
+                                 "geometric:30:1e-2 --weights 0 {} --out {}",
+                                 reproduce_tool, options, scratch / "out"));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome;
+  };
+  study("--activation tanh --seeds 1");
+  const std::string first = scratch / "out/circles2_tanh_w0_s0/";
+  const auto trained = std::filesystem::last_write_time(first + "model.safetensors"),
+             measured = std::filesystem::last_write_time(first + "gap.json");
+  const Outcome outcome = study("--seeds 2");
+  EXPECT_EQ(std::filesystem::last_write_time(first + "model.safetensors"), trained);
+  EXPECT_EQ(std::filesystem::last_write_time(first + "gap.json"), measured);
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("circles2, softplus 100, seed 1"), HasSubstr("Mean ± standard deviation")));
+
+  const Json results = Json::parse(get(scratch / "out/results.json"));
+  EXPECT_EQ(results["preset"], "activations-quick");
+  EXPECT_EQ(results["seeds"], 2);
+  ASSERT_EQ(results["runs"].size(), 8u);
+  std::vector<std::string> folders;
+  for (const Json& entry : results["runs"]) {
+    folders.push_back(entry["folder"]);
+    EXPECT_EQ(entry["recipe"]["seed"], entry["seed"]);
+    EXPECT_EQ(entry["gap"]["seed"], entry["seed"]);
+  }
+  EXPECT_THAT(folders,
+              ::testing::ElementsAre("circles2_softplus100_w0_s0", "circles2_softplus20_w0_s0", "circles2_tanh_w0_s0",
+                                     "circles2_silu_w0_s0", "circles2_softplus100_w0_s1", "circles2_softplus20_w0_s1",
+                                     "circles2_tanh_w0_s1", "circles2_silu_w0_s1"));
+
+  // softplus β: β/4; tanh: 4/(3√3), at tanh² z = 1/3; SiLU: 1/2.
+  const double largest[] = {25, 5, 4 / (3 * std::sqrt(3.0)), 0.5};
+  ASSERT_EQ(results["summary"].size(), 4u);
+  for (int i = 0; i < 4; ++i) {
+    const Json &entry = results["summary"][i], &a = results["runs"][i]["gap"], &b = results["runs"][i + 4]["gap"];
+    SCOPED_TRACE(entry["activation"]["name"].get<std::string>());
+    EXPECT_NEAR(entry["activation"]["largest_second_derivative"].get<double>(), largest[i], 1e-5 * largest[i]);
+    EXPECT_EQ(entry["seeds"], 2);
+    EXPECT_EQ(entry["residual_weight"], 0.0);
+    const double x = a["residual"]["centred_mean_square"], y = b["residual"]["centred_mean_square"];
+    const Json& statistic = entry["centred_mean_square"];
+    EXPECT_NE(x, y);
+    EXPECT_DOUBLE_EQ(statistic["mean"].get<double>(), (x + y) / 2);
+    EXPECT_DOUBLE_EQ(statistic["median"].get<double>(), (x + y) / 2);
+    EXPECT_NEAR(statistic["deviation"].get<double>(), std::abs(x - y) / std::sqrt(2.0), 1e-9 * std::abs(x));
+    EXPECT_EQ(statistic["least"].get<double>(), std::min(x, y));
+    EXPECT_EQ(statistic["most"].get<double>(), std::max(x, y));
+  }
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), AllOf(HasSubstr("Mean ± standard deviation over seeds"), HasSubstr("All 8 runs"),
+                                     HasSubstr("smoothness_circles2"), HasSubstr("largest |σ″|")));
+}
+
+TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
+  const Scratch scratch;
+  const auto folders = [&](const std::string& options) {
+    std::filesystem::remove_all(scratch / "out");
+    const Outcome outcome =
+        run(scratch, fmt::format("{} --iterations 1 --samples 50 --grid geometric:5:1e-1 --data blob --weights 0 {} "
+                                 "--out {}",
+                                 reproduce_tool, options, scratch / "out"));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    std::set<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(scratch / "out"))
+      names.insert(entry.path().filename());
+    names.erase("results.json");
+    return names;
+  };
+  using Names = std::set<std::string>;
+  EXPECT_EQ(folders("--preset smoke --activation silu --seed 5"), (Names{"blob_w0"}));
+  EXPECT_EQ(folders("--preset smoke --seeds 2 --seed 5"), (Names{"blob_w0_s5", "blob_w0_s6"}));
+  EXPECT_EQ(folders("--preset activations-quick --beta 20 --seeds 1"), (Names{"blob_softplus20_w0_s0"}));
+}
+
+TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
+  const Scratch scratch;
+  const std::string command = fmt::format(
+      "{} --preset smoke --bounds yes --samples 500 --grid geometric:40:1e-2 "
+      "--weights 1 --out {}",
+      reproduce_tool, scratch / "out");
+  const Outcome outcome = run(scratch, command);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, AllOf(HasSubstr("an estimate of its upper bound"), HasSubstr("is no bound")));
+  const Json results = Json::parse(get(scratch / "out/results.json"));
+  ASSERT_EQ(results["runs"].size(), 1u);
+  for (const Json& entry : results["runs"]) {
+    SCOPED_TRACE(entry["folder"].get<std::string>());
+    const Json &gap = entry["gap"], &way = gap["along_the_way"], &diagnosis = entry["diagnosis"];
+    const std::size_t times = way["times"].size();
+    EXPECT_GT(times, 6u);
+    EXPECT_NEAR(way["times"].back().get<double>(), 1e-2, 1e-12);
+    for (const Json& list :
+         {way["steps"], way["noise_floor"], way["potential_integrable"], way["share_of_growing_directions"],
+          way["escaped"]["ode"], way["escaped"]["sde"], way["w2_squared"]["ode_sde"],
+          way["w2_squared"]["potential_sde"], way["w2_squared"]["potential_ode"]}) {
+      EXPECT_EQ(list.size(), times);
+    }
+    EXPECT_EQ(way["w2_squared"]["ode_sde"].back(), gap["w2_squared"]["ode_sde"]);
+    EXPECT_EQ(way["escaped"]["sde"].back(), gap["escaped"]["sde"]);
+    EXPECT_TRUE(gap["ode_sde_at_half_spacing"].is_number());
+    EXPECT_GT(gap["denoising_loss"].get<double>(), 0);
+
+    const Json &bound = diagnosis["upper_bound"], &over_samples = bound["over_samples"];
+    EXPECT_NEAR(bound["diameter"].get<double>(), 7 * std::sqrt(2.0), 1e-12);
+    EXPECT_EQ(over_samples["vacuous"].get<bool>(),
+              std::exp(over_samples["log_bound"].get<double>()) >= bound["diameter"].get<double>());
+    EXPECT_EQ(diagnosis["identity"].is_null(), !diagnosis["radial_slopes"]["integrable"].get<bool>());
+    EXPECT_TRUE(diagnosis["energy"]["balance"]["difference"]["value"].is_number());
+  }
+  // The bound is there already, and stays away where it is not asked for.
+  const std::string diagnosis = scratch / "out/circles2_w1/diagnosis.json";
+  const auto written = std::filesystem::last_write_time(diagnosis);
+  ASSERT_EQ(run(scratch, command).code, 0);
+  EXPECT_EQ(std::filesystem::last_write_time(diagnosis), written);
+  if (can_report()) {
+    EXPECT_THAT(report(scratch), AllOf(HasSubstr("Upper bound of the gap, and the energy identity"),
+                                       HasSubstr("an estimate of the bound (a maximum over samples is no bound)"),
+                                       HasSubstr("The gap along the way"), HasSubstr("way_circles2_w1")));
+  }
+  const std::string without = std::regex_replace(command, std::regex("--bounds yes"), "--bounds no");
+  EXPECT_THAT(run(scratch, without).out, Not(HasSubstr("upper bound")));
+  EXPECT_TRUE(Json::parse(get(scratch / "out/results.json"))["runs"][0]["diagnosis"].is_null());
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), Not(HasSubstr("Upper bound")));
+}
+
+// The paper's preset, small: the published numbers stand beside those of blob, and circles2 has none.
+TEST(Reproduction, ThePaperHasItsNumbersBesideOurs) {
+  const Scratch scratch;
+  const Outcome outcome = run(scratch, fmt::format("{} --preset paper --data blob,circles2 --weights 0,1 --bounds no "
+                                                   "--iterations 1 --samples 300 --grid geometric:20:1e-2 --out {}",
+                                                   reproduce_tool, scratch / "out"));
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("published"));
+  const Json results = Json::parse(get(scratch / "out/results.json"));
+  ASSERT_EQ(results["runs"].size(), 4u);
+  for (const Json& entry : results["runs"]) {
+    ASSERT_EQ(entry.contains("published"), entry["data"] == "blob");
+    if (entry["data"] != "blob") continue;
+    EXPECT_EQ(entry["published"]["w2_squared"]["ode_sde"], entry["residual_weight"] == 0 ? 0.0116 : 0.0029);
+    EXPECT_EQ(entry["recipe"]["denoising_points"], 200000);
+    EXPECT_EQ(entry["recipe"]["collocation_points"], 50000);
+    EXPECT_EQ(entry["recipe"]["schedule"], "paper");
+    EXPECT_EQ(entry["recipe"]["architecture"]["beta"], 100.0);
+  }
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch),
+              AllOf(HasSubstr("Beside the published numbers"), HasSubstr("0.01160"), HasSubstr("Residual, gap and")));
+}
+
 TEST(Report, OverwritesNothingItReads) {
   const Scratch scratch;
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib";
@@ -292,6 +448,8 @@ TEST(Report, NamesTheFileThatIsDamaged) {
        std::vector<std::pair<std::string, std::string>>{{"ode.npy", "junk"},
                                                         {"truth.npy", ""},
                                                         {"sde.npy", size},
+                                                        {"along_the_way.npy", "junk"},
+                                                        {"along_the_way.npy", size},
                                                         {"log.csv", "junk"},
                                                         {"log.csv", ""},
                                                         {"log.csv", header + "0,1,2\n"},
@@ -335,9 +493,9 @@ TEST(Demo, KnowsItsOptions) {
     EXPECT_THAT(taught, HasSubstr(at->str()));
   }
   EXPECT_GT(found, 11);
-  for (const char* wrong :
-       {"--nonsense", "--nonsense=1", "stray", "--preset huge", "--preset=huge", "--samples", "--out ''",
-        "--out=", "--samples many", "--iterations=-3", "--threads 1.5", "--backend abacus", "--precision bf16"}) {
+  for (const char* wrong : {"--nonsense", "--nonsense=1", "stray", "--preset huge", "--preset=huge", "--samples",
+                            "--out ''", "--out=", "--samples many", "--iterations=-3", "--seeds few",
+                            "--bounds perhaps", "--threads 1.5", "--backend abacus", "--precision bf16"}) {
     const Outcome outcome = run(scratch, demo + wrong);
     EXPECT_EQ(outcome.code, 2) << wrong;
     EXPECT_THAT(outcome.err, ::testing::StartsWith("demo.sh: "));

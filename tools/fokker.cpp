@@ -125,7 +125,7 @@ class Train : public Command {
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
     progress.begin(double(first) / double(trainer.options().iterations));
     const TrainingResult result =
-        run_training(trainer, {.state = state_, .save = save, .log = log_, .log_every = log_every_}, progress);
+        run_training(trainer, {.state = state_, .log = log_, .log_every = log_every_}, save, progress);
 
     const Model model = trainer.model();
     const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());

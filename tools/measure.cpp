@@ -2,9 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <future>
 #include <iterator>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "console.hpp"
@@ -14,8 +18,61 @@ namespace fokker::tools {
 namespace {
 
 // Training draws its data at the steps 0, 1, … of its seed, the noise floor at the last two that Philox has room for;
-// the truth stands before those, so that all are independent.
-constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3;
+// the others stand before those, so that all are independent.
+constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3, first_marginal_step = truth_step - 1,
+                        second_marginal_step = truth_step - 2, loss_step = truth_step - 3;
+
+// out [n, d]: standard normals of points 0 … n − 1.
+std::vector<float> draw_normals(std::int64_t n, std::int64_t d, std::uint64_t seed, std::uint64_t step) {
+  std::vector<float> out(static_cast<std::size_t>(n * d));
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t begin = 0; begin < d; begin += 4) {
+      const PhiloxBlock block =
+          philox4x32_10(seed, static_cast<std::uint64_t>(i),
+                        philox_offset(RandomUse::denoising, static_cast<std::uint32_t>(begin / 4), step));
+      float z[4];
+      normals_from_words(block.word[0], block.word[1], z[0], z[1]);
+      normals_from_words(block.word[2], block.word[3], z[2], z[3]);
+      for (std::int64_t j = begin; j < std::min(begin + 4, d); ++j) out[i * d + j] = z[j - begin];
+    }
+  }
+  return out;
+}
+
+// Exact distances between weights on a grid, one a thread: the transport problems of one run are many, and each is the
+// work of one thread. NaN where a side has no mass.
+struct GridPair {
+  const std::vector<double>*a, *b;
+  Grid grid;
+};
+std::vector<Distance> distances_on_grids(const Context& context, const std::vector<GridPair>& pairs,
+                                         const FractionDone& progress) {
+  const auto massless = [](const std::vector<double>& weights) {
+    return std::all_of(weights.begin(), weights.end(), [](double w) { return w == 0; });
+  };
+  std::vector<Distance> distances(pairs.size());
+  std::atomic<std::size_t> next = 0;
+  const auto work = [&](bool reports) {
+    for (std::size_t i; (i = next++) < pairs.size();) {
+      const auto& [a, b, grid] = pairs[i];
+      if (massless(*a) || massless(*b)) {
+        constexpr double none = std::numeric_limits<double>::quiet_NaN();
+        distances[i] = {none, none};
+      } else {
+        const TransportResult result = w2_squared(*a, *b, grid);
+        distances[i] = {result.w2_squared, result.certificate_gap()};
+      }
+      if (reports) progress(double(std::min<std::size_t>(next, pairs.size())) / double(pairs.size()));
+    }
+  };
+  std::vector<std::future<void>> others;
+  for (int t = 1; t < std::min<int>(context.threads(), int(pairs.size())); ++t) {
+    others.push_back(std::async(std::launch::async, work, false));
+  }
+  work(true);
+  for (std::future<void>& other : others) other.get();
+  return distances;
+}
 
 }  // namespace
 
@@ -71,9 +128,11 @@ void note_all_lost(const std::string& program, const std::string& which) {
 }
 
 Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                           std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
+                           std::int64_t n, std::uint64_t seed, const FractionDone& progress,
+                           const Snapshots& snapshots) {
   Buffer<float> samples(context, n, model.dimension());
-  SampleOptions options{.scheme = scheme, .seed = seed, .progress = {}};
+  SampleOptions options{
+      .scheme = scheme, .seed = seed, .snapshot_steps = snapshots.steps, .snapshots = snapshots.states};
   if (progress) options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
   Sampler(context, model, grid).sample(samples.view(), options);
   return samples;
@@ -83,6 +142,121 @@ Truth measure_truth(const Context& context, const DataSet& data, const GapOption
   Buffer<float> samples(context, options.samples, data.dimension());
   data.draw(context, samples.view(), options.seed, 0, truth_step);
   return {Cloud::of(context, std::move(samples)), noise_floor(context, data, options.samples, options.seed)};
+}
+
+std::vector<std::int32_t> steps_along_the_way(const TimeGrid& grid) {
+  const std::vector<double>& times = grid.times();
+  std::set<std::int32_t> steps{grid.steps()};
+  for (const double fraction : {1.0, 0.3, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002}) {
+    const double wanted = fraction * times.front();
+    const auto distance = [&](double t) { return std::abs(t - wanted); };
+    const auto nearest =
+        std::min_element(times.begin() + 1, times.end(), [&](double a, double b) { return distance(a) < distance(b); });
+    steps.insert(static_cast<std::int32_t>(nearest - times.begin()));
+  }
+  return {steps.begin(), steps.end()};
+}
+
+std::vector<double> noise_floors_along_the_way(const Context& context, const ForwardSde& sde, const DataSet& data,
+                                               const GapOptions& options) {
+  const TimeGrid grid = TimeGrid::parse(options.grid, sde);
+  const std::vector<std::int32_t> steps = steps_along_the_way(grid);
+  const std::int64_t n = options.samples;
+  std::vector<Histogram> marginals[2];
+  for (const int side : {0, 1}) {
+    const std::uint64_t step = side == 0 ? first_marginal_step : second_marginal_step;
+    Buffer<float> there(context, n, 2);
+    data.draw(context, there.view(), options.seed, 0, step);
+    const std::vector<float> x_0 = to_host(context, there.view()), z = draw_normals(n, 2, options.seed, step);
+    std::vector<float> x(x_0.size());
+    for (const std::int32_t at : steps) {
+      const SdeCoefficients<double> sde_at = sde.at(grid.times()[at]);
+      const float mean = float(sde_at.mean), deviation = float(std::sqrt(sde_at.variance));
+      for (std::size_t i = 0; i < x.size(); ++i) x[i] = mean * x_0[i] + deviation * z[i];
+      copy(context, View<const float>(x.data(), n, 2), there.view());
+      marginals[side].push_back(histogram(context, there.view()));  // waits, so that x may be overwritten
+    }
+  }
+  std::vector<GridPair> pairs;
+  for (std::size_t k = 0; k < steps.size(); ++k) {
+    pairs.push_back({&marginals[0][k].weights, &marginals[1][k].weights, Grid{}});
+  }
+  std::vector<double> floors;
+  for (const Distance& distance : distances_on_grids(context, pairs, [](double) {})) floors.push_back(distance.value);
+  return floors;
+}
+
+std::vector<std::vector<double>> potential_on_grid(const Context& context, const Model& model,
+                                                   const std::vector<double>& times, const Grid& grid) {
+  // Cells of the box, `parts` to a spacing, so that nodes at its edge have half the cells of others.
+  constexpr std::int64_t parts = 4;
+  const std::int64_t side = parts * (grid.n - 1);
+  std::vector<float> x(static_cast<std::size_t>(2 * side * side));
+  const auto coordinate = [&](std::int64_t i) {
+    return float(-grid.half_width + (double(i) + 0.5) / double(parts) * grid.spacing());
+  };
+  for (std::int64_t i = 0; i < side * side; ++i) {
+    x[2 * i] = coordinate(i % side);
+    x[2 * i + 1] = coordinate(i / side);
+  }
+  const Buffer<float> points = to_device(context, x, 2);
+  Buffer<float> values(context, side * side);
+  const Fields<float> fields(context, model);
+  std::vector<std::vector<double>> laws;
+  for (const double t : times) {
+    const Buffer<float> time = to_device(context, {float(t)}, 1);
+    FieldOutputs<float> outputs;
+    outputs.value = values.view();
+    fields.evaluate({time.view(), points.view()}, outputs);
+    const std::vector<float> phi = to_host(context, values.view());
+    const double highest = *std::max_element(phi.begin(), phi.end());
+    std::vector<double> weights(static_cast<std::size_t>(grid.n * grid.n));
+    const auto node = [&](std::int64_t i) { return (i + parts / 2) / parts; };
+    double sum = 0;
+    for (std::int64_t i = 0; i < side * side; ++i) {
+      const double mass = std::exp(phi[i] - highest);
+      weights[grid.n * node(i / side) + node(i % side)] += mass;
+      sum += mass;
+    }
+    for (double& weight : weights) weight = std::isfinite(sum) ? weight / sum : 0;
+    laws.push_back(std::move(weights));
+  }
+  return laws;
+}
+
+double denoising_loss(const Context& context, const Model& model, const DataSet& data, std::uint64_t seed) {
+  const std::int64_t n = std::int64_t{1} << 18, d = model.dimension();
+  const ForwardSde& sde = model.sde;
+  Buffer<float> there(context, n, d), score_there(context, n, d);
+  data.draw(context, there.view(), seed, 0, loss_step);
+  std::vector<float> x = to_host(context, there.view()), times(n);
+  const std::vector<float> z = draw_normals(n, d, seed, loss_step);
+  const double span = sde.horizon - sde.t_min, log_ratio = std::log(sde.horizon / sde.t_min);
+  for (std::int64_t i = 0; i < n; ++i) {
+    const PhiloxBlock block =
+        philox4x32_10(seed, static_cast<std::uint64_t>(i), philox_offset(RandomUse::time, 0, loss_step));
+    const double u = (double(i) + uniform_from_word(block.word[0])) / double(n);
+    times[i] = float(sde.t_min * std::exp(u * log_ratio));
+    const SdeCoefficients<double> at = sde.at(double(times[i]));
+    const double deviation = std::sqrt(at.variance);
+    for (std::int64_t j = i * d; j < (i + 1) * d; ++j) x[j] = float(at.mean * x[j] + deviation * z[j]);
+  }
+  copy(context, View<const float>(x.data(), n, d), there.view());
+  const Buffer<float> times_there = to_device(context, times, 1);
+  FieldOutputs<float> outputs;
+  outputs.score = score_there.view();
+  Fields<float>(context, model).evaluate({times_there.view(), there.view()}, outputs);
+  const std::vector<float> score = to_host(context, score_there.view());
+  double sum = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double t = times[i], weight = 2 * (sde.horizon - t) / (span * span) * t * log_ratio,
+                 deviation = std::sqrt(sde.at(t).variance);
+    for (std::int64_t j = i * d; j < (i + 1) * d; ++j) {
+      const double error = score[j] + z[j] / deviation;
+      sum += weight * error * error;
+    }
+  }
+  return sum / double(n * d);
 }
 
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
@@ -95,25 +269,73 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
   const TimeGrid grid = TimeGrid::parse(options.grid, model.sde);
   Gap gap;
   gap.precision = context.precision();
-  const auto sample = [&](Scheme scheme, int index, double& seconds) {
+  const bool planar = d == 2, in_detail = planar && options.in_detail;
+  AlongTheWay way;
+  if (in_detail) {
+    way.steps = steps_along_the_way(grid);
+    for (const std::int32_t step_number : way.steps) way.times.push_back(grid.times()[step_number]);
+  }
+  const Grid fine{.n = 2 * Grid{}.n - 1};
+  Histogram fine_sde, fine_ode;
+  const auto sample = [&](Scheme scheme, int index, double& seconds, std::vector<Histogram>& on_the_way,
+                          Histogram& on_fine) {
     const Stopwatch clock;
     const FractionDone progress = step(index);
-    Cloud cloud =
-        Cloud::of(context, draw_samples(context, model, grid, scheme, options.samples, options.seed, progress));
+    Buffer<float> snapshots(context, std::ssize(way.steps) * options.samples, d);
+    Buffer<float> samples = draw_samples(context, model, grid, scheme, options.samples, options.seed, progress,
+                                         {.steps = way.steps, .states = snapshots.view()});
+    for (std::int64_t k = 0; k < std::ssize(way.steps); ++k) {
+      on_the_way.push_back(
+          histogram(context, {snapshots.data() + k * options.samples * d, options.samples, d, context.device()}));
+    }
+    if (in_detail) on_fine = histogram(context, samples.view(), fine);
+    Cloud cloud = Cloud::of(context, std::move(samples));
     seconds = clock.seconds();
     return cloud;
   };
-  gap.sde = sample(Scheme::euler_maruyama, 0, gap.sde_seconds);
-  gap.ode = sample(options.ode_scheme, 1, gap.ode_seconds);
+  gap.sde = sample(Scheme::euler_maruyama, 0, gap.sde_seconds, way.sde, fine_sde);
+  gap.ode = sample(options.ode_scheme, 1, gap.ode_seconds, way.ode, fine_ode);
 
   const Stopwatch clock;
   const FractionDone progress = step(2);
-  gap.ode_sde = distance(context, gap.ode, gap.sde);
-  progress(0.3);
-  gap.ode_truth = distance(context, gap.ode, truth.cloud);
-  progress(0.6);
-  gap.sde_truth = distance(context, gap.sde, truth.cloud);
-  progress(0.9);
+  if (planar) {
+    // The longest first.
+    std::vector<GridPair> pairs;
+    if (in_detail) pairs.push_back({&fine_ode.weights, &fine_sde.weights, fine});
+    const std::vector<double>&ode = gap.ode.histogram->weights, &sde = gap.sde.histogram->weights,
+          &true_law = truth.cloud.histogram->weights;
+    for (const auto& [a, b] : {std::pair(&ode, &sde), std::pair(&ode, &true_law), std::pair(&sde, &true_law)}) {
+      pairs.push_back({a, b, Grid{}});
+    }
+    if (in_detail && model.output() == Output::potential) {
+      way.potential = potential_on_grid(context, model, way.times);
+      for (const double t : way.times) way.slopes.push_back(radial_slopes(context, model, t));
+    }
+    for (std::size_t k = 0; k < way.steps.size(); ++k) {
+      pairs.push_back({&way.ode[k].weights, &way.sde[k].weights, Grid{}});
+      if (way.potential.empty()) continue;
+      pairs.push_back({&way.potential[k], &way.sde[k].weights, Grid{}});
+      pairs.push_back({&way.potential[k], &way.ode[k].weights, Grid{}});
+    }
+    const std::vector<Distance> distances =
+        distances_on_grids(context, pairs, [&](double done) { progress(0.9 * done); });
+    auto next = distances.begin();
+    if (in_detail) gap.ode_sde_at_half_spacing = *next++;
+    gap.ode_sde = *next++;
+    gap.ode_truth = *next++;
+    gap.sde_truth = *next++;
+    for (std::size_t k = 0; k < way.steps.size(); ++k) {
+      way.ode_sde.push_back(*next++);
+      if (way.potential.empty()) continue;
+      way.potential_sde.push_back(*next++);
+      way.potential_ode.push_back(*next++);
+    }
+    if (in_detail) gap.along_the_way = std::move(way);
+  } else {
+    gap.ode_sde = distance(context, gap.ode, gap.sde);
+    gap.ode_truth = distance(context, gap.ode, truth.cloud);
+    gap.sde_truth = distance(context, gap.sde, truth.cloud);
+  }
   if (model.output() == Output::potential && context.precision() != Precision::half) {
     gap.residual = residual_statistics(context, model, {.seed = options.seed});
   }
@@ -141,6 +363,34 @@ Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options) {
                                {"ode_truth", gap.ode_truth.certificate_gap},
                                {"sde_truth", gap.sde_truth.certificate_gap}};
   }
+  if (gap.ode_sde_at_half_spacing) json["ode_sde_at_half_spacing"] = gap.ode_sde_at_half_spacing->value;
+  if (gap.along_the_way) {
+    const AlongTheWay& way = *gap.along_the_way;
+    const auto values = [](const std::vector<Distance>& at_times) {
+      Json array = Json::array();
+      for (const Distance& distance : at_times) array.push_back(distance.value);
+      return array;
+    };
+    const auto escaped = [](const std::vector<Histogram>& histograms) {
+      Json array = Json::array();
+      for (const Histogram& histogram : histograms) array.push_back(histogram.escaped());
+      return array;
+    };
+    json["along_the_way"] = {{"steps", way.steps},
+                             {"times", way.times},
+                             {"w2_squared",
+                              {{"ode_sde", values(way.ode_sde)},
+                               {"potential_sde", values(way.potential_sde)},
+                               {"potential_ode", values(way.potential_ode)}}},
+                             {"escaped", {{"ode", escaped(way.ode)}, {"sde", escaped(way.sde)}}}};
+    Json integrable = Json::array(), growing = Json::array();
+    for (const RadialSlopes& slopes : way.slopes) {
+      integrable.push_back(slopes.integrable);
+      growing.push_back(slopes.share_growing);
+    }
+    json["along_the_way"]["potential_integrable"] = integrable;
+    json["along_the_way"]["share_of_growing_directions"] = growing;
+  }
   json["samples"] = options.samples;
   json["seed"] = options.seed;
   json["grid"] = options.grid;
@@ -157,6 +407,15 @@ void save_histograms(const std::string& folder, const Gap& gap, const Truth& tru
     save_npy(fmt::format("{}/{}.npy", folder, histogram_files[i]), {static_cast<std::int64_t>(weights.size())},
              weights.data());
   }
+  if (!gap.along_the_way) return;
+  const AlongTheWay& way = *gap.along_the_way;
+  std::vector<float> laws;
+  const auto add = [&](const std::vector<double>& weights) { laws.insert(laws.end(), weights.begin(), weights.end()); };
+  for (const Histogram& histogram : way.sde) add(histogram.weights);
+  for (const Histogram& histogram : way.ode) add(histogram.weights);
+  for (const std::vector<double>& weights : way.potential) add(weights);
+  const std::int64_t nodes = Grid{}.n * Grid{}.n;
+  save_npy(fmt::format("{}/{}.npy", folder, way_file), {std::ssize(laws) / nodes, nodes}, laws.data());
 }
 
 }  // namespace fokker::tools

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Figures and an HTML report from what `reproduce --out DIR` left in DIR.
 
-Reads DIR/results.json and, for each run, its log.csv and histograms; writes DIR/figures/*.png and one self-contained
+Reads DIR/results.json and, for each run, its log.csv, histograms and along_the_way.npy; writes DIR/figures/*.png and one self-contained
 HTML file (DIR/report.html), and prints its name. Needs numpy and matplotlib, from Debian's python3-numpy and
 python3-matplotlib; where this Python lacks them and /usr/bin/python3 has them, that one does the work.
 
@@ -18,6 +18,7 @@ import html
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 
@@ -29,6 +30,7 @@ PAIRS = [("ode_sde", "ODE–SDE"), ("ode_truth", "ODE–truth"), ("sde_truth", "
 
 LOG_COLUMNS = ["iteration", "denoising", "residual", "total", "gradient_norm", "rate"]
 HISTOGRAMS = ["truth", "sde", "ode"]
+LAWS = [("sde", "reverse SDE"), ("ode", "probability-flow ODE"), ("potential", "$e^\\varphi$ in the box")]
 # As reproduce has it: with more samples lost, a distance's ratio to the noise floor says nothing.
 MOST_ESCAPED = 0.05
 
@@ -74,27 +76,55 @@ class Run:
         # 0 where the data are one point; none where all of them lie outside the box.
         self.floor = self.gap["noise_floor"] or 0.0
         self.label = f"$w_R$ = {self.weight:g}"
+        self.activation = entry["activation"]["name"]
+        self.roughness = entry["activation"]["largest_second_derivative"]
+        self.seed = entry["seed"]
+        self.residual = self.gap["residual"] or {"mean_square": None, "centred_mean_square": None}
+        # W2² between the samplers, and of each to e^φ, at times from T to the end; none where the data are not planar.
+        self.way = self.gap.get("along_the_way")
+        self.diagnosis = entry.get("diagnosis")
+
+    def grid_bias(self):
+        """Of the gap: twice what it falls by on nodes half as far apart, by linear extrapolation to spacing 0."""
+        half = self.gap.get("ode_sde_at_half_spacing")
+        return None if half is None or self.distances["ode_sde"] is None else 2 * (self.distances["ode_sde"] - half)
 
     def file(self, name):
         return os.path.join(self.folder, name)
 
     def files(self):
         """All that is read of it."""
-        return [self.file("log.csv"), *(self.file(name + ".npy") for name in HISTOGRAMS)]
+        return [self.file("log.csv"), *(self.file(name + ".npy") for name in [*HISTOGRAMS, "along_the_way"])]
 
     def histogram(self, name):
         """[n, n] density per unit area, row = y; truth, sde or ode."""
-        path = self.file(name + ".npy")
-        with open(path, "rb") as file:
+        weights = self.weights(name)
+        n = math.isqrt(weights.size)
+        if n < 2 or n * n != weights.size:
+            raise ValueError(self.damaged(name, f"{weights.size} entries"))
+        return weights.reshape(n, n)
+
+    def laws_along_the_way(self):
+        """{law: [times, n, n]} for those of LAWS that are there."""
+        weights, times = self.weights("along_the_way"), len(self.way["times"])
+        n = math.isqrt(weights.shape[-1])
+        if weights.ndim != 2 or weights.shape[0] % times != 0 or n * n != weights.shape[1]:
+            raise ValueError(self.damaged("along_the_way", f"shape {weights.shape}"))
+        return {name: law for (name, _), law in zip(LAWS, weights.reshape(-1, times, n, n))}
+
+    def weights(self, name):
+        with open(self.file(name + ".npy"), "rb") as file:
             try:
                 weights = np.lib.format.read_array(file, allow_pickle=False)
-                n = math.isqrt(weights.size)
-                if weights.dtype.kind != "f" or n < 2:
-                    raise ValueError(f"{weights.size} entries of type {weights.dtype}")
-                return weights.reshape(n, n)
             except ValueError as error:
-                raise ValueError(f"{path} is not a histogram of n² weights ({error}); reproduce measures again where it is "
-                                 "not there") from error
+                raise ValueError(self.damaged(name, error)) from error
+        if weights.dtype.kind != "f" or weights.size == 0:
+            raise ValueError(self.damaged(name, f"{weights.size} entries of type {weights.dtype}"))
+        return weights
+
+    def damaged(self, name, what):
+        return (f"{self.file(name + '.npy')} is not a histogram of n² weights ({what}); reproduce measures again where it is "
+                "not there")
 
     def log(self):
         """The columns of log.csv, or None where there is no such file."""
@@ -124,11 +154,33 @@ def number(value, digits=5, style="f"):
     return f"{value:.{digits}{style}}"
 
 
-def by_data(runs):
+def grouped(runs, key):
     groups = {}
     for run in runs:
-        groups.setdefault(run.data, []).append(run)
+        groups.setdefault(key(run), []).append(run)
     return groups
+
+
+def by_data(runs):
+    return grouped(runs, lambda run: run.data)
+
+
+def is_study(runs):
+    """Whether activations are compared, which asks for figures of its own."""
+    return len({run.activation for run in runs}) > 1
+
+
+def over_seeds(runs, value):
+    """(mean, least, most) of what seeds have, or NaN; None counts as NaN."""
+    values = [math.nan if value(run) is None else value(run) for run in runs]
+    return sum(values) / len(values), min(values), max(values)
+
+
+def error_bars(axis, x, spreads, **style):
+    """Means joined by a line, bars from the least to the most of the seeds where there are several."""
+    means = np.array([mean for mean, _, _ in spreads])
+    bars = np.array([[mean - least, most - mean] for mean, least, most in spreads]).T
+    axis.errorbar(x, means, yerr=np.maximum(bars, 0) if bars.max(initial=0) > 0 else None, capsize=3, **style)
 
 
 def density_figure(runs, half_width):
@@ -178,9 +230,9 @@ def use_log_scale(set_scale, values):
 
 
 def label_short_axis(axis):
-    """Fewer than one and a half decades need more labels than powers of ten."""
+    """Fewer than two decades need more labels than powers of ten."""
     low, high = axis.get_ylim()
-    if axis.get_yscale() == "log" and high < 30 * low:
+    if axis.get_yscale() == "log" and high < 100 * low:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
         axis.yaxis.set_minor_formatter(NullFormatter())
@@ -216,20 +268,16 @@ def curve_figure(runs):
 def gap_figure(runs):
     """The three distances against w_R, over the noise floor."""
     figure, axis = plt.subplots(figsize=(5.2, 3.3))
-    runs = sorted(runs, key=lambda run: run.weight)
-    positions = np.arange(len(runs))
+    groups = [group for _, group in sorted(grouped(runs, lambda run: run.weight).items())]
+    positions = np.arange(len(groups))
     for index, (key, label) in enumerate(PAIRS):
-        values = [math.nan if run.distances[key] is None else run.distances[key] for run in runs]
-        axis.plot(positions, values, marker=MARKERS[index], color=PALETTE[index], linewidth=1.6, label=label)
+        spreads = [over_seeds(group, lambda run: run.distances[key]) for group in groups]
+        error_bars(axis, positions, spreads, marker=MARKERS[index], color=PALETTE[index], linewidth=1.6, label=label)
     use_log_scale(axis.set_yscale, [run.distances[key] for run in runs for key, _ in PAIRS])
-    floor = max(run.floor for run in runs)
-    if floor > 0:
-        bottom = min(axis.get_ylim()[0], 0.7 * floor)
-        axis.axhspan(bottom, floor, color=GRID, label="noise floor", zorder=0)
-        axis.set_ylim(bottom=bottom)
+    shade_noise(axis, max(run.floor for run in runs))
     label_short_axis(axis)
-    axis.set_xticks(positions, [f"{run.weight:g}" for run in runs])
-    axis.set_xlim(-0.3, len(runs) - 0.7)
+    axis.set_xticks(positions, [f"{group[0].weight:g}" for group in groups])
+    axis.set_xlim(-0.3, len(groups) - 0.7)
     axis.set_xlabel("weight of the residual $w_R$")
     axis.set_ylabel("$W_2^2$" if runs[0].planar else "sliced $W_2^2$")
     axis.grid(True, axis="y")
@@ -237,34 +285,222 @@ def gap_figure(runs):
     return figure
 
 
+def shade_noise(axis, floor):
+    if floor > 0:
+        bottom = min(axis.get_ylim()[0], 0.7 * floor)
+        axis.axhspan(bottom, floor, color=GRID, label="noise floor", zorder=0, linewidth=0)
+        axis.set_ylim(bottom=bottom)
+
+
+def smoothness_figure(runs):
+    """Against the largest |σ″| of the activation: the gap, the SDE's distance to the truth, the centred residual."""
+    panels = [("ODE–SDE gap", lambda run: run.distances["ode_sde"]),
+              ("SDE–truth", lambda run: run.distances["sde_truth"]),
+              ("mean $R^2$, centred at each time", lambda run: run.residual["centred_mean_square"])]
+    figure, axes = plt.subplots(1, len(panels), figsize=(10.6, 3.7))
+    weights = sorted({run.weight for run in runs})
+    activations = sorted({(run.roughness, run.activation) for run in runs})
+    for index, (axis, (title, value)) in enumerate(zip(axes, panels)):
+        for k, weight in enumerate(weights):
+            groups = [group for _, group in sorted(
+                grouped([run for run in runs if run.weight == weight], lambda run: run.roughness).items())]
+            shift = 1.05 ** (k - 0.5 * (len(weights) - 1))  # so that bars do not hide each other
+            x = [group[0].roughness * shift for group in groups]
+            error_bars(axis, x, [over_seeds(group, value) for group in groups], marker=MARKERS[k], color=PALETTE[k],
+                       linewidth=1.4, label=f"$w_R$ = {weight:g}", zorder=3)
+            for at, group in zip(x, groups):
+                axis.scatter([at] * len(group), [value(run) for run in group], s=10, color=PALETTE[k], alpha=0.55, linewidth=0)
+                if max(escaped for run in group for escaped in run.gap["escaped"].values()) > MOST_ESCAPED:
+                    axis.plot(at, over_seeds(group, value)[0], marker=MARKERS[k], markersize=6, color=PALETTE[k],
+                              markerfacecolor="white", markeredgewidth=1.4, zorder=4)
+        axis.set_xscale("log")
+        use_log_scale(axis.set_yscale, [value(run) for run in runs])
+        if index < 2:
+            shade_noise(axis, max(run.floor for run in runs))
+        axis.set_xticks([roughness for roughness, _ in activations],
+                        [f"{name}: {roughness:.2g}" for roughness, name in activations], fontsize=8,
+                        rotation=35, ha="right", rotation_mode="anchor")
+        axis.minorticks_off()
+        axis.margins(x=0.08)
+        axis.set_title(title, loc="left")
+        axis.grid(True, axis="y")
+        label_short_axis(axis)
+    axes[0].set_ylabel("$W_2^2$")
+    axes[1].set_xlabel("activation: largest $|\\sigma''|$ of one unit")
+    axes[0].legend(fontsize=8.5, loc="upper left")
+    return figure
+
+
+def study_density_figure(runs, half_width):
+    """Rows: activations, of the first seed. Columns: SDE and ODE for each w_R."""
+    first = min(run.seed for run in runs)
+    runs = [run for run in runs if run.seed == first]
+    weights = sorted({run.weight for run in runs})
+    rows = [group for _, group in sorted(grouped(runs, lambda run: (-run.roughness, run.activation)).items())]
+    n = runs[0].histogram("truth").shape[0]
+    spacing = 2 * half_width / (n - 1)
+    top = 1.15 * np.quantile(runs[0].histogram("truth"), 0.999) / spacing**2 or 1
+    figure, axes = plt.subplots(len(rows), 2 * len(weights), figsize=(2.35 * 2 * len(weights), 2.35 * len(rows) + 0.5),
+                                squeeze=False)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    for index, (row, group) in enumerate(zip(axes, rows)):
+        row[0].set_ylabel(group[0].activation, fontsize=11)
+        for run in group:
+            for column, (name, title) in enumerate([("sde", "reverse SDE"), ("ode", "probability-flow ODE")]):
+                axis = row[2 * weights.index(run.weight) + column]
+                axis.imshow(run.histogram(name) / spacing**2, origin="lower", vmin=0, vmax=top, cmap="magma",
+                            interpolation="nearest")
+                text = (f"to truth {number(run.distances['sde_truth'], 4)}" if name == "sde"
+                        else f"ODE–SDE {number(run.distances['ode_sde'], 4)}")
+                if index == 0:
+                    text = f"{title}, {run.label}\n{text}"
+                axis.set_title(text, fontsize=8.5)
+    return figure
+
+
+def way_positions(times):
+    """Times on a logarithmic axis; 0, which has no place on one, stands half a decade below the least of the others."""
+    least = min(t for t in times if t > 0)
+    return [t if t > 0 else least / math.sqrt(10) for t in times]
+
+
+def finish_way_axis(axis, runs):
+    times = runs[0].way["times"]
+    axis.set_xscale("log")
+    use_log_scale(axis.set_yscale, [value for run in runs for value in run.way["w2_squared"]["ode_sde"]])
+    axis.invert_xaxis()
+    if min(times) == 0:
+        ticks = [10.0 ** k for k in range(-6, 6) if min(t for t in times if t > 0) <= 10.0 ** k <= max(times)]
+        axis.set_xticks([*ticks, way_positions(times)[-1]], [*(f"{tick:g}" for tick in ticks), "0"])
+        axis.minorticks_off()
+    label_short_axis(axis)
+
+
+def way_figure(runs):
+    """W2² between the two samplers' laws and e^φ against time, a panel for each w_R; of a study, a line for each
+    activation and a row for each pair."""
+    runs = [run for run in runs if run.way is not None]
+    if not runs:
+        return None
+    pairs = [("ode_sde", "ODE–SDE"), ("potential_sde", "$e^\\varphi$–SDE"), ("potential_ode", "$e^\\varphi$–ODE")]
+    pairs = [(key, label) for key, label in pairs if all(run.way["w2_squared"][key] for run in runs)]
+    weights = sorted({run.weight for run in runs})
+    study = is_study(runs)
+    rows = pairs[:2] if study else [None]
+    columns = len(weights)
+    figure, axes = plt.subplots(len(rows), columns, figsize=(min(11.6, 2.2 + 3.4 * columns), 3.3 * len(rows)), squeeze=False,
+                                sharey=True, sharex=True)
+    for i, row in enumerate(rows):
+        for axis, weight in zip(axes[i], weights):
+            group = [run for run in runs if run.weight == weight]
+            x = way_positions(group[0].way["times"])
+            if study:
+                key, label = row
+                lines = [(runs_of[0].activation, key, runs_of) for _, runs_of in
+                         sorted(grouped(group, lambda run: (-run.roughness, run.activation)).items())]
+                axis.set_title(f"{label}, {group[0].label}", loc="left")
+            else:
+                lines = [(label, key, group) for key, label in pairs]
+                axis.set_title(group[0].label, loc="left")
+            for index, (label, key, runs_of) in enumerate(lines):
+                spreads = [over_seeds(runs_of, lambda run: run.way["w2_squared"][key][k]) for k in range(len(x))]
+                error_bars(axis, x, spreads, marker=MARKERS[index], markersize=4, color=PALETTE[index], linewidth=1.4,
+                           label=label)
+            axis.plot(x, [over_seeds(group, lambda run: run.way["noise_floor"][k])[0] for k in range(len(x))], color=MUTED,
+                      linestyle=":", linewidth=1.2, label="noise floor")
+    # The axes are shared, so this is once for all.
+    finish_way_axis(axes[0][0], runs)
+    for row in axes:
+        row[0].set_ylabel("$W_2^2$")
+        for axis in row:
+            axis.grid(True)
+    figure.supxlabel("time $t$, from the prior to the data", fontsize=10)
+    axes[0][-1].legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def way_density_figure(run, half_width):
+    """Rows: SDE, ODE, e^φ. Columns: times."""
+    laws = run.laws_along_the_way()
+    times = run.way["times"]
+    n = next(iter(laws.values())).shape[-1]
+    spacing = 2 * half_width / (n - 1)
+    figure, axes = plt.subplots(len(laws), len(times), figsize=(1.22 * len(times) + 0.4, 1.22 * len(laws) + 0.5), squeeze=False)
+    for index, (name, title) in enumerate((name, title) for name, title in LAWS if name in laws):
+        row = axes[index]
+        for column, (axis, t) in enumerate(zip(row, times)):
+            # Each time has its scale, set by the SDE's law there: densities sharpen on the way.
+            top = 1.3 * np.quantile(laws["sde"][column], 0.995) / spacing**2
+            axis.imshow(laws[name][column] / spacing**2, origin="lower", vmin=0, vmax=top or 1, cmap="magma",
+                        interpolation="nearest")
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+            if index == 0:
+                axis.set_title(f"$t$ = {t:.2g}", fontsize=8.5)
+        row[0].set_ylabel(title.replace("probability-flow", "prob.-flow"), fontsize=8)
+    return figure
+
+
 def residual_figure(runs):
-    """The gap against the centred mean squared residual, one point a run."""
-    points = [run for run in runs if run.gap["residual"] is not None and run.distances["ode_sde"] is not None]
+    """Against the centred mean squared residual, one point a run: the gap and the denoising loss."""
+    points = [run for run in runs if run.residual["centred_mean_square"] is not None and run.distances["ode_sde"] is not None]
     if len(points) < 2:
         return None
-    figure, axis = plt.subplots(figsize=(5.2, 3.3))
-    for index, (data, group) in enumerate(by_data(points).items()):
-        group = sorted(group, key=lambda run: run.weight)
-        x = [run.gap["residual"]["centred_mean_square"] for run in group]
-        y = [run.distances["ode_sde"] for run in group]
-        axis.plot(x, y, color=PALETTE[index], linewidth=0.8, alpha=0.5)
-        axis.scatter(x, y, s=42, marker=MARKERS[index], color=PALETTE[index], label=data, zorder=3)
-        for run, a, b in zip(group, x, y):
-            above = index % 2 == 0
-            axis.annotate(f"{run.weight:g}", (a, b), xytext=(-4, 7) if above else (4, -7), textcoords="offset points", fontsize=8,
-                          color=PALETTE[index], ha="right" if above else "left", va="bottom" if above else "top")
-        if max(run.floor for run in group) > 0:
-            axis.axhline(max(run.floor for run in group), color=PALETTE[index], linestyle=":", linewidth=1)
-    use_log_scale(axis.set_xscale, [run.gap["residual"]["centred_mean_square"] for run in points])
-    use_log_scale(axis.set_yscale, [run.distances["ode_sde"] for run in points])
-    axis.margins(0.18)
-    label_short_axis(axis)
-    axis.set_xlabel("mean $R^2$, centred at each time")
-    axis.set_ylabel("$W_2^2$ between ODE and SDE" if any(run.planar for run in points)
-                    else "sliced $W_2^2$ between ODE and SDE")
-    axis.grid(True)
-    axis.legend(title="numbers: $w_R$; dotted: noise floor", fontsize=9, title_fontsize=8, loc="upper left")
+    study = is_study(points)
+    groups = grouped(points, lambda run: f"{run.data}, {run.activation}" if study else run.data)
+    least = {data: min(run.gap["denoising_loss"] for run in group) for data, group in by_data(points).items()}
+    figure, axes = plt.subplots(1, 2, figsize=(10.2, 3.7))
+    panels = [(axes[0], lambda run: run.distances["ode_sde"]),
+              (axes[1], lambda run: run.gap["denoising_loss"] - least[run.data])]
+    for axis, value in panels:
+        for index, (label, group) in enumerate(groups.items()):
+            group = sorted(group, key=lambda run: run.weight)
+            colour = PALETTE[index % len(PALETTE)]
+            x = [run.residual["centred_mean_square"] for run in group]
+            y = [value(run) for run in group]
+            if len({run.seed for run in group}) == 1:
+                axis.plot(x, y, color=colour, linewidth=0.8, alpha=0.5)
+            for weight, runs_of in grouped(group, lambda run: run.weight).items():
+                spot = runs_of[-1]
+                axis.annotate(f"{weight:g}", (spot.residual["centred_mean_square"], value(spot)), xytext=(5, 4),
+                              textcoords="offset points", fontsize=7.5, color=colour)
+            axis.scatter(x, y, s=36, marker=MARKERS[index % len(MARKERS)], color=colour, label=label, zorder=3, linewidth=0)
+            if axis is axes[0] and max(run.floor for run in group) > 0 and (not study or index == 0):
+                axis.axhline(max(run.floor for run in group), color=MUTED if study else colour, linestyle=":", linewidth=1)
+        use_log_scale(axis.set_xscale, [run.residual["centred_mean_square"] for run in points])
+        axis.margins(0.1)
+        axis.set_xlabel("mean $R^2$, centred at each time")
+        axis.grid(True)
+    use_log_scale(axes[0].set_yscale, [run.distances["ode_sde"] for run in points])
+    label_short_axis(axes[0])
+    axes[0].set_ylabel("$W_2^2$ between ODE and SDE" if any(run.planar for run in points)
+                       else "sliced $W_2^2$ between ODE and SDE")
+    axes[1].set_ylabel("denoising loss above the least" + (" of the data" if len(least) > 1 else ""))
+    axes[1].legend(title="numbers: $w_R$; dotted: noise floor", fontsize=8.5, title_fontsize=8, loc="center left",
+                   bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def way_caption(runs, of_seeds):
+    runs = [run for run in runs if run.way is not None]
+    text = ("The gap along the way: W₂² between the laws of the two samplers, and of each to the model's own density e<sup>φ</sup> "
+            f"restricted to the box and normalised there, at times from the prior to the data{of_seeds}. Dotted: two draws of "
+            "the forward SDE's law. ")
+    open_runs = [run for run in runs if not all(run.way["potential_integrable"])]
+    if open_runs:
+        labels = list(dict.fromkeys((f"{run.activation}, " if is_study(runs) else "") + f"w<sub>R</sub> = {run.weight:g}"
+                                    for run in open_runs))
+        share = max(max(run.way["share_of_growing_directions"]) for run in open_runs)
+        text += ("<b>Where e<sup>φ</sup> is not integrable</b> it has no Z, and what is shown is no more than e<sup>φ</sup> restricted to the "
+                 f"box: at some or all of these times for {'; '.join(labels)} (far out φ grows in up to {100 * share:.0f} % of "
+                 "the directions, or does not fall). ")
+    if runs and max(runs[0].way["times"][:2]) > 0.3 * runs[0].way["times"][0]:
+        text += ("What Euler–Maruyama's first, long steps add near the prior is forgotten later.")
+    return text
 
 
 STYLE = """
@@ -288,44 +524,176 @@ def table(header, rows, css=""):
 
 
 def results_table(runs):
-    header = ["data", "w<sub>R</sub>", "ODE–SDE", "ODE–truth", "SDE–truth", "noise floor", "escaped ODE", "escaped SDE",
-              "mean R²", "centred", "training", "sampling"]
+    study, several = is_study(runs), len({run.seed for run in runs}) > 1
+    header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>", "ODE–SDE",
+              "grid bias", "ODE–truth", "SDE–truth", "noise floor", "escaped ODE", "escaped SDE", "mean R²", "centred",
+              "denoising loss", "training", "sampling"]
     rows = []
     for run in runs:
         gap = run.gap
-        residual = gap["residual"] or {"mean_square": None, "centred_mean_square": None}
         rows.append([
-            html.escape(run.data), f"{run.weight:g}", f'<span class="best">{number(run.distances["ode_sde"])}</span>',
-            number(run.distances["ode_truth"]), number(run.distances["sde_truth"]), number(gap["noise_floor"]),
-            number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]), number(residual["mean_square"], 3, "g"),
-            number(residual["centred_mean_square"], 3, "g"), f'{run.entry["training"]["seconds"]:.0f} s',
+            html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
+            f"{run.weight:g}", f'<span class="best">{number(run.distances["ode_sde"])}</span>',
+            number(run.grid_bias()), number(run.distances["ode_truth"]), number(run.distances["sde_truth"]),
+            number(gap["noise_floor"]), number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]),
+            number(run.residual["mean_square"], 3, "g"), number(run.residual["centred_mean_square"], 3, "g"),
+            number(gap["denoising_loss"], 5, "g"), f'{run.entry["training"]["seconds"]:.0f} s',
             f'{gap["seconds"]["ode"] + gap["seconds"]["sde"]:.0f} s'])
     return table(header, rows)
 
 
-def verdict(data, runs):
+def spread(statistic, digits, style="f"):
+    if statistic is None:
+        return "–"
+    text = number(statistic["mean"], digits, style)
+    return text if statistic["deviation"] is None else f'{text} ± {number(statistic["deviation"], digits, style)}'
+
+
+def summary_table(summary):
+    """Mean ± standard deviation over seeds."""
+    header = ["data", "activation", "largest |σ″|", "w<sub>R</sub>", "seeds", "ODE–SDE", "ODE–truth", "SDE–truth",
+              "noise floor", "escaped ODE, SDE", "centred R²", "denoising loss"]
+    rows = []
+    for entry in summary:
+        escaped = [number(100 * entry[key]["mean"], 2) if entry[key] else "–" for key in ("escaped_ode", "escaped_sde")]
+        rows.append([
+            html.escape(entry["data"]), html.escape(entry["activation"]["name"]),
+            f'{entry["activation"]["largest_second_derivative"]:.3g}', f'{entry["residual_weight"]:g}', entry["seeds"],
+            f'<span class="best">{spread(entry["ode_sde"], 4)}</span>', spread(entry["ode_truth"], 4),
+            spread(entry["sde_truth"], 4), number(entry["noise_floor"]["mean"] if entry["noise_floor"] else None, 4),
+            f"{escaped[0]} %, {escaped[1]} %", spread(entry["centred_mean_square"], 2, "g"),
+            spread(entry["denoising_loss"], 5, "g")])
+    return table(header, rows)
+
+
+def published_table(runs):
+    """Ours, the median over seeds, beside what the paper's authors published; empty where there is nothing to compare."""
+    groups = [group for group in grouped(runs, lambda run: (run.data, run.weight)).values() if "published" in group[0].entry]
+    if not groups:
+        return ""
+
+    def median(group, value):
+        values = [value(run) for run in group]
+        return None if None in values else float(np.median(values))
+
+    rows = []
+    for group in groups:
+        published = group[0].entry["published"]
+        row = [html.escape(group[0].data), f"{group[0].weight:g}"]
+        for key, _ in PAIRS:
+            ours, theirs = median(group, lambda run: run.distances[key]), published["w2_squared"][key]
+            row += [number(ours), number(theirs), "–" if ours is None else f"{ours / theirs:.2f}"]
+        for key in ("ode", "sde"):
+            row += [f'{number(median(group, lambda run: run.gap["escaped"][key]))}, {number(published["escaped"][key])}']
+        row += [f'{number(median(group, lambda run: run.residual["mean_square"]), 3, "g")}, '
+                f'{number(published["mean_square"], 3, "g")}']
+        rows.append(row)
+    published_floor = groups[0][0].entry["published"]["noise_floor"]
+    header = ["data", "w<sub>R</sub>", *(cell for _, label in PAIRS for cell in (label, "published", "ratio")),
+              "escaped ODE", "escaped SDE", "mean R²"]
+    return ("<h2>Beside the published numbers</h2><p>Published: W₂² between the authors' histograms, by exact transport, and "
+            f"their checkpoints; noise floor of their 3 000 000 samples {number(published_floor)}, of our "
+            f"{groups[0][0].gap['samples']} up to {number(max(run.floor for group in groups for run in group))}: the ratio of "
+            "distances near either floor is mostly that of the floors. Escapes and residual: ours, published.</p>"
+            + table(header, rows))
+
+
+def bound_cell(log_bound, vacuous):
+    """A bound of W₂ from its logarithm."""
+    if log_bound is None or not math.isfinite(log_bound):
+        return "–"
+    value = f"{math.exp(log_bound):.4g}" if log_bound < 7 else f"e<sup>{log_bound:.1f}</sup>"
+    return value + (" (vacuous)" if vacuous else "")
+
+
+def diagnosis_section(runs):
+    """The upper bound beside the gap, and the energy identity; empty where they were not asked for."""
+    runs = [run for run in runs if run.diagnosis is not None]
+    if not runs:
+        return ""
+    study, several = is_study(runs), len({run.seed for run in runs}) > 1
+
+    def names(run):
+        return [html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
+                f"{run.weight:g}"]
+
+    header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>"]
+    bounds, energies, notes = [], [], {}
+    for run in runs:
+        bound, energy, identity = (run.diagnosis[key] for key in ("upper_bound", "energy", "identity"))
+        gap = run.distances["ode_sde"]
+        bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
+                       *(bound_cell(bound[where]["log_bound"], bound[where]["vacuous"]) for where in ("over_samples", "over_box"))])
+        sides = ([number(identity[key]["value"], 4) for key in
+                  ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
+        energies.append([*names(run), number(energy["dissipation"]["value"], 4), *sides,
+                         number(energy["balance"]["difference"]["value"], 4)])
+        label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
+        slopes = run.diagnosis["radial_slopes"]
+        refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
+        for note in [*run.diagnosis["warnings"], *refused]:
+            # Sentences that differ in numbers only are shown once, with the runs that they are of.
+            notes.setdefault(re.sub(r"[0-9][-+0-9.e]*", "#", note), []).append((label, note))
+    vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
+    diameter = runs[0].diagnosis["upper_bound"]["diameter"]
+    text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt, "
+            "with e<sub>t</sub> the mean square of ∇ log p<sup>SDE</sup> − s and L(t) an upper bound of the largest eigenvalue of "
+            "−∇f + ½ g² ∇²φ. L is the largest value found, over samples of both samplers or over points of the box: "
+            "<b>an estimate of the bound (a maximum over samples is no bound)</b>. "
+            + (f"For {'all' if len(vacuous) == len(runs) else len(vacuous)} of the {len(runs)} runs it is <b>vacuous</b>: larger "
+               f"than the diameter of the box, {diameter:.2f}, it says no more than that both laws are in it."
+               if vacuous else "") + "</p>")
+
+    def item(found):
+        others = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        own = ", each with its own numbers" if len({note for _, note in found}) > 1 else ""
+        return f"<li>{html.escape(found[0][1])} ({'; '.join(label for label, _ in found[:3])}{others}{own}).</li>"
+
+    return ("<h2>Upper bound of the gap, and the energy identity</h2>" + text
+            + table([*header, "W₂, measured", "estimate over samples", "estimate over the box"], bounds)
+            + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
+            "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; the difference of the sides, and that of the balance "
+            "which needs no Z, measure its error. Dashes: there is no Z.</p>"
+            + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
+                     "of the balance"], energies)
+            + (f"<ul>{''.join(map(item, notes.values()))}</ul>" if notes else ""))
+
+
+def verdict(name, runs):
+    """The experiment's statement for the runs of one data set and activation, in the mean over seeds."""
     with_weight = [run for run in runs if run.weight > 0]
     without = [run for run in runs if run.weight == 0]
     if not with_weight or not without:
         return ""
-    a, b = without[0], min(with_weight, key=lambda run: abs(math.log(run.weight)))
-    before, after, floor = a.distances["ode_sde"], b.distances["ode_sde"], a.floor
-    escaped = max(fraction for run in (a, b) for fraction in run.gap["escaped"].values())
-    if before is None or after is None:
-        return (f'<p class="verdict"><b>{html.escape(data)}</b>: no distance between the samplers, since all samples of one '
+    nearest = min(with_weight, key=lambda run: abs(math.log(run.weight))).weight
+    with_weight = [run for run in with_weight if run.weight == nearest]
+    before, after, floor, from_truth, to_truth = (
+        over_seeds(group, value)[0] for group, value in [
+            (without, lambda run: run.distances["ode_sde"]), (with_weight, lambda run: run.distances["ode_sde"]),
+            (without, lambda run: run.floor), (without, lambda run: run.distances["sde_truth"]),
+            (with_weight, lambda run: run.distances["sde_truth"])])
+    escaped = max(fraction for run in [*without, *with_weight] for fraction in run.gap["escaped"].values())
+    if not math.isfinite(before + after):
+        return (f'<p class="verdict"><b>{html.escape(name)}</b>: no distance between the samplers, since all samples of one '
                 "lie outside the box or are not finite.</p>")
     what = "falls" if after < before else "rises"
     change = abs(before - after)
     by = f"{change:.4f}"
     if escaped > MOST_ESCAPED:
-        samples = a.gap["samples"]
+        samples = without[0].gap["samples"]
         by += f" (of {samples} samples as few as {round((1 - escaped) * samples)} were left, so that no noise floor compares)"
     elif floor > 0:
         by = f"{change / floor:.1f} noise floors ({'more' if change > floor else 'less'} than the noise can do)"
-    return (f'<p class="verdict"><b>{html.escape(data)}</b>: the ODE–SDE gap {what} from {before:.4f} at w<sub>R</sub> = 0 to '
-            f"{after:.4f} at w<sub>R</sub> = {b.weight:g}, by {by}; SDE–truth goes from "
-            f"{number(a.distances['sde_truth'], 4)} to "
-            f"{number(b.distances['sde_truth'], 4)}.</p>")
+    mean = f", in the mean over {len(without)} seeds" if len(without) > 1 else ""
+    return (f'<p class="verdict"><b>{html.escape(name)}</b>: the ODE–SDE gap {what} from {before:.4f} at w<sub>R</sub> = 0 to '
+            f"{after:.4f} at w<sub>R</sub> = {nearest:g}{mean}, by {by}; SDE–truth goes from {number(from_truth, 4)} to "
+            f"{number(to_truth, 4)}.</p>")
+
+
+def verdicts(runs):
+    study = is_study(runs)
+    groups = grouped(runs, lambda run: f"{run.data}, {run.activation}" if study else run.data)
+    return "".join(verdict(name, group) for name, group in groups.items())
 
 
 def recipe_table(results, runs):
@@ -340,7 +708,8 @@ def recipe_table(results, runs):
     options = results["gap_options"]
     backends = "; ".join(f'{b["name"]}: {b["detail"]}' for b in results["backends"])
     rows = [
-        ("network", html.escape(runs[0].entry["model"]["summary"]) + f', {runs[0].entry["model"]["parameters"]} parameters'),
+        ("network", html.escape("; ".join(dict.fromkeys(run.entry["model"]["summary"] for run in runs)))
+         + f'; {runs[0].entry["model"]["parameters"]} parameters'),
         ("forward SDE", html.escape(f'{recipe["sde"]["name"]} {json.dumps(recipe["sde"]["parameters"])}')),
         ("training", f'{recipe["iterations"]} iterations of Adam; fresh points each: {points}'),
         ("denoising times", recipe["time_law"]),
@@ -348,11 +717,14 @@ def recipe_table(results, runs):
         ("average of the weights", average),
         ("sampling", f'{options["samples"]} samples each; reverse SDE by Euler–Maruyama, probability-flow ODE by '
                      f'{options["ode_scheme"]}; times: {html.escape(options["grid"])}'),
-        ("seed", recipe["seed"]),
+        ("seed", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))),
         ("machine", html.escape(f'{results["machine"]["cpu"]}; {results["threads"]} threads on the {results["backend"]} backend')),
         ("backends", html.escape(backends)),
         ("fokker", results["version"]),
-        ("time of the last call", f'{results["seconds"]:.0f} s'),
+        ("time", f'{sum(run.entry["training"]["seconds"] / run.entry["training"].get("trained_together", 1) for run in runs):.0f} s '
+                 f'of training, {sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde")):.0f} s of sampling, '
+                 f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; the last call took '
+                 f'{results["seconds"]:.0f} s'),
     ]
     return table([], rows, "key")
 
@@ -370,9 +742,11 @@ def cautions(results, runs):
             f"<b>Escape.</b> Samples with a coordinate outside (−{half:g}, {half:g}), or not finite, are left out of the "
             f"distance and counted; here at most {100 * max(worst.gap['escaped'].values()):.2f} % "
             f"({html.escape(worst.data)}, w<sub>R</sub> = {worst.weight:g}).",
-            "<b>Grid bias.</b> Distances are between 64 × 64 histograms. Below the spacing of their nodes "
+            "<b>Grid bias.</b> Distances are between 64 × 64 histograms. Below the spacing h of their nodes "
             f"({2 * half / 63:.3f}) W₂² grows with the first power of a shift rather than its square, so small values read "
-            "too large.",
+            f"too large: a shift by 0.01, whose W₂² is 0.0001, reads 0.01 h = {0.01 * 2 * half / 63:.4f}. The column “grid "
+            "bias” is an estimate of the grid's share of the ODE–SDE gap, noise floor included: twice what the gap of the same "
+            "samples falls by on 127 × 127 nodes, by extrapolation linear in the spacing.",
         ]
         gaps = [v for run in runs for v in (run.gap.get("certificate_gap") or {}).values() if v is not None]
         if gaps:
@@ -451,23 +825,52 @@ def main():
         "ODE. They agree where its potential solves the Fokker–Planck equation; the weight w<sub>R</sub> of that equation's "
         "residual in the loss trades agreement for accuracy.</p>",
         "" if results.get("finished") else "<p><b>Not all runs are finished; this report shows those that are.</b></p>",
-        "".join(verdict(data, group) for data, group in by_data(runs).items()),
+        verdicts(runs),
         "<h2>Results</h2>", f"<p>{'W₂²' if any(planar) else 'Sliced W₂²'} of {results['gap_options']['samples']} samples each"
         + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "") + ".</p>",
-        results_table(runs),
     ]
+    if "summary" in results:
+        parts += ["<p>Mean ± standard deviation over seeds, of which each has its own training, samples and truth.</p>",
+                  summary_table(results["summary"]),
+                  f"<details><summary>All {len(runs)} runs</summary>{results_table(runs)}</details>"]
+    else:
+        parts.append(results_table(runs))
+    parts.append(published_table(runs))
     for data, group in by_data(runs).items():
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in os.path.basename(data))
+        planar_group, study = all(run.planar for run in group), is_study(group)
+        seeds = len({run.seed for run in group})
+        of_seeds = "; bars from the least to the most of the seeds" if seeds > 1 else ""
         parts.append(f"<h2>{html.escape(data)}</h2>")
-        if all(run.planar for run in group):
-            parts.append(embed(density_figure(group, results["box"]), f"density_{name}",
-                               "Densities of the truth and of both samplers, on one colour scale set by the truth."))
-        parts.append(embed(gap_figure(group), f"gap_{name}", "Squared distances against the weight of the residual."))
-        parts.append(embed(curve_figure(group), f"training_{name}",
-                           "Losses during training: each record (faint) and their running geometric mean."))
+        if study:
+            parts.append(embed(smoothness_figure(group), f"smoothness_{name}",
+                               "Against the roughness of the activation, the largest |σ″| of one unit (β/4 for softplus β): the "
+                               f"ODE–SDE gap, the SDE's distance to the truth and the residual. Means over seeds{of_seeds}; dots: "
+                               f"single seeds; open: more than {100 * MOST_ESCAPED:g} % of the samples of a sampler escaped."))
+            if planar_group:
+                parts.append(embed(study_density_figure(group, results["box"]), f"density_{name}",
+                                   "Densities of both samplers, of the first seed, on one colour scale set by the truth."))
+        else:
+            if planar_group:
+                first = min(run.seed for run in group)
+                parts.append(embed(density_figure([run for run in group if run.seed == first], results["box"]),
+                                   f"density_{name}", "Densities of the truth and of both samplers, on one colour scale set by "
+                                   "the truth."))
+            parts.append(embed(gap_figure(group), f"gap_{name}",
+                               f"Squared distances against the weight of the residual{of_seeds}."))
+            parts.append(embed(curve_figure(group), f"training_{name}",
+                               "Losses during training: each record (faint) and their running geometric mean."))
+        parts.append(embed(way_figure(group), f"way_{name}", way_caption(group, of_seeds)))
+        if planar_group and not study and seeds == 1:
+            for run in group:
+                parts.append(embed(way_density_figure(run, results["box"]), f"way_{name}_w{run.weight:g}",
+                                   f"w<sub>R</sub> = {run.weight:g}: densities on the way, each time on a scale of its own."))
     parts += [
-        "<h2>Residual and gap</h2>",
-        embed(residual_figure(runs), "residual", "The ODE–SDE gap against the mean squared residual, one point a run."),
+        "<h2>Residual, gap and denoising loss</h2>",
+        embed(residual_figure(runs), "residual",
+              "The ODE–SDE gap, and the denoising loss at the same fresh points for all runs of a data set and seed, against the "
+              "mean squared residual; one point a run."),
+        diagnosis_section(runs),
         "<h2>Read with these cautions</h2>", cautions(results, runs),
         "<h2>Recipe and machine</h2>", recipe_table(results, runs),
     ]

@@ -1,14 +1,20 @@
-// The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, train, sample by the
-// reverse SDE and by the probability-flow ODE, and measure the gap. DIR/DATA_wW holds each run: recipe.json,
-// state.safetensors while it trains, log.csv, then model.safetensors, training.json, gap.json and the histograms. A
-// second call goes on where the first stopped; DIR/results.json gathers what is finished.
+// The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
+// several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
+// DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
+// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, gap.json, the histograms,
+// along_the_way.npy and, where it was asked for, diagnosis.json. A second call goes on where the first stopped;
+// DIR/results.json gathers what is finished.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
+#include <span>
+#include <tuple>
 
 #include "console.hpp"
+#include "diagnose.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
@@ -18,32 +24,63 @@
 namespace fokker::tools {
 namespace {
 
+const std::vector<std::string> preset_names = {"smoke", "quick", "paper", "activations", "activations-quick"};
+
+// An activation as one network has it, "softplus 100" or "tanh".
+struct NetworkActivation {
+  Activation activation = Activation::softplus;
+  double beta = 100;
+
+  std::string name() const {
+    return activation == Activation::softplus ? fmt::format("softplus {}", beta) : std::string(to_string(activation));
+  }
+  // The largest |σ″|, β/4 for softplus: how fast the slope of one unit can turn. Found on a grid of arguments that has
+  // 0, where those of softplus and SiLU are largest.
+  double roughness() const {
+    return with_activation(activation, beta, [](const auto& sigma) {
+      double largest = 0;
+      for (int i = -4000; i <= 4000; ++i) largest = std::max(largest, std::abs(sigma(i * 1e-3).second));
+      return largest;
+    });
+  }
+};
+
+// One run for each data set, seed, activation and weight, in this order: the last varies fastest.
 struct Preset {
   std::string name;
   std::vector<std::string> data;
+  std::int64_t seeds;  // as many, from --seed on
+  std::vector<NetworkActivation> activations;
   std::vector<double> weights;
-  Architecture architecture;
   TrainOptions train;
   GapOptions gap;
+  bool bounds = false;  // some ten seconds a run, of one core
 };
 
 Preset find_preset(const std::string& name) {
   // The paper's network has softplus beta 100; training that short does not fit one so sharp. At 40 the gap falls from
   // w_R = 0 to 1 by 1.8 noise floors or more for each of the seeds tried (0, 1, 2); at 20 for some by less than one.
-  Preset preset{.name = name, .data = {"circles2"}, .weights = {0, 1}, .architecture = {}, .train = {}, .gap = {}};
-  preset.architecture.beta = 40;
+  Preset preset{.name = name,
+                .data = {"circles2"},
+                .seeds = 1,
+                .activations = {{Activation::softplus, 40}},
+                .weights = {0, 1},
+                .train = {},
+                .gap = {}};
   preset.gap.samples = 50000;
+  preset.gap.in_detail = true;
   if (name == "smoke") {
-    preset.architecture.beta = 20;  // what so few iterations fit
+    preset.activations = {{Activation::softplus, 20}};  // what so few iterations fit
     preset.train.iterations = 300;
     preset.train.denoising_points = 1024;
     preset.train.collocation_points = 256;
     preset.gap.samples = 5000;
     preset.gap.grid = "geometric:100:1e-3";
-  } else if (name == "paper") {
+  }
+  if (name == "paper" || name == "activations") {
+    preset.bounds = true;
     preset.data = {"blob", "circles2", "checker"};
-    preset.weights = {0, 0.1, 1, 10};
-    preset.architecture.beta = 100;
+    preset.activations = {{Activation::softplus, 100}};
     preset.train.iterations = 100000;
     preset.train.denoising_points = 200000;
     preset.train.collocation_points = 50000;
@@ -51,6 +88,18 @@ Preset find_preset(const std::string& name) {
     preset.train.schedule = RateSchedule::paper;
     preset.train.average = WeightAverage::none;
     preset.gap.samples = 3000000;
+  }
+  if (name == "paper") preset.weights = {0, 0.1, 1, 10};
+  if (name == "activations" || name == "activations-quick") {
+    preset.seeds = 3;
+    preset.activations = {
+        {Activation::softplus, 100}, {Activation::softplus, 20}, {Activation::tanh}, {Activation::silu}};
+  }
+  if (name == "activations-quick") {
+    preset.train.iterations = 3000;
+    preset.gap.samples = 40000;
+    preset.gap.grid = "geometric:150:1e-3";
+    preset.gap.ode_scheme = Scheme::heun;
   }
   return preset;
 }
@@ -60,6 +109,7 @@ struct Published {
   const char* data;
   double weight, ode_sde, ode_truth, sde_truth, escaped_ode, escaped_sde, mean_square;
 };
+constexpr double published_noise_floor = 5.5e-4;  // of 3 000 000 samples each
 constexpr Published published_results[] = {
     {"blob", 0, 0.01160, 0.01097, 0.00218, 0.00147, 0.00052, 12.5},
     {"blob", 0.1, 0.00311, 0.00604, 0.00294, 0.00163, 0.00156, 0.0101},
@@ -71,12 +121,17 @@ constexpr Published published_results[] = {
     {"checker", 10, 0.00210, 0.03305, 0.03216, 0.02327, 0.02420, 0.00096},
 };
 
+// Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
+constexpr std::size_t most_together = 12;
+
 // The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
 // laws, and its ratio to the floor says nothing.
 constexpr double most_escaped = 0.05;
 
 struct Run {
   DataSet data;
+  std::uint64_t seed;  // of the training and of the samples
+  NetworkActivation activation;
   Architecture architecture;
   TrainOptions train;
   std::string folder, title;
@@ -163,10 +218,11 @@ class Reproduction {
   explicit Reproduction(CLI::App& app) : app_(app) {
     app.add_option(
            "--preset", preset_name_,
-           "smoke (seconds), quick (circles2 at w_R = 0 and 1 in minutes on two cores) or paper (full size, meant "
-           "for a GPU)")
+           "smoke (seconds), quick (circles2 at w_R = 0 and 1 in minutes on two cores), paper (full size, meant for a "
+           "GPU), activations (four of them at w_R = 0 and 1 with three seeds, full size) or activations-quick (the "
+           "same small and on circles2, a quarter of an hour on two cores)")
         ->capture_default_str()
-        ->check(CLI::IsMember({"smoke", "quick", "paper"}));
+        ->check(CLI::IsMember(preset_names));
     app.add_option("--out", out_, "folder for models, states, logs and results; going on where an earlier run stopped")
         ->required();
     app.add_option("--data", data_, "instead of the preset's: blob, circles2, checker, MIXTURE.json, SAMPLES.npy")
@@ -182,9 +238,17 @@ class Reproduction {
     app.add_option("--grid", grid_,
                    "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy")
         ->check(grid_text());
-    app.add_option("--activation", activation_, "of the network: " + activations_help() + "; softplus where not given");
-    add_number(app, "--beta", beta_, "instead of the preset's beta of softplus")->default_str("");
+    app.add_option("--activation", activation_, "instead of the preset's: " + activations_help());
+    add_number(app, "--beta", beta_, "of softplus, instead of the preset's")->default_str("");
     add_integer(app, "--seed", seed_, "of everything random")->capture_default_str();
+    add_integer<std::int64_t>(app, "--seeds", seeds_, "instead of the preset's number of seeds, from --seed on", 1,
+                              1000)
+        ->default_str("");
+    app.add_option(
+           "--bounds", bounds_,
+           "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
+           "planar data, some ten seconds a run")
+        ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
         std::string("Examples:\n"
@@ -197,38 +261,38 @@ class Reproduction {
     const Stopwatch clock;
     configure();
     const Context context = machine_.context();
+    if (context.device() == Device::cuda) together_ = most_together;
     Progress progress(phases());
     Json results = describe_machine();
     results["preset"] = preset_.name;
     results["backend"] = context.backend_name();
     results["threads"] = context.threads();
-    results["gap_options"] = gap_options_json(context);
+    results["gap_options"] = gap_options_json(context, preset_.gap);
+    results["seeds"] = preset_.seeds;
     results["box"] = Grid{}.half_width;
     results["runs"] = Json::array();
     progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
                              context.backend_name(), counted(context.threads(), "thread"), out_));
-    std::string truth_of;
-    Truth truth;
-    for (const Run& run : runs_) {
-      const Model model = train(context, run, progress);
-      if (!measured(context, run)) {
-        if (truth_of != run.data.name()) truth = measure_truth(context, run.data, preset_.gap);
-        truth_of = run.data.name();
-        measure(context, run, model, truth, progress);
-      } else {
-        for (int step = 0; step < gap_steps; ++step) progress.skip();
+    std::string truth_of;  // the data set and the seed that the truth was drawn from
+    TruthOfRun truth;
+    for (const std::span<const Run> group : groups()) {
+      train(context, group, progress);
+      for (const Run& run : group) {
+        if (!measured(context, run)) {
+          const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
+          if (truth_of != wanted) truth = truth_for(context, run);
+          truth_of = wanted;
+          measure(context, run, truth, progress);
+        } else {
+          for (int step = 0; step < gap_steps; ++step) progress.skip();
+        }
+        if (has_bounds(run)) diagnose_run(context, run, progress);
+        results["runs"].push_back(describe(run));
+        if (preset_.seeds > 1) results["summary"] = summarise(results["runs"]);
+        results["finished"] = results["runs"].size() == runs_.size();
+        results["seconds"] = clock.seconds();
+        write_text(out_ + "/results.json", text_of(results, 1) + "\n");
       }
-      Json result{{"folder", std::filesystem::path(run.folder).filename().string()},
-                  {"data", run.data.name()},
-                  {"residual_weight", run.train.residual_weight},
-                  {"recipe", run.recipe},
-                  {"model", describe_model(model)},
-                  {"training", read_training(run)},
-                  {"gap", read_json(run.file("gap.json"))}};
-      results["runs"].push_back(std::move(result));
-      results["finished"] = results["runs"].size() == runs_.size();
-      results["seconds"] = clock.seconds();
-      write_text(out_ + "/results.json", text_of(results, 1) + "\n");
     }
     progress.clear();
     print(results);
@@ -245,33 +309,59 @@ class Reproduction {
     if (given("--iterations")) preset_.train.iterations = iterations_;
     if (given("--samples")) preset_.gap.samples = samples_;
     if (given("--grid")) preset_.gap.grid = grid_;
+    if (given("--bounds")) preset_.bounds = bounds_ == "yes";
+    // A study's folders name activation and seed also where one of them is asked for.
+    const bool names_activation = preset_.activations.size() > 1, names_seed = preset_.seeds > 1 || seeds_ > 1;
+    if (given("--seeds")) preset_.seeds = seeds_;
     if (given("--activation")) {
-      check_usage([&] { preset_.architecture.activation = parse_activation(activation_); });
+      check_usage([&] { preset_.activations = {{parse_activation(activation_), preset_.activations.front().beta}}; });
     }
-    if (given("--beta")) preset_.architecture.beta = beta_;
-    preset_.train.seed = preset_.gap.seed = seed_;
+    // One softplus, where the preset has several.
+    if (given("--beta")) preset_.activations = {{preset_.activations.front().activation, beta_}};
     const std::vector<double> times = TimeGrid::parse(preset_.gap.grid, sde_).times();
     grid_contents_ = fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)});
 
     for (const std::string& name : preset_.data) {
       const DataSet data = DataSet::named(name);
-      for (const double weight : preset_.weights) {
-        Architecture architecture = preset_.architecture;
-        architecture.dimension = data.dimension();
-        check_usage([&] { architecture.validate(); });
-        TrainOptions train = preset_.train;
-        train.residual_weight = weight;
-        check_usage([&] { train.validate(); });
-        const std::string folder = fmt::format("{}/{}_w{}", out_, std::filesystem::path(name).stem().string(), weight);
-        for (const Run& run : runs_) {
-          if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
+      for (std::int64_t i = 0; i < preset_.seeds; ++i) {
+        for (const NetworkActivation& activation : preset_.activations) {
+          for (const double weight : preset_.weights) {
+            Architecture architecture;
+            architecture.dimension = data.dimension();
+            architecture.activation = activation.activation;
+            architecture.beta = activation.beta;
+            check_usage([&] { architecture.validate(); });
+            TrainOptions train = preset_.train;
+            train.residual_weight = weight;
+            train.seed = seed_ + static_cast<std::uint64_t>(i);
+            check_usage([&] { train.validate(); });
+            std::string folder = std::filesystem::path(name).stem().string(), title = name;
+            if (names_activation) {
+              std::string word = activation.name();
+              std::erase(word, ' ');
+              folder += "_" + word;
+              title += ", " + activation.name();
+            }
+            folder += fmt::format("_w{}", weight);
+            title += fmt::format(", w_R = {}", weight);
+            if (names_seed) {
+              folder += fmt::format("_s{}", train.seed);
+              title += fmt::format(", seed {}", train.seed);
+            }
+            folder = out_ + "/" + folder;
+            for (const Run& run : runs_) {
+              if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
+            }
+            runs_.push_back({.data = data,
+                             .seed = train.seed,
+                             .activation = activation,
+                             .architecture = architecture,
+                             .train = train,
+                             .folder = folder,
+                             .title = title,
+                             .recipe = recipe_of(architecture, sde_, data, train)});
+          }
         }
-        runs_.push_back({.data = data,
-                         .architecture = architecture,
-                         .train = train,
-                         .folder = folder,
-                         .title = fmt::format("{}, w_R = {}", name, weight),
-                         .recipe = recipe_of(architecture, sde_, data, train)});
       }
     }
     // All folders are looked at before any work, so that a mistake costs nothing.
@@ -284,24 +374,41 @@ class Reproduction {
     }
   }
 
+  static std::string title_of(std::span<const Run> group) {
+    return group.size() == 1 ? group.front().title
+                             : fmt::format("{} and {} more", group.front().title, group.size() - 1);
+  }
+
   // Costs in seconds on two cores of 2024; what counts is their ratio, until the first of each kind has been timed.
   std::vector<Progress::Phase> phases() const {
     std::vector<Progress::Phase> phases;
-    for (const Run& run : runs_) {
-      const TrainOptions& o = run.train;
-      const double points =
-          double(o.denoising_points) + (o.residual_weight > 0 ? 2.0 * double(o.collocation_points) : 0);
-      const double sampling = 0.4e-6 * double(preset_.gap.samples) * TimeGrid::parse(preset_.gap.grid, sde_).steps();
-      phases.push_back({run.title + ": training", "train", 1e-6 * points * double(o.iterations)});
-      phases.push_back({run.title + ": reverse SDE", "sample", sampling});
-      phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
-      phases.push_back({run.title + ": distances", "measure", 3});
+    const double sampling = 0.4e-6 * double(preset_.gap.samples) * TimeGrid::parse(preset_.gap.grid, sde_).steps();
+    for (const std::span<const Run> group : groups()) {
+      double training = 0;
+      for (const Run& run : group) {
+        const TrainOptions& o = run.train;
+        const double points =
+            double(o.denoising_points) + (o.residual_weight > 0 ? 2.0 * double(o.collocation_points) : 0);
+        training += 1e-6 * points * double(o.iterations);
+      }
+      phases.push_back({title_of(group) + ": training", "train", training});
+      for (const Run& run : group) {
+        phases.push_back({run.title + ": reverse SDE", "sample", sampling});
+        phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
+        phases.push_back({run.title + ": distances", "measure", 4});
+        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 6});
+      }
     }
     return phases;
   }
 
-  Json gap_options_json(const Context& context) const {
-    const GapOptions& o = preset_.gap;
+  GapOptions gap_options(const Run& run) const {
+    GapOptions options = preset_.gap;
+    options.seed = run.seed;
+    return options;
+  }
+
+  static Json gap_options_json(const Context& context, const GapOptions& o) {
     return {{"samples", o.samples},
             {"seed", o.seed},
             {"grid", o.grid},
@@ -311,46 +418,74 @@ class Reproduction {
 
   // What gap.json was measured with and from: files of the same names may hold something else by the next call.
   Json measured_from(const Context& context, const Run& run) const {
-    Json json = gap_options_json(context);
+    Json json = gap_options_json(context, gap_options(run));
     json["model_contents"] = fingerprint(read_text(run.file("model.safetensors")));
     json["grid_contents"] = grid_contents_;
     return json;
   }
 
-  Model train(const Context& context, const Run& run, Progress& progress) const {
-    const std::string model_file = run.file("model.safetensors"), state = run.file("state.safetensors");
-    if (run.trained()) {
-      progress.skip();
-      return load_model(model_file);
+  // Those that train side by side, in the order of runs_.
+  std::vector<std::span<const Run>> groups() const {
+    std::vector<std::span<const Run>> groups;
+    for (std::size_t first = 0; first < runs_.size(); first += together_) {
+      groups.push_back(std::span(runs_).subspan(first, std::min(together_, runs_.size() - first)));
     }
-    const bool resumed = is_file(state);
-    Trainer trainer =
-        resumed ? Trainer::resume(context, state, run.data)
-                : Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
-    if (resumed) {
-      const Model model = trainer.model();
-      const Json found = recipe_of(std::get<Mlp>(model.network).architecture, model.sde, run.data, trainer.options());
-      if (found != run.recipe) {
-        throw Error(fmt::format("'{}' is the state of another recipe ({}); remove it to train anew", state,
-                                first_difference(found, run.recipe)));
-      }
+    return groups;
+  }
+
+  // The run's trainer, where an earlier call left it.
+  Trainer trainer_of(const Context& context, const Run& run) const {
+    const std::string state = run.file("state.safetensors");
+    if (!is_file(state)) {
+      return Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
     }
-    const std::int64_t first = trainer.iteration();
-    progress.begin(double(first) / double(run.train.iterations));
-    const TrainingResult result = run_training(trainer,
-                                               {.state = state,
-                                                .save = {.iterations = 0, .seconds = 20},
-                                                .log = run.file("log.csv"),
-                                                .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)},
-                                               progress);
-    const Json training{{"seconds", result.seconds}, {"first_iteration", first}, {"iterations", run.train.iterations}};
-    write_text(run.file("training.json"), training.dump(1) + "\n");
-    save_model(model_file, trainer.model(), {{"training", text_of(run.recipe)}});
-    std::filesystem::remove(state);
-    if (result.interrupted) {
-      throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", run.title));
+    Trainer trainer = Trainer::resume(context, state, run.data);
+    const Model model = trainer.model();
+    const Json found = recipe_of(std::get<Mlp>(model.network).architecture, model.sde, run.data, trainer.options());
+    if (found != run.recipe) {
+      throw Error(fmt::format("'{}' is the state of another recipe ({}); remove it to train anew", state,
+                              first_difference(found, run.recipe)));
     }
-    return load_model(model_file);
+    return trainer;
+  }
+
+  // Leaves model.safetensors and training.json in the folder of each.
+  void train(const Context& context, std::span<const Run> group, Progress& progress) const {
+    std::vector<const Run*> runs;
+    std::vector<Trainer> trainers;
+    std::vector<TrainingFiles> files;
+    std::vector<std::int64_t> first;
+    double done = 0, all = 0;
+    for (const Run& run : group) {
+      if (run.trained()) continue;
+      runs.push_back(&run);
+      trainers.push_back(trainer_of(context, run));
+      files.push_back({.state = run.file("state.safetensors"),
+                       .log = run.file("log.csv"),
+                       .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
+      first.push_back(trainers.back().iteration());
+      done += double(first.back());
+      all += double(run.train.iterations);
+    }
+    if (runs.empty()) return progress.skip();
+    std::vector<Trainer*> pointers;
+    for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+    progress.begin(done / all);
+    const std::vector<TrainingResult> results =
+        run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      const Run& run = *runs[i];
+      const Json training{{"seconds", results[i].seconds},
+                          {"first_iteration", first[i]},
+                          {"iterations", run.train.iterations},
+                          {"trained_together", runs.size()}};
+      write_text(run.file("training.json"), training.dump(1) + "\n");
+      save_model(run.file("model.safetensors"), trainers[i].model(), {{"training", text_of(run.recipe)}});
+      std::filesystem::remove(files[i].state);
+    }
+    if (results.front().interrupted) {
+      throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", title_of(group)));
+    }
   }
 
   bool measured(const Context& context, const Run& run) const {
@@ -368,22 +503,119 @@ class Reproduction {
     for (const std::string& path :
          {distances + "/ode_sde", distances + "/ode_truth", distances + "/sde_truth", std::string("/noise_floor"),
           std::string("/escaped/ode"), std::string("/escaped/sde"), std::string("/seconds/ode"),
-          std::string("/seconds/sde"), std::string("/residual"), std::string("/w2_squared")}) {
+          std::string("/seconds/sde"), std::string("/residual"), std::string("/w2_squared"),
+          std::string("/denoising_loss")}) {
       if (!found.contains(Json::json_pointer(path))) return false;
     }
-    return true;
+    return !planar || (found.contains("ode_sde_at_half_spacing") &&
+                       found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
+                       is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
   }
 
-  void measure(const Context& context, const Run& run, const Model& model, const Truth& truth,
-               Progress& progress) const {
-    const Gap gap = measure_gap(context, model, truth, preset_.gap, [&](int) -> FractionDone {
+  // What the runs of one data set and seed are compared with.
+  struct TruthOfRun {
+    Truth truth;
+    std::vector<double> noise_floors_along_the_way;
+  };
+  TruthOfRun truth_for(const Context& context, const Run& run) const {
+    TruthOfRun found{measure_truth(context, run.data, gap_options(run)), {}};
+    if (run.data.dimension() == 2) {
+      found.noise_floors_along_the_way = noise_floors_along_the_way(context, sde_, run.data, gap_options(run));
+    }
+    return found;
+  }
+
+  void measure(const Context& context, const Run& run, const TruthOfRun& truth, Progress& progress) const {
+    const Model model = load_model(run.file("model.safetensors"));
+    const Gap gap = measure_gap(context, model, truth.truth, gap_options(run), [&](int) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
-    if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth);
-    Json json = gap_json(gap, truth, preset_.gap);
+    if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth.truth);
+    Json json = gap_json(gap, truth.truth, gap_options(run));
+    json["denoising_loss"] = denoising_loss(context, model, run.data, run.seed);
+    if (gap.along_the_way) json["along_the_way"]["noise_floor"] = truth.noise_floors_along_the_way;
     json.update(measured_from(context, run));
     write_text(run.file("gap.json"), text_of(json, 1) + "\n");
+  }
+
+  bool has_bounds(const Run& run) const { return preset_.bounds && run.data.dimension() == 2; }
+
+  // Times of the diagnosis: uniform from T to T/10, where potentials without the residual in their loss change fast,
+  // and with a constant ratio from there to the end of the samplers' times, or t_min where that is 0.
+  std::vector<double> diagnosis_times() const {
+    constexpr int early = 90, late = 70;
+    const double horizon = sde_.horizon, middle = 0.1 * horizon,
+                 end = std::max(TimeGrid::parse(preset_.gap.grid, sde_).times().back(), sde_.t_min);
+    std::vector<double> times;
+    for (int k = 0; k < early; ++k) times.push_back(std::lerp(horizon, std::max(middle, end), double(k) / early));
+    for (int k = 0; k < late && end < middle; ++k) times.push_back(middle * std::pow(end / middle, double(k) / late));
+    times.push_back(end);
+    return times;
+  }
+
+  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
+  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
+    const std::vector<double> times = diagnosis_times();
+    const std::string file = run.file("diagnosis.json"), times_file = out_ + "/diagnosis_times.npy";
+    const Json from{
+        {"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
+        {"grid_contents", fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)})}};
+    if (is_file(file)) {
+      const Json found = read_json(file);
+      if (found.is_object() && found.contains("upper_bound") &&
+          found.value("model_contents", "") == from["model_contents"] &&
+          found.value("grid_contents", "") == from["grid_contents"] && found.value("seed", Json()) == run.seed) {
+        return progress.skip();
+      }
+    }
+    save_npy(times_file, {std::ssize(times)}, times.data());
+    DiagnoseOptions options{.grid = "file:" + times_file, .energy = {}, .bound = {}, .samples = 0, .seed = run.seed};
+    options.energy.nodes = 96;
+    progress.begin();
+    const Stopwatch clock;
+    const Diagnosis found = diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step) {
+      return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
+    });
+    Json json = diagnosis_json(found, options);
+    json.erase("gap");  // measured elsewhere
+    json["grid"] = "file:diagnosis_times.npy";
+    json.update(from);
+    json["seconds"] = clock.seconds();
+    write_text(file, text_of(json, 1) + "\n");
+  }
+
+  // diagnosis.json without its lists over all times.
+  static Json read_diagnosis(const Run& run) {
+    Json json = read_json(run.file("diagnosis.json"));
+    for (const char* list : {"times", "energy", "standard_error", "mass"}) json["energy"].erase(list);
+    for (const char* where : {"over_samples", "over_box"}) json["upper_bound"][where].erase("largest_eigenvalue");
+    return json;
+  }
+
+  // A finished run as results.json has it.
+  Json describe(const Run& run) const {
+    Json result{
+        {"folder", std::filesystem::path(run.folder).filename().string()},
+        {"data", run.data.name()},
+        {"residual_weight", run.train.residual_weight},
+        {"seed", run.seed},
+        {"activation", {{"name", run.activation.name()}, {"largest_second_derivative", run.activation.roughness()}}},
+        {"recipe", run.recipe},
+        {"model", describe_model(load_model(run.file("model.safetensors")))},
+        {"training", read_training(run)},
+        {"gap", read_json(run.file("gap.json"))},
+        {"diagnosis", has_bounds(run) ? read_diagnosis(run) : Json()}};
+    if (preset_.name != "paper") return result;
+    for (const Published& p : published_results) {
+      if (p.data != run.data.name() || p.weight != run.train.residual_weight) continue;
+      result["published"] = {
+          {"w2_squared", {{"ode_sde", p.ode_sde}, {"ode_truth", p.ode_truth}, {"sde_truth", p.sde_truth}}},
+          {"noise_floor", published_noise_floor},
+          {"escaped", {{"ode", p.escaped_ode}, {"sde", p.escaped_sde}}},
+          {"mean_square", p.mean_square}};
+    }
+    return result;
   }
 
   static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
@@ -395,12 +627,22 @@ class Reproduction {
     return gap["w2_squared"].is_null() ? gap["sliced_w2_squared"] : gap["w2_squared"];
   }
 
+  // What tells a run's row from others: "circles2", and in a study "circles2, tanh, seed 1".
+  std::string label(const Json& run) const {
+    std::string text = run["data"];
+    if (preset_.activations.size() > 1) text += ", " + run["activation"]["name"].get<std::string>();
+    if (preset_.seeds > 1 && run.contains("seed")) text += fmt::format(", seed {}", run["seed"].get<std::uint64_t>());
+    return text;
+  }
+
   void print(const Json& results) const {
     const auto planar = std::count_if(runs_.begin(), runs_.end(), [](const Run& r) { return r.data.dimension() == 2; });
     fmt::print("{} of {} samples each{}; R is the Fokker–Planck residual, centred: its mean at each time removed\n\n",
                planar == 0 ? "Sliced W2²" : "W2²", preset_.gap.samples,
                planar == 0 || planar == std::ssize(runs_) ? "" : ", sliced where the data are not planar");
-    fmt::print("{:<10} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>8} {:>8}\n", "data", "w_R",
+    std::size_t width = 10;
+    for (const Json& run : results["runs"]) width = std::max(width, label(run).size());
+    fmt::print("{:<{}} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>8} {:>8}\n", "data", width, "w_R",
                "ODE–SDE", "ODE–truth", "SDE–truth", "floor", "esc. ODE", "esc. SDE", "mean R²", "centred", "training",
                "sampling");
     for (const Json& run : results["runs"]) {
@@ -408,56 +650,183 @@ class Reproduction {
       const Json& w2 = distances(gap);
       const Json residual = gap["residual"].is_null() ? Json::object() : gap["residual"];
       const double seconds = number(gap["seconds"]["ode"]) + number(gap["seconds"]["sde"]);
-      const std::string data = run["data"];
       const double weight = run["residual_weight"];
-      fmt::print("{:<10} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>6.0f} s {:>6.0f} s\n", data,
-                 weight, cell(w2["ode_sde"]), cell(w2["ode_truth"]), cell(w2["sde_truth"]), cell(gap["noise_floor"]),
-                 cell(gap["escaped"]["ode"]), cell(gap["escaped"]["sde"]),
+      fmt::print("{:<{}} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9} {:>9}  {:>6.0f} s {:>6.0f} s\n", label(run),
+                 width, weight, cell(w2["ode_sde"]), cell(w2["ode_truth"]), cell(w2["sde_truth"]),
+                 cell(gap["noise_floor"]), cell(gap["escaped"]["ode"]), cell(gap["escaped"]["sde"]),
                  cell(residual.value("mean_square", Json()), "{:.3g}"),
                  cell(residual.value("centred_mean_square", Json()), "{:.3g}"), number(run["training"]["seconds"]),
                  seconds);
-      if (preset_.name != "paper") continue;
-      for (const Published& p : published_results) {
-        if (p.data != data || p.weight != weight) continue;
-        fmt::print("{:<10} {:>5}  {:>9.5f} {:>9.5f} {:>9.5f} {:>9.5f}  {:>8.5f} {:>8.5f}  {:>9.3g}\n", "  published",
-                   "", p.ode_sde, p.ode_truth, p.sde_truth, 5.5e-4, p.escaped_ode, p.escaped_sde, p.mean_square);
-      }
+      if (!run.contains("published")) continue;
+      const Json& p = run["published"];
+      fmt::print("{:<{}} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9}\n", "  published", width, "",
+                 cell(p["w2_squared"]["ode_sde"]), cell(p["w2_squared"]["ode_truth"]),
+                 cell(p["w2_squared"]["sde_truth"]), cell(p["noise_floor"]), cell(p["escaped"]["ode"]),
+                 cell(p["escaped"]["sde"]), cell(p["mean_square"], "{:.3g}"));
     }
+    if (results.contains("summary")) print_summary(results["summary"]);
+    print_bounds(results["runs"]);
     fmt::print("\n");
-    for (const std::string& name : preset_.data) print_verdict(results, name);
+    for (const std::string& name : preset_.data) {
+      for (const NetworkActivation& activation : preset_.activations) print_verdict(results, name, activation.name());
+    }
     std::fflush(stdout);
     for (const Json& run : results["runs"]) {
       for (const auto& [key, sampler] : {std::pair("ode", "ODE"), std::pair("sde", "SDE")}) {
         if (number(run["gap"]["escaped"][key]) != 1) continue;
-        note_all_lost("reproduce",
-                      fmt::format("all {} samples of the {} for {}, w_R = {}", preset_.gap.samples, sampler,
-                                  run["data"].get<std::string>(), number(run["residual_weight"])));
+        note_all_lost("reproduce", fmt::format("all {} samples of the {} for {}, w_R = {}", preset_.gap.samples,
+                                               sampler, label(run), number(run["residual_weight"])));
       }
     }
   }
 
-  // The experiment's statement for one data set: does the gap at the weight nearest 1 fall by more than the noise
-  // floor?
-  void print_verdict(const Json& results, const std::string& name) const {
-    const Json *without = nullptr, *with = nullptr;
-    for (const Json& run : results["runs"]) {
-      if (run["data"] != name) continue;
-      const double weight = run["residual_weight"];
-      if (weight == 0) without = &run;
-      if (weight > 0 &&
-          (with == nullptr || std::abs(std::log(weight)) < std::abs(std::log(number((*with)["residual_weight"]))))) {
-        with = &run;
+  // The finished runs of each data set, activation and weight over their seeds: mean, standard deviation (of a sample),
+  // least, median and most of each number, null where a seed has none.
+  static Json summarise(const Json& runs) {
+    Json summary = Json::array();
+    std::vector<std::vector<const Json*>> groups;
+    const auto key = [](const Json& run) {
+      return std::tuple(run["data"].get<std::string>(), run["activation"]["name"].get<std::string>(),
+                        run["residual_weight"].get<double>());
+    };
+    for (const Json& run : runs) {
+      const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::vector<const Json*>& others) {
+        return key(*others.front()) == key(run);
+      });
+      if (group == groups.end()) {
+        groups.push_back({&run});
+      } else {
+        group->push_back(&run);
       }
     }
-    if (without == nullptr || with == nullptr) return;
-    const double before = number(distances((*without)["gap"])["ode_sde"]),
-                 after = number(distances((*with)["gap"])["ode_sde"]);
-    if (!std::isfinite(before) || !std::isfinite(after)) return;
-    const double floor = number((*without)["gap"]["noise_floor"]), change = std::abs(before - after);
-    double escaped = 0;
-    for (const Json* run : {without, with}) {
-      for (const Json& fraction : (*run)["gap"]["escaped"]) escaped = std::max(escaped, number(fraction));
+    for (const std::vector<const Json*>& group : groups) {
+      const Json& first = *group.front();
+      Json entry{{"data", first["data"]},
+                 {"activation", first["activation"]},
+                 {"residual_weight", first["residual_weight"]},
+                 {"seeds", group.size()}};
+      const auto add = [&](const char* name, auto value_of) {
+        std::vector<double> values;
+        for (const Json* run : group) values.push_back(number(value_of((*run)["gap"])));
+        std::sort(values.begin(), values.end());
+        const std::size_t n = values.size();
+        double mean = 0, square = 0;
+        for (const double value : values) mean += value / double(n);
+        for (const double value : values) square += (value - mean) * (value - mean);
+        entry[name] = nullptr;
+        if (!std::isfinite(mean)) return;
+        entry[name] = {{"mean", mean},
+                       {"deviation", n > 1 ? Json(std::sqrt(square / double(n - 1))) : Json()},
+                       {"least", values.front()},
+                       {"median", 0.5 * (values[(n - 1) / 2] + values[n / 2])},
+                       {"most", values.back()}};
+      };
+      for (const char* pair : {"ode_sde", "ode_truth", "sde_truth"}) {
+        add(pair, [&](const Json& gap) { return distances(gap)[pair]; });
+      }
+      add("noise_floor", [](const Json& gap) { return gap["noise_floor"]; });
+      add("escaped_ode", [](const Json& gap) { return gap["escaped"]["ode"]; });
+      add("escaped_sde", [](const Json& gap) { return gap["escaped"]["sde"]; });
+      for (const char* name : {"mean_square", "centred_mean_square"}) {
+        add(name, [&](const Json& gap) { return gap["residual"].is_null() ? Json() : gap["residual"][name]; });
+      }
+      add("denoising_loss", [](const Json& gap) { return gap["denoising_loss"]; });
+      summary.push_back(std::move(entry));
     }
+    return summary;
+  }
+
+  // "0.0182 ± 0.0031".
+  static std::string spread(const Json& statistic, const char* format) {
+    if (statistic.is_null()) return "–";
+    const std::string mean = number_or_dash(number(statistic["mean"]), format);
+    return statistic["deviation"].is_null()
+               ? mean
+               : fmt::format("{} ± {}", mean, number_or_dash(number(statistic["deviation"]), format));
+  }
+
+  void print_summary(const Json& summary) const {
+    fmt::print("\nMean ± standard deviation over seeds\n");
+    fmt::print("{:<24} {:>5} {:>5}  {:>17} {:>17} {:>17}  {:>7}  {:>8} {:>8}  {:>15}\n", "data", "w_R", "seeds",
+               "ODE–SDE", "ODE–truth", "SDE–truth", "floor", "esc. ODE", "esc. SDE", "centred R²");
+    for (const Json& entry : summary) {
+      const auto mean = [&](const char* name, const char* format) {
+        return entry[name].is_null() ? "–" : cell(entry[name]["mean"], format);
+      };
+      fmt::print(
+          "{:<24} {:>5} {:>5}  {:>17} {:>17} {:>17}  {:>7}  {:>8} {:>8}  {:>15}\n",
+          fmt::format("{}, {}", entry["data"].get<std::string>(), entry["activation"]["name"].get<std::string>()),
+          number(entry["residual_weight"]), entry["seeds"].get<std::int64_t>(), spread(entry["ode_sde"], "{:.4f}"),
+          spread(entry["ode_truth"], "{:.4f}"), spread(entry["sde_truth"], "{:.4f}"), mean("noise_floor", "{:.4f}"),
+          mean("escaped_ode", "{:.5f}"), mean("escaped_sde", "{:.5f}"), spread(entry["centred_mean_square"], "{:.2g}"));
+    }
+  }
+
+  // The logarithm of a bound of W2 as a number, where it is one that can be read.
+  static std::string bound_cell(const Json& log_bound, bool vacuous) {
+    const double log = number(log_bound);
+    if (!std::isfinite(log)) return "–";
+    return (log < 7 ? fmt::format("{:.4g}", std::exp(log)) : fmt::format("e^{:.1f}", log)) + (vacuous ? "*" : "");
+  }
+
+  void print_bounds(const Json& runs) const {
+    std::size_t width = 10;
+    for (const Json& run : runs) {
+      if (run["diagnosis"].is_null()) return;
+      width = std::max(width, label(run).size());
+    }
+    fmt::print(
+        "\nW2 between the samplers beside an estimate of its upper bound (a maximum over samples, or points of the "
+        "box, is no bound)\nand both sides of the energy identity; * vacuous: no more than that both are in the box; "
+        "! with a warning in results.json\n");
+    fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", "data", width, "w_R", "W2", "bound, samples",
+               "bound, box", "left side", "right side");
+    for (const Json& run : runs) {
+      const Json& diagnosis = run["diagnosis"];
+      const Json &samples = diagnosis["upper_bound"]["over_samples"], &box = diagnosis["upper_bound"]["over_box"],
+                 &identity = diagnosis["identity"];
+      const bool warned = !diagnosis["warnings"].empty();
+      const auto side = [&](const char* name) {
+        if (identity.is_null()) return std::string("no Z");
+        return cell(identity[name]["value"], "{:.4f}") + (warned ? "!" : "");
+      };
+      fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>17} {:>17}\n", label(run), width,
+                 number(run["residual_weight"]),
+                 number_or_dash(std::sqrt(number(distances(run["gap"])["ode_sde"])), "{:.4f}"),
+                 bound_cell(samples["log_bound"], samples["vacuous"]), bound_cell(box["log_bound"], box["vacuous"]),
+                 side("left"), side("right"));
+    }
+  }
+
+  // The experiment's statement for one data set and activation: does the gap, in the mean over seeds, at the weight
+  // nearest 1 fall by more than the noise floor?
+  void print_verdict(const Json& results, const std::string& name, const std::string& activation) const {
+    struct Mean {
+      std::int64_t seeds = 0;
+      double weight = 0, gap = 0, floor = 0, escaped = 0;
+    };
+    std::map<double, Mean> means;
+    for (const Json& run : results["runs"]) {
+      if (run["data"] != name || run["activation"]["name"] != activation) continue;
+      Mean& mean = means[number(run["residual_weight"])];
+      ++mean.seeds;
+      mean.weight = number(run["residual_weight"]);
+      mean.gap += number(distances(run["gap"])["ode_sde"]);
+      mean.floor += number(run["gap"]["noise_floor"]);
+      for (const Json& fraction : run["gap"]["escaped"]) mean.escaped = std::max(mean.escaped, number(fraction));
+    }
+    const Mean* with = nullptr;
+    for (const auto& [weight, mean] : means) {
+      if (weight > 0 && (with == nullptr || std::abs(std::log(weight)) < std::abs(std::log(with->weight)))) {
+        with = &mean;
+      }
+    }
+    if (with == nullptr || !means.contains(0)) return;
+    const Mean& without = means[0];
+    const double before = without.gap / double(without.seeds), after = with->gap / double(with->seeds);
+    if (!std::isfinite(before) || !std::isfinite(after)) return;
+    const double floor = without.floor / double(without.seeds), change = std::abs(before - after);
+    const double escaped = std::max(without.escaped, with->escaped);
     const std::int64_t samples = preset_.gap.samples;
     const std::string by =
         escaped > most_escaped
@@ -466,15 +835,17 @@ class Reproduction {
         : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
         : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
                      : fmt::format("{:.5f}", change);
-    fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}, by {}\n", name,
-               after < before ? "falls" : "rises", before, after, number((*with)["residual_weight"]), by);
+    const std::string which = preset_.activations.size() > 1 ? fmt::format("{}, {}", name, activation) : name;
+    fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}{}, by {}\n", which,
+               after < before ? "falls" : "rises", before, after, with->weight,
+               without.seeds > 1 ? fmt::format(" in the mean over {} seeds", without.seeds) : "", by);
   }
 
   CLI::App& app_;
-  std::string preset_name_ = "quick", out_, grid_, activation_;
+  std::string preset_name_ = "quick", out_, grid_, activation_, bounds_;
   std::vector<std::string> data_;
   std::vector<double> weights_;
-  std::int64_t iterations_ = 0, samples_ = 0;
+  std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;
   double beta_ = 0;
   std::uint64_t seed_ = 0;
   std::string grid_contents_;
@@ -483,6 +854,7 @@ class Reproduction {
   Preset preset_;
   ForwardSde sde_ = ForwardSde::defaults(SdeKind::ou);
   std::vector<Run> runs_;
+  std::size_t together_ = 1;
 };
 
 int main_of_reproduce(int argc, char** argv) {

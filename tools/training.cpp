@@ -104,59 +104,106 @@ void RecordLog::flush() {
   }
 }
 
-TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress) {
+namespace {
+
+bool finished(const Trainer& trainer) { return trainer.iteration() >= trainer.options().iterations; }
+
+}  // namespace
+
+std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
+                                          const SaveInterval& save, Progress& progress) {
   const InterruptGuard interrupts;
-  const std::int64_t iterations = trainer.options().iterations;
-  RecordLog log = run.log.empty() ? RecordLog() : RecordLog(run.log, trainer.iteration(), run.log_every);
-  const auto save = [&] {
-    log.flush();  // the log is never behind the state
-    if (!run.state.empty()) trainer.save_state(run.state);
+  std::vector<RecordLog> logs;
+  std::int64_t iterations = 0;  // of all
+  for (std::size_t i = 0; i < trainers.size(); ++i) {
+    logs.push_back(files[i].log.empty() ? RecordLog()
+                                        : RecordLog(files[i].log, trainers[i]->iteration(), files[i].log_every));
+    iterations += trainers[i]->options().iterations;
+  }
+  const auto done = [&] {
+    std::int64_t sum = 0;
+    for (const Trainer* trainer : trainers) sum += trainer->iteration();
+    return sum;
+  };
+  const auto save_states = [&] {
+    for (std::size_t i = 0; i < trainers.size(); ++i) {
+      logs[i].flush();  // the log is never behind the state
+      if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
+    }
+  };
+  const auto where = [&](std::size_t i) {
+    if (files[i].state.empty()) return std::string("nothing was saved, since no state file was asked for");
+    return fmt::format("the state is in '{}'{}", files[i].state,
+                       files.size() == 1 ? "" : ", and so are those of the trainings beside it");
   };
 
-  const auto where = [&] {
-    return run.state.empty() ? std::string("nothing was saved, since no state file was asked for")
-                             : fmt::format("the state is in '{}'", run.state);
-  };
-
-  TrainingResult result;
-  result.last.iteration = -1;
+  std::vector<TrainingResult> results(trainers.size());
+  for (TrainingResult& result : results) result.last.iteration = -1;
   const Stopwatch clock;
   Stopwatch since_save;
   std::int64_t chunk = 1;
-  if (trainer.iteration() < iterations) progress.show();  // the first iteration may be a long one
-  while (trainer.iteration() < iterations) {
-    std::int64_t count = std::min(chunk, iterations - trainer.iteration());
-    if (run.save.iterations > 0)
-      count = std::min(count, run.save.iterations - trainer.iteration() % run.save.iterations);
+  if (done() < iterations) progress.show();  // the first iteration may be a long one
+  while (done() < iterations) {
+    std::vector<std::size_t> at;  // those that are not finished
+    std::vector<Trainer*> running;
+    std::int64_t count = chunk;
+    for (std::size_t i = 0; i < trainers.size(); ++i) {
+      if (finished(*trainers[i])) continue;
+      at.push_back(i);
+      running.push_back(trainers[i]);
+      if (save.iterations > 0) count = std::min(count, save.iterations - trainers[i]->iteration() % save.iterations);
+    }
+    std::vector<std::int64_t> wanted;
+    for (const Trainer* trainer : running) {
+      wanted.push_back(std::min(trainer->iteration() + count, trainer->options().iterations));
+    }
     const Stopwatch chunk_clock;
-    std::vector<TrainRecord> records;
+    std::vector<std::vector<TrainRecord>> records;
     try {
-      records = trainer.run(count);
+      records = run_together(running, count);
     } catch (const TrainingStopped& stopped) {
-      log.write(stopped.records);
-      save();
-      throw Error(fmt::format("{}; {}", stopped.what(), where()));
+      // The records are those of the first that stopped; the others ran on to the end of the slice, theirs are lost.
+      std::size_t first = 0;
+      while (first + 1 < running.size() && running[first]->iteration() == wanted[first]) ++first;
+      logs[at[first]].write(stopped.records);
+      save_states();
+      throw Error(fmt::format("{}; {}", stopped.what(), where(at[first])));
     }
     if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
     if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
-    log.write(records);
-    result.last = records.back();
-    progress.update(double(trainer.iteration()) / double(iterations), fmt::format("loss {:.4g}", result.last.total));
-    if (trainer.iteration() < iterations && interrupts.interrupted()) {
-      save();
-      throw Error(fmt::format("interrupted after {} of {} iterations; {}", trainer.iteration(), iterations, where()));
+    bool due = save.iterations == 0 && since_save.seconds() >= save.seconds;
+    for (std::size_t k = 0; k < running.size(); ++k) {
+      logs[at[k]].write(records[k]);
+      results[at[k]].last = records[k].back();
+      due = due || (save.iterations > 0 && running[k]->iteration() % save.iterations == 0);
     }
-    const bool due = run.save.iterations > 0 ? trainer.iteration() % run.save.iterations == 0
-                                             : since_save.seconds() >= run.save.seconds;
+    const auto [least, most] = std::minmax_element(
+        results.begin(), results.end(), [](const auto& a, const auto& b) { return a.last.total < b.last.total; });
+    progress.update(double(done()) / double(iterations),
+                    trainers.size() == 1 ? fmt::format("loss {:.4g}", least->last.total)
+                                         : fmt::format("losses {:.4g} to {:.4g}", least->last.total, most->last.total));
+    if (done() < iterations && interrupts.interrupted()) {
+      save_states();
+      throw Error(fmt::format("interrupted after {} of {} iterations{}; {}", done(), iterations,
+                              trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()), where(0)));
+    }
     if (due) {
-      save();
+      save_states();
       since_save = {};
     }
   }
-  save();
-  result.seconds = clock.seconds();
-  result.interrupted = interrupts.interrupted();
-  return result;
+  save_states();
+  for (TrainingResult& result : results) {
+    result.seconds = clock.seconds();
+    result.interrupted = interrupts.interrupted();
+  }
+  return results;
+}
+
+TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save,
+                            Progress& progress) {
+  Trainer* const one[] = {&trainer};
+  return run_trainings(one, {&files, 1}, save, progress).front();
 }
 
 }  // namespace fokker::tools

@@ -3,6 +3,7 @@
 // The training loop of both executables: records, saved states, interruption.
 #include <cstdint>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -42,21 +43,24 @@ class RecordLog {
   std::FILE* file_ = nullptr;
 };
 
-struct TrainingRun {
-  std::string state;  // where the state is saved; empty: nowhere
-  SaveInterval save;
-  std::string log;  // empty: none
+// Where one training leaves its state and its records.
+struct TrainingFiles {
+  std::string state;  // empty: nowhere
+  std::string log;    // empty: none
   std::int64_t log_every = 1;
 };
 
 struct TrainingResult {
   double seconds = 0;
-  TrainRecord last{};  // iteration −1 where nothing was left to do
+  TrainRecord last{};        // iteration −1 where nothing was left to do
   bool interrupted = false;  // by a signal that found no iteration left to stop before
 };
 
-// Runs the trainer to its end inside the progress's running phase. SIGINT and SIGTERM, where iterations are left, and a
-// loss that is not finite save the state, with the records up to it, and throw Error.
-TrainingResult run_training(Trainer& trainer, const TrainingRun& run, Progress& progress);
+// Runs the trainers to their ends, slice by slice, inside the progress's running phase: more than one of them side by
+// side, which one GPU has room for. SIGINT and SIGTERM, where iterations are left, and a loss that is not finite save
+// the states, with the records up to them, and throw Error. files [trainers]. Each result's seconds are those of all.
+std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
+                                          const SaveInterval& save, Progress& progress);
+TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save, Progress& progress);
 
 }  // namespace fokker::tools

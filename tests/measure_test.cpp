@@ -1,0 +1,126 @@
+// What the reproduction measures beside the gap, where the answer is known: models whose potential is the exact
+// log-density of Gaussian data.
+#include "measure.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+
+namespace fokker::tools {
+namespace {
+
+const Context context({.backend = BackendKind::cpu});
+
+Model gaussian(double variance, std::vector<double> mean) {
+  return {ForwardSde::defaults(SdeKind::ou), GaussianMixture::isotropic(2, {1}, std::move(mean), {variance})};
+}
+
+TEST(StepsAlongTheWay, AreNearestToTheTimesAndEndWithTheGrid) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  for (const char* text : {"paper", "geometric:150:1e-3", "uniform:3:1", "uniform:1"}) {
+    SCOPED_TRACE(text);
+    const TimeGrid grid = TimeGrid::parse(text, sde);
+    const std::vector<std::int32_t> steps = steps_along_the_way(grid);
+    EXPECT_EQ(steps.back(), grid.steps());
+    EXPECT_EQ(steps.front(), 1);
+    for (std::size_t k = 1; k < steps.size(); ++k) EXPECT_LT(steps[k - 1], steps[k]);
+  }
+  const TimeGrid paper = TimeGrid::paper(10);
+  std::vector<double> times;
+  for (const std::int32_t step : steps_along_the_way(paper)) times.push_back(paper.times()[step]);
+  const std::vector<double> expected{9.9875, 3, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0};
+  ASSERT_EQ(times.size(), expected.size());
+  for (std::size_t k = 0; k < times.size(); ++k) EXPECT_NEAR(times[k], expected[k], 0.5 * 10.0 / 8000 + 1e-9);
+}
+
+// Masses of a Gaussian in the cells about the nodes, by the error function.
+TEST(PotentialOnGrid, HasTheMassesOfAGaussianInTheBox) {
+  const double variance = 0.09, mean[] = {0.5, -3.2}, t = 0.4;  // a fifth of it outside the box
+  const Model model = gaussian(variance, {mean[0], mean[1]});
+  const Grid grid;
+  const std::vector<double> found = potential_on_grid(context, model, {t}, grid).front();
+  const double shrink = std::exp(-t), deviation = std::sqrt(shrink * shrink * variance + 0.5 * (1 - shrink * shrink)),
+               h = 7.0 / 63;
+  std::vector<double> masses[2];
+  for (const int axis : {0, 1}) {
+    const auto below = [&](double x) {
+      return 0.5 * std::erfc((shrink * mean[axis] - x) / (std::sqrt(2.0) * deviation));
+    };
+    for (int i = 0; i < 64; ++i) {
+      const double low = std::max(-3.5, -3.5 + (i - 0.5) * h), high = std::min(3.5, -3.5 + (i + 0.5) * h);
+      masses[axis].push_back((below(high) - below(low)) / (below(3.5) - below(-3.5)));
+    }
+  }
+  ASSERT_EQ(found.size(), 64u * 64u);
+  double difference = 0;
+  for (int i = 0; i < 64 * 64; ++i) difference += std::abs(found[i] - masses[0][i % 64] * masses[1][i / 64]);
+  // The midpoint rule in cells of width h/4 has the relative error (h/4)²/24 f″/f, here 2e-4 in the mean.
+  EXPECT_LT(difference, 4e-4);
+  EXPECT_NEAR(std::accumulate(found.begin(), found.end(), 0.0), 1, 1e-12);
+}
+
+// With x_0 ~ N(0, c I) and the exact score, E (s − ∇ log p(x_t | x_0))² is m² c/(σ² (m² c + σ²)) a coordinate.
+TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
+  const double c = 0.3;
+  const Model model = gaussian(c, {0, 0});
+  const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
+  const double t_min = model.sde.t_min, horizon = model.sde.horizon, span = horizon - t_min,
+               range = std::log(horizon / t_min);
+  double expected = 0, square = 0;
+  const int n = 100000;
+  for (int i = 0; i < n; ++i) {
+    const double t = t_min * std::exp(range * (i + 0.5) / n), m2 = std::exp(-2 * t), v = 0.5 * (1 - m2);
+    const double density = 2 * (horizon - t) / (span * span);
+    const double value = density * t * range * m2 * c / (v * (m2 * c + v));
+    expected += value / n;
+    square += value * value / n;
+  }
+  const double standard_error = std::sqrt(square / (1 << 18));  // of 2^18 points with two coordinates each
+  for (const std::uint64_t seed : {0, 1}) {
+    EXPECT_NEAR(denoising_loss(context, model, data, seed), expected, 4 * standard_error);
+  }
+  EXPECT_LT(standard_error, 0.01 * expected);
+}
+
+// The exact density of blob leaves no gap at any time: all distances are those of draws from one law.
+TEST(MeasureGap, AnExactModelHasNoGapAlongTheWay) {
+  const DataSet data = DataSet::named("blob");
+  const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
+  const GapOptions options{.samples = 10000, .grid = "paper", .ode_scheme = Scheme::euler, .in_detail = true};
+  const Truth truth = measure_truth(context, data, options);
+  const std::vector<double> floors = noise_floors_along_the_way(context, model.sde, data, options);
+  double last = 0;
+  const Gap gap = measure_gap(context, model, truth, options,
+                              [&](int) -> FractionDone { return [&](double done) { last = done; }; });
+  EXPECT_GT(last, 0.5);
+  ASSERT_TRUE(gap.along_the_way && gap.ode_sde_at_half_spacing);
+  const AlongTheWay& way = *gap.along_the_way;
+  ASSERT_EQ(way.times.size(), way.steps.size());
+  ASSERT_EQ(floors.size(), way.steps.size());
+  for (std::size_t k = 0; k < way.steps.size(); ++k) {
+    SCOPED_TRACE(way.times[k]);
+    EXPECT_GT(floors[k], 0);
+    EXPECT_LT(way.ode_sde[k].value, 1.5 * floors[k]);
+    EXPECT_LT(way.potential_sde[k].value, 1.5 * floors[k]);
+    EXPECT_LT(way.potential_ode[k].value, 1.5 * floors[k]);
+    EXPECT_LT(std::abs(way.ode_sde[k].certificate_gap), 1e-12);
+  }
+  EXPECT_EQ(way.ode_sde.back().value, gap.ode_sde.value);
+  EXPECT_EQ(way.times.back(), 0);
+  // As by itself, without what is measured in detail.
+  GapOptions plain = options;
+  plain.in_detail = false;
+  const Gap same = measure_gap(context, model, truth, plain, [](int) -> FractionDone { return [](double) {}; });
+  EXPECT_EQ(same.ode_sde.value, gap.ode_sde.value);
+  EXPECT_EQ(same.sde_truth.value, gap.sde_truth.value);
+  EXPECT_FALSE(same.along_the_way || same.ode_sde_at_half_spacing);
+  // The grid's share of so small a distance is proportional to its spacing.
+  EXPECT_LT(gap.ode_sde_at_half_spacing->value, gap.ode_sde.value);
+}
+
+}  // namespace
+}  // namespace fokker::tools

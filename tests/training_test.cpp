@@ -1,0 +1,108 @@
+// Trainings side by side: each as if it were alone, in its state, its records and its end.
+#include "training.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+#include "scratch.hpp"
+
+namespace fokker::tools {
+namespace {
+
+using fokker::testing::get;
+using fokker::testing::message_of;
+using fokker::testing::Scratch;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const Context context({.backend = BackendKind::cpu});
+const DataSet data = DataSet::named("circles2");
+
+TrainOptions options(std::int64_t iterations, double residual_weight, std::uint64_t seed) {
+  TrainOptions o;
+  o.iterations = iterations;
+  o.denoising_points = 64;
+  o.collocation_points = 16;
+  o.residual_weight = residual_weight;
+  o.seed = seed;
+  return o;
+}
+
+Trainer trainer(const TrainOptions& o) {
+  Architecture architecture;
+  architecture.hidden = {8, 8};
+  architecture.beta = 5;
+  return Trainer(context, {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(architecture, o.seed)}, data, o);
+}
+
+std::vector<double> parameters(const Trainer& t) { return std::get<Mlp>(t.model().network).parameters; }
+
+const SaveInterval never{.iterations = 0, .seconds = 1e9};
+
+TEST(TrainingsSideBySide, AreAsAlone) {
+  const Scratch scratch;
+  const std::vector<TrainOptions> recipes{options(23, 0, 1), options(9, 1, 2), options(23, 1, 3)};
+  std::vector<Trainer> together;
+  std::vector<Trainer*> pointers;
+  std::vector<TrainingFiles> files;
+  for (std::size_t i = 0; i < recipes.size(); ++i) {
+    together.push_back(trainer(recipes[i]));
+    files.push_back({.state = scratch / fmt::format("{}.state", i), .log = scratch / fmt::format("{}.csv", i)});
+  }
+  // The third comes from a state, as after an interruption.
+  together[2].run(5);
+  together[2].save_state(scratch / "earlier");
+  together[2] = Trainer::resume(context, scratch / "earlier", data);
+  for (Trainer& t : together) pointers.push_back(&t);
+  Progress progress({{"training", "train", 1}});
+  progress.begin();
+  const std::vector<TrainingResult> results = run_trainings(pointers, files, never, progress);
+
+  ASSERT_EQ(results.size(), 3u);
+  for (std::size_t i = 0; i < recipes.size(); ++i) {
+    SCOPED_TRACE(i);
+    Trainer alone = trainer(recipes[i]);
+    if (i == 2) alone.run(5);
+    const TrainingFiles own{.state = "", .log = scratch / "alone.csv"};
+    Progress of_one({{"training", "train", 1}});
+    of_one.begin();
+    const TrainingResult result = run_training(alone, own, never, of_one);
+    EXPECT_EQ(parameters(together[i]), parameters(alone));
+    EXPECT_EQ(results[i].last.iteration, recipes[i].iterations - 1);
+    EXPECT_EQ(results[i].last.total, result.last.total);
+    EXPECT_FALSE(results[i].interrupted);
+    EXPECT_EQ(get(files[i].log), get(own.log));
+    EXPECT_EQ(parameters(Trainer::resume(context, files[i].state, data)), parameters(alone));
+    std::filesystem::remove(own.log);
+  }
+}
+
+// A loss that is not finite stops them all, and every state is there to go on from.
+TEST(TrainingsSideBySide, StopWhereOneDiverges) {
+  const Scratch scratch;
+  TrainOptions wild = options(50, 0, 1);
+  wild.schedule = RateSchedule::constant;
+  wild.peak_rate = 1e30;
+  wild.average = WeightAverage::none;
+  Trainer first = trainer(options(50, 0, 2)), second = trainer(wild);
+  Trainer* const both[] = {&first, &second};
+  const std::vector<TrainingFiles> files{{.state = scratch / "first", .log = scratch / "first.csv"},
+                                         {.state = scratch / "second", .log = scratch / "second.csv"}};
+  Progress progress({{"training", "train", 1}});
+  progress.begin();
+  EXPECT_THAT(message_of([&] { run_trainings(both, files, never, progress); }),
+              AllOf(HasSubstr("finite"), HasSubstr("second'"), Not(HasSubstr("first'")), HasSubstr("beside it")));
+  EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);
+  const Trainer resumed = Trainer::resume(context, files[0].state, data);
+  EXPECT_GT(resumed.iteration(), 0);
+  EXPECT_EQ(parameters(resumed), parameters(first));
+}
+
+}  // namespace
+}  // namespace fokker::tools

@@ -14,7 +14,7 @@ import re
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-CASES = ('bench', 'sample', 'field')
+CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'distances')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
 COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'memory_beside_samples_mib')

@@ -381,6 +381,115 @@ TEST(EmulatedRuntime, HasOneDevice) {
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
 }
 
+__global__ void add_kernel(int* sum, int v) { *sum += v; }
+
+class CapturingStream {
+ public:
+  explicit CapturingStream(unsigned flags = cudaStreamNonBlocking,
+                           cudaStreamCaptureMode mode = cudaStreamCaptureModeThreadLocal) {
+    EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, flags), cudaSuccess);
+    EXPECT_EQ(cudaStreamBeginCapture(stream_, mode), cudaSuccess);
+  }
+  ~CapturingStream() {
+    cudaGraph_t graph = nullptr;
+    cudaStreamEndCapture(stream_, &graph);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream_);
+    cudaGetLastError();
+  }
+  CapturingStream(const CapturingStream&) = delete;
+  CapturingStream& operator=(const CapturingStream&) = delete;
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+TEST(EmulatedRuntime, AGraphDoesWhatWasCapturedInOrderAtEveryLaunch) {
+  void* memory = nullptr;
+  ASSERT_EQ(cudaMalloc(&memory, 2 * sizeof(int)), cudaSuccess);
+  int* sum = static_cast<int*>(memory);
+  ASSERT_EQ(cudaMemset(sum, 0, 2 * sizeof(int)), cudaSuccess);
+  const CapturingStream stream;
+  {
+    int v = 3;  // recorded by value
+    ASSERT_EQ(launch(add_kernel, {1, 32, 0}, stream.get(), sum, v), cudaSuccess);
+    v = 100;
+  }
+  ASSERT_EQ(cudaMemcpyAsync(sum + 1, sum, sizeof(int), cudaMemcpyDeviceToDevice, stream.get()), cudaSuccess);
+  ASSERT_EQ(cudaMemsetAsync(sum, 0, sizeof(int), stream.get()), cudaSuccess);
+  ASSERT_EQ(launch(add_kernel, {1, 32, 0}, stream.get(), sum, 1), cudaSuccess);
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  ASSERT_EQ(cudaStreamIsCapturing(stream.get(), &status), cudaSuccess);
+  EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphInstantiate(&executable, graph), cudaSuccess);
+  ASSERT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  EXPECT_EQ(sum[0], 0) << "capturing did the work";
+  for (int run = 0; run < 2; ++run) {
+    ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
+    EXPECT_EQ(sum[0], 32);  // of 32 threads
+    EXPECT_EQ(sum[1], run == 0 ? 3 * 32 : 4 * 32);
+  }
+  cudaGraphExecDestroy(executable);
+  cudaFree(memory);
+}
+
+TEST(EmulatedRuntime, ACaptureForbidsWhatTheDeviceForbids) {
+  void* memory = nullptr;
+  ASSERT_EQ(cudaMalloc(&memory, 4), cudaSuccess);
+  const auto ended = [](const CapturingStream& stream) {
+    cudaGraph_t graph = nullptr;
+    const cudaError_t error = cudaStreamEndCapture(stream.get(), &graph);
+    cudaGraphDestroy(graph);
+    return error;
+  };
+  EXPECT_EQ(cudaStreamBeginCapture(nullptr, cudaStreamCaptureModeRelaxed), cudaErrorStreamCaptureUnsupported);
+  {
+    const CapturingStream stream;
+    void* more = nullptr;
+    EXPECT_EQ(cudaMalloc(&more, 4), cudaErrorStreamCaptureUnsupported);
+    EXPECT_EQ(ended(stream), cudaErrorStreamCaptureInvalidated);
+  }
+  {
+    const CapturingStream stream;
+    EXPECT_EQ(cudaFree(memory), cudaErrorStreamCaptureUnsupported);
+    EXPECT_EQ(cudaMemsetAsync(memory, 0, 4, stream.get()), cudaErrorStreamCaptureInvalidated);
+  }
+  {
+    const CapturingStream stream;
+    EXPECT_EQ(cudaStreamSynchronize(stream.get()), cudaErrorStreamCaptureUnsupported);
+    EXPECT_EQ(ended(stream), cudaErrorStreamCaptureInvalidated);
+  }
+  {
+    const CapturingStream blocking(cudaStreamDefault);
+    EXPECT_EQ(cudaMemsetAsync(memory, 0, 4, nullptr), cudaErrorStreamCaptureImplicit);
+    EXPECT_EQ(ended(blocking), cudaErrorStreamCaptureInvalidated);
+  }
+  {
+    const CapturingStream relaxed(cudaStreamNonBlocking, cudaStreamCaptureModeRelaxed);
+    EXPECT_EQ(cudaMemsetAsync(memory, 0, 4, nullptr), cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(ended(relaxed), cudaSuccess);
+  }
+  // Another thread's capture forbids allocation where it is global, unless the thread's own mode is another.
+  for (const auto mode : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal}) {
+    const CapturingStream stream(cudaStreamNonBlocking, mode);
+    std::thread([&] {
+      const cudaError_t expected =
+          mode == cudaStreamCaptureModeGlobal ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+      EXPECT_EQ(cudaDeviceSynchronize(), expected);
+      cudaStreamCaptureMode own = cudaStreamCaptureModeThreadLocal;
+      EXPECT_EQ(cudaThreadExchangeStreamCaptureMode(&own), cudaSuccess);
+      EXPECT_EQ(own, cudaStreamCaptureModeGlobal);
+      EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    }).join();
+  }
+  EXPECT_EQ(cudaFree(memory), cudaSuccess);
+}
+
 TEST(EmulatedRuntime, EventsMeasureTime) {
   cudaStream_t stream;
   cudaEvent_t start, end;

@@ -1,14 +1,32 @@
 // The stand-in for the CUDA runtime; see cuda_runtime_api.h.
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "cuda_runtime_api.h"
+#include "emulation.hpp"
 
-struct CUstream_st {};
+using Work = std::function<int()>;
+
+struct CUgraph_st {
+  std::vector<Work> nodes;
+};
+struct CUgraphExec_st {
+  std::vector<Work> nodes;
+};
+struct CUstream_st {
+  bool blocking = true;                           // waits for the default stream, and that one for it
+  std::unique_ptr<CUgraph_st> capture = nullptr;  // under way
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  bool valid = true;
+};
 struct CUevent_st {
   bool recorded = false;
   std::chrono::steady_clock::time_point time;
@@ -39,6 +57,12 @@ class Allocations {
     const std::scoped_lock lock(mutex_);
     return bytes_.erase(static_cast<char*>(begin)) == 1;
   }
+  std::size_t bytes() const {
+    const std::scoped_lock lock(mutex_);
+    std::size_t all = 0;
+    for (const auto& [begin, bytes] : bytes_) all += bytes;
+    return all;
+  }
   // How much device memory there is from here on; 0: not in device memory.
   std::size_t bytes_from(const void* pointer) const {
     const std::scoped_lock lock(mutex_);
@@ -59,6 +83,44 @@ Allocations& allocations() {
   return all;
 }
 
+// Captures that this thread began, and how many of all threads' are global.
+thread_local std::vector<cudaStream_t> captures;
+thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
+std::atomic<int> global_captures = 0;
+
+cudaError_t refused(cudaError_t error) {
+  for (const cudaStream_t stream : captures) stream->valid = false;
+  return returned(error);
+}
+
+// Of calls that a capture forbids: allocation, release, and what waits. As cudaThreadExchangeStreamCaptureMode says.
+cudaError_t permitted() {
+  if (thread_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
+  int own_global = 0;
+  for (const cudaStream_t stream : captures) {
+    if (stream->mode != cudaStreamCaptureModeRelaxed) return refused(cudaErrorStreamCaptureUnsupported);
+    own_global += stream->mode == cudaStreamCaptureModeGlobal;
+  }
+  const bool others = thread_mode == cudaStreamCaptureModeGlobal && global_captures > own_global;
+  return others ? refused(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
+}
+
+bool capturing(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
+
+cudaError_t submit(cudaStream_t stream, Work work) {
+  if (capturing(stream)) {
+    if (!stream->valid) return returned(cudaErrorStreamCaptureInvalidated);
+    stream->capture->nodes.push_back(std::move(work));
+    return cudaSuccess;
+  }
+  if (stream == nullptr) {
+    for (const cudaStream_t other : captures) {
+      if (other->blocking) return refused(cudaErrorStreamCaptureImplicit);
+    }
+  }
+  return returned(static_cast<cudaError_t>(work()));
+}
+
 constexpr struct {
   cudaError_t error;
   const char *name, *text;
@@ -74,9 +136,20 @@ constexpr struct {
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
      "no kernel image is available for execution on the device"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
 };
 
 }  // namespace
+
+int fokker::kernels::emulation::submit(void* stream, Work work) {
+  return ::submit(static_cast<cudaStream_t>(stream), std::move(work));
+}
 
 const char* cudaGetErrorName(cudaError_t error) {
   for (const auto& e : errors) {
@@ -147,21 +220,70 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   }
   return returned(cudaErrorInvalidValue);
 }
-cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() { return permitted(); }
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags > cudaStreamNonBlocking) return returned(cudaErrorInvalidValue);
-  *stream = new CUstream_st;
+  *stream = new CUstream_st{.blocking = flags == cudaStreamDefault};
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status) {
-  *status = cudaStreamCaptureStatusNone;
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
+  return stream == nullptr ? permitted() : cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = !capturing(stream) ? cudaStreamCaptureStatusNone
+            : stream->valid    ? cudaStreamCaptureStatusActive
+                               : cudaStreamCaptureStatusInvalidated;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  if (stream == nullptr) return returned(cudaErrorStreamCaptureUnsupported);
+  if (capturing(stream)) return refused(cudaErrorInvalidValue);
+  stream->capture = std::make_unique<CUgraph_st>();
+  stream->mode = mode;
+  stream->valid = true;
+  captures.push_back(stream);
+  global_captures += mode == cudaStreamCaptureModeGlobal;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  *graph = nullptr;
+  if (!capturing(stream)) return returned(cudaErrorInvalidValue);
+  std::erase(captures, stream);
+  global_captures -= stream->mode == cudaStreamCaptureModeGlobal;
+  const std::unique_ptr<CUgraph_st> captured = std::move(stream->capture);
+  if (!stream->valid) return returned(cudaErrorStreamCaptureInvalidated);
+  *graph = new CUgraph_st(*captured);
+  return cudaSuccess;
+}
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, thread_mode);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new CUgraphExec_st{graph->nodes};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  for (const Work& node : executable->nodes) {
+    if (const cudaError_t error = submit(stream, node); error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  delete executable;
   return cudaSuccess;
 }
 
@@ -174,10 +296,13 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-  event->recorded = true;
-  event->time = std::chrono::steady_clock::now();
-  return cudaSuccess;
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (capturing(stream)) return refused(cudaErrorNotSupported);
+  return submit(stream, [=] {
+    event->recorded = true;
+    event->time = std::chrono::steady_clock::now();
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
@@ -185,10 +310,13 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
   *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
   return cudaSuccess;
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
+  return capturing(stream) ? refused(cudaErrorNotSupported) : cudaSuccess;
+}
 
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   *pointer = nullptr;
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;
   constexpr std::size_t alignment = 256;
   if (bytes > memory_bytes || posix_memalign(pointer, alignment, bytes) != 0) {
@@ -201,8 +329,14 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
 }
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
   if (!allocations().remove(pointer)) return returned(cudaErrorInvalidValue);
   std::free(pointer);
+  return cudaSuccess;
+}
+cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
+  *total = memory_bytes;
+  *free = memory_bytes - allocations().bytes();
   return cudaSuccess;
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
@@ -212,27 +346,42 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-  if (bytes == 0) return cudaSuccess;
+namespace {
+
+// Whether the sides of a copy lie where its kind says, all of them.
+bool sides_fit(const void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   const std::size_t source = allocations().bytes_from(from), target = allocations().bytes_from(to);
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const auto fits = [&](std::size_t there, bool on_device) {
     return (there == 0 || there >= bytes) && (kind == cudaMemcpyDefault || (there > 0) == on_device);
   };
-  if (!fits(source, from_device) || !fits(target, to_device)) return returned(cudaErrorInvalidValue);
-  std::memmove(to, from, bytes);
-  return cudaSuccess;
+  return fits(source, from_device) && fits(target, to_device);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+
+}  // namespace
+
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (bytes == 0) return cudaSuccess;
+  if (!sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
+  return submit(stream, [=] {
+    std::memmove(to, from, bytes);
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaMemset(void* at, int value, std::size_t bytes) {
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  return cudaMemsetAsync(at, value, bytes, nullptr);
+}
+cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   if (allocations().bytes_from(at) < bytes) return returned(cudaErrorInvalidValue);
-  std::memset(at, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t) {
-  return cudaMemset(at, value, bytes);
+  return submit(stream, [=] {
+    std::memset(at, value, bytes);
+    return cudaSuccess;
+  });
 }

@@ -20,6 +20,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <type_traits>
 
 #define __global__
@@ -55,6 +56,10 @@ int check_allowed(const void* kernel, int shared_bytes);
 // A cudaError_t: 0 or cudaErrorInvalidConfiguration.
 int run(const LaunchShape& shape, void (*body)(const void*), const void* argument);
 std::uint64_t shuffle_xor_bits(std::uint64_t bits, int mask);
+
+// Work queued on a stream, as a cudaError_t of its own: done at once, or a node of the graph that the stream captures,
+// to be done at every launch of it (cuda_runtime.cpp).
+int submit(void* stream, std::function<int()> work);
 
 inline float flush(float x) { return std::abs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; }
 
@@ -145,15 +150,17 @@ int prepare(void (*kernel)(Arguments...), int shared_bytes) {
   return emulation::allow(reinterpret_cast<const void*>(kernel), shared_bytes);
 }
 
-// The stream orders nothing: everything is finished at return. More than 48 KiB of shared memory take a prepared
-// kernel.
+// The stream orders nothing: everything is finished at return, unless it is captured. More than 48 KiB of shared memory
+// take a prepared kernel.
 template <class... Arguments>
-int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* /*stream*/, Arguments... arguments) {
+int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* stream, Arguments... arguments) {
   if (const int error = emulation::check_allowed(reinterpret_cast<const void*>(kernel), shape.shared_bytes))
     return error;
-  const auto body = [&] { kernel(arguments...); };
-  return emulation::run(
-      shape, [](const void* argument) { (*static_cast<const decltype(body)*>(argument))(); }, &body);
+  return emulation::submit(stream, [=] {
+    const auto body = [&] { kernel(arguments...); };
+    return emulation::run(
+        shape, [](const void* argument) { (*static_cast<const decltype(body)*>(argument))(); }, &body);
+  });
 }
 
 }  // namespace fokker::kernels

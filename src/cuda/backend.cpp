@@ -55,6 +55,14 @@ class CudaBackend final : public Backend {
     const OnDevice here(queue_.device);
     return cuda::histogram(queue_, samples, grid);
   }
+  std::int64_t count_escaped(View<const float> samples, double half_width) override {
+    const OnDevice here(queue_.device);
+    return cuda::count_escaped(queue_, samples, half_width);
+  }
+  Moments moments(View<const float> samples) override {
+    const OnDevice here(queue_.device);
+    return cuda::moments(queue_, samples);
+  }
   double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) override {
     const OnDevice here(queue_.device);
     return cuda::sliced_w2_squared(queue_, a, b, projections, seed);

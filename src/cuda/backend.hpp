@@ -19,6 +19,8 @@ std::unique_ptr<FieldOperator<T>> make_fields(const Queue& queue, const Model& m
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
+std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);          // transport.cpp
+Moments moments(const Queue& queue, View<const float> samples);                                        // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed);  // transport.cpp
 

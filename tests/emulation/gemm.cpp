@@ -7,7 +7,9 @@
 
 #include "emulation.hpp"
 
-struct cublasContext {};
+struct cublasContext {
+  cudaStream_t stream;
+};
 
 namespace fokker::cuda {
 namespace {
@@ -24,11 +26,14 @@ Result number(Operand v) {
 }  // namespace
 
 // As much workspace as with cuBLAS: tests look at what a field keeps.
-Gemm::Gemm(cudaStream_t)
-    : workspace_(std::size_t{8} << 20), handle_(new cublasContext, [](cublasContext* handle) { delete handle; }) {}
+Gemm::Gemm(cudaStream_t stream)
+    : workspace_(std::size_t{8} << 20),
+      handle_(new cublasContext{stream}, [](cublasContext* handle) { delete handle; }) {}
+
+namespace {
 
 template <class Operand, class Result>
-void Gemm::multiply(const Product<Operand, Result>& p) const {
+void multiply_now(const Product<Operand, Result>& p) {
   std::vector<Result> b(static_cast<std::size_t>(p.depth * p.columns));
   for (std::int64_t k = 0; k < p.depth; ++k) {
     for (std::int64_t j = 0; j < p.columns; ++j) {
@@ -44,6 +49,18 @@ void Gemm::multiply(const Product<Operand, Result>& p) const {
     }
     for (std::int64_t j = 0; j < p.columns; ++j) p.c[i * p.c_stride + j] = static_cast<Result>(p.alpha) * sum[j];
   }
+}
+
+}  // namespace
+
+template <class Operand, class Result>
+void Gemm::multiply(const Product<Operand, Result>& product) const {
+  check(kernels::emulation::submit(handle_->stream,
+                                   [product] {
+                                     multiply_now(product);
+                                     return 0;
+                                   }),
+        "multiply");
 }
 
 template void Gemm::multiply(const Product<float, float>&) const;

@@ -10,10 +10,10 @@
 // limits are those of an H200 (132 multiprocessors at 1.98 GHz: 67 TFLOP/s fp32, 990 half and so 330 split, 3.7e12/s
 // special functions), scaled to the device by its multiprocessors, its highest clock and what a multiprocessor of its
 // compute capability does in a clock; where that is not known there is no fraction. `limit_us` is the limit's time.
-// `over_tiny_cuda_nn`, of scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass of
-// a network of that width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device here
-// (peers/published.json). `memory_beside_samples_mib` is what the device has less of free memory while a sampler and n
-// samples are there, without those samples.
+// `over_tiny_cuda_nn`, of scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass
+// of a network of that width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device
+// here (peers/published.json). `memory_beside_samples_mib` is what the device has less of free memory while a sampler
+// and n samples are there, without those samples.
 //
 // usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
 //   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given

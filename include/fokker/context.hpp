@@ -47,9 +47,9 @@ class Backend;  // internal: one table of operations per backend
 // be used from two threads at once; one context from one thread at a time.
 //
 // On CUDA a context stays on the device that is current when it is made, whichever is current later, and on one stream.
-// Making an object with a context is set-up: it allocates and may wait for the device. It is refused while the context's
-// own stream is capturing. Another thread's capture of another stream, in whatever mode, forbids no set-up and is not
-// ended by it; CUDA itself refuses the default stream while a stream that waits for it is capturing.
+// Making an object with a context is set-up: it allocates and may wait for the device. It is refused while the
+// context's own stream is capturing. Another thread's capture of another stream, in whatever mode, forbids no set-up
+// and is not ended by it; CUDA itself refuses the default stream while a stream that waits for it is capturing.
 //
 // After set-up the calls of Fields and Sampler are queued on the stream and return: they allocate nothing, wait for
 // nothing, read and write only the views given and their own workspace, and can be captured into a CUDA graph; where

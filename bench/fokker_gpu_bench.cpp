@@ -11,8 +11,10 @@
 // limits are those of an H200 (132 multiprocessors at 1.98 GHz: 67 TFLOP/s fp32, 990 half and so 330 split, 3.7e12/s
 // special functions), scaled to the device by its multiprocessors, its highest clock and what a multiprocessor of its
 // compute capability does in a clock; where that is not known there is no fraction. `limit_us` is the limit's time.
-// `memory_beside_samples_mib` is what the device has less of free memory while a sampler and n samples are there,
-// without those samples.
+// `over_tiny_cuda_nn`, of scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass
+// of a network of that width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device
+// here (peers/published.json). `memory_beside_samples_mib` is what the device has less of free memory while a sampler
+// and n samples are there, without those samples.
 //
 // usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
 //   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
@@ -166,6 +168,13 @@ double unit_of(Precision precision) {
   return precision == Precision::fp32 ? 0x1p-22 : precision == Precision::split ? 0x1p-21 : 0x1p-11;
 }
 
+// FLOP a second that tiny-cuda-nn has published for a width; none for others.
+std::optional<double> tiny_cuda_nn(std::int64_t width) {
+  if (width == 64) return 1e12 * TINY_CUDA_NN_TFLOPS_W64;
+  if (width == 128) return 1e12 * TINY_CUDA_NN_TFLOPS_W128;
+  return std::nullopt;
+}
+
 void time_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work, Precision precision) {
   const Context& context = gpu.context(precision);
   const RandomPoints points = work.points();
@@ -177,6 +186,11 @@ void time_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work,
   time_and_count(state, gpu, precision, work.flop(),
                  special_functions(work.architecture()) * static_cast<double>(work.n),
                  [&] { work.evaluate(fields, at, out.view()); });
+  const auto published = tiny_cuda_nn(work.architecture().hidden[0]);
+  if (precision == Precision::half && published) {
+    state.counters["over_tiny_cuda_nn"] =
+        benchmark::Counter(work.flop() / *published, benchmark::Counter::kIsIterationInvariantRate);
+  }
 }
 
 // Paths of the reverse SDE from the prior on.

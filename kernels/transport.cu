@@ -7,7 +7,6 @@
 // at most two of the smaller. Moments give a block one entry and a part of the samples. Cost: bandwidth of the samples,
 // d² times over for the covariance.
 #include <algorithm>
-#include <cfloat>
 #include <cmath>
 #include <cstdint>
 
@@ -60,22 +59,25 @@ __global__ void count_in_place(HistogramArguments a) {
   }
 }
 
-// ---- samples that are finite
+// ---- samples inside a box, or finite
 
-struct FiniteArguments {
+struct InsideArguments {
   Samples samples;
-  unsigned char* finite;
+  double half_width;
+  unsigned char* inside;
   unsigned long long* count;
 };
 
-__global__ void mark_finite(FiniteArguments a) {
+__global__ void mark_inside(InsideArguments a) {
   const std::int64_t d = a.samples.dimension;
   unsigned long long mine = 0;
   for (std::int64_t i = first_item(); i < a.samples.n; i += item_stride()) {
-    bool finite = true;
-    for (std::int64_t j = 0; j < d; ++j) finite = finite && std::fabs(a.samples.x[i * d + j]) <= FLT_MAX;
-    a.finite[i] = finite ? 1 : 0;
-    mine += finite ? 1 : 0;
+    bool inside = true;  // false for NaN
+    for (std::int64_t j = 0; j < d; ++j) {
+      inside = inside && std::fabs(static_cast<double>(a.samples.x[i * d + j])) < a.half_width;
+    }
+    a.inside[i] = inside ? 1 : 0;
+    mine += inside ? 1 : 0;
   }
   for (int mask = 16; mask > 0; mask /= 2) mine += shuffle_xor(mine, mask);
   if (lane_index() == 0 && mine > 0) atomic_add(a.count, mine);
@@ -122,7 +124,7 @@ struct ProjectArguments {
   const double* direction;  // [d]
   double* out;              // [n]
   int lanes;                // of a sample: a power of two up to 32
-  double beyond;            // what a sample that is not finite gets
+  double beyond;            // what a sample that is not inside gets
 };
 
 __global__ void project(ProjectArguments a) {
@@ -135,7 +137,7 @@ __global__ void project(ProjectArguments a) {
       for (std::int64_t j = lane; j < d; j += a.lanes) sum += a.direction[j] * a.samples.x[i * d + j];
     }
     for (int mask = a.lanes / 2; mask > 0; mask /= 2) sum += shuffle_xor(sum, mask);
-    if (i < a.samples.n && lane == 0) a.out[i] = a.samples.finite[i] != 0 ? sum : a.beyond;
+    if (i < a.samples.n && lane == 0) a.out[i] = a.samples.inside[i] != 0 ? sum : a.beyond;
   }
 }
 
@@ -190,7 +192,7 @@ __global__ void moment(MomentArguments a) {
   if (row > column) return;  // for all of the block
   double total = 0;
   for (std::int64_t i = part * block_threads() + thread_index(); i < a.samples.n; i += a.n_parts * block_threads()) {
-    if (a.samples.finite[i] == 0) continue;
+    if (a.samples.inside[i] == 0) continue;
     const float* x = a.samples.x + i * d;
     total += a.mean != nullptr ? (x[row] - a.mean[row]) * (x[column] - a.mean[column]) : x[column];
   }
@@ -217,9 +219,10 @@ Status launch_histogram(const HistogramArguments& arguments, Stream stream) {
                 arguments);
 }
 
-Status launch_finite(const Samples& samples, unsigned char* finite, unsigned long long* count, Stream stream) {
+Status launch_inside(const Samples& samples, double half_width, unsigned char* inside, unsigned long long* count,
+                     Stream stream) {
   if (samples.n == 0) return 0;
-  return launch(mark_finite, one_item_a_thread(samples.n), stream, FiniteArguments{samples, finite, count});
+  return launch(mark_inside, one_item_a_thread(samples.n), stream, InsideArguments{samples, half_width, inside, count});
 }
 
 Status launch_directions(double* directions, int projections, int dimension, std::uint64_t seed, Stream stream) {

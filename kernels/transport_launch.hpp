@@ -22,14 +22,15 @@ struct Samples {
   std::int64_t n;
   std::int64_t dimension;
   const float* x;               // [n, d]
-  const unsigned char* finite;  // [n] 1 where all coordinates are finite, else 0
+  const unsigned char* inside;  // [n] 1 where all coordinates are inside (−half_width, half_width), else 0
 };
-// Writes `finite` [n] for samples.x; count, zero before: how many are.
-Status launch_finite(const Samples& samples, unsigned char* finite, unsigned long long* count, Stream stream);
+// Writes `inside` [n] for samples.x; count, zero before: how many are. An infinite half width takes what is finite.
+Status launch_inside(const Samples& samples, double half_width, unsigned char* inside, unsigned long long* count,
+                     Stream stream);
 
 // directions [projections, d]: of length 1, from normals of (seed, projection), use projection.
 Status launch_directions(double* directions, int projections, int dimension, std::uint64_t seed, Stream stream);
-// out [n] = x · direction; +∞ where a sample is not finite.
+// out [n] = x · direction; +∞ where a sample is not inside.
 Status launch_project(const Samples& samples, const double* direction, double* out, Stream stream);
 
 // out [n] = in [n], ascending.
@@ -42,7 +43,7 @@ int quantile_parts(std::int64_t n);
 Status launch_quantile_distance(const double* p, std::int64_t n, const double* q, std::int64_t m, double* parts,
                                 Stream stream);
 
-// Sums over the finite samples, in parts to be added: of x_j to parts [moment_parts(n, d), d]; around a mean [d] of
+// Sums over the samples inside, in parts to be added: of x_j to parts [moment_parts(n, d), d]; around a mean [d] of
 // (x_j − mean_j)(x_l − mean_l), j ≤ l, to parts [moment_parts(n, d·d), d·d], of which the other entries are not
 // written.
 int moment_parts(std::int64_t n, std::int64_t entries);

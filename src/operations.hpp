@@ -87,6 +87,9 @@ class Backend {
                     std::uint64_t step) = 0;
   // [n²] on the host: how many samples are nearest to each node; those outside or not finite are left out.
   virtual std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) = 0;
+  // Samples with a coordinate outside (−half_width, half_width), or not finite.
+  virtual std::int64_t count_escaped(View<const float> samples, double half_width) = 0;
+  virtual Moments moments(View<const float> samples) = 0;
   // Throws Error where one side has no finite sample.
   virtual double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) = 0;
 

@@ -48,6 +48,23 @@ Histogram histogram(const Context& context, View<const float> samples, const Gri
   return result;
 }
 
+std::int64_t count_escaped(const Context& context, View<const float> samples, double half_width) {
+  if (!(half_width > 0)) {
+    throw Error(fmt::format("the half width of a box must be positive, and {} was given", half_width));
+  }
+  check_view("the set of samples", samples, any_rows, std::max<std::int64_t>(samples.columns, 1), context.device());
+  if (samples.rows == 0) return 0;
+  return context.backend().count_escaped(samples, half_width);
+}
+
+Moments moments(const Context& context, View<const float> samples) {
+  const std::int64_t d = samples.columns;
+  if (d < 1 || d > 4096) throw Error(fmt::format("moments of samples in {} dimensions; allowed: 1 to 4096", d));
+  check_view("the set of samples", samples, any_rows, d, context.device());
+  if (samples.rows > 0) return context.backend().moments(samples);
+  return {.mean = std::vector<double>(d, 0.0), .covariance = std::vector<double>(d * d, 0.0)};
+}
+
 namespace {
 
 // Masses are integers with this sum, so that both sides are exactly equal: 2^60 leaves a rounding of 2^−61 a node, less

@@ -19,7 +19,6 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "cuda/transport.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
@@ -482,11 +481,31 @@ TEST_F(CudaTransport, SlicedW2NeedsFiniteSamples) {
   EXPECT_THAT(refusal([&] { sliced({}, a, 2, 3, 1); }), HasSubstr("on both sides, and the first has none"));
 }
 
-cuda::Moments moments_of(const std::vector<float>& x, Index d) {
-  const Buffer<float> device = on_device(x, d);
-  const cuda::Queue queue;
-  return cuda::moments(queue, device.view());
+// Coordinates on the edge and beside it, far away and not finite, in every column.
+TEST_F(CudaTransport, EscapedSamplesAreCounted) {
+  for (const Index n : {Index{0}, Index{1}, Index{19}, Index{99}, Index{989}, Index{20000}}) {
+    for (const Index d : {1, 2, 3, 19}) {
+      for (const double half_width : {0.7, 3.5, kInfinity}) {
+        std::mt19937 generator(9);
+        std::vector<float> x = normals(n, d, 8);
+        const float edge = float(half_width),
+                    special[] = {edge, -edge, std::nextafter(edge, 0.0f), float(kNan), 1e30f, float(kInfinity)};
+        for (Index i = 0; i < n; i += 3) x[i * d + Index(generator() % d)] = special[generator() % 6];
+        Index expected = 0;
+        for (Index i = 0; i < n; ++i) {
+          bool inside = true;
+          for (Index j = 0; j < d; ++j) inside &= x[i * d + j] > -half_width && x[i * d + j] < half_width;
+          expected += !inside;
+        }
+        const Buffer<float> device = on_device(x, d);
+        EXPECT_EQ(count_escaped(cuda(), device.view(), half_width), expected)
+            << n << " samples in " << d << " dimensions, ±" << half_width;
+      }
+    }
+  }
 }
+
+Moments moments_of(const std::vector<float>& x, Index d) { return moments(cuda(), on_device(x, d).view()); }
 
 // Two passes: nothing cancels though the mean is 1000 deviations away. Sums of 5000 terms in double.
 TEST_F(CudaTransport, MomentsOfTheFiniteSamples) {
@@ -504,17 +523,19 @@ TEST_F(CudaTransport, MomentsOfTheFiniteSamples) {
       std::vector<float> bad(2 * d, 1.0f);
       bad[d - 1] = float(kNan), bad[d] = float(-kInfinity);
       x.insert(x.begin() + n / 2 * d, bad.begin(), bad.end());
-      const cuda::Moments actual = moments_of(x, d);
+      const Moments actual = moments_of(x, d);
       SCOPED_TRACE(fmt::format("{} samples in {} dimensions", n, d));
       EXPECT_EQ(actual.count, n);
+      EXPECT_EQ(actual.left_out, 2);
       EXPECT_TRUE(agrees(actual.mean, mean, Bound{.relative = 1e-14, .norm = 1e-14}));
       // The mean's rounding, 1e-13, enters squared; each product's own is 1e-13 of a deviation.
       EXPECT_TRUE(agrees(actual.covariance, covariance, Bound{.of_rms = 1e-12, .norm = 1e-12, .absolute = 1e-24}));
       EXPECT_EQ(moments_of(x, d).covariance, actual.covariance);
     }
   }
-  const cuda::Moments none = moments_of({float(kNan), 1.0f}, 2), empty = moments_of({}, 3);
+  const Moments none = moments_of({float(kNan), 1.0f}, 2), empty = moments_of({}, 3);
   EXPECT_EQ(none.count, 0);
+  EXPECT_EQ(none.left_out, 1);
   EXPECT_EQ(none.mean, (std::vector<double>{0, 0}));
   EXPECT_EQ(empty.count, 0);
   EXPECT_EQ(empty.covariance, std::vector<double>(9, 0.0));

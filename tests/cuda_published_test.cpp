@@ -1,9 +1,9 @@
-// The published checkpoints on the CUDA backend in every precision: fields against the reference file's float64 autograd, as
-// fields_test.cpp does for the CPU, and how far each precision moves the samples. Prints the errors it finds, in the form
-// of README's table: rms of the difference over rms of the quantity.
+// The published checkpoints on the CUDA backend in every precision: fields against the reference file's float64
+// autograd, as fields_test.cpp does for the CPU, and how far each precision moves the samples. Prints the errors it
+// finds, in the form of README's table: rms of the difference over rms of the quantity.
 //
-// A rounding of one unit stands for 2^−24 in fp32, 2^−22 in split (what two fp16 halves leave out) and 2^−11 in half; the
-// special functions of a GPU are within two units of 2^−24.
+// A rounding of one unit stands for 2^−24 in fp32, 2^−22 in split (what two fp16 halves leave out) and 2^−11 in half;
+// the special functions of a GPU are within two units of 2^−24.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -20,7 +20,6 @@
 #include "fields_reference.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
-#include "fokker/transport.hpp"
 
 namespace fokker {
 namespace {
@@ -101,30 +100,49 @@ TEST_P(CudaPublished, EveryFieldInEveryPrecision) {
   }
 }
 
-#ifndef FOKKER_EMULATION
-
-// W2² between the samples of two precisions with the same noise, on a coarser grid of times. Two fp16 halves move no sample
-// by more than float's own rounding does; half moves those of the ODE by as much as a sixth of the gap.
+// Samples of the same noise in two precisions, on a coarser grid of times. The mean square of the distances between the
+// two of a pair bounds W2² from above; pairs of which one escaped are left out, as W2² on the grid leaves them out.
+// Measured on the emulation, the largest of the eight (2000 samples of blob_w0.0, 160 of each other), from fp32:
+//
+//          split      half      the CPU's float
+//   ODE    2.3e-10    3.4e-3    3.6e-10
+//   SDE    4.3e-11    1.0e-4    9.0e-12
+//
+// Few samples make most of it, those that the flow spreads most. Allowed are ten times half's, and a hundred times
+// split's, ten times in distance: there the special functions of a GPU add to the roundings.
 TEST_P(CudaPublished, HowFarAPrecisionMovesTheSamples) {
+#ifdef FOKKER_EMULATION
+  constexpr std::int64_t n = 16;
+#else
   constexpr std::int64_t n = 20000;
+#endif
   const auto samples = [&](Precision precision, Scheme scheme) {
     const Context context({.backend = BackendKind::cuda, .precision = precision});
     Buffer<float> x(context, n, 2);
     Sampler(context, model_, TimeGrid::geometric(10, 1e-3, 223)).sample(x.view(), {.scheme = scheme, .seed = 1});
-    return histogram(context, x.view()).weights;
+    return to_host(context, x);
   };
   for (const Scheme scheme : {Scheme::euler, Scheme::euler_maruyama}) {
-    const auto exact = samples(Precision::fp32, scheme);
+    const std::vector<float> exact = samples(Precision::fp32, scheme);
     for (const Precision precision : {Precision::split, Precision::half}) {
-      const double moved = w2_squared(samples(precision, scheme), exact).w2_squared;
-      std::cout << fmt::format("{} | {} | {} | W2² {:.1e}", GetParam(), to_string(scheme), to_string(precision), moved)
+      const std::vector<float> moved = samples(precision, scheme);
+      double square = 0;
+      int kept = 0;
+      for (std::size_t i = 0; i < exact.size(); i += 2) {
+        const auto inside = [](float v) { return std::fabs(v) < 3.5f; };
+        if (!inside(exact[i]) || !inside(exact[i + 1]) || !inside(moved[i]) || !inside(moved[i + 1])) continue;
+        square += std::pow(double(moved[i]) - exact[i], 2) + std::pow(double(moved[i + 1]) - exact[i + 1], 2);
+        ++kept;
+      }
+      ASSERT_GT(kept, n / 2);
+      std::cout << fmt::format("{} | {} | {} | {:.1e}", GetParam(), to_string(scheme), to_string(precision),
+                               square / kept)
                 << std::endl;
-      EXPECT_LE(moved, precision == Precision::split ? 1e-4 : 2e-2);
+      const bool ode = scheme == Scheme::euler, split = precision == Precision::split;
+      EXPECT_LE(square / kept, split ? (ode ? 2.3e-8 : 4.3e-9) : (ode ? 3.4e-2 : 1.0e-3));
     }
   }
 }
-
-#endif
 
 INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaPublished,
                          ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",

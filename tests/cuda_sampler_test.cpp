@@ -261,6 +261,78 @@ TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
 INSTANTIATE_TEST_SUITE_P(Models, CudaSamplerOf, ::testing::ValuesIn(all_cases()),
                          [](const auto& test) { return test.param.name; });
 
+// From t = 2 to 0.5, in numbers of steps where truncation stands well above float rounding (about 1e-6) and well below
+// order one: the slope of log error over log step.
+void expect_orders(const Context& gpu, const Model& model, const std::vector<float>& start,
+                   const std::vector<double>& expected) {
+  struct Order {
+    Scheme scheme;
+    double order;
+    std::vector<int> steps;
+  };
+  for (const Order& c : {Order{Scheme::euler, 1, {32, 64, 128}}, Order{Scheme::heun, 2, {8, 16, 32}},
+                         Order{Scheme::rk4, 4, {2, 3, 4}}}) {
+    std::vector<double> errors;
+    for (const int steps : c.steps) {
+      Buffer<float> x = to_device(gpu, start, model.dimension());
+      Sampler(gpu, model, TimeGrid::uniform(2, 0.5, steps)).integrate(x.view(), {.scheme = c.scheme});
+      const std::vector<float> actual = to_host(gpu, x);
+      double worst = 0;
+      for (std::size_t i = 0; i < actual.size(); ++i) worst = std::max(worst, std::fabs(actual[i] - expected[i]));
+      errors.push_back(worst);
+    }
+    const double order = std::log(errors.front() / errors.back()) / std::log(double(c.steps.back()) / c.steps.front());
+    EXPECT_NEAR(order, c.order, 0.12 * c.order) << to_string(c.scheme) << ::testing::PrintToString(errors);
+    EXPECT_GT(errors.back(), 1e-5) << "rounding would hide the order of " << to_string(c.scheme);
+  }
+}
+
+// A stage at a time: along the probability flow of Gaussian data a state keeps its place in units of the deviation.
+TEST_F(CudaSampler, SchemesHaveTheirOrdersOnGaussianData) {
+  const auto sde = ForwardSde::defaults(SdeKind::ou);
+  constexpr double mean[] = {0.8, -0.3}, variance = 0.15;
+  const Model model{sde, GaussianMixture::isotropic(2, {1.0}, {mean[0], mean[1]}, {variance})};
+  const auto start = testing::as<float>(testing::make_problem(2, sde, 19, true, 6).x);
+  const auto deviation = [](double t) { return std::sqrt(variance * std::exp(-2 * t) + 0.5 * (1 - std::exp(-2 * t))); };
+  std::vector<double> expected;
+  for (std::size_t i = 0; i < start.size(); ++i) {
+    const double from = start[i] - mean[i % 2] * std::exp(-2.0);
+    expected.push_back(mean[i % 2] * std::exp(-0.5) + from * deviation(0.5) / deviation(2));
+  }
+  expect_orders(on(BackendKind::cuda), model, start, expected);
+}
+
+// In one launch: against 400 steps of the classical Runge–Kutta scheme in double with the CPU's fields in double.
+TEST_F(CudaSampler, SchemesHaveTheirOrdersOnAResidentNetwork) {
+  const Model model = model_of(architecture_of(2, {16, 16}, Activation::tanh, 1, Output::potential), SdeKind::ou, 5);
+  const auto start = testing::as<float>(testing::make_problem(2, model.sde, 19, true, 6).x);
+  const Fields<double> fields(on(BackendKind::cpu), model);
+  using State = std::vector<double>;
+  const auto slope = [&](double t, const State& x) {
+    const State time{t};
+    State score(x.size()), rate;
+    FieldOutputs<double> outputs;
+    outputs.score = View<double>(score, 2);
+    fields.evaluate({View<const double>(time), View<const double>(x, 2)}, outputs);
+    for (std::size_t i = 0; i < x.size(); ++i) rate.push_back(-x[i] - 0.5 * score[i]);  // the SDE is dx = −x dt + dW
+    return rate;
+  };
+  const auto moved = [](State x, double by, const State& along) {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] += by * along[i];
+    return x;
+  };
+  State x(start.begin(), start.end());
+  constexpr int steps = 400;
+  constexpr double h = -1.5 / steps;
+  for (int k = 0; k < steps; ++k) {
+    const double t = 2 + k * h;
+    const State a = slope(t, x), b = slope(t + h / 2, moved(x, h / 2, a)), c = slope(t + h / 2, moved(x, h / 2, b)),
+                d = slope(t + h, moved(x, h, c));
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] += h / 6 * (a[i] + 2 * b[i] + 2 * c[i] + d[i]);
+  }
+  expect_orders(on(BackendKind::cuda, Precision::fp32), model, start, x);
+}
+
 TEST_F(CudaSampler, NoSamplesAndSamplesThatAreNotFinite) {
   const Case c = networks()[0];
   const Context gpu = on(BackendKind::cuda);

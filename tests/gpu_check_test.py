@@ -11,6 +11,7 @@ import sys
 import tempfile
 
 CHECK = None
+CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'distances')
 INFO = {'version': '0.1.0', 'backends': [
     {'name': 'cpu', 'available': True, 'detail': 'AVX2'},
     {'name': 'cuda', 'available': True, 'detail': 'NVIDIA H9 (compute capability 9.0, 80 GiB); driver for CUDA 13.1, runtime 13.0'}]}
@@ -50,7 +51,7 @@ def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, 
     program(path / 'nvidia-smi', 'echo "NVIDIA H9 80GB, 580.1, 81559 MiB, 1980 MHz"\n')
     if sanitizer:
         program(path / 'compute-sanitizer', f'shift 4\n"$@" > /dev/null\necho "========= {summary}"\nexit {sanitizer_status}\n')
-    program(build / 'tools/fokker', f'[ "$1" = info ] || exit 0\n{answer(info)}')
+    program(build / 'tools/fokker', f'[ "$1" = info ] || {{ echo "$*" >> "{folder}/commands"; exit 0; }}\n{answer(info)}')
     program(build / 'bench/fokker_gpu_bench',
             out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
     program(build / 'tests/gpu/fields_test', out_of('--gtest_output') + 'out=${out#json:}\n' +
@@ -119,13 +120,20 @@ def test_all_passed(folder):
     assert (tests['passed'], tests['failed'], tests['skipped']) == (2, 0, 1), tests
     assert tests['executables'] == {'fields_test': {'passed': 2, 'failed': 0, 'skipped': 1}}
     assert tests['skips'] == {'no published files': 1} and tests['failures'] == []
-    assert report['sanitizer'] == {tool: dict.fromkeys(('bench', 'sample', 'field', 'train'), 'passed')
+    assert report['sanitizer'] == {tool: dict.fromkeys(CASES, 'passed')
                                    for tool in ('memcheck', 'racecheck', 'initcheck', 'synccheck')}
     works = report['benchmarks']['works']
     assert works == {'gpu/sample/paper/3000000/split': {'ms': 1250.0, 'gflops': 112000.0, 'fraction_of_limit': 0.41,
                                                         'memory_beside_samples_mib': 2.0, 'limit': 'special functions'},
                      'gpu/score/w64/1048576/half': {'ms': 0.5, 'gflops': 1.0}}, works
     assert report['benchmarks']['limits'] == {'limit_tflops_split': '330.0', 'multiprocessors': '132'}
+    said = [line.split() for line in (folder / 'commands').read_text().splitlines()]
+    assert [line for line in said if line[0] == 'train'] == said[:3]
+    checked = [line for line in said if line[line.index('--backend') + 1] == 'cuda']
+    assert len(checked) == 4 * (len(CASES) - 1) and all(checked.count(line) == 4 for line in checked), checked
+    models = {pathlib.Path(line[line.index('--model') + 1]).stem for line in checked if '--model' in line}
+    assert models == {'paper', 'wide', 'vector', 'mixture'}, models
+    assert sum(line[0] == 'gap' for line in checked) == 4
     assert '2 passed, 0 failed, 1 skipped' in done.stdout and '0.41 of its limit' in done.stdout
 
 

@@ -700,7 +700,8 @@ TEST_F(Tools, SamplesAreTheLibrarysForAnyNumberOfThreads) {
                {scheme, "--threads", "1", "--out", file("one.npy"), "--log-density", file("one_p.npy"), "--json"});
     two.insert(two.end(),
                {scheme, "--threads", "2", "--out", file("two.npy"), "--log-density", file("two_p.npy"), "--json"});
-    EXPECT_EQ(run_json(one)["steps"], 30);
+    const Json json = run_json(one);
+    EXPECT_EQ(json["steps"], 30);
     run_json(two);
     EXPECT_EQ(read(file("one.npy")), read(file("two.npy"))) << scheme;
     EXPECT_EQ(read(file("one_p.npy")), read(file("two_p.npy"))) << scheme;
@@ -708,6 +709,20 @@ TEST_F(Tools, SamplesAreTheLibrarysForAnyNumberOfThreads) {
     const NpyArray array = load_npy(file("one.npy")), density = load_npy(file("one_p.npy"));
     EXPECT_TRUE(array.is_float32);
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{989, 2}));
+    double mean[2] = {0, 0}, covariance[2][2] = {};
+    for (std::size_t i = 0; i < 2 * 989; ++i) mean[i % 2] += array.data[i] / 989;
+    for (std::size_t i = 0; i < 2 * 989; i += 2) {
+      for (std::size_t k = 0; k < 4; ++k) {
+        covariance[k / 2][k % 2] += (array.data[i + k / 2] - mean[k / 2]) * (array.data[i + k % 2] - mean[k % 2]) / 989;
+      }
+    }
+    EXPECT_EQ(json["moments"]["count"], 989);
+    EXPECT_EQ(json["moments"]["left_out"], 0);
+    const double square = covariance[0][0] + covariance[1][1];  // sums of 989 terms round by less than 1e-12 of it
+    for (std::size_t k = 0; k < 4; ++k) {
+      EXPECT_NEAR(json["moments"]["mean"][k / 2].get<double>(), mean[k / 2], 1e-12 * std::sqrt(square));
+      EXPECT_NEAR(json["moments"]["covariance"][k / 2][k % 2].get<double>(), covariance[k / 2][k % 2], 1e-12 * square);
+    }
     EXPECT_EQ(density.shape, std::vector<std::int64_t>{989});
     const Model loaded = load_model(model);
     const Sampler sampler(Context(), loaded, TimeGrid::parse("geometric:30:1e-3", loaded.sde));

@@ -331,6 +331,71 @@ std::vector<float> normals(std::int64_t n, std::int64_t d, unsigned seed, double
   return x;
 }
 
+TEST(CountEscaped, CountsWhatHasACoordinateOutside) {
+  const float nan = float(kNan), inf = float(kInfinity), within = std::nextafter(3.5f, 0.0f);
+  const std::vector<float> samples{3.5f,   0,       -3.5f, 0, 0, 3.5f, nan,  0,
+                                   0,      nan,     inf,   0, 0, -inf, 7e4f, 0,  // outside: 8
+                                   within, -within, -1,    1};
+  const View<const float> view(samples, 2);
+  EXPECT_EQ(count_escaped(cpu(), view, 3.5), 8);
+  EXPECT_EQ(count_escaped(cpu(), view), 4);
+  EXPECT_EQ(count_escaped(cpu(), View<const float>(samples, 4), 3.5), 4);
+  EXPECT_EQ(count_escaped(cpu(), View<const float>(samples, 5), 3.5), 3);
+  EXPECT_EQ(count_escaped(cpu(), View<const float>(nullptr, 0, 2), 3.5), 0);
+  EXPECT_EQ(histogram(cpu(), view).outside, 8);
+  for (const double half_width : {0.0, -1.0, kNan}) {
+    EXPECT_THAT(refusal([&] { count_escaped(cpu(), view, half_width); }), HasSubstr("must be positive"));
+  }
+  EXPECT_THAT(refusal([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 0)); }), HasSubstr("[2, 0]"));
+  EXPECT_THAT(refusal([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 2, Device::cuda)); }),
+              HasSubstr("on device cuda; allowed here: cpu"));
+}
+
+// Around the mean, so nothing cancels though it is 1000 deviations away; sums of 1000 terms in double.
+TEST(SampleMoments, OfTheFiniteSamples) {
+  for (const std::int64_t n : {1, 19, 99, 989}) {
+    for (const std::int64_t d : {1, 2, 3, 19}) {
+      auto x = normals(n, d, 6, 1000);
+      std::vector<long double> mean(d, 0), covariance(d * d, 0);
+      for (std::int64_t i = 0; i < n * d; ++i) mean[i % d] += static_cast<long double>(x[i]) / n;
+      for (std::int64_t i = 0; i < n; ++i) {
+        for (std::int64_t j = 0; j < d; ++j) {
+          for (std::int64_t l = 0; l < d; ++l) {
+            covariance[j * d + l] += (x[i * d + j] - mean[j]) * (x[i * d + l] - mean[l]) / n;
+          }
+        }
+      }
+      std::vector<float> bad(2 * d, 1.0f);
+      bad[d - 1] = float(kNan), bad[d] = float(-kInfinity);
+      x.insert(x.begin() + n / 2 * d, bad.begin(), bad.end());
+      SCOPED_TRACE(::testing::Message() << n << " samples in " << d << " dimensions");
+      const Moments actual = moments(cpu(), View<const float>(x, d));
+      EXPECT_EQ(actual.count, n);
+      EXPECT_EQ(actual.left_out, 2);
+      EXPECT_TRUE(agrees(actual.mean, mean, Bound{.relative = 1e-13, .norm = 1e-13}));
+      // The mean's rounding, 1e-13 of it, is 1e-10 of a deviation and enters squared.
+      EXPECT_TRUE(agrees(actual.covariance, covariance, Bound{.of_rms = 1e-12, .norm = 1e-12, .absolute = 1e-20}));
+      const Context three({.backend = BackendKind::cpu, .threads = 3});
+      EXPECT_EQ(moments(three, View<const float>(x, d)).covariance, actual.covariance);
+    }
+  }
+}
+
+TEST(SampleMoments, NoneAndRefusals) {
+  const std::vector<float> bad{float(kNan), 1};
+  const Moments none = moments(cpu(), View<const float>(bad, 2));
+  EXPECT_EQ(none.count, 0);
+  EXPECT_EQ(none.left_out, 1);
+  EXPECT_EQ(none.mean, (std::vector<double>{0, 0}));
+  EXPECT_EQ(none.covariance, std::vector<double>(4, 0.0));
+  EXPECT_EQ(moments(cpu(), View<const float>(nullptr, 0, 3)).covariance, std::vector<double>(9, 0.0));
+  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(bad.data(), 1, 0)); }),
+              HasSubstr("in 0 dimensions; allowed: 1 to 4096"));
+  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(nullptr, 0, 4097)); }), HasSubstr("in 4097 dimensions"));
+  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(bad.data(), 1, 2, Device::cuda)); }),
+              HasSubstr("on device cuda; allowed here: cpu"));
+}
+
 // A shift δ of the same samples moves every projection by δ·θ: the mean over directions is |δ|²/d.
 TEST(SlicedW2, ShiftIsItsMeanSquaredProjection) {
   for (const std::int64_t d : {1, 2, 5}) {

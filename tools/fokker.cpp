@@ -197,7 +197,8 @@ class Sample : public Command {
  public:
   explicit Sample(CLI::App& parent) : Command(parent.add_subcommand("sample", "Draw samples from a model")) {
     teach(
-        "Sample i is a function of the seed and i alone, for any number of threads.\n\n"
+        "Sample i is a function of the seed and i alone, for any number of threads. With --json also the mean and the\n"
+        "covariance of the samples that are finite, and how many those are, in up to 16 dimensions.\n\n"
         "Examples:\n"
         "  fokker sample --model circles2.safetensors --scheme sde --samples 100000 --out sde.npy\n"
         "  fokker sample --model circles2.safetensors --scheme heun --grid geometric:150:1e-3 --samples 10000 \\\n"
@@ -259,6 +260,7 @@ class Sample : public Command {
       json["seed"] = seed_;
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
+      json["moments"] = model.dimension() <= 16 ? describe(moments(context, samples.view())) : Json();
       json["backend"] = context.backend_name();
       json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
@@ -270,6 +272,18 @@ class Sample : public Command {
   }
 
  private:
+  static Json describe(const Moments& moments) {
+    Json covariance = Json::array();
+    const auto row = static_cast<std::ptrdiff_t>(moments.mean.size());
+    for (auto at = moments.covariance.begin(); at != moments.covariance.end(); at += row) {
+      covariance.push_back(std::vector<double>(at, at + row));
+    }
+    return {{"count", moments.count},
+            {"left_out", moments.left_out},
+            {"mean", moments.mean},
+            {"covariance", std::move(covariance)}};
+  }
+
   ModelOptions model_;
   ProbeOptions probes_;
   std::string scheme_ = "euler-maruyama", grid_ = "paper", out_, log_density_;

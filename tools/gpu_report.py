@@ -14,10 +14,10 @@ import re
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-CASES = ('bench', 'sample', 'field', 'train')
+CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'distances')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
-COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'memory_beside_samples_mib')
+COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'memory_beside_samples_mib')
 MILLISECONDS = {'ns': 1e-6, 'us': 1e-3, 'ms': 1, 's': 1e3}
 NOT_RUN = 'not run'
 

@@ -99,14 +99,7 @@ Cloud Cloud::of(const Context& context, Buffer<float> samples) {
     cloud.escaped = cloud.histogram->escaped();
     return cloud;
   }
-  const std::vector<float> here = to_host(context, samples.view());
-  std::int64_t lost = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
-    bool finite = true;
-    for (std::int64_t k = 0; k < d; ++k) finite = finite && std::isfinite(here[i * d + k]);
-    lost += !finite;
-  }
-  cloud.escaped = n == 0 ? 0 : double(lost) / double(n);
+  cloud.escaped = n == 0 ? 0 : double(count_escaped(context, samples.view())) / double(n);
   cloud.samples = std::move(samples);
   return cloud;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "fokker/context.hpp"
@@ -31,6 +32,22 @@ struct Histogram {
 
 // samples [N, 2] on the context's device; the histogram is on the host, so the call waits for it. Throws Error.
 Histogram histogram(const Context& context, View<const float> samples, const Grid& grid = {});
+
+// How many samples [N, d] on the context's device have a coordinate outside (−half_width, half_width), or not finite.
+// An infinite half width, the default, counts those that are not finite. The call waits for its result. Throws Error.
+std::int64_t count_escaped(const Context& context, View<const float> samples,
+                           double half_width = std::numeric_limits<double>::infinity());
+
+// Of the samples whose coordinates are all finite; without any, mean and covariance are 0.
+struct Moments {
+  std::int64_t count = 0, left_out = 0;
+  std::vector<double> mean;        // [d]
+  std::vector<double> covariance;  // [d, d], divided by the count, around the mean (a second pass over the samples)
+};
+
+// samples [N, d] on the context's device, d from 1 to 4096; sums in double, whose order depends on the shape alone. The
+// moments are on the host, so the call waits for them. Throws Error.
+Moments moments(const Context& context, View<const float> samples);
 
 // Exact optimal transport between two weight vectors on the same grid, with its certificate: the dual solution's value,
 // which bounds W2² from below. Their difference is the error of the reported value.

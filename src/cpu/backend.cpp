@@ -41,6 +41,10 @@ class CpuBackend : public Backend {
   std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
     return cpu::histogram(samples, grid);
   }
+  std::int64_t count_escaped(View<const float> samples, double half_width) override {
+    return cpu::count_escaped(samples, half_width);
+  }
+  Moments moments(View<const float> samples) override { return cpu::moments(samples, threads_); }
   double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) override {
     return cpu::sliced_w2_squared(a, b, projections, seed, threads_);
   }

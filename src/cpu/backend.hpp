@@ -10,13 +10,15 @@ std::string describe(int threads);
 
 // What stands behind the table, each in the file of its operation.
 std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid);  // transport.cpp
+std::int64_t count_escaped(View<const float> samples, double half_width);          // transport.cpp
+Moments moments(View<const float> samples, int threads);                           // transport.cpp
 double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed,
                          int threads);  // transport.cpp
 template <class T>
 std::unique_ptr<FieldOperator<T>> make_fields(const Model& model, int threads);  // fields.cpp
 template <class T>
 std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde,
-                                           int threads);                        // loss.cpp
+                                           int threads);                                              // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);  // trainer.cpp

@@ -1,10 +1,13 @@
-// Samples to histograms, and sliced W2: a projection at a time on each thread, projected and sorted in double. The
-// distances are added in the order of the projections, so the sum does not depend on the number of threads.
+// Samples to histograms, counts and moments, and sliced W2. A thread takes a row of the covariance, or a projection,
+// which it projects and sorts in double; every sum goes along the samples, and distances are added in the order of the
+// projections, so no result depends on the number of threads.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
+#include <vector>
 
 #include "cpu/backend.hpp"
 #include "cpu/parallel.hpp"
@@ -27,10 +30,19 @@ std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid)
   return counts;
 }
 
+std::int64_t count_escaped(View<const float> samples, double half_width) {
+  std::int64_t count = 0;
+  for (std::int64_t i = 0; i < samples.rows; ++i) {
+    const float* row = samples.data + i * samples.columns;
+    count += !std::all_of(row, row + samples.columns, [=](double v) { return std::fabs(v) < half_width; });
+  }
+  return count;
+}
+
 namespace {
 
 // The rows that are finite, in double.
-std::vector<double> finite_rows(View<const float> samples, const char* name) {
+std::vector<double> finite_rows(View<const float> samples) {
   std::vector<double> rows;
   rows.reserve(samples.size());
   for (std::int64_t i = 0; i < samples.rows; ++i) {
@@ -39,7 +51,6 @@ std::vector<double> finite_rows(View<const float> samples, const char* name) {
       rows.insert(rows.end(), row, row + samples.columns);
     }
   }
-  if (rows.empty()) throw Error(fmt::format("sliced W2 needs a finite sample on both sides, and {} has none", name));
   return rows;
 }
 
@@ -71,8 +82,39 @@ double quantile_distance(const std::vector<double>& p, const std::vector<double>
 
 }  // namespace
 
+Moments moments(View<const float> samples, int threads) {
+  const std::int64_t d = samples.columns;
+  const std::vector<double> rows = finite_rows(samples);
+  const auto count = static_cast<std::int64_t>(rows.size()) / d;
+  Moments result{.count = count,
+                 .left_out = samples.rows - count,
+                 .mean = std::vector<double>(d, 0.0),
+                 .covariance = std::vector<double>(d * d, 0.0)};
+  if (count == 0) return result;
+  std::vector<double>& mean = result.mean;
+  for (std::int64_t i = 0; i < count * d; ++i) mean[i % d] += rows[i];
+  for (double& v : mean) v /= static_cast<double>(count);
+  parallel_for(threads, d, [&](std::int64_t j, int) {
+    double* products = result.covariance.data() + j * d;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const double* x = rows.data() + i * d;
+      for (std::int64_t l = j; l < d; ++l) products[l] += (x[j] - mean[j]) * (x[l] - mean[l]);
+    }
+    for (std::int64_t l = j; l < d; ++l) products[l] /= static_cast<double>(count);
+  });
+  for (std::int64_t j = 0; j < d; ++j) {
+    for (std::int64_t l = 0; l < j; ++l) result.covariance[j * d + l] = result.covariance[l * d + j];
+  }
+  return result;
+}
+
 double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed, int threads) {
-  const auto first = finite_rows(a, "the first"), second = finite_rows(b, "the second");
+  const auto first = finite_rows(a), second = finite_rows(b);
+  for (const auto& [rows, name] : {std::pair(&first, "the first"), std::pair(&second, "the second")}) {
+    if (rows->empty()) {
+      throw Error(fmt::format("sliced W2 needs a finite sample on both sides, and {} has none", name));
+    }
+  }
   std::vector<double> distances(projections);
   parallel_for(threads, projections, [&](std::int64_t projection, int) {
     // A normal vector, scaled to length 1, is a uniform direction.

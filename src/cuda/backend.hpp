@@ -30,6 +30,8 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
 // As Backend::run_together, of trainers made on one queue.
 std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperator* const> trainers,
                                        std::span<const std::int64_t> counts);  // trainer.cpp
+std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);          // transport.cpp
+Moments moments(const Queue& queue, View<const float> samples);                                        // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed);  // transport.cpp
 

@@ -1,5 +1,6 @@
 #include <cuda_runtime_api.h>
 
+#include "cuda/runtime.hpp"
 #include "cuda/status.hpp"
 #include "kernels/probe_launch.hpp"
 
@@ -28,6 +29,8 @@ DeviceQuery query_devices() {
     }
   }
   if (count > 0 && error == cudaSuccess) error = cudaGetDevice(&query.current);
+  // Asking for code may load it.
+  const RelaxedCapture relaxed;
   // Only the driver knows whether it can use any of the code in this build. A card that is too old has none, and
   // another reason.
   if (count > 0 && error == cudaSuccess) {

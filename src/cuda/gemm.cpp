@@ -34,7 +34,10 @@ cublasHandle_t create() {
 }  // namespace
 
 Gemm::Gemm(cudaStream_t stream)
-    : workspace_(kWorkspaceBytes), handle_(create(), [](cublasContext* handle) { cublas().destroy(handle); }) {
+    : workspace_(kWorkspaceBytes), handle_(create(), [](cublasContext* handle) {
+        const RelaxedCapture relaxed;
+        cublas().destroy(handle);
+      }) {
   // In this order: setting the stream takes the workspace away.
   check_cublas(cublas().set_stream(handle_.get(), stream), "cublasSetStream");
   check_cublas(cublas().set_workspace(handle_.get(), workspace_.data(), workspace_.bytes()), "cublasSetWorkspace");

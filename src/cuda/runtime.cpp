@@ -27,7 +27,12 @@ void* allocate(std::size_t bytes, const CallSite& where) {
   return data;
 }
 
-DeviceMemory::~DeviceMemory() { cudaFree(data_); }
+void release(void* data) {
+  const RelaxedCapture relaxed;
+  cudaFree(data);
+}
+
+DeviceMemory::~DeviceMemory() { release(data_); }
 
 void* DeviceMemory::reserve(std::size_t bytes) {
   if (bytes <= bytes_) return data_;
@@ -39,12 +44,14 @@ void* DeviceMemory::reserve(std::size_t bytes) {
 }
 
 DeviceMemory upload(const void* from, std::size_t bytes) {
+  const RelaxedCapture relaxed;
   DeviceMemory memory(bytes);
   if (bytes == 0) return memory;
-  check(cudaMemcpyAsync(memory.data(), from, bytes, cudaMemcpyHostToDevice, nullptr), "cudaMemcpyAsync");
-  // Pageable memory is staged: at the copy's return it may be on its way still, and a stream that was made not to wait
-  // for the default stream would overtake it.
-  check(cudaStreamSynchronize(nullptr), "cudaStreamSynchronize");
+  // The default stream would wait for the caller's, and may not be used while one of those is capturing.
+  const OwnStream stream;
+  check(cudaMemcpyAsync(memory.data(), from, bytes, cudaMemcpyHostToDevice, stream.get()), "cudaMemcpyAsync");
+  // Pageable memory is staged: at the copy's return it may be on its way still.
+  check(cudaStreamSynchronize(stream.get()), "cudaStreamSynchronize");
   return memory;
 }
 
@@ -55,6 +62,15 @@ OnDevice::OnDevice(int device) : device_(device) {
 
 OnDevice::~OnDevice() {
   if (before_ != device_) cudaSetDevice(before_);
+}
+
+SetUp::SetUp(int device, cudaStream_t stream) : device_(device) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status), "cudaStreamIsCapturing");
+  if (status == cudaStreamCaptureStatusNone) return;
+  throw Error(
+      "the context's stream is capturing a CUDA graph; objects are made, and results on the host asked for, before a "
+      "capture or after it");
 }
 
 }  // namespace fokker::cuda

@@ -29,6 +29,7 @@ inline void check(int status, const char* call, const CallSite& where = CallSite
 
 // Device memory of the current device, for set-up; Error where there is not enough.
 void* allocate(std::size_t bytes, const CallSite& where = CallSite::here());
+void release(void* data);
 
 // Makes a device the calling thread's current one while it lives, and then the one that was: an application's threads
 // may have another. Every operation of a context begins with one.
@@ -41,6 +42,30 @@ class OnDevice {
 
  private:
   int device_, before_ = 0;
+};
+
+// While it lives, the calling thread may allocate, release, load kernels and wait although another thread's stream is
+// capturing in cudaStreamCaptureModeGlobal, the default, in which the runtime would otherwise refuse that.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }  // unchecked: destructors use it, after main() too
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
+// Begins every operation of a context that may allocate or wait, as OnDevice begins the others. Throws Error where
+// `stream`, the context's own, is capturing: what set-up does belongs into no graph.
+class SetUp {
+ public:
+  SetUp(int device, cudaStream_t stream);
+
+ private:
+  OnDevice device_;
+  RelaxedCapture relaxed_;
 };
 
 // Device memory with one owner, 256-byte aligned. Grows by reserve() only, contents not kept; allocation and release

@@ -1,15 +1,15 @@
-// Histograms, moments and sliced W2 of samples on the device. All of them return to the host, so they wait, and
+// Histograms, counts, moments and sliced W2 of samples on the device. All of them return to the host, so they wait, and
 // allocate what they need for the call.
 //
 // Sliced W2² keeps one projection of each side at a time: projected in double, sorted, and integrated, with nothing for
 // the host to wait for before the last. A sample that is not finite projects to +∞ and is sorted behind those that are.
-#include "cuda/transport.hpp"
-
 #include <fmt/format.h>
 
+#include <limits>
 #include <numeric>
 
 #include "cuda/backend.hpp"
+#include "cuda/device_field.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
 #include "kernels/transport_launch.hpp"
@@ -37,18 +37,19 @@ DeviceMemory zeros(const Queue& queue, std::int64_t count) {
   return memory;
 }
 
-// Samples with the marks of those that are finite.
+// Samples with the marks of those that are inside (−half_width, half_width)^d; by default, of those that are finite.
 struct MarkedSamples {
-  DeviceMemory finite;
+  DeviceMemory inside;
   kernels::Samples samples;
-  std::int64_t count;  // finite ones
+  std::int64_t count;  // inside
 
-  MarkedSamples(const Queue& queue, View<const float> view)
-      : finite(numbers<unsigned char>(view.rows)),
-        samples{view.rows, view.columns, view.data, finite.as<const unsigned char>()} {
+  MarkedSamples(const Queue& queue, View<const float> view, double half_width = std::numeric_limits<double>::infinity())
+      : inside(numbers<unsigned char>(view.rows)),
+        samples{view.rows, view.columns, view.data, inside.as<const unsigned char>()} {
     const DeviceMemory counter = zeros(queue, 1);
-    check(kernels::launch_finite(samples, finite.as<unsigned char>(), counter.as<unsigned long long>(), queue.stream),
-          "launch_finite");
+    check(kernels::launch_inside(samples, half_width, inside.as<unsigned char>(), counter.as<unsigned long long>(),
+                                 queue.stream),
+          "launch_inside");
     count = static_cast<std::int64_t>(download<unsigned long long>(queue, counter, 1)[0]);
   }
 };
@@ -100,6 +101,10 @@ std::vector<std::int64_t> histogram(const Queue& queue, View<const float> sample
   return download<std::int64_t>(queue, counts, static_cast<std::size_t>(grid.n * grid.n));
 }
 
+std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width) {
+  return samples.rows - MarkedSamples(queue, samples, half_width).count;
+}
+
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed) {
   Projected first(queue, a, "the first"), second(queue, b, "the second");
@@ -127,9 +132,9 @@ double sliced_w2_squared(const Queue& queue, View<const float> a, View<const flo
 Moments moments(const Queue& queue, View<const float> view) {
   const std::int64_t d = view.columns;
   Moments result{.mean = std::vector<double>(d, 0.0), .covariance = std::vector<double>(d * d, 0.0)};
-  if (view.rows == 0) return result;
   const MarkedSamples marked(queue, view);
   result.count = marked.count;
+  result.left_out = view.rows - marked.count;
   if (result.count == 0) return result;
   const auto count = static_cast<double>(result.count);
 

@@ -51,11 +51,17 @@ class Allocations {
  public:
   void add(void* begin, std::size_t bytes) {
     const std::scoped_lock lock(mutex_);
+    ++calls_;
     bytes_.emplace(static_cast<char*>(begin), bytes);
   }
   bool remove(void* begin) {
     const std::scoped_lock lock(mutex_);
+    ++calls_;
     return bytes_.erase(static_cast<char*>(begin)) == 1;
+  }
+  std::size_t calls() const {
+    const std::scoped_lock lock(mutex_);
+    return calls_;
   }
   std::size_t bytes() const {
     const std::scoped_lock lock(mutex_);
@@ -75,6 +81,7 @@ class Allocations {
 
  private:
   mutable std::mutex mutex_;
+  std::size_t calls_ = 0;
   std::map<const char*, std::size_t, std::less<>> bytes_;
 };
 
@@ -314,6 +321,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
   return capturing(stream) ? refused(cudaErrorNotSupported) : cudaSuccess;
 }
 
+std::size_t emulated_allocations() { return allocations().calls(); }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   *pointer = nullptr;
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;

@@ -845,6 +845,8 @@ LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) 
 }  // namespace
 
 Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits) {
+  if (const Status error = prepare_pack_image()) return error;
+  if (const Status error = prepare(sum_loss, 0)) return error;
   return with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }

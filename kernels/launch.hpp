@@ -90,6 +90,8 @@ struct PackTask {
   void* image;
 };
 inline constexpr int most_models = 12;  // of one launch: kernels take their tasks by value
+// At set-up: loads the kernel.
+Status prepare_pack_image();
 // For 1 … most_models networks of one shape; net.image is not used.
 Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int count, Stream stream);
 

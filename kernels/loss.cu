@@ -46,17 +46,28 @@ struct ResidentLossPlan {
   ImageLayout image;
   LossGradientLayout gradient;
   LossWarpLayout warp;
-  int first_warp;     // bytes before the warps' memory: the image and the block's gradient
-  int shared_planes;  // of loss_planes(), which lie behind warp.bytes of each warp
+  int task;           // bytes before the BlockTask: the image and the block's gradient
+  int first_warp;     // bytes before the warps' memory
+  int planes;         // loss_planes()
+  int shared_planes;  // of them, which lie behind warp.bytes of each warp
   int warp_bytes;     // with these
 };
 
 // How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
 // do not depend on the tasks beside it.
 struct LossShare {
-  int warps;   // of a block that hold samples
-  int blocks;  // with a partial gradient each
+  int warps;                     // of a block that hold samples
+  int blocks;                    // with a partial gradient each
+  int collocation_tiles, tiles;  // of a block's warps; collocation points, which cost more, come first
 };
+
+// What a block works on, in its shared memory: kept in registers it would crowd out the tiles.
+struct BlockTask {
+  ResidentLossTask task;
+  LossShare share;
+  int block;  // of those that work on the task
+};
+static_assert(sizeof(BlockTask) <= loss_task_bytes);
 
 struct ResidentLossArguments {
   ResidentLossPlan plan;
@@ -71,11 +82,6 @@ struct ColumnSums {
   int block, row, half;
 };
 
-// Of a block with `warps` · 16 samples a tile.
-FOKKER_HOST_DEVICE inline int block_tiles(std::int64_t points, int warps) {
-  return static_cast<int>((points + tile_rows * warps - 1) / (tile_rows * warps));
-}
-
 template <Precision P, int W>
 class LossSweeps : public WarpNetwork<P, W> {
   using Network = WarpNetwork<P, W>;
@@ -84,17 +90,12 @@ class LossSweeps : public WarpNetwork<P, W> {
   enum Side { left, right };
 
  public:
-  // `block`: of those that work on the task.
-  __device__ __forceinline__ LossSweeps(const ResidentLossPlan& plan, const ResidentLossTask& task,
-                                        const LossShare& share, int block)
-      : Network(plan.net, plan.image),
-        plan_(plan),
-        task_(task),
-        share_(share),
-        memory_(memory(warp_index())),
-        planes_(reinterpret_cast<Float4*>(task.planes) +
-                static_cast<std::int64_t>(block * (block_threads() / 32) + warp_index()) *
-                    ((loss_planes(plan.net) - plan.shared_planes) * plane_blocks<W>)) {}
+  __device__ __forceinline__ explicit LossSweeps(const ResidentLossPlan& plan)
+      : Network(plan.net, plan.image), plan_(plan), memory_(memory(warp_index())) {}
+
+  __device__ __forceinline__ const BlockTask& own() const {
+    return *reinterpret_cast<const BlockTask*>(shared_memory() + plan_.task);
+  }
 
   __device__ __forceinline__ void begin() {
     for (int i = thread_index(); i < plan_.gradient.size; i += block_threads()) gradient()[i] = 0;
@@ -102,15 +103,10 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_block();
   }
 
-  // The loss of samples first … first + 15: collocation ones where `residual`, of a potential; else denoising ones.
-  __device__ __forceinline__ void add(bool residual, std::int64_t first) {
-    sync_warp();  // the last tile's readers
-    if (residual) {
-      load_collocation(first);
-    } else {
-      load_denoising(first);
-    }
-    sync_warp();
+  // The loss of the warp's samples of a block's tile.
+  __device__ __forceinline__ void add(int block_tile) {
+    const bool residual = block_tile < own().share.collocation_tiles;
+    load_samples(residual, residual ? block_tile : block_tile - own().share.collocation_tiles);
     Tile<W> tile;
     forward(tile);
     if (net_.potential) {
@@ -127,7 +123,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     } else {
       misfit(tile);
     }
-    if (task_.gradient == nullptr || (residual && task_.residual_weight == 0)) return;
+    if (task().gradient == nullptr || (residual && task().residual_weight == 0)) return;
     if (net_.potential) {
       const float w[2] = {residual ? rows()[row(0)] : 0.0f, residual ? rows()[row(1)] : 0.0f};
 #pragma unroll 1
@@ -141,25 +137,26 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // The block's sums to its place among the task's partial ones.
-  __device__ __forceinline__ void end(int block) {
+  __device__ __forceinline__ void end() const {
     sync_block();
-    float* to = task_.partial + static_cast<std::int64_t>(block) * plan_.gradient.size;
-    for (int i = thread_index(); task_.gradient != nullptr && i < plan_.gradient.size; i += block_threads()) {
+    float* to = task().partial + static_cast<std::int64_t>(own().block) * plan_.gradient.size;
+    for (int i = thread_index(); task().gradient != nullptr && i < plan_.gradient.size; i += block_threads()) {
       to[i] = gradient()[i];
     }
     if (thread_index() >= 2) return;
     double sum = 0;
-    for (int w = 0; w < share_.warps; ++w) {
+    for (int w = 0; w < own().share.warps; ++w) {
       const double* of_rows =
           reinterpret_cast<const double*>(memory(w) + plan_.warp.values) + tile_rows * thread_index();
       for (int r = 0; r < tile_rows; ++r) sum += of_rows[r];
     }
-    task_.partial_values[2 * block + thread_index()] = sum;
+    task().partial_values[2 * own().block + thread_index()] = sum;
   }
 
  private:
   // ---- memory ----
 
+  __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }
   __device__ __forceinline__ char* memory(int warp) const {
     return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
   }
@@ -177,8 +174,12 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
 
   __device__ __forceinline__ Float4* plane(int k) const {
-    Float4* at = k < plan_.shared_planes ? reinterpret_cast<Float4*>(memory_ + plan_.warp.bytes) + k * plane_blocks<W>
-                                         : planes_ + (k - plan_.shared_planes) * plane_blocks<W>;
+    Float4* at = reinterpret_cast<Float4*>(memory_ + plan_.warp.bytes) + k * plane_blocks<W>;
+    if (k >= plan_.shared_planes) {
+      const int warp = own().block * (block_threads() / 32) + warp_index(),
+                elsewhere = plan_.planes - plan_.shared_planes;
+      at = reinterpret_cast<Float4*>(task().planes) + (warp * elsewhere + k - plan_.shared_planes) * plane_blocks<W>;
+    }
     return at + lane_index();
   }
   __device__ __forceinline__ Float4* z(int l) const { return plane(l); }
@@ -218,11 +219,23 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // ---- samples ----
 
-  // Rows that are not samples have zeros, and the weight zero.
+  // Of a kind's tile: rows beyond the last sample, and all rows of a warp that holds none, have the weight zero.
+  __device__ __forceinline__ void load_samples(bool residual, int tile) {
+    const LossShare& share = own().share;
+    const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
+    const std::int64_t first = (std::int64_t{tile} * share.warps + warp_index()) * tile_rows;
+    sync_warp();  // the last tile's readers
+    if (residual) {
+      load_collocation(warp_index() < share.warps ? first : beyond);
+    } else {
+      load_denoising(warp_index() < share.warps ? first : beyond);
+    }
+    sync_warp();
+  }
   __device__ __forceinline__ void load_denoising(std::int64_t first) {
-    const TrainingDraw& points = task_.points;
+    const TrainingDraw& points = task().points;
     const int d = net_.dimension, lane = lane_index();
-    if (task_.drawn) {
+    if (task().drawn) {
       if (lane < tile_rows) {
         const auto index = static_cast<std::uint64_t>(first + lane);
         float *x = inputs() + lane * stride(), *target = seeds() + lane * stride(), weight;
@@ -236,20 +249,20 @@ class LossSweeps : public WarpNetwork<P, W> {
         const std::int64_t index = first + r, entry = index * d + column - 1;
         const bool there = index < points.denoising_points;
         inputs()[r * stride() + column] = !there        ? 0.0f
-                                          : column == 0 ? task_.denoising_t[index]
-                                                        : task_.denoising_x[entry];
-        seeds()[r * stride() + column] = there && column > 0 ? task_.denoising_target[entry] : 0.0f;
+                                          : column == 0 ? task().denoising_t[index]
+                                                        : task().denoising_x[entry];
+        seeds()[r * stride() + column] = there && column > 0 ? task().denoising_target[entry] : 0.0f;
         if (column == 0) {
-          rows()[r] = !there ? 0.0f : task_.denoising_weight ? task_.denoising_weight[index] : 1.0f;
+          rows()[r] = !there ? 0.0f : task().denoising_weight ? task().denoising_weight[index] : 1.0f;
         }
       }
     }
   }
 
   __device__ __forceinline__ void load_collocation(std::int64_t first) {
-    const TrainingDraw& points = task_.points;
+    const TrainingDraw& points = task().points;
     const int d = net_.dimension, lane = lane_index();
-    if (task_.drawn) {
+    if (task().drawn) {
       if (lane < tile_rows) {
         float* x = inputs() + lane * stride();
         rows()[lane] = first + lane < points.collocation_points ? 1.0f : 0.0f;
@@ -262,8 +275,8 @@ class LossSweeps : public WarpNetwork<P, W> {
         const std::int64_t index = first + r;
         const bool there = index < points.collocation_points;
         inputs()[r * stride() + column] = !there        ? 0.0f
-                                          : column == 0 ? task_.collocation_t[index]
-                                                        : task_.collocation_x[index * d + column - 1];
+                                          : column == 0 ? task().collocation_t[index]
+                                                        : task().collocation_x[index * d + column - 1];
         if (column == 0) rows()[r] = there ? 1.0f : 0.0f;
       }
     }
@@ -273,7 +286,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void misfit(const Tile<W>& tile) {
     const int d = net_.dimension;
     const auto scale =
-        static_cast<float>(2.0 / (static_cast<double>(task_.points.denoising_points) * static_cast<double>(d)));
+        static_cast<float>(2.0 / (static_cast<double>(task().points.denoising_points) * static_cast<double>(d)));
     double sum[2] = {0, 0};
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
@@ -302,7 +315,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     float drift[2], half_g2[2], sum[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const SdeCoefficients<double> at = task_.points.sde.at(static_cast<double>(inputs()[row(r) * stride()]));
+      const SdeCoefficients<double> at = task().points.sde.at(static_cast<double>(inputs()[row(r) * stride()]));
       drift[r] = static_cast<float>(at.drift);
       half_g2[r] = static_cast<float>(at.diffusion_squared / 2);
     }
@@ -333,7 +346,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   // With the lanes' parts of the trace: seeds = c, rows = w, and the loss.
   __device__ __forceinline__ void seed_residual(const float (&trace)[2]) {
     const auto scale =
-        static_cast<float>(2 * task_.residual_weight / static_cast<double>(task_.points.collocation_points));
+        static_cast<float>(2 * task().residual_weight / static_cast<double>(task().points.collocation_points));
     const float laplacian[2] = {row_sum(trace[0]), row_sum(trace[1])};
     if ((lane_index() & 3) == 0) {
 #pragma unroll
@@ -397,7 +410,7 @@ class LossSweeps : public WarpNetwork<P, W> {
       const bool sum_columns = sums.at != nullptr && cb == 0;
       float total[2][4] = {}, column[2] = {0, 0};
 #pragma unroll 1
-      for (int k = 0; k < share_.warps; ++k) {
+      for (int k = 0; k < own().share.warps; ++k) {
         const char* from = memory(k);
         add_samples(from, rb, cb, column_blocks > 0, sum_columns, total, column);
       }
@@ -725,35 +738,24 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   const ResidentLossPlan& plan_;
-  const ResidentLossTask& task_;
-  const LossShare& share_;
-  char* memory_;    // the warp's
-  Float4* planes_;  // the warp's in global memory
+  char* memory_;  // the warp's
 };
 
 template <Precision P, int W>
 __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
-  int block = block_index(), k = 0;
-  for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-  const ResidentLossTask& task = a.tasks[k];
-  const LossShare& share = a.shares[k];
-  load_image(task.network.image, a.plan.image.bytes);
-  LossSweeps<P, W> sweeps(a.plan, task, share, block);
-  sweeps.begin();
-  // Collocation points, which cost more, come first. A warp that holds no samples of the task goes along beyond the
-  // last.
-  const TrainingDraw& points = task.points;
-  const int collocation = block_tiles(points.collocation_points, share.warps);
-  const int tiles = collocation + block_tiles(points.denoising_points, share.warps);
-#pragma unroll 1
-  for (int tile = block; tile < tiles; tile += share.blocks) {
-    const bool residual = tile < collocation;
-    const std::int64_t of_warp = std::int64_t{residual ? tile : tile - collocation} * share.warps + warp_index();
-    const std::int64_t beyond = residual ? points.collocation_points : points.denoising_points;
-    const std::int64_t first = warp_index() < share.warps ? of_warp * tile_rows : beyond;
-    sweeps.add(residual, first);
+  LossSweeps<P, W> sweeps(a.plan);
+  if (thread_index() == 0) {
+    int block = block_index(), k = 0;
+    for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
+    *reinterpret_cast<BlockTask*>(shared_memory() + a.plan.task) = {a.tasks[k], a.shares[k], block};
   }
-  sweeps.end(block);
+  sync_block();
+  const BlockTask& own = sweeps.own();
+  load_image(own.task.network.image, a.plan.image.bytes);
+  sweeps.begin();
+#pragma unroll 1
+  for (int tile = own.block; tile < own.share.tiles; tile += own.share.blocks) sweeps.add(tile);
+  sweeps.end();
 }
 
 // ---- the sum over blocks --------------------------------------------------------------------------------------------
@@ -833,18 +835,28 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
   task.gradient[parameter] = static_cast<float>(sum);
 }
 
+// Of a block with `warps` · 16 samples a tile.
+inline int block_tiles(std::int64_t points, int warps) {
+  return static_cast<int>((points + tile_rows * warps - 1) / (tile_rows * warps));
+}
+
 // Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
 LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) {
   const auto tiles = [&](int warps) {
     return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
   };
   const int warps = std::clamp((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most);
-  return {warps, std::clamp(tiles(warps), 1, multiprocessors)};
+  return {.warps = warps,
+          .blocks = std::clamp(tiles(warps), 1, multiprocessors),
+          .collocation_tiles = block_tiles(points.collocation_points, warps),
+          .tiles = tiles(warps)};
 }
 
 }  // namespace
 
 Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits) {
+  if (const Status error = prepare_pack_image()) return error;
+  if (const Status error = prepare(sum_loss, 0)) return error;
   return with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
@@ -859,13 +871,16 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                                    .image = image_layout(net),
                                    .gradient = loss_gradient_layout(net),
                                    .warp = loss_warp_layout(net),
+                                   .task = 0,
                                    .first_warp = 0,
+                                   .planes = loss_planes(net),
                                    .shared_planes = 0,
                                    .warp_bytes = 0},
                           .shares = {},
                           .tasks = {}};
   ResidentLossPlan& plan = a.plan;
-  plan.first_warp = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
+  plan.task = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
+  plan.first_warp = plan.task + loss_task_bytes;
   const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
   int blocks = 0, warps = 0;
   for (int k = 0; k < count; ++k) {
@@ -874,7 +889,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
     warps = std::max(warps, a.shares[k].warps);
   }
   plan.shared_planes =
-      std::min(loss_planes(net), ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
+      std::min(plan.planes, ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
   plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
   LossSumArguments sum{.net = net,
                        .at = plan.gradient,

@@ -37,7 +37,7 @@ struct LossGradientLayout {
   int size;
 };
 
-FOKKER_HOST_DEVICE inline LossGradientLayout loss_gradient_layout(const ResidentMlp& net) {
+inline LossGradientLayout loss_gradient_layout(const ResidentMlp& net) {
   LossGradientLayout at;
   at.first_columns = (1 + net.dimension + 15) / 16 * 16;
   const int outputs = (net.outputs + 15) / 16 * 16;
@@ -79,16 +79,16 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
 }
 
 // Planes of tile_rows × width numbers that a tile's sweeps leave for later ones.
-FOKKER_HOST_DEVICE inline int loss_planes(const ResidentMlp& net) {
-  return net.potential ? 5 * net.hidden - 2 : net.hidden;
-}
+inline int loss_planes(const ResidentMlp& net) { return net.potential ? 5 * net.hidden - 2 : net.hidden; }
+
+inline constexpr int loss_task_bytes = 512;  // of shared memory, for the task that a block works on
 
 // Warps of a block where a block may have `shared_bytes` of shared memory; 0: the loss goes the wide way.
 inline int resident_loss_warps(const ResidentMlp& net, int shared_bytes) {
   if (net.width == 0 || net.width > widest_resident_curvature || net.precision == Precision::half) return 0;
   const int number = static_cast<int>(sizeof(float));
-  const int fit =
-      (shared_bytes - image_layout(net).bytes - loss_gradient_layout(net).size * number) / loss_warp_layout(net).bytes;
+  const int of_block = image_layout(net).bytes + loss_gradient_layout(net).size * number + loss_task_bytes;
+  const int fit = (shared_bytes - of_block) / loss_warp_layout(net).bytes;
   return fit < 0 ? 0 : fit < most_warps ? fit : most_warps;
 }
 

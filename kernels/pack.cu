@@ -84,6 +84,8 @@ __global__ void __launch_bounds__(pack_threads) pack_image(PackArguments a) {
 
 }  // namespace
 
+Status prepare_pack_image() { return prepare(pack_image, 0); }
+
 Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int count, Stream stream) {
   PackArguments a{.net = net, .image = image_layout(net), .tasks = {}};
   for (int k = 0; k < count; ++k) a.tasks[k] = tasks[k];

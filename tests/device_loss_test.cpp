@@ -542,6 +542,94 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
   }
 }
 
+// Resident tasks of different sizes, more of them than a launch takes, give the bits that each of them gives alone, and
+// those of the same points drawn beforehand.
+TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const cuda::DeviceData data(DataSet::named("circles2"));
+  const DeviceMemory edges = cuda::upload(importance_edges(sde, 64)),
+                     iteration = cuda::upload(std::vector<std::int64_t>{41});
+  const Queue on = queue(Precision::split);
+  for (const Output output : {Output::potential, Output::score}) {
+    SCOPED_TRACE(to_string(output));
+    const auto shape = [&](std::int64_t width) {
+      return architecture_of(2, {width, 41 - width}, Activation::tanh, 1, output);
+    };
+    std::vector<std::unique_ptr<cuda::TrainingLoss>> losses;
+    std::vector<cuda::TrainingLoss*> together;
+    std::vector<DeviceMemory> parameters, values, gradients;
+    std::vector<cuda::LossTask> tasks;
+    for (std::int64_t k = 0; k < kernels::most_models + 2; ++k) {
+      const auto start = as<float>(Mlp::initialise(shape(9 + k), static_cast<std::uint64_t>(k)).parameters);
+      losses.push_back(cuda::make_resident_loss(on, shape(9 + k), sde));
+      together.push_back(losses.back().get());
+      EXPECT_TRUE(losses.front()->goes_with(*losses.back()));
+      parameters.push_back(cuda::upload(start));
+      values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
+      gradients.push_back(cuda::upload(std::vector<float>(start.size(), 7.0f)));
+      const kernels::TrainingDraw draw{.data = data.source(),
+                                       .sde = sde,
+                                       .time = {TimeLaw::importance, static_cast<float>(sde.t_min),
+                                                static_cast<float>(sde.horizon), edges.as<float>(), 64},
+                                       .seed = static_cast<std::uint64_t>(7 + k),
+                                       .iteration = iteration.as<std::int64_t>(),
+                                       .denoising_points = k == 5 ? 300 : 19 - k,
+                                       .collocation_points = output != Output::potential || k == 2 ? 0 : 10 + k,
+                                       .box = 3};
+      tasks.push_back(
+          {parameters.back().as<float>(), draw, 0.3, values.back().as<double>(), gradients.back().as<float>()});
+    }
+    using Numbers = std::pair<std::vector<double>, std::vector<float>>;
+    const auto numbers = [&](std::size_t k) {
+      cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      return Numbers(download<double>(values[k]), download<float>(gradients[k]));
+    };
+    losses.front()->evaluate(together, tasks);
+    std::vector<Numbers> expected;
+    for (std::size_t k = 0; k < tasks.size(); ++k) expected.push_back(numbers(k));
+    for (std::size_t k = 0; k < tasks.size(); ++k) {
+      SCOPED_TRACE(k);
+      EXPECT_GT(expected[k].first[0], 0);
+      EXPECT_EQ(expected[k].first[1] > 0, tasks[k].points.collocation_points > 0);
+      losses[k]->evaluate({&together[k], 1}, {&tasks[k], 1});
+      EXPECT_EQ(numbers(k), expected[k]);
+      const std::int64_t n = tasks[k].points.denoising_points, m = tasks[k].points.collocation_points;
+      const DeviceMemory t(n * 4), x(n * 8), target(n * 8), weight(n * 4), residual_t(m * 4), residual_x(m * 8);
+      cuda::check(kernels::launch_denoising_points(tasks[k].points, 0, n, t.as<float>(), x.as<float>(),
+                                                   target.as<float>(), weight.as<float>(), nullptr),
+                  "launch_denoising_points");
+      if (m > 0) {
+        cuda::check(kernels::launch_collocation_points(tasks[k].points, 0, m, residual_t.as<float>(),
+                                                       residual_x.as<float>(), nullptr),
+                    "launch_collocation_points");
+      }
+      const auto view = [](const DeviceMemory& of, std::int64_t points, std::int64_t columns) {
+        return View<const float>(of.as<float>(), points, columns, Device::cuda);
+      };
+      losses[k]->evaluate(tasks[k].parameters, {view(t, n, 1), view(x, n, 2), view(target, n, 2), view(weight, n, 1)},
+                          {view(residual_t, m, 1), view(residual_x, m, 2)}, tasks[k].residual_weight, tasks[k].values,
+                          tasks[k].gradient);
+      EXPECT_EQ(numbers(k), expected[k]);
+    }
+    const Architecture other = architecture_of(2, {33, 9}, Activation::tanh, 1, output);
+    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_resident_loss(on, other, sde)));
+    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_wide_loss(on, shape(9), sde)));
+  }
+}
+
+TEST_F(DeviceLossTest, WhatFitsABlockIsResident) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const auto is_wide = [&](std::vector<std::int64_t> hidden) {
+    const Queue on = queue(Precision::split, 163 << 10);
+    const Architecture a = architecture_of(2, std::move(hidden), Activation::softplus, 100, Output::potential);
+    return cuda::make_device_loss(on, a, sde)->workspace_bytes() == cuda::make_wide_loss(on, a, sde)->workspace_bytes();
+  };
+  EXPECT_FALSE(is_wide({7}));
+  EXPECT_FALSE(is_wide({80, 80, 80}));
+  EXPECT_TRUE(is_wide({80, 80, 80, 80, 80, 80}));
+  EXPECT_TRUE(is_wide({81}));
+}
+
 // ---- refusals ------------------------------------------------------------------------------------------------------
 
 TEST_F(DeviceLossTest, RefusesWhatItCannotDo) {

@@ -403,7 +403,7 @@ TEST_F(CudaTrainer, IterationsAreThoseOfTheCpu) {
   }
 }
 
-TEST_F(CudaTrainer, LastsOfTwoStreamsAndOfPiecesAreTheSameBits) {
+TEST_F(CudaTrainer, OnAnyStreamAndInPiecesGivesTheSameBits) {
   TrainOptions options = small_options();
   options.iterations = 24;
   options.schedule = RateSchedule::paper;  // restarts at 6 and 21

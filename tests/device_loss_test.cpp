@@ -4,6 +4,15 @@
 //
 //   double, fp32   a unit roundoff
 //   split          2^{−22}: an operand's halves leave out up to 2^{−23} of it, low · low is up to 2^{−22} of a product
+//
+// Measured on the emulation, on the random networks below: the largest error of a loss over its deviation (≤ 12), the
+// largest rms error of a gradient over that of the reference's runs (≤ 4), and the median and largest over networks of
+// the gradient's rms error over the rms of the gradient, much of it the networks' conditioning.
+//
+//                  loss   gradient
+//   wide, double   2.3    1.6   4.5e-16  1.7e-14
+//   wide, fp32     1.3    1.8   1.6e-7   1.2e-5
+//   wide, split    1.0    0.42  2.1e-7   1.0e-5
 #include "cuda/device_loss.hpp"
 
 #include <cuda_runtime_api.h>

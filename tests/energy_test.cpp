@@ -161,7 +161,7 @@ TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
   EXPECT_NEAR(other.kl_prior.value, plain.kl_prior.value, 1e-10);
   EXPECT_NEAR(other.kl_end.value, plain.kl_end.value, 1e-10);
   EXPECT_NEAR(other.residual_work.value, plain.residual_work.value, 1e-10);
-  // The balance without Z is not: both its sides move by c(0), exact but for the midpoint rule.
+  // The balance without Z is not: both its sides move by −c(0), exact but for the trapezoidal rule.
   EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
 }
 

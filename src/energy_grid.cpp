@@ -5,7 +5,8 @@
 //   (K_{s,t} u)(x) = ∫ N(y; m x, v I) u(y) dy,   m = m(t)/m(s), v = σ²(t) − m² σ²(s),
 //
 // with the transition kernel K of the forward SDE exact. The kernel comes last because R of a network is rough: e^{R}
-// as the last factor would leave its roughness in ∇ log u. E_p R and E_q R are taken at the middles, where R is known.
+// as the last factor would leave its roughness in ∇ log u, and correlate p with R for half a step where the kernel
+// soon ends that. So e_t and E R are taken after the kernel, at the times of the grid.
 //
 // K is a product over axes, so one matrix of [n, n] serves all of them: row i integrates the cubic through the four
 // nodes around each y against the Gaussian, by the trapezoidal rule in y, which is exact for polynomials to rounding
@@ -155,7 +156,7 @@ class GridState {
   // u = π e^{−φ} at the horizon.
   void begin(double t) {
     time_ = t;
-    evaluate(false);
+    evaluate();
     const double variance = sde_.prior_variance();
     for (std::int64_t i = 0; i < nodes_; ++i) {
       double square = 0;
@@ -165,7 +166,7 @@ class GridState {
   }
 
   // By the transition kernel to an earlier time.
-  void carry(double t, bool with_residual) {
+  void carry(double t) {
     const SdeCoefficients<double> now = sde_.at(t), then = sde_.at(time_);
     const double mean = then.mean / now.mean;
     const double deviation = std::sqrt(std::max(0.0, then.variance - mean * mean * now.variance));
@@ -182,10 +183,10 @@ class GridState {
       linear_[i] = !(cubic[i] >= 0.5 * safe[i] && cubic[i] <= 2 * safe[i]);
       log_u_[i] = std::log(linear_[i] ? safe[i] : cubic[i]) + scale;
     }
-    evaluate(with_residual);
+    evaluate();
   }
 
-  // u e^{duration R}; carry() was asked for the residual.
+  // u e^{duration R}.
   void react(double duration) {
     for (std::int64_t i = 0; i < nodes_; ++i) log_u_[i] += duration * residual_[i];
   }
@@ -236,14 +237,13 @@ class GridState {
     const SdeCoefficients<double> c = sde_.at(time_);
     return {c.mean * box_ + kSpan * std::sqrt(c.variance), n_};
   }
-  void evaluate(bool with_residual) {
+  void evaluate() {
     const Axis along = axis();
     for (std::int64_t i = 0; i < nodes_; ++i) {
       x_[i * d_] = along.node(i % n_);
       if (d_ == 2) x_[i * d_ + 1] = along.node(i / n_);
     }
-    fields_.evaluate(time_, x_.data(), nodes_,
-                     {.value = value_.data(), .residual = with_residual ? residual_.data() : nullptr});
+    fields_.evaluate(time_, x_.data(), nodes_, {.value = value_.data(), .residual = residual_.data()});
   }
 
   ForwardSde sde_;
@@ -262,6 +262,7 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   GridState state(context, model, options.nodes > 0 ? options.nodes : d == 1 ? 1024 : 192, options.box);
   EnergyMeasurement measured;
   measured.times = grid.times();
+  GridState::Moments before{};
   double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
   for (std::size_t k = 0; k < measured.times.size(); ++k) {
     const double t = measured.times[k];
@@ -269,15 +270,17 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
       state.begin(t);
     } else {
       const double step = measured.times[k - 1] - t;
-      state.carry(t + 0.5 * step, true);
-      state.react(0.5 * step);
-      const GridState::Moments middle = state.moments();
-      measured.all.work += step * middle.residual;
-      measured.all.work_of_q += step * middle.residual_of_q;
-      state.react(0.5 * step);
-      state.carry(t, false);
+      state.carry(t + 0.5 * step);
+      state.react(step);
+      state.carry(t);
     }
     const GridState::Moments m = state.moments();
+    if (k > 0) {  // the trapezoidal rule
+      const double half = 0.5 * (measured.times[k - 1] - t);
+      measured.all.work += half * (before.residual + m.residual);
+      measured.all.work_of_q += half * (before.residual_of_q + m.residual_of_q);
+    }
+    before = m;
     measured.all.moments.push_back(m.of_time);
     measured.mass.push_back(m.mass);
     worst_linear = std::max(worst_linear, m.by_linear);

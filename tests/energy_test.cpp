@@ -106,7 +106,7 @@ TEST(EnergyOnAGrid, OfAPlanarGaussianIsTheSumOverItsAxes) {
 TEST(EnergyOnAGrid, OfANetworkOnTheLine) {
   const LineReference reference(rough_well(), 1, kEnd, 2000, 800), rough(rough_well(), 1, kEnd, 1000, 400);
   const auto measure = [&](int r) {
-    return energy_identity(context(), rough_well().model(1, 1, 1e-3), TimeGrid::geometric(1, kEnd, 50 * r),
+    return energy_identity(context(), rough_well().model(1, 1, 1e-3), TimeGrid::geometric(1, kEnd, 80 * r),
                            {.nodes = 200 * r, .box = 5});
   };
   const EnergyIdentity coarse = measure(1), fine = measure(2);
@@ -130,9 +130,9 @@ TEST(EnergyOnAGrid, OfANetworkOnTheLine) {
               rough.log_u_end() + rough.dissipation(), reference.log_u_end() + reference.dissipation());
   expect_both("balance, right", coarse.energy.right.value, fine.energy.right.value, rough.log_u_prior() + rough.work(),
               reference.log_u_prior() + reference.work());
-  for (int k = 0; k <= 50; k += 5) {
-    expect_both("e_t", coarse.energy.energy[k].value, fine.energy.energy[2 * k].value, rough.energy()[8 * k],
-                reference.energy()[16 * k]);
+  for (int k = 0; k <= 80; k += 8) {
+    expect_both("e_t", coarse.energy.energy[k].value, fine.energy.energy[2 * k].value, rough.energy()[5 * k],
+                reference.energy()[10 * k]);
   }
   EXPECT_GT(std::abs(reference.work() - reference.work_of_q()), 0.005);  // else this tests nothing of R
   EXPECT_LT(std::abs(fine.difference.value), 0.3 * std::abs(coarse.difference.value) + 1e-9);
@@ -161,7 +161,7 @@ TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
   EXPECT_NEAR(other.kl_prior.value, plain.kl_prior.value, 1e-10);
   EXPECT_NEAR(other.kl_end.value, plain.kl_end.value, 1e-10);
   EXPECT_NEAR(other.residual_work.value, plain.residual_work.value, 1e-10);
-  // The balance without Z is not: both its sides move by c(0), exact but for the midpoint rule.
+  // The balance without Z is not: both its sides move by −c(0), exact but for the trapezoidal rule.
   EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
 }
 

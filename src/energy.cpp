@@ -60,20 +60,7 @@ void check(const Model& model, const TimeGrid& grid, const EnergyOptions& option
     throw Error(fmt::format("the energy on a grid was asked for in dimension {}; allowed: 1 and 2, and by paths beyond",
                             model.dimension()));
   }
-  if (!(options.nodes == 0 || (options.nodes >= 16 && options.nodes <= 4096)) || !(options.box > 0) ||
-      !std::isfinite(options.box)) {
-    throw Error(
-        fmt::format("the energy needs 16 to 4096 nodes an axis (or 0 for the default) and a positive, finite "
-                    "box, and {} and {} were given",
-                    options.nodes, options.box));
-  }
-  if (options.samples < 32 || options.samples % 16 != 0 || options.paths < 4 || options.paths % 2 != 0 ||
-      options.path_steps < 2 || options.times < 2 || options.times > 65) {
-    throw Error(fmt::format(
-        "the energy by paths needs a multiple of 16 samples from 32, an even number of paths from 4, 2 steps or "
-        "more and 2 to 65 times, and {}, {}, {} and {} were given",
-        options.samples, options.paths, options.path_steps, options.times));
-  }
+  options.validate();
 }
 
 EnergyIdentity measure(const Context& context, const Model& model, const TimeGrid& grid, const EnergyOptions& options,
@@ -125,6 +112,21 @@ EnergyIdentity measure(const Context& context, const Model& model, const TimeGri
 }
 
 }  // namespace
+
+void EnergyOptions::validate() const {
+  if (!(nodes == 0 || (nodes >= 16 && nodes <= 4096)) || !(box > 0) || !std::isfinite(box)) {
+    throw Error(
+        fmt::format("the energy needs 16 to 4096 nodes an axis (or 0 for the default) and a positive, finite "
+                    "box, and {} and {} were given",
+                    nodes, box));
+  }
+  if (samples < 32 || samples % 16 != 0 || paths < 4 || paths % 2 != 0 || path_steps < 2 || times < 2 || times > 65) {
+    throw Error(fmt::format(
+        "the energy by paths needs a multiple of 16 samples from 32, an even number of paths from 4, 2 steps or "
+        "more and 2 to 65 times, and {}, {}, {} and {} were given",
+        samples, paths, path_steps, times));
+  }
+}
 
 Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,
                           const EnergyOptions& options) {

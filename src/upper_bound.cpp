@@ -76,6 +76,15 @@ double log_bound(const ForwardSde& sde, const Energy& energy, const std::vector<
 bool UpperBound::vacuous_samples() const { return !(log_bound_samples < std::log(diameter)); }
 bool UpperBound::vacuous_box() const { return !(log_bound_box < std::log(diameter)); }
 
+void UpperBoundOptions::validate() const {
+  if (samples < 1 || box_points < 1 || !(box > 0) || !std::isfinite(box)) {
+    throw Error(
+        fmt::format("the bound of the gap needs at least one sample and one point and a positive, finite box, "
+                    "and {}, {} and {} were given",
+                    samples, box_points, box));
+  }
+}
+
 UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
                            const UpperBoundOptions& options) {
   check_potential("the bound of the gap", model);
@@ -85,12 +94,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
     throw Error(
         fmt::format("the bound of the gap was asked for in dimension {}; allowed: up to 64, for the Hessians", d));
   }
-  if (options.samples < 1 || options.box_points < 1 || !(options.box > 0) || !std::isfinite(options.box)) {
-    throw Error(
-        fmt::format("the bound of the gap needs at least one sample and one point and a positive, finite box, "
-                    "and {}, {} and {} were given",
-                    options.samples, options.box_points, options.box));
-  }
+  options.validate();
   if (energy.times.size() < 2 || energy.energy.size() != energy.times.size()) {
     throw Error(
         fmt::format("the bound of the gap needs the energy at two times or more, and {} energies at {} times "

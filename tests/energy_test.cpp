@@ -66,6 +66,25 @@ TEST(EnergyOnAGrid, OfGaussiansWithTheWrongPrior) {
   EXPECT_LT(std::abs(fine.difference.value), 0.3 * std::abs(coarse.difference.value) + 1e-9);
 }
 
+TEST(EnergyOnAGrid, OfGaussiansForEverySde) {
+  for (ForwardSde sde : testing::all_sdes()) {
+    if (sde.kind == SdeKind::vp_linear || sde.kind == SdeKind::subvp) sde.horizon = 0.3;  // where the prior is wrong
+    SCOPED_TRACE(sde.name());
+    const testing::GaussianReverseOf reference{sde, 0.7, 0.3};
+    const Model model{sde, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
+    const auto measure = [&](int r) {
+      return energy_identity(context(), model, TimeGrid::geometric(sde.horizon, 0.02, 40 * r), {.nodes = 160 * r});
+    };
+    const EnergyIdentity coarse = measure(1), fine = measure(2);
+    const double kl_end = divergence_of(reference.reverse(0.02), reference.exact(0.02));
+    const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon));
+    expect_converged("KL at the end", coarse.kl_end.value, fine.kl_end.value, kl_end);
+    expect_converged("KL of the prior", coarse.kl_prior.value, fine.kl_prior.value, kl_prior);
+    expect_converged("left", coarse.left.value, fine.left.value, kl_prior);
+    EXPECT_NEAR(fine.energy.mass.back(), 1, 1e-4);
+  }
+}
+
 TEST(EnergyOnAGrid, OfAPlanarGaussianIsTheSumOverItsAxes) {
   const GaussianReverse first{0.7, 0.3, 1}, second{-0.4, 0.8, 1};
   const Model model{short_ou(1), GaussianMixture(2, {1}, {0.7, -0.4}, {0.3, 0, 0, 0.8})};
@@ -191,6 +210,17 @@ TEST(EnergyByPaths, OfGaussiansInThreeDimensions) {
     for (const GaussianReverse& axis : axes) expected += axis.energy(measured.energy.times[k]);
     expect_within("e_t", measured.energy.energy[k], expected, 0.2 * expected);
   }
+}
+
+// Two paths a half: the variance of a derivative is several times its square, which a square would add to e_t.
+TEST(EnergyByPaths, NoiseOfDerivativesDoesNotAddToTheEnergy) {
+  const GaussianReverse reference{0, 0.4, 1};
+  const Model model{short_ou(1), GaussianMixture::isotropic(1, {1}, {0.0}, {0.4})};
+  const Energy measured = reverse_sde_energy(
+      context(), model, TimeGrid::geometric(1, kEnd, 400),
+      {.method = EnergyMethod::paths, .samples = 8192, .paths = 4, .path_steps = 2, .times = 41, .seed = 5});
+  const double dissipation = reference.dissipation(kEnd);
+  expect_within("dissipation", measured.dissipation, dissipation, 0.1 * dissipation);
 }
 
 TEST(EnergyByPaths, OfANetworkAgreesWithTheLawItself) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "fokker/model.hpp"
+#include "reference_mixture.hpp"
 
 namespace fokker::testing {
 
@@ -54,6 +55,23 @@ struct GaussianReverse {
       sum += (i == 0 || i == pieces ? 1 : i % 2 == 1 ? 4 : 2) * 0.5 * energy(t) * t;
     }
     return sum * step / 3;
+  }
+};
+
+// The same for any SDE: data N(mean, variance), prior N(0, prior_variance).
+struct GaussianReverseOf {
+  ForwardSde sde;
+  double mean, variance;
+
+  Normal exact(double t) const {
+    const Kernel at = kernel(sde, t);
+    return {double(at.mean * mean), double(at.mean * at.mean * variance + at.variance)};
+  }
+  Normal reverse(double t) const {
+    const Normal now = exact(t), last = exact(sde.horizon);
+    const double gain = double(kernel(sde, sde.horizon).mean / kernel(sde, t).mean) * now.variance / last.variance;
+    return {now.mean - gain * last.mean,
+            gain * gain * sde.prior_variance() + now.variance - gain * gain * last.variance};
   }
 };
 

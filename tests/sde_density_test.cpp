@@ -61,6 +61,28 @@ TEST(SdeDensity, OfGaussiansWithTheWrongPrior) {
   }
 }
 
+TEST(SdeDensity, OfGaussiansForEverySde) {
+  for (ForwardSde sde : testing::all_sdes()) {
+    if (sde.kind == SdeKind::vp_linear || sde.kind == SdeKind::subvp) sde.horizon = 0.3;  // where the prior is wrong
+    SCOPED_TRACE(sde.name());
+    const testing::GaussianReverseOf reference{sde, 0.7, 0.3};
+    const Model model{sde, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
+    const std::vector<double> x = spread_points(99, -0.8, 2);
+    std::vector<double> expected;
+    for (const double at : x) expected.push_back(reference.reverse(0.05).log_density(at));
+    // Where the prior is right to rounding no path differs from another.
+    const SdeDensity density =
+        sde_log_density(context(), model, 0.05, View<const double>(x), {.paths = 256, .seed = 4});
+    double largest = 0;
+    for (const double error : density.standard_error) largest = std::max(largest, error);
+    if (largest > 1e-6) {
+      expect_honest(density, expected);
+    } else {
+      EXPECT_TRUE(testing::agrees(density.log_density, expected, {.absolute = 1e-6}));
+    }
+  }
+}
+
 TEST(SdeDensity, OfGaussiansInThreeDimensions) {
   const double means[] = {0.7, -0.2, 0}, variances[] = {0.3, 0.8, 0.4};
   const Model model{short_ou(1), GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};

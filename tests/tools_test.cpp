@@ -186,11 +186,11 @@ TEST_F(Tools, HelpTeachesAndExitCodesTellUsageFromFailure) {
     EXPECT_EQ(run(fokker_tool, arguments).code, 0) << arguments[0];
   }
   const std::string help = run(fokker_tool, {"--help"}).out;
-  for (const char* word : {"train", "sample", "field", "gap", "info", "Exit codes", "fokker train --data", "vp-linear",
-                           "vp-cosine", "subvp", "sigma_max"}) {
+  for (const char* word : {"train", "sample", "field", "density", "gap", "diagnose", "info", "Exit codes",
+                           "fokker train --data", "vp-linear", "vp-cosine", "subvp", "sigma_max"}) {
     EXPECT_THAT(help, HasSubstr(word));
   }
-  for (const char* command : {"train", "sample", "field", "gap", "info"}) {
+  for (const char* command : {"train", "sample", "field", "density", "gap", "diagnose", "info"}) {
     const Outcome outcome = run(fokker_tool, {command, "--help"});
     EXPECT_EQ(outcome.code, 0);
     EXPECT_THAT(outcome.out, AllOf(HasSubstr(fmt::format("fokker {} --", command)), HasSubstr("Exit codes: 0 done")));
@@ -217,8 +217,9 @@ TEST_F(Tools, HelpTeachesAndExitCodesTellUsageFromFailure) {
     EXPECT_NE(outcome.err, "");
   }
   expect_failure(run(fokker_tool, {"nonsense"}), "fokker",
-                 "command 'nonsense' given; allowed: train, sample, field, gap, info", 2);
-  expect_failure(run(fokker_tool, {}), "fokker", "no command given; allowed: train, sample, field, gap, info", 2);
+                 "command 'nonsense' given; allowed: train, sample, field, density, gap, diagnose, info", 2);
+  expect_failure(run(fokker_tool, {}), "fokker",
+                 "no command given; allowed: train, sample, field, density, gap, diagnose, info", 2);
   expect_failure(run(fokker_tool, {"--bogus"}), "fokker", "option '--bogus' given before a command; allowed: --help",
                  2);
   expect_failure(run(fokker_tool, {"info", "--json", "--precision", "half", "--precision", "fp32"}), "fokker",
@@ -311,7 +312,7 @@ TEST_F(Tools, TrainingTakesTheBackendItIsGiven) {
 }
 
 TEST_F(Tools, PrecisionIsAnOptionWhereAModelRuns) {
-  for (const char* command : {"sample", "field", "gap", "info", "train"}) {
+  for (const char* command : {"sample", "field", "gap", "diagnose", "info", "train"}) {
     EXPECT_THAT(run(fokker_tool, {command, "--help"}).out, HasSubstr("--precision")) << command;
   }
   EXPECT_THAT(run(reproduce_tool, {"--help"}).out, HasSubstr("--precision"));
@@ -594,6 +595,99 @@ TEST_F(Tools, FieldByProbesIsTheLibrarysAndDependsOnTheirSeed) {
       .evaluate({View<const float>(t), View<const float>(x, 2)}, outputs,
                 {.probes = 3, .law = ProbeLaw::gaussian, .seed = 1});
   EXPECT_EQ(laplacian["1"], std::vector<double>(expected.begin(), expected.end()));
+}
+
+TEST_F(Tools, DensityIsTheLibrarys) {
+  for (const std::string& path : {mixture_3d(), network("net.safetensors", Output::potential)}) {
+    const Model model = load_model(path);
+    const std::int64_t d = model.dimension();
+    for (const std::int64_t n : {0, 1, 19}) {
+      std::vector<double> x;
+      for (std::int64_t i = 0; i < n * d; ++i) x.push_back(std::sin(double(3 * i + 1)));
+      save_npy(file("x.npy"), {n, d}, x.data());
+      const Json json =
+          run_json({"density", "--model", path, "--points", file("x.npy"), "--out", file("d.safetensors"), "--time",
+                    "0.5", "--paths", "99", "--steps", "8", "--seed", "7", "--common-paths", "--json"});
+      EXPECT_EQ(json["points"], n);
+      EXPECT_EQ(json["time"], 0.5);
+      const SdeDensity expected = sde_log_density(Context(), model, 0.5, {x.data(), n, d},
+                                                  {.paths = 99, .steps = 8, .seed = 7, .common_paths = true});
+      const SafeTensors there = SafeTensors::load(file("d.safetensors"));
+      EXPECT_EQ(there.tensors.size(), 5u);
+      EXPECT_EQ(there.at("log_density").to_double(), expected.log_density);
+      EXPECT_EQ(there.at("standard_error").to_double(), expected.standard_error);
+      EXPECT_EQ(there.at("step_error").to_double(), expected.step_error);
+      EXPECT_EQ(there.at("effective_paths").to_double(), expected.effective_paths);
+      EXPECT_EQ(there.at("tail_index").to_double(), expected.tail_index);
+      EXPECT_EQ(json["heavy_tailed"], expected.heavy_tailed);
+    }
+  }
+  const Arguments wrong{"density", "--model", mixture_3d(), "--points", file("x.npy"), "--out", file("e.safetensors")};
+  expect_failure(run(fokker_tool, wrong), "fokker", "has shape [19, 2]; needed for this model: [N, 3]");
+  Arguments late = wrong;
+  late[2] = planar_mixture();
+  late.insert(late.end(), {"--time", "10.5"});
+  expect_failure(run(fokker_tool, late), "fokker", "at time 10.5 was asked for; allowed: 0 to 10");
+  EXPECT_FALSE(fs::exists(file("e.safetensors")));
+}
+
+TEST_F(Tools, DiagnoseFollowsItsContract) {
+  const auto diagnose = [&](const std::string& model, const Arguments& more = {}) {
+    Arguments arguments{
+        "diagnose",        "--model", model,          "--grid", "geometric:20:0.01", "--nodes", "48",
+        "--bound-samples", "19",      "--box-points", "19",     "--samples",         "999",     "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run_json(arguments);
+  };
+  // An exact density: e^φ integrable, R = 0.
+  const Json planar = diagnose(planar_mixture());
+  EXPECT_EQ(planar["radial_slopes"]["integrable"], true);
+  EXPECT_EQ(planar["radial_slopes"]["reason"], nullptr);
+  EXPECT_EQ(planar["energy"]["method"], "grid");
+  EXPECT_EQ(planar["energy"]["times"].size(), 21u);
+  EXPECT_EQ(planar["energy"]["mass"].size(), 21u);
+  for (const char* key : {"kl_end", "dissipation", "kl_prior", "residual_work", "left", "right", "difference"}) {
+    EXPECT_TRUE(planar["identity"][key]["value"].is_number()) << key;
+    EXPECT_EQ(planar["identity"][key]["standard_error"], 0) << key;
+  }
+  EXPECT_NEAR(planar["identity"]["residual_work"]["value"], 0, 1e-9);
+  EXPECT_EQ(planar["upper_bound"]["over_box"]["largest_eigenvalue"].size(), 21u);
+  EXPECT_TRUE(planar["upper_bound"]["over_samples"]["vacuous"].is_boolean());
+  EXPECT_GT(planar["gap"]["w2"], 0);
+  EXPECT_EQ(planar["gap"]["sliced_w2"], nullptr);
+
+  const Json solid = diagnose(mixture_3d(), {"--energy-samples", "32", "--paths", "4"});
+  EXPECT_EQ(solid["energy"]["method"], "paths");
+  EXPECT_EQ(solid["energy"]["mass"], nullptr);
+  EXPECT_GT(solid["identity"]["left"]["standard_error"], 0);
+  EXPECT_EQ(solid["gap"]["w2"], nullptr);
+  EXPECT_GT(solid["gap"]["sliced_w2"], 0);
+
+  // A bounded potential has no Z, but an energy and a balance.
+  const std::string bounded = network("tanh.safetensors", Output::potential, 2, Activation::tanh);
+  const Json refused = diagnose(bounded);
+  EXPECT_EQ(refused["radial_slopes"]["integrable"], false);
+  EXPECT_THAT(refused["radial_slopes"]["reason"].get<std::string>(), HasSubstr("tanh is bounded"));
+  EXPECT_EQ(refused["identity"], nullptr);
+  EXPECT_TRUE(refused["energy"]["balance"]["difference"]["value"].is_number());
+  const Outcome text = run(fokker_tool, {"diagnose", "--model", bounded, "--grid", "geometric:9:0.01", "--nodes", "32",
+                                         "--bound-samples", "19", "--box-points", "19", "--samples", "0"});
+  EXPECT_EQ(text.code, 0);
+  EXPECT_THAT(text.out, AllOf(HasSubstr("e^φ is not integrable"), HasSubstr("balance without Z"),
+                              HasSubstr("a maximum over points is no bound")));
+
+  const auto fails = [&](const Arguments& more, const std::string& what, int code) {
+    Arguments arguments{"diagnose", "--model", planar_mixture()};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    expect_failure(run(fokker_tool, arguments), "fokker", what, code);
+  };
+  fails({"--energy-samples", "33"}, "33, 32, 48 and 33 were given", 2);
+  fails({"--box", "0"}, "0 and 0 were given", 2);
+  fails({"--method", "guess"}, "'guess' given; allowed: auto, grid, paths", 2);
+  expect_failure(run(fokker_tool, {"diagnose", "--model", mixture_3d(), "--method", "grid"}), "fokker",
+                 "in dimension 3; allowed: 1 and 2", 1);
+  expect_failure(run(fokker_tool, {"diagnose", "--model", network("v.safetensors", Output::score)}), "fokker",
+                 "needs a potential", 1);
 }
 
 TEST_F(Tools, SamplesAreTheLibrarysForAnyNumberOfThreads) {

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -40,7 +41,22 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   Diagnosis diagnosis;
   diagnosis.slopes = worst_radial_slopes(context, model, grid);
 
-  const FractionDone sampled = step(0);
+  EnergyOptions energy = options.energy;
+  energy.seed = options.seed;
+  energy.progress = step(0);
+  if (diagnosis.slopes.integrable) {
+    diagnosis.identity = energy_identity(context, model, grid, energy);
+    diagnosis.energy = diagnosis.identity->energy;
+  } else {
+    diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+  }
+
+  UpperBoundOptions bound = options.bound;
+  bound.seed = options.seed;
+  bound.progress = step(1);
+  if (model.dimension() <= 64) diagnosis.bound = gap_upper_bound(context, model, diagnosis.energy, bound);
+
+  const FractionDone sampled = step(2);
   diagnosis.gap = std::numeric_limits<double>::quiet_NaN();
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {
@@ -51,21 +67,6 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
     const Cloud sde = cloud(Scheme::euler_maruyama, 0), ode = cloud(Scheme::heun, 0.5);
     diagnosis.gap = std::sqrt(std::max(0.0, distance(context, ode, sde).value));
   }
-
-  EnergyOptions energy = options.energy;
-  energy.seed = options.seed;
-  energy.progress = step(1);
-  if (diagnosis.slopes.integrable) {
-    diagnosis.identity = energy_identity(context, model, grid, energy);
-    diagnosis.energy = diagnosis.identity->energy;
-  } else {
-    diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
-  }
-
-  UpperBoundOptions bound = options.bound;
-  bound.seed = options.seed;
-  bound.progress = step(2);
-  diagnosis.bound = gap_upper_bound(context, model, diagnosis.energy, bound);
   return diagnosis;
 }
 
@@ -99,11 +100,13 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
                         {"right", of(identity.right)},
                         {"difference", of(identity.difference)}};
   }
-  const UpperBound& bound = diagnosis.bound;
-  json["upper_bound"] = {
-      {"over_samples", bound_json(bound.over_samples, bound.log_bound_samples, bound.vacuous_samples())},
-      {"over_box", bound_json(bound.over_box, bound.log_bound_box, bound.vacuous_box())},
-      {"diameter", bound.diameter}};
+  json["upper_bound"] = nullptr;
+  if (const auto& bound = diagnosis.bound) {
+    json["upper_bound"] = {
+        {"over_samples", bound_json(bound->over_samples, bound->log_bound_samples, bound->vacuous_samples())},
+        {"over_box", bound_json(bound->over_box, bound->log_bound_box, bound->vacuous_box())},
+        {"diameter", bound->diameter}};
+  }
   json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
                  {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
                  {"samples", options.samples}};
@@ -115,7 +118,6 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
 
 std::string diagnosis_text(const Diagnosis& diagnosis) {
   const Energy& energy = diagnosis.energy;
-  const UpperBound& bound = diagnosis.bound;
   std::string out =
       fmt::format("radial slopes of φ: {:.3g} at most, {:.3g} % of the directions growing, at t = {:.4g}\n",
                   diagnosis.slopes.largest, 100 * diagnosis.slopes.share_growing, diagnosis.slopes.time);
@@ -139,14 +141,17 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
     out += fmt::format("balance without Z: left {}, right {}, difference {}\n", text(energy.left), text(energy.right),
                        text(energy.difference));
   }
-  const auto line = [&](const char* where, double log_bound, bool vacuous) {
-    out += fmt::format("  L over {:<8} {}{}\n", where, exponential(log_bound),
-                       vacuous ? fmt::format("  vacuous: the box is {:.3g} across", bound.diameter) : "");
-  };
-  out += "gap between the samplers and estimates of its upper bound (a maximum over points is no bound)\n";
-  out += fmt::format("  {:<15} {}\n", diagnosis.gap_is_sliced ? "sliced W2" : "W2", number_or_dash(diagnosis.gap));
-  line("samples", bound.log_bound_samples, bound.vacuous_samples());
-  line("box", bound.log_bound_box, bound.vacuous_box());
+  out += fmt::format("gap between the samplers\n  {:<15} {}\n", diagnosis.gap_is_sliced ? "sliced W2" : "W2",
+                     number_or_dash(diagnosis.gap));
+  if (const auto& bound = diagnosis.bound) {
+    out += "estimates of its upper bound (a maximum over points is no bound)\n";
+    const auto line = [&](const char* where, double log_bound, bool vacuous) {
+      out += fmt::format("  L over {:<8} {}{}\n", where, exponential(log_bound),
+                         vacuous ? fmt::format("  vacuous: the box is {:.3g} across", bound->diameter) : "");
+    };
+    line("samples", bound->log_bound_samples, bound->vacuous_samples());
+    line("box", bound->log_bound_box, bound->vacuous_box());
+  }
   for (const std::string& warning : energy.warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 }

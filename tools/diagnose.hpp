@@ -21,14 +21,14 @@ struct Diagnosis {
   RadialSlopes slopes;  // the worst over the times
   Energy energy;
   std::optional<EnergyIdentity> identity;  // where e^φ is integrable
-  UpperBound bound;
+  std::optional<UpperBound> bound;         // d ≤ 64
   // W2 between the samplers, not squared; the sliced distance elsewhere than in the plane. NaN where it was not
   // measured.
   double gap = 0;
   bool gap_is_sliced = false;
 };
 
-// Steps of diagnose(), for progress: step 0 the samplers, 1 the energy, 2 the bound.
+// Steps of diagnose(), for progress: step 0 the energy, 1 the bound, 2 the samplers.
 constexpr int diagnose_steps = 3;
 Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step);
 

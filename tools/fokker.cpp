@@ -426,11 +426,13 @@ class Density : public Command {
   explicit Density(CLI::App& parent)
       : Command(parent.add_subcommand("density", "Log density of a model's reverse SDE at points")) {
     teach(
-        "By Feynman and Kac along paths of the forward SDE from each point, so it is random: standard_error comes from "
-        "the\n"
-        "spread of the weights, step_error from leaving out every second time. A tail_index of 2 or below says that "
-        "the\n"
-        "weights look heavy-tailed and the density is likely too small. (The ODE's: fokker sample --log-density.)\n\n"
+        "By Feynman and Kac along paths of the forward SDE from each point, so it is random: standard_error comes "
+        "from\n"
+        "the spread of the weights, step_error from leaving out every second time. A tail_index of 2 or below says "
+        "that\n"
+        "the weights look heavy-tailed and the density is likely too small. Works in double, whatever --precision "
+        "says.\n"
+        "The ODE's log density: fokker sample --log-density.\n\n"
         "Example:\n"
         "  fokker density --model circles2.safetensors --points x.npy --out density.safetensors\n");
     model_.add_to(*app_);
@@ -725,11 +727,15 @@ class Diagnose : public Command {
   void run() override {
     options_.energy.method = parse_method(method_);
     options_.energy.box = options_.bound.box = box_;
+    check_usage([&] {
+      options_.energy.validate();
+      options_.bound.validate();
+    });
     const Model model = model_.load();
     TimeGrid::parse(options_.grid, model.sde);
     const Context context = machine_.context();
     const Stopwatch clock;
-    Progress progress({{"samplers", "sample", 2}, {"energy", "energy", 5}, {"upper bound", "bound", 2}});
+    Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
     const Diagnosis diagnosis = diagnose(context, model, options_, [&](int) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };

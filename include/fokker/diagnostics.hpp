@@ -122,11 +122,13 @@ struct EnergyOptions {
   double box = 3.5;
   // paths
   std::int64_t samples = 128;  // of the reverse SDE, by Euler–Maruyama on the time grid; ≥ 32 and a multiple of 16
-  std::int64_t paths = 32;     // a sample and time, ≥ 4, even: the two halves make e_t unbiased
-  int path_steps = 48;         // as SdeDensityOptions::steps
-  int times = 33;              // of the time grid that are used, T and its end among them, 2 to 65
+  std::int64_t paths = 32;  // a sample and time, ≥ 4, even: noise of one half does not add to that of the other in e_t
+  int path_steps = 48;      // as SdeDensityOptions::steps
+  int times = 33;           // of the time grid that are used, T and its end among them, 2 to 65
   std::uint64_t seed = 0;
   DiagnosticProgress progress = {};
+
+  void validate() const;  // throws Error where a number is out of its range
 };
 
 // e_t = E |∇ log p^S_t − s|² = E |∇ log u_t|² under p^S_t, and the balance that u obeys between the end of the time
@@ -178,6 +180,8 @@ struct UpperBoundOptions {
   double box = 3.5;
   std::uint64_t seed = 0;
   DiagnosticProgress progress = {};
+
+  void validate() const;  // throws Error where a number is out of its range
 };
 
 // W2(p^O, p^S) ≤ ½ ∫ exp(∫_0^t L) g² √e_t dt, where L(t) bounds the largest eigenvalue of sym(−∇f + ½ g² ∇²φ) =

@@ -51,9 +51,16 @@ struct ResidentLossPlan {
   int warp_bytes;     // with these
 };
 
+// How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
+// do not depend on the tasks beside it.
+struct LossShare {
+  int warps;   // of a block that hold samples
+  int blocks;  // with a partial gradient each
+};
+
 struct ResidentLossArguments {
   ResidentLossPlan plan;
-  int count;
+  LossShare shares[most_models];  // one after another in the grid
   ResidentLossTask tasks[most_models];
 };
 static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
@@ -64,6 +71,11 @@ struct ColumnSums {
   int block, row, half;
 };
 
+// Of a block with `warps` · 16 samples a tile.
+FOKKER_HOST_DEVICE inline int block_tiles(std::int64_t points, int warps) {
+  return static_cast<int>((points + tile_rows * warps - 1) / (tile_rows * warps));
+}
+
 template <Precision P, int W>
 class LossSweeps : public WarpNetwork<P, W> {
   using Network = WarpNetwork<P, W>;
@@ -73,14 +85,15 @@ class LossSweeps : public WarpNetwork<P, W> {
 
  public:
   // `block`: of those that work on the task.
-  __device__ __forceinline__ LossSweeps(const ResidentLossPlan& plan, const ResidentLossTask& task, int block)
+  __device__ __forceinline__ LossSweeps(const ResidentLossPlan& plan, const ResidentLossTask& task,
+                                        const LossShare& share, int block)
       : Network(plan.net, plan.image),
         plan_(plan),
         task_(task),
-        warps_(block_threads() / 32),
+        share_(share),
         memory_(memory(warp_index())),
         planes_(reinterpret_cast<Float4*>(task.planes) +
-                static_cast<std::int64_t>(block * warps_ + warp_index()) *
+                static_cast<std::int64_t>(block * (block_threads() / 32) + warp_index()) *
                     ((loss_planes(plan.net) - plan.shared_planes) * plane_blocks<W>)) {}
 
   __device__ __forceinline__ void begin() {
@@ -89,47 +102,41 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_block();
   }
 
-  // The loss of denoising samples first … first + 15.
-  __device__ __forceinline__ void denoising(std::int64_t first) {
-    load_denoising(first);
+  // The loss of samples first … first + 15: collocation ones where `residual`, of a potential; else denoising ones.
+  __device__ __forceinline__ void add(bool residual, std::int64_t first) {
+    sync_warp();  // the last tile's readers
+    if (residual) {
+      load_collocation(first);
+    } else {
+      load_denoising(first);
+    }
+    sync_warp();
     Tile<W> tile;
     forward(tile);
     if (net_.potential) {
       reverse(tile);
     } else {
-      with_sigma(
-          [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
+      activate(tile);
     }
-    misfit(tile);
-    if (task_.gradient == nullptr) return;
+    if (residual) {
+      first_order_residual(tile);
+      float trace[2] = {0, 0};
+#pragma unroll 1
+      for (int i = 0; i < net_.dimension; ++i) tangent(i, tile, trace);
+      seed_residual(trace);
+    } else {
+      misfit(tile);
+    }
+    if (task_.gradient == nullptr || (residual && task_.residual_weight == 0)) return;
     if (net_.potential) {
-      const float w[2] = {0, 0};
-      generator<false>(w);
-      adjoint(tile);
+      const float w[2] = {residual ? rows()[row(0)] : 0.0f, residual ? rows()[row(1)] : 0.0f};
+#pragma unroll 1
+      for (int i = 0; residual && i < net_.dimension; ++i) tangent_gradient(i, w, tile);
+      generator(residual, w, tile);
+      load(p(net_.hidden - 1), tile);
     } else {
       vector_output(tile);
     }
-    backward_value(tile);
-  }
-
-  // The loss of collocation samples first … first + 15 of a potential.
-  __device__ __forceinline__ void residual(std::int64_t first) {
-    const bool wanted = task_.gradient != nullptr && task_.residual_weight != 0;
-    load_collocation(first);
-    Tile<W> tile;
-    forward(tile);
-    reverse(tile);
-    first_order_residual(tile);
-    float trace[2] = {0, 0};
-#pragma unroll 1
-    for (int i = 0; i < net_.dimension; ++i) tangent(i, tile, trace);
-    seed_residual(first, trace);
-    if (!wanted) return;
-    const float w[2] = {rows()[row(0)], rows()[row(1)]};
-#pragma unroll 1
-    for (int i = 0; i < net_.dimension; ++i) tangent_gradient(i, w, tile);
-    generator<true>(w);
-    adjoint(tile);
     backward_value(tile);
   }
 
@@ -142,7 +149,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     if (thread_index() >= 2) return;
     double sum = 0;
-    for (int w = 0; w < warps_; ++w) {
+    for (int w = 0; w < share_.warps; ++w) {
       const double* of_rows =
           reinterpret_cast<const double*>(memory(w) + plan_.warp.values) + tile_rows * thread_index();
       for (int r = 0; r < tile_rows; ++r) sum += of_rows[r];
@@ -215,7 +222,6 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void load_denoising(std::int64_t first) {
     const TrainingDraw& points = task_.points;
     const int d = net_.dimension, lane = lane_index();
-    sync_warp();  // the last tile's readers
     if (task_.drawn) {
       if (lane < tile_rows) {
         const auto index = static_cast<std::uint64_t>(first + lane);
@@ -238,16 +244,15 @@ class LossSweeps : public WarpNetwork<P, W> {
         }
       }
     }
-    sync_warp();
   }
 
   __device__ __forceinline__ void load_collocation(std::int64_t first) {
     const TrainingDraw& points = task_.points;
     const int d = net_.dimension, lane = lane_index();
-    sync_warp();
     if (task_.drawn) {
       if (lane < tile_rows) {
         float* x = inputs() + lane * stride();
+        rows()[lane] = first + lane < points.collocation_points ? 1.0f : 0.0f;
         collocation_point(points, static_cast<std::uint64_t>(*points.iteration),
                           static_cast<std::uint64_t>(first + lane), x[0], x + 1);
       }
@@ -255,12 +260,13 @@ class LossSweeps : public WarpNetwork<P, W> {
       for (int i = lane; i < tile_rows * (1 + d); i += 32) {
         const int r = i / (1 + d), column = i - r * (1 + d);
         const std::int64_t index = first + r;
-        inputs()[r * stride() + column] = index >= points.collocation_points ? 0.0f
-                                          : column == 0                      ? task_.collocation_t[index]
+        const bool there = index < points.collocation_points;
+        inputs()[r * stride() + column] = !there        ? 0.0f
+                                          : column == 0 ? task_.collocation_t[index]
                                                         : task_.collocation_x[index * d + column - 1];
+        if (column == 0) rows()[r] = there ? 1.0f : 0.0f;
       }
     }
-    sync_warp();
   }
 
   // From δ_1, or h_L of a vector net: c in place of the target, and the loss.
@@ -290,7 +296,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_warp();
   }
 
-  // From δ_1: seeds = (R but for its trace, a x − g² s), rows = ½ g².
+  // From δ_1: seeds = (R but for its trace, a x − g² s), rows = ½ g², all zero in rows that are not samples.
   __device__ __forceinline__ void first_order_residual(const Tile<W>& tile) {
     const int d = net_.dimension;
     float drift[2], half_g2[2], sum[2];
@@ -312,20 +318,20 @@ class LossSweeps : public WarpNetwork<P, W> {
         const float flow = drift[r] * inputs()[row(r) * stride() + 1 + i];
         sum[r] = fmaf(score[r], fmaf(-half_g2[r], score[r], flow), sum[r]);
         if ((lane_index() & 3) == 0) {
-          seeds()[row(r) * stride() + 1 + i] = fmaf(-2 * half_g2[r], score[r], flow);
+          seeds()[row(r) * stride() + 1 + i] = rows()[row(r)] * fmaf(-2 * half_g2[r], score[r], flow);
         }
       }
     }
     if ((lane_index() & 3) != 0) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      seeds()[row(r) * stride()] = sum[r];
-      rows()[row(r)] = half_g2[r];
+      seeds()[row(r) * stride()] = rows()[row(r)] * sum[r];
+      rows()[row(r)] *= half_g2[r];
     }
   }
 
   // With the lanes' parts of the trace: seeds = c, rows = w, and the loss.
-  __device__ __forceinline__ void seed_residual(std::int64_t first, const float (&trace)[2]) {
+  __device__ __forceinline__ void seed_residual(const float (&trace)[2]) {
     const auto scale =
         static_cast<float>(2 * task_.residual_weight / static_cast<double>(task_.points.collocation_points));
     const float laplacian[2] = {row_sum(trace[0]), row_sum(trace[1])};
@@ -333,8 +339,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float *c = seeds() + row(r) * stride(), &w = rows()[row(r)];
-        const bool there = first + row(r) < task_.points.collocation_points;
-        const float residual = there ? fmaf(-w, laplacian[r], c[0]) : 0.0f, factor = scale * residual;
+        const float residual = fmaf(-w, laplacian[r], c[0]), factor = scale * residual;
         values()[tile_rows + row(r)] += static_cast<double>(residual) * residual;
         w *= -factor;
         c[0] = factor;
@@ -387,12 +392,12 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_block();
     const int width = column_blocks > 0 ? column_blocks : 1;
 #pragma unroll 1
-    for (int item = warp_index(); item < row_blocks * width; item += warps_) {
+    for (int item = warp_index(); item < row_blocks * width; item += block_threads() / 32) {
       const int rb = item / width, cb = item - rb * width;
       const bool sum_columns = sums.at != nullptr && cb == 0;
       float total[2][4] = {}, column[2] = {0, 0};
 #pragma unroll 1
-      for (int k = 0; k < warps_; ++k) {
+      for (int k = 0; k < share_.warps; ++k) {
         const char* from = memory(k);
         add_samples(from, rb, cb, column_blocks > 0, sum_columns, total, column);
       }
@@ -521,11 +526,16 @@ class LossSweeps : public WarpNetwork<P, W> {
     for (int l = 0;; ++l) {
       store(z(l), tile);
       if (l + 1 == net_.hidden) return;
-      with_sigma(
-          [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
+      activate(tile);
       product<false>(l, tile);
       Network::add_bias(l + 1, tile);
     }
+  }
+
+  // z → h.
+  __device__ __forceinline__ void activate(Tile<W>& tile) const {
+    with_sigma(
+        [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
   }
 
   // A: z_L → δ_1 of a potential.
@@ -619,10 +629,8 @@ class LossSweeps : public WarpNetwork<P, W> {
     accumulate(blocks_, 0, nullptr, 0, first_column(1 + i));
   }
 
-  // C, from seeds and w: leaves S in place of P. kCurvature: w is not zero and B was.
-  template <bool kCurvature>
-  __device__ __forceinline__ void generator(const float (&w)[2]) {
-    Tile<W> tile;
+  // C, from seeds and w: leaves S in place of P. Where not `residual` w is zero, and there is no q nor anything from B.
+  __device__ __forceinline__ void generator(bool residual, const float (&w)[2], Tile<W>& tile) {
     Network::clear(tile);
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
@@ -633,20 +641,16 @@ class LossSweeps : public WarpNetwork<P, W> {
         for (int j = 0; j < W / 8; ++j) {
           const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
           Float4 squares = {}, sources = {};
-          if (kCurvature) squares = *at(q(l), j);
-          if (kCurvature && l + 1 < net_.hidden) sources = *at(s(l), j);
+          if (residual) squares = *at(q(l), j);
+          if (residual && l + 1 < net_.hidden) sources = *at(s(l), j);
 #pragma unroll
           for (int e = 0; e < 4; ++e) {
             const Derivatives d = sigma(at_z.v[e]);
             float& v = tile.v[j][e];
+            const float square = w[e >> 1] * squares.v[e];
             delta.v[j][e] = d.first * at_p.v[e];
-            sources.v[e] = fmaf(d.second * at_p.v[e], v, sources.v[e]);
-            v *= d.first;
-            if (kCurvature) {
-              const float square = w[e >> 1] * squares.v[e];
-              sources.v[e] = fmaf(d.third * at_p.v[e], square, sources.v[e]);
-              v = fmaf(d.second, square, v);
-            }
+            sources.v[e] = fmaf(at_p.v[e], fmaf(d.third, square, d.second * v), sources.v[e]);
+            v = fmaf(d.first, v, d.second * square);
           }
           *at(p(l), j) = sources;
         }
@@ -664,9 +668,6 @@ class LossSweeps : public WarpNetwork<P, W> {
     put(left, tile);
     accumulate(blocks_, 0, nullptr, 0, {gradient() + plan_.gradient.output, 16, 1, 8});
   }
-
-  // ζ_L of a potential.
-  __device__ __forceinline__ void adjoint(Tile<W>& tile) { load(p(net_.hidden - 1), tile); }
 
   // h_L → ζ_L of a vector net, and its output layer's gradient.
   __device__ __forceinline__ void vector_output(Tile<W>& tile) {
@@ -725,32 +726,32 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   const ResidentLossPlan& plan_;
   const ResidentLossTask& task_;
-  int warps_;
+  const LossShare& share_;
   char* memory_;    // the warp's
   Float4* planes_;  // the warp's in global memory
 };
 
 template <Precision P, int W>
 __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
-  const ResidentLossTask& task = a.tasks[block_index() % a.count];
-  const int block = block_index() / a.count, blocks = grid_blocks() / a.count;
+  int block = block_index(), k = 0;
+  for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
+  const ResidentLossTask& task = a.tasks[k];
+  const LossShare& share = a.shares[k];
   load_image(task.network.image, a.plan.image.bytes);
-  LossSweeps<P, W> sweeps(a.plan, task, block);
+  LossSweeps<P, W> sweeps(a.plan, task, share, block);
   sweeps.begin();
-  // Collocation points, which cost more, come first.
-  const int samples = tile_rows * (block_threads() / 32);
-  const auto tiles_of = [&](std::int64_t points) { return (points + samples - 1) / samples; };
-  const std::int64_t collocation = tiles_of(task.points.collocation_points);
-  const std::int64_t tiles = collocation + tiles_of(task.points.denoising_points);
+  // Collocation points, which cost more, come first. A warp that holds no samples of the task goes along beyond the
+  // last.
+  const TrainingDraw& points = task.points;
+  const int collocation = block_tiles(points.collocation_points, share.warps);
+  const int tiles = collocation + block_tiles(points.denoising_points, share.warps);
 #pragma unroll 1
-  for (std::int64_t tile = block; tile < tiles; tile += blocks) {
+  for (int tile = block; tile < tiles; tile += share.blocks) {
     const bool residual = tile < collocation;
-    const std::int64_t first = (residual ? tile : tile - collocation) * samples + tile_rows * warp_index();
-    if (residual) {
-      sweeps.residual(first);
-    } else {
-      sweeps.denoising(first);
-    }
+    const std::int64_t of_warp = std::int64_t{residual ? tile : tile - collocation} * share.warps + warp_index();
+    const std::int64_t beyond = residual ? points.collocation_points : points.denoising_points;
+    const std::int64_t first = warp_index() < share.warps ? of_warp * tile_rows : beyond;
+    sweeps.add(residual, first);
   }
   sweeps.end(block);
 }
@@ -760,9 +761,9 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
 struct LossSumArguments {
   ResidentMlp net;
   LossGradientLayout at;
-  int blocks;     // of a task's partial gradients
   int of_a_task;  // of this launch's blocks
   struct {
+    int blocks;  // with a partial gradient each
     const LayerShape* layers;
     const float* partial;
     const double* partial_values;
@@ -813,7 +814,7 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
   const int place = block_index() % a.of_a_task * block_threads() + thread_index();
   if (place == 0) {
     double sums[2] = {0, 0};
-    for (int b = 0; b < a.blocks; ++b) {
+    for (int b = 0; b < task.blocks; ++b) {
       sums[0] += task.partial_values[2 * b];
       sums[1] += task.partial_values[2 * b + 1];
     }
@@ -828,8 +829,17 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
   if (parameter < 0) return;
   double sum = 0;
 #pragma unroll 4
-  for (int b = 0; b < a.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
+  for (int b = 0; b < task.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
   task.gradient[parameter] = static_cast<float>(sum);
+}
+
+// Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
+LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) {
+  const auto tiles = [&](int warps) {
+    return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
+  };
+  const int warps = std::clamp((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most);
+  return {warps, std::clamp(tiles(warps), 1, multiprocessors)};
 }
 
 }  // namespace
@@ -842,27 +852,8 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
 Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream) {
   PackTask networks[most_models];
-  std::int64_t tiles = 0;
-  const auto tiles_of = [](std::int64_t points, int samples) { return (points + samples - 1) / samples; };
-  for (int k = 0; k < count; ++k) {
-    networks[k] = tasks[k].network;
-    const TrainingDraw& points = tasks[k].points;
-    tiles += tiles_of(points.denoising_points, tile_rows) + tiles_of(points.collocation_points, tile_rows);
-  }
+  for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
-
-  // Few tiles are first spread over multiprocessors.
-  const auto spread = static_cast<int>(
-      std::clamp<std::int64_t>((tiles + limits.multiprocessors - 1) / limits.multiprocessors, 1, most_warps));
-  const int warps = std::min(spread, resident_loss_warps(net, limits.shared_bytes));
-  std::int64_t most_tiles = 1;
-  for (int k = 0; k < count; ++k) {
-    const TrainingDraw& points = tasks[k].points;
-    most_tiles = std::max(most_tiles, tiles_of(points.denoising_points, tile_rows * warps) +
-                                          tiles_of(points.collocation_points, tile_rows * warps));
-  }
-  const int share = std::max(1, limits.multiprocessors / count);
-  const int blocks = static_cast<int>(std::min<std::int64_t>(most_tiles, share));
 
   ResidentLossArguments a{.plan = {.net = net,
                                    .image = image_layout(net),
@@ -871,23 +862,29 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                                    .first_warp = 0,
                                    .shared_planes = 0,
                                    .warp_bytes = 0},
-                          .count = count,
+                          .shares = {},
                           .tasks = {}};
   ResidentLossPlan& plan = a.plan;
   plan.first_warp = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
   const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
+  int blocks = 0, warps = 0;
+  for (int k = 0; k < count; ++k) {
+    a.shares[k] = loss_share(tasks[k].points, resident_loss_warps(net, limits.shared_bytes), limits.multiprocessors);
+    blocks += a.shares[k].blocks;
+    warps = std::max(warps, a.shares[k].warps);
+  }
   plan.shared_planes =
       std::min(loss_planes(net), ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
   plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
   LossSumArguments sum{.net = net,
                        .at = plan.gradient,
-                       .blocks = blocks,
                        .of_a_task = (plan.gradient.size + item_threads - 1) / item_threads,
                        .tasks = {}};
   for (int k = 0; k < count; ++k) {
     const ResidentLossTask& task = tasks[k];
     a.tasks[k] = task;
-    sum.tasks[k] = {task.network.layers,
+    sum.tasks[k] = {a.shares[k].blocks,
+                    task.network.layers,
                     task.partial,
                     task.partial_values,
                     task.points.denoising_points,
@@ -896,7 +893,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     task.values,
                     task.gradient};
   }
-  const LaunchShape shape{count * blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
+  const LaunchShape shape{blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;

@@ -106,8 +106,8 @@ inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, const Devic
 
 // At set-up, for a loss that fits: as prepare_resident_fields().
 Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits);
-// 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. Sums are
-// taken in an order that depends on the shape, the device, and the numbers of points of all tasks.
+// 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. The order
+// of a task's sums depends on the shape, the device and the task's numbers of points.
 Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream);
 

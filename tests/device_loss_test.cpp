@@ -46,11 +46,16 @@ using ::testing::HasSubstr;
 
 // ---- paths ---------------------------------------------------------------------------------------------------------
 
-enum class Path { wide_split, wide_fp32, wide_double };
+enum class Path { resident_split, resident_fp32, wide_split, wide_fp32, wide_double };
+constexpr Path kResidentPaths[] = {Path::resident_fp32, Path::resident_split};
 constexpr Path kWidePaths[] = {Path::wide_double, Path::wide_fp32, Path::wide_split};
+constexpr Path kPaths[] = {Path::wide_double, Path::wide_fp32, Path::wide_split, Path::resident_fp32,
+                           Path::resident_split};
 
 std::string name_of_path(Path path) {
   switch (path) {
+    case Path::resident_split: return "resident, split";
+    case Path::resident_fp32: return "resident, fp32";
     case Path::wide_split: return "wide, split";
     case Path::wide_fp32: return "wide, fp32";
     case Path::wide_double: break;
@@ -58,19 +63,22 @@ std::string name_of_path(Path path) {
   return "wide, double";
 }
 
+bool resident(Path path) { return path == Path::resident_split || path == Path::resident_fp32; }
+bool in_fp32(Path path) { return path == Path::resident_fp32 || path == Path::wide_fp32; }
 bool in_double(Path path) { return path == Path::wide_double; }
 double roundoff_of(Path path) {
   if (in_double(path)) return std::sqrt(2) * unit<double>;  // the reference's, too
-  return path == Path::wide_fp32 ? unit<float> : 0x1p-22;
+  return in_fp32(path) ? unit<float> : 0x1p-22;
 }
 
-Queue queue(Precision precision) {
+// `most_shared`: at most so much shared memory of what a block of the device may have.
+Queue queue(Precision precision, int most_shared = std::numeric_limits<int>::max()) {
   static const cuda::DeviceInfo device = [] {
     const cuda::DeviceQuery query = cuda::query_devices();
     return query.devices.at(static_cast<std::size_t>(query.current));
   }();
   Queue q;
-  q.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = device.shared_bytes};
+  q.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = std::min(device.shared_bytes, most_shared)};
   q.precision = precision;
   return q;
 }
@@ -91,10 +99,12 @@ struct Result {
 
 class PathLoss {
  public:
-  // `rows`: points at a time, 0 for as many as the workspace takes.
+  // `rows`: points at a time of a wide path, 0 for as many as the workspace takes.
   PathLoss(Path path, const Architecture& a, const ForwardSde& sde, std::int64_t rows = 0) : d_(a.dimension) {
-    const Queue on = queue(path == Path::wide_fp32 ? Precision::fp32 : Precision::split);
-    if (in_double(path)) {
+    const Queue on = queue(in_fp32(path) ? Precision::fp32 : Precision::split);
+    if (resident(path)) {
+      narrow_ = cuda::make_resident_loss(on, a, sde);
+    } else if (in_double(path)) {
       wide_ = cuda::make_wide_loss_double(on, a, sde, rows);
     } else {
       narrow_ = cuda::make_wide_loss(on, a, sde, rows);
@@ -157,6 +167,7 @@ struct Case {
   SdeKind sde;
   std::int64_t n, m;
   bool weighted;
+  std::vector<Path> paths;
 };
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m;
@@ -169,7 +180,7 @@ struct Shape {
   int activations = 4;  // fewer where a network is large: others show the rest
 };
 
-std::vector<Case> cases(const std::vector<Shape>& shapes) {
+std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& shapes) {
   constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
@@ -180,8 +191,12 @@ std::vector<Case> cases(const std::vector<Shape>& shapes) {
         const Activation activation = activations[(s + k) % 4];
         const double beta = s % 2 == 0 ? 3 : 100;
         all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)),
-                       architecture_of(shape.d, shape.hidden, activation, beta, output), sdes[(s + 2 * k) % 5], shape.n,
-                       output == Output::potential ? shape.m : 0, (s + k) % 2 == 1});
+                       architecture_of(shape.d, shape.hidden, activation, beta, output),
+                       sdes[(s + 2 * k) % 5],
+                       shape.n,
+                       output == Output::potential ? shape.m : 0,
+                       (s + k) % 2 == 1,
+                       {paths.begin(), paths.end()}});
       }
     }
   }
@@ -189,28 +204,47 @@ std::vector<Case> cases(const std::vector<Shape>& shapes) {
 }
 
 std::vector<Case> wide_cases() {
-  return cases({{1, {1}, 989, 989},
-                {2, {7}, 1, 1},
-                {3, {7, 1, 13}, 99, 99},
-                {2, {80, 80, 80}, 19, 19, 2},
-                {5, {127, 80}, 19, 1, 2},
-                {17, {33, 18}, 19, 19},
-                {2, {130, 9, 127}, 7, 19, 2},
-                {2, {7, 7}, 989, 989, 2},
-                {3, {16, 8, 24}, 0, 99},
-                {3, {16, 8, 24}, 99, 0},
-                {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
-                {64, {20, 12}, 3, 2, 2},
-                {1, {12, 9, 10, 11}, 19, 99},
-                {2, {1030}, 3, 2, 1},
-                {2, {5}, 0, 0, 1}});
+  return cases(kWidePaths, {{1, {1}, 989, 989},
+                            {2, {7}, 1, 1},
+                            {3, {7, 1, 13}, 99, 99},
+                            {2, {80, 80, 80}, 19, 19, 2},
+                            {5, {127, 80}, 19, 1, 2},
+                            {17, {33, 18}, 19, 19},
+                            {2, {130, 9, 127}, 7, 19, 2},
+                            {2, {7, 7}, 989, 989, 2},
+                            {3, {16, 8, 24}, 0, 99},
+                            {3, {16, 8, 24}, 99, 0},
+                            {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
+                            {64, {20, 12}, 3, 2, 2},
+                            {1, {12, 9, 10, 11}, 19, 99},
+                            {2, {1030}, 3, 2, 1},
+                            {2, {5}, 0, 0, 1}});
+}
+
+// Every width that there are kernels for; networks whose hidden layers differ; 65 inputs in pieces of 32 and of 64
+// columns; tiles of which some have no sample, and more of them than blocks.
+std::vector<Case> resident_cases() {
+  return cases(kResidentPaths, {{1, {1}, 989, 99},
+                                {2, {7}, 1, 1},
+                                {3, {7, 1, 13}, 99, 99},
+                                {2, {80, 80, 80}, 19, 19, 2},
+                                {5, {33, 64}, 19, 19, 2},
+                                {17, {33, 18}, 19, 19, 2},
+                                {2, {7, 7}, 989, 989, 2},
+                                {3, {16, 8, 24}, 0, 99},
+                                {3, {16, 8, 24}, 99, 0},
+                                {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
+                                {64, {20, 12}, 3, 2, 2},
+                                {64, {40}, 17, 3, 2},
+                                {64, {70, 9}, 3, 1, 1},
+                                {2, {5}, 0, 0, 1}});
 }
 
 double norm(const std::vector<double>& v) { return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0)); }
 
 class AgainstReference : public DeviceLossTest, public ::testing::WithParamInterface<Case> {
  protected:
-  static void agree_on(std::span<const Path> paths) {
+  static void agree_on_every_path() {
     const Case& c = GetParam();
     const ForwardSde sde = ForwardSde::defaults(c.sde);
     const Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
@@ -226,7 +260,7 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
     for (std::size_t k = 0; k < expected.size(); ++k) {
       expected[k] = denoising.gradient[k] + weight * residual.gradient[k];
     }
-    for (const Path path : paths) {
+    for (const Path path : c.paths) {
       SCOPED_TRACE(name_of_path(path));
       const double roundoff = roundoff_of(path);
       const LossDeviations deviations = loss_deviations(c.architecture, sde, p, in_double(path));
@@ -261,9 +295,10 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
   }
 };
 
-TEST_P(AgainstReference, LossesAndGradientOnEveryPath) { agree_on(kWidePaths); }
+TEST_P(AgainstReference, LossesAndGradientOnEveryPath) { agree_on_every_path(); }
 
 constexpr auto name_of = [](const auto& test) { return test.param.name; };
+INSTANTIATE_TEST_SUITE_P(Resident, AgainstReference, ::testing::ValuesIn(resident_cases()), name_of);
 INSTANTIATE_TEST_SUITE_P(Wide, AgainstReference, ::testing::ValuesIn(wide_cases()), name_of);
 
 // ---- against differences of loss values ----------------------------------------------------------------------------
@@ -343,7 +378,7 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
   const auto net = reference_network(a, denoising.parameters);
   ASSERT_GT(distance_to_softplus_threshold(net, denoising.t, denoising.x), 1e-10);
 
-  for (const Path path : kWidePaths) {
+  for (const Path path : kPaths) {
     SCOPED_TRACE(name_of_path(path));
     const PathLoss loss(path, a, model.sde);
     for (const int which : {0, 1}) {
@@ -401,7 +436,7 @@ TEST_F(DeviceLossTest, WhatIsNotFiniteIsSeenAndForgotten) {
     const Architecture a = architecture_of(2, {20, 13, 9}, Activation::tanh, 1, output);
     const bool potential = output == Output::potential;
     const Problem p = make_problem(a, sde, 19, potential ? 17 : 0, true, 5);
-    for (const Path path : kWidePaths) {
+    for (const Path path : kPaths) {
       SCOPED_TRACE(fmt::format("{}, {}", name_of_path(path), to_string(output)));
       const PathLoss loss(path, a, sde);
       const Result clean = loss(p, 0.1);
@@ -432,7 +467,7 @@ TEST_F(DeviceLossTest, AWeightOfZeroLeavesTheGradientToTheOther) {
   const Problem p = make_problem(a, sde, 19, 17, false, 5);
   Problem alone = p;
   alone.residual_t.clear(), alone.residual_x.clear();
-  for (const Path path : kWidePaths) {
+  for (const Path path : kPaths) {
     SCOPED_TRACE(name_of_path(path));
     const PathLoss loss(path, a, sde);
     const Result both = loss(p, 0), one = loss(alone, 1);
@@ -449,7 +484,7 @@ TEST_F(DeviceLossTest, AWeightOfZeroLeavesTheGradientToTheOther) {
 TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
   constexpr std::int64_t n = 50, m = 41, rows = 16;
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
-  const cuda::DeviceData data(DataSet::circles2());
+  const cuda::DeviceData data(DataSet::named("circles2"));
   const std::vector<float> edges = importance_edges(sde, 64);
   const DeviceMemory on_edges = cuda::upload(edges), iteration = cuda::upload(std::vector<std::int64_t>{7});
   for (const Output output : {Output::potential, Output::score}) {

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "kernels/launch.hpp"
+#include "kernels/loss_launch.hpp"
 
 namespace fokker::kernels {
 namespace {
@@ -33,14 +34,15 @@ ResidentMlp net(Precision precision, int width, int dimension, int hidden, bool 
 }
 
 // The most hidden layers that are resident, up to 8, and the warps of a block at three of them.
-std::string entry(Precision precision, int width, int dimension, Work work, bool potential, int shared_bytes) {
-  if (precision == Precision::half && needs_curvature(work)) return "–";
+// warps_at(hidden): of a block.
+template <class WarpsAt>
+std::string entry(const WarpsAt& warps_at) {
   int deepest = 0;
   for (int hidden = 1; hidden <= 8; ++hidden) {
-    if (resident_warps(net(precision, width, dimension, hidden, potential), work, shared_bytes) > 0) deepest = hidden;
+    if (warps_at(hidden) > 0) deepest = hidden;
   }
   if (deepest == 0) return "wide";
-  const int warps = resident_warps(net(precision, width, dimension, 3, potential), work, shared_bytes);
+  const int warps = warps_at(3);
   return deepest < 3 ? fmt::format("{}", deepest) : fmt::format("{} ({})", deepest, warps);
 }
 
@@ -51,15 +53,21 @@ std::string table() {
       text += fmt::format("\n## {}: {}\n\n| width | precision | d |", architecture,
                           potential ? "potentials" : "vector nets");
       for (const auto& [name, work] : kWorks) text += fmt::format(" {} |", name);
-      text += "\n| --- | --- | --- | --- | --- | --- | --- | --- |\n";
+      text += " training |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
       for (const int width : resident_widths) {
         for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
           for (const int d : {2, 16, 64}) {
             text += fmt::format("| {} | {} | {} |", width, to_string(precision), d);
-            for (const auto& [name, work] : kWorks) {
-              text += fmt::format(" {} |", entry(precision, width, d, work, potential, bytes));
+            const auto at = [&](int hidden) { return net(precision, width, d, hidden, potential); };
+            for (const auto& of : kWorks) {
+              const bool refused = precision == Precision::half && needs_curvature(of.second);
+              text += fmt::format(" {} |", refused ? "–" : entry([&](int hidden) {
+                                    return resident_warps(at(hidden), of.second, bytes);
+                                  }));
             }
-            text += "\n";
+            const bool refused = precision == Precision::half;
+            text += fmt::format(
+                " {} |\n", refused ? "–" : entry([&](int hidden) { return resident_loss_warps(at(hidden), bytes); }));
           }
         }
       }
@@ -87,6 +95,12 @@ TEST(Residency, FallsWithDepth) {
         EXPECT_GE(resident_warps(net(Precision::split, width, 2, hidden, true), work, 227 << 10),
                   resident_warps(net(Precision::split, width, 2, hidden + 1, true), work, 227 << 10));
       }
+    }
+  }
+  for (const int width : resident_widths) {
+    for (int hidden = 1; hidden < 8; ++hidden) {
+      EXPECT_GE(resident_loss_warps(net(Precision::split, width, 2, hidden, true), 227 << 10),
+                resident_loss_warps(net(Precision::split, width, 2, hidden + 1, true), 227 << 10));
     }
   }
 }

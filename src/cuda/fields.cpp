@@ -7,6 +7,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
+#include "kernels/loss_launch.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -43,16 +44,19 @@ std::string describe_plan(const Model& model, Precision precision, int shared_by
   if (!fits(shape, kernels::Work::score, shared_bytes)) return "all wide";
   using enum kernels::Work;
   std::string text;
+  const auto add = [&](const char* what, int warps) {
+    text +=
+        fmt::format("{}{} {}", text.empty() ? "" : ", ", what,
+                    warps == 0 ? "wide" : fmt::format("resident with {} warp{} a block", warps, warps == 1 ? "" : "s"));
+  };
   for (const auto& [what, work] :
        {std::pair("score", score), std::pair("residual and divergence", curvature), std::pair("Hessian", hessian),
         std::pair("samples", sample), std::pair("log density", log_density)}) {
     // Residuals and the like need precise derivatives: half is not offered for them.
     if (precision == Precision::half && work != score && work != sample) continue;
-    const int warps = kernels::resident_warps(shape, work, shared_bytes);
-    text +=
-        fmt::format("{}{} {}", text.empty() ? "" : ", ", what,
-                    warps == 0 ? "wide" : fmt::format("resident with {} warp{} a block", warps, warps == 1 ? "" : "s"));
+    add(what, kernels::resident_warps(shape, work, shared_bytes));
   }
+  if (precision != Precision::half) add("training", kernels::resident_loss_warps(shape, shared_bytes));
   return text;
 }
 

@@ -4,6 +4,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_loss.hpp"
+#include "kernels/loss_launch.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -40,7 +41,9 @@ class CudaLoss final : public LossOperator<T> {
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
                                                const ForwardSde& sde) {
   check_precision<float>(queue.precision, true);
-  return make_wide_loss(queue, architecture, sde);
+  const kernels::ResidentMlp shape = resident_shape(architecture, queue.precision);
+  const bool fits = kernels::resident_loss_warps(shape, queue.limits.shared_bytes) > 0;
+  return fits ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
 }
 
 template <class T>

@@ -55,7 +55,7 @@ class ResidentLoss final : public TrainingLoss {
       task.gradient = from.gradient;
       all.push_back(task);
     }
-    // As few launches as there can be, of much the same size.
+    // As few launches as there can be, much of a size.
     const std::size_t launches = (all.size() + kernels::most_models - 1) / kernels::most_models;
     for (std::size_t k = 0, first = 0; k < launches; ++k) {
       const std::size_t end = all.size() * (k + 1) / launches;

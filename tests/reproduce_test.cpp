@@ -45,10 +45,10 @@ Outcome run(const Scratch& scratch, const std::string& command) {
 
 // The cheapest run there is, a second.
 Outcome reproduce(const Scratch& scratch, const std::string& data, const std::string& weights = "0,1",
-                  int iterations = 3) {
+                  int iterations = 3, const std::string& options = "") {
   return run(scratch, fmt::format("{} --preset smoke --iterations {} --samples 200 --grid geometric:30:1e-2 --data {} "
-                                  "--weights {} --out {}",
-                                  reproduce_tool, iterations, data, weights, scratch / "out"));
+                                  "--weights {} --out {} {}",
+                                  reproduce_tool, iterations, data, weights, scratch / "out", options));
 }
 
 // As if the two runs there had left these distances between the samplers, with that share of the ODE's samples lost.
@@ -261,7 +261,7 @@ TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
   const auto study = [&](const std::string& options) {
     const Outcome outcome =
         run(scratch, fmt::format("{} --preset activations-quick --iterations 3 --samples 200 --grid "
-                                 "geometric:30:1e-2 --weights 0 {} --out {}",
+                                 "geometric:30:1e-2 --detail no --weights 0 {} --out {}",
                                  reproduce_tool, options, scratch / "out"));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     return outcome;
@@ -318,9 +318,10 @@ TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
   const auto folders = [&](const std::string& options) {
     std::filesystem::remove_all(scratch / "out");
     const Outcome outcome =
-        run(scratch, fmt::format("{} --iterations 1 --samples 50 --grid geometric:5:1e-1 --data blob --weights 0 {} "
-                                 "--out {}",
-                                 reproduce_tool, options, scratch / "out"));
+        run(scratch,
+            fmt::format("{} --iterations 1 --samples 50 --grid geometric:5:1e-1 --detail no --data blob --weights 0 {} "
+                        "--out {}",
+                        reproduce_tool, options, scratch / "out"));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     std::set<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(scratch / "out"))
@@ -337,7 +338,7 @@ TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
 TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
   const Scratch scratch;
   const std::string command = fmt::format(
-      "{} --preset smoke --bounds yes --samples 500 --grid geometric:40:1e-2 "
+      "{} --preset smoke --detail yes --bounds yes --samples 500 --grid geometric:40:1e-2 "
       "--weights 1 --out {}",
       reproduce_tool, scratch / "out");
   const Outcome outcome = run(scratch, command);
@@ -389,9 +390,10 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
 // The paper's preset, small: the published numbers stand beside those of blob, and circles2 has none.
 TEST(Reproduction, ThePaperHasItsNumbersBesideOurs) {
   const Scratch scratch;
-  const Outcome outcome = run(scratch, fmt::format("{} --preset paper --data blob,circles2 --weights 0,1 --bounds no "
-                                                   "--iterations 1 --samples 300 --grid geometric:20:1e-2 --out {}",
-                                                   reproduce_tool, scratch / "out"));
+  const Outcome outcome =
+      run(scratch, fmt::format("{} --preset paper --data blob,circles2 --weights 0,1 --bounds no --detail no "
+                               "--iterations 1 --samples 300 --grid geometric:20:1e-2 --out {}",
+                               reproduce_tool, scratch / "out"));
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out, HasSubstr("published"));
   const Json results = Json::parse(get(scratch / "out/results.json"));
@@ -439,7 +441,7 @@ TEST(Report, OverwritesNothingItReads) {
 TEST(Report, NamesTheFileThatIsDamaged) {
   const Scratch scratch;
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib";
-  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes").code, 0);
   const std::vector<double> weights(4095, 1.0 / 4095);
   save_npy(scratch / "size.npy", {4095}, weights.data());
   const std::string size = get(scratch / "size.npy"),
@@ -495,7 +497,7 @@ TEST(Demo, KnowsItsOptions) {
   EXPECT_GT(found, 11);
   for (const char* wrong : {"--nonsense", "--nonsense=1", "stray", "--preset huge", "--preset=huge", "--samples",
                             "--out ''", "--out=", "--samples many", "--iterations=-3", "--seeds few",
-                            "--bounds perhaps", "--threads 1.5", "--backend abacus", "--precision bf16"}) {
+                            "--bounds perhaps", "--detail=", "--threads 1.5", "--backend abacus", "--precision bf16"}) {
     const Outcome outcome = run(scratch, demo + wrong);
     EXPECT_EQ(outcome.code, 2) << wrong;
     EXPECT_THAT(outcome.err, ::testing::StartsWith("demo.sh: "));

@@ -6,7 +6,7 @@
 #   --no-install  trust that the packages are there
 #   --cuda        build the CUDA parts, also where no driver is present; by default a new build has them where one is
 #   --out DIR     results, figures and report; build/demo-PRESET (quick: build/demo) by default. A second call goes on where the first stopped
-#   of reproduce: --preset smoke|quick|paper|activations|activations-quick --data --weights --iterations --samples --grid --activation --beta --seed --seeds --bounds --backend --threads --precision
+#   of reproduce: --preset smoke|quick|paper|activations|activations-quick --data --weights --iterations --samples --grid --activation --beta --seed --seeds --detail --bounds --backend --threads --precision
 # examples: tools/demo.sh
 #           tools/demo.sh --preset smoke --no-install
 #           tools/demo.sh --data checker --weights 0,0.1,1 --out checker
@@ -29,7 +29,7 @@ while [ $# -gt 0 ]; do
     *) value=${2-}; given=$# ;;
   esac
   case $option in
-    --out | --preset | --data | --weights | --iterations | --samples | --grid | --activation | --beta | --seed | --seeds | --bounds | --backend | --threads | --precision)
+    --out | --preset | --data | --weights | --iterations | --samples | --grid | --activation | --beta | --seed | --seeds | --detail | --bounds | --backend | --threads | --precision)
       if [[ $1 != *=* ]]; then
         [ "$given" -ge 2 ] || refuse "$1 needs a value"
         shift
@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
     --preset)
       [[ $value =~ ^(smoke|quick|paper|activations|activations-quick)$ ]] ||
         refuse "--preset '$value' given; allowed: smoke, quick, paper, activations, activations-quick" ;;
-    --bounds) [[ $value =~ ^(yes|no)$ ]] || refuse "--bounds '$value' given; allowed: yes, no" ;;
+    --detail | --bounds) [[ $value =~ ^(yes|no)$ ]] || refuse "$option '$value' given; allowed: yes, no" ;;
     --out) [ -n "$value" ] || refuse "--out '' given; allowed: the name of a folder" ;;
   esac
   case $option in

@@ -863,6 +863,8 @@ def main():
         parts.append(embed(way_figure(group), f"way_{name}", way_caption(group, of_seeds)))
         if planar_group and not study and seeds == 1:
             for run in group:
+                if run.way is None:
+                    continue
                 parts.append(embed(way_density_figure(run, results["box"]), f"way_{name}_w{run.weight:g}",
                                    f"w<sub>R</sub> = {run.weight:g}: densities on the way, each time on a scale of its own."))
     parts += [

@@ -76,6 +76,7 @@ Preset find_preset(const std::string& name) {
     preset.train.collocation_points = 256;
     preset.gap.samples = 5000;
     preset.gap.grid = "geometric:100:1e-3";
+    preset.gap.in_detail = false;  // it would take most of the time
   }
   if (name == "paper" || name == "activations") {
     preset.bounds = true;
@@ -245,6 +246,11 @@ class Reproduction {
                               1000)
         ->default_str("");
     app.add_option(
+           "--detail", detail_,
+           "yes or no instead of the preset's: the gap between T and 0, and on a finer grid, of planar data, some "
+           "five seconds a run")
+        ->check(CLI::IsMember({"yes", "no"}));
+    app.add_option(
            "--bounds", bounds_,
            "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
            "planar data, some ten seconds a run")
@@ -309,6 +315,7 @@ class Reproduction {
     if (given("--iterations")) preset_.train.iterations = iterations_;
     if (given("--samples")) preset_.gap.samples = samples_;
     if (given("--grid")) preset_.gap.grid = grid_;
+    if (given("--detail")) preset_.gap.in_detail = detail_ == "yes";
     if (given("--bounds")) preset_.bounds = bounds_ == "yes";
     // A study's folders name activation and seed also where one of them is asked for.
     const bool names_activation = preset_.activations.size() > 1, names_seed = preset_.seeds > 1 || seeds_ > 1;
@@ -507,9 +514,9 @@ class Reproduction {
           std::string("/denoising_loss")}) {
       if (!found.contains(Json::json_pointer(path))) return false;
     }
-    return !planar || (found.contains("ode_sde_at_half_spacing") &&
-                       found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
-                       is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
+    return !in_detail(run) || (found.contains("ode_sde_at_half_spacing") &&
+                               found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
+                               is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
   }
 
   // What the runs of one data set and seed are compared with.
@@ -519,7 +526,7 @@ class Reproduction {
   };
   TruthOfRun truth_for(const Context& context, const Run& run) const {
     TruthOfRun found{measure_truth(context, run.data, gap_options(run)), {}};
-    if (run.data.dimension() == 2) {
+    if (in_detail(run)) {
       found.noise_floors_along_the_way = noise_floors_along_the_way(context, sde_, run.data, gap_options(run));
     }
     return found;
@@ -539,6 +546,7 @@ class Reproduction {
     write_text(run.file("gap.json"), text_of(json, 1) + "\n");
   }
 
+  bool in_detail(const Run& run) const { return preset_.gap.in_detail && run.data.dimension() == 2; }
   bool has_bounds(const Run& run) const { return preset_.bounds && run.data.dimension() == 2; }
 
   // Times of the diagnosis: uniform from T to T/10, where potentials without the residual in their loss change fast,
@@ -842,7 +850,7 @@ class Reproduction {
   }
 
   CLI::App& app_;
-  std::string preset_name_ = "quick", out_, grid_, activation_, bounds_;
+  std::string preset_name_ = "quick", out_, grid_, activation_, detail_, bounds_;
   std::vector<std::string> data_;
   std::vector<double> weights_;
   std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;

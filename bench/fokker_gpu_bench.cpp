@@ -111,9 +111,11 @@ class Gpu {
 
   const Context& context(Precision precision) const { return contexts_.at(precision); }
 
-  // Seconds that the device takes for what `work` queues.
-  double time(const std::function<void()>& work) const {
+  // Seconds that the device takes for what `work` queues; where that is on another stream too, `flushed_first` keeps it
+  // from beginning before the cache is overwritten.
+  double time(const std::function<void()>& work, bool flushed_first = false) const {
     check(cudaMemsetAsync(flushed_.data(), 0, flushed_.bytes(), stream_), "cudaMemsetAsync");
+    if (flushed_first) check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     check(cudaEventRecord(begin_, stream_), "cudaEventRecord");
     work();
     check(cudaEventRecord(end_, stream_), "cudaEventRecord");
@@ -142,8 +144,8 @@ class Gpu {
 void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision, double flop, double special,
                     const std::function<void()>& work, int repeats = 1) {
   using benchmark::Counter;
-  gpu.time(work);
-  for (auto _ : state) state.SetIterationTime(gpu.time(work) / repeats);
+  gpu.time(work, repeats > 1);
+  for (auto _ : state) state.SetIterationTime(gpu.time(work, repeats > 1) / repeats);
   state.counters["gflops"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
   if (!gpu.limits) return state.SetLabel("no limit is known for this device");
   const double products = flop / gpu.limits->products(precision), functions = special / gpu.limits->special;

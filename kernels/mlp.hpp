@@ -31,6 +31,7 @@
 
 #include "activation.hpp"
 #include "device.hpp"
+#include "halves.hpp"
 #include "launch.hpp"
 
 namespace fokker::kernels {
@@ -47,34 +48,11 @@ struct Tile {
   float v[W / 8][4];
 };
 
-// Sums over the four lanes that hold a row.
-__device__ __forceinline__ float row_sum(float v) {
-  v += shuffle_xor(v, 1);
-  return v + shuffle_xor(v, 2);
-}
-__device__ __forceinline__ float row_max(float v) {
-  v = fmaxf(v, shuffle_xor(v, 1));
-  return fmaxf(v, shuffle_xor(v, 2));
-}
-
-__device__ __forceinline__ float warp_max(float v) {
-  for (int mask = 1; mask < 32; mask *= 2) v = fmaxf(v, shuffle_xor(v, mask));
-  return v;
-}
+// Over the four lanes that hold a row.
+__device__ __forceinline__ float row_sum(float v) { return sum_of_lanes<4>(v); }
+__device__ __forceinline__ float row_max(float v) { return largest_of_lanes<4>(v); }
 
 // ---- products: one policy a precision -------------------------------------------------------------------------------
-
-// The powers of two that bring the largest magnitude `largest` into [2^8, 2^9), and back; below 2^−111 the factor stays
-// at its largest. Of NaN and infinity a product is NaN or infinite.
-struct RowScale {
-  float up, down;
-  __device__ __forceinline__ explicit RowScale(float largest) {
-    std::uint32_t exponent = bits_of(largest) & 0x7F800000u;
-    if (exponent < (16u << 23)) exponent = 16u << 23;
-    up = float_of((262u << 23) - exponent);
-    down = float_of(exponent - (8u << 23));
-  }
-};
 
 template <Precision P, int W>
 struct Operand {
@@ -97,9 +75,9 @@ struct Operand {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float x = tile.v[j][2 * r] * scale[r].up, y = tile.v[j][2 * r + 1] * scale[r].up;
-        const std::uint32_t rounded = pack_halves(x, y);
-        high[j / 2][2 * (j & 1) + r] = rounded;
-        if constexpr (kLow) low[j / 2][2 * (j & 1) + r] = pack_halves(x - low_half(rounded), y - high_half(rounded));
+        const SplitPair halves(x, y);
+        high[j / 2][2 * (j & 1) + r] = halves.high;
+        if constexpr (kLow) low[j / 2][2 * (j & 1) + r] = halves.low;
       }
     }
   }

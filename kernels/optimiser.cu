@@ -9,17 +9,13 @@
 
 #include "device.hpp"
 #include "grid.hpp"
+#include "halves.hpp"
 #include "training_launch.hpp"
 
 namespace fokker::kernels {
 namespace {
 
 constexpr int warps = item_threads / 32;
-
-__device__ double warp_sum(double v) {
-  for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-  return v;
-}
 
 __global__ void gradient_squares(const UpdateTask* tasks) {
   const UpdateTask& task = tasks[block_index() / square_parts];
@@ -31,7 +27,7 @@ __global__ void gradient_squares(const UpdateTask* tasks) {
     sum += g * g;
   }
   auto* sums = reinterpret_cast<double*>(shared_memory());  // [warps]
-  sum = warp_sum(sum);
+  sum = sum_of_lanes<32>(sum);
   if (lane_index() == 0) sums[warp_index()] = sum;
   sync_block();
   if (thread_index() != 0) return;
@@ -48,7 +44,7 @@ __global__ void update_parameters(const UpdateTask* tasks, int blocks) {
 
   double square = 0;
   for (int part = lane_index(); part < square_parts; part += 32) square += task.squares[part];
-  const double norm = std::sqrt(warp_sum(square)), total = task.values[2];
+  const double norm = std::sqrt(sum_of_lanes<32>(square)), total = task.values[2];
   // Adam squares the gradient in float.
   constexpr double largest = 1e18;
   const double clip = task.clip_norm > 0 && norm > task.clip_norm ? task.clip_norm / norm : 1.0;

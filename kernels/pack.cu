@@ -17,7 +17,7 @@ struct PackArguments {
 // max |w| over the block's threads.
 __device__ __forceinline__ float block_max(float v) {
   float* of_warps = reinterpret_cast<float*>(shared_memory());
-  v = warp_max(v);
+  v = largest_of_lanes<32>(v);
   if (lane_index() == 0) of_warps[warp_index()] = v;
   sync_block();
   for (int w = 0; w < block_threads() / 32; ++w) v = fmaxf(v, of_warps[w]);
@@ -50,10 +50,10 @@ __device__ __forceinline__ void pack_matrix(const ResidentMlp& net, const LayerS
   for (int i = thread_index(); i < count; i += block_threads()) {
     const int row = i / layer.inputs, column = i - row * layer.inputs;
     const float x = weights[i] * scale.up;
-    const std::uint32_t high = pack_halves(x, 0);
+    const SplitPair halves(x, 0);
     std::uint16_t* at = words + block_offset(width, row, column, parts);
-    at[0] = static_cast<std::uint16_t>(high);
-    if (parts == 2) at[256] = static_cast<std::uint16_t>(pack_halves(x - low_half(high), 0));
+    at[0] = static_cast<std::uint16_t>(halves.high);
+    if (parts == 2) at[256] = static_cast<std::uint16_t>(halves.low);
   }
   if (thread_index() == 0) *factor = scale.down;
 }

@@ -13,10 +13,6 @@
 namespace fokker::cuda {
 namespace {
 
-// cuBLAS asks for 4 MiB, on Hopper for 32; what it does with more than this is to split the depth of products that are
-// small in rows and columns, and ours have a chunk's rows.
-constexpr std::size_t kWorkspaceBytes = std::size_t{8} << 20;
-
 void check_cublas(cublasStatus_t status, const char* call, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE()) {
   if (status == CUBLAS_STATUS_SUCCESS) return;
@@ -33,8 +29,8 @@ cublasHandle_t create() {
 
 }  // namespace
 
-Gemm::Gemm(cudaStream_t stream)
-    : workspace_(kWorkspaceBytes), handle_(create(), [](cublasContext* handle) {
+Gemm::Gemm(cudaStream_t stream, std::size_t workspace_bytes)
+    : workspace_(workspace_bytes), handle_(create(), [](cublasContext* handle) {
         const RelaxedCapture relaxed;
         cublas().destroy(handle);
       }) {

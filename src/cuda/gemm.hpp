@@ -32,7 +32,8 @@ struct Product {
 // into a CUDA graph. For one context's thread at a time.
 class Gemm {
  public:
-  explicit Gemm(cudaStream_t stream);
+  // workspace_bytes: what cuBLAS may use to split the depth of products that are small in rows and columns.
+  Gemm(cudaStream_t stream, std::size_t workspace_bytes);
 
   // Asynchronous on the stream. float: fp32 arithmetic, never TF32. std::uint16_t: the bits of fp16 numbers, sums in
   // fp32. double.

@@ -48,7 +48,7 @@ template <class T>
 class WideSweeps {
  public:
   WideSweeps(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
-      : stream_(queue.stream), sde_(sde), network_(queue, architecture, true) {
+      : stream_(queue.stream), sde_(sde), network_(queue, architecture, true, loss_budget) {
     const auto most = [&](bool residual) {
       if (rows > 0) return rows;
       return network_.rows_that_fit([&](std::int64_t n) { return lay_out(nullptr, n, residual); });

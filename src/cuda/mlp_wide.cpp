@@ -29,7 +29,7 @@ class WideField final : public DeviceField<T> {
         sde_(sde),
         d_(mlp.architecture.dimension),
         potential_(mlp.architecture.output == Output::potential),
-        network_(queue, mlp.architecture, potential_),
+        network_(queue, mlp.architecture, potential_, field_budget),
         parameters_(upload(std::vector<T>(mlp.parameters.begin(), mlp.parameters.end()))) {
     if (rows == 0) rows = network_.rows_that_fit([&](std::int64_t n) { return lay_out(nullptr, n); });
     rows_ = potential_ ? std::max(rows, std::min(d_, kMostHessian)) : rows;

@@ -137,9 +137,8 @@ class CudaTrainer final : public TrainOperator {
                              .share = k < begin_ ? 0 : average_share(options_, k - begin_)});
     }
     to_device(queue_, steps_, host_steps_);
-    to_device(
-        queue_, progress_,
-        std::vector{kernels::TrainingProgress{.iteration = iteration_, .updating = iteration_, .first = iteration_}});
+    host_progress_ = {{.iteration = iteration_, .updating = iteration_, .first = iteration_}};
+    to_device(queue_, progress_, host_progress_);
   }
   void finish(std::int64_t count, TrainOutcome& outcome) {
     std::vector<kernels::UpdateRecord> records(static_cast<std::size_t>(count));
@@ -197,7 +196,8 @@ class CudaTrainer final : public TrainOperator {
   DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, progress_, steps_, records_,
       edges_;
   kernels::TrainingDraw draw_;
-  std::vector<kernels::UpdateStep> host_steps_;
+  std::vector<kernels::UpdateStep> host_steps_;  // what copies to the device read while they are under way
+  std::vector<kernels::TrainingProgress> host_progress_;
   std::unique_ptr<IterationGraph> graph_;  // the latest that began with this trainer
 };
 

@@ -23,8 +23,9 @@ T* at(const Planes<T>& planes, std::int64_t l) {
 }  // namespace
 
 template <class T>
-WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse)
-    : stream_(queue.stream), architecture_(architecture), gemm_(queue.stream) {
+WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse,
+                            const WideBudget& budget)
+    : stream_(queue.stream), architecture_(architecture), budget_(budget), gemm_(queue.stream, budget.products) {
   for (std::size_t l = 0; l < architecture.hidden.size(); ++l) {
     if (architecture.hidden[l] <= kWidest) continue;
     throw Error(fmt::format("hidden layer {} has {} units; the CUDA backend takes up to {}", l + 1,

@@ -42,11 +42,20 @@ template <class T>
 using Planes = std::vector<T*>;
 
 // Layers are counted from 0: hidden() of them, and the output layer.
+// Device memory that a wide network may keep beside its parameters: in all, and of that for cuBLAS. Fields keep a
+// sampler's under 64 MiB. Losses take more rows at a time, and their gradient's products are small in rows and columns
+// and deep, which cuBLAS splits in its workspace, of which it asks for 32 MiB on Hopper.
+struct WideBudget {
+  std::size_t workspace, products;
+};
+inline constexpr WideBudget field_budget{std::size_t{48} << 20, std::size_t{8} << 20},
+    loss_budget{std::size_t{256} << 20, std::size_t{32} << 20};
+
 template <class T>
 class WideNetwork {
  public:
   // `reverse`: whether there will be products in reverse. Throws Error beyond a width of 4096.
-  WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse);
+  WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse, const WideBudget& budget);
 
   // Sweeps from here on are of these parameters [P], on the device, which have to live and stay as long. Asynchronous.
   void use(const T* parameters);
@@ -71,9 +80,8 @@ class WideNetwork {
   // fewest take more, they take more: products of fewer would leave the device idle.
   template <class Bytes>
   std::int64_t rows_that_fit(const Bytes& bytes_of) const {
-    constexpr std::size_t workspace_bytes = std::size_t{48} << 20;
     constexpr std::int64_t fewest = 256, most = 1 << 16;
-    const std::size_t available = workspace_bytes - gemm_.workspace_bytes();
+    const std::size_t available = budget_.workspace - gemm_.workspace_bytes();
     return std::clamp(static_cast<std::int64_t>(available / bytes_of(fewest)) * fewest, fewest, most);
   }
   std::size_t workspace_bytes() const { return gemm_.workspace_bytes(); }
@@ -168,6 +176,7 @@ class WideNetwork {
 
   cudaStream_t stream_;
   Architecture architecture_;
+  WideBudget budget_;
   Gemm gemm_;
   const T* parameters_ = nullptr;
   DeviceMemory packed_;

@@ -26,8 +26,8 @@ Result number(Operand v) {
 }  // namespace
 
 // As much workspace as with cuBLAS: tests look at what a field keeps.
-Gemm::Gemm(cudaStream_t stream)
-    : workspace_(std::size_t{8} << 20),
+Gemm::Gemm(cudaStream_t stream, std::size_t workspace_bytes)
+    : workspace_(workspace_bytes),
       handle_(new cublasContext{stream}, [](cublasContext* handle) { delete handle; }) {}
 
 namespace {

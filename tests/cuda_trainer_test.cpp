@@ -403,7 +403,7 @@ TEST_F(CudaTrainer, IterationsAreThoseOfTheCpu) {
   }
 }
 
-TEST_F(CudaTrainer, LastsOfTwoStreamsAndOfPiecesAreTheSameBits) {
+TEST_F(CudaTrainer, OnAnyStreamAndInPiecesGivesTheSameBits) {
   TrainOptions options = small_options();
   options.iterations = 24;
   options.schedule = RateSchedule::paper;  // restarts at 6 and 21
@@ -451,23 +451,23 @@ TEST_F(CudaTrainer, LastsOfTwoStreamsAndOfPiecesAreTheSameBits) {
 // The host looks every 1024 iterations.
 TEST_F(CudaTrainer, LongRunsAreThoseOfShortOnes) {
   TrainOptions options = small_options();
-  options.iterations = 1050;
+  options.iterations = 1030;
   options.denoising_points = 1;
   options.residual_weight = 0;
   const Model model = small_model(2, Output::score, {}, {3});
   Trainer once(gpu(), model, DataSet::named("checker"), options),
       often(gpu(), model, DataSet::named("checker"), options);
   const auto all = once.run(options.iterations);
-  ASSERT_EQ(all.size(), 1050u);
+  ASSERT_EQ(all.size(), 1030u);
   std::size_t seen = 0;
   while (often.iteration() < options.iterations) {
-    for (const TrainRecord& record : often.run(525)) {
+    for (const TrainRecord& record : often.run(515)) {
       EXPECT_EQ(record.iteration, static_cast<Index>(seen));
       EXPECT_EQ(record.total, all[seen].total);
       ++seen;
     }
   }
-  EXPECT_EQ(seen, 1050u);
+  EXPECT_EQ(seen, 1030u);
   EXPECT_TRUE(state_bytes(once) == state_bytes(often));
 }
 
@@ -609,34 +609,26 @@ TEST_F(CudaTrainer, SideBySideIsAsAlone) {
   const std::vector<Together> all = side_by_side();
   for (const Context& context : {gpu(), cpu()}) {
     SCOPED_TRACE(context.backend_name());
-    std::vector<std::vector<Trainer>> rounds(2);
-    std::vector<std::vector<std::vector<TrainRecord>>> records(2);
-    for (std::size_t round = 0; round < 2; ++round) {
-      std::vector<Trainer>& trainers = rounds[round];
-      for (const Together& t : all) trainers.emplace_back(context, t.model, t.data, t.options);
-      std::vector<Trainer*> pointers;
-      for (Trainer& trainer : trainers) pointers.push_back(&trainer);
-      records[round] = run_together(pointers, 30);
-      ASSERT_EQ(records[round].size(), all.size());
-    }
+    std::vector<Trainer> trainers;
+    for (const Together& t : all) trainers.emplace_back(context, t.model, t.data, t.options);
+    std::vector<Trainer*> pointers;
+    for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+    const auto records = run_together(pointers, 30);
+    ASSERT_EQ(records.size(), all.size());
     for (std::size_t k = 0; k < all.size(); ++k) {
       SCOPED_TRACE(k);
       const Index expected = std::min<Index>(30, all[k].options.iterations);
-      EXPECT_EQ(rounds[0][k].iteration(), expected);
-      ASSERT_EQ(records[0][k].size(), static_cast<std::size_t>(expected));
-      EXPECT_TRUE(state_bytes(rounds[0][k]) == state_bytes(rounds[1][k])) << "another run of the same";
-      // Alone, the order of sums may be another: the first iteration differs by their rounding.
+      EXPECT_EQ(trainers[k].iteration(), expected);
+      ASSERT_EQ(records[k].size(), static_cast<std::size_t>(expected));
       Trainer alone(context, all[k].model, all[k].data, all[k].options);
       const auto single = alone.run(30);
-      ASSERT_EQ(single.size(), records[0][k].size());
-      EXPECT_TRUE(agrees(records[0][k][0].denoising, single[0].denoising, 1e-6));
-      EXPECT_TRUE(agrees(records[0][k][0].residual, single[0].residual, 1e-6));
-      EXPECT_TRUE(agrees(records[0][k][0].gradient_norm, single[0].gradient_norm, 1e-5));
+      ASSERT_EQ(single.size(), records[k].size());
       for (std::size_t i = 0; i < single.size(); ++i) {
-        EXPECT_EQ(records[0][k][i].iteration, single[i].iteration);
-        EXPECT_EQ(records[0][k][i].rate, single[i].rate);
-        EXPECT_TRUE(agrees(records[0][k][i].total, single[i].total, 1e-2)) << i;
+        EXPECT_EQ(records[k][i].iteration, single[i].iteration);
+        EXPECT_EQ(records[k][i].total, single[i].total) << i;
+        EXPECT_EQ(records[k][i].gradient_norm, single[i].gradient_norm) << i;
       }
+      EXPECT_TRUE(state_bytes(trainers[k]) == state_bytes(alone));
     }
   }
 }

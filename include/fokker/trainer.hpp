@@ -104,12 +104,12 @@ class Trainer {
   std::unique_ptr<State> state_;
 };
 
-// Trainer::run(count) of several trainers, and the records of each. On CUDA those of one context whose networks have
-// one shape share the launches of an iteration, so that small networks fill a GPU together; others, and those of the
-// CPU, run one after another. The same trainers together give the same bits again; against a run of its own a trainer's
-// sums may be in another order on CUDA. Parameters, data sets, options and seeds may differ. Where one stops, the
-// others go on to their end, and TrainingStopped is thrown then, for the first of those that stopped. Throws Error on a
-// null pointer and on a trainer given twice.
+// Trainer::run(count) of several trainers, and the records of each: the bits of a run of its own. On CUDA those of one
+// context whose networks have one shape share the launches of an iteration, so that small networks fill a GPU together;
+// others, and those of the CPU, run one after another. Parameters, data sets, options and seeds may differ. Where one
+// stops, the others go on to their end, and then TrainingStopped is thrown for the first of those that stopped; the
+// records of the others are lost, their trainers are not.
+// Throws Error on a null pointer and on a trainer given twice.
 std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count);
 
 }  // namespace fokker

@@ -4,6 +4,15 @@
 //
 //   double, fp32   a unit roundoff
 //   split          2^{−22}: an operand's halves leave out up to 2^{−23} of it, low · low is up to 2^{−22} of a product
+//
+// Measured on the emulation, on the random networks below: the largest error of a loss over its deviation (≤ 12), the
+// largest rms error of a gradient over that of the reference's runs (≤ 4), and the median and largest over networks of
+// the gradient's rms error over the rms of the gradient, much of it the networks' conditioning.
+//
+//                  loss   gradient
+//   wide, double   2.3    1.6   4.5e-16  1.7e-14
+//   wide, fp32     1.3    1.8   1.6e-7   1.2e-5
+//   wide, split    1.0    0.42  2.1e-7   1.0e-5
 #include "cuda/device_loss.hpp"
 
 #include <cuda_runtime_api.h>
@@ -628,6 +637,54 @@ TEST_F(DeviceLossTest, WhatFitsABlockIsResident) {
   EXPECT_FALSE(is_wide({80, 80, 80}));
   EXPECT_TRUE(is_wide({80, 80, 80, 80, 80, 80}));
   EXPECT_TRUE(is_wide({81}));
+}
+
+// A captured call is the call itself, with the parameters that are there at each launch.
+TEST_F(DeviceLossTest, AGraphReadsTheParametersOfItsLaunch) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const Architecture a = architecture_of(2, {20, 13, 9}, Activation::silu, 1, Output::potential);
+  const Problem first = make_problem(a, sde, 19, 17, true, 5);
+  Problem second = first;
+  for (double& e : second.parameters) e = static_cast<float>(-0.75 * e);
+  const DeviceMemory parameters = cuda::upload(as<float>(first.parameters)), t = cuda::upload(as<float>(first.t)),
+                     x = cuda::upload(as<float>(first.x)), target = cuda::upload(as<float>(first.target)),
+                     weight = cuda::upload(as<float>(first.weight)),
+                     residual_t = cuda::upload(as<float>(first.residual_t)),
+                     residual_x = cuda::upload(as<float>(first.residual_x)), values(3 * sizeof(double)),
+                     gradient(parameters.bytes());
+  const auto view = [](const DeviceMemory& of, std::int64_t columns) {
+    return View<const float>(of.as<float>(), static_cast<std::int64_t>(of.bytes() / sizeof(float)) / columns, columns,
+                             Device::cuda);
+  };
+  for (const Path path : {Path::wide_split, Path::wide_fp32, Path::resident_split, Path::resident_fp32}) {
+    SCOPED_TRACE(name_of_path(path));
+    Queue on = queue(in_fp32(path) ? Precision::fp32 : Precision::split);
+    cuda::check(cudaStreamCreateWithFlags(&on.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    const auto loss = resident(path) ? cuda::make_resident_loss(on, a, sde) : cuda::make_wide_loss(on, a, sde, 8);
+    const auto evaluate = [&] {
+      loss->evaluate(parameters.as<float>(), {view(t, 1), view(x, 2), view(target, 2), view(weight, 1)},
+                     {view(residual_t, 1), view(residual_x, 2)}, 0.1, values.as<double>(), gradient.as<float>());
+    };
+    evaluate();  // loads the kernels
+    cuda::check(cudaStreamSynchronize(on.stream), "cudaStreamSynchronize");
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    cuda::check(cudaStreamBeginCapture(on.stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    evaluate();
+    cuda::check(cudaStreamEndCapture(on.stream, &graph), "cudaStreamEndCapture");
+    cuda::check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    for (const Problem& p : {second, first}) {
+      const std::vector<float> now = as<float>(p.parameters);
+      cuda::check(cudaMemcpy(parameters.data(), now.data(), parameters.bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
+      cuda::check(cudaGraphLaunch(executable, on.stream), "cudaGraphLaunch");
+      cuda::check(cudaStreamSynchronize(on.stream), "cudaStreamSynchronize");
+      const std::vector<float> g = download<float>(gradient);
+      EXPECT_EQ((Result{download<double>(values), {g.begin(), g.end()}}), PathLoss(path, a, sde, 8)(p, 0.1));
+    }
+    cuda::check(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy");
+    cuda::check(cudaGraphDestroy(graph), "cudaGraphDestroy");
+    cuda::check(cudaStreamDestroy(on.stream), "cudaStreamDestroy");
+  }
 }
 
 // ---- refusals ------------------------------------------------------------------------------------------------------

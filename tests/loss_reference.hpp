@@ -136,15 +136,15 @@ inline ::testing::AssertionResult value_agrees(double actual, double expected, d
   return agrees(actual, expected, 0, most_deviations * deviation * roundoff);
 }
 
-// What rounding makes of the gradient of denoising + weight · residual, for a unit roundoff of 1: two runs of the
+// What rounding makes of the gradient of denoising + weight · residual, for a unit roundoff of 1: eight runs of the
 // reference whose every operation errs, backwards along its tape and in the sum over points, too.
 inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, const ForwardSde& sde, const Problem& p,
                                                         double weight, const std::vector<double>& exact,
                                                         bool in_double = false) {
   const auto net = reference_network(a, p.parameters);
   const auto reference = reference_sde(sde);
-  std::vector<std::vector<double>> errors(2, std::vector<double>(exact.size()));
-  cpu::parallel_for(2, 2, [&](std::int64_t run, int) {
+  std::vector<std::vector<double>> errors(8, std::vector<double>(exact.size()));
+  cpu::parallel_for(2, 8, [&](std::int64_t run, int) {
     Noise::seed(static_cast<std::uint64_t>(run));
     const auto inputs = [](std::vector<double> v) {
       for (double& e : v) e = e == static_cast<float>(e) ? e : rounded(e).value;
@@ -161,8 +161,8 @@ inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, c
   return errors;
 }
 
-// The error of a precision is another draw of the same law. Its square over the mean square of two draws is
-// F-distributed with (ν, 2ν) degrees of freedom, which is beyond 16 with probability 3e-6 at ν = 8; ν is how many
+// The error of a precision is another draw of the same law. Its square over the mean square of eight draws is
+// F-distributed with (ν, 8ν) degrees of freedom, which is beyond 16 with probability 3e-7 at ν = 4; ν is how many
 // errors of points and units matter. The largest element is bounded by four times the largest of the draws for the same
 // reason.
 inline Bound gradient_rounding(const std::vector<std::vector<double>>& errors, const std::vector<double>& expected,

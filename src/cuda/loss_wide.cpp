@@ -23,8 +23,7 @@
 // those of biases are sums of columns in a fixed order. Losses are summed in double.
 //
 // Cost in products a hidden matrix: denoising 4 and 2 for its gradient, residual 4 + 3 d and 2 + d, a vector net's 2
-// and
-// 1. Numbers kept a unit: 5, 10 and 3. Nothing is allocated and nothing waits after construction.
+// and 1. Numbers kept a unit: 5, 10 and 2. Nothing is allocated and nothing waits after construction.
 #include <algorithm>
 #include <cstddef>
 #include <memory>

@@ -67,8 +67,8 @@ class WideNetwork {
 
   // ---- workspace ----
 
-  // Most rows, from kFewestRows up, with which a workspace fits beside that of the products; bytes_of(rows) is what it
-  // takes. Where even the fewest take more, they take more: products of fewer would leave the device idle.
+  // Most rows with which a workspace fits beside that of the products; bytes_of(rows) is what it takes. Where even the
+  // fewest take more, they take more: products of fewer would leave the device idle.
   template <class Bytes>
   std::int64_t rows_that_fit(const Bytes& bytes_of) const {
     constexpr std::size_t workspace_bytes = std::size_t{48} << 20;

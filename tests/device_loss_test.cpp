@@ -656,11 +656,11 @@ TEST_F(DeviceLossTest, AGraphReadsTheParametersOfItsLaunch) {
     return View<const float>(of.as<float>(), static_cast<std::int64_t>(of.bytes() / sizeof(float)) / columns, columns,
                              Device::cuda);
   };
-  for (const Path path : {Path::wide_split, Path::wide_fp32}) {
+  for (const Path path : {Path::wide_split, Path::wide_fp32, Path::resident_split, Path::resident_fp32}) {
     SCOPED_TRACE(name_of_path(path));
-    Queue on = queue(path == Path::wide_fp32 ? Precision::fp32 : Precision::split);
+    Queue on = queue(in_fp32(path) ? Precision::fp32 : Precision::split);
     cuda::check(cudaStreamCreateWithFlags(&on.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    const auto loss = cuda::make_wide_loss(on, a, sde, 8);
+    const auto loss = resident(path) ? cuda::make_resident_loss(on, a, sde) : cuda::make_wide_loss(on, a, sde, 8);
     const auto evaluate = [&] {
       loss->evaluate(parameters.as<float>(), {view(t, 1), view(x, 2), view(target, 2), view(weight, 1)},
                      {view(residual_t, 1), view(residual_x, 2)}, 0.1, values.as<double>(), gradient.as<float>());

@@ -86,6 +86,8 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
         << shape.blocks << " blocks, " << shape.threads << " threads, " << shape.shared_bytes << " bytes";
   }
   EXPECT_EQ(count[0], 0);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidConfiguration);  // a launch's error stays until it is asked for
+  EXPECT_EQ(cudaGetLastError(), cudaSuccess);
   int not_nan = 0;
   std::uintptr_t address;
   const auto launch_with = [&](int bytes) {

@@ -21,6 +21,7 @@ using ::testing::IsEmpty;
 using testing::LineReference;
 using testing::message_of;
 using testing::Normal;
+using ::testing::Not;
 using testing::rough_well;
 using testing::SoftplusSum;
 
@@ -419,19 +420,23 @@ TEST(EnergyByPaths, WarnsWhereTheSidesDifferByMoreThanTheirErrors) {
 
 TEST(EnergyByPaths, WarnsOfHeavyTailsAndOfFewEffectiveSamples) {
   // As HeavyTailsAreToldFromLightOnes in sde_density_test.
-  const auto warnings = [&](double horizon, int times) {
+  const auto warnings = [&](double horizon, int times, std::int64_t samples, std::int64_t paths) {
     std::string all;
     const Model model{short_ou(horizon), GaussianMixture::isotropic(1, {1}, {0.0}, {0.01})};
     for (const std::string& warning :
-         energy_identity(context(), model, TimeGrid::geometric(horizon, 2e-3, 100),
-                         {.method = EnergyMethod::paths, .samples = 64, .paths = 512, .path_steps = 2, .times = times})
+         energy_identity(
+             context(), model, TimeGrid::geometric(horizon, 2e-3, 100),
+             {.method = EnergyMethod::paths, .samples = samples, .paths = paths, .path_steps = 2, .times = times})
              .energy.warnings) {
       all += warning + "\n";
     }
     return all;
   };
-  EXPECT_THAT(warnings(0.1, 5), HasSubstr("the largest weights of the paths fall off so slowly"));
-  EXPECT_THAT(warnings(3, 17), IsEmpty());
+  for (const auto& [samples, paths] : {std::pair(64, 512), std::pair(128, 32)}) {  // the latter by default
+    EXPECT_THAT(warnings(0.1, 5, samples, paths), HasSubstr("the largest weights of the paths fall off so slowly"));
+    EXPECT_THAT(warnings(3, 17, samples, paths), Not(HasSubstr("fall off so slowly")));
+  }
+  EXPECT_THAT(warnings(3, 17, 64, 512), IsEmpty());
 }
 
 TEST(EnergyIdentityRefusals, WhereEToThePotentialIsNotIntegrable) {

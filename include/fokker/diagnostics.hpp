@@ -156,9 +156,9 @@ struct Energy {
 // exact transition kernel as a quadrature on cubic interpolation, half a step of e^{∫R}: second order in time, fourth
 // in space. paths: the standard errors are a jackknife over 16 batches that share nothing; e_t is the product of two
 // estimates of the derivative of log u along a random direction, by differences on common paths, from disjoint halves
-// of the paths. Neither they nor the step errors contain that the law of the samples is that of
-// Euler–Maruyama on the time grid, an error of first order in its steps. The difference of the two sides is a check of
-// consistency, not the error of either: an error that both have cancels in it. The grid has to start at T.
+// of the paths. The law of the samples is that of Euler–Maruyama on the time grid, an error of first order in its steps
+// that neither standard nor step errors contain. The difference of the two sides, by either method, is a check of
+// consistency, not the error of one: what both have wrong alike cancels in it. The grid has to start at T.
 Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,
                           const EnergyOptions& options = {});
 
@@ -209,9 +209,10 @@ struct UpperBound {
   bool vacuous_box() const;
 };
 
-// `energy` as reverse_sde_energy() gave it for the same model. Between its times the samplers take equal steps, as many
-// as make 256 in all or more. Not a number where an e_t is not finite, where none is positive but some are negative, or
-// where no point at a time is finite. d ≤ 64, for the Hessians.
+// `energy` as reverse_sde_energy() gave it for the same model, by paths at no more than 65 times; the integrals are by
+// the trapezoidal rule on its times, and between them the samplers take equal steps, 256 or more in all. Not a number
+// where an e_t is not finite, where none is positive but some are negative, or where no point at a time is finite. d ≤
+// 64, for the Hessians.
 UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
                            const UpperBoundOptions& options = {});
 

@@ -13,22 +13,18 @@ struct EnergyMoments {
   double energy = 0;          // E_p |∇ log u|²
   double log_u = 0;           // E_p log u
   double log_normaliser = 0;  // log Z
-};
-
-// Of all draws, or of all but one batch.
-struct EnergySums {
-  std::vector<EnergyMoments> moments;  // [K]
-  double work = 0;                     // ∫ E_p R dt
-  double work_of_q = 0;                // ∫ E_q R dt
+  double residual = 0;        // E_p R
+  double residual_of_q = 0;   // E_q R
 };
 
 struct EnergyMeasurement {
-  std::vector<double> times;  // [K], decreasing
-  EnergySums all;
-  std::vector<EnergySums> left_out;              // one a batch; none where nothing is random
-  std::vector<double> mass;                      // [K], grid only
-  std::vector<std::string> warnings;             // of everything
-  std::vector<std::string> normaliser_warnings;  // of Z and E_q
+  std::vector<double> times;          // [K], decreasing
+  std::vector<EnergyMoments> all;     // [K], of all draws
+  std::vector<EnergyMoments> coarse;  // [K], all, with every second time of the paths; empty where there are none
+  std::vector<std::vector<EnergyMoments>> left_out;  // one a batch; none where nothing is random
+  std::vector<double> mass;                          // [K], grid only
+  std::vector<std::string> warnings;                 // of everything
+  std::vector<std::string> normaliser_warnings;      // of Z and E_q
 };
 
 EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,

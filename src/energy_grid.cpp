@@ -193,10 +193,9 @@ class GridState {
 
   struct Moments {
     EnergyMoments of_time;
-    double residual, residual_of_q;  // E_p R, E_q R
-    double mass;                     // ∫ p
-    double by_linear;                // share of p where interpolation is linear
-    double edge_of_q;                // share of q near the edge of the grid
+    double mass;       // ∫ p
+    double by_linear;  // share of p where interpolation is linear
+    double edge_of_q;  // share of q near the edge of the grid
   };
   Moments moments() const {
     const Axis along = axis();
@@ -209,7 +208,7 @@ class GridState {
     for (std::int64_t i = 0; i < nodes_; ++i) {
       const double q = std::exp(value_[i] - top_q);
       sum_q += q;
-      m.residual_of_q += q * residual_[i];
+      m.of_time.residual_of_q += q * residual_[i];
       bool edge = false;
       for (std::int64_t a = 0; a < d_; ++a) edge = edge || std::abs(x_[i * d_ + a]) > kEdge * along.half_width;
       if (edge) m.edge_of_q += q;
@@ -220,11 +219,11 @@ class GridState {
       sum_p += p;
       m.of_time.energy += p * square;
       m.of_time.log_u += p * log_u_[i];
-      m.residual += p * residual_[i];
+      m.of_time.residual += p * residual_[i];
       if (linear_[i]) m.by_linear += p;
     }
-    for (double* of_p : {&m.of_time.energy, &m.of_time.log_u, &m.residual, &m.by_linear}) *of_p /= sum_p;
-    for (double* of_q : {&m.residual_of_q, &m.edge_of_q}) *of_q /= sum_q;
+    for (double* of_p : {&m.of_time.energy, &m.of_time.log_u, &m.of_time.residual, &m.by_linear}) *of_p /= sum_p;
+    for (double* of_q : {&m.of_time.residual_of_q, &m.edge_of_q}) *of_q /= sum_q;
     m.of_time.log_normaliser = top_q + std::log(sum_q * cell);
     m.mass = std::exp(top_p) * sum_p * cell;
     // The law on the grid is p over its mass, which escape and discretisation move from 1; its u is u over the mass.
@@ -262,7 +261,6 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   GridState state(context, model, options.nodes > 0 ? options.nodes : d == 1 ? 1024 : 192, options.box);
   EnergyMeasurement measured;
   measured.times = grid.times();
-  GridState::Moments before{};
   double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
   for (std::size_t k = 0; k < measured.times.size(); ++k) {
     const double t = measured.times[k];
@@ -275,13 +273,7 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
       state.carry(t);
     }
     const GridState::Moments m = state.moments();
-    if (k > 0) {  // the trapezoidal rule
-      const double half = 0.5 * (measured.times[k - 1] - t);
-      measured.all.work += half * (before.residual + m.residual);
-      measured.all.work_of_q += half * (before.residual_of_q + m.residual_of_q);
-    }
-    before = m;
-    measured.all.moments.push_back(m.of_time);
+    measured.all.push_back(m.of_time);
     measured.mass.push_back(m.mass);
     worst_linear = std::max(worst_linear, m.by_linear);
     if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;

@@ -20,25 +20,74 @@ namespace fokker {
 namespace {
 
 constexpr int kBatches = 16;
-constexpr double kStep = 1e-3;       // of a difference, in standard deviations of the noise
-constexpr double kHeavyShare = 0.1;  // of the samples, before there is a warning
+constexpr double kStep = 1e-3;  // of a difference, in standard deviations of the noise
 
 // Sums over the samples of a batch at one time; weights of q are e^{log_weight − shift}.
 struct Sums {
-  double count = 0, energy = 0, log_u = 0, residual = 0, weight = 0, weighted_residual = 0;
+  double count = 0, energy = 0, log_u = 0, residual = 0, weight = 0, weight_squared = 0, weighted_residual = 0;
 
-  void add(const Sums& other, double sign) {
-    count += sign * other.count, energy += sign * other.energy, log_u += sign * other.log_u;
-    residual += sign * other.residual, weight += sign * other.weight;
-    weighted_residual += sign * other.weighted_residual;
+  void add(const Sums& other) {
+    count += other.count, energy += other.energy, log_u += other.log_u, residual += other.residual;
+    weight += other.weight, weight_squared += other.weight_squared, weighted_residual += other.weighted_residual;
   }
-  // Appends the moments, and adds to the integrals over time, of which a time's share is `width`.
-  void append_to(EnergySums& sums, double shift, double width) const {
-    sums.moments.push_back({energy / count, log_u / count, shift + std::log(weight / count)});
-    sums.work += width * residual / count;
-    sums.work_of_q += width * weighted_residual / weight;
+  EnergyMoments moments(double shift) const {
+    return {energy / count, log_u / count, shift + std::log(weight / count), residual / count,
+            weighted_residual / weight};
   }
 };
+
+// At one time, of the samples [n].
+struct Values {
+  std::vector<double> energy, log_u, log_weight;
+
+  explicit Values(std::int64_t n) : energy(n), log_u(n), log_weight(n) {}
+
+  // Of sample i, from the weights of the paths from x − h v and x + h v.
+  void take(std::int64_t i, const double* low, const double* high, std::int64_t paths, double h) {
+    const std::int64_t half = paths / 2;
+    double derivative[2];
+    for (int part = 0; part < 2; ++part) {
+      derivative[part] =
+          (mean_of_weights(high + part * half, half).log_mean - mean_of_weights(low + part * half, half).log_mean) /
+          (2 * h);
+    }
+    const WeightMean below = mean_of_weights(low, paths), above = mean_of_weights(high, paths);
+    const double error =
+        0.5 * (below.relative_error * below.relative_error + above.relative_error * above.relative_error);
+    const double plain = 0.5 * (below.log_mean + above.log_mean);
+    energy[i] = derivative[0] * derivative[1];
+    log_u[i] = plain + 0.5 * error;
+    log_weight[i] = -plain - error;
+  }
+  bool usable(std::int64_t i) const { return std::isfinite(energy[i]) && std::isfinite(log_u[i]); }
+
+  // Largest log_weight of the samples that are used.
+  double shift(const std::vector<bool>& used) const {
+    double largest = -std::numeric_limits<double>::infinity();
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      if (used[i]) largest = std::max(largest, log_weight[i]);
+    }
+    return largest;
+  }
+  // Of the batches.
+  std::vector<Sums> sums(const std::vector<bool>& used, const std::vector<double>& residual, double shift) const {
+    std::vector<Sums> sums(kBatches);
+    for (std::size_t i = 0; i < used.size(); ++i) {
+      if (!used[i]) continue;
+      const double w = std::exp(log_weight[i] - shift);
+      sums[i * kBatches / used.size()].add({1, energy[i], log_u[i], residual[i], w, w * w, w * residual[i]});
+    }
+    return sums;
+  }
+};
+
+Sums sum_of(const std::vector<Sums>& batches, int left_out = -1) {
+  Sums sum;
+  for (int b = 0; b < kBatches; ++b) {
+    if (b != left_out) sum.add(batches[b]);
+  }
+  return sum;
+}
 
 // [times][samples, d], at the steps of the grid; step 0 is T, where the law is the prior.
 std::vector<std::vector<double>> draw(const Context& context, const Model& model, const TimeGrid& grid,
@@ -69,7 +118,7 @@ std::vector<std::vector<double>> draw(const Context& context, const Model& model
 EnergyMeasurement energy_by_paths(const Context& context, const Model& model, const TimeGrid& grid,
                                   const EnergyOptions& options) {
   const ForwardSde& sde = model.sde;
-  const std::int64_t n = options.samples, d = model.dimension(), paths = options.paths, half = paths / 2;
+  const std::int64_t n = options.samples, d = model.dimension(), paths = options.paths;
   const int times = std::min(options.times, grid.steps() + 1);
   std::vector<std::int32_t> steps;
   for (int k = 0; k < times; ++k)
@@ -80,18 +129,18 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
   ForwardPaths forward(context, model, options.path_steps, options.seed);
   EnergyMeasurement measured;
   measured.left_out.resize(kBatches);
-  std::vector<double> residual(n), starts, weights, coarse, log_weight(n), derivative(2), direction(d);
+  std::vector<double> residual(n), starts, weights, coarse, direction(d), pool;
+  Values fine_values(n), coarse_values(n);
   std::vector<std::uint64_t> index;
   const std::int64_t group = std::clamp<std::int64_t>(ForwardPaths::rows_at_once / (2 * paths), 1, n);
-  std::int64_t lost = 0, heavy = 0, asked = 0;
-  double least_effective = 1, least_time = 0;
+  std::int64_t lost = 0;
+  double least_effective = 1, least_time = 0, least_tail = std::numeric_limits<double>::infinity(), tail_time = 0;
   for (int k = 0; k < times; ++k) {
     const double t = std::min(grid.times()[steps[k]], sde.horizon);
     const std::vector<double>& x = states[k];
     fields.evaluate(t, x.data(), n, {.residual = residual.data()});
     const double h = kStep * std::sqrt(sde.at(t).variance + sde.at(sde.t_min).variance);
-    std::vector<Sums> sums(kBatches);
-    std::vector<double> energy(n), log_u(n);
+    pool.clear();
     for (std::int64_t first = 0; first < n; first += group) {
       const std::int64_t count = std::min(group, n - first);
       starts.resize(count * 2 * paths * d), index.resize(count * 2 * paths);
@@ -115,66 +164,41 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
         options.progress((double(k) + (double(first) + done * double(count)) / double(n)) / double(times));
       });
       for (std::int64_t i = 0; i < count; ++i) {
-        const double *low = weights.data() + 2 * i * paths, *high = low + paths;
-        const WeightMean below = mean_of_weights(low, paths), above = mean_of_weights(high, paths);
-        for (int part = 0; part < 2; ++part) {
-          derivative[part] =
-              (mean_of_weights(high + part * half, half).log_mean - mean_of_weights(low + part * half, half).log_mean) /
-              (2 * h);
-        }
-        const double error =
-            0.5 * (below.relative_error * below.relative_error + above.relative_error * above.relative_error);
-        const double plain = 0.5 * (below.log_mean + above.log_mean);
-        energy[first + i] = derivative[0] * derivative[1];
-        log_u[first + i] = plain + 0.5 * error;
-        log_weight[first + i] = -plain - error;
-        if (k > 0) ++asked, heavy += !(below.tail_index > 2);
+        const std::int64_t low = 2 * i * paths, high = low + paths;
+        fine_values.take(first + i, weights.data() + low, weights.data() + high, paths, h);
+        coarse_values.take(first + i, coarse.data() + low, coarse.data() + high, paths, h);
+        append_over_median(weights.data() + low, paths, pool);
       }
+    }
+    // At T there are no paths.
+    if (const double tail = k > 0 ? tail_index(pool) : least_tail; tail < least_tail) {
+      least_tail = tail, tail_time = t;
     }
     // A sample that the sampler lost, or whose weights overflow, is left out and counted.
-    double shift = -std::numeric_limits<double>::infinity();
-    const auto usable = [&](std::int64_t i) {
-      return std::isfinite(energy[i]) && std::isfinite(log_u[i]) && std::isfinite(residual[i]);
-    };
+    std::vector<bool> used(n);
     for (std::int64_t i = 0; i < n; ++i) {
-      if (usable(i)) shift = std::max(shift, log_weight[i]);
+      used[i] = fine_values.usable(i) && coarse_values.usable(i) && std::isfinite(residual[i]);
+      if (!used[i]) ++lost;
     }
-    Sums all;
-    double square = 0;
-    for (std::int64_t i = 0; i < n; ++i) {
-      if (!usable(i)) {
-        ++lost;
-        continue;
-      }
-      const double w = std::exp(log_weight[i] - shift);
-      sums[i * kBatches / n].add({1, energy[i], log_u[i], residual[i], w, w * residual[i]}, 1);
-      square += w * w;
-    }
-    for (const Sums& batch : sums) all.add(batch, 1);
     measured.times.push_back(t);
-    // The trapezoidal rule.
-    const double width =
-        0.5 * (grid.times()[steps[std::max(k - 1, 0)]] - grid.times()[steps[std::min(k + 1, times - 1)]]);
-    all.append_to(measured.all, shift, width);
-    for (int b = 0; b < kBatches; ++b) {
-      Sums without;
-      for (int other = 0; other < kBatches; ++other) {
-        if (other != b) without.add(sums[other], 1);
-      }
-      without.append_to(measured.left_out[b], shift, width);
-    }
-    const double effective = all.weight * all.weight / (square * double(n));
+    const double shift = fine_values.shift(used), coarse_shift = coarse_values.shift(used);
+    const std::vector<Sums> batches = fine_values.sums(used, residual, shift);
+    const Sums all = sum_of(batches);
+    measured.all.push_back(all.moments(shift));
+    measured.coarse.push_back(sum_of(coarse_values.sums(used, residual, coarse_shift)).moments(coarse_shift));
+    for (int b = 0; b < kBatches; ++b) measured.left_out[b].push_back(sum_of(batches, b).moments(shift));
+    const double effective = all.weight * all.weight / (all.weight_squared * double(n));
     if (!(effective >= least_effective)) least_effective = effective, least_time = t;
   }
   if (lost > 0) {
     measured.warnings.push_back(
         fmt::format("{} of {} samples at all times together were not finite and are left out", lost, n * times));
   }
-  if (double(heavy) > kHeavyShare * double(asked)) {
+  if (least_tail <= kHeavyTail) {
     measured.warnings.push_back(
-        fmt::format("the weights of the paths have heavy tails at {:.3g} % of the samples: their variance looks "
-                    "infinite, and the errors given are too small",
-                    100 * double(heavy) / double(asked)));
+        fmt::format("at t = {:.4g} the largest weights of the paths fall off so slowly (tail index {:.2g}) that the "
+                    "standard errors may not be trusted; they are likely too small",
+                    tail_time, least_tail));
   }
   if (!(least_effective > 0.1)) {
     measured.normaliser_warnings.push_back(

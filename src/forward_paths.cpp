@@ -78,20 +78,30 @@ WeightMean mean_of_weights(const double* log_weight, std::int64_t n) {
   mean.log_mean = largest + std::log(sum / count);
   mean.effective = sum * sum / square;
   mean.relative_error = n < 2 ? 0 : std::sqrt(std::max(0.0, count / mean.effective - 1) / (count - 1));
-
-  // Hill (1975) over the largest of them: as many as Vehtari et al. (2024) fit a tail to.
-  const std::int64_t tail =
-      std::max<std::int64_t>(1, std::min(n / 5, static_cast<std::int64_t>(std::ceil(3 * std::sqrt(count)))));
-  std::vector<double> sorted(log_weight, log_weight + n);
-  if (tail >= n) {
-    mean.tail_index = std::numeric_limits<double>::infinity();
-    return mean;
-  }
-  std::nth_element(sorted.begin(), sorted.begin() + tail, sorted.end(), std::greater<>());
-  double excess = 0;
-  for (std::int64_t i = 0; i < tail; ++i) excess += sorted[i] - sorted[tail];
-  mean.tail_index = excess > 0 ? double(tail) / excess : std::numeric_limits<double>::infinity();
   return mean;
+}
+
+// Hill (1975) over the largest weights: as many as Vehtari et al. (2024) fit a tail to.
+double tail_index(std::vector<double> log_weight) {
+  const std::int64_t n = static_cast<std::int64_t>(log_weight.size());
+  const std::int64_t tail =
+      std::max<std::int64_t>(1, std::min(n / 5, static_cast<std::int64_t>(std::ceil(3 * std::sqrt(double(n))))));
+  if (tail >= n) return std::numeric_limits<double>::infinity();
+  if (std::any_of(log_weight.begin(), log_weight.end(), [](double w) { return std::isnan(w); })) {
+    return std::numeric_limits<double>::quiet_NaN();
+  }
+  std::nth_element(log_weight.begin(), log_weight.begin() + tail, log_weight.end(), std::greater<>());
+  double excess = 0;
+  for (std::int64_t i = 0; i < tail; ++i) excess += log_weight[i] - log_weight[tail];
+  return excess > 0 ? double(tail) / excess : std::numeric_limits<double>::infinity();
+}
+
+void append_over_median(const double* log_weight, std::int64_t n, std::vector<double>& pool) {
+  std::vector<double> sorted(log_weight, log_weight + n);
+  if (!std::all_of(sorted.begin(), sorted.end(), [](double w) { return std::isfinite(w); })) return;
+  std::nth_element(sorted.begin(), sorted.begin() + n / 2, sorted.end());
+  const double median = sorted[n / 2];
+  for (std::int64_t i = 0; i < n; ++i) pool.push_back(log_weight[i] - median);
 }
 
 }  // namespace fokker

@@ -35,8 +35,18 @@ struct WeightMean {
   double log_mean = 0;
   double relative_error = 0;  // standard error of the mean over the mean
   double effective = 0;       // (Σ w)²/Σ w²
-  double tail_index = 0;      // Hill's; infinite where the largest weights are equal
 };
 WeightMean mean_of_weights(const double* log_weight, std::int64_t n);
+
+// At this tail index or below the largest weights fall off so slowly that the standard error of their mean may not be
+// trusted: the variance of a Pareto law is infinite from there on.
+constexpr double kHeavyTail = 2;
+// Hill's index of the largest weights, which estimates the exponent of a law whose tail is a power. Its own relative
+// error is one over the root of their number, min(n/5, 3 √n). Infinite where they are equal, not a number where a
+// weight is none.
+double tail_index(std::vector<double> log_weight);
+// Appends the weights of a point over their median, which heavy tails do not move as they move the mean: so weights of
+// many points with few paths each can be looked at together. A point with a weight that is not finite is passed over.
+void append_over_median(const double* log_weight, std::int64_t n, std::vector<double>& pool);
 
 }  // namespace fokker

@@ -3,10 +3,13 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <random>
 
 #include "compare.hpp"
 #include "fokker/diagnostics.hpp"
+#include "forward_paths.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 
@@ -219,6 +222,57 @@ TEST(SdeDensity, HeavyTailsAreToldFromLightOnes) {
   };
   EXPECT_EQ(heavy(0.1), 19);
   EXPECT_EQ(heavy(2), 0);
+}
+
+// Shares of 200 draws in which a law is called heavy-tailed. A Pareto law has no variance for an index of 2 or less; a
+// log-normal one always has, but its largest weights fall off slowly where σ is large.
+TEST(TailIndex, FlagsLawsByTheirTail) {
+  struct Law {
+    const char* name;
+    std::function<double(std::mt19937_64&)> log_weight;
+    bool heavy;
+  };
+  const auto pareto = [](double index) {
+    return [index](std::mt19937_64& random) { return std::exponential_distribution<double>(index)(random); };
+  };
+  const auto log_normal = [](double deviation) {
+    return [deviation](std::mt19937_64& random) { return std::normal_distribution<double>(0, deviation)(random); };
+  };
+  const Law laws[] = {{"Pareto, 1.2", pareto(1.2), true},
+                      {"Pareto, 1.4", pareto(1.4), true},
+                      {"Pareto, 3", pareto(3), false},
+                      {"Pareto, 5", pareto(5), false},
+                      {"log-normal, 0.2", log_normal(0.2), false},
+                      {"log-normal, 0.8", log_normal(0.8), false},
+                      {"log-normal, 2", log_normal(2), true}};
+  std::mt19937_64 random(3);
+  for (const Law& law : laws) {
+    // 128 points of 32 paths each, as the energy has by default, and one point of 1024, as the density has. Scales of
+    // the points differ, as densities do.
+    for (const auto& [points, paths] : {std::pair(128, 32), std::pair(1, 1024)}) {
+      int flagged = 0;
+      for (int draw = 0; draw < 200; ++draw) {
+        std::vector<double> pool, weights(paths);
+        for (int i = 0; i < points; ++i) {
+          for (double& w : weights) w = law.log_weight(random) - 0.3 * i;
+          append_over_median(weights.data(), paths, pool);
+        }
+        flagged += tail_index(pool) <= kHeavyTail;
+      }
+      if (law.heavy) {
+        EXPECT_GE(flagged, 190) << law.name << ", " << points << " points";
+      } else {
+        EXPECT_LE(flagged, 4) << law.name << ", " << points << " points";
+      }
+    }
+  }
+  // The index itself, where it is known: within five of its standard errors, one over the root of 3 √n.
+  std::vector<double> weights(100000);
+  for (double& w : weights) w = laws[2].log_weight(random);
+  EXPECT_NEAR(tail_index(weights), 3, 5 * 3 / std::sqrt(3 * std::sqrt(1e5)));
+  weights[7] = std::nan("");
+  EXPECT_TRUE(std::isnan(tail_index(weights)));
+  EXPECT_EQ(tail_index({1, 1, 1, 1, 1, 1}), std::numeric_limits<double>::infinity());
 }
 
 TEST(SdeDensity, Refusals) {

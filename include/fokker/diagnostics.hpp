@@ -43,6 +43,10 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
 struct Estimate {
   double value = 0;
   double standard_error = 0;
+  // By paths: a third of the change when every second time of a path is left out, and of that when every second of
+  // the times that an integral is taken over is, about the errors of second order that both leave. 0 on a grid, where
+  // it is not measured.
+  double step_error = 0;
 };
 
 // Called now and then with the fraction of the work that is done.
@@ -95,8 +99,9 @@ struct SdeDensity {
   // that the steps leave.
   std::vector<double> step_error;
   std::vector<double> effective_paths;  // [N] (Σ w)²/Σ w², between 1 and `paths`
-  // [N] Hill's index of the largest weights; at 2 or below their variance looks infinite, standard_error cannot be
-  // trusted, and the density is likely too small.
+  // [N] Hill's index of the min(paths/5, 3 √paths) largest weights, with a relative error of one over the root of that
+  // number. At 2 or below they fall off so slowly that standard_error may not be trusted, and the density is likely too
+  // small. With few paths it says little either way.
   std::vector<double> tail_index;
   std::int64_t heavy_tailed = 0;  // points whose tail_index is 2 or below
 };
@@ -131,8 +136,8 @@ struct EnergyOptions {
   void validate() const;  // throws Error where a number is out of its range
 };
 
-// e_t = E |∇ log p^S_t − s|² = E |∇ log u_t|² under p^S_t, and the balance that u obeys between the end of the time
-// grid, called 0 here, and T:
+// e_t = E |∇ log p^S_t − s|² = E |∇ log u_t|² under p^S_t, and the balance that u obeys between the last of the times
+// given, which is what 0 stands for here and below, and T:
 //   E_{p^S_0} log u_0 + ½ ∫ g² e_t dt = E_π log u_T + ∫ E_{p^S_t} R dt.
 // It is the identity of EnergyIdentity with log Z_0 taken off both sides, and needs no Z.
 struct Energy {
@@ -142,21 +147,22 @@ struct Energy {
   std::vector<double> mass;                  // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
   Estimate dissipation;                      // ½ ∫ g² e_t dt
   Estimate left, right, difference;          // of the balance; difference = left − right, with its own error
-  // One sentence each, where a number is not to be trusted: mass lost, grid too coarse, heavy tails.
+  // One sentence each, where a number is not to be trusted: mass lost, grid too coarse, heavy tails, sides that differ
+  // by more than their errors.
   std::vector<std::string> warnings;
 };
 
 // grid: u is carried backwards along the time grid by Strang's splitting, half a step of e^{∫R}, the forward SDE's
 // exact transition kernel as a quadrature on cubic interpolation, half a step of e^{∫R}: second order in time, fourth
-// in space. Difference then measures the error of both. paths: the standard errors are a jackknife over 16 batches that
-// share nothing; e_t is the product of two estimates of the derivative of log u along a random direction, by
-// differences on common paths, from disjoint halves of the paths. The law of the samples is that of Euler–Maruyama on
-// the time grid, an error of first order in its steps which the standard errors do not contain. The grid has to start
-// at T.
+// in space. paths: the standard errors are a jackknife over 16 batches that share nothing; e_t is the product of two
+// estimates of the derivative of log u along a random direction, by differences on common paths, from disjoint halves
+// of the paths. The law of the samples is that of Euler–Maruyama on the time grid, an error of first order in its steps
+// that neither standard nor step errors contain. The difference of the two sides, by either method, is a check of
+// consistency, not the error of one: what both have wrong alike cancels in it. The grid has to start at T.
 Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,
                           const EnergyOptions& options = {});
 
-// KL(p^S_0 ‖ q_0) + ½ ∫ g² e_t dt = KL(π ‖ q_T) + ∫ (E_{p^S_t} R − E_{q_t} R) dt, 0 being the end of the time grid.
+// KL(p^S_0 ‖ q_0) + ½ ∫ g² e_t dt = KL(π ‖ q_T) + ∫ (E_{p^S_t} R − E_{q_t} R) dt, 0 being the last of the times given.
 // Both sides are free of what φ may have as a function of time alone.
 struct EnergyIdentity {
   Energy energy;
@@ -193,12 +199,20 @@ struct UpperBound {
   std::vector<double> over_samples, over_box;       // [K] L(t); between at most 64 times by interpolation
   double log_bound_samples = 0, log_bound_box = 0;  // natural logarithm: the bound itself may overflow
   double diameter = 0;                              // of the box, 2 box √d: no two laws inside are farther apart
-  // Says no more than that both laws are in the box.
+  // Points at all times together, and those of them that were left out since they or their Hessians were not finite.
+  std::int64_t points_samples = 0, points_box = 0, left_out_samples = 0, left_out_box = 0;
+  // One sentence each, where the bound is not to be trusted or is not a number: e_t negative by noise (taken as 0) or
+  // not finite, points left out.
+  std::vector<std::string> warnings;
+  // Says no more than that both laws are in the box; so does a bound that is not a number.
   bool vacuous_samples() const;
   bool vacuous_box() const;
 };
 
-// `energy` as reverse_sde_energy() gave it for the same model. d ≤ 64, for the Hessians.
+// `energy` as reverse_sde_energy() gave it for the same model, by paths at no more than 65 times; the integrals are by
+// the trapezoidal rule on its times, and between them the samplers take equal steps, 256 or more in all. Not a number
+// where an e_t is not finite, where none is positive but some are negative, or where no point at a time is finite. d ≤
+// 64, for the Hessians.
 UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
                            const UpperBoundOptions& options = {});
 

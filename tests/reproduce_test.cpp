@@ -3,15 +3,22 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <set>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -255,6 +262,119 @@ TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
   }
 }
 
+// A state whose next loss is not finite, as a training that diverges leaves it: that run is recorded as failed, the
+// others go on, and a second call tries it no more.
+TEST(Reproduction, GoesOnWhereOneRunDiverges) {
+  const Scratch scratch;
+  const auto call = [&] { return reproduce(scratch, "blob", "0,1", 3, "--seeds 2"); };
+  ASSERT_EQ(call().code, 0);
+  for (const std::uint64_t seed : {0, 1}) {
+    const std::string folder = scratch / fmt::format("out/blob_w0_s{}/", seed);
+    for (const char* name : {"model.safetensors", "training.json"}) std::filesystem::remove(folder + name);
+    Architecture architecture;
+    architecture.beta = 20;
+    Mlp network = Mlp::initialise(architecture, seed);
+    for (double& parameter : network.parameters) parameter = 1e30;
+    TrainOptions options;
+    options.iterations = 3;
+    options.denoising_points = 1024;
+    options.collocation_points = 256;
+    options.seed = seed;
+    Trainer(Context(), {ForwardSde::defaults(SdeKind::ou), network}, DataSet::named("blob"), options)
+        .save_state(folder + "state.safetensors");
+  }
+  std::string results_before;
+  for (int k = 0; k < 2; ++k) {
+    SCOPED_TRACE(k);
+    const Outcome outcome = call();
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_THAT(outcome.out, AllOf(HasSubstr("failed: "), HasSubstr("finite"), HasSubstr("ODE–SDE")));
+    EXPECT_THAT(outcome.err, HasSubstr("reproduce: 2 of 4 runs failed"));
+    const std::string text = get(scratch / "out/results.json");
+    const Json results = Json::parse(text);
+    EXPECT_EQ(results["finished"], true);
+    ASSERT_EQ(results["runs"].size(), 4u);
+    for (const Json& entry : results["runs"]) {
+      const bool failed = entry["residual_weight"] == 0;
+      EXPECT_EQ(entry.contains("failed"), failed);
+      EXPECT_EQ(entry.contains("gap"), !failed);
+    }
+    EXPECT_THAT(results["runs"][0]["failed"].get<std::string>(), HasSubstr("finite"));
+    ASSERT_EQ(results["summary"].size(), 1u);
+    EXPECT_EQ(results["summary"][0]["residual_weight"], 1);
+    // The time is that of the parts, whichever call did them.
+    EXPECT_GT(results["seconds"].get<double>(), 0);
+    if (k == 1) {
+      EXPECT_EQ(text, results_before);
+    }
+    results_before = text;
+  }
+  const std::string folder = scratch / "out/blob_w0_s0/";
+  EXPECT_FALSE(std::filesystem::exists(folder + "model.safetensors"));
+  if (can_report()) {
+    EXPECT_THAT(report(scratch), AllOf(HasSubstr("2 runs failed"), HasSubstr("finite")));
+  }
+  put(folder + "failed.json", "{}");
+  expect_refusal(call(), "failed.json' has no text \"failed\"");
+  // Without its folder it trains again, from the beginning.
+  std::filesystem::remove_all(folder);
+  EXPECT_THAT(call().err, HasSubstr("reproduce: 1 of 4 runs failed"));
+  EXPECT_TRUE(std::filesystem::exists(folder + "model.safetensors"));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+}
+
+// Interrupted, so that there is a state to go on from, then killed at work: the third call ends with the bits of a
+// single one, and the time of the training is the sum of what was recorded.
+TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
+  const Scratch scratch;
+  const auto command = [&](const char* out) {
+    return fmt::format("{} --preset smoke --iterations 300 --samples 200 --grid geometric:20:1e-2 --weights 1 --out {}",
+                       reproduce_tool, scratch / out);
+  };
+  const std::string folder = scratch / "out/circles2_w1/", log = folder + "log.csv",
+                    model = folder + "model.safetensors";
+  // Ends the command by a signal once it has written records.
+  const auto end_by = [&](int signal) {
+    const auto written = [&] {
+      std::error_code none;
+      const auto time = std::filesystem::last_write_time(log, none);
+      return none ? std::filesystem::file_time_type::min() : time;
+    };
+    const auto before = written();
+    const pid_t child = ::fork();
+    if (child == 0) {
+      ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
+      ::_exit(127);
+    }
+    int status = 0;
+    while (written() == before && ::waitpid(child, &status, WNOHANG) == 0) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    }
+    ::kill(child, signal);
+    ::waitpid(child, &status, 0);
+    EXPECT_FALSE(std::filesystem::exists(model)) << "the training ended before it could be stopped";
+    return status;
+  };
+  const int interrupted = end_by(SIGTERM);
+  ASSERT_TRUE(WIFEXITED(interrupted));
+  EXPECT_EQ(WEXITSTATUS(interrupted), 1);
+  ASSERT_TRUE(std::filesystem::exists(folder + "state.safetensors"));
+  const double before = Json::parse(get(folder + "training.json"))["seconds"];
+  EXPECT_GT(before, 0);
+  const int killed = end_by(SIGKILL);
+  ASSERT_TRUE(WIFSIGNALED(killed));
+
+  const Outcome last = run(scratch, command("out")), single = run(scratch, command("single"));
+  ASSERT_EQ(last.code, 0) << last.err;
+  ASSERT_EQ(single.code, 0) << single.err;
+  const Json training = Json::parse(get(folder + "training.json"));
+  EXPECT_GT(training["first_iteration"], 0);
+  EXPECT_GT(training["seconds"].get<double>(), before);
+  for (const char* name : {"model.safetensors", "log.csv", "ode.npy", "sde.npy"}) {
+    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;
+  }
+}
+
 // Two seeds of one activation, then of all of them: what is there already is neither trained nor measured again.
 TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
   const Scratch scratch;
@@ -278,6 +398,8 @@ TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
   const Json results = Json::parse(get(scratch / "out/results.json"));
   EXPECT_EQ(results["preset"], "activations-quick");
   EXPECT_EQ(results["seeds"], 2);
+  EXPECT_EQ(results["gap_options"]["seed"], 0);
+  for (const Json& entry : results["runs"]) EXPECT_TRUE(entry["diagnosis"].is_null());  // unless they are asked for
   ASSERT_EQ(results["runs"].size(), 8u);
   std::vector<std::string> folders;
   for (const Json& entry : results["runs"]) {
@@ -315,7 +437,7 @@ TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
 
 TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
   const Scratch scratch;
-  const auto folders = [&](const std::string& options) {
+  const auto folders = [&](const std::string& options, int seed) {
     std::filesystem::remove_all(scratch / "out");
     const Outcome outcome =
         run(scratch,
@@ -323,6 +445,7 @@ TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
                         "--out {}",
                         reproduce_tool, options, scratch / "out"));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(Json::parse(get(scratch / "out/results.json"))["gap_options"]["seed"], seed);
     std::set<std::string> names;
     for (const auto& entry : std::filesystem::directory_iterator(scratch / "out"))
       names.insert(entry.path().filename());
@@ -330,9 +453,9 @@ TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
     return names;
   };
   using Names = std::set<std::string>;
-  EXPECT_EQ(folders("--preset smoke --activation silu --seed 5"), (Names{"blob_w0"}));
-  EXPECT_EQ(folders("--preset smoke --seeds 2 --seed 5"), (Names{"blob_w0_s5", "blob_w0_s6"}));
-  EXPECT_EQ(folders("--preset activations-quick --beta 20 --seeds 1"), (Names{"blob_softplus20_w0_s0"}));
+  EXPECT_EQ(folders("--preset smoke --activation silu --seed 5", 5), (Names{"blob_w0"}));
+  EXPECT_EQ(folders("--preset smoke --seeds 2 --seed 5", 5), (Names{"blob_w0_s5", "blob_w0_s6"}));
+  EXPECT_EQ(folders("--preset activations-quick --beta 20 --seeds 1", 0), (Names{"blob_softplus20_w0_s0"}));
 }
 
 TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
@@ -369,12 +492,29 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
               std::exp(over_samples["log_bound"].get<double>()) >= bound["diameter"].get<double>());
     EXPECT_EQ(diagnosis["identity"].is_null(), !diagnosis["radial_slopes"]["integrable"].get<bool>());
     EXPECT_TRUE(diagnosis["energy"]["balance"]["difference"]["value"].is_number());
+    EXPECT_EQ(diagnosis["resolved"], diagnosis["warnings"].empty());
+    EXPECT_EQ(diagnosis["nodes"], 96);
+    EXPECT_EQ(diagnosis["box"], 3.5);
+    EXPECT_THAT(diagnosis["method"].get<std::string>(), HasSubstr(version()));
+    // Once in the legend, once in the row.
+    const std::string mark = "ot resolved";
+    std::size_t marks = 0;
+    for (std::size_t at = 0; (at = outcome.out.find(mark, at)) != std::string::npos; ++at) ++marks;
+    EXPECT_EQ(marks, diagnosis["resolved"] ? 1u : 2u) << outcome.out;
   }
   // The bound is there already, and stays away where it is not asked for.
   const std::string diagnosis = scratch / "out/circles2_w1/diagnosis.json";
   const auto written = std::filesystem::last_write_time(diagnosis);
   ASSERT_EQ(run(scratch, command).code, 0);
   EXPECT_EQ(std::filesystem::last_write_time(diagnosis), written);
+  // Another method's numbers are computed anew.
+  Json other = Json::parse(get(diagnosis));
+  const Json dissipation = other["energy"]["dissipation"];
+  other["method"] = "fokker 0.0.0, diagnosis 1";
+  other["energy"]["dissipation"] = {{"value", -1}, {"standard_error", 0}};
+  put(diagnosis, other.dump());
+  ASSERT_EQ(run(scratch, command).code, 0);
+  EXPECT_EQ(Json::parse(get(diagnosis))["energy"]["dissipation"], dissipation);
   if (can_report()) {
     EXPECT_THAT(report(scratch), AllOf(HasSubstr("Upper bound of the gap, and the energy identity"),
                                        HasSubstr("an estimate of the bound (a maximum over samples is no bound)"),
@@ -407,9 +547,59 @@ TEST(Reproduction, ThePaperHasItsNumbersBesideOurs) {
     EXPECT_EQ(entry["recipe"]["schedule"], "paper");
     EXPECT_EQ(entry["recipe"]["architecture"]["beta"], 100.0);
   }
+  // So little training throws every sample out: nothing of what the runs have to show can be said.
+  ASSERT_EQ(results["acceptance"].size(), 9u);
+  for (const Json& entry : results["acceptance"]) EXPECT_EQ(entry["outcome"], "not evaluated");
+  EXPECT_THAT(outcome.out, HasSubstr("blob: SDE–truth rises with each step of w_R, as the published: not evaluated"));
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
   EXPECT_THAT(report(scratch),
               AllOf(HasSubstr("Beside the published numbers"), HasSubstr("0.01160"), HasSubstr("Residual, gap and")));
+}
+
+// With distances put into the runs' files: the published ones of blob meet what they have to, others fail one by one.
+TEST(Reproduction, ThePaperHasToShowItsResult) {
+  const Scratch scratch;
+  const std::string command = fmt::format(
+      "{} --preset paper --data blob --seeds 3 --bounds no --detail no --iterations 1 --samples 50 --grid "
+      "geometric:4:1e-1 --out {}",
+      reproduce_tool, scratch / "out");
+  ASSERT_EQ(run(scratch, command).code, 0);
+  const std::map<std::string, std::array<double, 3>> published{{"0", {0.0116, 0.01097, 0.00218}},
+                                                               {"0.1", {0.00311, 0.00604, 0.00294}},
+                                                               {"1", {0.0029, 0.00528, 0.00427}},
+                                                               {"10", {0.00221, 0.01723, 0.01599}}};
+  // Outcomes of blob's four criteria where the distances are the published, times a factor where the weight is `at`.
+  const auto outcomes = [&](const std::string& at, std::array<double, 3> factors, double escaped = 0) {
+    for (const auto& [weight, distances] : published) {
+      for (int seed = 0; seed < 3; ++seed) {
+        const std::string path = scratch / fmt::format("out/blob_w{}_s{}/gap.json", weight, seed);
+        Json gap = Json::parse(get(path));
+        const auto value = [&](int k) {
+          return distances[k] * (weight == at ? factors[k] : 1) * (1 + 0.1 * (seed - 1));
+        };
+        gap["w2_squared"] = {{"ode_sde", value(0)}, {"ode_truth", value(1)}, {"sde_truth", value(2)}};
+        gap["escaped"] = {{"ode", weight == at ? escaped : 0}, {"sde", 0}};
+        gap["noise_floor"] = 5.5e-4;
+        put(path, gap.dump());
+      }
+    }
+    EXPECT_EQ(run(scratch, command).code, 0);
+    std::vector<std::string> found;
+    const Json results = Json::parse(get(scratch / "out/results.json"));
+    for (const Json& entry : results["acceptance"]) {
+      if (entry["data"] == "blob") found.push_back(entry["outcome"]);
+    }
+    return found;
+  };
+  using ::testing::ElementsAre;
+  EXPECT_THAT(outcomes("", {}), ElementsAre("met", "met", "met", "met"));
+  EXPECT_THAT(outcomes("0.1", {0.8, 1, 1}), ElementsAre("not met", "met", "met", "met"));  // 0.1 to 10 by 2.8e-4
+  EXPECT_THAT(outcomes("1", {2.1, 1, 1}), ElementsAre("met", "not met", "met", "met"));
+  EXPECT_THAT(outcomes("1", {1, 0.4, 1}), ElementsAre("met", "met", "not met", "met"));
+  EXPECT_THAT(outcomes("1", {1, 1, 0.6}), ElementsAre("met", "met", "met", "not met"));
+  EXPECT_THAT(outcomes("1", {1, 1, 1}, 0.3), ElementsAre("met", "not evaluated", "not evaluated", "not evaluated"));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), AllOf(HasSubstr("not evaluated"), HasSubstr("as the published")));
 }
 
 TEST(Report, OverwritesNothingItReads) {

@@ -83,8 +83,8 @@ TEST(TrainingsSideBySide, AreAsAlone) {
   }
 }
 
-// A loss that is not finite stops them all, and every state is there to go on from.
-TEST(TrainingsSideBySide, StopWhereOneDiverges) {
+// A loss that is not finite stops one of them; the others end as if alone.
+TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   const Scratch scratch;
   TrainOptions wild = options(50, 0, 1);
   wild.schedule = RateSchedule::constant;
@@ -96,12 +96,29 @@ TEST(TrainingsSideBySide, StopWhereOneDiverges) {
                                          {.state = scratch / "second", .log = scratch / "second.csv"}};
   Progress progress({{"training", "train", 1}});
   progress.begin();
-  EXPECT_THAT(message_of([&] { run_trainings(both, files, never, progress); }),
-              AllOf(HasSubstr("finite"), HasSubstr("second'"), Not(HasSubstr("first'")), HasSubstr("beside it")));
+  const std::vector<TrainingResult> results = run_trainings(both, files, never, progress);
+  ASSERT_EQ(results.size(), 2u);
+  EXPECT_EQ(results[0].failure, "");
+  EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);
-  const Trainer resumed = Trainer::resume(context, files[0].state, data);
-  EXPECT_GT(resumed.iteration(), 0);
-  EXPECT_EQ(parameters(resumed), parameters(first));
+  Trainer alone = trainer(options(50, 0, 2));
+  alone.run(50);
+  EXPECT_EQ(parameters(first), parameters(alone));
+  EXPECT_EQ(parameters(Trainer::resume(context, files[0].state, data)), parameters(alone));
+
+  // Two at once, and one by itself, which is an error.
+  Trainer third = trainer(wild), fourth = trainer(wild);
+  Trainer* const wild_ones[] = {&third, &fourth};
+  Progress of_two({{"training", "train", 1}});
+  of_two.begin();
+  for (const TrainingResult& result : run_trainings(wild_ones, files, never, of_two)) {
+    EXPECT_EQ(result.failure, results[1].failure);
+  }
+  Trainer fifth = trainer(wild);
+  Progress of_one({{"training", "train", 1}});
+  of_one.begin();
+  EXPECT_THAT(message_of([&] { run_training(fifth, files[1], never, of_one); }),
+              AllOf(HasSubstr("finite"), HasSubstr("second'"), Not(HasSubstr("beside it"))));
 }
 
 }  // namespace

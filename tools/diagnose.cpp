@@ -18,15 +18,6 @@ std::string text(const Estimate& estimate) {
   return fmt::format("{:.5g} ± {:.2g}", estimate.value, estimate.standard_error);
 }
 
-// "1.3e+12", from its natural logarithm, which double may not hold the exponential of.
-std::string exponential(double logarithm) {
-  if (!std::isfinite(logarithm)) return fmt::format("{}", std::exp(logarithm));
-  const double decimal = logarithm / std::log(10.0);
-  if (std::abs(decimal) < 4) return fmt::format("{:.4g}", std::exp(logarithm));
-  const double exponent = std::floor(decimal);
-  return fmt::format("{:.2f}e{:+.0f}", std::pow(10.0, decimal - exponent), exponent);
-}
-
 Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound, bool vacuous) {
   return {{"largest_eigenvalue", largest_eigenvalue},
           {"log_bound", log_bound},
@@ -68,6 +59,14 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
     diagnosis.gap = std::sqrt(std::max(0.0, distance(context, ode, sde).value));
   }
   return diagnosis;
+}
+
+std::string exponential(double logarithm) {
+  if (!std::isfinite(logarithm)) return fmt::format("{}", std::exp(logarithm));
+  const double decimal = logarithm / std::log(10.0);
+  if (std::abs(decimal) < 4) return fmt::format("{:.4g}", std::exp(logarithm));
+  const double exponent = std::floor(decimal);
+  return fmt::format("{:.2f}e{:+.0f}", std::pow(10.0, decimal - exponent), exponent);
 }
 
 Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) {

@@ -9,6 +9,9 @@
 
 namespace fokker::tools {
 
+// Raised where the same model and options give other numbers than before, so that kept ones are computed anew.
+constexpr int diagnosis_version = 2;
+
 struct DiagnoseOptions {
   std::string grid = "geometric:200";  // the times of everything
   EnergyOptions energy;
@@ -34,6 +37,8 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
 
 // What `fokker diagnose --json` prints of it; numbers that are not finite are null.
 Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options);
+// "1.30e+12", from its natural logarithm, which double may not hold the exponential of.
+std::string exponential(double logarithm);
 // The same for a person to read.
 std::string diagnosis_text(const Diagnosis& diagnosis);
 

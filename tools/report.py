@@ -18,7 +18,6 @@ import html
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 
@@ -171,16 +170,25 @@ def is_study(runs):
 
 
 def over_seeds(runs, value):
-    """(mean, least, most) of what seeds have, or NaN; None counts as NaN."""
+    """(mean, standard deviation of a sample) of what seeds have, or NaN; None counts as NaN."""
     values = [math.nan if value(run) is None else value(run) for run in runs]
-    return sum(values) / len(values), min(values), max(values)
+    mean = sum(values) / len(values)
+    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
 
 
 def error_bars(axis, x, spreads, **style):
-    """Means joined by a line, bars from the least to the most of the seeds where there are several."""
-    means = np.array([mean for mean, _, _ in spreads])
-    bars = np.array([[mean - least, most - mean] for mean, least, most in spreads]).T
-    axis.errorbar(x, means, yerr=np.maximum(bars, 0) if bars.max(initial=0) > 0 else None, capsize=3, **style)
+    """Means joined by a line, bars of one standard deviation over seeds; downwards to a tenth of the mean at most, since
+    the axes are logarithmic."""
+    means, deviations = np.array(spreads).T
+    bars = np.array([np.minimum(deviations, 0.9 * means), deviations])
+    axis.errorbar(x, means, yerr=np.maximum(bars, 0) if deviations.max(initial=0) > 0 else None, capsize=3, **style)
+
+
+def note_escaped(axis, escaped):
+    """Says in a panel of a density that it shows the survivors only."""
+    if escaped > MOST_ESCAPED:
+        axis.text(0.5, 0.03, f"{100 * escaped:.0f} % escaped", transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5,
+                  color="white")
 
 
 def density_figure(runs, half_width):
@@ -206,6 +214,7 @@ def density_figure(runs, half_width):
             if row == 0:
                 axis.set_title(title, fontsize=11, fontweight="bold", pad=20)
             if key is not None:
+                note_escaped(axis, run.gap["escaped"][key[:3]])
                 note = f"$W_2^2$ to truth {number(run.distances[key], 4)}, escaped {100 * run.gap['escaped'][key[:3]]:.2f} %"
                 axis.text(0.5, 1.02, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8.5)
         axes[row][0].set_ylabel(f"{run.label}\nODE–SDE $W_2^2$ {number(run.distances['ode_sde'], 4)}", fontsize=11)
@@ -293,11 +302,12 @@ def shade_noise(axis, floor):
 
 
 def smoothness_figure(runs):
-    """Against the largest |σ″| of the activation: the gap, the SDE's distance to the truth, the centred residual."""
+    """Against the largest |σ″| of the activation: the gap, both samplers' distances to the truth, the centred residual."""
     panels = [("ODE–SDE gap", lambda run: run.distances["ode_sde"]),
+              ("ODE–truth", lambda run: run.distances["ode_truth"]),
               ("SDE–truth", lambda run: run.distances["sde_truth"]),
               ("mean $R^2$, centred at each time", lambda run: run.residual["centred_mean_square"])]
-    figure, axes = plt.subplots(1, len(panels), figsize=(10.6, 3.7))
+    figure, axes = plt.subplots(1, len(panels), figsize=(13.4, 3.7))
     weights = sorted({run.weight for run in runs})
     activations = sorted({(run.roughness, run.activation) for run in runs})
     for index, (axis, (title, value)) in enumerate(zip(axes, panels)):
@@ -315,7 +325,7 @@ def smoothness_figure(runs):
                               markerfacecolor="white", markeredgewidth=1.4, zorder=4)
         axis.set_xscale("log")
         use_log_scale(axis.set_yscale, [value(run) for run in runs])
-        if index < 2:
+        if index < 3:
             shade_noise(axis, max(run.floor for run in runs))
         axis.set_xticks([roughness for roughness, _ in activations],
                         [f"{name}: {roughness:.2g}" for roughness, name in activations], fontsize=8,
@@ -326,7 +336,7 @@ def smoothness_figure(runs):
         axis.grid(True, axis="y")
         label_short_axis(axis)
     axes[0].set_ylabel("$W_2^2$")
-    axes[1].set_xlabel("activation: largest $|\\sigma''|$ of one unit")
+    figure.supxlabel("activation: largest $|\\sigma''|$ of one unit", fontsize=10)
     axes[0].legend(fontsize=8.5, loc="upper left")
     return figure
 
@@ -358,6 +368,7 @@ def study_density_figure(runs, half_width):
                 if index == 0:
                     text = f"{title}, {run.label}\n{text}"
                 axis.set_title(text, fontsize=8.5)
+                note_escaped(axis, run.gap["escaped"][name])
     return figure
 
 
@@ -441,6 +452,8 @@ def way_density_figure(run, half_width):
             axis.spines[:].set_visible(False)
             if index == 0:
                 axis.set_title(f"$t$ = {t:.2g}", fontsize=8.5)
+            if name in run.way["escaped"]:
+                note_escaped(axis, run.way["escaped"][name][column])
         row[0].set_ylabel(title.replace("probability-flow", "prob.-flow"), fontsize=8)
     return figure
 
@@ -602,7 +615,8 @@ def bound_cell(log_bound, vacuous):
     """A bound of W₂ from its logarithm."""
     if log_bound is None or not math.isfinite(log_bound):
         return "–"
-    value = f"{math.exp(log_bound):.4g}" if log_bound < 7 else f"e<sup>{log_bound:.1f}</sup>"
+    exponent, decimal = math.floor(log_bound / math.log(10)), log_bound / math.log(10)
+    value = f"{math.exp(log_bound):.4g}" if abs(decimal) < 4 else f"{10 ** (decimal - exponent):.2f}e{exponent:+d}"
     return value + (" (vacuous)" if vacuous else "")
 
 
@@ -618,22 +632,22 @@ def diagnosis_section(runs):
                 f"{run.weight:g}"]
 
     header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>"]
-    bounds, energies, notes = [], [], {}
+    bounds, energies, notes = [], [], []
     for run in runs:
         bound, energy, identity = (run.diagnosis[key] for key in ("upper_bound", "energy", "identity"))
         gap = run.distances["ode_sde"]
+        resolved = "yes" if run.diagnosis["resolved"] else "<b>not resolved</b>"
         bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
-                       *(bound_cell(bound[where]["log_bound"], bound[where]["vacuous"]) for where in ("over_samples", "over_box"))])
+                       *(bound_cell(bound[where]["log_bound"], bound[where]["vacuous"]) for where in ("over_samples", "over_box")),
+                       resolved])
         sides = ([number(identity[key]["value"], 4) for key in
                   ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
         energies.append([*names(run), number(energy["dissipation"]["value"], 4), *sides,
-                         number(energy["balance"]["difference"]["value"], 4)])
+                         number(energy["balance"]["difference"]["value"], 4), resolved])
         label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
-        for note in [*run.diagnosis["warnings"], *refused]:
-            # Sentences that differ in numbers only are shown once, with the runs that they are of.
-            notes.setdefault(re.sub(r"[0-9][-+0-9.e]*", "#", note), []).append((label, note))
+        notes += [f"<li>{label}: {html.escape(note)}.</li>" for note in [*run.diagnosis["warnings"], *refused]]
     vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
     diameter = runs[0].diagnosis["upper_bound"]["diameter"]
     text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt, "
@@ -642,21 +656,36 @@ def diagnosis_section(runs):
             "<b>an estimate of the bound (a maximum over samples is no bound)</b>. "
             + (f"For {'all' if len(vacuous) == len(runs) else len(vacuous)} of the {len(runs)} runs it is <b>vacuous</b>: larger "
                f"than the diameter of the box, {diameter:.2f}, it says no more than that both laws are in it."
-               if vacuous else "") + "</p>")
-
-    def item(found):
-        others = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        own = ", each with its own numbers" if len({note for _, note in found}) > 1 else ""
-        return f"<li>{html.escape(found[0][1])} ({'; '.join(label for label, _ in found[:3])}{others}{own}).</li>"
+               if vacuous else "")
+            + " W₂ is measured without the samples that escaped; the laws that the bound is about keep them. Where the energy "
+            "e<sub>t</sub> is <b>not resolved</b>, neither it nor the estimate made of it is to be trusted.</p>")
 
     return ("<h2>Upper bound of the gap, and the energy identity</h2>" + text
-            + table([*header, "W₂, measured", "estimate over samples", "estimate over the box"], bounds)
+            + table([*header, "W₂, measured", "estimate over samples", "estimate over the box", "e<sub>t</sub> resolved"], bounds)
             + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
-            "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; the difference of the sides, and that of the balance "
-            "which needs no Z, measure its error. Dashes: there is no Z.</p>"
+            "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; p<sup>SDE</sup> and q are at the end of the "
+            "samplers' times. The difference of the sides, and that of the balance which needs no Z, is a check of consistency: "
+            "an error that both sides share cancels in it. Dashes: there is no Z.</p>"
             + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
-                     "of the balance"], energies)
-            + (f"<ul>{''.join(map(item, notes.values()))}</ul>" if notes else ""))
+                     "of the balance", "e<sub>t</sub> resolved"], energies)
+            + (f"<details><summary>Why not resolved, or no Z</summary><ul>{''.join(notes)}</ul></details>" if notes else ""))
+
+
+def failed_section(failed):
+    """The runs whose training broke off."""
+    if not failed:
+        return ""
+    items = "".join(f'<li>{html.escape(entry["folder"])}: {html.escape(entry["failed"])}</li>' for entry in failed)
+    return f'<p><b>{len(failed)} run{"s" if len(failed) > 1 else ""} failed</b> and no number here has a part of them:</p><ul>{items}</ul>'
+
+
+def acceptance_section(results):
+    """What the paper's runs have to show; empty for other presets."""
+    rows = [[html.escape(entry["data"]), html.escape(entry["criterion"]), f'<b>{entry["outcome"]}</b>', html.escape(entry["numbers"])]
+            for entry in results.get("acceptance", [])]
+    return ("<h2>What the paper's runs have to show</h2><p>Medians over seeds; distances of runs that lost more than "
+            f"{100 * MOST_ESCAPED:g} % of a sampler's samples are not evaluated.</p>"
+            + table(["data", "criterion", "outcome", "numbers"], rows)) if rows else ""
 
 
 def verdict(name, runs):
@@ -723,8 +752,8 @@ def recipe_table(results, runs):
         ("fokker", results["version"]),
         ("time", f'{sum(run.entry["training"]["seconds"] / run.entry["training"].get("trained_together", 1) for run in runs):.0f} s '
                  f'of training, {sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde")):.0f} s of sampling, '
-                 f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; the last call took '
-                 f'{results["seconds"]:.0f} s'),
+                 f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; with the upper bounds, '
+                 f'where there are any, {results["seconds"]:.0f} s in all'),
     ]
     return table([], rows, "key")
 
@@ -800,7 +829,8 @@ def main():
             results = json.load(file)
         except ValueError as error:
             raise ValueError(f"{results_file} is not JSON ({error})") from error
-    runs = [Run(arguments.folder, entry) for entry in results["runs"]]
+    runs = [Run(arguments.folder, entry) for entry in results["runs"] if "failed" not in entry]
+    failed = [entry for entry in results["runs"] if "failed" in entry]
     if not runs:
         raise ValueError(f"{results_file} holds no finished run")
     check_out(out, [results_file, *(path for run in runs for path in run.files())])
@@ -825,6 +855,7 @@ def main():
         "ODE. They agree where its potential solves the Fokker–Planck equation; the weight w<sub>R</sub> of that equation's "
         "residual in the loss trades agreement for accuracy.</p>",
         "" if results.get("finished") else "<p><b>Not all runs are finished; this report shows those that are.</b></p>",
+        failed_section(failed),
         verdicts(runs),
         "<h2>Results</h2>", f"<p>{'W₂²' if any(planar) else 'Sliced W₂²'} of {results['gap_options']['samples']} samples each"
         + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "") + ".</p>",
@@ -835,21 +866,23 @@ def main():
                   f"<details><summary>All {len(runs)} runs</summary>{results_table(runs)}</details>"]
     else:
         parts.append(results_table(runs))
-    parts.append(published_table(runs))
+    parts += [published_table(runs), acceptance_section(results)]
     for data, group in by_data(runs).items():
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in os.path.basename(data))
         planar_group, study = all(run.planar for run in group), is_study(group)
         seeds = len({run.seed for run in group})
-        of_seeds = "; bars from the least to the most of the seeds" if seeds > 1 else ""
+        of_seeds = "; bars: one standard deviation over seeds" if seeds > 1 else ""
         parts.append(f"<h2>{html.escape(data)}</h2>")
         if study:
             parts.append(embed(smoothness_figure(group), f"smoothness_{name}",
                                "Against the roughness of the activation, the largest |σ″| of one unit (β/4 for softplus β): the "
-                               f"ODE–SDE gap, the SDE's distance to the truth and the residual. Means over seeds{of_seeds}; dots: "
-                               f"single seeds; open: more than {100 * MOST_ESCAPED:g} % of the samples of a sampler escaped."))
+                               f"ODE–SDE gap, both samplers' distances to the truth and the residual. Means over seeds{of_seeds}; "
+                               f"dots: single seeds; open markers: more than {100 * MOST_ESCAPED:g} % of the samples of a sampler "
+                               "escaped for some seed, so that the distances are between the survivors."))
             if planar_group:
                 parts.append(embed(study_density_figure(group, results["box"]), f"density_{name}",
-                                   "Densities of both samplers, of the first seed, on one colour scale set by the truth."))
+                                   "Densities of both samplers, of the first seed, on one colour scale set by the truth; where "
+                                   "samples escaped, of those that did not, with the escaped share written in the panel."))
         else:
             if planar_group:
                 first = min(run.seed for run in group)

@@ -106,7 +106,11 @@ void RecordLog::flush() {
 
 namespace {
 
-bool finished(const Trainer& trainer) { return trainer.iteration() >= trainer.options().iterations; }
+std::string where_saved(std::span<const TrainingFiles> files, std::size_t i) {
+  if (files[i].state.empty()) return "nothing was saved, since no state file was asked for";
+  return fmt::format("the state is in '{}'{}", files[i].state,
+                     files.size() == 1 ? "" : ", and so are those of the trainings beside it");
+}
 
 }  // namespace
 
@@ -120,9 +124,15 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
                                         : RecordLog(files[i].log, trainers[i]->iteration(), files[i].log_every));
     iterations += trainers[i]->options().iterations;
   }
+  std::vector<TrainingResult> results(trainers.size());
+  for (TrainingResult& result : results) result.last.iteration = -1;
+  // Nothing is left to do of one that failed.
+  const auto done_of = [&](std::size_t i) {
+    return results[i].failure.empty() ? trainers[i]->iteration() : trainers[i]->options().iterations;
+  };
   const auto done = [&] {
     std::int64_t sum = 0;
-    for (const Trainer* trainer : trainers) sum += trainer->iteration();
+    for (std::size_t i = 0; i < trainers.size(); ++i) sum += done_of(i);
     return sum;
   };
   const auto save_states = [&] {
@@ -131,14 +141,7 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
     }
   };
-  const auto where = [&](std::size_t i) {
-    if (files[i].state.empty()) return std::string("nothing was saved, since no state file was asked for");
-    return fmt::format("the state is in '{}'{}", files[i].state,
-                       files.size() == 1 ? "" : ", and so are those of the trainings beside it");
-  };
 
-  std::vector<TrainingResult> results(trainers.size());
-  for (TrainingResult& result : results) result.last.iteration = -1;
   const Stopwatch clock;
   Stopwatch since_save;
   std::int64_t chunk = 1;
@@ -148,7 +151,7 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
     std::vector<Trainer*> running;
     std::int64_t count = chunk;
     for (std::size_t i = 0; i < trainers.size(); ++i) {
-      if (finished(*trainers[i])) continue;
+      if (done_of(i) >= trainers[i]->options().iterations) continue;
       at.push_back(i);
       running.push_back(trainers[i]);
       if (save.iterations > 0) count = std::min(count, save.iterations - trainers[i]->iteration() % save.iterations);
@@ -163,11 +166,13 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       records = run_together(running, count);
     } catch (const TrainingStopped& stopped) {
       // The records are those of the first that stopped; the others ran on to the end of the slice, theirs are lost.
+      // Another that stopped there stops again in the next slice.
       std::size_t first = 0;
       while (first + 1 < running.size() && running[first]->iteration() == wanted[first]) ++first;
       logs[at[first]].write(stopped.records);
+      results[at[first]].failure = stopped.what();
       save_states();
-      throw Error(fmt::format("{}; {}", stopped.what(), where(at[first])));
+      continue;
     }
     if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
     if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
@@ -185,7 +190,8 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
     if (done() < iterations && interrupts.interrupted()) {
       save_states();
       throw Error(fmt::format("interrupted after {} of {} iterations{}; {}", done(), iterations,
-                              trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()), where(0)));
+                              trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()),
+                              where_saved(files, 0)));
     }
     if (due) {
       save_states();
@@ -203,7 +209,9 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
 TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save,
                             Progress& progress) {
   Trainer* const one[] = {&trainer};
-  return run_trainings(one, {&files, 1}, save, progress).front();
+  TrainingResult result = run_trainings(one, {&files, 1}, save, progress).front();
+  if (!result.failure.empty()) throw Error(fmt::format("{}; {}", result.failure, where_saved({&files, 1}, 0)));
+  return result;
 }
 
 }  // namespace fokker::tools

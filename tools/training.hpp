@@ -54,13 +54,17 @@ struct TrainingResult {
   double seconds = 0;
   TrainRecord last{};        // iteration −1 where nothing was left to do
   bool interrupted = false;  // by a signal that found no iteration left to stop before
+  std::string failure;       // what TrainingStopped said of a loss or gradient that was not finite; empty: none
 };
 
 // Runs the trainers to their ends, slice by slice, inside the progress's running phase: more than one of them side by
-// side, which one GPU has room for. SIGINT and SIGTERM, where iterations are left, and a loss that is not finite save
-// the states, with the records up to them, and throw Error. files [trainers]. Each result's seconds are those of all.
+// side, which one GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up
+// to them, and throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the
+// others go on; the logs of those lack the slice, 1000 iterations at most, in which it stopped. files [trainers]. Each
+// result's seconds are those of all.
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress);
+// One trainer. Throws Error also where the loss is not finite.
 TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save, Progress& progress);
 
 }  // namespace fokker::tools

@@ -11,11 +11,14 @@
 namespace fokker::tools {
 namespace {
 
-Json of(const Estimate& estimate) { return {{"value", estimate.value}, {"standard_error", estimate.standard_error}}; }
+Json of(const Estimate& estimate) {
+  return {{"value", estimate.value}, {"standard_error", estimate.standard_error}, {"step_error", estimate.step_error}};
+}
 
 std::string text(const Estimate& estimate) {
   if (estimate.standard_error == 0) return fmt::format("{:.5g}", estimate.value);
-  return fmt::format("{:.5g} ± {:.2g}", estimate.value, estimate.standard_error);
+  const std::string text = fmt::format("{:.5g} ± {:.2g}", estimate.value, estimate.standard_error);
+  return estimate.step_error == 0 ? text : fmt::format("{}, step error {:.2g}", text, estimate.step_error);
 }
 
 Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound, bool vacuous) {
@@ -104,7 +107,9 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
     json["upper_bound"] = {
         {"over_samples", bound_json(bound->over_samples, bound->log_bound_samples, bound->vacuous_samples())},
         {"over_box", bound_json(bound->over_box, bound->log_bound_box, bound->vacuous_box())},
-        {"diameter", bound->diameter}};
+        {"diameter", bound->diameter},
+        {"left_out", {{"samples", bound->left_out_samples}, {"box", bound->left_out_box}}},
+        {"warnings", bound->warnings}};
   }
   json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
                  {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
@@ -151,7 +156,11 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
     line("samples", bound->log_bound_samples, bound->vacuous_samples());
     line("box", bound->log_bound_box, bound->vacuous_box());
   }
-  for (const std::string& warning : energy.warnings) out += fmt::format("warning: {}\n", warning);
+  std::vector<std::string> warnings = energy.warnings;
+  if (const auto& bound = diagnosis.bound) {
+    warnings.insert(warnings.end(), bound->warnings.begin(), bound->warnings.end());
+  }
+  for (const std::string& warning : warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 }
 

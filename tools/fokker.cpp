@@ -440,12 +440,10 @@ class Density : public Command {
   explicit Density(CLI::App& parent)
       : Command(parent.add_subcommand("density", "Log density of a model's reverse SDE at points")) {
     teach(
-        "By Feynman and Kac along paths of the forward SDE from each point, so it is random: standard_error comes "
-        "from\n"
-        "the spread of the weights, step_error from leaving out every second time. A tail_index of 2 or below says "
-        "that\n"
-        "the weights look heavy-tailed and the density is likely too small. Works in double, whatever --precision "
-        "says.\n"
+        "By Feynman and Kac along paths of the forward SDE from each point, so it is random: standard_error comes\n"
+        "from the spread of the weights, step_error from leaving out every second time. A tail_index of 2 or below\n"
+        "says that the largest weights fall off so slowly that it may not be trusted. Works in double, whatever\n"
+        "--precision says.\n"
         "The ODE's log density: fokker sample --log-density.\n\n"
         "Example:\n"
         "  fokker density --model circles2.safetensors --points x.npy --out density.safetensors\n");
@@ -502,8 +500,9 @@ class Density : public Command {
       json["seconds"] = clock.seconds();
       print_json(json);
     } else if (density.heavy_tailed > 0) {
-      progress.say(fmt::format("the weights at {} of {} look heavy-tailed: their errors are too small",
-                               density.heavy_tailed, counted(n, "point")));
+      progress.say(
+          fmt::format("the largest weights at {} of {} fall off so slowly that their errors may not be trusted",
+                      density.heavy_tailed, counted(n, "point")));
     }
   }
 

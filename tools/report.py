@@ -647,7 +647,8 @@ def diagnosis_section(runs):
         label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
-        notes += [f"<li>{label}: {html.escape(note)}.</li>" for note in [*run.diagnosis["warnings"], *refused]]
+        notes += [f"<li>{label}: {html.escape(note)}.</li>"
+                  for note in [*run.diagnosis["warnings"], *(run.diagnosis["upper_bound"] or {}).get("warnings", []), *refused]]
     vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
     diameter = runs[0].diagnosis["upper_bound"]["diameter"]
     text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt, "

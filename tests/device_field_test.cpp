@@ -751,7 +751,7 @@ TEST_F(DeviceFieldTest, HalfIsRefusedForDerivatives) {
 // Small integers, so that every order of sums is exact; rows longer than the matrices, whose rest is not touched.
 template <class Operand, class Number>
 void products_are_right(const std::vector<std::pair<double, Operand>>& numbers) {
-  const cuda::Gemm gemm(nullptr);
+  const cuda::Gemm gemm(nullptr, std::size_t{8} << 20);
   for (const auto& [rows, columns, depth] : {std::tuple(1, 1, 1), std::tuple(5, 7, 24), std::tuple(33, 130, 72)}) {
     for (const int form : {0, 1, 2, 3, 4, 5, 6, 7}) {
       const bool transposed = form & 1, a_transposed = form & 2, add = form & 4;

@@ -72,6 +72,11 @@ std::vector<T> on_host(const DeviceMemory& memory, std::size_t count) {
   return values;
 }
 
+template <class T>
+void to_device(T* to, const T* from, std::size_t count) {
+  check(cudaMemcpy(to, from, count * sizeof(T), cudaMemcpyHostToDevice), "cudaMemcpy");
+}
+
 // Points.
 
 struct DataCase {
@@ -201,9 +206,8 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
                      .restart = before == 0,
                      .share = k < average_from ? 0 : 1 / static_cast<double>(k - average_from + 1)});
   }
-  const DeviceMemory device_table = upload(table);
   struct OnDevice {
-    DeviceMemory parameters, first, second, average, gradient, values, squares, progress, records;
+    DeviceMemory parameters, first, second, average, gradient, values, squares, plan, report;
   };
   std::mt19937_64 engine(3);
   std::normal_distribution<double> normal;
@@ -219,9 +223,16 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
     const std::vector<float> wrong(start.size(), 7.0f);  // the restart of iteration 0 clears it
     OnDevice& d = memory.emplace_back(
         OnDevice{upload(start), upload(wrong), upload(wrong), upload(average.back()), DeviceMemory(start.size() * 4),
-                 DeviceMemory(3 * 8), DeviceMemory(kernels::square_parts * 8),
-                 upload(std::vector{kernels::TrainingProgress{first_iteration, 0, first_iteration}}),
-                 DeviceMemory(static_cast<std::size_t>(steps) * sizeof(kernels::UpdateRecord))});
+                 DeviceMemory(3 * 8), DeviceMemory(sizeof(kernels::GradientSquares)),
+                 DeviceMemory(sizeof(kernels::UpdatePlan)), DeviceMemory(sizeof(kernels::UpdateReport))});
+    // What has no average has no shares.
+    std::vector<kernels::UpdateStep> own = table;
+    if (!model.averaged) {
+      for (kernels::UpdateStep& step : own) step.share = 0;
+    }
+    to_device(&d.plan.as<kernels::UpdatePlan>()->first, &first_iteration, 1);
+    to_device(d.plan.as<kernels::UpdatePlan>()->steps, own.data(), own.size());
+    to_device(&d.report.as<kernels::UpdateReport>()->iteration, &first_iteration, 1);
     tasks.push_back({.parameter_count = model.count,
                      .parameters = d.parameters.as<float>(),
                      .first_moment = d.first.as<float>(),
@@ -229,33 +240,36 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
                      .average = model.averaged ? d.average.as<double>() : nullptr,
                      .gradient = d.gradient.as<const float>(),
                      .values = d.values.as<const double>(),
+                     .squares = d.squares.as<const kernels::GradientSquares>(),
                      .clip_norm = model.clip,
-                     .squares = d.squares.as<double>(),
-                     .progress = d.progress.as<kernels::TrainingProgress>(),
-                     .steps = device_table.as<const kernels::UpdateStep>(),
-                     .records = d.records.as<kernels::UpdateRecord>()});
+                     .plan = d.plan.as<const kernels::UpdatePlan>(),
+                     .report = d.report.as<kernels::UpdateReport>()});
   }
-  // The one without an average takes a table without shares.
-  std::vector<kernels::UpdateStep> plain = table;
-  for (kernels::UpdateStep& step : plain) step.share = 0;
-  const DeviceMemory device_plain = upload(plain);
-  tasks[2].steps = device_plain.as<const kernels::UpdateStep>();
   const DeviceMemory device_tasks = upload(tasks);
 
   std::vector<std::vector<double>> norms(models.size());
   for (Index k = 0; k < steps; ++k) {
+    const std::array<int, 4> counts{1, 19, kernels::most_square_parts, 64};
     for (std::size_t i = 0; i < models.size(); ++i) {
+      const int parts = counts[i];
       // Of Σ h (p − 1)²/2 with noise, h over six orders of magnitude.
       std::vector<float> gradient(p[i].size());
       for (std::size_t j = 0; j < gradient.size(); ++j) {
         const double h = std::pow(10.0, static_cast<double>(j % 7) - 3);
         gradient[j] = static_cast<float>(h * (p[i][j] - 1 + 0.1 * normal(engine)));
       }
-      check(cudaMemcpy(memory[i].gradient.data(), gradient.data(), gradient.size() * 4, cudaMemcpyHostToDevice), "");
-      const std::vector<double> values = {1.0 + static_cast<double>(k), 2.0, 3.0};
-      check(cudaMemcpy(memory[i].values.data(), values.data(), 3 * 8, cudaMemcpyHostToDevice), "");
+      to_device(memory[i].gradient.as<float>(), gradient.data(), gradient.size());
+      const std::array values{1.0 + static_cast<double>(k), 2.0, 3.0};
+      to_device(memory[i].values.as<double>(), values.data(), values.size());
+      kernels::GradientSquares squares{
+          .iteration = on_host<Index>(memory[i].report, 1)[0], .count = parts, .parts = {}};
       double square = 0;
-      for (const float g : gradient) square += double{g} * double{g};
+      for (std::size_t j = 0; j < gradient.size(); ++j) {
+        const double of_it = double{gradient[j]} * double{gradient[j]};
+        square += of_it;
+        squares.parts[j % parts] += of_it;
+      }
+      to_device(memory[i].squares.as<kernels::GradientSquares>(), &squares, 1);
       const double norm = std::sqrt(square), clip = models[i].clip;
       norms[i].push_back(norm);
       const double scale = clip > 0 && norm > clip ? clip / norm : 1;
@@ -291,10 +305,10 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
     if (models[i].averaged) {
       EXPECT_TRUE(agrees(on_host<double>(memory[i].average, count), average[i], of_p));
     }
-    EXPECT_EQ(on_host<Index>(memory[i].progress, 1)[0], first_iteration + steps);
-    const auto records = on_host<kernels::UpdateRecord>(memory[i].records, static_cast<std::size_t>(steps));
+    const kernels::UpdateReport report = on_host<kernels::UpdateReport>(memory[i].report, 1)[0];
+    EXPECT_EQ(report.iteration, first_iteration + steps);
     for (Index k = 0; k < steps; ++k) {
-      const kernels::UpdateRecord& record = records[static_cast<std::size_t>(k)];
+      const kernels::UpdateRecord& record = report.records[k];
       EXPECT_EQ(record.denoising, 1.0 + static_cast<double>(k));
       EXPECT_EQ(record.residual, 2.0);
       EXPECT_EQ(record.total, 3.0);

@@ -21,10 +21,10 @@
 //
 // Data path. z, P, q, S and ż are kept in the warp's planes: in shared memory as far as there is room, beyond in global
 // memory, which L2 holds where it is large enough. Nothing else is kept: σ and its derivatives are found again from z,
-// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block:
-// each warp puts both sides of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among
-// themselves, the samples of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and
-// where samples run out they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
+// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block: each warp puts both sides
+// of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among themselves, the samples
+// of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and where samples run out
+// they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
 //
 // split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
 // which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.

@@ -30,6 +30,7 @@
 #include "kernels/training_launch.hpp"
 #include "scratch.hpp"
 #include "train_schedule.hpp"
+#include "trainer_checks.hpp"
 
 namespace fokker {
 namespace {
@@ -40,9 +41,14 @@ using cuda::upload;
 using testing::agrees;
 using ::testing::AllOf;
 using testing::Bound;
+using testing::diverging_options;
 using ::testing::HasSubstr;
 using testing::message_of;
+using testing::parameters_of;
 using testing::Scratch;
+using testing::small_model;
+using testing::small_options;
+using testing::state_bytes;
 using Index = std::int64_t;
 
 class CudaTrainer : public ::testing::Test {
@@ -319,36 +325,6 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
 
 // Trainers.
 
-Model small_model(Index d = 2, Output output = Output::potential, ForwardSde sde = {},
-                  std::vector<Index> hidden = {19, 7}) {
-  Architecture architecture;
-  architecture.dimension = d;
-  architecture.hidden = std::move(hidden);
-  architecture.activation = Activation::silu;
-  architecture.output = output;
-  return {sde, Mlp::initialise(architecture, 5)};
-}
-
-TrainOptions small_options() {
-  TrainOptions options;
-  options.iterations = 60;
-  options.denoising_points = 99;
-  options.collocation_points = 19;
-  options.residual_weight = 0.5;
-  options.peak_rate = 1e-2;
-  options.seed = 7;
-  return options;
-}
-
-const std::vector<double>& parameters_of(const Model& model) { return std::get<Mlp>(model.network).parameters; }
-
-// The whole state as the bytes of its file.
-std::string state_bytes(const Trainer& trainer) {
-  const Scratch folder;
-  trainer.save_state(folder / "state.safetensors");
-  return testing::get(folder / "state.safetensors");
-}
-
 std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
   const Scratch folder;
   trainer.save_state(folder / "state.safetensors");
@@ -462,26 +438,26 @@ TEST_F(CudaTrainer, OnAnyStreamAndInPiecesGivesTheSameBits) {
   }
 }
 
-// The host looks every 1024 iterations.
+// The first slice is of one iteration, the later ones of as many as 50 ms hold, up to 1024.
 TEST_F(CudaTrainer, LongRunsAreThoseOfShortOnes) {
   TrainOptions options = small_options();
-  options.iterations = 1030;
+  options.iterations = 410;
   options.denoising_points = 1;
   options.residual_weight = 0;
   const Model model = small_model(2, Output::score, {}, {3});
   Trainer once(gpu(), model, DataSet::named("checker"), options),
       often(gpu(), model, DataSet::named("checker"), options);
   const auto all = once.run(options.iterations);
-  ASSERT_EQ(all.size(), 1030u);
+  ASSERT_EQ(all.size(), 410u);
   std::size_t seen = 0;
   while (often.iteration() < options.iterations) {
-    for (const TrainRecord& record : often.run(515)) {
+    for (const TrainRecord& record : often.run(205)) {
       EXPECT_EQ(record.iteration, static_cast<Index>(seen));
       EXPECT_EQ(record.total, all[seen].total);
       ++seen;
     }
   }
-  EXPECT_EQ(seen, 1030u);
+  EXPECT_EQ(seen, 410u);
   EXPECT_TRUE(state_bytes(once) == state_bytes(often));
 }
 
@@ -523,51 +499,7 @@ TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) {
   EXPECT_EQ(loose, norm);
 }
 
-// Of the very parameters that a run without an average goes through.
-TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) {
-  const DataSet data = DataSet::named("blob");
-  TrainOptions options = small_options();
-  options.iterations = 20;
-  options.average_fraction = 0.25;  // from iteration 15 on
-  options.average = WeightAverage::none;
-  Trainer plain(gpu(), small_model(), data, options);
-  options.average = WeightAverage::exponential;
-  options.average_decay = 0.9;
-  Trainer exponential(gpu(), small_model(), data, options);
-  options.average = WeightAverage::tail;
-  Trainer tail(gpu(), small_model(), data, options);
-
-  std::vector<double> decayed, sum;
-  for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(14);
-  for (int k = 14; k < 20; ++k) {
-    for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(1);
-    const std::vector<double> now = parameters_of(plain.model());
-    if (k < 15) {
-      EXPECT_EQ(parameters_of(exponential.model()), now);
-      EXPECT_EQ(parameters_of(tail.model()), now);
-      continue;
-    }
-    if (k == 15) decayed = now, sum.assign(now.size(), 0.0);
-    std::vector<double> mean(now.size());
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      decayed[i] = 0.9 * decayed[i] + 0.1 * now[i];
-      sum[i] += now[i];
-      mean[i] = sum[i] / (k - 14);
-    }
-    const Bound bound{.relative = 0, .of_rms = 1e-14, .norm = 1e-14, .absolute = 0};
-    EXPECT_TRUE(agrees(parameters_of(exponential.model()), decayed, bound)) << k;
-    EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
-  }
-  EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
-}
-
-TrainOptions diverging_options() {
-  TrainOptions options = small_options();
-  options.schedule = RateSchedule::constant;
-  options.peak_rate = 1e30;
-  options.average = WeightAverage::none;
-  return options;
-}
+TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) { testing::check_averages(gpu()); }
 
 TEST_F(CudaTrainer, StopsWithTheParametersBeforeTheFailingIteration) {
   const TrainOptions options = diverging_options();
@@ -663,6 +595,69 @@ TEST_F(CudaTrainer, SideBySideTheOthersGoOnWhereOneStops) {
     }
     const std::vector<double> parameters = parameters_of(trainers[k].model());
     for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
+  }
+}
+
+TEST_F(CudaTrainer, NewsTellsEveryRecordOnce) { testing::NewsOfARun(gpu()).check_records(); }
+TEST_F(CudaTrainer, NewsStopsWhereTheSinkSaysSo) { testing::NewsOfARun(gpu()).check_stop(false); }
+TEST_F(CudaTrainer, NewsTellsWhatWasBeforeAFailure) { testing::NewsOfARun(gpu()).check_failure(); }
+TEST_F(CudaTrainer, NewsRefusesTheTrainersInTheSink) { testing::NewsOfARun(gpu()).check_use_in_the_sink(); }
+
+// The launches of kernels in one iteration of each, after one in which it was captured; 0 where they are not counted.
+std::size_t launches_of(std::span<Trainer* const> together) {
+  run_together(together, 1);
+#ifdef FOKKER_EMULATION
+  const std::size_t before = emulated_launches();
+  run_together(together, 1);
+  return emulated_launches() - before;
+#else
+  run_together(together, 1);
+  return 0;
+#endif
+}
+
+// The paper's twelve on a small network and few points, and one more than a launch takes.
+TEST_F(CudaTrainer, TheTwelveOfThePaperShareTheLaunchesOfOne) {
+  Architecture architecture;
+  architecture.hidden = {20, 20, 20};
+  architecture.beta = 100;
+  TrainOptions options;
+  options.iterations = 100'000;
+  options.denoising_points = 64;
+  options.collocation_points = 16;
+  options.time_law = TimeLaw::paper;
+  options.schedule = RateSchedule::paper;
+  options.average = WeightAverage::none;
+  const Model model{ForwardSde{}, Mlp::initialise(architecture, options.seed)};
+  std::vector<Together> all;
+  for (const char* data : {"blob", "circles2", "checker"}) {
+    for (const double weight : {0.0, 0.1, 1.0, 10.0}) {
+      options.residual_weight = weight;
+      all.push_back({model, DataSet::named(data), options});
+    }
+  }
+  ASSERT_EQ(std::ssize(all), kernels::most_models);
+  options.seed = 1;
+  all.push_back({model, DataSet::named("blob"), options});
+  std::vector<Trainer> trainers;
+  std::vector<Trainer*> pointers;
+  for (const Together& t : all) trainers.emplace_back(gpu(), t.model, t.data, t.options);
+  for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+  const std::span<Trainer*const> thirteen(pointers), twelve = thirteen.first(12);
+  const std::size_t of_one = launches_of(thirteen.last(1)), of_twelve = launches_of(twelve),
+                    of_thirteen = launches_of(thirteen);
+#ifdef FOKKER_EMULATION
+  // Packing, sweeps and the sum over blocks for each group of twelve; the update for all.
+  EXPECT_EQ(of_one, 4u);
+#endif
+  EXPECT_EQ(of_twelve, of_one);
+  EXPECT_EQ(of_thirteen, of_one > 0 ? of_one + 3 : 0);
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    SCOPED_TRACE(k);
+    EXPECT_EQ(trainers[k].iteration(), 4);
+    Trainer alone(gpu(), all[k].model, all[k].data, all[k].options);
+    alone.run(4);
+    EXPECT_TRUE(state_bytes(trainers[k]) == state_bytes(alone));
   }
 }
 

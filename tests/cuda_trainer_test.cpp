@@ -22,7 +22,9 @@
 
 #include "compare.hpp"
 #include "cuda/data.hpp"
+#include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
+#include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/philox.hpp"
 #include "fokker/safetensors.hpp"
@@ -320,6 +322,58 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
       EXPECT_EQ(record.total, 3.0);
       EXPECT_TRUE(agrees(record.gradient_norm, norms[i][static_cast<std::size_t>(k)], 1e-13)) << k;
     }
+  }
+}
+
+// The parts of Σ g² that a loss leaves are of the gradient that it leaves, and of the iteration that it drew.
+TEST_F(CudaTrainer, LossesLeaveTheSquaresOfTheirGradient) {
+  const cuda::DeviceQuery query = cuda::query_devices();
+  const cuda::DeviceInfo& device = query.devices.at(static_cast<std::size_t>(query.current));
+  cuda::Queue queue;
+  queue.device = query.current;
+  queue.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = device.shared_bytes};
+  const ForwardSde sde;
+  const cuda::DeviceData data(DataSet::named("checker"));
+  struct Shape {
+    std::vector<Index> hidden;
+    Output output;
+  };
+  for (const Shape& shape : {Shape{{80, 80, 80}, Output::potential}, Shape{{19}, Output::score},
+                             Shape{{150, 30}, Output::potential}, Shape{{150}, Output::score}}) {
+    SCOPED_TRACE(
+        fmt::format("{} layers, the first of {}, {}", shape.hidden.size(), shape.hidden[0], to_string(shape.output)));
+    const Mlp mlp = std::get<Mlp>(small_model(2, shape.output, sde, shape.hidden).network);
+    const std::vector<float> start(mlp.parameters.begin(), mlp.parameters.end());
+    const DeviceMemory parameters = upload(start), iteration = upload(std::vector<Index>{41}), values(3 * 8),
+                       gradient(start.size() * 4), squares(sizeof(kernels::GradientSquares));
+    const cuda::LossTask task{.parameters = parameters.as<float>(),
+                              .points = {.data = data.source(),
+                                         .sde = sde,
+                                         .time = {TimeLaw::uniform, static_cast<float>(sde.t_min),
+                                                  static_cast<float>(sde.horizon), nullptr, 0},
+                                         .seed = 7,
+                                         .iteration = iteration.as<Index>(),
+                                         .denoising_points = 19,
+                                         .collocation_points = shape.output == Output::potential ? 7 : 0,
+                                         .box = 3},
+                              .residual_weight = 0.5,
+                              .values = values.as<double>(),
+                              .gradient = gradient.as<float>(),
+                              .squares = squares.as<kernels::GradientSquares>()};
+    const auto loss = cuda::make_device_loss(queue, mlp.architecture, sde);
+    cuda::TrainingLoss* const one = loss.get();
+    loss->evaluate({&one, 1}, {&task, 1});
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    const auto left = on_host<kernels::GradientSquares>(squares, 1)[0];
+    EXPECT_EQ(left.iteration, 41);
+    ASSERT_GE(left.count, 1);
+    ASSERT_LE(left.count, kernels::most_square_parts);
+    double expected = 0;
+    for (const float g : on_host<float>(gradient, start.size())) expected += double{g} * double{g};
+    EXPECT_GT(expected, 0);
+    // Both add at most P numbers of one sign.
+    EXPECT_TRUE(agrees(std::accumulate(left.parts, left.parts + left.count, 0.0), expected,
+                       2 * static_cast<double>(start.size()) * 0x1p-53));
   }
 }
 

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <vector>
 
@@ -102,9 +103,21 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);
   Trainer alone = trainer(options(50, 0, 2));
-  alone.run(50);
+  const TrainingFiles own{.state = "", .log = scratch / "alone.csv"};
+  Progress of_alone({{"training", "train", 1}});
+  of_alone.begin();
+  run_training(alone, own, never, of_alone);
   EXPECT_EQ(parameters(first), parameters(alone));
   EXPECT_EQ(parameters(Trainer::resume(context, files[0].state, data)), parameters(alone));
+  // No record is lost: of the one all, of the other those before it stopped.
+  const auto lines = [](const std::string& path) {
+    const std::string text = get(path);
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  EXPECT_EQ(get(files[0].log), get(own.log));
+  EXPECT_EQ(lines(files[0].log), 1 + 50);
+  EXPECT_EQ(lines(files[1].log), 1 + second.iteration());
+  EXPECT_EQ(results[1].last.iteration, second.iteration() - 1);
 
   // Two at once, and one by itself, which is an error.
   Trainer third = trainer(wild), fourth = trainer(wild);

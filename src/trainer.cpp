@@ -329,6 +329,7 @@ void Trainer::run(std::int64_t count, const TrainingSink& sink) {
 
 void run_together(std::span<Trainer* const> trainers, std::int64_t count, const TrainingSink& sink) {
   if (count < 0) throw Error(fmt::format("{} iterations asked for; allowed: 0 or more", count));
+  if (!sink) throw Error("a run was given an empty sink; allowed: one that can be called");
   for (std::size_t k = 0; k < trainers.size(); ++k) {
     if (trainers[k] == nullptr) throw Error(fmt::format("trainer {} of {} is a null pointer", k, trainers.size()));
     if (std::find(trainers.begin(), trainers.begin() + static_cast<std::ptrdiff_t>(k), trainers[k]) !=

@@ -217,6 +217,7 @@ class NewsOfARun {
       return true;
     });
     EXPECT_EQ(one.iteration(), 1);
+    EXPECT_THAT(message_of([&] { one.run(1, TrainingSink()); }), ::testing::HasSubstr("empty sink"));
     EXPECT_EQ(one.run(1).size(), 1u);
   }
 

@@ -113,10 +113,10 @@ class PinnedMemory {
   void* data_ = nullptr;
 };
 
-// A place in a stream, for the host to wait for.
+// A place in a stream, for the host to wait for without keeping a core busy.
 class Event {
  public:
-  Event() { check(cudaEventCreate(&event_), "cudaEventCreate"); }
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync), "cudaEventCreateWithFlags"); }
   ~Event() { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;

@@ -5,8 +5,8 @@
 // Iterations go in slices of some 50 ms. On the stream a slice is: its plan to the device (what varies with the
 // iteration and is computed in double: rates, shares of the average), a launch of the graph for every iteration, its
 // report back to the host (the records, and the iteration that comes next), an event. The host queues a slice, waits
-// for the event of the one before, hands its records out, and queues the next: the device always has one to work on.
-// Plans and reports lie in pinned memory, in two slots that slices take in turn.
+// for the event of the one before, hands its records out, and queues the next: the device always has one to work on,
+// unless the sink takes longer. Plans and reports lie in pinned memory, in two slots that slices take in turn.
 #include "fokker/trainer.hpp"
 
 #include <algorithm>
@@ -131,7 +131,8 @@ class CudaTrainer final : public TrainOperator {
       if (state.average.empty()) state.average.assign(count_, 0.0);
       to_device(queue_, average_, state.average);
     }
-    to_device(queue_, report_, std::vector{iteration_});  // the first number in it
+    const std::vector<std::int64_t> next{iteration_};
+    to_device(queue_, report_, next);  // its first number
     wait(queue_);
   }
 

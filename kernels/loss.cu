@@ -817,8 +817,8 @@ __device__ __forceinline__ int parameter_at(const ResidentMlp& net, const LossGr
   return row < layer.outputs && column < layer.inputs ? layer.weight + row * layer.inputs + column : -1;
 }
 
-// The second pass: every derivative as the sum of the blocks' partial ones in their order, and a part of the squares from
-// each of this pass's own blocks.
+// The second pass: every derivative as the sum of the blocks' partial ones in their order, and a part of the squares
+// from each of this pass's own blocks.
 __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
   const auto& task = a.tasks[block_index() / a.of_a_task];
   const int part = block_index() % a.of_a_task;

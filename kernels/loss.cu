@@ -767,7 +767,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
 struct LossSumArguments {
   ResidentMlp net;
   LossGradientLayout at;
-  int of_a_task;  // of this launch's blocks
+  int of_a_task;  // of this launch's blocks, and so the parts of the gradient's squares
   struct {
     int blocks;  // with a partial gradient each
     const LayerShape* layers;
@@ -775,8 +775,10 @@ struct LossSumArguments {
     const double* partial_values;
     std::int64_t denoising_points, collocation_points;
     double residual_weight;
+    const std::int64_t* iteration;
     double* values;
     float* gradient;
+    GradientSquares* squares;
   } tasks[most_models];
 };
 
@@ -815,10 +817,12 @@ __device__ __forceinline__ int parameter_at(const ResidentMlp& net, const LossGr
   return row < layer.outputs && column < layer.inputs ? layer.weight + row * layer.inputs + column : -1;
 }
 
+// The second pass: every derivative as the sum of the blocks' partial ones in their order, and a part of the squares
+// from each of this pass's own blocks.
 __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
   const auto& task = a.tasks[block_index() / a.of_a_task];
-  const int place = block_index() % a.of_a_task * block_threads() + thread_index();
-  if (place == 0) {
+  const int part = block_index() % a.of_a_task;
+  if (part == 0 && thread_index() == 0) {
     double sums[2] = {0, 0};
     for (int b = 0; b < task.blocks; ++b) {
       sums[0] += task.partial_values[2 * b];
@@ -830,13 +834,21 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
     task.values[1] = residual;
     task.values[2] = denoising + task.residual_weight * residual;
   }
-  if (task.gradient == nullptr || place >= a.at.size) return;
-  const int parameter = parameter_at(a.net, a.at, task.layers, place);
-  if (parameter < 0) return;
-  double sum = 0;
+  if (task.gradient == nullptr) return;
+  double squares = 0;
+  for (int place = part * block_threads() + thread_index(); place < a.at.size; place += a.of_a_task * block_threads()) {
+    const int parameter = parameter_at(a.net, a.at, task.layers, place);
+    if (parameter < 0) continue;
+    double sum = 0;
 #pragma unroll 4
-  for (int b = 0; b < task.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
-  task.gradient[parameter] = static_cast<float>(sum);
+    for (int b = 0; b < task.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
+    const auto derivative = static_cast<float>(sum);
+    task.gradient[parameter] = derivative;
+    squares += double{derivative} * double{derivative};
+  }
+  if (task.squares == nullptr) return;
+  squares = block_sum(squares);
+  if (thread_index() == 0) task.squares->leave(part, a.of_a_task, *task.iteration, squares);
 }
 
 // Of a block with `warps` · 16 samples a tile.
@@ -897,7 +909,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
   plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
   LossSumArguments sum{.net = net,
                        .at = plan.gradient,
-                       .of_a_task = (plan.gradient.size + item_threads - 1) / item_threads,
+                       .of_a_task = std::min((plan.gradient.size + item_threads - 1) / item_threads, most_square_parts),
                        .tasks = {}};
   for (int k = 0; k < count; ++k) {
     const ResidentLossTask& task = tasks[k];
@@ -909,14 +921,16 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     task.points.denoising_points,
                     task.points.collocation_points,
                     task.residual_weight,
+                    task.points.iteration,
                     task.values,
-                    task.gradient};
+                    task.gradient,
+                    task.squares};
   }
   const LaunchShape shape{blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;
-  return launch(sum_loss, LaunchShape{count * sum.of_a_task, item_threads, 0}, stream, sum);
+  return launch(sum_loss, LaunchShape{count * sum.of_a_task, item_threads, block_sum_bytes(item_threads)}, stream, sum);
 }
 
 }  // namespace fokker::kernels

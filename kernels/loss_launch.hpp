@@ -21,8 +21,9 @@ struct ResidentLossTask {
   bool drawn;
   TrainingDraw points;
   double residual_weight;
-  double* values;   // [3]
-  float* gradient;  // [P], or nullptr
+  double* values;            // [3]
+  float* gradient;           // [P], or nullptr
+  GradientSquares* squares;  // of a gradient of drawn points, or nullptr
 };
 
 // A gradient as a block sums it up, in floats from its start. Products of two tiles lie in fragments: blocks of 16 × 8,

@@ -41,14 +41,33 @@ struct UpdateRecord {
   double denoising, residual, total, gradient_norm;
 };
 
-// Where a model's run stands, on the device. `iteration` is what the draws read.
-struct TrainingProgress {
-  std::int64_t iteration;
-  std::int64_t updating;  // the same during an update, which moves `iteration` on
-  std::int64_t first;     // iteration of entry 0 of steps and records
+// Iterations run in slices of at most so many: what a slice takes goes to the device ahead of it, what it leaves comes
+// back behind it.
+inline constexpr int most_iterations = 1024;
+struct UpdatePlan {
+  std::int64_t first;  // iteration of entry 0
+  UpdateStep steps[most_iterations];
+};
+struct UpdateReport {
+  std::int64_t iteration;  // the next one, which the draws read
+  UpdateRecord records[most_iterations];
 };
 
-inline constexpr int square_parts = 64;
+// Σ g² of a gradient, in parts that the loss's last kernel leaves with it: how many, and what each of them sums,
+// depends on the network alone.
+inline constexpr int most_square_parts = 256;
+struct GradientSquares {
+  std::int64_t iteration;  // of the points. An update's blocks read it here, while one of them moves the report's on.
+  int count;
+  double parts[most_square_parts];
+
+  FOKKER_HOST_DEVICE void leave(int part, int of, std::int64_t of_iteration, double sum) {
+    parts[part] = sum;
+    if (part > 0) return;
+    iteration = of_iteration;
+    count = of;
+  }
+};
 
 // One model's update; pointers are to device memory.
 struct UpdateTask {
@@ -57,16 +76,16 @@ struct UpdateTask {
   double* average;                                   // [P], or nullptr where no iteration enters an average
   const float* gradient;                             // [P]
   const double* values;                              // [3], as in LossTask
-  double clip_norm;                                  // 0: never
-  double* squares;                                   // [square_parts]
-  TrainingProgress* progress;
-  const UpdateStep* steps;  // [iterations of the run]
-  UpdateRecord* records;    // [iterations of the run]
+  const GradientSquares* squares;
+  double clip_norm;  // 0: never
+  const UpdatePlan* plan;
+  UpdateReport* report;
 };
 
 // The update of every task's iteration: its record, and then, where loss and gradient are finite, Adam, the average and
-// the next iteration. Where they are not, nothing else changes, so that an iteration that failed fails again. tasks
-// [count] on the device; the result for one does not depend on the others. most_parameters: the largest of their P.
+// the next iteration. Where they are not, nothing else changes, so that an iteration that failed fails again, without a
+// trace in slices after its own. tasks [count] on the device; the result for one does not depend on the others.
+// most_parameters: the largest of their P.
 Status launch_update(const UpdateTask* tasks, int count, std::int64_t most_parameters, Stream stream);
 Status prepare_update();
 

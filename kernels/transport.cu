@@ -18,8 +18,6 @@
 namespace fokker::kernels {
 namespace {
 
-constexpr int block_warps = item_threads / 32;
-
 // ---- histogram
 
 constexpr int shared_counts_bytes = 48 << 10;
@@ -141,18 +139,6 @@ __global__ void project(ProjectArguments a) {
   }
 }
 
-// The sum over the block's threads, for thread 0. warp_sums [block_warps] in shared memory.
-__device__ double block_sum(double v, double* warp_sums) {
-  for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
-  if (lane_index() == 0) warp_sums[warp_index()] = v;
-  sync_block();
-  double sum = 0;
-  if (thread_index() == 0) {
-    for (int warp = 0; warp < block_warps; ++warp) sum += warp_sums[warp];
-  }
-  return sum;
-}
-
 struct QuantileArguments {
   const double *p, *q;  // [n], [m] ascending
   std::int64_t n, m;    // n ≥ m
@@ -171,7 +157,7 @@ __global__ void quantile_distance(QuantileArguments a) {
       at = end;
     }
   }
-  const double sum = block_sum(total, reinterpret_cast<double*>(shared_memory()));
+  const double sum = block_sum(total);
   if (thread_index() == 0) a.parts[block_index()] = sum;
 }
 
@@ -196,13 +182,12 @@ __global__ void moment(MomentArguments a) {
     const float* x = a.samples.x + i * d;
     total += a.mean != nullptr ? (x[row] - a.mean[row]) * (x[column] - a.mean[column]) : x[column];
   }
-  const double sum = block_sum(total, reinterpret_cast<double*>(shared_memory()));
+  const double sum = block_sum(total);
   if (thread_index() == 0) a.parts[block_index()] = sum;
 }
 
 Status launch_moment(const MomentArguments& arguments, std::int64_t entries, Stream stream) {
-  return launch(moment,
-                {static_cast<int>(arguments.n_parts * entries), item_threads, block_warps * int{sizeof(double)}},
+  return launch(moment, {static_cast<int>(arguments.n_parts * entries), item_threads, block_sum_bytes(item_threads)},
                 stream, arguments);
 }
 
@@ -245,7 +230,7 @@ int quantile_parts(std::int64_t n) {
 
 Status launch_quantile_distance(const double* p, std::int64_t n, const double* q, std::int64_t m, double* parts,
                                 Stream stream) {
-  return launch(quantile_distance, {quantile_parts(n), item_threads, block_warps * int{sizeof(double)}}, stream,
+  return launch(quantile_distance, {quantile_parts(n), item_threads, block_sum_bytes(item_threads)}, stream,
                 QuantileArguments{p, q, n, m, parts});
 }
 

@@ -362,24 +362,30 @@ __global__ void column_sum(ColumnSumArguments<T> a) {
 
 // One block.
 __global__ void total(TotalArguments a) {
-  auto* const found = reinterpret_cast<double*>(shared_memory());  // [warps]
   double sum = 0;
   for (std::int64_t row = thread_index(); row < a.rows; row += block_threads()) sum += a.from[row];
-  sum = sum_of_lanes<warp_size>(sum);
-  if (lane_index() == 0) found[warp_index()] = sum;
-  sync_block();
-  if (thread_index() > 0) return;
-  for (int w = 1; w < block_threads() / warp_size; ++w) sum += found[w];
-  *a.to += sum;
+  sum = block_sum(sum);
+  if (thread_index() == 0) *a.to += sum;
 }
 
+// A block for each part of the squares, or one.
 __global__ void loss_values(LossValueArguments a) {
-  if (first_item() > 0) return;
-  const double denoising = a.denoising_count > 0 ? a.sums[0] / a.denoising_count : 0;
-  const double residual = a.residual_count > 0 ? a.sums[1] / a.residual_count : 0;
-  a.values[0] = denoising;
-  a.values[1] = residual;
-  a.values[2] = denoising + a.residual_weight * residual;
+  const int part = block_index(), parts = grid_blocks();
+  if (part == 0 && thread_index() == 0) {
+    const double denoising = a.denoising_count > 0 ? a.sums[0] / a.denoising_count : 0;
+    const double residual = a.residual_count > 0 ? a.sums[1] / a.residual_count : 0;
+    a.values[0] = denoising;
+    a.values[1] = residual;
+    a.values[2] = denoising + a.residual_weight * residual;
+  }
+  if (a.squares == nullptr) return;
+  double sum = 0;
+  for (std::int64_t i = a.parameter_count * part / parts + thread_index(); i < a.parameter_count * (part + 1) / parts;
+       i += block_threads()) {
+    sum += double{a.gradient[i]} * double{a.gradient[i]};
+  }
+  sum = block_sum(sum);
+  if (thread_index() == 0) a.squares->leave(part, parts, *a.iteration, sum);
 }
 
 }  // namespace
@@ -462,12 +468,12 @@ Status launch_column_sum(const ColumnSumArguments<T>& arguments, Stream stream) 
 }
 
 Status launch_total(const TotalArguments& arguments, Stream stream) {
-  const LaunchShape shape{1, total_threads, total_threads / warp_size * static_cast<int>(sizeof(double))};
-  return launch(total, shape, stream, arguments);
+  return launch(total, LaunchShape{1, total_threads, block_sum_bytes(total_threads)}, stream, arguments);
 }
 
 Status launch_loss_values(const LossValueArguments& arguments, Stream stream) {
-  return launch(loss_values, LaunchShape{1, warp_size, 0}, stream, arguments);
+  const int parts = arguments.squares != nullptr ? most_square_parts : 1;
+  return launch(loss_values, LaunchShape{parts, item_threads, block_sum_bytes(item_threads)}, stream, arguments);
 }
 
 template Status launch_input(const InputArguments<float>&, Stream);

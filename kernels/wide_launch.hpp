@@ -9,6 +9,7 @@
 #include "fokker/fields.hpp"
 #include "fokker/sde.hpp"
 #include "launch.hpp"
+#include "training_launch.hpp"
 
 namespace fokker::kernels {
 
@@ -279,12 +280,17 @@ struct TotalArguments {
 };
 Status launch_total(const TotalArguments& arguments, Stream stream);
 
-// values [3] from sums [2] of the denoising and the residual's points; a count of 0 gives 0.
+// values [3] from sums [2] of the denoising and the residual's points; a count of 0 gives 0. And what the update takes
+// of the gradient, if wanted.
 struct LossValueArguments {
   const double* sums;
   double denoising_count, residual_count;  // points · dimension, points
   double residual_weight;
   double* values;
+  GradientSquares* squares;  // or nullptr, and then the rest is not read
+  std::int64_t parameter_count;
+  const float* gradient;          // [P]
+  const std::int64_t* iteration;  // as in TrainingDraw
 };
 Status launch_loss_values(const LossValueArguments& arguments, Stream stream);
 

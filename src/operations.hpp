@@ -55,18 +55,9 @@ struct TrainState {
   std::int64_t average_count = 0;  // iterations in it
 };
 
-// What a run came to: the records of its iterations, and that of the one which ended it, its loss or gradient not being
-// finite.
-struct TrainOutcome {
-  std::vector<TrainRecord> records;
-  std::optional<TrainRecord> failed = std::nullopt;
-};
-
 class TrainOperator {
  public:
   virtual ~TrainOperator() = default;
-  // `count` iterations, never past the options' number of them.
-  virtual TrainOutcome run(std::int64_t count) = 0;
   virtual std::int64_t iteration() const = 0;
   virtual TrainState state() const = 0;
   virtual void restore(TrainState state) = 0;
@@ -101,14 +92,10 @@ class Backend {
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                                  const TrainOptions& options) = 0;
-  // counts[k] iterations of trainers[k], which are this backend's and all different: one after another, unless the
-  // backend has a way to run them side by side.
-  virtual std::vector<TrainOutcome> run_together(std::span<TrainOperator* const> trainers,
-                                                 std::span<const std::int64_t> counts) {
-    std::vector<TrainOutcome> outcomes;
-    for (std::size_t k = 0; k < trainers.size(); ++k) outcomes.push_back(trainers[k]->run(counts[k]));
-    return outcomes;
-  }
+  // counts[k] iterations of trainers[k], which are this backend's and all different, never past their options' numbers.
+  // All there is to tell goes to `sink`, with their places in `trainers`.
+  virtual void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                            const TrainingSink& sink) = 0;
 };
 
 }  // namespace fokker

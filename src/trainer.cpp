@@ -9,6 +9,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numbers>
+#include <optional>
 #include <utility>
 
 #include "fokker/error.hpp"
@@ -115,7 +116,7 @@ void TrainOptions::validate() const {
 
 // The trainer.
 
-TrainingStopped::TrainingStopped(const TrainRecord& failed, std::vector<TrainRecord> before)
+TrainingStopped::TrainingStopped(const TrainRecord& failed)
     : Error([&] {
         const auto text = [](double value) {
           return std::isfinite(value) ? fmt::format("{:.4g}", value) : std::string("not finite");
@@ -124,8 +125,7 @@ TrainingStopped::TrainingStopped(const TrainRecord& failed, std::vector<TrainRec
             "training stopped at iteration {}, whose loss or gradient is not finite or above 1e18 (denoising {}, mean "
             "squared residual {}, gradient norm {}); a smaller rate or clipping may help",
             failed.iteration, text(failed.denoising), text(failed.residual), text(failed.gradient_norm));
-      }()),
-      records(std::move(before)) {}
+      }()) {}
 
 struct Trainer::State {
   Context context;
@@ -133,7 +133,12 @@ struct Trainer::State {
   DataSet data;
   TrainOptions options;
   std::unique_ptr<TrainOperator> operation;
+  bool runs = false;
 
+  // Throws Error while a run is under way, whose sink this is called from.
+  void check_use() const {
+    if (runs) throw Error("a trainer is used in the sink of its own run; allowed: after the run");
+  }
   const Architecture& architecture() const { return std::get<Mlp>(model.network).architecture; }
 };
 
@@ -317,20 +322,38 @@ std::vector<TrainRecord> Trainer::run(std::int64_t count) {
   return std::move(run_together({&self, 1}, count).front());
 }
 
-std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count) {
+void Trainer::run(std::int64_t count, const TrainingSink& sink) {
+  Trainer* const self = this;
+  run_together({&self, 1}, count, sink);
+}
+
+void run_together(std::span<Trainer* const> trainers, std::int64_t count, const TrainingSink& sink) {
   if (count < 0) throw Error(fmt::format("{} iterations asked for; allowed: 0 or more", count));
+  if (!sink) throw Error("a run was given an empty sink; allowed: one that can be called");
   for (std::size_t k = 0; k < trainers.size(); ++k) {
     if (trainers[k] == nullptr) throw Error(fmt::format("trainer {} of {} is a null pointer", k, trainers.size()));
     if (std::find(trainers.begin(), trainers.begin() + static_cast<std::ptrdiff_t>(k), trainers[k]) !=
         trainers.begin() + static_cast<std::ptrdiff_t>(k)) {
       throw Error(fmt::format("trainer {} of {} is there twice; allowed: each once", k, trainers.size()));
     }
+    trainers[k]->state_->check_use();
   }
+  struct UnderWay {
+    std::span<Trainer* const> trainers;
+    explicit UnderWay(std::span<Trainer* const> all) : trainers(all) { set(true); }
+    ~UnderWay() { set(false); }
+    void set(bool now) const {
+      for (const Trainer* trainer : trainers) trainer->state_->runs = now;
+    }
+  };
+  const UnderWay under_way(trainers);
 
   // Those of one context at a time, in the order in which their contexts come.
-  std::vector<TrainOutcome> outcomes(trainers.size());
   std::vector<bool> done(trainers.size(), false);
-  for (std::size_t first = 0; first < trainers.size(); ++first) {
+  std::size_t first_stopped = trainers.size();
+  std::optional<TrainingStopped> stopped;
+  bool goes_on = true;
+  for (std::size_t first = 0; goes_on && first < trainers.size(); ++first) {
     if (done[first]) continue;
     Backend& backend = trainers[first]->state_->context.backend();
     std::vector<std::size_t> places;
@@ -344,14 +367,31 @@ std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> tra
       counts.push_back(std::min(count, trainer.options().iterations - trainer.iteration()));
       done[k] = true;
     }
-    std::vector<TrainOutcome> theirs = backend.run_together(operations, counts);
-    for (std::size_t k = 0; k < places.size(); ++k) outcomes[places[k]] = std::move(theirs[k]);
+    backend.run_together(operations, counts, [&](TrainingNews news) {
+      news.trainer = places[news.trainer];
+      if (news.stopped != nullptr && news.trainer < first_stopped) {
+        first_stopped = news.trainer;
+        stopped.emplace(*news.stopped);
+      }
+      goes_on = sink(news) && goes_on;
+      return goes_on;
+    });
   }
+  if (stopped) throw TrainingStopped(*std::move(stopped));
+}
 
-  std::vector<std::vector<TrainRecord>> records;
-  for (TrainOutcome& outcome : outcomes) {
-    if (outcome.failed) throw TrainingStopped(*outcome.failed, std::move(outcome.records));
-    records.push_back(std::move(outcome.records));
+std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count) {
+  std::vector<std::vector<TrainRecord>> records(trainers.size());
+  std::size_t first_stopped = trainers.size();
+  try {
+    run_together(trainers, count, [&](const TrainingNews& news) {
+      records[news.trainer].insert(records[news.trainer].end(), news.records.begin(), news.records.end());
+      if (news.stopped != nullptr) first_stopped = std::min(first_stopped, news.trainer);
+      return true;
+    });
+  } catch (TrainingStopped& stopped) {
+    stopped.records = std::move(records[first_stopped]);
+    throw;
   }
   return records;
 }
@@ -361,6 +401,7 @@ std::int64_t Trainer::iteration() const { return state_->operation->iteration();
 const TrainOptions& Trainer::options() const { return state_->options; }
 
 Model Trainer::model() const {
+  state_->check_use();
   const TrainState now = state_->operation->state();
   Model model = state_->model;
   std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
@@ -373,6 +414,7 @@ Model Trainer::model() const {
 }
 
 void Trainer::save_state(const std::string& path) const {
+  state_->check_use();
   const TrainState now = state_->operation->state();
   const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(now.parameters.size())};
   SafeTensors file;

@@ -492,6 +492,49 @@ TEST(EmulatedRuntime, ACaptureForbidsWhatTheDeviceForbids) {
   EXPECT_EQ(cudaFree(memory), cudaSuccess);
 }
 
+// As late as it may be on a device, and no earlier.
+TEST(EmulatedRuntime, CopiesOfPinnedMemoryEndWhereTheHostWaits) {
+  cudaStream_t stream;
+  cudaEvent_t event;
+  void *memory, *device;
+  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
+  ASSERT_EQ(cudaEventCreate(&event), cudaSuccess);
+  ASSERT_EQ(cudaMallocHost(&memory, 12), cudaSuccess);
+  ASSERT_EQ(cudaMalloc(&device, 12), cudaSuccess);
+  cudaPointerAttributes attributes;
+  EXPECT_EQ(cudaPointerGetAttributes(&attributes, memory), cudaSuccess);
+  EXPECT_EQ(attributes.type, cudaMemoryTypeHost);
+  auto* const pinned = static_cast<float*>(memory);
+  const auto back = [&](int i) {
+    return cudaMemcpyAsync(pinned + i, static_cast<float*>(device) + i, 4, cudaMemcpyDeviceToHost, stream);
+  };
+  EXPECT_TRUE(std::isnan(pinned[0]));
+  pinned[0] = 1.5f;
+  EXPECT_EQ(cudaMemcpyAsync(device, pinned, 4, cudaMemcpyHostToDevice, stream), cudaSuccess);
+  EXPECT_DEATH(
+      {
+        pinned[0] = 2.5f;
+        cudaStreamSynchronize(stream);
+      },
+      "pinned memory changed");
+  EXPECT_EQ(cudaMemsetAsync(static_cast<float*>(device) + 1, 0, 8, stream), cudaSuccess);
+  EXPECT_EQ(back(1), cudaSuccess);
+  EXPECT_EQ(cudaEventRecord(event, stream), cudaSuccess);
+  EXPECT_EQ(back(2), cudaSuccess);
+  EXPECT_TRUE(std::isnan(pinned[1]));
+  EXPECT_EQ(cudaEventSynchronize(event), cudaSuccess);
+  EXPECT_EQ(pinned[1], 0.0f);
+  EXPECT_TRUE(std::isnan(pinned[2]));
+  EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
+  EXPECT_EQ(pinned[2], 0.0f);
+  EXPECT_EQ(cudaFreeHost(device), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaFreeHost(memory), cudaSuccess);
+  EXPECT_EQ(cudaFree(device), cudaSuccess);
+  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
 TEST(EmulatedRuntime, EventsMeasureTime) {
   cudaStream_t stream;
   cudaEvent_t start, end;

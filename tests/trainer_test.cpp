@@ -32,6 +32,7 @@
 #include "fokker/safetensors.hpp"
 #include "fokker/train_formulas.hpp"
 #include "train_schedule.hpp"
+#include "trainer_checks.hpp"
 
 namespace fokker {
 namespace {
@@ -39,7 +40,13 @@ namespace {
 using testing::agrees;
 using ::testing::AllOf;
 using testing::Bound;
+using testing::get;
 using ::testing::HasSubstr;
+using testing::parameters_of;
+using testing::Scratch;
+using testing::small_model;
+using testing::small_options;
+using testing::state_bytes;
 
 std::string error_of(const std::function<void()>& action) {
   try {
@@ -50,58 +57,7 @@ std::string error_of(const std::function<void()>& action) {
   return "no error";
 }
 
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "fokker_trainer_test_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-  }
-  ~TemporaryFolder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
-  std::size_t files() const {
-    return std::distance(std::filesystem::directory_iterator(path_), std::filesystem::directory_iterator());
-  }
-
- private:
-  std::filesystem::path path_;
-};
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-Model small_model(std::int64_t d = 2, Output output = Output::potential, ForwardSde sde = {}) {
-  Architecture architecture;
-  architecture.dimension = d;
-  architecture.hidden = {19, 7};
-  architecture.activation = Activation::silu;
-  architecture.output = output;
-  return {sde, Mlp::initialise(architecture, 5)};
-}
-
-TrainOptions small_options() {
-  TrainOptions options;
-  options.iterations = 60;
-  options.denoising_points = 99;
-  options.collocation_points = 19;
-  options.residual_weight = 0.5;
-  options.peak_rate = 1e-2;
-  options.seed = 7;
-  return options;
-}
-
 Context cpu(int threads = 2) { return Context({.backend = BackendKind::cpu, .threads = threads, .stream = nullptr}); }
-
-const std::vector<double>& parameters_of(const Model& model) { return std::get<Mlp>(model.network).parameters; }
-
-// The whole state as the bytes of its file.
-std::string state_bytes(const Trainer& trainer) {
-  const TemporaryFolder folder;
-  trainer.save_state(folder / "state.safetensors");
-  return bytes_of(folder / "state.safetensors");
-}
 
 // Rates.
 
@@ -397,41 +353,7 @@ INSTANTIATE_TEST_SUITE_P(Cases, Iteration,
                            return name;
                          });
 
-// Averages: of the very parameters that a run without an average goes through.
-TEST(Average, IsExponentialOrTheMeanOfTheTail) {
-  const DataSet data = DataSet::named("blob");
-  TrainOptions options = small_options();
-  options.average_fraction = 0.25;  // from iteration 45 on
-  options.average = WeightAverage::none;
-  Trainer plain(cpu(), small_model(), data, options);
-  options.average = WeightAverage::exponential;
-  options.average_decay = 0.9;
-  Trainer exponential(cpu(), small_model(), data, options);
-  options.average = WeightAverage::tail;
-  Trainer tail(cpu(), small_model(), data, options);
-
-  std::vector<double> decayed, sum;
-  for (int k = 0; k < 60; ++k) {
-    for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(1);
-    const std::vector<double> now = parameters_of(plain.model());
-    if (k < 45) {
-      EXPECT_EQ(parameters_of(exponential.model()), now);
-      EXPECT_EQ(parameters_of(tail.model()), now);
-      continue;
-    }
-    if (k == 45) decayed = now, sum.assign(now.size(), 0.0);
-    std::vector<double> mean(now.size());
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      decayed[i] = 0.9 * decayed[i] + 0.1 * now[i];
-      sum[i] += now[i];
-      mean[i] = sum[i] / (k - 44);
-    }
-    const Bound bound{.relative = 0, .of_rms = 1e-14, .norm = 1e-14, .absolute = 0};
-    EXPECT_TRUE(agrees(parameters_of(exponential.model()), decayed, bound)) << k;
-    EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
-  }
-  EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
-}
+TEST(Average, IsExponentialOrTheMeanOfTheTail) { testing::check_averages(cpu()); }
 
 TEST(Average, BeginsWhereTheFractionSays) {
   TrainOptions options;
@@ -447,7 +369,7 @@ TEST(Average, BeginsWhereTheFractionSays) {
 
 // After the first step Adam's first moment is 0.1 times the gradient it was given.
 TEST(Clipping, ScalesTheGradientToTheNormAndNoFurther) {
-  const TemporaryFolder folder;
+  const Scratch folder;
   const DataSet data = DataSet::named("checker");
   const auto moment_norm = [&](double clip, double& norm) {
     TrainOptions options = small_options();
@@ -492,7 +414,7 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   Trainer uninterrupted(cpu(), small_model(2, GetParam().output), data, options);
   const auto all = uninterrupted.run(60);
 
-  const TemporaryFolder folder;
+  const Scratch folder;
   const std::string path = folder / "state.safetensors";
   Trainer(cpu(), small_model(2, GetParam().output), data, options).save_state(path);
   std::size_t seen = 0;
@@ -509,7 +431,7 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
     part.save_state(path);
   }
   EXPECT_EQ(seen, 60u);
-  EXPECT_EQ(folder.files(), 1u);  // no temporary name left behind
+  EXPECT_EQ(folder.list().size(), 1u);  // no temporary name left behind
   const Trainer resumed = Trainer::resume(cpu(), path, data);
   EXPECT_EQ(parameters_of(resumed.model()), parameters_of(uninterrupted.model()));
   EXPECT_TRUE(state_bytes(resumed) == state_bytes(uninterrupted));
@@ -564,11 +486,11 @@ TEST(Killed, DISABLED_ChildThatTrainsForEver) {
 }
 
 TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
-  const TemporaryFolder folder;
+  const Scratch folder;
   const std::string path = folder / "state.safetensors";
   std::int64_t reached = 0;
   for (int kill = 0; kill < 5; ++kill) {
-    const std::string before = std::filesystem::exists(path) ? bytes_of(path) : std::string();
+    const std::string before = std::filesystem::exists(path) ? get(path) : std::string();
     const pid_t child = ::fork();
     ASSERT_GE(child, 0);
     if (child == 0) {
@@ -583,7 +505,7 @@ TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
     int status = 0;
     bool further = false;
     while (!further && ::waitpid(child, &status, WNOHANG) == 0) {
-      further = std::filesystem::exists(path) && bytes_of(path) != before;
+      further = std::filesystem::exists(path) && get(path) != before;
       std::this_thread::sleep_for(std::chrono::milliseconds(3));
     }
     ASSERT_TRUE(further) << "the child ended by itself, status " << status;
@@ -736,10 +658,7 @@ TEST(Learning, OfAVectorNetWorksWithoutTheResidual) {
 }
 
 TEST(Divergence, StopsWithTheParametersBeforeIt) {
-  TrainOptions options = small_options();
-  options.schedule = RateSchedule::constant;
-  options.peak_rate = 1e30;
-  options.average = WeightAverage::none;
+  const TrainOptions options = testing::diverging_options();
   Trainer trainer(cpu(), small_model(), DataSet::named("blob"), options);
   const std::string message = error_of([&] { trainer.run(60); });
   const std::int64_t stopped = trainer.iteration();
@@ -756,6 +675,13 @@ TEST(Divergence, StopsWithTheParametersBeforeIt) {
   EXPECT_EQ(parameters_of(again.model()), kept);
   EXPECT_EQ(error_of([&] { trainer.run(1); }), message);  // and it stays there
 }
+
+// The news of a run.
+
+TEST(News, TellsEveryRecordOnce) { testing::NewsOfARun(cpu()).check_records(); }
+TEST(News, StopsAtOnceWhereTheSinkSaysSo) { testing::NewsOfARun(cpu()).check_stop(true); }
+TEST(News, TellsWhatWasBeforeAFailure) { testing::NewsOfARun(cpu()).check_failure(); }
+TEST(News, RefusesTheTrainersInTheSink) { testing::NewsOfARun(cpu()).check_use_in_the_sink(); }
 
 // Bad input.
 
@@ -809,7 +735,7 @@ TEST(BadInput, InTheModelIsRefused) {
 }
 
 TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
-  const TemporaryFolder folder;
+  const Scratch folder;
   const std::string good = folder / "good.safetensors", bad = folder / "bad.safetensors";
   TrainOptions options = small_options();
   const DataSet data = gaussian();
@@ -832,7 +758,7 @@ TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
   // Not a training state.
   save_model(bad, trainer.model());
   EXPECT_THAT(resume(bad, data), AllOf(HasSubstr("not a training state"), HasSubstr(bad)));
-  const std::string whole = bytes_of(good);
+  const std::string whole = get(good);
   for (const std::size_t length :
        {std::size_t{0}, std::size_t{7}, std::size_t{100}, whole.size() / 2, whole.size() - 1}) {
     std::ofstream(bad, std::ios::binary).write(whole.data(), static_cast<std::streamsize>(length));
@@ -890,7 +816,7 @@ TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
 
 // The state says in words what it is, for whoever opens it with another tool.
 TEST(State, IsReadable) {
-  const TemporaryFolder folder;
+  const Scratch folder;
   Trainer trainer(cpu(), small_model(), DataSet::named("checker"), small_options());
   trainer.run(3);
   trainer.save_state(folder / "state.safetensors");

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <vector>
 
@@ -83,6 +84,35 @@ TEST(TrainingsSideBySide, AreAsAlone) {
   }
 }
 
+// However often a run stops to save, after every record or every four iterations.
+TEST(TrainingsSideBySide, AreAsAloneWhereverStatesAreSaved) {
+  const std::vector<TrainOptions> recipes{options(9, 1, 1), options(7, 0, 2)};
+  std::vector<std::vector<double>> expected;
+  for (const TrainOptions& recipe : recipes) {
+    Trainer alone = trainer(recipe);
+    alone.run(recipe.iterations);
+    expected.push_back(parameters(alone));
+  }
+  for (const SaveInterval& save :
+       {SaveInterval{.iterations = 0, .seconds = 1e-9}, SaveInterval{.iterations = 4, .seconds = 0}}) {
+    SCOPED_TRACE(save.iterations);
+    const Scratch scratch;
+    Trainer first = trainer(recipes[0]), second = trainer(recipes[1]);
+    Trainer* const both[] = {&first, &second};
+    const std::vector<TrainingFiles> files{{.state = scratch / "first", .log = scratch / "first.csv"},
+                                           {.state = scratch / "second", .log = scratch / "second.csv"}};
+    Progress progress({{"training", "train", 1}});
+    progress.begin();
+    run_trainings(both, files, save, progress);
+    for (std::size_t i = 0; i < recipes.size(); ++i) {
+      EXPECT_EQ(parameters(*both[i]), expected[i]);
+      EXPECT_EQ(parameters(Trainer::resume(context, files[i].state, data)), expected[i]);
+      const std::string log = get(files[i].log);
+      EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1 + recipes[i].iterations);
+    }
+  }
+}
+
 // A loss that is not finite stops one of them; the others end as if alone.
 TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   const Scratch scratch;
@@ -102,9 +132,21 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);
   Trainer alone = trainer(options(50, 0, 2));
-  alone.run(50);
+  const TrainingFiles own{.state = "", .log = scratch / "alone.csv"};
+  Progress of_alone({{"training", "train", 1}});
+  of_alone.begin();
+  run_training(alone, own, never, of_alone);
   EXPECT_EQ(parameters(first), parameters(alone));
   EXPECT_EQ(parameters(Trainer::resume(context, files[0].state, data)), parameters(alone));
+  // No record is lost: of the one all, of the other those before it stopped.
+  const auto lines = [](const std::string& path) {
+    const std::string text = get(path);
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  EXPECT_EQ(get(files[0].log), get(own.log));
+  EXPECT_EQ(lines(files[0].log), 1 + 50);
+  EXPECT_EQ(lines(files[1].log), 1 + second.iteration());
+  EXPECT_EQ(results[1].last.iteration, second.iteration() - 1);
 
   // Two at once, and one by itself, which is an error.
   Trainer third = trainer(wild), fourth = trainer(wild);

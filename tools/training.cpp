@@ -7,6 +7,8 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 #include "files.hpp"
@@ -81,7 +83,7 @@ RecordLog::~RecordLog() {
   if (file_ != nullptr) std::fclose(file_);
 }
 
-void RecordLog::write(const std::vector<TrainRecord>& records) {
+void RecordLog::write(std::span<const TrainRecord> records) {
   if (path_.empty() || records.empty()) return;
   if (file_ == nullptr) open();
   std::string text;
@@ -118,22 +120,36 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
                                           const SaveInterval& save, Progress& progress) {
   const InterruptGuard interrupts;
   std::vector<RecordLog> logs;
+  std::vector<std::int64_t> done_of;
   std::int64_t iterations = 0;  // of all
   for (std::size_t i = 0; i < trainers.size(); ++i) {
     logs.push_back(files[i].log.empty() ? RecordLog()
                                         : RecordLog(files[i].log, trainers[i]->iteration(), files[i].log_every));
+    done_of.push_back(trainers[i]->iteration());
     iterations += trainers[i]->options().iterations;
   }
   std::vector<TrainingResult> results(trainers.size());
   for (TrainingResult& result : results) result.last.iteration = -1;
   // Nothing is left to do of one that failed.
-  const auto done_of = [&](std::size_t i) {
-    return results[i].failure.empty() ? trainers[i]->iteration() : trainers[i]->options().iterations;
+  const auto left_of = [&](std::size_t i) {
+    return results[i].failure.empty() ? trainers[i]->options().iterations - done_of[i] : 0;
   };
   const auto done = [&] {
-    std::int64_t sum = 0;
-    for (std::size_t i = 0; i < trainers.size(); ++i) sum += done_of(i);
-    return sum;
+    std::int64_t left = 0;
+    for (std::size_t i = 0; i < trainers.size(); ++i) left += left_of(i);
+    return iterations - left;
+  };
+  // The losses of those that are running, the latest that was heard of being one of them unless it failed.
+  const auto losses = [&](std::size_t latest) -> std::string {
+    double least = std::numeric_limits<double>::infinity(), most = -least;
+    for (std::size_t i = 0; i < trainers.size(); ++i) {
+      if (results[i].last.iteration < 0 || !results[i].failure.empty() || (i != latest && left_of(i) == 0)) continue;
+      least = std::min(least, results[i].last.total);
+      most = std::max(most, results[i].last.total);
+    }
+    if (least > most) return "";
+    return trainers.size() == 1 ? fmt::format("loss {:.4g}", least)
+                                : fmt::format("losses {:.4g} to {:.4g}", least, most);
   };
   const auto save_states = [&] {
     for (std::size_t i = 0; i < trainers.size(); ++i) {
@@ -143,59 +159,38 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
   };
 
   const Stopwatch clock;
-  Stopwatch since_save;
-  std::int64_t chunk = 1;
   if (done() < iterations) progress.show();  // the first iteration may be a long one
   while (done() < iterations) {
     std::vector<std::size_t> at;  // those that are not finished
     std::vector<Trainer*> running;
-    std::int64_t count = chunk;
+    std::int64_t count = std::numeric_limits<std::int64_t>::max();
     for (std::size_t i = 0; i < trainers.size(); ++i) {
-      if (done_of(i) >= trainers[i]->options().iterations) continue;
+      if (left_of(i) == 0) continue;
       at.push_back(i);
       running.push_back(trainers[i]);
       if (save.iterations > 0) count = std::min(count, save.iterations - trainers[i]->iteration() % save.iterations);
     }
-    std::vector<std::int64_t> wanted;
-    for (const Trainer* trainer : running) {
-      wanted.push_back(std::min(trainer->iteration() + count, trainer->options().iterations));
-    }
-    const Stopwatch chunk_clock;
-    std::vector<std::vector<TrainRecord>> records;
+    const Stopwatch since_save;
+    const auto take = [&](const TrainingNews& news) {
+      const std::size_t i = at[news.trainer];
+      logs[i].write(news.records);
+      if (!news.records.empty()) results[i].last = news.records.back();
+      if (news.stopped != nullptr) results[i].failure = news.stopped->what();
+      done_of[i] += std::ssize(news.records);
+      progress.update(double(done()) / double(iterations), losses(i));
+      return !interrupts.interrupted() && (save.iterations > 0 || since_save.seconds() < save.seconds);
+    };
     try {
-      records = run_together(running, count);
-    } catch (const TrainingStopped& stopped) {
-      // The records are those of the first that stopped; the others ran on to the end of the slice, theirs are lost.
-      // Another that stopped there stops again in the next slice.
-      std::size_t first = 0;
-      while (first + 1 < running.size() && running[first]->iteration() == wanted[first]) ++first;
-      logs[at[first]].write(stopped.records);
-      results[at[first]].failure = stopped.what();
-      save_states();
-      continue;
+      run_together(running, count, take);
+    } catch (const TrainingStopped&) {
+      // It is in the results.
     }
-    if (chunk_clock.seconds() < 0.1) chunk = std::min<std::int64_t>(2 * chunk, 1000);
-    if (chunk_clock.seconds() > 0.4) chunk = std::max<std::int64_t>(chunk / 2, 1);
-    bool due = save.iterations == 0 && since_save.seconds() >= save.seconds;
-    for (std::size_t k = 0; k < running.size(); ++k) {
-      logs[at[k]].write(records[k]);
-      results[at[k]].last = records[k].back();
-      due = due || (save.iterations > 0 && running[k]->iteration() % save.iterations == 0);
-    }
-    const auto [least, most] = std::minmax_element(
-        results.begin(), results.end(), [](const auto& a, const auto& b) { return a.last.total < b.last.total; });
-    progress.update(double(done()) / double(iterations),
-                    trainers.size() == 1 ? fmt::format("loss {:.4g}", least->last.total)
-                                         : fmt::format("losses {:.4g} to {:.4g}", least->last.total, most->last.total));
-    if (done() < iterations && interrupts.interrupted()) {
-      save_states();
+    if (done() == iterations) break;
+    save_states();
+    if (interrupts.interrupted()) {
       throw Error(fmt::format("interrupted after {} of {} iterations{}; {}", done(), iterations,
                               trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()),
                               where_saved(files, 0)));
-    }
-    if (due) {
-      save_states();
-      since_save = {};
     }
   }
   save_states();

@@ -31,7 +31,7 @@ class RecordLog {
   RecordLog(RecordLog&& other) noexcept;
   RecordLog& operator=(RecordLog&&) = delete;
 
-  void write(const std::vector<TrainRecord>& records);
+  void write(std::span<const TrainRecord> records);
   void flush();
 
  private:
@@ -57,11 +57,10 @@ struct TrainingResult {
   std::string failure;       // what TrainingStopped said of a loss or gradient that was not finite; empty: none
 };
 
-// Runs the trainers to their ends, slice by slice, inside the progress's running phase: more than one of them side by
-// side, which one GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up
-// to them, and throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the
-// others go on; the logs of those lack the slice, 1000 iterations at most, in which it stopped. files [trainers]. Each
-// result's seconds are those of all.
+// Runs the trainers to their ends, inside the progress's running phase: more than one of them side by side, which one
+// GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up to them, and
+// throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the others go on.
+// files [trainers]. Each result's seconds are those of all.
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress);
 // One trainer. Throws Error also where the loss is not finite.

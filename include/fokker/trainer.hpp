@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -59,19 +60,31 @@ struct TrainRecord {
   double denoising, residual, total, gradient_norm, rate;
 };
 
-// Thrown by Trainer::run on the first loss or gradient that is not finite; what() names its iteration and its terms.
+// Thrown on the first loss or gradient that is not finite; what() names its iteration and its terms.
 struct TrainingStopped : Error {
-  TrainingStopped(const TrainRecord& failed, std::vector<TrainRecord> before);
-  std::vector<TrainRecord> records;  // those of the call before that iteration
+  explicit TrainingStopped(const TrainRecord& failed);
+  std::vector<TrainRecord> records;  // those of the call before that iteration, where no sink took them
 };
+
+// What a run tells while it goes on: records of one of its trainers, in their order and each once.
+struct TrainingNews {
+  std::size_t trainer;  // its place among those of the run
+  std::span<const TrainRecord> records;
+  const TrainingStopped* stopped = nullptr;  // it stops after these, since its next loss or gradient is not finite
+};
+
+// Takes the news of a run, on the thread that called it, and returns whether to go on. After false no iteration is
+// begun; what was under way ends and is told too. The trainers may not be used in it. An exception from it ends the run
+// likewise, untold, and is passed on.
+using TrainingSink = std::function<bool(const TrainingNews& news)>;
 
 // Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)
 // alone, so a resumed run has the parameters of an uninterrupted one, bit for bit on one backend and instruction set
 // (on CUDA: one kind of device and one precision).
 //
 // On CUDA parameters, moments, average and points stay on the device, and an iteration is a CUDA graph on a stream of
-// the context's own. run() waits for its end, every 1024 iterations to read their records; the caller's stream is left
-// alone.
+// the context's own; the caller's stream is left alone. Iterations run in slices of about 50 ms: while one runs, the
+// records of the one before go to the sink, and after the sink's false it is the last.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
@@ -87,6 +100,8 @@ class Trainer {
   // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws
   // TrainingStopped on the first loss or gradient that is not finite; the parameters stay those before it.
   std::vector<TrainRecord> run(std::int64_t count);
+  // The same with the records going to `sink`: on the CPU after every iteration.
+  void run(std::int64_t count, const TrainingSink& sink);
 
   std::int64_t iteration() const;
   const TrainOptions& options() const;
@@ -98,18 +113,19 @@ class Trainer {
   void save_state(const std::string& path) const;
 
  private:
-  friend std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const>, std::int64_t);
+  friend void run_together(std::span<Trainer* const>, std::int64_t, const TrainingSink&);
   struct State;
   explicit Trainer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
-// Trainer::run(count) of several trainers, and the records of each: the bits of a run of its own. On CUDA those of one
-// context whose networks have one shape share the launches of an iteration, so that small networks fill a GPU together;
-// others, and those of the CPU, run one after another. Parameters, data sets, options and seeds may differ. Where one
-// stops, the others go on to their end, and then TrainingStopped is thrown for the first of those that stopped; the
-// records of the others are lost, their trainers are not.
-// Throws Error on a null pointer and on a trainer given twice.
+// Trainer::run() of several trainers, each with the bits of a run of its own. On CUDA those of one context whose
+// networks have one shape share the launches of an iteration, so that small networks fill a GPU together; others, and
+// those of the CPU, run one after another. Parameters, data sets, options and seeds may differ. Where one stops, the
+// others go on to their end, and then TrainingStopped is thrown for the first in `trainers` that stopped. Throws Error
+// on a null pointer and on a trainer given twice.
+void run_together(std::span<Trainer* const> trainers, std::int64_t count, const TrainingSink& sink);
+// Returns the records of each. Where one stops, those of the others are lost, their trainers are not.
 std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count);
 
 }  // namespace fokker

@@ -68,6 +68,10 @@ class CpuBackend : public Backend {
                                          const TrainOptions& options) override {
     return make_trainer(initial, data, options, threads_);
   }
+  void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                    const TrainingSink& sink) override {
+    cpu::run_together(trainers, counts, sink);
+  }
 
  private:
   int threads_;

@@ -22,5 +22,8 @@ std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, con
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);  // trainer.cpp
+// As Backend::run_together: one after another.
+void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                  const TrainingSink& sink);  // trainer.cpp
 
 }  // namespace fokker::cpu

@@ -22,7 +22,7 @@ namespace {
 
 constexpr std::int32_t time_cells = 4096;
 
-class CpuTrainer : public TrainOperator {
+class CpuTrainer final : public TrainOperator {
  public:
   CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads)
       : sde_(initial.sde),
@@ -43,20 +43,6 @@ class CpuTrainer : public TrainOperator {
   TrainState state() const override { return state_; }
   void restore(TrainState state) override { state_ = std::move(state); }
 
-  TrainOutcome run(std::int64_t count) override {
-    TrainOutcome outcome;
-    for (std::int64_t i = 0; i < count; ++i) {
-      const auto [record, finite] = iterate();
-      if (!finite) {
-        outcome.failed = record;
-        break;
-      }
-      outcome.records.push_back(record);
-    }
-    return outcome;
-  }
-
- private:
   // The record, and whether its loss and gradient are finite; nothing is changed where they are not.
   std::pair<TrainRecord, bool> iterate() {
     const std::int64_t k = state_.iteration;
@@ -84,6 +70,7 @@ class CpuTrainer : public TrainOperator {
     return {record, true};
   }
 
+ private:
   DenoisingChunk<float> denoising(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
     const std::int64_t d = data_.dimension();
     const auto index = static_cast<std::uint64_t>(first), step = static_cast<std::uint64_t>(k);
@@ -153,6 +140,22 @@ class CpuTrainer : public TrainOperator {
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads) {
   return std::make_unique<CpuTrainer>(initial, data, options, threads);
+}
+
+void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                  const TrainingSink& sink) {
+  for (std::size_t k = 0; k < trainers.size(); ++k) {
+    for (std::int64_t i = 0; i < counts[k]; ++i) {
+      const auto [record, finite] = static_cast<CpuTrainer*>(trainers[k])->iterate();
+      if (finite) {
+        if (!sink({k, {&record, 1}})) return;
+      } else {
+        const TrainingStopped stopped(record);
+        if (!sink({k, {}, &stopped})) return;
+        break;
+      }
+    }
+  }
 }
 
 }  // namespace fokker::cpu

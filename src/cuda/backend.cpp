@@ -88,10 +88,10 @@ class CudaBackend final : public Backend {
     const SetUp here(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }
-  std::vector<TrainOutcome> run_together(std::span<TrainOperator* const> trainers,
-                                         std::span<const std::int64_t> counts) override {
+  void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                    const TrainingSink& sink) override {
     const SetUp here(queue_.device, queue_.stream);
-    return cuda::run_together(training_queue(), trainers, counts);
+    cuda::run_together(training_queue(), trainers, counts, sink);
   }
 
  private:

@@ -28,10 +28,10 @@ class DeviceData;
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
                                             const TrainOptions& options);  // trainer.cpp
 // As Backend::run_together, of trainers made on one queue.
-std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperator* const> trainers,
-                                       std::span<const std::int64_t> counts);  // trainer.cpp
-std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);          // transport.cpp
-Moments moments(const Queue& queue, View<const float> samples);                                        // transport.cpp
+void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                  const TrainingSink& sink);                                                   // trainer.cpp
+std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);  // transport.cpp
+Moments moments(const Queue& queue, View<const float> samples);                                // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed);  // transport.cpp
 

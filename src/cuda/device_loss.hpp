@@ -19,6 +19,7 @@ struct LossTask {
   double residual_weight;
   double* values;   // [3] = denoising, mean squared residual, denoising + residual_weight · residual
   float* gradient;  // [P] of the third
+  kernels::GradientSquares* squares = nullptr;  // of the gradient, if wanted
 };
 
 template <class T>

@@ -53,6 +53,7 @@ class ResidentLoss final : public TrainingLoss {
       task.residual_weight = from.residual_weight;
       task.values = from.values;
       task.gradient = from.gradient;
+      task.squares = from.squares;
       all.push_back(task);
     }
     // As few launches as there can be, much of a size.

@@ -28,6 +28,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <type_traits>
 
 #include "cuda/device_loss.hpp"
 #include "cuda/wide_network.hpp"
@@ -66,11 +67,11 @@ class WideSweeps {
   std::size_t workspace_bytes() const { return workspace_.bytes() + sums_.bytes() + network_.workspace_bytes(); }
 
   // denoising(first, n) and collocation(first, n) give the rows of a chunk of points, on the device. Values [3] and
-  // gradient [P] as Loss::evaluate; gradient may be nullptr.
+  // gradient [P] as Loss::evaluate; gradient may be nullptr. `squares`, of points drawn for *iteration, if wanted.
   template <class Denoising, class Collocation>
   void evaluate(const T* parameters, std::int64_t denoising_points, const Denoising& denoising,
                 std::int64_t collocation_points, const Collocation& collocation, double residual_weight, double* values,
-                T* gradient) {
+                T* gradient, kernels::GradientSquares* squares = nullptr, const std::int64_t* iteration = nullptr) {
     const double coordinates = static_cast<double>(denoising_points) * static_cast<double>(network_.dimension());
     check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_), "cudaMemsetAsync");
     if (gradient != nullptr) {
@@ -93,10 +94,17 @@ class WideSweeps {
       residual(n, collocation(i, n), 2 * residual_weight / static_cast<double>(collocation_points),
                residual_weight != 0 ? gradient : nullptr);
     }
-    check(kernels::launch_loss_values(
-              {sums_.as<double>(), coordinates, static_cast<double>(collocation_points), residual_weight, values},
-              stream_),
-          "launch_loss_values");
+    kernels::LossValueArguments last{.sums = sums_.as<double>(),
+                                     .denoising_count = coordinates,
+                                     .residual_count = static_cast<double>(collocation_points),
+                                     .residual_weight = residual_weight,
+                                     .values = values,
+                                     .squares = squares,
+                                     .parameter_count = network_.architecture().parameter_count(),
+                                     .gradient = nullptr,
+                                     .iteration = iteration};
+    if constexpr (std::is_same_v<T, float>) last.gradient = gradient;
+    check(kernels::launch_loss_values(last, stream_), "launch_loss_values");
   }
 
   // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows.
@@ -414,7 +422,7 @@ class WideLoss final : public TrainingLoss {
           check(kernels::launch_collocation_points(draw, first, n, t, x, stream_), "launch_collocation_points");
           return CollocationRows<float>{t, x};
         },
-        task.residual_weight, task.values, task.gradient);
+        task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
   }
 
   cudaStream_t stream_;

@@ -34,6 +34,11 @@ void release(void* data) {
 
 DeviceMemory::~DeviceMemory() { release(data_); }
 
+PinnedMemory::~PinnedMemory() {
+  const RelaxedCapture relaxed;
+  cudaFreeHost(data_);
+}
+
 void* DeviceMemory::reserve(std::size_t bytes) {
   if (bytes <= bytes_) return data_;
   bytes_ = 0;

@@ -96,6 +96,42 @@ class DeviceMemory {
   std::size_t bytes_ = 0;
 };
 
+// Host memory with one owner that copies to and from the device read and write by themselves: those of other memory
+// may wait for what is queued before them.
+class PinnedMemory {
+ public:
+  explicit PinnedMemory(std::size_t bytes) { check(cudaMallocHost(&data_, bytes), "cudaMallocHost"); }
+  ~PinnedMemory();
+  PinnedMemory(const PinnedMemory&) = delete;
+  PinnedMemory& operator=(const PinnedMemory&) = delete;
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+};
+
+// A place in a stream, for the host to wait for without keeping a core busy.
+class Event {
+ public:
+  Event() { check(cudaEventCreateWithFlags(&event_, cudaEventBlockingSync), "cudaEventCreateWithFlags"); }
+  ~Event() { cudaEventDestroy(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(cudaStream_t stream) { check(cudaEventRecord(event_, stream), "cudaEventRecord"); }
+  void wait() const { check(cudaEventSynchronize(event_), "cudaEventSynchronize"); }
+  double milliseconds_since(const Event& begin) const {
+    float time = 0;
+    check(cudaEventElapsedTime(&time, begin.event_, event_), "cudaEventElapsedTime");
+    return time;
+  }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
 // A stream of our own, which does not wait for the default stream.
 class OwnStream {
  public:

@@ -1,12 +1,20 @@
 // Training on CUDA. An iteration is one graph on the queue's stream, captured once: losses and gradient, whose kernels
 // draw the points of (seed, iteration) themselves; then norm, clipping, Adam, average and record in one update. The
-// iteration's number is on the device too, so the host does nothing between two launches. What varies with it and is
-// computed in double (rates, shares of the average) goes there as a table before a run, and the records come back after
-// it, at most 1024 iterations at a time.
+// iteration's number is on the device too, so the host does nothing between two launches.
+//
+// Iterations go in slices of some 50 ms. On the stream a slice is: its plan to the device (what varies with the
+// iteration and is computed in double: rates, shares of the average), a launch of the graph for every iteration, its
+// report back to the host (the records, and the iteration that comes next), an event. The host queues a slice, waits
+// for the event of the one before, hands its records out, and queues the next: the device always has one to work on,
+// unless the sink takes longer. Plans and reports lie in pinned memory, in two slots that slices take in turn.
 #include "fokker/trainer.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstddef>
+#include <exception>
+#include <optional>
 #include <utility>
 
 #include "cuda/backend.hpp"
@@ -19,7 +27,7 @@ namespace fokker::cuda {
 namespace {
 
 constexpr std::int32_t time_cells = 4096;
-constexpr std::int64_t most_iterations = 1024;  // of a run between two looks of the host
+constexpr double slice_milliseconds = 50;
 
 template <class T>
 void to_device(const Queue& queue, const DeviceMemory& to, const std::vector<T>& from) {
@@ -34,7 +42,7 @@ void wait(const Queue& queue) { check(cudaStreamSynchronize(queue.stream), "cuda
 
 class CudaTrainer;
 
-// An iteration of some models side by side.
+// An iteration of some models side by side, and how many of them make a slice.
 class IterationGraph {
  public:
   IterationGraph(const Queue& queue, std::span<CudaTrainer* const> members);
@@ -43,12 +51,18 @@ class IterationGraph {
   IterationGraph& operator=(const IterationGraph&) = delete;
   bool is_of(std::span<CudaTrainer* const> members) const;
   void launch() const { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
+  std::int64_t slice() const { return slice_; }
+  void took(double milliseconds, std::int64_t iterations) {
+    slice_ = static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations),
+                                                  1.0, double{kernels::most_iterations}));
+  }
 
  private:
   cudaStream_t stream_;
   std::vector<std::uint64_t> members_;  // their numbers, since an address may be another trainer's by now
   DeviceMemory tasks_;                  // kernels::UpdateTask of each
   cudaGraphExec_t executable_ = nullptr;
+  std::int64_t slice_ = 1;
 };
 
 class CudaTrainer final : public TrainOperator {
@@ -65,10 +79,9 @@ class CudaTrainer final : public TrainOperator {
     for (DeviceMemory* memory : {&parameters_, &first_, &second_, &gradient_}) memory->reserve(count_ * sizeof(float));
     if (begin_ < options.iterations) average_.reserve(count_ * sizeof(double));
     values_.reserve(3 * sizeof(double));
-    squares_.reserve(kernels::square_parts * sizeof(double));
-    progress_.reserve(sizeof(kernels::TrainingProgress));
-    steps_.reserve(most_iterations * sizeof(kernels::UpdateStep));
-    records_.reserve(most_iterations * sizeof(kernels::UpdateRecord));
+    squares_.reserve(sizeof(kernels::GradientSquares));
+    plan_.reserve(sizeof(kernels::UpdatePlan));
+    report_.reserve(sizeof(kernels::UpdateReport));
     const ForwardSde& sde = initial.sde;
     if (options.time_law == TimeLaw::importance) edges_ = upload(importance_edges(sde, time_cells));
     draw_ = {.data = data.source(),
@@ -76,7 +89,7 @@ class CudaTrainer final : public TrainOperator {
              .time = {options.time_law, static_cast<float>(sde.t_min), static_cast<float>(sde.horizon),
                       edges_.as<const float>(), time_cells},
              .seed = options.seed,
-             .iteration = &progress_.as<kernels::TrainingProgress>()->iteration,
+             .iteration = &report_.as<kernels::UpdateReport>()->iteration,
              .denoising_points = options.denoising_points,
              .collocation_points = options.residual_weight > 0 ? options.collocation_points : 0,
              .box = static_cast<float>(options.box)};
@@ -118,46 +131,53 @@ class CudaTrainer final : public TrainOperator {
       if (state.average.empty()) state.average.assign(count_, 0.0);
       to_device(queue_, average_, state.average);
     }
-    start(0);  // the draws of a graph that is about to be captured read the iteration
+    const std::vector<std::int64_t> next{iteration_};
+    to_device(queue_, report_, next);  // its first number
     wait(queue_);
   }
 
-  TrainOutcome run(std::int64_t count) override {
-    TrainOperator* const self = this;
-    return std::move(run_together(queue_, {&self, 1}, {&count, 1}).front());
-  }
-
-  // The next `count` iterations, of which launches of a graph follow and then finish(), which waits for them.
-  void start(std::int64_t count) {
-    host_steps_.clear();
-    for (std::int64_t k = iteration_; k < iteration_ + count; ++k) {
+  // A slice of `count` iterations in a slot, with launches of a graph between the two: its plan goes ahead of them, its
+  // report comes back behind them.
+  void send(int slot, std::int64_t first, std::int64_t count) {
+    auto* const plan = slots_[slot].plan.as<kernels::UpdatePlan>();
+    plan->first = first;
+    for (std::int64_t i = 0; i < count; ++i) {
+      const std::int64_t k = first + i;
       const RateStep rate = rate_step(options_, k);
-      host_steps_.push_back({.adam = AdamStep(rate.rate, rate.steps_before + 1, 1),
-                             .restart = rate.steps_before == 0,
-                             .share = k < begin_ ? 0 : average_share(options_, k - begin_)});
+      plan->steps[i] = {.adam = AdamStep(rate.rate, rate.steps_before + 1, 1),
+                        .restart = rate.steps_before == 0,
+                        .share = k < begin_ ? 0 : average_share(options_, k - begin_)};
     }
-    to_device(queue_, steps_, host_steps_);
-    host_progress_ = {{.iteration = iteration_, .updating = iteration_, .first = iteration_}};
-    to_device(queue_, progress_, host_progress_);
+    check(cudaMemcpyAsync(plan_.data(), plan, offsetof(kernels::UpdatePlan, steps) + count * sizeof plan->steps[0],
+                          cudaMemcpyHostToDevice, queue_.stream),
+          "cudaMemcpyAsync");
   }
-  void finish(std::int64_t count, TrainOutcome& outcome) {
-    std::vector<kernels::UpdateRecord> records(static_cast<std::size_t>(count));
-    kernels::TrainingProgress progress;
-    to_host(queue_, records.data(), records_, records.size());
-    to_host(queue_, &progress, progress_, 1);
-    wait(queue_);
-    const std::int64_t end = iteration_ + count;
+  void fetch(int slot, std::int64_t count) {
+    auto* const report = slots_[slot].report.as<kernels::UpdateReport>();
+    check(cudaMemcpyAsync(report, report_.data(),
+                          offsetof(kernels::UpdateReport, records) + count * sizeof report->records[0],
+                          cudaMemcpyDeviceToHost, queue_.stream),
+          "cudaMemcpyAsync");
+  }
+  // What came back: the records of the slice, and that of the iteration that failed in it.
+  std::optional<TrainRecord> read(int slot, std::int64_t count, std::vector<TrainRecord>& records) {
+    records.clear();
+    const std::int64_t first = slots_[slot].plan.as<const kernels::UpdatePlan>()->first;
+    if (iteration_ < first) return std::nullopt;  // it failed before
+    const auto* const report = slots_[slot].report.as<const kernels::UpdateReport>();
     const auto record = [&](std::int64_t k) {
-      const kernels::UpdateRecord& r = records[static_cast<std::size_t>(k - progress.first)];
+      const kernels::UpdateRecord& r = report->records[k - first];
       return TrainRecord{k, r.denoising, r.residual, r.total, r.gradient_norm, rate_step(options_, k).rate};
     };
-    for (; iteration_ < progress.iteration; ++iteration_) outcome.records.push_back(record(iteration_));
-    if (iteration_ < end) outcome.failed = record(iteration_);
+    for (; iteration_ < report->iteration; ++iteration_) records.push_back(record(iteration_));
+    if (iteration_ < first + count) return record(iteration_);
+    return std::nullopt;
   }
 
-  void launch(std::span<CudaTrainer* const> members) {
+  // The graph of an iteration of members, of which this is the first.
+  IterationGraph& graph(std::span<CudaTrainer* const> members) {
     if (!graph_ || !graph_->is_of(members)) graph_ = std::make_unique<IterationGraph>(queue_, members);
-    graph_->launch();
+    return *graph_;
   }
 
   std::uint64_t number() const { return number_; }
@@ -168,7 +188,8 @@ class CudaTrainer final : public TrainOperator {
             .points = draw_,
             .residual_weight = options_.residual_weight,
             .values = values_.as<double>(),
-            .gradient = gradient_.as<float>()};
+            .gradient = gradient_.as<float>(),
+            .squares = squares_.as<kernels::GradientSquares>()};
   }
   kernels::UpdateTask update_task() const {
     return {.parameter_count = parameter_count(),
@@ -178,11 +199,10 @@ class CudaTrainer final : public TrainOperator {
             .average = average_.as<double>(),
             .gradient = gradient_.as<const float>(),
             .values = values_.as<const double>(),
+            .squares = squares_.as<const kernels::GradientSquares>(),
             .clip_norm = options_.clip_norm,
-            .squares = squares_.as<double>(),
-            .progress = progress_.as<kernels::TrainingProgress>(),
-            .steps = steps_.as<const kernels::UpdateStep>(),
-            .records = records_.as<kernels::UpdateRecord>()};
+            .plan = plan_.as<const kernels::UpdatePlan>(),
+            .report = report_.as<kernels::UpdateReport>()};
   }
 
  private:
@@ -193,11 +213,12 @@ class CudaTrainer final : public TrainOperator {
   std::int64_t begin_;  // of the average
   std::size_t count_;   // of parameters
   std::int64_t iteration_ = 0;
-  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, progress_, steps_, records_,
-      edges_;
+  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_;
+  struct Slot {
+    PinnedMemory plan{sizeof(kernels::UpdatePlan)}, report{sizeof(kernels::UpdateReport)};
+  };
+  std::array<Slot, 2> slots_;
   kernels::TrainingDraw draw_;
-  std::vector<kernels::UpdateStep> host_steps_;  // what copies to the device read while they are under way
-  std::vector<kernels::TrainingProgress> host_progress_;
   std::unique_ptr<IterationGraph> graph_;  // the latest that began with this trainer
 };
 
@@ -257,6 +278,40 @@ bool IterationGraph::is_of(std::span<CudaTrainer* const> members) const {
                     [](const CudaTrainer* member, std::uint64_t number) { return member->number() == number; });
 }
 
+// Up to `count` iterations of trainers that go together. `arrived(m, slot, iterations)` is told of every slice of every
+// member; after its false no further slice begins, and what has begun arrives too.
+template <class Arrived>
+void run_group(const Queue& queue, std::span<CudaTrainer* const> members, std::int64_t count, const Arrived& arrived) {
+  struct Slice {
+    std::int64_t count = 0;
+    Event begin, end;
+  };
+  std::array<Slice, 2> slices;  // in the slots
+  IterationGraph& graph = members.front()->graph(members);
+  std::vector<std::int64_t> next;  // iteration of each
+  for (const CudaTrainer* member : members) next.push_back(member->iteration());
+  bool goes_on = true;
+  for (int slot = 0;; slot = 1 - slot) {
+    Slice &slice = slices[slot], &before = slices[1 - slot];
+    slice.count = goes_on ? std::min(graph.slice(), count) : 0;
+    count -= slice.count;
+    if (slice.count > 0) {
+      slice.begin.record(queue.stream);
+      for (std::size_t m = 0; m < members.size(); ++m) members[m]->send(slot, next[m], slice.count);
+      for (std::int64_t i = 0; i < slice.count; ++i) graph.launch();
+      for (CudaTrainer* member : members) member->fetch(slot, slice.count);
+      for (std::int64_t& iteration : next) iteration += slice.count;
+      slice.end.record(queue.stream);
+    }
+    if (before.count > 0) {
+      before.end.wait();
+      graph.took(before.end.milliseconds_since(before.begin), before.count);
+      for (std::size_t m = 0; m < members.size(); ++m) goes_on = arrived(m, 1 - slot, before.count) && goes_on;
+    }
+    if (slice.count == 0) return;
+  }
+}
+
 }  // namespace
 
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
@@ -264,12 +319,14 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
   return std::make_unique<CudaTrainer>(queue, initial, data, options);
 }
 
-std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperator* const> trainers,
-                                       std::span<const std::int64_t> counts) {
+void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
+                  const TrainingSink& sink) {
   const OnDevice here(queue.device);
-  std::vector<TrainOutcome> outcomes(trainers.size());
   std::vector<std::int64_t> left(counts.begin(), counts.end());
-  for (std::size_t first = 0; first < trainers.size();) {
+  std::vector<TrainRecord> records;
+  std::exception_ptr thrown;  // by the sink
+  bool wanted = true;
+  for (std::size_t first = 0; wanted && first < trainers.size();) {
     if (left[first] == 0) {
       ++first;
       continue;
@@ -277,7 +334,7 @@ std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperat
     // All that go with the first which has iterations left, as many as each of them has.
     std::vector<std::size_t> places;
     std::vector<CudaTrainer*> members;
-    std::int64_t count = most_iterations;
+    std::int64_t count = left[first];
     for (std::size_t k = first; k < trainers.size(); ++k) {
       auto* const trainer = static_cast<CudaTrainer*>(trainers[k]);
       if (left[k] == 0 || (k != first && !members.front()->loss()->goes_with(*trainer->loss()))) continue;
@@ -285,15 +342,24 @@ std::vector<TrainOutcome> run_together(const Queue& queue, std::span<TrainOperat
       members.push_back(trainer);
       count = std::min(count, left[k]);
     }
-    for (CudaTrainer* member : members) member->start(count);
-    for (std::int64_t i = 0; i < count; ++i) members.front()->launch(members);
-    for (std::size_t m = 0; m < members.size(); ++m) {
-      TrainOutcome& outcome = outcomes[places[m]];
-      members[m]->finish(count, outcome);
-      left[places[m]] = outcome.failed ? 0 : left[places[m]] - count;
-    }
+    run_group(queue, members, count, [&](std::size_t m, int slot, std::int64_t iterations) {
+      const std::optional<TrainRecord> failed = members[m]->read(slot, iterations, records);
+      std::int64_t& of_it = left[places[m]];
+      of_it = failed ? 0 : of_it - static_cast<std::int64_t>(records.size());
+      if (!thrown && (failed || !records.empty())) {
+        std::optional<TrainingStopped> stopped;
+        if (failed) stopped.emplace(*failed);
+        try {
+          wanted = sink({places[m], records, stopped ? &*stopped : nullptr}) && wanted;
+        } catch (...) {
+          thrown = std::current_exception();
+          wanted = false;
+        }
+      }
+      return wanted && !failed;
+    });
   }
-  return outcomes;
+  if (thrown) std::rethrow_exception(thrown);
 }
 
 }  // namespace fokker::cuda

@@ -1,6 +1,7 @@
 // The stand-in for the CUDA runtime; see cuda_runtime_api.h.
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
@@ -21,7 +22,15 @@ struct CUgraph_st {
 struct CUgraphExec_st {
   std::vector<Work> nodes;
 };
+// Between pinned memory of the host and the device, whose side has its bytes already.
+struct PinnedCopy {
+  void* host;
+  std::vector<char> bytes;
+  bool to_host;
+};
 struct CUstream_st {
+  std::vector<PinnedCopy> under_way = {};         // until the host waits for them
+  std::size_t finished = 0;                       // copies that came before these
   bool blocking = true;                           // waits for the default stream, and that one for it
   std::unique_ptr<CUgraph_st> capture = nullptr;  // under way
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
@@ -29,6 +38,8 @@ struct CUstream_st {
 };
 struct CUevent_st {
   bool recorded = false;
+  cudaStream_t stream = nullptr;
+  std::size_t copies = 0;  // of the stream up to the event
   std::chrono::steady_clock::time_point time;
 };
 
@@ -37,6 +48,7 @@ namespace {
 constexpr std::size_t memory_bytes = std::size_t{8} << 30;
 
 thread_local cudaError_t last_error = cudaSuccess;
+std::atomic<std::size_t> launches = 0;
 
 cudaError_t returned(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -88,6 +100,31 @@ class Allocations {
 Allocations& allocations() {
   static Allocations& all = *new Allocations;  // never destroyed: a static context frees its memory after main()
   return all;
+}
+
+// Pieces of pinned host memory.
+Allocations& pinned() {
+  static Allocations& all = *new Allocations;
+  return all;
+}
+
+// The host waits for the first `copies` between pinned memory and the device on this stream.
+void finish(cudaStream_t stream, std::size_t copies) {
+  if (stream == nullptr) return;
+  auto& under_way = stream->under_way;
+  for (; stream->finished < copies; ++stream->finished) {
+    const PinnedCopy& copy = under_way.front();
+    if (copy.to_host) {
+      std::memcpy(copy.host, copy.bytes.data(), copy.bytes.size());
+    } else if (std::memcmp(copy.host, copy.bytes.data(), copy.bytes.size()) != 0) {
+      std::fputs("emulated CUDA runtime: pinned memory changed while it was being copied to the device\n", stderr);
+      std::abort();
+    }
+    under_way.erase(under_way.begin());
+  }
+}
+void finish(cudaStream_t stream) {
+  if (stream != nullptr) finish(stream, stream->finished + stream->under_way.size());
 }
 
 // Captures that this thread began, and how many of all threads' are global.
@@ -155,7 +192,10 @@ constexpr struct {
 }  // namespace
 
 int fokker::kernels::emulation::submit(void* stream, Work work) {
-  return ::submit(static_cast<cudaStream_t>(stream), std::move(work));
+  return ::submit(static_cast<cudaStream_t>(stream), [work = std::move(work)] {
+    ++launches;
+    return work();
+  });
 }
 
 const char* cudaGetErrorName(cudaError_t error) {
@@ -237,11 +277,13 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
+  finish(stream);
   delete stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
+  finish(stream);
   return stream == nullptr ? permitted() : cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -308,10 +350,15 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   return submit(stream, [=] {
     event->recorded = true;
     event->time = std::chrono::steady_clock::now();
+    event->stream = stream;
+    if (stream != nullptr) event->copies = stream->finished + stream->under_way.size();
     return cudaSuccess;
   });
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (event->recorded) finish(event->stream, event->copies);
+  return cudaSuccess;
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   if (!start->recorded || !end->recorded) return returned(cudaErrorInvalidValue);
   *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
@@ -321,6 +368,7 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
   return capturing(stream) ? refused(cudaErrorNotSupported) : cudaSuccess;
 }
 
+std::size_t emulated_launches() { return launches; }
 std::size_t emulated_allocations() { return allocations().calls(); }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   *pointer = nullptr;
@@ -342,6 +390,23 @@ cudaError_t cudaFree(void* pointer) {
   std::free(pointer);
   return cudaSuccess;
 }
+cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
+  *pointer = nullptr;
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  if (bytes == 0) return cudaSuccess;
+  *pointer = std::malloc(bytes);
+  if (*pointer == nullptr) return returned(cudaErrorMemoryAllocation);
+  std::memset(*pointer, 0xFF, bytes);
+  pinned().add(*pointer, bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* pointer) {
+  if (pointer == nullptr) return cudaSuccess;
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  if (!pinned().remove(pointer)) return returned(cudaErrorInvalidValue);
+  std::free(pointer);
+  return cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *total = memory_bytes;
   *free = memory_bytes - allocations().bytes();
@@ -350,6 +415,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
   void* p = const_cast<void*>(pointer);
   *attributes = allocations().bytes_from(pointer) > 0 ? cudaPointerAttributes{cudaMemoryTypeDevice, 0, p, nullptr}
+                : pinned().bytes_from(pointer) > 0    ? cudaPointerAttributes{cudaMemoryTypeHost, 0, p, p}
                                                       : cudaPointerAttributes{cudaMemoryTypeUnregistered, -2, p, p};
   return cudaSuccess;
 }
@@ -377,7 +443,17 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
   if (bytes == 0) return cudaSuccess;
   if (!sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
   return submit(stream, [=] {
-    std::memmove(to, from, bytes);
+    const bool to_pinned = pinned().bytes_from(to) > 0, from_pinned = pinned().bytes_from(from) > 0;
+    const bool late = stream != nullptr && to_pinned != from_pinned;
+    if (late) {
+      const char* const begin = static_cast<const char*>(from);
+      stream->under_way.push_back({to_pinned ? to : const_cast<void*>(from), {begin, begin + bytes}, to_pinned});
+    }
+    if (late && to_pinned) {
+      std::memset(to, 0xFF, bytes);
+    } else {
+      std::memmove(to, from, bytes);
+    }
     return cudaSuccess;
   });
 }

@@ -3,10 +3,11 @@
 // The part of the CUDA runtime that src/cuda uses, on the host: one device named "emulation" whose memory is the heap
 // and whose work is finished when the call returns. Names, values and texts are the runtime's. Stricter than the
 // runtime where that finds mistakes: an allocation has exactly the size asked for (AddressSanitizer sees what lies
-// outside) and is filled with NaN; a copy must have device memory on the device's side and none on the host's. A stream
-// that captures records launches, copies and fills with their arguments; the graph does them in that order. What may
-// not be called while a capture is under way fails and ends it, as on the device. Forks of a capture to further streams
-// are left out.
+// outside) and is filled with NaN; a copy must have device memory on the device's side and none on the host's. What is
+// copied to pinned host memory is NaN there until the host waits for it, and what is copied from there must not change
+// until then: that aborts. A stream that captures records launches, copies and fills with their arguments; the graph
+// does them in that order. What may not be called while a capture is under way fails and ends it, as on the device.
+// Forks of a capture to further streams are left out.
 #include <cstddef>
 
 enum cudaError_t {
@@ -85,7 +86,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable);
 
 using cudaEvent_t = struct CUevent_st*;
-enum { cudaEventDefault = 0, cudaEventDisableTiming = 2 };
+enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
 cudaError_t cudaEventCreate(cudaEvent_t* event);
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
@@ -94,9 +95,12 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 
+std::size_t emulated_launches();     // of kernels that were done so far, each time that a graph does them too
 std::size_t emulated_allocations();  // calls of cudaMalloc and cudaFree so far that had something to do
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes);
 cudaError_t cudaFree(void* pointer);
+cudaError_t cudaMallocHost(void** pointer, std::size_t bytes);
+cudaError_t cudaFreeHost(void* pointer);
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);
 enum cudaMemoryType { cudaMemoryTypeUnregistered = 0, cudaMemoryTypeHost = 1, cudaMemoryTypeDevice = 2 };
 struct cudaPointerAttributes {

@@ -1,0 +1,260 @@
+#pragma once
+
+// What the trainers of both backends have to show alike: averages of the weights, and the news of a run.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "compare.hpp"
+#include "fokker/trainer.hpp"
+#include "scratch.hpp"
+
+namespace fokker::testing {
+
+inline Model small_model(std::int64_t d = 2, Output output = Output::potential, ForwardSde sde = {},
+                         std::vector<std::int64_t> hidden = {19, 7}) {
+  Architecture architecture;
+  architecture.dimension = d;
+  architecture.hidden = std::move(hidden);
+  architecture.activation = Activation::silu;
+  architecture.output = output;
+  return {sde, Mlp::initialise(architecture, 5)};
+}
+
+inline TrainOptions small_options() {
+  TrainOptions options;
+  options.iterations = 60;
+  options.denoising_points = 99;
+  options.collocation_points = 19;
+  options.residual_weight = 0.5;
+  options.peak_rate = 1e-2;
+  options.seed = 7;
+  return options;
+}
+
+// The loss is not finite after a few iterations.
+inline TrainOptions diverging_options() {
+  TrainOptions options = small_options();
+  options.schedule = RateSchedule::constant;
+  options.peak_rate = 1e30;
+  options.average = WeightAverage::none;
+  return options;
+}
+
+inline const std::vector<double>& parameters_of(const Model& model) { return std::get<Mlp>(model.network).parameters; }
+
+// The whole state as the bytes of its file.
+inline std::string state_bytes(const Trainer& trainer) {
+  const Scratch folder;
+  trainer.save_state(folder / "state.safetensors");
+  return get(folder / "state.safetensors");
+}
+
+inline void expect_same_records(const std::vector<TrainRecord>& a, const std::vector<TrainRecord>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    SCOPED_TRACE(i);
+    EXPECT_EQ(a[i].iteration, b[i].iteration);
+    EXPECT_EQ(a[i].denoising, b[i].denoising);
+    EXPECT_EQ(a[i].residual, b[i].residual);
+    EXPECT_EQ(a[i].total, b[i].total);
+    EXPECT_EQ(a[i].gradient_norm, b[i].gradient_norm);
+    EXPECT_EQ(a[i].rate, b[i].rate);
+  }
+}
+
+// Averages are of the very parameters that a run without one goes through.
+inline void check_averages(const Context& context) {
+  const DataSet data = DataSet::named("blob");
+  TrainOptions options = small_options();
+  options.iterations = 20;
+  options.average_fraction = 0.25;  // from iteration 15 on
+  options.average = WeightAverage::none;
+  Trainer plain(context, small_model(), data, options);
+  options.average = WeightAverage::exponential;
+  options.average_decay = 0.9;
+  Trainer exponential(context, small_model(), data, options);
+  options.average = WeightAverage::tail;
+  Trainer tail(context, small_model(), data, options);
+
+  std::vector<double> decayed, sum;
+  for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(14);
+  for (int k = 14; k < 20; ++k) {
+    for (Trainer* trainer : {&plain, &exponential, &tail}) trainer->run(1);
+    const std::vector<double> now = parameters_of(plain.model());
+    if (k < 15) {
+      EXPECT_EQ(parameters_of(exponential.model()), now);
+      EXPECT_EQ(parameters_of(tail.model()), now);
+      continue;
+    }
+    if (k == 15) decayed = now, sum.assign(now.size(), 0.0);
+    std::vector<double> mean(now.size());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      decayed[i] = 0.9 * decayed[i] + 0.1 * now[i];
+      sum[i] += now[i];
+      mean[i] = sum[i] / (k - 14);
+    }
+    const Bound bound{.relative = 0, .of_rms = 1e-14, .norm = 1e-14, .absolute = 0};
+    EXPECT_TRUE(agrees(parameters_of(exponential.model()), decayed, bound)) << k;
+    EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
+  }
+  EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
+}
+
+// Three trainers of which the last is of another shape and the second ends early, and what each of them does alone.
+class NewsOfARun {
+ public:
+  explicit NewsOfARun(const Context& context) : context_(context) {
+    for (std::uint64_t k = 0; k < 3; ++k) {
+      recipes_.push_back(small_options());
+      recipes_[k].iterations = 25;
+      recipes_[k].seed = k;
+    }
+    recipes_[1].iterations = 9;
+  }
+
+  // All records, each once and in their order.
+  void check_records() {
+    Set set = make();
+    run_together(set.pointers, 21, set.take());
+    for (std::size_t k = 0; k < 3; ++k) {
+      SCOPED_TRACE(k);
+      Trainer alone = trainer(k);
+      expect_same_records(set.told[k], alone.run(21));
+      EXPECT_EQ(set.told[k].size(), k == 1 ? 9u : 21u);
+      EXPECT_EQ(set.stopped[k], "");
+      EXPECT_TRUE(state_bytes(set.trainers[k]) == state_bytes(alone));
+    }
+    Trainer single = trainer(0);
+    std::vector<TrainRecord> records;
+    single.run(21, [&](const TrainingNews& news) {
+      EXPECT_EQ(news.trainer, 0u);
+      records.insert(records.end(), news.records.begin(), news.records.end());
+      return true;
+    });
+    expect_same_records(records, set.told[0]);
+    single.run(0, [](const TrainingNews&) { return ADD_FAILURE() << "news of nothing", true; });
+  }
+
+  // After false nothing begins, what has begun is told, and the trainers go on later as if undisturbed; likewise after
+  // an exception, which comes through, but for the telling. at_once: nothing is under way.
+  void check_stop(bool at_once) {
+    Set set = make();
+    set.stop_after = 3;
+    run_together(set.pointers, 25, set.take());
+    EXPECT_LT(set.trainers[2].iteration(), 25);
+    for (std::size_t k = 0; k < 3; ++k) {
+      EXPECT_EQ(set.trainers[k].iteration(), std::ssize(set.told[k])) << k;
+    }
+    if (at_once) {
+      EXPECT_EQ(set.told[0].size(), 3u);
+      EXPECT_EQ(set.told[1].size() + set.told[2].size(), 0u);
+    }
+    std::size_t news_taken = 0;
+    const auto fail = [&](const TrainingNews&) -> bool {
+      ++news_taken;
+      throw std::runtime_error("the disk is full");
+    };
+    EXPECT_THAT([&] { run_together(set.pointers, 25, fail); },
+                ::testing::ThrowsMessage<std::runtime_error>("the disk is full"));
+    EXPECT_EQ(news_taken, 1u);
+    set.stop_after = 1000;
+    for (std::size_t k = 0; k < 3; ++k) set.told[k].clear();
+    run_together(set.pointers, 25, set.take());
+    for (std::size_t k = 0; k < 3; ++k) {
+      SCOPED_TRACE(k);
+      EXPECT_EQ(set.told[k].empty() ? 25 : set.told[k].back().iteration + 1, k == 1 ? 9 : 25);
+      Trainer alone = trainer(k);
+      alone.run(25);
+      EXPECT_TRUE(state_bytes(set.trainers[k]) == state_bytes(alone));
+    }
+  }
+
+  // Where one diverges its records before that are told, then that it stopped, once; the others lose nothing.
+  void check_failure() {
+    recipes_[1] = diverging_options();
+    Trainer wild = trainer(1);
+    std::vector<TrainRecord> before;
+    const std::string message = message_of([&] {
+      try {
+        wild.run(25);
+      } catch (const TrainingStopped& stopped) {
+        before = stopped.records;
+        throw;
+      }
+    });
+    Set set = make();
+    EXPECT_EQ(message_of([&] { run_together(set.pointers, 25, set.take()); }), message);
+    expect_same_records(set.told[1], before);
+    EXPECT_EQ(set.trainers[1].iteration(), std::ssize(before));
+    EXPECT_TRUE(state_bytes(set.trainers[1]) == state_bytes(wild));
+    for (std::size_t k = 0; k < 3; ++k) {
+      SCOPED_TRACE(k);
+      EXPECT_EQ(set.stopped[k], k == 1 ? message : "");
+      if (k == 1) continue;
+      Trainer alone = trainer(k);
+      expect_same_records(set.told[k], alone.run(25));
+      EXPECT_TRUE(state_bytes(set.trainers[k]) == state_bytes(alone));
+    }
+  }
+
+  void check_use_in_the_sink() {
+    Trainer one = trainer(0), other = trainer(1);
+    const Scratch folder;
+    one.run(1, [&](const TrainingNews&) {
+      const char* const refused = "used in the sink of its own run";
+      EXPECT_THAT(message_of([&] { one.model(); }), ::testing::HasSubstr(refused));
+      EXPECT_THAT(message_of([&] { one.run(1); }), ::testing::HasSubstr(refused));
+      EXPECT_THAT(message_of([&] { one.save_state(folder / "state"); }), ::testing::HasSubstr(refused));
+      EXPECT_FALSE(other.model().network.valueless_by_exception());
+      return true;
+    });
+    EXPECT_EQ(one.iteration(), 1);
+    EXPECT_THAT(message_of([&] { one.run(1, TrainingSink()); }), ::testing::HasSubstr("empty sink"));
+    EXPECT_EQ(one.run(1).size(), 1u);
+  }
+
+ private:
+  struct Set {
+    std::vector<Trainer> trainers;
+    std::vector<Trainer*> pointers;
+    std::vector<std::vector<TrainRecord>> told;
+    std::vector<std::string> stopped;
+    std::size_t stop_after = 1000;  // records of the first
+
+    TrainingSink take() {
+      return [this](const TrainingNews& news) {
+        EXPECT_EQ(stopped[news.trainer], "") << "news of one that stopped";
+        EXPECT_TRUE(!news.records.empty() || news.stopped != nullptr);
+        told[news.trainer].insert(told[news.trainer].end(), news.records.begin(), news.records.end());
+        if (news.stopped != nullptr) stopped[news.trainer] = news.stopped->what();
+        return told[0].size() < stop_after;
+      };
+    }
+  };
+
+  Trainer trainer(std::size_t k) const {
+    const Model model = k == 2 ? small_model(2, Output::potential, {}, {7}) : small_model();
+    return Trainer(context_, model, DataSet::named("circles2"), recipes_[k]);
+  }
+  Set make() const {
+    Set set;
+    for (std::size_t k = 0; k < 3; ++k) set.trainers.push_back(trainer(k));
+    for (Trainer& t : set.trainers) set.pointers.push_back(&t);
+    set.told.resize(3);
+    set.stopped.resize(3);
+    return set;
+  }
+
+  Context context_;
+  std::vector<TrainOptions> recipes_;
+};
+
+}  // namespace fokker::testing

@@ -375,6 +375,53 @@ TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
   }
 }
 
+// Killed once a part of the SDE's samples is kept: the next call goes on from there to the same results.
+TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
+  const Scratch scratch;
+  const auto command = [&](const char* out) {
+    return fmt::format("{} --preset smoke --iterations 3 --samples 40000 --grid geometric:40:1e-2 --weights 1 --out {}",
+                       reproduce_tool, scratch / out);
+  };
+  const std::string folder = scratch / "out/circles2_w1/", kept = folder + "samples.safetensors";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
+    ::_exit(127);
+  }
+  int status = 0;
+  while (!std::filesystem::exists(kept) && ::waitpid(child, &status, WNOHANG) == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, &status, 0);
+  ASSERT_FALSE(std::filesystem::exists(folder + "gap.json")) << "the sampling ended before it could be stopped";
+  // Time that was spent is not spent again; a mark on it shows that what was kept was used.
+  SafeTensors state = SafeTensors::load(kept);
+  const double progress[] = {state.at("sde.progress.0").to_double().front(), 1e6};
+  EXPECT_GT(progress[0], 0);
+  EXPECT_LT(progress[0] + state.at("ode.progress.0").to_double().front(), 2 * 40000);
+  state.tensors["sde.progress.0"] = Tensor::from_double({2}, progress);
+  state.save(kept);
+
+  ASSERT_EQ(run(scratch, command("out")).code, 0);
+  ASSERT_EQ(run(scratch, command("single")).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(kept));
+  const auto results_of = [&](const char* out) {
+    Json json = Json::parse(get(scratch / fmt::format("{}/results.json", out)));
+    for (Json* timed : {&json, &json["runs"][0]["gap"], &json["runs"][0]["training"]}) timed->erase("seconds");
+    return json;
+  };
+  EXPECT_GE(Json::parse(get(folder + "gap.json"))["seconds"]["sde"].get<double>(), 1e6);
+  EXPECT_EQ(results_of("out"), results_of("single"));
+  for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
+    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;
+  }
+  // What a killed call may have left behind finished results goes too.
+  put(kept, "left behind");
+  ASSERT_EQ(run(scratch, command("out")).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(kept));
+}
+
 // Two seeds of one activation, then of all of them: what is there already is neither trained nor measured again.
 TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
   const Scratch scratch;

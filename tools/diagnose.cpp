@@ -37,7 +37,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
 
   EnergyOptions energy = options.energy;
   energy.seed = options.seed;
-  energy.progress = step(0);
+  energy.progress = step(0, 0);
   if (diagnosis.slopes.integrable) {
     diagnosis.identity = energy_identity(context, model, grid, energy);
     diagnosis.energy = diagnosis.identity->energy;
@@ -47,10 +47,10 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
 
   UpperBoundOptions bound = options.bound;
   bound.seed = options.seed;
-  bound.progress = step(1);
+  bound.progress = step(1, 0);
   if (model.dimension() <= 64) diagnosis.bound = gap_upper_bound(context, model, diagnosis.energy, bound);
 
-  const FractionDone sampled = step(2);
+  const FractionDone sampled = step(2, 0);
   diagnosis.gap = std::numeric_limits<double>::quiet_NaN();
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {

@@ -1,10 +1,10 @@
 // The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
 // several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
 // DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
-// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, gap.json, the histograms,
-// along_the_way.npy and, where it was asked for, diagnosis.json. A second call goes on where the first stopped;
-// DIR/results.json gathers what is finished. A run whose loss was not finite leaves failed.json and is not tried again
-// until its folder is removed; the others go on.
+// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, samples.safetensors while it is
+// sampled, saved after every part of some seconds, gap.json, the histograms, along_the_way.npy and, where it was asked
+// for, diagnosis.json. A second call goes on where the first stopped; DIR/results.json gathers what is finished. A run
+// whose loss was not finite leaves failed.json and is not tried again until its folder is removed; the others go on.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -127,6 +127,9 @@ constexpr Published published_results[] = {
 
 // Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
 constexpr std::size_t most_together = 12;
+
+// In a run's folder, until gap.json is there.
+constexpr const char* kept_samples = "samples.safetensors";
 
 // The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
 // laws, and its ratio to the floor says nothing.
@@ -307,10 +310,11 @@ class Reproduction {
             const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
             if (truth_of != wanted) truth = truth_for(context, run);
             truth_of = wanted;
-            measure(context, run, truth, clock, progress);
+            measure(context, run, truth, clock.seconds(), progress);
           } else {
             for (int step = 0; step < gap_steps; ++step) progress.skip();
           }
+          std::filesystem::remove(run.file(kept_samples));
           if (has_bounds(run)) diagnose_run(context, run, progress);
         }
         results["runs"].push_back(describe(run));
@@ -581,20 +585,26 @@ class Reproduction {
     return found;
   }
 
-  // `clock` began with what is counted as measuring, less the sampling.
-  void measure(const Context& context, const Run& run, const TruthOfRun& truth, const Stopwatch& clock,
+  // `truth_seconds` were spent on the truth and count as measuring.
+  void measure(const Context& context, const Run& run, const TruthOfRun& truth, double truth_seconds,
                Progress& progress) const {
     const Model model = load_model(run.file("model.safetensors"));
-    const Gap gap = measure_gap(context, model, truth.truth, gap_options(run), [&](int) -> FractionDone {
-      progress.begin();
-      return [&](double done) { progress.update(done); };
-    });
+    const Json from = measured_from(context, run);
+    Json work = from;
+    work["in_detail"] = in_detail(run);
+    const Gap gap = measure_gap(context, model, truth.truth, gap_options(run),
+                                [&](int, double done) -> FractionDone {
+                                  progress.begin(done);
+                                  return [&](double now) { progress.update(now); };
+                                },
+                                {.file = run.file(kept_samples), .work = text_of(work)});
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth.truth);
     Json json = gap_json(gap, truth.truth, gap_options(run));
+    const Stopwatch clock;
     json["denoising_loss"] = denoising_loss(context, model, run.data, run.seed);
     if (gap.along_the_way) json["along_the_way"]["noise_floor"] = truth.noise_floors_along_the_way;
-    json.update(measured_from(context, run));
-    json["seconds"]["measure"] = clock.seconds() - gap.ode_seconds - gap.sde_seconds;
+    json.update(from);
+    json["seconds"]["measure"] = truth_seconds + gap.measure_seconds + clock.seconds();
     write_text(run.file("gap.json"), text_of(json, 1) + "\n");
   }
 
@@ -641,9 +651,10 @@ class Reproduction {
         .grid = "file:" + times_file, .energy = energy, .bound = {}, .samples = 0, .seed = run.seed};
     progress.begin();
     const Stopwatch clock;
-    const Diagnosis found = diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step) {
-      return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
-    });
+    const Diagnosis found =
+        diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step, double) {
+          return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
+        });
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
     json["grid"] = "file:diagnosis_times.npy";

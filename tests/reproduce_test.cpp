@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -647,6 +648,60 @@ TEST(Reproduction, ThePaperHasToShowItsResult) {
   EXPECT_THAT(outcomes("1", {1, 1, 1}, 0.3), ElementsAre("met", "not evaluated", "not evaluated", "not evaluated"));
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
   EXPECT_THAT(report(scratch), AllOf(HasSubstr("not evaluated"), HasSubstr("as the published")));
+}
+
+// A potential that grows in every direction, measured; and beside it what a diagnosis may say, put into the results.
+TEST(Report, SaysWhereThereIsNoDensityNoBoundAndNoEnergy) {
+  const Scratch scratch;
+  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  const std::string model_file = scratch / "out/blob_w0/model.safetensors";
+  Model model = load_model(model_file);
+  Mlp& network = std::get<Mlp>(model.network);
+  const auto output = network.parameters.begin() + network.architecture.weight_offset(3);
+  std::transform(output, network.parameters.end(), output, std::negate<>());
+  save_model(model_file, model, {{"training", SafeTensors::load(model_file).metadata.at("training")}});
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes").code, 0);
+  const std::string results_file = scratch / "out/results.json";
+  Json results = Json::parse(get(results_file));
+  Json &run = results["runs"][0], &way = run["gap"]["along_the_way"];
+  const std::size_t times = way["times"].size();
+  EXPECT_EQ(way["potential_integrable"], Json(std::vector<bool>(times, false)));
+  EXPECT_EQ(way["share_of_growing_directions"], Json(std::vector<double>(times, 1)));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+
+  const auto of = [](double value) { return Json{{"value", value}, {"standard_error", 0}, {"step_error", 0}}; };
+  const auto bound = [](double log_bound, bool vacuous) {
+    return Json{{"log_bound", log_bound}, {"vacuous", vacuous}};
+  };
+  const std::string grows = "φ grows in 100 % of the directions", heavy = "the largest weights fall off so slowly";
+  run["diagnosis"] = {{"radial_slopes", {{"integrable", false}, {"reason", grows}}},
+                      {"energy", {{"dissipation", of(0.5)}, {"balance", {{"difference", of(0.1)}}}}},
+                      {"identity", nullptr},
+                      {"upper_bound",
+                       {{"over_samples", bound(60, true)},
+                        {"over_box", bound(70, true)},
+                        {"diameter", 9.9},
+                        {"warnings", Json::array()}}},
+                      {"warnings", {heavy}},
+                      {"resolved", false}};
+  put(results_file, results.dump());
+  EXPECT_THAT(report(scratch), AllOf(HasSubstr("<b>Where e<sup>φ</sup> is not integrable</b>"),
+                                     HasSubstr("no more than e<sup>φ</sup> restricted to the box"),
+                                     HasSubstr("up to 100 % of the directions"), HasSubstr("it is <b>vacuous</b>"),
+                                     HasSubstr("1.14e+26 (vacuous)"), HasSubstr("<b>not resolved</b></td>"),
+                                     HasSubstr("there is no Z: " + grows), HasSubstr(heavy)));
+
+  way["potential_integrable"] = std::vector<bool>(times, true);
+  run["diagnosis"]["radial_slopes"]["integrable"] = true;
+  run["diagnosis"]["identity"] = {{"kl_end", of(0)},        {"left", of(0.5)},  {"kl_prior", of(0.1)},
+                                  {"residual_work", of(0)}, {"right", of(0.1)}, {"difference", of(0.4)}};
+  run["diagnosis"]["upper_bound"]["over_samples"] = bound(1, false);
+  run["diagnosis"]["upper_bound"]["over_box"] = bound(2, false);
+  run["diagnosis"]["warnings"] = Json::array();
+  run["diagnosis"]["resolved"] = true;
+  put(results_file, results.dump());
+  EXPECT_THAT(report(scratch), AllOf(Not(HasSubstr("not integrable")), Not(HasSubstr("vacuous")), HasSubstr("2.718"),
+                                     Not(HasSubstr("<b>not resolved</b></td>")), Not(HasSubstr("there is no Z"))));
 }
 
 TEST(Report, OverwritesNothingItReads) {

@@ -74,6 +74,9 @@ EnergyIdentity measure(const Context& context, const Model& model, const TimeGri
                        bool with_normaliser) {
   const bool on_grid =
       options.method == EnergyMethod::grid || (options.method == EnergyMethod::automatic && model.dimension() <= 2);
+  if (!on_grid && options.from.times != 0) {
+    throw Error(fmt::format("an energy by paths was to go on from {} times; allowed: on a grid", options.from.times));
+  }
   const EnergyMeasurement measured =
       on_grid ? energy_on_grid(context, model, grid, options) : energy_by_paths(context, model, grid, options);
   std::vector<Totals> without;

@@ -9,7 +9,7 @@
 #include <numeric>
 #include <vector>
 
-#include "files.hpp"
+#include "diagnose.hpp"
 #include "fokker/fokker.hpp"
 #include "scratch.hpp"
 
@@ -143,6 +143,32 @@ TEST(MeasureGap, GoesOnFromWhatWasKept) {
       EXPECT_EQ(gap.along_the_way->ode[k].weights, histogram(context, there).weights);
     }
   }
+}
+
+// Ended before the bound, whose energy is kept.
+TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {
+  const testing::Scratch scratch;
+  const Model model = gaussian(0.3, {0.5, 0});
+  const DiagnoseOptions options{
+      .grid = "geometric:8:1e-2", .energy = {.nodes = 32}, .bound = {.samples = 50, .box_points = 50}, .samples = 0};
+  double by_earlier = 0;
+  const auto diagnose_to = [&](const char* work, int stop) {
+    const auto step = [&](int number, double done) -> FractionDone {
+      if (number == stop) throw Error("stopped");
+      if (number == 0) by_earlier = done;
+      return [](double) {};
+    };
+    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work});
+  };
+  const auto json = [&](const Diagnosis& found) { return diagnosis_json(found, options).dump(); };
+  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_EQ(by_earlier, 0);
+  const Diagnosis gone_on = diagnose_to("this", -1);
+  EXPECT_EQ(by_earlier, 1);
+  const Diagnosis anew = diagnose_to("other", -1);
+  EXPECT_EQ(by_earlier, 0);
+  EXPECT_EQ(json(gone_on), json(anew));
+  EXPECT_TRUE(gone_on.identity.has_value());
 }
 
 // The exact density of blob leaves no gap at any time: all distances are those of draws from one law.

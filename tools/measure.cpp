@@ -12,7 +12,6 @@
 #include <utility>
 
 #include "console.hpp"
-#include "files.hpp"
 
 namespace fokker::tools {
 
@@ -304,7 +303,7 @@ class GapSamples {
         drawn.histograms.push_back({.grid = on, .weights = std::vector<double>(on.n * on.n, 0.0)});
       }
     }
-    if (!kept_.file.empty() && is_file(kept_.file)) load();
+    if (const std::optional<SafeTensors> file = kept_.load()) take(*file);
   }
 
   // Those of sampler 0 or 1.
@@ -321,7 +320,7 @@ class GapSamples {
       drawn.seconds += clock.seconds();
       if (clock.seconds() < short_part) part *= 2;
       if (clock.seconds() > long_part) part = std::max<std::int64_t>(part / 2, 1);
-      if (!kept_.file.empty()) save();
+      if (!kept_.file.empty()) keep();
     }
     return drawn;
   }
@@ -361,9 +360,8 @@ class GapSamples {
 
   // For each sampler its progress [2] (samples, seconds) and the histograms [n² + 2] (weights, inside, outside) or the
   // samples [done, d].
-  void save() {
+  void keep() {
     SafeTensors file;
-    file.metadata["work"] = kept_.work;
     for (int sampler = 0; sampler < 2; ++sampler) {
       Drawn& drawn = drawn_[sampler];
       const double progress[] = {double(drawn.done), drawn.seconds};
@@ -378,13 +376,10 @@ class GapSamples {
       const std::vector<float> samples = to_host(context_, rows(drawn, 0, drawn.done));
       file.tensors[name("samples", sampler)] = Tensor::from_float({drawn.done, d_}, samples.data());
     }
-    file.save(kept_.file);
+    kept_.save(std::move(file));
   }
 
-  void load() {
-    const SafeTensors file = SafeTensors::load(kept_.file);
-    const auto work = file.metadata.find("work");
-    if (work == file.metadata.end() || work->second != kept_.work) return;
+  void take(const SafeTensors& file) {
     for (int sampler = 0; sampler < 2; ++sampler) {
       Drawn& drawn = drawn_[sampler];
       const auto read = [&](const std::string& tensor, std::size_t size) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "options.hpp"
 
@@ -103,13 +104,6 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
 
 // `done`: the fraction of the step that an earlier call left.
 using StepBegins = std::function<FractionDone(int step, double done)>;
-
-// A file in which unfinished work is kept, so that a call that was ended is gone on with by the next: with the same
-// result. What the file holds of anything but `work`, a text that names all the result depends on, is passed over.
-struct KeptWork {
-  std::string file;  // empty: nothing is kept
-  std::string work;
-};
 
 // Steps of measure_gap(), for progress: step 0 the SDE's samples, 1 the ODE's, 2 the distances and the residual.
 constexpr int gap_steps = 3;

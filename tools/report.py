@@ -565,6 +565,11 @@ def table(header, rows, css=""):
     return f'<div class="scroll"><table class="{css}">' + (f"<tr>{head}</tr>" if header else "") + body + "</table></div>"
 
 
+def escaped_cell(share, samples):
+    """How many samples a distance leaves out."""
+    return f"{round(share * samples)} ({100 * share:.3g} %)" if share > 0 else "0"
+
+
 def results_table(runs):
     study, several = is_study(runs), len({run.seed for run in runs}) > 1
     header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>", "ODE–SDE",
@@ -577,7 +582,7 @@ def results_table(runs):
             html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
             f"{run.weight:g}", f'<span class="best">{number(run.distances["ode_sde"])}</span>',
             number(run.grid_bias()), number(run.distances["ode_truth"]), number(run.distances["sde_truth"]),
-            number(gap["noise_floor"]), number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]),
+            number(gap["noise_floor"]), *(escaped_cell(gap["escaped"][key], gap["samples"]) for key in ("ode", "sde")),
             number(run.residual["mean_square"], 3, "g"), number(run.residual["centred_mean_square"], 3, "g"),
             number(gap["denoising_loss"], 5, "g"), f'{run.entry["training"]["seconds"]:.0f} s',
             f'{gap["seconds"]["ode"] + gap["seconds"]["sde"]:.0f} s'])

@@ -128,8 +128,8 @@ constexpr Published published_results[] = {
 // Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
 constexpr std::size_t most_together = 12;
 
-// In a run's folder, until gap.json is there.
-constexpr const char* kept_samples = "samples.safetensors";
+// In a run's folder, until gap.json and diagnosis.json are there.
+constexpr const char *kept_samples = "samples.safetensors", *kept_energy = "energy.safetensors";
 
 // The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
 // laws, and its ratio to the floor says nothing.
@@ -316,6 +316,7 @@ class Reproduction {
           }
           std::filesystem::remove(run.file(kept_samples));
           if (has_bounds(run)) diagnose_run(context, run, progress);
+          std::filesystem::remove(run.file(kept_energy));
         }
         results["runs"].push_back(describe(run));
         const Json finished = without_failed(results["runs"]);
@@ -649,17 +650,22 @@ class Reproduction {
     save_npy(times_file, {std::ssize(times)}, times.data());
     const DiagnoseOptions options{
         .grid = "file:" + times_file, .energy = energy, .bound = {}, .samples = 0, .seed = run.seed};
-    progress.begin();
-    const Stopwatch clock;
+    // The energy takes most of the time, and no samples are drawn.
+    static constexpr double energy_share = 0.9;
     const Diagnosis found =
-        diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step, double) {
-          return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
-        });
+        diagnose(context, load_model(run.file("model.safetensors")), options,
+                 [&](int step, double done) -> FractionDone {
+                   if (step == 0) progress.begin(energy_share * done);
+                   return [&progress, step](double now) {
+                     progress.update(step == 0 ? energy_share * now : energy_share + (1 - energy_share) * now);
+                   };
+                 },
+                 {.file = run.file(kept_energy), .work = text_of(from)});
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
     json["grid"] = "file:diagnosis_times.npy";
     json.update(from);
-    json["seconds"] = clock.seconds();
+    json["seconds"] = found.seconds;
     write_text(file, text_of(json, 1) + "\n");
   }
 

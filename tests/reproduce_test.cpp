@@ -541,7 +541,7 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
     EXPECT_EQ(diagnosis["identity"].is_null(), !diagnosis["radial_slopes"]["integrable"].get<bool>());
     EXPECT_TRUE(diagnosis["energy"]["balance"]["difference"]["value"].is_number());
     EXPECT_EQ(diagnosis["resolved"], diagnosis["warnings"].empty());
-    EXPECT_EQ(diagnosis["nodes"], 96);
+    EXPECT_EQ(diagnosis["nodes"], 48);
     EXPECT_EQ(diagnosis["box"], 3.5);
     EXPECT_THAT(diagnosis["method"].get<std::string>(), HasSubstr(version()));
     // Once in the legend, once in the row.

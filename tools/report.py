@@ -438,7 +438,7 @@ def way_figure(runs):
         row[0].set_ylabel("$W_2^2$")
         for axis in row:
             axis.grid(True)
-            axis.tick_params(axis="x", labelsize=8)
+            axis.tick_params(axis="x", labelsize=8 if columns < 3 else 6.5)
     figure.supxlabel("time $t$, from the prior on the left to the data on the right", fontsize=10)
     lines = sorted(zip(*axes[0][-1].get_legend_handles_labels()), key=lambda line: line[1] == "noise floor")
     if any(in_the_box_only([run], k) for run in runs for k in range(len(run.way["times"]))):

@@ -79,7 +79,7 @@ Preset find_preset(const std::string& name) {
     preset.gap.samples = 5000;
     preset.gap.grid = "geometric:100:1e-3";
     preset.gap.in_detail = false;  // it would take most of the time
-    preset.energy_nodes = 96;      // too few to resolve most potentials, which the results say
+    preset.energy_nodes = 48;      // too few to resolve most potentials, which the results say
   }
   if (name == "paper" || name == "activations") {
     preset.bounds = true;

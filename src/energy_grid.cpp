@@ -325,7 +325,7 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   }
   if (!(std::abs(worst_mass - 1) <= kTolerated)) {
     measured.warnings.push_back(
-        fmt::format("the mass of p^S on the grid is {:.4f} at t = {:.4g}: where it is below 1, samples leave the box; "
+        fmt::format("the mass of p^S on the grid is {:.4g} at t = {:.4g}: where it is below 1, samples leave the box; "
                     "otherwise more nodes or times are needed",
                     worst_mass, mass_time));
   }

@@ -293,7 +293,6 @@ class Reproduction {
     results["gap_options"] = gap_options_json(context, preset_.gap);
     results["seeds"] = preset_.seeds;
     results["box"] = Grid{}.half_width;
-    results["runs"] = Json::array();
     progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
                              context.backend_name(), counted(context.threads(), "thread"), out_));
     std::string truth_of;  // the data set and the seed that the truth was drawn from
@@ -318,13 +317,7 @@ class Reproduction {
           if (has_bounds(run)) diagnose_run(context, run, progress);
           std::filesystem::remove(run.file(kept_energy));
         }
-        results["runs"].push_back(describe(run));
-        const Json finished = without_failed(results["runs"]);
-        if (preset_.seeds > 1) results["summary"] = summarise(finished);
-        if (preset_.name == "paper") results["acceptance"] = acceptance(finished);
-        results["finished"] = results["runs"].size() == runs_.size();
-        results["seconds"] = seconds_of(finished);
-        write_text(out_ + "/results.json", text_of(results, 1) + "\n");
+        gather(context, results);
       }
     }
     progress.clear();
@@ -625,31 +618,33 @@ class Reproduction {
     return times;
   }
 
-  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
-  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
-    const std::vector<double> times = diagnosis_times();
-    const std::string file = run.file("diagnosis.json"), times_file = out_ + "/diagnosis_times.npy";
+  EnergyOptions energy_options() const {
     EnergyOptions energy;
     energy.nodes = preset_.energy_nodes;
-    // What it was computed from and how; the library's defaults go with its version.
-    const Json from{
+    return energy;
+  }
+
+  // What diagnosis.json was computed from and how; the library's defaults go with its version.
+  Json diagnosed_from(const Run& run) const {
+    const std::vector<double> times = diagnosis_times();
+    return {
         {"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
         {"grid_contents", fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)})},
         {"seed", run.seed},
-        {"nodes", energy.nodes},
-        {"box", energy.box},
+        {"nodes", energy_options().nodes},
+        {"box", energy_options().box},
         {"method", fmt::format("fokker {}, diagnosis {}", version(), diagnosis_version)}};
-    if (is_file(file)) {
-      const Json found = read_json(file);
-      const auto same = [&](const auto& item) { return found.value(item.key(), Json()) == item.value(); };
-      const auto items = from.items();
-      if (found.is_object() && found.contains("upper_bound") && std::all_of(items.begin(), items.end(), same)) {
-        return progress.skip();
-      }
-    }
+  }
+
+  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
+  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
+    if (diagnosed(run)) return progress.skip();
+    const std::vector<double> times = diagnosis_times();
+    const std::string times_file = out_ + "/diagnosis_times.npy";
+    const Json from = diagnosed_from(run);
     save_npy(times_file, {std::ssize(times)}, times.data());
     const DiagnoseOptions options{
-        .grid = "file:" + times_file, .energy = energy, .bound = {}, .samples = 0, .seed = run.seed};
+        .grid = "file:" + times_file, .energy = energy_options(), .bound = {}, .samples = 0, .seed = run.seed};
     // The energy takes most of the time, and no samples are drawn.
     static constexpr double energy_share = 0.9;
     const Diagnosis found =
@@ -666,7 +661,7 @@ class Reproduction {
     json["grid"] = "file:diagnosis_times.npy";
     json.update(from);
     json["seconds"] = found.seconds;
-    write_text(file, text_of(json, 1) + "\n");
+    write_text(run.file("diagnosis.json"), text_of(json, 1) + "\n");
   }
 
   // diagnosis.json without its lists over all times.
@@ -677,6 +672,31 @@ class Reproduction {
     // Whether e_t, the identity and the bound made of e_t can be trusted: the library warns where they cannot.
     json["resolved"] = json["warnings"].empty();
     return json;
+  }
+
+  bool diagnosed(const Run& run) const {
+    if (!is_file(run.file("diagnosis.json"))) return false;
+    const Json found = read_json(run.file("diagnosis.json")), wanted = diagnosed_from(run);
+    if (!found.is_object() || !found.contains("upper_bound")) return false;
+    for (const auto& [key, value] : wanted.items()) {
+      if (found.value(key, Json()) != value) return false;
+    }
+    return true;
+  }
+
+  // Writes results.json, of all runs that are finished, by whichever call.
+  void gather(const Context& context, Json& results) const {
+    results["runs"] = Json::array();
+    for (const Run& run : runs_) {
+      const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
+      if (run.failed() || finished) results["runs"].push_back(describe(run));
+    }
+    const Json finished = without_failed(results["runs"]);
+    if (preset_.seeds > 1) results["summary"] = summarise(finished);
+    if (preset_.name == "paper") results["acceptance"] = acceptance(finished);
+    results["finished"] = results["runs"].size() == runs_.size();
+    results["seconds"] = seconds_of(finished);
+    write_text(out_ + "/results.json", text_of(results, 1) + "\n");
   }
 
   // A finished run as results.json has it; of one that failed, what and why.

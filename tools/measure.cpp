@@ -318,6 +318,7 @@ class GapSamples {
       draw_part(drawn, scheme, count, [&](double done) { progress(fraction(first) + done * fraction(count)); });
       drawn.done += count;
       drawn.seconds += clock.seconds();
+      progress(fraction(drawn.done));
       if (clock.seconds() < short_part) part *= 2;
       if (clock.seconds() > long_part) part = std::max<std::int64_t>(part / 2, 1);
       if (!kept_.file.empty()) keep();

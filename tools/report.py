@@ -432,13 +432,14 @@ def way_figure(runs):
                           color=PALETTE[index], markerfacecolor="white", linestyle="", zorder=4)
             axis.plot(x, [over_seeds(group, lambda run: run.way["noise_floor"][k])[0] for k in range(len(x))], color=MUTED,
                       linestyle=":", linewidth=1.2, label="noise floor")
+    longest = max(len(f"{t:.2g}") for t in runs[0].way["times"])
     # The axes are shared, so this is once for all.
     finish_way_axis(axes[0][0], runs)
     for row in axes:
         row[0].set_ylabel("$W_2^2$")
         for axis in row:
             axis.grid(True)
-            axis.tick_params(axis="x", labelsize=8 if columns < 3 else 6.5)
+            axis.tick_params(axis="x", labelsize=8 if columns < 3 and longest < 5 else 6.5)
     figure.supxlabel("time $t$, from the prior on the left to the data on the right", fontsize=10)
     lines = sorted(zip(*axes[0][-1].get_legend_handles_labels()), key=lambda line: line[1] == "noise floor")
     if any(in_the_box_only([run], k) for run in runs for k in range(len(run.way["times"]))):

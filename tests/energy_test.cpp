@@ -269,6 +269,11 @@ TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
   EXPECT_NEAR(other.residual_work.value, plain.residual_work.value, 1e-10);
   // The balance without Z is not: both its sides move by −c(0), exact but for the trapezoidal rule.
   EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
+  // What that rule leaves in the balance tells nothing of the energy: the warning is of the identity's sides.
+  EXPECT_GT(std::abs(other.energy.difference.value - plain.energy.difference.value), 5e-4);  // 5 of the last digit said
+  ASSERT_EQ(plain.energy.warnings.size(), 1u);  // of 30 times, which are few
+  EXPECT_THAT(plain.energy.warnings[0], HasSubstr("the two sides differ by"));
+  EXPECT_EQ(other.energy.warnings, plain.energy.warnings);
 }
 
 TEST(EnergyOnAGrid, SaysWhereMassIsLost) {

@@ -159,7 +159,7 @@ struct Energy {
   Estimate dissipation;                      // ½ ∫ g² e_t dt
   Estimate left, right, difference;          // of the balance; difference = left − right, with its own error
   // One sentence each, where a number is not to be trusted: mass lost, grid too coarse, heavy tails, sides that differ
-  // by more than their errors.
+  // by more than their errors (on a grid by a tenth of the dissipation, those of the identity where there is one).
   std::vector<std::string> warnings;
 };
 

@@ -24,6 +24,7 @@
 #include <numbers>
 
 #include "energy.hpp"
+#include "fokker/error.hpp"
 #include "host_fields.hpp"
 
 namespace fokker {
@@ -165,6 +166,13 @@ class GridState {
     }
   }
 
+  // u [nodes] in the logarithm, as log_u() left it at that time.
+  void resume(double t, const std::vector<double>& log_u) {
+    time_ = t;
+    log_u_ = log_u;
+  }
+  const std::vector<double>& log_u() const { return log_u_; }
+
   // By the transition kernel to an earlier time.
   void carry(double t) {
     const SdeCoefficients<double> now = sde_.at(t), then = sde_.at(time_);
@@ -253,6 +261,17 @@ class GridState {
   std::vector<char> linear_;
 };
 
+// Of one time in EnergyState::moments.
+constexpr std::int64_t kMoments = 8;
+
+void append(const GridState::Moments& m, std::vector<double>& packed) {
+  const EnergyMoments& of = m.of_time;
+  packed.insert(packed.end(), {of.energy, of.log_u, of.log_normaliser, of.residual, of.residual_of_q, m.mass,
+                               m.by_linear, m.edge_of_q});
+}
+
+GridState::Moments unpacked(const double* m) { return {{m[0], m[1], m[2], m[3], m[4]}, m[5], m[6], m[7]}; }
+
 }  // namespace
 
 EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,
@@ -262,7 +281,29 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   EnergyMeasurement measured;
   measured.times = grid.times();
   double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
-  for (std::size_t k = 0; k < measured.times.size(); ++k) {
+  const auto record = [&](double t, const GridState::Moments& m) {
+    measured.all.push_back(m.of_time);
+    measured.mass.push_back(m.mass);
+    worst_linear = std::max(worst_linear, m.by_linear);
+    if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;
+    if (!(std::abs(m.mass - 1) <= std::abs(worst_mass - 1))) worst_mass = m.mass, mass_time = t;
+  };
+  EnergyState done = options.from;
+  const std::int64_t times = std::ssize(measured.times);
+  if (done.times != 0) {
+    const auto fits = [](const std::vector<double>& values, std::int64_t n) { return std::ssize(values) == n; };
+    if (done.times < 0 || done.times > times || !fits(done.log_u, std::ssize(state.log_u())) ||
+        !fits(done.moments, kMoments * done.times)) {
+      throw Error(
+          fmt::format("an energy was to go on from {} times with {} nodes and {} moments; allowed: up to {} times with "
+                      "{} nodes and {} moments each",
+                      done.times, done.log_u.size(), done.moments.size(), times, state.log_u().size(), kMoments));
+    }
+    for (std::int64_t k = 0; k < done.times; ++k)
+      record(measured.times[k], unpacked(done.moments.data() + kMoments * k));
+    state.resume(measured.times[done.times - 1], done.log_u);
+  }
+  for (std::int64_t k = done.times; k < times; ++k) {
     const double t = measured.times[k];
     if (k == 0) {
       state.begin(t);
@@ -273,16 +314,18 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
       state.carry(t);
     }
     const GridState::Moments m = state.moments();
-    measured.all.push_back(m.of_time);
-    measured.mass.push_back(m.mass);
-    worst_linear = std::max(worst_linear, m.by_linear);
-    if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;
-    if (!(std::abs(m.mass - 1) <= std::abs(worst_mass - 1))) worst_mass = m.mass, mass_time = t;
-    if (options.progress) options.progress(double(k + 1) / double(measured.times.size()));
+    record(t, m);
+    if (options.keep) {
+      done.times = k + 1;
+      done.log_u = state.log_u();
+      append(m, done.moments);
+      options.keep(done);
+    }
+    if (options.progress) options.progress(double(k + 1) / double(times));
   }
   if (!(std::abs(worst_mass - 1) <= kTolerated)) {
     measured.warnings.push_back(
-        fmt::format("the mass of p^S on the grid is {:.4f} at t = {:.4g}: where it is below 1, samples leave the box; "
+        fmt::format("the mass of p^S on the grid is {:.4g} at t = {:.4g}: where it is below 1, samples leave the box; "
                     "otherwise more nodes or times are needed",
                     worst_mass, mass_time));
   }

@@ -269,6 +269,11 @@ TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
   EXPECT_NEAR(other.residual_work.value, plain.residual_work.value, 1e-10);
   // The balance without Z is not: both its sides move by −c(0), exact but for the trapezoidal rule.
   EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
+  // What that rule leaves in the balance tells nothing of the energy: the warning is of the identity's sides.
+  EXPECT_GT(std::abs(other.energy.difference.value - plain.energy.difference.value), 5e-4);  // 5 of the last digit said
+  ASSERT_EQ(plain.energy.warnings.size(), 1u);  // of 30 times, which are few
+  EXPECT_THAT(plain.energy.warnings[0], HasSubstr("the two sides differ by"));
+  EXPECT_EQ(other.energy.warnings, plain.energy.warnings);
 }
 
 TEST(EnergyOnAGrid, SaysWhereMassIsLost) {
@@ -290,6 +295,35 @@ void expect_within(const char* what, const Estimate& estimate, double expected, 
 
 // Errors in e_t of Gaussians are random only through the samples and the paths; the steps of Euler–Maruyama on 1000
 // times move the law by a few tenths of a per cent, below a standard error.
+// Left after any of its times, and gone on with: the numbers of one call.
+TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
+  const Model model = rough_well().model(1, 1, 1e-3);
+  const TimeGrid grid = TimeGrid::geometric(1, kEnd, 6);
+  std::vector<EnergyState> kept;
+  const Energy whole = reverse_sde_energy(
+      context(), model, grid, {.nodes = 64, .keep = [&](const EnergyState& state) { kept.push_back(state); }});
+  ASSERT_EQ(kept.size(), whole.times.size());
+  for (const EnergyState& state : kept) {
+    SCOPED_TRACE(state.times);
+    std::int64_t calls = 0;
+    const Energy rest = reverse_sde_energy(context(), model, grid,
+                                           {.nodes = 64, .keep = [&](const EnergyState&) { ++calls; }, .from = state});
+    EXPECT_EQ(calls, std::ssize(whole.times) - state.times);
+    EXPECT_EQ(rest.mass, whole.mass);
+    EXPECT_EQ(rest.left.value, whole.left.value);
+    EXPECT_EQ(rest.right.value, whole.right.value);
+    EXPECT_EQ(rest.dissipation.value, whole.dissipation.value);
+    EXPECT_EQ(rest.warnings, whole.warnings);
+  }
+  const auto refused = [&](const EnergyOptions& options, std::int64_t d = 1) {
+    return message_of([&] { reverse_sde_energy(context(), rough_well().model(d, 1, 1e-3), grid, options); });
+  };
+  EXPECT_THAT(
+      refused({.nodes = 32, .from = kept[2]}),
+      HasSubstr("from 3 times with 64 nodes and 24 moments; allowed: up to 7 times with 32 nodes and 8 moments"));
+  EXPECT_THAT(refused({.from = kept[2]}, 3), HasSubstr("by paths was to go on from 3 times; allowed: on a grid"));
+}
+
 TEST(EnergyByPaths, OfGaussiansInThreeDimensions) {
   const GaussianReverse axes[] = {{0.7, 0.3, 1}, {-0.2, 0.8, 1}, {0, 0.4, 1}};
   const Model model{short_ou(1), GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};

@@ -2,13 +2,16 @@
 // log-density of Gaussian data.
 #include "measure.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <numeric>
 #include <vector>
 
+#include "diagnose.hpp"
 #include "fokker/fokker.hpp"
+#include "scratch.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -86,6 +89,88 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
   EXPECT_LT(standard_error, 0.01 * expected);
 }
 
+// More samples than are drawn at once, ended before the ODE's and gone on with: the samples of one call of a Sampler.
+TEST(MeasureGap, GoesOnFromWhatWasKept) {
+  const testing::Scratch scratch;
+  for (const std::int64_t dimension : {2, 3}) {
+    SCOPED_TRACE(dimension);
+    const std::vector<double> mean(static_cast<std::size_t>(dimension), 0.5);
+    const DataSet data = DataSet::mixture(GaussianMixture::isotropic(dimension, {1}, mean, {0.3}));
+    const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
+    const GapOptions options{
+        .samples = 20000, .seed = 3, .grid = "geometric:6:1e-1", .ode_scheme = Scheme::heun, .in_detail = true};
+    const std::string file = scratch / fmt::format("samples{}.safetensors", dimension);
+    const Truth truth = measure_truth(context, data, options);
+    std::vector<double> done;  // of the steps, by earlier calls
+    const auto measure = [&](const char* work, int stop) {
+      done.clear();
+      const auto step = [&](int number, double by_earlier) -> FractionDone {
+        if (number == stop) throw Error("stopped");
+        done.push_back(by_earlier);
+        return [](double) {};
+      };
+      return measure_gap(context, model, truth, options, step, {file, work});
+    };
+    EXPECT_THROW(measure("this", 1), Error);
+    const Gap gap = measure("this", -1);
+    EXPECT_EQ(done, (std::vector<double>{1, 0, 0}));
+    EXPECT_THROW(measure("other", 2), Error);  // and is kept now instead
+    EXPECT_EQ(done, (std::vector<double>{0, 0}));
+    EXPECT_THROW(measure("other", 2), Error);
+    EXPECT_EQ(done, (std::vector<double>{1, 1}));
+    EXPECT_THROW(measure("this", 2), Error);
+    EXPECT_EQ(done, (std::vector<double>{0, 0}));
+
+    const Sampler sampler(context, model, TimeGrid::parse(options.grid, model.sde));
+    const std::vector<std::int32_t> steps = steps_along_the_way(sampler.grid());
+    const std::int64_t n = options.samples, states = std::ssize(steps);
+    Buffer<float> on_the_way(context, states * n, dimension);
+    const auto at_once = [&](Scheme scheme) {
+      Buffer<float> samples(context, n, dimension);
+      sampler.sample(samples.view(),
+                     {.scheme = scheme, .seed = options.seed, .snapshot_steps = steps, .snapshots = on_the_way.view()});
+      return Cloud::of(context, std::move(samples));
+    };
+    const Cloud sde = at_once(Scheme::euler_maruyama), ode = at_once(Scheme::heun);
+    EXPECT_EQ(gap.ode_sde.value, distance(context, ode, sde).value);
+    EXPECT_EQ(gap.ode.escaped, ode.escaped);
+    if (dimension != 2) continue;
+    EXPECT_EQ(gap.sde.histogram->weights, sde.histogram->weights);
+    EXPECT_EQ(gap.ode.histogram->inside, ode.histogram->inside);
+    ASSERT_EQ(gap.along_the_way->ode.size(), steps.size());
+    for (std::int64_t k = 0; k < states; ++k) {
+      const View<const float> there{on_the_way.data() + k * n * 2, n, 2, Device::cpu};
+      EXPECT_EQ(gap.along_the_way->ode[k].weights, histogram(context, there).weights);
+    }
+  }
+}
+
+// Ended before the bound, whose energy is kept.
+TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {
+  const testing::Scratch scratch;
+  const Model model = gaussian(0.3, {0.5, 0});
+  const DiagnoseOptions options{
+      .grid = "geometric:8:1e-2", .energy = {.nodes = 32}, .bound = {.samples = 50, .box_points = 50}, .samples = 0};
+  double by_earlier = 0;
+  const auto diagnose_to = [&](const char* work, int stop) {
+    const auto step = [&](int number, double done) -> FractionDone {
+      if (number == stop) throw Error("stopped");
+      if (number == 0) by_earlier = done;
+      return [](double) {};
+    };
+    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work});
+  };
+  const auto json = [&](const Diagnosis& found) { return diagnosis_json(found, options).dump(); };
+  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_EQ(by_earlier, 0);
+  const Diagnosis gone_on = diagnose_to("this", -1);
+  EXPECT_EQ(by_earlier, 1);
+  const Diagnosis anew = diagnose_to("other", -1);
+  EXPECT_EQ(by_earlier, 0);
+  EXPECT_EQ(json(gone_on), json(anew));
+  EXPECT_TRUE(gone_on.identity.has_value());
+}
+
 // The exact density of blob leaves no gap at any time: all distances are those of draws from one law.
 TEST(MeasureGap, AnExactModelHasNoGapAlongTheWay) {
   const DataSet data = DataSet::named("blob");
@@ -95,7 +180,7 @@ TEST(MeasureGap, AnExactModelHasNoGapAlongTheWay) {
   const std::vector<double> floors = noise_floors_along_the_way(context, model.sde, data, options);
   double last = 0;
   const Gap gap = measure_gap(context, model, truth, options,
-                              [&](int) -> FractionDone { return [&](double done) { last = done; }; });
+                              [&](int, double) -> FractionDone { return [&](double done) { last = done; }; });
   EXPECT_GT(last, 0.5);
   ASSERT_TRUE(gap.along_the_way && gap.ode_sde_at_half_spacing);
   const AlongTheWay& way = *gap.along_the_way;
@@ -114,7 +199,7 @@ TEST(MeasureGap, AnExactModelHasNoGapAlongTheWay) {
   // As by itself, without what is measured in detail.
   GapOptions plain = options;
   plain.in_detail = false;
-  const Gap same = measure_gap(context, model, truth, plain, [](int) -> FractionDone { return [](double) {}; });
+  const Gap same = measure_gap(context, model, truth, plain, [](int, double) -> FractionDone { return [](double) {}; });
   EXPECT_EQ(same.ode_sde.value, gap.ode_sde.value);
   EXPECT_EQ(same.sde_truth.value, gap.sde_truth.value);
   EXPECT_FALSE(same.along_the_way || same.ode_sde_at_half_spacing);

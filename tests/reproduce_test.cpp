@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <regex>
@@ -375,6 +376,53 @@ TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
   }
 }
 
+// Killed once a part of the SDE's samples is kept: the next call goes on from there to the same results.
+TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
+  const Scratch scratch;
+  const auto command = [&](const char* out) {
+    return fmt::format("{} --preset smoke --iterations 3 --samples 40000 --grid geometric:40:1e-2 --weights 1 --out {}",
+                       reproduce_tool, scratch / out);
+  };
+  const std::string folder = scratch / "out/circles2_w1/", kept = folder + "samples.safetensors";
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
+    ::_exit(127);
+  }
+  int status = 0;
+  while (!std::filesystem::exists(kept) && ::waitpid(child, &status, WNOHANG) == 0) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  ::kill(child, SIGKILL);
+  ::waitpid(child, &status, 0);
+  ASSERT_FALSE(std::filesystem::exists(folder + "gap.json")) << "the sampling ended before it could be stopped";
+  // Time that was spent is not spent again; a mark on it shows that what was kept was used.
+  SafeTensors state = SafeTensors::load(kept);
+  const double progress[] = {state.at("sde.progress.0").to_double().front(), 1e6};
+  EXPECT_GT(progress[0], 0);
+  EXPECT_LT(progress[0] + state.at("ode.progress.0").to_double().front(), 2 * 40000);
+  state.tensors["sde.progress.0"] = Tensor::from_double({2}, progress);
+  state.save(kept);
+
+  ASSERT_EQ(run(scratch, command("out")).code, 0);
+  ASSERT_EQ(run(scratch, command("single")).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(kept));
+  const auto results_of = [&](const char* out) {
+    Json json = Json::parse(get(scratch / fmt::format("{}/results.json", out)));
+    for (Json* timed : {&json, &json["runs"][0]["gap"], &json["runs"][0]["training"]}) timed->erase("seconds");
+    return json;
+  };
+  EXPECT_GE(Json::parse(get(folder + "gap.json"))["seconds"]["sde"].get<double>(), 1e6);
+  EXPECT_EQ(results_of("out"), results_of("single"));
+  for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
+    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;
+  }
+  // What a killed call may have left behind finished results goes too.
+  put(kept, "left behind");
+  ASSERT_EQ(run(scratch, command("out")).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(kept));
+}
+
 // Two seeds of one activation, then of all of them: what is there already is neither trained nor measured again.
 TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
   const Scratch scratch;
@@ -493,7 +541,7 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
     EXPECT_EQ(diagnosis["identity"].is_null(), !diagnosis["radial_slopes"]["integrable"].get<bool>());
     EXPECT_TRUE(diagnosis["energy"]["balance"]["difference"]["value"].is_number());
     EXPECT_EQ(diagnosis["resolved"], diagnosis["warnings"].empty());
-    EXPECT_EQ(diagnosis["nodes"], 96);
+    EXPECT_EQ(diagnosis["nodes"], 48);
     EXPECT_EQ(diagnosis["box"], 3.5);
     EXPECT_THAT(diagnosis["method"].get<std::string>(), HasSubstr(version()));
     // Once in the legend, once in the row.
@@ -600,6 +648,60 @@ TEST(Reproduction, ThePaperHasToShowItsResult) {
   EXPECT_THAT(outcomes("1", {1, 1, 1}, 0.3), ElementsAre("met", "not evaluated", "not evaluated", "not evaluated"));
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
   EXPECT_THAT(report(scratch), AllOf(HasSubstr("not evaluated"), HasSubstr("as the published")));
+}
+
+// A potential that grows in every direction, measured; and beside it what a diagnosis may say, put into the results.
+TEST(Report, SaysWhereThereIsNoDensityNoBoundAndNoEnergy) {
+  const Scratch scratch;
+  ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
+  const std::string model_file = scratch / "out/blob_w0/model.safetensors";
+  Model model = load_model(model_file);
+  Mlp& network = std::get<Mlp>(model.network);
+  const auto output = network.parameters.begin() + network.architecture.weight_offset(3);
+  std::transform(output, network.parameters.end(), output, std::negate<>());
+  save_model(model_file, model, {{"training", SafeTensors::load(model_file).metadata.at("training")}});
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes").code, 0);
+  const std::string results_file = scratch / "out/results.json";
+  Json results = Json::parse(get(results_file));
+  Json &run = results["runs"][0], &way = run["gap"]["along_the_way"];
+  const std::size_t times = way["times"].size();
+  EXPECT_EQ(way["potential_integrable"], Json(std::vector<bool>(times, false)));
+  EXPECT_EQ(way["share_of_growing_directions"], Json(std::vector<double>(times, 1)));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+
+  const auto of = [](double value) { return Json{{"value", value}, {"standard_error", 0}, {"step_error", 0}}; };
+  const auto bound = [](double log_bound, bool vacuous) {
+    return Json{{"log_bound", log_bound}, {"vacuous", vacuous}};
+  };
+  const std::string grows = "φ grows in 100 % of the directions", heavy = "the largest weights fall off so slowly";
+  run["diagnosis"] = {{"radial_slopes", {{"integrable", false}, {"reason", grows}}},
+                      {"energy", {{"dissipation", of(0.5)}, {"balance", {{"difference", of(0.1)}}}}},
+                      {"identity", nullptr},
+                      {"upper_bound",
+                       {{"over_samples", bound(60, true)},
+                        {"over_box", bound(70, true)},
+                        {"diameter", 9.9},
+                        {"warnings", Json::array()}}},
+                      {"warnings", {heavy}},
+                      {"resolved", false}};
+  put(results_file, results.dump());
+  EXPECT_THAT(report(scratch), AllOf(HasSubstr("<b>Where e<sup>φ</sup> is not integrable</b>"),
+                                     HasSubstr("no more than e<sup>φ</sup> restricted to the box"),
+                                     HasSubstr("up to 100 % of the directions"), HasSubstr("it is <b>vacuous</b>"),
+                                     HasSubstr("1.14e+26 (vacuous)"), HasSubstr("<b>not resolved</b></td>"),
+                                     HasSubstr("there is no Z: " + grows), HasSubstr(heavy)));
+
+  way["potential_integrable"] = std::vector<bool>(times, true);
+  run["diagnosis"]["radial_slopes"]["integrable"] = true;
+  run["diagnosis"]["identity"] = {{"kl_end", of(0)},        {"left", of(0.5)},  {"kl_prior", of(0.1)},
+                                  {"residual_work", of(0)}, {"right", of(0.1)}, {"difference", of(0.4)}};
+  run["diagnosis"]["upper_bound"]["over_samples"] = bound(1, false);
+  run["diagnosis"]["upper_bound"]["over_box"] = bound(2, false);
+  run["diagnosis"]["warnings"] = Json::array();
+  run["diagnosis"]["resolved"] = true;
+  put(results_file, results.dump());
+  EXPECT_THAT(report(scratch), AllOf(Not(HasSubstr("not integrable")), Not(HasSubstr("vacuous")), HasSubstr("2.718"),
+                                     Not(HasSubstr("<b>not resolved</b></td>")), Not(HasSubstr("there is no Z"))));
 }
 
 TEST(Report, OverwritesNothingItReads) {

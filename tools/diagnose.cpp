@@ -28,16 +28,49 @@ Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound,
           {"vacuous", vacuous}};
 }
 
+constexpr double seconds_between_saves = 20;
+
+// An energy and the seconds that it took so far.
+void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
+  SafeTensors file;
+  const double progress[] = {double(state.times), seconds};
+  file.tensors["progress"] = Tensor::from_double({2}, progress);
+  file.tensors["log_u"] = Tensor::from_double({std::ssize(state.log_u)}, state.log_u.data());
+  file.tensors["moments"] = Tensor::from_double({std::ssize(state.moments)}, state.moments.data());
+  kept.save(std::move(file));
+}
+
+EnergyState kept_energy(const KeptWork& kept, double& seconds) {
+  const std::optional<SafeTensors> file = kept.load();
+  if (!file) return {};
+  const std::vector<double> progress = file->at("progress").to_double();
+  if (progress.size() != 2) throw Error(fmt::format("'{}' is not an energy; remove it", kept.file));
+  seconds = progress[1];
+  return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+}
+
 }  // namespace
 
-Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step) {
+Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step,
+                   const KeptWork& kept) {
+  const Stopwatch clock;
   const TimeGrid grid = TimeGrid::parse(options.grid, model.sde);
   Diagnosis diagnosis;
   diagnosis.slopes = worst_radial_slopes(context, model, grid);
 
   EnergyOptions energy = options.energy;
   energy.seed = options.seed;
-  energy.progress = step(0);
+  double seconds_before = 0;
+  Stopwatch since_save;
+  if (!kept.file.empty()) {
+    energy.from = kept_energy(kept, seconds_before);
+    energy.keep = [&](const EnergyState& state) {
+      if (since_save.seconds() < seconds_between_saves && state.times < std::ssize(grid.times())) return;
+      keep(kept, state, seconds_before + clock.seconds());
+      since_save = {};
+    };
+  }
+  energy.progress = step(0, double(energy.from.times) / double(grid.times().size()));
   if (diagnosis.slopes.integrable) {
     diagnosis.identity = energy_identity(context, model, grid, energy);
     diagnosis.energy = diagnosis.identity->energy;
@@ -47,10 +80,10 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
 
   UpperBoundOptions bound = options.bound;
   bound.seed = options.seed;
-  bound.progress = step(1);
+  bound.progress = step(1, 0);
   if (model.dimension() <= 64) diagnosis.bound = gap_upper_bound(context, model, diagnosis.energy, bound);
 
-  const FractionDone sampled = step(2);
+  const FractionDone sampled = step(2, 0);
   diagnosis.gap = std::numeric_limits<double>::quiet_NaN();
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {
@@ -61,6 +94,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
     const Cloud sde = cloud(Scheme::euler_maruyama, 0), ode = cloud(Scheme::heun, 0.5);
     diagnosis.gap = std::sqrt(std::max(0.0, distance(context, ode, sde).value));
   }
+  diagnosis.seconds = seconds_before + clock.seconds();
   return diagnosis;
 }
 

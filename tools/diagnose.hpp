@@ -10,7 +10,7 @@
 namespace fokker::tools {
 
 // Raised where the same model and options give other numbers than before, so that kept ones are computed anew.
-constexpr int diagnosis_version = 2;
+constexpr int diagnosis_version = 3;
 
 struct DiagnoseOptions {
   std::string grid = "geometric:200";  // the times of everything
@@ -29,11 +29,13 @@ struct Diagnosis {
   // measured.
   double gap = 0;
   bool gap_is_sliced = false;
+  double seconds = 0;  // with those of earlier calls, as far as their work was kept
 };
 
 // Steps of diagnose(), for progress: step 0 the energy, 1 the bound, 2 the samplers.
-constexpr int diagnose_steps = 3;
-Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step);
+// The energy on a grid, which takes most of the time, is kept every 20 seconds and at its end.
+Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step,
+                   const KeptWork& kept = {});
 
 // What `fokker diagnose --json` prints of it; numbers that are not finite are null.
 Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options);

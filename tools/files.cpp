@@ -92,6 +92,20 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
   }
 }
 
+std::optional<SafeTensors> KeptWork::load() const {
+  if (!is_file(file)) return {};
+  SafeTensors found = SafeTensors::load(file);
+  const auto of = found.metadata.find("work");
+  if (of == found.metadata.end() || of->second != work) return {};
+  return found;
+}
+
+void KeptWork::save(SafeTensors state) const {
+  if (file.empty()) return;
+  state.metadata["work"] = work;
+  state.save(file);
+}
+
 std::string file_of_data(const std::string& name) {
   return name.ends_with(".json") || name.ends_with(".npy") ? name : std::string();
 }

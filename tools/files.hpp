@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "fokker/file.hpp"
+#include "fokker/safetensors.hpp"
 
 namespace fokker::tools {
 
@@ -22,6 +24,16 @@ void check_writable(const std::string& path);
 // As check_writable for each that is not empty, and throws Error where two outputs, or an output and an input, are one
 // file. Empty inputs are passed over.
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
+
+// A file in which unfinished work is kept, so that a call that was ended is gone on with by the next: with the same
+// result. What it holds of anything but `work`, a text that names all the result depends on, is passed over.
+struct KeptWork {
+  std::string file;  // empty: nothing is kept
+  std::string work;
+
+  std::optional<SafeTensors> load() const;
+  void save(SafeTensors state) const;
+};
 
 // The file that a data set's name (--data) or a time grid's text (--grid) reads; empty where it reads none.
 std::string file_of_data(const std::string& name);

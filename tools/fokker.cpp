@@ -598,7 +598,7 @@ class GapCommand : public Command {
     Progress progress(
         {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
     const Truth truth = measure_truth(context, data, options_);
-    const Gap gap = measure_gap(context, model, truth, options_, [&](int) -> FractionDone {
+    const Gap gap = measure_gap(context, model, truth, options_, [&](int, double) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
@@ -749,7 +749,7 @@ class Diagnose : public Command {
     const Context context = machine_.context();
     const Stopwatch clock;
     Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
-    const Diagnosis diagnosis = diagnose(context, model, options_, [&](int) -> FractionDone {
+    const Diagnosis diagnosis = diagnose(context, model, options_, [&](int, double) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });

@@ -94,13 +94,16 @@ Cloud Cloud::of(const Context& context, Buffer<float> samples) {
   Cloud cloud;
   const std::int64_t n = samples.rows(), d = samples.columns();
   cloud.dimension = d;
-  if (d == 2) {
-    cloud.histogram = fokker::histogram(context, samples.view());
-    cloud.escaped = cloud.histogram->escaped();
-    return cloud;
-  }
+  if (d == 2) return Cloud::of(fokker::histogram(context, samples.view()));
   cloud.escaped = n == 0 ? 0 : double(count_escaped(context, samples.view())) / double(n);
   cloud.samples = std::move(samples);
+  return cloud;
+}
+
+Cloud Cloud::of(Histogram histogram) {
+  Cloud cloud;
+  cloud.escaped = histogram.escaped();
+  cloud.histogram = std::move(histogram);
   return cloud;
 }
 
@@ -121,11 +124,9 @@ void note_all_lost(const std::string& program, const std::string& which) {
 }
 
 Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                           std::int64_t n, std::uint64_t seed, const FractionDone& progress,
-                           const Snapshots& snapshots) {
+                           std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
   Buffer<float> samples(context, n, model.dimension());
-  SampleOptions options{
-      .scheme = scheme, .seed = seed, .snapshot_steps = snapshots.steps, .snapshots = snapshots.states};
+  SampleOptions options{.scheme = scheme, .seed = seed};
   if (progress) options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
   Sampler(context, model, grid).sample(samples.view(), options);
   return samples;
@@ -252,8 +253,179 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   return sum / double(n * d);
 }
 
+namespace {
+
+// Samples of one part, at first and as long as the time one takes does not say otherwise.
+constexpr std::int64_t first_part = 16384;
+constexpr double short_part = 5, long_part = 15;  // seconds
+
+// Adds the counts, which are the weights times their sum.
+void add(Histogram& sum, const Histogram& part) {
+  const double before = double(sum.inside), added = double(part.inside);
+  sum.inside += part.inside;
+  sum.outside += part.outside;
+  if (sum.inside == 0) return;
+  for (std::size_t i = 0; i < sum.weights.size(); ++i) {
+    sum.weights[i] = (std::round(sum.weights[i] * before) + std::round(part.weights[i] * added)) / double(sum.inside);
+  }
+}
+
+// The first `done` samples of one sampler: in the plane their histograms, elsewhere themselves.
+struct Drawn {
+  std::int64_t done = 0;
+  double seconds = 0;
+  std::vector<Histogram> histograms;
+  Buffer<float> samples;  // [N, d]
+};
+
+// Both samplers' samples of one gap.
+class GapSamples {
+ public:
+  // way_steps: as SampleOptions::snapshot_steps. The histograms are on `grids`, of the samples, then on the first grid
+  // of the states at each of way_steps.
+  GapSamples(const Context& context, const Model& model, const TimeGrid& grid, const GapOptions& options,
+             std::vector<Grid> grids, std::vector<std::int32_t> way_steps, KeptWork kept)
+      : context_(context),
+        sampler_(context, model, grid),
+        n_(options.samples),
+        d_(model.dimension()),
+        seed_(options.seed),
+        grids_(std::move(grids)),
+        way_steps_(std::move(way_steps)),
+        kept_(std::move(kept)) {
+    for (Drawn& drawn : drawn_) {
+      if (d_ != 2) {
+        drawn.samples = Buffer<float>(context, n_, d_);
+        continue;
+      }
+      for (std::size_t k = 0; k < grids_.size() + way_steps_.size(); ++k) {
+        const Grid& on = grids_[k < grids_.size() ? k : 0];
+        drawn.histograms.push_back({.grid = on, .weights = std::vector<double>(on.n * on.n, 0.0)});
+      }
+    }
+    if (const std::optional<SafeTensors> file = kept_.load()) take(*file);
+  }
+
+  // Those of sampler 0 or 1.
+  const Drawn& draw(int sampler, Scheme scheme, const StepBegins& step) {
+    Drawn& drawn = drawn_[sampler];
+    const auto fraction = [&](std::int64_t done) { return n_ == 0 ? 1.0 : double(done) / double(n_); };
+    const FractionDone progress = step(sampler, fraction(drawn.done));
+    std::int64_t part = first_part;
+    while (drawn.done < n_) {
+      const Stopwatch clock;
+      const std::int64_t first = drawn.done, count = std::min(part, n_ - first);
+      draw_part(drawn, scheme, count, [&](double done) { progress(fraction(first) + done * fraction(count)); });
+      drawn.done += count;
+      drawn.seconds += clock.seconds();
+      progress(fraction(drawn.done));
+      if (clock.seconds() < short_part) part *= 2;
+      if (clock.seconds() > long_part) part = std::max<std::int64_t>(part / 2, 1);
+      if (!kept_.file.empty()) keep();
+    }
+    return drawn;
+  }
+
+  // To be called after draw(), once.
+  Cloud cloud(int sampler) {
+    Drawn& drawn = drawn_[sampler];
+    if (d_ != 2) return Cloud::of(context_, std::move(drawn.samples));
+    return Cloud::of(drawn.histograms.front());
+  }
+
+ private:
+  void draw_part(Drawn& drawn, Scheme scheme, std::int64_t count, const FractionDone& progress) const {
+    Buffer<float> part, states(context_, std::ssize(way_steps_) * count, d_);
+    if (d_ == 2) part = Buffer<float>(context_, count, d_);
+    const View<float> out = d_ == 2 ? part.view() : rows(drawn, drawn.done, count);
+    SampleOptions options{.scheme = scheme,
+                          .seed = seed_,
+                          .first_index = static_cast<std::uint64_t>(drawn.done),
+                          .snapshot_steps = way_steps_,
+                          .snapshots = states.view()};
+    options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
+    sampler_.sample(out, options);
+    context_.synchronize();
+    for (std::size_t k = 0; k < drawn.histograms.size(); ++k) {
+      const std::int64_t at = std::int64_t(k) - std::ssize(grids_);
+      const View<const float> points =
+          at < 0 ? View<const float>(out)
+                 : View<const float>(states.data() + at * count * d_, count, d_, context_.device());
+      add(drawn.histograms[k], histogram(context_, points, drawn.histograms[k].grid));
+    }
+  }
+
+  View<float> rows(Drawn& drawn, std::int64_t first, std::int64_t count) const {
+    return {drawn.samples.data() + first * d_, count, d_, context_.device()};
+  }
+
+  // For each sampler its progress [2] (samples, seconds) and the histograms [n² + 2] (weights, inside, outside) or the
+  // samples [done, d].
+  void keep() {
+    SafeTensors file;
+    for (int sampler = 0; sampler < 2; ++sampler) {
+      Drawn& drawn = drawn_[sampler];
+      const double progress[] = {double(drawn.done), drawn.seconds};
+      file.tensors[name("progress", sampler)] = Tensor::from_double({2}, progress);
+      for (std::size_t k = 0; k < drawn.histograms.size(); ++k) {
+        const Histogram& histogram = drawn.histograms[k];
+        std::vector<double> numbers = histogram.weights;
+        numbers.insert(numbers.end(), {double(histogram.inside), double(histogram.outside)});
+        file.tensors[name("histogram", sampler, k)] = Tensor::from_double({std::ssize(numbers)}, numbers.data());
+      }
+      if (d_ == 2) continue;
+      const std::vector<float> samples = to_host(context_, rows(drawn, 0, drawn.done));
+      file.tensors[name("samples", sampler)] = Tensor::from_float({drawn.done, d_}, samples.data());
+    }
+    kept_.save(std::move(file));
+  }
+
+  void take(const SafeTensors& file) {
+    for (int sampler = 0; sampler < 2; ++sampler) {
+      Drawn& drawn = drawn_[sampler];
+      const auto read = [&](const std::string& tensor, std::size_t size) {
+        std::vector<double> numbers = file.at(tensor).to_double();
+        if (numbers.size() == size) return numbers;
+        throw Error(fmt::format("'{}' has {} numbers in {}; allowed: {}; remove it to sample anew", kept_.file,
+                                numbers.size(), tensor, size));
+      };
+      const std::vector<double> progress = read(name("progress", sampler), 2);
+      drawn.done = std::int64_t(progress[0]);
+      drawn.seconds = progress[1];
+      for (std::size_t k = 0; k < drawn.histograms.size(); ++k) {
+        Histogram& histogram = drawn.histograms[k];
+        const std::size_t nodes = histogram.weights.size();
+        const std::vector<double> numbers = read(name("histogram", sampler, k), nodes + 2);
+        std::copy_n(numbers.begin(), nodes, histogram.weights.begin());
+        histogram.inside = std::int64_t(numbers[nodes]);
+        histogram.outside = std::int64_t(numbers[nodes + 1]);
+      }
+      if (d_ == 2) continue;
+      const std::vector<double> numbers = read(name("samples", sampler), std::size_t(drawn.done * d_));
+      const std::vector<float> samples(numbers.begin(), numbers.end());
+      copy(context_, View<const float>(samples.data(), drawn.done, d_), rows(drawn, 0, drawn.done));
+      context_.synchronize();
+    }
+  }
+
+  static std::string name(const char* what, int sampler, std::size_t number = 0) {
+    return fmt::format("{}.{}.{}", sampler == 0 ? "sde" : "ode", what, number);
+  }
+
+  const Context& context_;
+  Sampler sampler_;
+  std::int64_t n_, d_;
+  std::uint64_t seed_;
+  std::vector<Grid> grids_;
+  std::vector<std::int32_t> way_steps_;
+  KeptWork kept_;
+  Drawn drawn_[2];
+};
+
+}  // namespace
+
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
-                const StepBegins& step) {
+                const StepBegins& step, const KeptWork& kept) {
   const std::int64_t d = model.dimension();
   if (d != truth.cloud.dimension) {
     throw Error(
@@ -269,32 +441,26 @@ Gap measure_gap(const Context& context, const Model& model, const Truth& truth, 
     for (const std::int32_t step_number : way.steps) way.times.push_back(grid.times()[step_number]);
   }
   const Grid fine{.n = 2 * Grid{}.n - 1};
-  Histogram fine_sde, fine_ode;
-  const auto sample = [&](Scheme scheme, int index, double& seconds, std::vector<Histogram>& on_the_way,
-                          Histogram& on_fine) {
-    const Stopwatch clock;
-    const FractionDone progress = step(index);
-    Buffer<float> snapshots(context, std::ssize(way.steps) * options.samples, d);
-    Buffer<float> samples = draw_samples(context, model, grid, scheme, options.samples, options.seed, progress,
-                                         {.steps = way.steps, .states = snapshots.view()});
-    for (std::int64_t k = 0; k < std::ssize(way.steps); ++k) {
-      on_the_way.push_back(
-          histogram(context, {snapshots.data() + k * options.samples * d, options.samples, d, context.device()}));
-    }
-    if (in_detail) on_fine = histogram(context, samples.view(), fine);
-    Cloud cloud = Cloud::of(context, std::move(samples));
-    seconds = clock.seconds();
-    return cloud;
-  };
-  gap.sde = sample(Scheme::euler_maruyama, 0, gap.sde_seconds, way.sde, fine_sde);
-  gap.ode = sample(options.ode_scheme, 1, gap.ode_seconds, way.ode, fine_ode);
+  std::vector<Grid> grids{Grid{}};
+  if (in_detail) grids.push_back(fine);
+  GapSamples samples(context, model, grid, options, grids, way.steps, kept);
+  const Drawn &sde_drawn = samples.draw(0, Scheme::euler_maruyama, step),
+              &ode_drawn = samples.draw(1, options.ode_scheme, step);
+  gap.sde_seconds = sde_drawn.seconds;
+  gap.ode_seconds = ode_drawn.seconds;
+  gap.sde = samples.cloud(0);
+  gap.ode = samples.cloud(1);
+  if (in_detail) {
+    way.sde.assign(sde_drawn.histograms.begin() + std::ssize(grids), sde_drawn.histograms.end());
+    way.ode.assign(ode_drawn.histograms.begin() + std::ssize(grids), ode_drawn.histograms.end());
+  }
 
   const Stopwatch clock;
-  const FractionDone progress = step(2);
+  const FractionDone progress = step(2, 0);
   if (planar) {
     // The longest first.
     std::vector<GridPair> pairs;
-    if (in_detail) pairs.push_back({&fine_ode.weights, &fine_sde.weights, fine});
+    if (in_detail) pairs.push_back({&ode_drawn.histograms[1].weights, &sde_drawn.histograms[1].weights, fine});
     const std::vector<double>&ode = gap.ode.histogram->weights, &sde = gap.sde.histogram->weights,
           &true_law = truth.cloud.histogram->weights;
     for (const auto& [a, b] : {std::pair(&ode, &sde), std::pair(&ode, &true_law), std::pair(&sde, &true_law)}) {

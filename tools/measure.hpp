@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "options.hpp"
 
@@ -22,6 +23,7 @@ struct Cloud {
   double escaped = 0;
 
   static Cloud of(const Context& context, Buffer<float> samples);
+  static Cloud of(Histogram histogram);
 };
 
 struct Distance {
@@ -40,16 +42,9 @@ using FractionDone = std::function<void(double)>;
 std::vector<float> to_host(const Context& context, View<const float> values);
 Buffer<float> to_device(const Context& context, const std::vector<float>& values, std::int64_t columns);
 
-// As SampleOptions has them.
-struct Snapshots {
-  std::vector<std::int32_t> steps;
-  View<float> states;
-};
-
 // [N, d] on the context's device.
 Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                           std::int64_t n, std::uint64_t seed, const FractionDone& progress,
-                           const Snapshots& snapshots = {});
+                           std::int64_t n, std::uint64_t seed, const FractionDone& progress);
 
 struct GapOptions {
   std::int64_t samples = 100000;
@@ -99,6 +94,7 @@ struct Gap {
   std::optional<AlongTheWay> along_the_way;
   // Between the same samples on nodes half as far apart: what the distance falls by is the grid's share of it.
   std::optional<Distance> ode_sde_at_half_spacing;
+  // Of the sampling also what earlier calls spent on the samples that were kept.
   double ode_seconds = 0, sde_seconds = 0, measure_seconds = 0;
 };
 
@@ -106,13 +102,16 @@ struct Gap {
 // one data set and seed, so that differences between them show. Times are stratified, uniform in log t, and weighted.
 double denoising_loss(const Context& context, const Model& model, const DataSet& data, std::uint64_t seed);
 
+// `done`: the fraction of the step that an earlier call left.
+using StepBegins = std::function<FractionDone(int step, double done)>;
+
 // Steps of measure_gap(), for progress: step 0 the SDE's samples, 1 the ODE's, 2 the distances and the residual.
 constexpr int gap_steps = 3;
-using StepBegins = std::function<FractionDone(int step)>;
 
 // Both samplers start from the same draw of the prior (`seed`); the truth is drawn apart from both and from training.
+// Samples are drawn in parts of some seconds and kept after each.
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
-                const StepBegins& step);
+                const StepBegins& step, const KeptWork& kept = {});
 
 // What `fokker gap --json` prints of it.
 Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options);

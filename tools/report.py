@@ -184,11 +184,14 @@ def error_bars(axis, x, spreads, **style):
     axis.errorbar(x, means, yerr=np.maximum(bars, 0) if deviations.max(initial=0) > 0 else None, capsize=3, **style)
 
 
+def note_in_panel(axis, text):
+    axis.text(0.5, 0.03, text, transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5, color="white")
+
+
 def note_escaped(axis, escaped):
     """Says in a panel of a density that it shows the survivors only."""
     if escaped > MOST_ESCAPED:
-        axis.text(0.5, 0.03, f"{100 * escaped:.0f} % escaped", transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5,
-                  color="white")
+        note_in_panel(axis, f"{100 * escaped:.0f} % escaped")
 
 
 def density_figure(runs, half_width):
@@ -383,11 +386,15 @@ def finish_way_axis(axis, runs):
     axis.set_xscale("log")
     use_log_scale(axis.set_yscale, [value for run in runs for value in run.way["w2_squared"]["ode_sde"]])
     axis.invert_xaxis()
-    if min(times) == 0:
-        ticks = [10.0 ** k for k in range(-6, 6) if min(t for t in times if t > 0) <= 10.0 ** k <= max(times)]
-        axis.set_xticks([*ticks, way_positions(times)[-1]], [*(f"{tick:g}" for tick in ticks), "0"])
-        axis.minorticks_off()
+    # Every time that was looked at has its number.
+    axis.set_xticks(way_positions(times), [f"{t:.2g}" for t in times])
+    axis.minorticks_off()
     label_short_axis(axis)
+
+
+def in_the_box_only(runs, k):
+    """Whether e^φ of one of the runs is not integrable at the k-th time of the way."""
+    return not all(run.way["potential_integrable"][k] for run in runs if run.way["potential_integrable"])
 
 
 def way_figure(runs):
@@ -420,16 +427,26 @@ def way_figure(runs):
                 spreads = [over_seeds(runs_of, lambda run: run.way["w2_squared"][key][k]) for k in range(len(x))]
                 error_bars(axis, x, spreads, marker=MARKERS[index], markersize=4, color=PALETTE[index], linewidth=1.4,
                            label=label)
+                open_at = [k for k in range(len(x)) if key != "ode_sde" and in_the_box_only(runs_of, k)]
+                axis.plot([x[k] for k in open_at], [spreads[k][0] for k in open_at], marker=MARKERS[index], markersize=5,
+                          color=PALETTE[index], markerfacecolor="white", linestyle="", zorder=4)
             axis.plot(x, [over_seeds(group, lambda run: run.way["noise_floor"][k])[0] for k in range(len(x))], color=MUTED,
                       linestyle=":", linewidth=1.2, label="noise floor")
+    longest = max(len(f"{t:.2g}") for t in runs[0].way["times"])
     # The axes are shared, so this is once for all.
     finish_way_axis(axes[0][0], runs)
     for row in axes:
         row[0].set_ylabel("$W_2^2$")
         for axis in row:
             axis.grid(True)
-    figure.supxlabel("time $t$, from the prior to the data", fontsize=10)
-    axes[0][-1].legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+            axis.tick_params(axis="x", labelsize=8 if columns < 3 and longest < 5 else 6.5)
+    figure.supxlabel("time $t$, from the prior on the left to the data on the right", fontsize=10)
+    lines = sorted(zip(*axes[0][-1].get_legend_handles_labels()), key=lambda line: line[1] == "noise floor")
+    if any(in_the_box_only([run], k) for run in runs for k in range(len(run.way["times"]))):
+        lines.append((plt.Line2D([], [], marker="o", color=MUTED, markerfacecolor="white", linestyle=""),
+                      "$e^\\varphi$ not integrable,\nin the box only"))
+    axes[0][-1].legend(*zip(*lines), title=None if study else "$W_2^2$ between", title_fontsize=8.5, fontsize=8.5,
+                       loc="center left", bbox_to_anchor=(1.0, 0.5), alignment="left")
     return figure
 
 
@@ -454,6 +471,8 @@ def way_density_figure(run, half_width):
                 axis.set_title(f"$t$ = {t:.2g}", fontsize=8.5)
             if name in run.way["escaped"]:
                 note_escaped(axis, run.way["escaped"][name][column])
+            elif in_the_box_only([run], column):
+                note_in_panel(axis, "not integrable")
         row[0].set_ylabel(title.replace("probability-flow", "prob.-flow"), fontsize=8)
     return figure
 
@@ -498,11 +517,22 @@ def residual_figure(runs):
     return figure
 
 
+def way_density_caption(run):
+    """What the last row shows of e^φ: all of it, or what is in the box."""
+    if not run.way["potential_integrable"]:
+        return "."
+    if all(run.way["potential_integrable"]):
+        return "; e<sup>φ</sup>/Z, of what is in the box."
+    return ("; <b>e<sup>φ</sup> is not integrable</b> where the panel says so, and what is shown is e<sup>φ</sup> restricted to the "
+            "box and normalised there.")
+
+
 def way_caption(runs, of_seeds):
     runs = [run for run in runs if run.way is not None]
     text = ("The gap along the way: W₂² between the laws of the two samplers, and of each to the model's own density e<sup>φ</sup> "
             f"restricted to the box and normalised there, at times from the prior to the data{of_seeds}. Dotted: two draws of "
-            "the forward SDE's law. ")
+            "the forward SDE's law. Both samplers start from one draw of the prior, and e<sup>φ</sup> has no noise of its own, so "
+            "distances can lie below it. ")
     open_runs = [run for run in runs if not all(run.way["potential_integrable"])]
     if open_runs:
         labels = list(dict.fromkeys((f"{run.activation}, " if is_study(runs) else "") + f"w<sub>R</sub> = {run.weight:g}"
@@ -536,6 +566,11 @@ def table(header, rows, css=""):
     return f'<div class="scroll"><table class="{css}">' + (f"<tr>{head}</tr>" if header else "") + body + "</table></div>"
 
 
+def escaped_cell(share, samples):
+    """How many samples a distance leaves out."""
+    return f"{round(share * samples)} ({100 * share:.3g} %)" if share > 0 else "0"
+
+
 def results_table(runs):
     study, several = is_study(runs), len({run.seed for run in runs}) > 1
     header = ["data", *(["activation"] if study else []), *(["seed"] if several else []), "w<sub>R</sub>", "ODE–SDE",
@@ -548,7 +583,7 @@ def results_table(runs):
             html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
             f"{run.weight:g}", f'<span class="best">{number(run.distances["ode_sde"])}</span>',
             number(run.grid_bias()), number(run.distances["ode_truth"]), number(run.distances["sde_truth"]),
-            number(gap["noise_floor"]), number(gap["escaped"]["ode"]), number(gap["escaped"]["sde"]),
+            number(gap["noise_floor"]), *(escaped_cell(gap["escaped"][key], gap["samples"]) for key in ("ode", "sde")),
             number(run.residual["mean_square"], 3, "g"), number(run.residual["centred_mean_square"], 3, "g"),
             number(gap["denoising_loss"], 5, "g"), f'{run.entry["training"]["seconds"]:.0f} s',
             f'{gap["seconds"]["ode"] + gap["seconds"]["sde"]:.0f} s'])
@@ -666,7 +701,8 @@ def diagnosis_section(runs):
             + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
             "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; p<sup>SDE</sup> and q are at the end of the "
             "samplers' times. The difference of the sides, and that of the balance which needs no Z, is a check of consistency: "
-            "an error that both sides share cancels in it. Dashes: there is no Z.</p>"
+            "an error that both sides share cancels in it."
+            + ("" if all(run.diagnosis["identity"] for run in runs) else " Dashes: there is no Z.") + "</p>"
             + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
                      "of the balance", "e<sub>t</sub> resolved"], energies)
             + (f"<details><summary>Why not resolved, or no Z</summary><ul>{''.join(notes)}</ul></details>" if notes else ""))
@@ -900,12 +936,15 @@ def main():
                 if run.way is None:
                     continue
                 parts.append(embed(way_density_figure(run, results["box"]), f"way_{name}_w{run.weight:g}",
-                                   f"w<sub>R</sub> = {run.weight:g}: densities on the way, each time on a scale of its own."))
+                                   f"w<sub>R</sub> = {run.weight:g}: densities on the way, each time on a scale of its own"
+                                   + way_density_caption(run)))
+    residual_plot = embed(
+        residual_figure(runs), "residual",
+        "The ODE–SDE gap, and the denoising loss at the same fresh points for all runs of a data set and seed, against the mean "
+        "squared residual; one point a run.")
     parts += [
         "<h2>Residual, gap and denoising loss</h2>",
-        embed(residual_figure(runs), "residual",
-              "The ODE–SDE gap, and the denoising loss at the same fresh points for all runs of a data set and seed, against the "
-              "mean squared residual; one point a run."),
+        residual_plot or "<p>Nothing to plot: fewer than two runs have a residual and a distance between the samplers.</p>",
         diagnosis_section(runs),
         "<h2>Read with these cautions</h2>", cautions(results, runs),
         "<h2>Recipe and machine</h2>", recipe_table(results, runs),

@@ -1,10 +1,10 @@
 // The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
 // several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
 // DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
-// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, gap.json, the histograms,
-// along_the_way.npy and, where it was asked for, diagnosis.json. A second call goes on where the first stopped;
-// DIR/results.json gathers what is finished. A run whose loss was not finite leaves failed.json and is not tried again
-// until its folder is removed; the others go on.
+// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, samples.safetensors while it is
+// sampled, saved after every part of some seconds, gap.json, the histograms, along_the_way.npy and, where it was asked
+// for, diagnosis.json. A second call goes on where the first stopped; DIR/results.json gathers what is finished. A run
+// whose loss was not finite leaves failed.json and is not tried again until its folder is removed; the others go on.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -55,7 +55,7 @@ struct Preset {
   std::vector<double> weights;
   TrainOptions train;
   GapOptions gap;
-  bool bounds = false;            // minutes a run
+  bool bounds = false;            // some 40 seconds of processor time a run
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
 };
 
@@ -79,7 +79,7 @@ Preset find_preset(const std::string& name) {
     preset.gap.samples = 5000;
     preset.gap.grid = "geometric:100:1e-3";
     preset.gap.in_detail = false;  // it would take most of the time
-    preset.energy_nodes = 96;      // too few to resolve most potentials, which the results say
+    preset.energy_nodes = 48;      // too few to resolve most potentials, which the results say
   }
   if (name == "paper" || name == "activations") {
     preset.bounds = true;
@@ -127,6 +127,9 @@ constexpr Published published_results[] = {
 
 // Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
 constexpr std::size_t most_together = 12;
+
+// In a run's folder, until gap.json and diagnosis.json are there.
+constexpr const char *kept_samples = "samples.safetensors", *kept_energy = "energy.safetensors";
 
 // The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
 // laws, and its ratio to the floor says nothing.
@@ -268,7 +271,7 @@ class Reproduction {
     app.add_option(
            "--bounds", bounds_,
            "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
-           "planar data, minutes a run")
+           "planar data, some 40 seconds of processor time a run")
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
@@ -290,7 +293,6 @@ class Reproduction {
     results["gap_options"] = gap_options_json(context, preset_.gap);
     results["seeds"] = preset_.seeds;
     results["box"] = Grid{}.half_width;
-    results["runs"] = Json::array();
     progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
                              context.backend_name(), counted(context.threads(), "thread"), out_));
     std::string truth_of;  // the data set and the seed that the truth was drawn from
@@ -307,19 +309,15 @@ class Reproduction {
             const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
             if (truth_of != wanted) truth = truth_for(context, run);
             truth_of = wanted;
-            measure(context, run, truth, clock, progress);
+            measure(context, run, truth, clock.seconds(), progress);
           } else {
             for (int step = 0; step < gap_steps; ++step) progress.skip();
           }
+          std::filesystem::remove(run.file(kept_samples));
           if (has_bounds(run)) diagnose_run(context, run, progress);
+          std::filesystem::remove(run.file(kept_energy));
         }
-        results["runs"].push_back(describe(run));
-        const Json finished = without_failed(results["runs"]);
-        if (preset_.seeds > 1) results["summary"] = summarise(finished);
-        if (preset_.name == "paper") results["acceptance"] = acceptance(finished);
-        results["finished"] = results["runs"].size() == runs_.size();
-        results["seconds"] = seconds_of(finished);
-        write_text(out_ + "/results.json", text_of(results, 1) + "\n");
+        gather(context, results);
       }
     }
     progress.clear();
@@ -581,20 +579,26 @@ class Reproduction {
     return found;
   }
 
-  // `clock` began with what is counted as measuring, less the sampling.
-  void measure(const Context& context, const Run& run, const TruthOfRun& truth, const Stopwatch& clock,
+  // `truth_seconds` were spent on the truth and count as measuring.
+  void measure(const Context& context, const Run& run, const TruthOfRun& truth, double truth_seconds,
                Progress& progress) const {
     const Model model = load_model(run.file("model.safetensors"));
-    const Gap gap = measure_gap(context, model, truth.truth, gap_options(run), [&](int) -> FractionDone {
-      progress.begin();
-      return [&](double done) { progress.update(done); };
-    });
+    const Json from = measured_from(context, run);
+    Json work = from;
+    work["in_detail"] = in_detail(run);
+    const Gap gap = measure_gap(context, model, truth.truth, gap_options(run),
+                                [&](int, double done) -> FractionDone {
+                                  progress.begin(done);
+                                  return [&](double now) { progress.update(now); };
+                                },
+                                {.file = run.file(kept_samples), .work = text_of(work)});
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth.truth);
     Json json = gap_json(gap, truth.truth, gap_options(run));
+    const Stopwatch clock;
     json["denoising_loss"] = denoising_loss(context, model, run.data, run.seed);
     if (gap.along_the_way) json["along_the_way"]["noise_floor"] = truth.noise_floors_along_the_way;
-    json.update(measured_from(context, run));
-    json["seconds"]["measure"] = clock.seconds() - gap.ode_seconds - gap.sde_seconds;
+    json.update(from);
+    json["seconds"]["measure"] = truth_seconds + gap.measure_seconds + clock.seconds();
     write_text(run.file("gap.json"), text_of(json, 1) + "\n");
   }
 
@@ -614,42 +618,50 @@ class Reproduction {
     return times;
   }
 
-  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
-  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
-    const std::vector<double> times = diagnosis_times();
-    const std::string file = run.file("diagnosis.json"), times_file = out_ + "/diagnosis_times.npy";
+  EnergyOptions energy_options() const {
     EnergyOptions energy;
     energy.nodes = preset_.energy_nodes;
-    // What it was computed from and how; the library's defaults go with its version.
-    const Json from{
+    return energy;
+  }
+
+  // What diagnosis.json was computed from and how; the library's defaults go with its version.
+  Json diagnosed_from(const Run& run) const {
+    const std::vector<double> times = diagnosis_times();
+    return {
         {"model_contents", fingerprint(read_text(run.file("model.safetensors")))},
         {"grid_contents", fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)})},
         {"seed", run.seed},
-        {"nodes", energy.nodes},
-        {"box", energy.box},
+        {"nodes", energy_options().nodes},
+        {"box", energy_options().box},
         {"method", fmt::format("fokker {}, diagnosis {}", version(), diagnosis_version)}};
-    if (is_file(file)) {
-      const Json found = read_json(file);
-      const auto same = [&](const auto& item) { return found.value(item.key(), Json()) == item.value(); };
-      const auto items = from.items();
-      if (found.is_object() && found.contains("upper_bound") && std::all_of(items.begin(), items.end(), same)) {
-        return progress.skip();
-      }
-    }
+  }
+
+  // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.
+  void diagnose_run(const Context& context, const Run& run, Progress& progress) const {
+    if (diagnosed(run)) return progress.skip();
+    const std::vector<double> times = diagnosis_times();
+    const std::string times_file = out_ + "/diagnosis_times.npy";
+    const Json from = diagnosed_from(run);
     save_npy(times_file, {std::ssize(times)}, times.data());
     const DiagnoseOptions options{
-        .grid = "file:" + times_file, .energy = energy, .bound = {}, .samples = 0, .seed = run.seed};
-    progress.begin();
-    const Stopwatch clock;
-    const Diagnosis found = diagnose(context, load_model(run.file("model.safetensors")), options, [&](int step) {
-      return [&progress, step](double done) { progress.update((step + done) / diagnose_steps); };
-    });
+        .grid = "file:" + times_file, .energy = energy_options(), .bound = {}, .samples = 0, .seed = run.seed};
+    // The energy takes most of the time, and no samples are drawn.
+    static constexpr double energy_share = 0.9;
+    const Diagnosis found =
+        diagnose(context, load_model(run.file("model.safetensors")), options,
+                 [&](int step, double done) -> FractionDone {
+                   if (step == 0) progress.begin(energy_share * done);
+                   return [&progress, step](double now) {
+                     progress.update(step == 0 ? energy_share * now : energy_share + (1 - energy_share) * now);
+                   };
+                 },
+                 {.file = run.file(kept_energy), .work = text_of(from)});
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
     json["grid"] = "file:diagnosis_times.npy";
     json.update(from);
-    json["seconds"] = clock.seconds();
-    write_text(file, text_of(json, 1) + "\n");
+    json["seconds"] = found.seconds;
+    write_text(run.file("diagnosis.json"), text_of(json, 1) + "\n");
   }
 
   // diagnosis.json without its lists over all times.
@@ -660,6 +672,31 @@ class Reproduction {
     // Whether e_t, the identity and the bound made of e_t can be trusted: the library warns where they cannot.
     json["resolved"] = json["warnings"].empty();
     return json;
+  }
+
+  bool diagnosed(const Run& run) const {
+    if (!is_file(run.file("diagnosis.json"))) return false;
+    const Json found = read_json(run.file("diagnosis.json")), wanted = diagnosed_from(run);
+    if (!found.is_object() || !found.contains("upper_bound")) return false;
+    for (const auto& [key, value] : wanted.items()) {
+      if (found.value(key, Json()) != value) return false;
+    }
+    return true;
+  }
+
+  // Writes results.json, of all runs that are finished, by whichever call.
+  void gather(const Context& context, Json& results) const {
+    results["runs"] = Json::array();
+    for (const Run& run : runs_) {
+      const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
+      if (run.failed() || finished) results["runs"].push_back(describe(run));
+    }
+    const Json finished = without_failed(results["runs"]);
+    if (preset_.seeds > 1) results["summary"] = summarise(finished);
+    if (preset_.name == "paper") results["acceptance"] = acceptance(finished);
+    results["finished"] = results["runs"].size() == runs_.size();
+    results["seconds"] = seconds_of(finished);
+    write_text(out_ + "/results.json", text_of(results, 1) + "\n");
   }
 
   // A finished run as results.json has it; of one that failed, what and why.

@@ -71,12 +71,12 @@ std::string check_fields(const Context& context, const FieldWork& work, double u
 
 namespace {
 
-// Loss<float> on a context's device, of host data.
+// Losses on a context's device, of host data.
 class HostLoss {
  public:
-  HostLoss(const Context& context, const Model& model)
+  HostLoss(const Context& context, const Model& model, const LossEvaluation& evaluation)
       : context_(context),
-        loss_(context, std::get<Mlp>(model.network).architecture, model.sde),
+        evaluate_(evaluation),
         parameters_(context, std::ssize(std::get<Mlp>(model.network).parameters)),
         gradient_(context, parameters_.rows()),
         values_(context, 3) {
@@ -92,8 +92,8 @@ class HostLoss {
   void evaluate(const RandomBatch& batch, std::int64_t n, const RandomPoints& collocation, std::int64_t m) {
     const Buffer<float> t = there(batch.t, n, 1), x = there(batch.x, n, 2), target = there(batch.target, n, 2);
     const Buffer<float> t_at = there(collocation.t, m, 1), x_at = there(collocation.x, m, 2);
-    loss_.evaluate(parameters_.view(), {t.view(), x.view(), target.view(), {}}, {t_at.view(), x_at.view()}, 1.0,
-                   values_.view(), gradient_.view());
+    evaluate_(parameters_.view(), {t.view(), x.view(), target.view(), {}}, {t_at.view(), x_at.view()}, values_.view(),
+              gradient_.view());
     copy(context_, values_.view(), View<double>(values));
     copy(context_, gradient_.view(), View<float>(gradient));
     context_.synchronize();
@@ -110,13 +110,17 @@ class HostLoss {
   }
 
   const Context& context_;
-  Loss<float> loss_;
+  const LossEvaluation& evaluate_;
   Buffer<float> parameters_, gradient_;
   Buffer<double> values_;
 };
 
-// The gradient's errors are some tens of roundings, and 2 β more where σ″ and σ‴ magnify the error of a pre-activation;
-// of one element 25 times as much.
+// The gradient's errors are some tens of roundings, and 2 β more where σ″ and σ‴ of softplus magnify the error of a
+// pre-activation; of one element 25 times as much.
+double loss_bound(const Architecture& architecture, double unit) {
+  return (60 + 2 * (architecture.activation == Activation::softplus ? architecture.beta : 1)) * unit;
+}
+
 std::string compare_losses(const HostLoss& got, const std::vector<double>& want, const std::vector<double>& gradient,
                            double bound) {
   const std::vector<float> losses(got.values.begin(), got.values.end());
@@ -127,26 +131,33 @@ std::string compare_losses(const HostLoss& got, const std::vector<double>& want,
 
 // The first points of both batches against the reference, then whole batches against the CPU in double, whose gradient
 // is left in `gradient`.
-std::string check_loss(HostLoss& loss, const Model& model, const RandomBatch& batch, const RandomPoints& collocation,
-                       double bound, std::vector<double>& gradient) {
+std::string check_loss(HostLoss& loss, const TrainWork& work, double unit, std::vector<double>& gradient) {
+  const Model& model = work.model;
+  const RandomBatch batch = random_batch(model.sde, work.denoising, 2);
+  const RandomPoints collocation = random_points(model.sde, 2, work.collocation, 3);
+  const double bound = loss_bound(work.architecture(), unit);
   const Mlp& mlp = std::get<Mlp>(model.network);
   const std::vector<double> parameters = widen({mlp.parameters.begin(), mlp.parameters.end()});
   const std::vector<double> t = widen(batch.t), x = widen(batch.x), target = widen(batch.target);
   const std::vector<double> t_at = widen(collocation.t), x_at = widen(collocation.x);
 
-  constexpr std::int64_t few = 48;  // a millisecond or two each
-  const auto first = [](const std::vector<double>& v, std::int64_t n) {
-    return std::vector<double>(v.begin(), v.begin() + n);
+  // A millisecond or two each of the paper's network.
+  const auto few = [](const std::vector<double>& all) { return std::min<std::int64_t>(48, std::ssize(all)); };
+  const std::int64_t n = few(t), m = few(t_at);
+  const auto first = [](const std::vector<double>& v, std::int64_t count) {
+    return std::vector<double>(v.begin(), v.begin() + count);
   };
   const auto net = testing::reference_network(mlp.architecture, parameters);
-  const auto denoising =
-      testing::reference_denoising_loss(net, first(t, few), first(x, 2 * few), first(target, 2 * few));
-  const auto residual =
-      testing::reference_residual_loss(net, testing::reference_sde(model.sde), first(t_at, few), first(x_at, 2 * few));
-  std::vector<double> want = {denoising.value, residual.value, denoising.value + residual.value};
+  const auto denoising = testing::reference_denoising_loss(net, first(t, n), first(x, 2 * n), first(target, 2 * n));
+  std::vector<double> want = {denoising.value, 0, denoising.value};
   gradient = denoising.gradient;
-  for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += residual.gradient[k];
-  loss.evaluate(batch, few, collocation, few);
+  if (m > 0) {
+    const auto residual =
+        testing::reference_residual_loss(net, testing::reference_sde(model.sde), first(t_at, m), first(x_at, 2 * m));
+    want = {denoising.value, residual.value, denoising.value + residual.value};
+    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += residual.gradient[k];
+  }
+  loss.evaluate(batch, n, collocation, m);
   if (auto wrong = compare_losses(loss, want, gradient, bound); !wrong.empty()) return wrong;
 
   loss.evaluate(batch, std::ssize(t), collocation, std::ssize(t_at));
@@ -172,7 +183,7 @@ std::string check_trainer(const Context& context, HostLoss& loss, const Model& m
   const std::vector<TrainRecord> records = trainer.run(1);
   if (records.size() != 1) return "the trainer did not run one iteration";
   const double got[2] = {records[0].denoising, records[0].residual};
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; k < (options.collocation_points > 0 ? 2 : 1); ++k) {
     // Six standard deviations of one batch.
     const double mean = sum[k] / batches, deviation = std::sqrt(std::max(0.0, squares[k] / batches - mean * mean));
     if (!(std::fabs(got[k] - mean) <= 6 * deviation)) {
@@ -198,15 +209,41 @@ std::string check_trainer(const Context& context, HostLoss& loss, const Model& m
 
 }  // namespace
 
-std::string check_training(const Context& context, const TrainWork& work, double unit) {
-  const Model model = paper_model(work.beta);
-  HostLoss loss(context, model);
+std::string check_losses(const Context& context, const TrainWork& work, double unit, const LossEvaluation& evaluate) {
+  HostLoss loss(context, work.model, evaluate);
   std::vector<double> gradient;
-  const std::string wrong =
-      check_loss(loss, model, random_batch(model.sde, work.denoising, 2),
-                 random_points(model.sde, 2, work.collocation, 3), (60 + 2 * work.beta) * unit, gradient);
-  if (!wrong.empty()) return wrong;
-  return check_trainer(context, loss, model, paper_training(work.denoising, work.collocation), gradient);
+  return check_loss(loss, work, unit, gradient);
+}
+
+std::string check_training(const Context& context, const TrainWork& work, double unit) {
+  const Loss<float> of(context, work.architecture(), work.model.sde);
+  const LossEvaluation evaluate = [&](const auto& parameters, const auto& denoising, const auto& collocation,
+                                      const auto& values, const auto& gradient) {
+    of.evaluate(parameters, denoising, collocation, 1.0, values, gradient);
+  };
+  HostLoss loss(context, work.model, evaluate);
+  std::vector<double> gradient;
+  if (auto wrong = check_loss(loss, work, unit, gradient); !wrong.empty()) return wrong;
+  return check_trainer(context, loss, work.model, work.options(), gradient);
+}
+
+std::string check_together(std::vector<Trainer>& together, std::vector<Trainer>& alone) {
+  constexpr int iterations = 2;
+  std::vector<Trainer*> all;
+  for (Trainer& trainer : together) all.push_back(&trainer);
+  const auto records = run_together(all, iterations);
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    const TrainRecord own = alone[k].run(iterations).back(), beside = records[k].back();
+    if (own.total != beside.total || own.gradient_norm != beside.gradient_norm) {
+      return fmt::format("model {} has loss {} and gradient norm {} beside others, and {} and {} alone", k,
+                         beside.total, beside.gradient_norm, own.total, own.gradient_norm);
+    }
+    const auto parameters = [](const Trainer& trainer) { return std::get<Mlp>(trainer.model().network).parameters; };
+    if (parameters(together[k]) != parameters(alone[k])) {
+      return fmt::format("model {} has other parameters beside others than alone", k);
+    }
+  }
+  return "";
 }
 
 std::optional<std::string> take(int& argc, char** argv, const std::string& name) {

@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "reference_network.hpp"
@@ -75,20 +77,33 @@ struct FieldWork {
 // operations err by up to `unit`, the unit roundoff of the precision. Returns a sentence where the result is wrong.
 std::string check_fields(const Context& context, const FieldWork& work, double unit);
 
-// One training iteration of the paper's network: points, times and noise drawn, both losses, their gradient, Adam.
+// One training iteration on circles2: points, times and noise drawn, both losses, their gradient, Adam. A vector net
+// has no collocation points.
 struct TrainWork {
-  double beta;
+  Model model;
   std::int64_t denoising, collocation;
 
+  const Architecture& architecture() const { return std::get<Mlp>(model.network).architecture; }
+  // The matrix products alone: a vector net is swept forward, in reverse and for the gradient.
   double flop() const {
-    return flop_per_sweep(Architecture{}) *
-           (6 * static_cast<double>(denoising) + 12 * static_cast<double>(collocation));
+    const double sweeps = architecture().output == Output::potential ? 6 : 3, residual_sweeps = 12;
+    return flop_per_sweep(architecture()) *
+           (sweeps * static_cast<double>(denoising) + residual_sweeps * static_cast<double>(collocation));
   }
+  TrainOptions options() const { return paper_training(denoising, collocation); }
 };
 
-// The losses and their gradient against the tests' reference and the CPU's in double, with bounds that are multiples of
-// `unit`; then the trainer's first iteration against losses of other draws of the same laws.
+// Losses and their gradient, of views on a context's device, as Loss<float>::evaluate at residual weight 1.
+using LossEvaluation =
+    std::function<void(View<const float> parameters, const DenoisingBatch<float>& denoising,
+                       const CollocationBatch<float>& collocation, View<double> values, View<float> gradient)>;
+
+// Losses and gradient against the tests' reference and the CPU's in double, with bounds that are multiples of `unit`.
+std::string check_losses(const Context& context, const TrainWork& work, double unit, const LossEvaluation& evaluate);
+// check_losses() of Loss<float>; then the trainer's first iteration against losses of other draws of the same laws.
 std::string check_training(const Context& context, const TrainWork& work, double unit);
+// Two iterations of new trainers side by side against two of each of the others, which are their equals: the same bits.
+std::string check_together(std::vector<Trainer>& together, std::vector<Trainer>& alone);
 
 // The value of --NAME=VALUE, taken out of the arguments.
 std::optional<std::string> take(int& argc, char** argv, const std::string& name);

@@ -84,8 +84,7 @@ void time_fields(benchmark::State& state, const Machine& machine, const FieldWor
 
 // A whole iteration: points, times and noise drawn, both losses, their gradient, Adam.
 void time_training(benchmark::State& state, const Machine& machine, const TrainWork& work) {
-  Trainer trainer(machine.context, paper_model(work.beta), DataSet::named("circles2"),
-                  paper_training(work.denoising, work.collocation));
+  Trainer trainer(machine.context, work.model, DataSet::named("circles2"), work.options());
   trainer.run(1);
   for (auto _ : state) trainer.run(1);
   count(state, machine, work.flop());
@@ -245,8 +244,8 @@ void register_all(Machine& machine) {
   add_fields("score/potential_d16_w128/20000", {wide_network(Output::potential), 20'000, false, 2});
   add_fields("score/vector_d16_w128/20000", {wide_network(Output::score), 20'000, false, 1});
   add_fields("residual/paper/50000", {paper_model(), 50'000, true, 4});
-  add_training("train/paper/20000_5000", {100, 20'000, 5'000});
-  add_training("train/beta20/4096_1024", {20, 4'096, 1'024});
+  add_training("train/paper/20000_5000", {paper_model(), 20'000, 5'000});
+  add_training("train/beta20/4096_1024", {paper_model(20), 4'096, 1'024});
   const StepWork step;
   add(
       "sample_step/paper/50000", [&machine, step] { return check_step(machine, step); },

@@ -13,8 +13,10 @@
 // compute capability does in a clock; where that is not known there is no fraction. `limit_us` is the limit's time.
 // `over_tiny_cuda_nn`, of scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass
 // of a network of that width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device
-// here (peers/published.json). `memory_beside_samples_mib` is what the device has less of free memory while a sampler
-// and n samples are there, without those samples.
+// here (peers/published.json). `over_alone`, of twelve models trained side by side, is the time of an iteration of one
+// after another over that of all together. loss/ is a network's losses by resident and by wide kernels, to see from
+// which size on the one or the other is faster. `memory_beside_samples_mib` is what the device has less of free memory
+// while a sampler and n samples are there, without those samples.
 //
 // usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
 //   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
@@ -29,6 +31,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <numbers>
 #include <optional>
 #include <string>
@@ -36,6 +39,7 @@
 #include <vector>
 
 #include "checks.hpp"
+#include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
@@ -110,6 +114,16 @@ class Gpu {
   }
 
   const Context& context(Precision precision) const { return contexts_.at(precision); }
+  // What the internals of such a context are given.
+  cuda::Queue queue(Precision precision) const {
+    int current = 0;
+    check(cudaGetDevice(&current), "cudaGetDevice");
+    return {.device = current,
+            .stream = stream_,
+            .limits = {.multiprocessors = device.multiProcessorCount,
+                       .shared_bytes = static_cast<int>(device.sharedMemPerBlockOptin)},
+            .precision = precision};
+  }
 
   // Seconds that the device takes for what `work` queues; where that is on another stream too, `flushed_first` keeps it
   // from beginning before the cache is overwritten.
@@ -302,21 +316,101 @@ void time_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work
   state.counters["memory_beside_samples_mib"] = (used - 8.0 * static_cast<double>(work.n)) / (1 << 20);
 }
 
+double special_functions(const TrainWork& work) {
+  return special_functions(work.architecture()) *
+         (static_cast<double>(work.denoising) + static_cast<double>(work.collocation));
+}
+
 // Iterations in calls of the trainer of twenty, after each of which the host reads their records.
 void time_training(benchmark::State& state, const Gpu& gpu, const TrainWork& work, Precision precision) {
   constexpr int iterations = 20;
-  Trainer trainer(gpu.context(precision), paper_model(work.beta), DataSet::named("circles2"),
-                  paper_training(work.denoising, work.collocation));
+  Trainer trainer(gpu.context(precision), work.model, DataSet::named("circles2"), work.options());
   time_and_count(
-      state, gpu, precision, work.flop(),
-      special_functions(Architecture{}) * (static_cast<double>(work.denoising) + static_cast<double>(work.collocation)),
-      [&] { trainer.run(iterations); }, iterations);
+      state, gpu, precision, work.flop(), special_functions(work), [&] { trainer.run(iterations); }, iterations);
 }
 
-Model square_network(std::int64_t width) {
+// The paper's twelve models, of which the three without a residual draw no collocation points.
+std::vector<Trainer> twelve(const Context& context, const TrainWork& each) {
+  std::vector<Trainer> trainers;
+  for (const char* data : {"blob", "circles2", "checker"}) {
+    for (const double weight : {0.0, 0.1, 1.0, 10.0}) {
+      TrainOptions options = each.options();
+      options.residual_weight = weight;
+      trainers.emplace_back(context, each.model, DataSet::named(data), options);
+    }
+  }
+  return trainers;
+}
+
+std::string check_twelve(const Gpu& gpu, const TrainWork& each, Precision precision) {
+  std::vector<Trainer> together = twelve(gpu.context(precision), each), alone = twelve(gpu.context(precision), each);
+  return check_together(together, alone);
+}
+
+// An iteration of all twelve.
+void time_twelve(benchmark::State& state, const Gpu& gpu, const TrainWork& each, Precision precision) {
+  constexpr int iterations = 20;
+  std::vector<Trainer> trainers = twelve(gpu.context(precision), each);
+  std::vector<Trainer*> all;
+  double alone = 0;
+  for (Trainer& trainer : trainers) {
+    all.push_back(&trainer);
+    trainer.run(iterations);
+    alone += gpu.time([&] { trainer.run(iterations); }, true) / iterations;
+  }
+  const TrainWork without{each.model, each.denoising, 0};
+  time_and_count(
+      state, gpu, precision, 9 * each.flop() + 3 * without.flop(),
+      9 * special_functions(each) + 3 * special_functions(without), [&] { run_together(all, iterations); }, iterations);
+  state.counters["over_alone"] = benchmark::Counter(alone, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// Losses and their gradient by resident kernels or by wide ones, whichever of them a network would get.
+std::shared_ptr<cuda::TrainingLoss> loss_by(const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
+  const auto make = resident ? cuda::make_resident_loss
+                             : [](const cuda::Queue& queue, const Architecture& architecture, const ForwardSde& sde) {
+                                 return cuda::make_wide_loss(queue, architecture, sde);
+                               };
+  return make(gpu.queue(precision), work.architecture(), work.model.sde);
+}
+
+std::string check_loss_by(const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
+  const auto loss = loss_by(gpu, work, resident, precision);
+  return check_losses(gpu.context(precision), work, unit_of(precision),
+                      [&](const auto& parameters, const auto& denoising, const auto& collocation, const auto& values,
+                          const auto& gradient) {
+                        loss->evaluate(parameters.data, denoising, collocation, 1.0, values.data, gradient.data);
+                      });
+}
+
+void time_loss_by(benchmark::State& state, const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
+  const Context& context = gpu.context(precision);
+  const auto there = [&](const std::vector<float>& from, std::int64_t columns) {
+    Buffer<float> to(context, std::ssize(from) / columns, columns);
+    copy(context, View<const float>(from, columns), to.view());
+    context.synchronize();
+    return to;
+  };
+  const RandomBatch batch = random_batch(work.model.sde, work.denoising, 2);
+  const RandomPoints points = random_points(work.model.sde, 2, work.collocation, 3);
+  const std::vector<double>& of = std::get<Mlp>(work.model.network).parameters;
+  const Buffer<float> parameters = there({of.begin(), of.end()}, 1), t = there(batch.t, 1), x = there(batch.x, 2),
+                      target = there(batch.target, 2), t_at = there(points.t, 1), x_at = there(points.x, 2);
+  Buffer<double> values(context, 3);
+  Buffer<float> gradient(context, parameters.rows());
+  const auto loss = loss_by(gpu, work, resident, precision);
+  time_and_count(state, gpu, precision, work.flop(), special_functions(work), [&] {
+    loss->evaluate(parameters.view().data, {t.view(), x.view(), target.view(), {}}, {t_at.view(), x_at.view()}, 1.0,
+                   values.view().data, gradient.view().data);
+  });
+}
+
+// Hidden layers of one width.
+Model square_network(std::int64_t width, std::size_t layers, Output output = Output::potential) {
   Architecture architecture;
-  architecture.hidden = {width, width, width, width};
+  architecture.hidden.assign(layers, width);
   architecture.activation = Activation::silu;
+  architecture.output = output;
   return network(architecture);
 }
 
@@ -354,18 +448,48 @@ void register_all(const Gpu& gpu, bool small) {
         ->Unit(benchmark::kMillisecond)
         ->Iterations(3);
   }
-  add_fields("score/w64", square_network(64), false, Precision::half);
-  add_fields("score/w128", square_network(128), false, Precision::half);
+  add_fields("score/w64", square_network(64, 4), false, Precision::half);
+  add_fields("score/w128", square_network(128, 4), false, Precision::half);
+  const auto add_training = [&](const std::string& name, const TrainWork& work, Precision precision, auto check_result,
+                                auto time) {
+    add(
+        fmt::format("gpu/{}/{}_{}/{}", name, work.denoising, work.collocation, to_string(precision)),
+        [&gpu, work, precision, check_result] { return check_result(gpu, work, precision); },
+        [&gpu, work, precision, time](State& state) { time(state, gpu, work, precision); })
+        ->Unit(benchmark::kMicrosecond);
+  };
+  const auto check_alone = [](const Gpu& on, const TrainWork& work, Precision precision) {
+    return check_training(on.context(precision), work, unit_of(precision));
+  };
+  const auto points_of = [small](std::int64_t n) { return small ? std::int64_t{99} : n; };
+  const auto collocation_of = [small](std::int64_t m) { return small ? std::int64_t{19} : m; };
   for (const Precision precision : {Precision::split, Precision::fp32}) {
     add_fields("score/paper", paper_model(), false, precision);
     add_fields("residual/paper", paper_model(), true, precision);
-    for (const TrainWork& work : small ? std::vector<TrainWork>{{100, 99, 19}}
-                                       : std::vector<TrainWork>{{100, 20'000, 5'000}, {100, 200'000, 50'000}}) {
-      add(
-          fmt::format("gpu/train/paper/{}_{}/{}", work.denoising, work.collocation, to_string(precision)),
-          [&gpu, work, precision] { return check_training(gpu.context(precision), work, unit_of(precision)); },
-          [&gpu, work, precision](State& state) { time_training(state, gpu, work, precision); })
-          ->Unit(benchmark::kMicrosecond);
+    for (const std::int64_t m : small ? std::vector<std::int64_t>{19} : std::vector<std::int64_t>{5'000, 50'000}) {
+      add_training("train/paper", {paper_model(), points_of(4 * m), m}, precision, check_alone, time_training);
+    }
+  }
+  const TrainWork paper{paper_model(), points_of(200'000), collocation_of(50'000)};
+  add_training("train/twelve", paper, Precision::split, check_twelve, time_twelve);
+  Architecture vector;
+  vector.output = Output::score;
+  add_training("train/vector", {network(vector), points_of(200'000), 0}, Precision::split, check_alone, time_training);
+  add_training("train/wide", {square_network(256, 4), points_of(20'000), collocation_of(5'000)}, Precision::split,
+               check_alone, time_training);
+  add_training("train/wide_vector", {square_network(256, 4, Output::score), points_of(20'000), 0}, Precision::split,
+               check_alone, time_training);
+  for (const std::int64_t width : {32, 64, 80}) {
+    for (const bool resident : {true, false}) {
+      add_training(
+          fmt::format("loss/w{}_{}", width, resident ? "resident" : "wide"),
+          {square_network(width, 3), paper.denoising, paper.collocation}, Precision::split,
+          [resident](const Gpu& on, const TrainWork& work, Precision precision) {
+            return check_loss_by(on, work, resident, precision);
+          },
+          [resident](State& state, const Gpu& on, const TrainWork& work, Precision precision) {
+            time_loss_by(state, on, work, resident, precision);
+          });
     }
   }
 }

@@ -69,7 +69,7 @@ TrainOptions paper_training(std::int64_t denoising_points, std::int64_t collocat
   options.iterations = 100'000'000;  // more than any measurement runs
   options.denoising_points = denoising_points;
   options.collocation_points = collocation_points;
-  options.residual_weight = 1;
+  options.residual_weight = collocation_points > 0 ? 1 : 0;
   options.time_law = TimeLaw::paper;
   options.schedule = RateSchedule::constant;
   options.peak_rate = 1e-4;

@@ -64,6 +64,11 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
   operator_->evaluate(parameters, denoising, collocation, residual_weight, values, gradient);
 }
 
+template <class T>
+std::size_t Loss<T>::workspace_bytes() const {
+  return operator_->workspace_bytes();
+}
+
 template class Loss<float>;
 template class Loss<double>;
 

@@ -36,6 +36,7 @@ class LossOperator {
   virtual void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising,
                         const CollocationBatch<T>& collocation, double residual_weight, View<double> values,
                         View<T> gradient) = 0;
+  virtual std::size_t workspace_bytes() const { return 0; }
 };
 
 class SampleOperator {

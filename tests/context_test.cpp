@@ -13,6 +13,7 @@
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
+#include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/version.hpp"
 #include "fokker/view.hpp"
@@ -74,6 +75,8 @@ TEST(Context, DeviceMemoryAndKernelsOfAModel) {
   const Model mixture{ForwardSde{}, GaussianMixture::isotropic(1, {1.0}, {0.0}, {1.0})};
   EXPECT_EQ(Fields<float>(cpu, mixture).workspace_bytes(), 0u);
   EXPECT_EQ(Fields<double>(cpu, mixture).workspace_bytes(), 0u);
+  EXPECT_EQ(Loss<float>(cpu, {}, {}).workspace_bytes(), 0u);
+  EXPECT_EQ(Loss<double>(cpu, {}, {}).workspace_bytes(), 0u);
   EXPECT_EQ(Sampler(cpu, mixture, TimeGrid::uniform(10, 0, 3)).workspace_bytes(), 0u);
 
   const bool built = backend_status()[1].detail.find("this build has no CUDA") == std::string::npos;

@@ -11,8 +11,10 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
+#include <variant>
 #include <vector>
 
 #include "compare.hpp"
@@ -20,6 +22,7 @@
 #include "fields_reference.hpp"
 #include "fokker/data.hpp"
 #include "fokker/diagnostics.hpp"
+#include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
 #include "fokker/transport.hpp"
@@ -219,6 +222,57 @@ TEST_F(CudaStream, SetUpIsRefusedWhileTheStreamOfItsContextIsCapturing) {
 
 // On the emulation every call that allocates or releases is counted, from construction on; on a GPU what is free
 // afterwards, once the kernels are loaded.
+// Losses of zeros, their parameters and results.
+template <class T>
+struct LossWork {
+  LossWork(const Context& context, const Architecture& architecture, std::int64_t n)
+      : loss(context, architecture, ForwardSde{}),
+        parameters(context, architecture.parameter_count()),
+        gradient(context, architecture.parameter_count()),
+        t(context, n),
+        x(context, n, architecture.dimension),
+        target(context, n, architecture.dimension),
+        values(context, 3) {}
+
+  void queue() {
+    loss.evaluate(parameters.view(), {t.view(), x.view(), target.view(), {}}, {t.view(), x.view()}, 1, values.view(),
+                  gradient.view());
+  }
+
+  Loss<T> loss;
+  Buffer<T> parameters, gradient, t, x, target;
+  Buffer<double> values;
+};
+
+#ifdef FOKKER_EMULATION
+// A device allocates in larger pieces than the emulation.
+TEST_F(CudaStream, ALossKeepsTheMemoryThatItSays) {
+  const Stream stream;
+  const Context context = stream.context();
+  const auto free_bytes = [] {
+    std::size_t free = 0, all = 0;
+    check(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
+    return free;
+  };
+  const auto keeps_what_it_says = [&]<class T>(const Model& model, T) {
+    const std::size_t before = free_bytes();
+    const Loss<T> loss(context, std::get<Mlp>(model.network).architecture, model.sde);
+    const std::size_t taken = before - free_bytes(), said = loss.workspace_bytes();
+    EXPECT_GT(said, 0u);
+    EXPECT_LE(said, taken);
+    // Of a wide network's parameters there are two halves of the matrices and of their transposes, padded.
+    const auto parameters = static_cast<std::size_t>(std::get<Mlp>(model.network).architecture.parameter_count());
+    EXPECT_LE(taken - said, 16 * parameters);
+  };
+  for (const Case& c : models()) {
+    if (!std::holds_alternative<Mlp>(c.model.network)) continue;
+    SCOPED_TRACE(c.name);
+    keeps_what_it_says(c.model, 0.0f);
+    keeps_what_it_says(c.model, 0.0);
+  }
+}
+#endif
+
 TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
   for (const Case& c : models()) {
     SCOPED_TRACE(c.name);
@@ -232,8 +286,15 @@ TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
     curvature.hessian = hessian.view();
     FieldOutputs<double> in_double;
     in_double.residual = residual.view();
+    std::optional<LossWork<float>> loss;
+    std::optional<LossWork<double>> loss_in_double;
+    if (const Mlp* mlp = std::get_if<Mlp>(&c.model.network)) {
+      loss.emplace(context, mlp->architecture, kSamples);
+      loss_in_double.emplace(context, mlp->architecture, kSamples);
+    }
     const auto queue = [&] {
       work.queue();
+      if (loss) loss->queue(), loss_in_double->queue();
       work.fields.evaluate({work.t.view(), work.x.view()}, curvature);
       work.fields.hessian_vector({work.t.view(), work.x.view()}, work.samples.view(), product.view());
       fields.evaluate({t.view(), x.view()}, in_double, {.probes = 2});

@@ -27,6 +27,7 @@
 #include <limits>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <ostream>
 #include <random>
 #include <string>
@@ -251,6 +252,36 @@ std::vector<Case> resident_cases() {
 
 double norm(const std::vector<double>& v) { return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0)); }
 
+// How far rounding may move a problem's losses and gradient, in float and in double. Found once for all paths that ask:
+// it takes longer than what it judges.
+class Roundings {
+ public:
+  struct Found {
+    LossDeviations deviations;
+    std::vector<std::vector<double>> errors;
+  };
+  Roundings(const Architecture& architecture, const ForwardSde& sde, const Problem& problem, double weight,
+            const std::vector<double>& gradient)
+      : architecture_(architecture), sde_(sde), problem_(problem), weight_(weight), gradient_(gradient) {}
+
+  const Found& of(Path path) {
+    std::optional<Found>& found = found_[in_double(path)];
+    if (!found) {
+      found = {loss_deviations(architecture_, sde_, problem_, in_double(path)),
+               gradient_errors(architecture_, sde_, problem_, weight_, gradient_, in_double(path))};
+    }
+    return *found;
+  }
+
+ private:
+  const Architecture& architecture_;
+  const ForwardSde& sde_;
+  const Problem& problem_;
+  double weight_;
+  const std::vector<double>& gradient_;
+  std::optional<Found> found_[2];
+};
+
 class AgainstReference : public DeviceLossTest, public ::testing::WithParamInterface<Case> {
  protected:
   static void agree_on_every_path() {
@@ -269,11 +300,11 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
     for (std::size_t k = 0; k < expected.size(); ++k) {
       expected[k] = denoising.gradient[k] + weight * residual.gradient[k];
     }
+    Roundings roundings(c.architecture, sde, p, weight, expected);
     for (const Path path : c.paths) {
       SCOPED_TRACE(name_of_path(path));
       const double roundoff = roundoff_of(path);
-      const LossDeviations deviations = loss_deviations(c.architecture, sde, p, in_double(path));
-      const auto errors = gradient_errors(c.architecture, sde, p, weight, expected, in_double(path));
+      const auto& [deviations, errors] = roundings.of(path);
       const PathLoss loss(path, c.architecture, sde);
       const Result actual = loss(p, weight);
       EXPECT_TRUE(value_agrees(actual.values[0], denoising.value, deviations.denoising, roundoff));
@@ -387,14 +418,14 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
   const auto net = reference_network(a, denoising.parameters);
   ASSERT_GT(distance_to_softplus_threshold(net, denoising.t, denoising.x), 1e-10);
 
+  Roundings roundings[] = {{a, model.sde, denoising, 1, expected[0]}, {a, model.sde, collocation, 1, expected[1]}};
   for (const Path path : kPaths) {
     SCOPED_TRACE(name_of_path(path));
     const PathLoss loss(path, a, model.sde);
     for (const int which : {0, 1}) {
       const Problem& p = which == 0 ? denoising : collocation;
       SCOPED_TRACE(which == 0 ? "denoising" : "residual");
-      const LossDeviations deviations = loss_deviations(a, model.sde, p, in_double(path));
-      const auto errors = gradient_errors(a, model.sde, p, 1, expected[which], in_double(path));
+      const auto& [deviations, errors] = roundings[which].of(path);
       const Result actual = loss(p, 1);
       EXPECT_TRUE(value_agrees(actual.values[which], losses[which],
                                which == 0 ? deviations.denoising : deviations.residual, roundoff_of(path)));

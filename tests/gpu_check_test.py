@@ -11,7 +11,8 @@ import sys
 import tempfile
 
 CHECK = None
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'distances')
+CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
+         'distances')
 INFO = {'version': '0.1.0', 'backends': [
     {'name': 'cpu', 'available': True, 'detail': 'AVX2'},
     {'name': 'cuda', 'available': True, 'detail': 'NVIDIA H9 (compute capability 9.0, 80 GiB); driver for CUDA 13.1, runtime 13.0'}]}
@@ -26,7 +27,11 @@ BENCH = {'context': {'limit_tflops_split': '330.0', 'multiprocessors': '132', 'h
      'time_unit': 'ms', 'gflops': 112000.0, 'fraction_of_limit': 0.41, 'memory_beside_samples_mib': 2.0,
      'label': 'limit: special functions'},
     {'name': 'gpu/score/w64/1048576/half/manual_time', 'run_type': 'iteration', 'real_time': 500.0, 'time_unit': 'us',
-     'gflops': 1.0}]}
+     'gflops': 1.0},
+    {'name': 'gpu/train/paper/200000_50000/split/manual_time', 'run_type': 'iteration', 'real_time': 450.0, 'time_unit': 'us',
+     'fraction_of_limit': 0.34, 'limit_us': 152.0},
+    {'name': 'gpu/train/twelve/200000_50000/split/manual_time', 'run_type': 'iteration', 'real_time': 5.0, 'time_unit': 'ms',
+     'over_alone': 1.25}]}
 
 
 def program(path, text):
@@ -45,13 +50,14 @@ def out_of(option):
 
 
 def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, info=INFO, summary='ERROR SUMMARY: 0 errors',
-               sanitizer_status=0, sanitizer=True):
+               sanitizer_status=0, sanitizer=True, reproduce_status=0):
     """A build folder and a folder of programs to stand first in PATH."""
     build, path = folder / 'build', folder / 'path'
     program(path / 'nvidia-smi', 'echo "NVIDIA H9 80GB, 580.1, 81559 MiB, 1980 MHz"\n')
     if sanitizer:
         program(path / 'compute-sanitizer', f'shift 4\n"$@" > /dev/null\necho "========= {summary}"\nexit {sanitizer_status}\n')
     program(build / 'tools/fokker', f'[ "$1" = info ] || {{ echo "$*" >> "{folder}/commands"; exit 0; }}\n{answer(info)}')
+    program(build / 'tools/reproduce', f'echo "reproduce $*" >> "{folder}/commands"\nexit {reproduce_status}\n')
     program(build / 'bench/fokker_gpu_bench',
             out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
     program(build / 'tests/gpu/fields_test', out_of('--gtest_output') + 'out=${out#json:}\n' +
@@ -125,10 +131,22 @@ def test_all_passed(folder):
     works = report['benchmarks']['works']
     assert works == {'gpu/sample/paper/3000000/split': {'ms': 1250.0, 'gflops': 112000.0, 'fraction_of_limit': 0.41,
                                                         'memory_beside_samples_mib': 2.0, 'limit': 'special functions'},
-                     'gpu/score/w64/1048576/half': {'ms': 0.5, 'gflops': 1.0}}, works
+                     'gpu/score/w64/1048576/half': {'ms': 0.5, 'gflops': 1.0},
+                     'gpu/train/paper/200000_50000/split': {'ms': 0.45, 'fraction_of_limit': 0.34, 'limit_us': 152.0},
+                     'gpu/train/twelve/200000_50000/split': {'ms': 5.0, 'over_alone': 1.25}}, works
+    verdicts = [(row['measured'], row['reach'], row['aim'], row['verdict']) for row in report['figures']]
+    assert verdicts == [(0.45, 0.6, 0.3, 'reached'), (None, 50, None, 'not measured'), (None, 20, None, 'not measured'),
+                        (None, 15, None, 'not measured'), (None, 15, 8, 'not measured')], verdicts
+    assert report['figures'][0]['floor'] == 0.152
+    assert 'reached (reach 0.6, aim 0.3, floor 0.15)' in done.stdout
+    assert '1.25 times as fast as one after another' in done.stdout
     assert report['benchmarks']['limits'] == {'limit_tflops_split': '330.0', 'multiprocessors': '132'}
     said = [line.split() for line in (folder / 'commands').read_text().splitlines()]
     checked = [line for line in said if line[line.index('--backend') + 1] == 'cuda']
+    trained = {' '.join(line[line.index('--hidden') if '--hidden' in line else 2:][:2]) for line in checked if line[0] == 'train'}
+    assert 'train' in {line[0] for line in checked} and '--hidden 200,150' in trained, trained
+    assert sum('score' in line for line in checked if line[0] == 'train') == 4
+    assert sum(line[0] == 'reproduce' for line in checked) == 4
     assert [line for line in said if line[0] == 'train' and line not in checked] == said[:3]
     assert len(checked) == 4 * (len(CASES) - 1) and all(checked.count(line) == 4 for line in checked), checked
     models = {pathlib.Path(line[line.index('--model') + 1]).stem for line in checked if '--model' in line}
@@ -164,6 +182,56 @@ def test_failures(folder):
     failing(folder / 'wrong', 'gpu/score/w64/99/half: the score is wrong', bench=error, bench_status=1)
     failing(folder / 'no bench', 'no benchmark ran', bench={'context': {}, 'benchmarks': []})
     failing(folder / 'bench crash', 'the benchmarks: ended with exit status 1', bench_status=1)
+
+
+def test_figures(folder):
+    """Reached or not, by results of gpu_check, of the paper's run and of the peers."""
+    def shown(*reports):
+        names = []
+        for k, report in enumerate(reports):
+            names.append(str(folder / f'{k}.json'))
+            pathlib.Path(names[-1]).write_text(json.dumps(report))
+        lines = subprocess.run([sys.executable, pathlib.Path(CHECK).with_name('gpu_report.py'), 'figures', *names], check=True,
+                               capture_output=True, text=True).stdout.splitlines()
+        assert len(lines) == 5, lines
+        return lines
+
+    iteration = 'gpu/train/paper/200000_50000/split'
+    ours = lambda ms: {'benchmarks': {'works': {iteration: {'ms': ms, 'limit_us': 150.0}}}}
+    peers = {'work': {iteration: {'ratio_to_fokker': {'torch': 50.0, 'torch.compile': 19.9, 'jax': 31.0, 'fokker fp32': 2.0}}}}
+    for ms, verdict in ((0.3, 'aim reached'), (0.6, '  reached'), (0.61, 'not reached')):
+        assert verdict + ' (reach 0.6, aim 0.3, floor 0.15)' in shown(ours(ms))[0], ms
+    lines = shown(ours(0.4), peers, {'paper': {'seconds': 901, 'calls': 2}})
+    for line, verdict in zip(lines[1:], ('  reached (reach 50)', 'not reached (reach 20)', '  reached (reach 15)',
+                                         'not reached (reach 15, aim 8)')):
+        assert verdict in line, line
+    assert 'aim reached' in shown({'paper': {'seconds': 480, 'calls': 1}})[4]
+    assert all('not measured' in line for line in shown({}))
+
+
+def test_paper(folder):
+    """The preset's time over several calls, of which the limit ended the first."""
+    build, path = built_tree(folder / 'ends', reproduce_status=1)
+    run, out = folder / 'run', folder / 'paper.json'
+    arguments = ('--build', build, '--no-build', '--paper', run, '--out', out, '--commit', 'abc')
+    refusal(check('--limit', '0'), 2, '--limit')
+    done = check(*arguments, path=path)
+    assert done.returncode == 1 and 'ended with exit status 1' in done.stderr and not out.exists(), done
+    program(build / 'tools/reproduce', f'echo "$*" >> "{folder}/paper"\nsleep 60\n')
+    done = check(*arguments, '--limit', 1, path=path)
+    assert done.returncode == 3 and 'the same call goes on' in done.stdout and not out.exists(), done
+    assert (folder / 'paper').read_text().split() == ['--preset', 'paper', '--backend', 'cuda', '--out', str(run)]
+    calls = [int(line) for line in (run / 'seconds').read_text().split()]
+    assert len(calls) == 2 and calls[1] >= 1, calls
+    # What follows the preset is the report, of results that are there.
+    program(build / 'tools/reproduce', 'exit 0\n')
+    done = check(*arguments, path=path)
+    assert done.returncode == 1 and 'ended with exit status 1' in done.stderr and not out.exists(), done
+    program(path / 'python3', f'case $1 in *report.py) [ "$1" != tools/report.py ] || exit 0 ;; esac\nexec {sys.executable} "$@"\n')
+    done = check(*arguments, path=path)
+    report = json.loads(out.read_text())
+    assert done.returncode == 0 and report['paper']['calls'] == 4 and report['paper']['seconds'] >= calls[1], done
+    assert [row['verdict'] for row in report['figures']] == ['aim reached'] and report['commit'] == 'abc'
 
 
 def test_no_sanitizer(folder):

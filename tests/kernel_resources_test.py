@@ -70,14 +70,14 @@ def resource_violations(found):
 def instructions(lines):
     """{(kernel, architecture): whether it multiplies on tensor cores} of the output of cuobjdump -sass, line by line."""
     found, kernel, architecture = {}, None, None
-    for line in lines:
-        if m := re.match(r'\s*code for (\S+)', line):
-            architecture, kernel = m[1], None
-        elif m := re.match(r'\s*Function : (\S+)', line):
-            kernel = (m[1], architecture)
-            found[kernel] = False
-        elif kernel and re.search(r'\bHMMA\b', line):
+    for line in lines:  # millions: no regular expressions
+        if ' HMMA' in line:
             found[kernel] = True
+        elif 'code for ' in line:
+            architecture = line.split()[-1]
+        elif 'Function : ' in line:
+            kernel = (line.split()[-1], architecture)
+            found[kernel] = False
     return found
 
 
@@ -158,6 +158,8 @@ def all_instructions(objects):
     environment = dict(os.environ, PATH=os.pathsep.join([folders['nvdisasm'], os.environ.get('PATH', '')]))
     found = {}
     for path in objects:
+        if NAME.encode() not in pathlib.Path(path).read_bytes():
+            continue
         with subprocess.Popen([os.path.join(folders['cuobjdump'], 'cuobjdump'), '-sass', path], env=environment,
                               stdout=subprocess.PIPE, text=True) as dump:
             of_object = instructions(dump.stdout)

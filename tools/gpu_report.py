@@ -5,6 +5,8 @@
     available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
     points FILE                 a small .npy file of points (t, x_1, x_2)
     assemble FOLDER SECONDS OUT one JSON of what gpu_check left in the folder; fails where anything failed or did not run
+    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN
+    figures FILE...             what is to be reached, and whether it is, by results of gpu_check and of bench/peers/run.sh
 """
 import array
 import datetime
@@ -14,12 +16,16 @@ import re
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'distances')
+CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
+         'distances')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
-COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'memory_beside_samples_mib')
+COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'over_alone', 'memory_beside_samples_mib')
 MILLISECONDS = {'ns': 1e-6, 'us': 1e-3, 'ms': 1, 's': 1e3}
 NOT_RUN = 'not run'
+# The iteration whose time is to be reached: 200 000 denoising and 50 000 residual points, the paper's network.
+ITERATION = 'gpu/train/paper/200000_50000/split'
+PEERS = {'torch': 50, 'torch.compile': 20, 'jax': 15}  # times as long as ours, at least
 
 
 def device_of(line):
@@ -137,7 +143,39 @@ def benchmark_results(folder):
     return {'limits': kept, 'works': works, 'failures': failures}
 
 
-def assemble(folder, seconds):
+def figures(reports):
+    """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict."""
+    works, peers, paper = {}, {}, None
+    for report in reports:
+        works |= report.get('benchmarks', {}).get('works', {})
+        peers |= report.get('work', {}).get(ITERATION, {}).get('ratio_to_fokker', {})
+        paper = report.get('paper', {}).get('seconds', paper)
+    iteration = works.get(ITERATION, {})
+
+    def row(name, measured, unit, reach, aim=None, floor=None, at_most=True):
+        within = lambda limit: measured <= limit if at_most else measured >= limit
+        verdict = ('not measured' if measured is None else 'not reached' if not within(reach) else
+                   'aim reached' if aim is not None and within(aim) else 'reached')
+        return {'figure': name, 'measured': measured, 'unit': unit, 'reach': reach, 'aim': aim, 'floor': floor,
+                'verdict': verdict}
+
+    limit = iteration.get('limit_us')
+    return [row('one iteration, 200 000 DSM + 50 000 FP points', iteration.get('ms'), 'ms', 0.6, 0.3,
+                None if limit is None else 1e-3 * limit),
+            *(row(f'the same in {peer}, over ours', peers.get(peer), 'x', ratio, at_most=False)
+              for peer, ratio in PEERS.items()),
+            row('the paper preset, from nothing to report', None if paper is None else paper / 60, 'min', 15, 8)]
+
+
+def figure_lines(rows):
+    for r in rows:
+        measured = '-' if r['measured'] is None else f"{r['measured']:.3g} {r['unit']}"
+        limits = ', '.join(f"{name} {r[name]:.2g}" for name in ('reach', 'aim', 'floor') if r[name] is not None)
+        yield f"{r['figure']:48}{measured:>12}   {r['verdict']} ({limits})"
+
+
+def measured_on(folder):
+    """What gpu_check wrote of the device and of what was built."""
     info = json.loads((folder / 'info.json').read_text())
     cuda = cuda_status(info)
     versions = re.search(r'driver for CUDA ([\d.]+), runtime ([\d.]+)', cuda['detail'])
@@ -147,6 +185,17 @@ def assemble(folder, seconds):
         'device': device_of((folder / 'device').read_text()),
         'cuda': {'driver': versions[1], 'runtime': versions[2]} if versions else {'status': cuda['detail']},
         'fokker': info['version'],
+    }
+
+
+def paper(folder, run):
+    """The time of all calls, what was done again after a call was ended with it."""
+    calls = [int(line) for line in (run / 'seconds').read_text().split()]
+    return measured_on(folder) | {'paper': {'seconds': sum(calls), 'calls': len(calls)}}
+
+
+def assemble(folder, seconds):
+    return measured_on(folder) | {
         'seconds': seconds,
         'tests': test_results(folder),
         'sanitizer': sanitizer_results(folder),
@@ -169,7 +218,9 @@ def summary(report):
     yield f"compute-sanitizer: {clean.count('passed')} of {len(clean)} runs without an error, {clean.count(NOT_RUN)} not run"
     for name, work in report['benchmarks']['works'].items():
         fraction = f"{work['fraction_of_limit']:.2f} of its limit" if 'fraction_of_limit' in work else 'no limit known'
-        yield f"{name:32}{work['ms']:12.3f} ms   {fraction}"
+        alone = f", {work['over_alone']:.2f} times as fast as one after another" if 'over_alone' in work else ''
+        yield f"{name:40}{work['ms']:12.3f} ms   {fraction}{alone}"
+    yield from figure_lines(report['figures'])
 
 
 def main():
@@ -182,8 +233,16 @@ def main():
             sys.exit(f"gpu_check: the CUDA backend is not available: {cuda['detail']}")
     elif command == 'points':
         pathlib.Path(arguments[0]).write_bytes(points())
+    elif command == 'figures':
+        print('\n'.join(figure_lines(figures(json.loads(pathlib.Path(a).read_text()) for a in arguments))))
+    elif command == 'paper':
+        report = paper(*map(pathlib.Path, arguments[:2]))
+        report['figures'] = [row for row in figures([report]) if row['measured'] is not None]
+        pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')
+        print('\n'.join([*figure_lines(report['figures']), f'wrote {arguments[2]}']))
     else:
         report = assemble(pathlib.Path(arguments[0]), int(arguments[1]))
+        report['figures'] = figures([report])
         found = problems(report)
         report['ok'] = not found
         pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')

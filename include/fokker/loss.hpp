@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 
 #include "fokker/context.hpp"
@@ -8,8 +9,8 @@
 
 namespace fokker {
 
-// Denoising score matching: mean over points and coordinates of weight (s(t, x) − target)², where x is x_t and target is
-// ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
+// Denoising score matching: mean over points and coordinates of weight (s(t, x) − target)², where x is x_t and target
+// is ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
 template <class T>
 struct DenoisingBatch {
   View<const T> t;       // [N]
@@ -28,11 +29,11 @@ struct CollocationBatch {
 template <class T>
 class LossOperator;  // internal: a backend's implementation
 
-// Losses of an architecture and their gradients by hand-written sweeps. On CUDA all views, `values` with them, are on the
-// device; calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph once the
-// first call has returned (context.hpp). In float products of hidden layers are in the context's precision, split or
-// fp32, and the constructor throws Error for half, whose derivatives are too coarse; everything else is in float, the
-// sums of losses in double.
+// Losses of an architecture and their gradients by hand-written sweeps. On CUDA all views, `values` with them, are on
+// the device; calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph once
+// the first call has returned (context.hpp). In float products of hidden layers are in the context's precision, split
+// or fp32, and the constructor throws Error for half, whose derivatives are too coarse; everything else is in float,
+// the sums of losses in double.
 template <class T>
 class Loss {
  public:
@@ -41,12 +42,15 @@ class Loss {
   Loss(Loss&&) noexcept;
   Loss& operator=(Loss&&) noexcept;
 
-  // values [3] = denoising, mean squared residual, denoising + residual_weight · residual; gradient [P] of the third, in
-  // the layout of Architecture, or empty. A batch without points contributes nothing. The result does not depend on the
-  // number of threads. Throws Error on shapes that do not fit, and on collocation points for a vector net (the score form
-  // of the residual is not there yet).
+  // values [3] = denoising, mean squared residual, denoising + residual_weight · residual; gradient [P] of the third,
+  // in the layout of Architecture, or empty. A batch without points contributes nothing. The result does not depend on
+  // the number of threads. Throws Error on shapes that do not fit, and on collocation points for a vector net (the
+  // score form of the residual is not there yet).
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) const;
+  // Bytes of device memory that this object keeps beside packed parameters, whatever the number of points; 0 on the
+  // CPU.
+  std::size_t workspace_bytes() const;
 
  private:
   Architecture architecture_;

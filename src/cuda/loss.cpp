@@ -30,6 +30,7 @@ class CudaLoss final : public LossOperator<T> {
     const OnDevice here(device_);
     loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
   }
+  std::size_t workspace_bytes() const override { return loss_->workspace_bytes(); }
 
  private:
   int device_;

@@ -79,7 +79,9 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
 }
 
 // Planes of tile_rows × width numbers that a tile's sweeps leave for later ones.
-inline int loss_planes(const ResidentMlp& net) { return net.potential ? 5 * net.hidden - 2 : net.hidden; }
+inline int loss_planes(const ResidentMlp& net) {
+  return net.potential && net.hidden > 1 ? 5 * (net.hidden - 1) : net.hidden;
+}
 
 inline constexpr int loss_task_bytes = 512;  // of shared memory, for the task that a block works on
 

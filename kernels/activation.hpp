@@ -42,8 +42,8 @@ struct FastSoftplus {
   __device__ __forceinline__ Derivatives kept(float k) const {
     const float low = fabsf(k), high = 1.0f - low, second = beta * (low * high);
     const bool positive = k > 0.0f, linear = positive && k < 0x1p-29f;
-    return {linear ? k * (0x1p100f / beta) : -log_factor * log2_approx(positive ? low : high), positive ? high : low,
-            second, beta * second * copysignf(fmaf(-2.0f, low, 1.0f), -k)};
+    return {linear ? k * (0x1p100f * 1.44269504f * log_factor) : -log_factor * log2_approx(positive ? low : high),
+            positive ? high : low, second, beta * second * copysignf(fmaf(-2.0f, low, 1.0f), -k)};
   }
 };
 

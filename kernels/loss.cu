@@ -21,10 +21,10 @@
 //
 // Data path. z, P, q, S and ż are kept in the warp's planes: in shared memory as far as there is room, beyond in global
 // memory, which L2 holds where it is large enough. Nothing else is kept: σ and its derivatives are found again from z,
-// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block: each warp puts both sides
-// of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among themselves, the samples
-// of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and where samples run out
-// they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
+// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block:
+// each warp puts both sides of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among
+// themselves, the samples of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and
+// where samples run out they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
 //
 // split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
 // which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.
@@ -70,6 +70,7 @@ struct BlockTask {
   ResidentLossTask task;
   LossShare share;
   int block;  // of those that work on the task
+  bool potential;
 };
 static_assert(sizeof(BlockTask) <= loss_task_bytes);
 
@@ -101,7 +102,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 
  public:
   __device__ __forceinline__ explicit LossSweeps(const ResidentLossPlan& plan)
-      : Network(plan.net, plan.image), plan_(plan), memory_(memory(warp_index())) {}
+      : Network(plan.net, plan.image), plan_(plan) {}
 
   __device__ __forceinline__ const BlockTask& own() const {
     return *reinterpret_cast<const BlockTask*>(shared_memory() + plan_.task);
@@ -113,34 +114,10 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_block();
   }
 
-  // The loss of the warp's samples of a block's tile. Each sweep begins at the layer where the one before it ended, with
-  // that layer in `layer`.
-  __device__ __forceinline__ void add(int block_tile) {
-    const bool residual = block_tile < own().share.collocation_tiles;
-    load_samples(residual, residual ? block_tile : block_tile - own().share.collocation_tiles);
-    Tile<W> tile;
-    Layer<W> layer;
-    forward(layer, tile);
-    if (net_.potential) reverse(residual, layer, tile);
-    if (residual) {
-      first_order_residual(tile);
-      float trace[2] = {0, 0};
+  // The loss of the warp's samples of the block's tiles.
+  __device__ __forceinline__ void add() {
 #pragma unroll 1
-      for (int i = 0; i < net_.dimension; ++i) tangent(i, layer, tile, trace);
-      seed_residual(trace);
-    } else {
-      misfit(tile);
-    }
-    if (task().gradient == nullptr || (residual && task().residual_weight == 0)) return;
-    if (net_.potential) {
-      const float w[2] = {residual ? rows()[row(0)] : 0.0f, residual ? rows()[row(1)] : 0.0f};
-#pragma unroll 1
-      for (int i = net_.dimension - 1; residual && i >= 0; --i) tangent_gradient(i, w, layer, tile);
-      generator(residual, w, layer, tile);
-    } else {
-      vector_output(layer, tile);
-    }
-    backward_value(layer, tile);
+    for (turn() = own().block; turn() < own().share.tiles; turn() += own().share.blocks) add_tile();
   }
 
   // The block's sums to its place among the task's partial ones.
@@ -161,19 +138,64 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
  private:
+  // Each sweep begins at the layer where the one before it ended, with
+  // that layer in `layer`.
+  __device__ __forceinline__ void add_tile() {
+    const bool residual = turn() < own().share.collocation_tiles;
+    load_samples(residual, residual ? turn() : turn() - own().share.collocation_tiles);
+    Tile<W> tile;
+    Layer<W> layer;
+    forward(layer, tile);
+    if (own().potential) {
+      reverse(residual, layer, tile);
+    } else {
+      activate<true>(net_.hidden - 1, layer, tile);
+    }
+    if (residual) {
+      first_order_residual(tile);
+      float trace[2] = {0, 0};
+#pragma unroll 1
+      for (int i = 0; i < net_.dimension; ++i) tangent(i, layer, tile, trace);
+      seed_residual(trace);
+    } else {
+      misfit(tile);
+    }
+    if (task().gradient == nullptr || (residual && task().residual_weight == 0)) return;
+    if (own().potential) {
+      if (residual) {
+#pragma unroll 1
+        for (int i = net_.dimension - 1; i >= 0; --i) tangent_gradient(i, layer, tile);
+        load(0, layer);
+      }
+      generator(residual, layer, tile);
+    } else {
+      vector_output(layer, tile);
+    }
+    backward_value(layer, tile);
+  }
+
   // ---- memory ----
+
+  // The block's tile at which this lane is; here for the same reason as BlockTask.
+  __device__ __forceinline__ int& turn() const {
+    return reinterpret_cast<int*>(memory(warp_index()) + plan_.warp.turns)[lane_index()];
+  }
 
   __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }
   __device__ __forceinline__ char* memory(int warp) const {
     return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
   }
-  __device__ __forceinline__ float* floats(int offset) const { return reinterpret_cast<float*>(memory_ + offset); }
+  __device__ __forceinline__ float* floats(int offset) const {
+    return reinterpret_cast<float*>(memory(warp_index()) + offset);
+  }
   __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
   __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }
   __device__ __forceinline__ float* rows() const { return floats(plan_.warp.rows); }
-  __device__ __forceinline__ double* values() const { return reinterpret_cast<double*>(memory_ + plan_.warp.values); }
+  __device__ __forceinline__ double* values() const {
+    return reinterpret_cast<double*>(memory(warp_index()) + plan_.warp.values);
+  }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
-  __device__ __forceinline__ char* stage(Side side) const { return memory_ + plan_.warp.stage[side]; }
+  __device__ __forceinline__ char* stage(Side side) const { return memory(warp_index()) + plan_.warp.stage[side]; }
   __device__ __forceinline__ float* gradient() const {
     return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
   }
@@ -181,7 +203,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
 
   __device__ __forceinline__ Float4* plane(int k) const {
-    Float4* at = reinterpret_cast<Float4*>(memory_ + plan_.warp.bytes) + k * plane_blocks<W>;
+    Float4* at = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * plane_blocks<W>;
     if (k >= plan_.shared_planes) {
       const int warp = own().block * (block_threads() / 32) + warp_index(),
                 elsewhere = plan_.planes - plan_.shared_planes;
@@ -202,26 +224,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static void for_entries(const Body& body) {
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
+      if (j > 0 && j % 4 == 0) sync_warp();  // what is computed ahead for more blocks would crowd the registers
 #pragma unroll
       for (int e = 0; e < 4; ++e) body(j, e);
-    }
-  }
-  // body(j, v) of each block v of a plane, zeros unless `there`, which it changes. Blocks are loaded ahead: a load waits
-  // for every store before it that could be to its place.
-  template <class Body>
-  __device__ __forceinline__ static void update(Float4* plane, bool there, const Body& body) {
-    constexpr int ahead = 3;
-    Float4 next[ahead] = {};
-#pragma unroll
-    for (int j = 0; j < ahead; ++j) {
-      if (there) next[j] = *at(plane, j);
-    }
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      Float4 v = next[j % ahead];
-      if (there && j + ahead < W / 8) next[j % ahead] = *at(plane, j + ahead);
-      body(j, v);
-      *at(plane, j) = v;
     }
   }
   template <class Body>
@@ -243,6 +248,16 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
   }
 
+  // The plane = tile, or more by it, and so is the tile.
+  __device__ __forceinline__ static void add(Float4* plane, bool more, Tile<W>& tile) {
+    if (more) plus(plane, tile);
+    store(plane, tile);
+  }
+  __device__ __forceinline__ static void plus(Float4* plane, Tile<W>& tile) {
+    Tile<W> more;
+    load(plane, more);
+    for_entries([&](int j, int e) { tile.v[j][e] += more.v[j][e]; });
+  }
   __device__ __forceinline__ void load(int l, Layer<W>& layer) const {
     load(kept(l), layer.kept);
     if (l + 1 < net_.hidden) {
@@ -326,8 +341,8 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
-      dot(tile, net_.potential ? input(1 + i) : output(i), score);
-      const float add = net_.potential ? 0.0f : output_bias()[i];
+      dot(tile, own().potential ? input(1 + i) : output(i), score);
+      const float add = own().potential ? 0.0f : output_bias()[i];
       if ((lane_index() & 3) != 0) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -425,8 +440,8 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // to += left rightᵀ over the block's samples, of units [16 row_blocks] and [16 column_blocks]: fragments, `to_stride`
-  // of them a row. sums, unless at is nullptr: those of left's columns alone. Between two barriers. Blocks of 16 × 16 go
-  // round the warps, a row's sums as one more of its blocks.
+  // of them a row. sums, unless at is nullptr: those of left's columns alone. Between two barriers. Blocks of 16 × 16
+  // go round the warps, a row's sums as one more of its blocks.
   __device__ __forceinline__ void accumulate(int row_blocks, int column_blocks, float* to, int to_stride,
                                              const ColumnSums& sums) const {
     sync_block();
@@ -518,8 +533,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
     for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
       if constexpr (P == Precision::fp32) {
-        const float* a =
-            reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + (lane_index() >> 2);
+        const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + (lane_index() >> 2);
 #pragma unroll 4
         for (int r = 0; r < tile_rows; ++r) total[0] += a[r * (W + 4)], total[1] += a[r * (W + 4) + 8];
       } else {
@@ -537,8 +551,8 @@ class LossSweeps : public WarpNetwork<P, W> {
       }
     }
   }
-  // A stage of halves: bytes from the high ones to the low ones, and to the row that this lane names of a 16 × 16 block:
-  // lane l row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half).
+  // A stage of halves: bytes from the high ones to the low ones, and to the row that this lane names of a 16 × 16
+  // block: lane l row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half).
   static constexpr int row_bytes_ = 2 * (W + 8), low_halves_ = tile_rows * row_bytes_;
   __device__ __forceinline__ static int half_place() {
     const int lane = lane_index();
@@ -581,6 +595,9 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // ---- sweeps ----
 
+  // w of the row of a lane's entry e.
+  __device__ __forceinline__ float weight(int e) const { return rows()[row(e >> 1)]; }
+
   static constexpr bool apart_ = P == Precision::split;
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
@@ -593,29 +610,20 @@ class LossSweeps : public WarpNetwork<P, W> {
     Network::template product<kTransposed, apart_>(l, put(side, tile), tile);
   }
 
-  // A: layer = L; tile = h_L of a vector net.
+  // A: z_L in the tile.
   __device__ __forceinline__ void forward(Layer<W>& layer, Tile<W>& tile) {
     Network::set(bias(0), tile);
     Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
-    int l = 0;
 #pragma unroll 1
-    for (; l + 1 < net_.hidden; ++l) {
-      activate<true>(layer, tile);
-      store(kept(l), layer.kept);
+    for (int l = 0; l + 1 < net_.hidden; ++l) {
+      activate<true>(l, layer, tile);
       product<false>(l, tile);
       Network::add_bias(l + 1, tile);
     }
-    if (net_.potential) {
-      activate<false>(layer, tile);
-      Network::set(output(0), layer.p);
-    } else {
-      activate<true>(layer, tile);
-    }
-    store(kept(l), layer.kept);
   }
-  // z → h, where kValue.
+  // Keeps of z; z → h, where kValue.
   template <bool kValue>
-  __device__ __forceinline__ void activate(Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
         const float z = tile.v[j][e];
@@ -623,10 +631,13 @@ class LossSweeps : public WarpNetwork<P, W> {
         if constexpr (kValue) tile.v[j][e] = sigma(z).value;
       });
     });
+    store(kept(l), layer.kept);
   }
 
-  // A: layer L → layer 1; tile = δ_1.
+  // A: from z_L; layer 1 and δ_1 in the tile.
   __device__ __forceinline__ void reverse(bool residual, Layer<W>& layer, Tile<W>& tile) {
+    activate<false>(net_.hidden - 1, layer, tile);
+    Network::set(output(0), layer.p);
     tile = layer.p;
 #pragma unroll 1
     for (int l = net_.hidden - 1;; --l) {
@@ -652,7 +663,11 @@ class LossSweeps : public WarpNetwork<P, W> {
     if (i > 0) load(0, layer);
 #pragma unroll 1
     for (int l = 0;; ++l) {
-      if (l > 0) add_squares(q(l), i > 0, tile);
+      if (l > 0) {
+        Tile<W> squares;
+        for_entries([&](int j, int e) { squares.v[j][e] = tile.v[j][e] * tile.v[j][e]; });
+        add(q(l), i > 0, squares);
+      }
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           const float v = tile.v[j][e];
@@ -662,17 +677,9 @@ class LossSweeps : public WarpNetwork<P, W> {
       if (l + 1 == net_.hidden) return;
       if (l > 0 && i + 1 == net_.dimension) store(tangent(l), tile);
       times_first(layer, tile);
-      load(l + 1, layer);
       product<false>(l, tile);
+      load(l + 1, layer);
     }
-  }
-  // squares = tile², or more by it.
-  __device__ __forceinline__ static void add_squares(Float4* squares, bool more, const Tile<W>& tile) {
-    Tile<W> sum;
-    Network::clear(sum);
-    if (more) load(squares, sum);
-    for_entries([&](int j, int e) { sum.v[j][e] = fmaf(tile.v[j][e], tile.v[j][e], sum.v[j][e]); });
-    store(squares, sum);
   }
   // q_1 is the same for every sample.
   __device__ __forceinline__ void first_squares(Tile<W>& squares) const {
@@ -689,10 +696,11 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // B along axis i: the last axis first, whose tangents A left. Ends at layer 1.
-  __device__ __forceinline__ void tangent_gradient(int i, const float (&w)[2], Layer<W>& layer, Tile<W>& tile) {
+  __device__ __forceinline__ void tangent_gradient(int i, Layer<W>& layer, Tile<W>& tile) {
     const bool more = i + 1 < net_.dimension;
     if (more) {
       Network::set_axis(i, tile);
+      load(kept(0), layer.kept);
 #pragma unroll 1
       for (int l = 0; l + 1 < net_.hidden; ++l) {
         if (l > 0) store(tangent(l), tile);
@@ -704,7 +712,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        tile.v[j][e] *= 2 * w[e >> 1] * (sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e]);
+        tile.v[j][e] *= 2 * weight(e) * (sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e]);
       });
     });
     backward<false>(layer, tile, [&](int below, Tile<W>& taken) {
@@ -713,26 +721,25 @@ class LossSweeps : public WarpNetwork<P, W> {
       } else {
         Network::set_axis(i, taken);
       }
+      load(p(below), layer.p);
       with_sigma([&](const auto& sigma) {
-        update(s(below), more, [&](int j, Float4& sources) {
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const Derivatives d = sigma.kept(layer.kept.v[j][e]);
-            float &v = tile.v[j][e], &along = taken.v[j][e];
-            const float curved = d.second * along;
-            sources.v[e] = fmaf(curved, v, sources.v[e]);
-            along *= d.first;
-            v = fmaf(d.first, v, 2 * w[e >> 1] * (curved * layer.p.v[j][e]));
-          }
+        for_entries([&](int j, int e) {
+          float &kept = layer.kept.v[j][e], &v = tile.v[j][e], &along = taken.v[j][e];
+          const Derivatives d = sigma.kept(kept);
+          const float curved = d.second * along;
+          kept = curved * v;
+          along *= d.first;
+          v = fmaf(d.first, v, 2 * weight(e) * (curved * layer.p.v[j][e]));
         });
       });
+      add(s(below), more, layer.kept);
     });
     accumulate(blocks_, 0, nullptr, 0, first_column(1 + i));
   }
 
   // C, from seeds and w, layer 1 → layer L: leaves S in place of P, that of layer L in the tile. Where not `residual` w
   // is zero, and there is no q nor anything from B.
-  __device__ __forceinline__ void generator(bool residual, const float (&w)[2], Layer<W>& layer, Tile<W>& tile) {
+  __device__ __forceinline__ void generator(bool residual, Layer<W>& layer, Tile<W>& tile) {
     Network::clear(tile);
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
@@ -744,10 +751,10 @@ class LossSweeps : public WarpNetwork<P, W> {
         } else {
           first_squares(squares);
         }
-        for_entries([&](int j, int e) { squares.v[j][e] *= w[e >> 1]; });
-        generate<true>(squares, l + 1 < net_.hidden ? s(l) : nullptr, layer, tile);
+        for_entries([&](int j, int e) { squares.v[j][e] *= weight(e); });
+        generate<true>(squares, layer, tile);
       } else {
-        generate<false>({}, nullptr, layer, tile);
+        generate<false>({}, layer, tile);
       }
       put(left, layer.kept);
       if (l == 0) {
@@ -756,34 +763,29 @@ class LossSweeps : public WarpNetwork<P, W> {
         accumulate_hidden(l - 1, no_sums());
       }
       if (l + 1 == net_.hidden) break;
+      if (residual) plus(s(l), layer.p);
       store(p(l), layer.p);
-      load(l + 1, layer);
       put_product<false>(right, l, tile);
+      load(l + 1, layer);
     }
     put(left, tile);
     accumulate(blocks_, 0, nullptr, 0, {gradient() + plan_.gradient.output, 16, 1, 8});
     tile = layer.p;
   }
 
-  // u → π in the tile; δ in place of what was kept and S of P. Where kResidual squares = w q, and B's part of S is in
-  // of_b unless that is nullptr.
+  // u → π in the tile, δ in place of what was kept, and in place of P S but for B's part; squares, where kResidual: w
+  // q.
   template <bool kResidual>
-  __device__ __forceinline__ void generate(const Tile<W>& squares, Float4* of_b, Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void generate(const Tile<W>& squares, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        Float4 sources = {};
-        if (kResidual && of_b != nullptr) sources = *at(of_b, j);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
-          float &kept = layer.kept.v[j][e], &p = layer.p.v[j][e], &v = tile.v[j][e];
-          const float square = kResidual ? squares.v[j][e] : 0.0f;
-          kept = d.first * p;
-          p = kResidual ? fmaf(p, fmaf(d.third, square, d.second * v), sources.v[e]) : p * (d.second * v);
-          v = kResidual ? fmaf(d.first, v, d.second * square) : d.first * v;
-        }
-      }
+      for_entries([&](int j, int e) {
+        float &kept = layer.kept.v[j][e], &p = layer.p.v[j][e], &v = tile.v[j][e];
+        const Derivatives d = sigma.kept(kept);
+        const float square = kResidual ? squares.v[j][e] : 0.0f;
+        kept = d.first * p;
+        p *= kResidual ? fmaf(d.third, square, d.second * v) : d.second * v;
+        v = kResidual ? fmaf(d.first, v, d.second * square) : d.first * v;
+      });
     });
   }
 
@@ -806,7 +808,12 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // D: from ζ_L.
   __device__ __forceinline__ void backward_value(Layer<W>& layer, Tile<W>& tile) {
-    backward<true>(layer, tile, [&](int, Tile<W>& taken) {
+    backward<true>(layer, tile, [&](int below, Tile<W>& taken) {
+      if (own().potential) {
+        load(p(below), layer.p);
+      } else {
+        Network::clear(layer.p);
+      }
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           const Derivatives d = sigma.kept(layer.kept.v[j][e]);
@@ -819,19 +826,14 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // An adjoint of layer L's z → that of layer 1's, which is then on the left: adds to the hidden matrices' gradients,
-  // and with kBias to their biases'. From W_{l+1}ᵀ (adjoint of l + 1) in the tile and with layer l in `layer`,
+  // and with kBias to their biases'. From W_{l+1}ᵀ (adjoint of l + 1) in the tile and what layer l kept in `layer`,
   // step(l, taken) makes the adjoint of l and what layer l + 1 took in.
   template <bool kBias, class Step>
   __device__ __forceinline__ void backward(Layer<W>& layer, Tile<W>& tile, const Step& step) {
 #pragma unroll 1
     for (int l = net_.hidden - 1; l > 0; --l) {
-      load(kept(l - 1), layer.kept);
-      if (net_.potential) {
-        load(p(l - 1), layer.p);
-      } else {
-        Network::clear(layer.p);
-      }
       put_product<true>(left, l - 1, tile);
+      load(kept(l - 1), layer.kept);
       Tile<W> taken;
       step(l - 1, taken);
       put(right, taken);
@@ -841,7 +843,6 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   const ResidentLossPlan& plan_;
-  char* memory_;  // the warp's
 };
 
 template <Precision P, int W>
@@ -850,14 +851,13 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
   if (thread_index() == 0) {
     int block = block_index(), k = 0;
     for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-    *reinterpret_cast<BlockTask*>(shared_memory() + a.plan.task) = {a.tasks[k], a.shares[k], block};
+    *reinterpret_cast<BlockTask*>(shared_memory() + a.plan.task) = {a.tasks[k], a.shares[k], block,
+                                                                    a.plan.net.potential};
   }
   sync_block();
-  const BlockTask& own = sweeps.own();
-  load_image(own.task.network.image, a.plan.image.bytes);
+  load_image(sweeps.own().task.network.image, a.plan.image.bytes);
   sweeps.begin();
-#pragma unroll 1
-  for (int tile = own.block; tile < own.share.tiles; tile += own.share.blocks) sweeps.add(tile);
+  sweeps.add();
   sweeps.end();
 }
 

@@ -222,6 +222,7 @@ __device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_imag
 template <int W>
 inline constexpr int plane_blocks = W / 8 * 32;
 __device__ __forceinline__ Float4* at(Float4* plane, int j) { return plane + 32 * j; }
+__device__ __forceinline__ const Float4* at(const Float4* plane, int j) { return plane + 32 * j; }
 
 // v ⊙= by.
 __device__ __forceinline__ void times(const Float4& by, float (&v)[4]) {

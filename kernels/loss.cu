@@ -19,21 +19,24 @@
 // denoising sample takes 4 sweeps and 2 gradient products, a collocation sample 4 + 3 d and 2 + d, in a state that does
 // not grow with d.
 //
-// Data path. z, P, q, S and ż are kept in the warp's planes: in shared memory as far as there is room, beyond in global
-// memory, which L2 holds where it is large enough. Nothing else is kept: σ and its derivatives are found again from z,
-// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block:
-// each warp puts both sides of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among
-// themselves, the samples of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and
-// where samples run out they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
+// Data path. Of z one number is kept from which σ′, σ″, σ‴ follow by a few multiplications (activation.hpp); it, P, q,
+// S and ż are the warp's planes: in shared memory as far as there is room, beyond in global memory, which L2 holds
+// where it is large enough. No plane holds what is a row of the network (P_L, ż_1 and with it q_1) or in registers
+// where the next sweep begins. B takes the last axis first, whose ż A has left. A gradient product is summed over all
+// samples of the block: each warp puts both sides of its 16 samples into shared memory, and the warps share out blocks
+// of 16 × 16 of dW among themselves, the samples of one warp being one step of the inner dimension. So warps go through
+// tiles in lockstep, and where samples run out they go on with samples whose c and w are zero. dW lies in shared memory
+// as the lanes hold it.
 //
 // split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
 // which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.
 //
-// Cost at width 80 with 8 warps of a gradient product for 128 samples: 1200 mma and 800 ldmatrix.x4, as of a sweep. Of
-// the paper's network no plane fits in shared memory beside 8 warps: a warp reads and writes 5 KB some 22 times for 16
-// denoising samples (2.7 GB for 200 000 and 50 000 points, with 78 times for 16 collocation samples), and evaluates
-// 10 and 26 layers' activations. On 132 multiprocessors the planes of denoising take 32 MB, those of collocation 70.
-// Fewer warps with planes in shared memory trade the one against the other; which is faster is not measured.
+// Cost at width 80 with 8 warps of a gradient product for 128 samples: 1200 mma and 800 ldmatrix.x4, as many mma as a
+// sweep. Of the paper's network (counted, not measured) no plane fits in shared memory beside 8 warps: a warp reads and
+// writes 5 KB 15 times for 16 denoising samples and 57 times for 16 collocation samples (1.9 GB for 200 000 and 50 000
+// points), and takes special functions for three layers and a logarithm for two. On 132 multiprocessors the planes of
+// denoising take 27 MB, those of collocation 54. Fewer warps with planes in shared memory trade the one against the
+// other; which is faster is not measured.
 #include <algorithm>
 #include <cstdint>
 
@@ -141,17 +144,16 @@ class LossSweeps : public WarpNetwork<P, W> {
   // Each sweep begins at the layer where the one before it ended, with
   // that layer in `layer`.
   __device__ __forceinline__ void add_tile() {
-    const bool residual = turn() < own().share.collocation_tiles;
-    load_samples(residual, residual ? turn() : turn() - own().share.collocation_tiles);
+    load_samples();
     Tile<W> tile;
     Layer<W> layer;
     forward(layer, tile);
     if (own().potential) {
-      reverse(residual, layer, tile);
+      reverse(layer, tile);
     } else {
       activate<true>(net_.hidden - 1, layer, tile);
     }
-    if (residual) {
+    if (residual()) {
       first_order_residual(tile);
       float trace[2] = {0, 0};
 #pragma unroll 1
@@ -160,14 +162,14 @@ class LossSweeps : public WarpNetwork<P, W> {
     } else {
       misfit(tile);
     }
-    if (task().gradient == nullptr || (residual && task().residual_weight == 0)) return;
+    if (task().gradient == nullptr || (residual() && task().residual_weight == 0)) return;
     if (own().potential) {
-      if (residual) {
+      if (residual()) {
 #pragma unroll 1
-        for (int i = net_.dimension - 1; i >= 0; --i) tangent_gradient(i, layer, tile);
+        for (axis() = net_.dimension - 1; axis() >= 0; --axis()) tangent_gradient(layer, tile);
         load(0, layer);
       }
-      generator(residual, layer, tile);
+      generator(layer, tile);
     } else {
       vector_output(layer, tile);
     }
@@ -176,12 +178,17 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // ---- memory ----
 
-  // The block's tile at which this lane is; here for the same reason as BlockTask.
-  __device__ __forceinline__ int& turn() const {
-    return reinterpret_cast<int*>(memory(warp_index()) + plan_.warp.turns)[lane_index()];
+  // This lane's counters, here for the same reason as BlockTask: the block's tile, and backward()'s layer.
+  __device__ __forceinline__ int& turn() const { return counters()[0]; }
+  __device__ __forceinline__ int& below() const { return counters()[32]; }
+  __device__ __forceinline__ int& axis() const { return counters()[64]; }
+  __device__ __forceinline__ int* counters() const {
+    return reinterpret_cast<int*>(memory(warp_index()) + plan_.warp.counters) + lane_index();
   }
 
   __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }
+  // Whether the turn is one of collocation points.
+  __device__ __forceinline__ bool residual() const { return turn() < own().share.collocation_tiles; }
   __device__ __forceinline__ char* memory(int warp) const {
     return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
   }
@@ -224,7 +231,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static void for_entries(const Body& body) {
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
-      if (j > 0 && j % 4 == 0) sync_warp();  // what is computed ahead for more blocks would crowd the registers
+      if (j == W / 16) sync_warp();  // what is computed ahead for more blocks would crowd the registers
 #pragma unroll
       for (int e = 0; e < 4; ++e) body(j, e);
     }
@@ -270,7 +277,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   // ---- samples ----
 
   // Of a kind's tile: rows beyond the last sample, and all rows of a warp that holds none, have the weight zero.
-  __device__ __forceinline__ void load_samples(bool residual, int tile) {
+  __device__ __forceinline__ void load_samples() {
+    const bool residual = this->residual();
+    const int tile = residual ? turn() : turn() - own().share.collocation_tiles;
     const LossShare& share = own().share;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
     const std::int64_t first = (std::int64_t{tile} * share.warps + warp_index()) * tile_rows;
@@ -635,7 +644,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // A: from z_L; layer 1 and δ_1 in the tile.
-  __device__ __forceinline__ void reverse(bool residual, Layer<W>& layer, Tile<W>& tile) {
+  __device__ __forceinline__ void reverse(Layer<W>& layer, Tile<W>& tile) {
     activate<false>(net_.hidden - 1, layer, tile);
     Network::set(output(0), layer.p);
     tile = layer.p;
@@ -643,10 +652,10 @@ class LossSweeps : public WarpNetwork<P, W> {
     for (int l = net_.hidden - 1;; --l) {
       times_first(layer, tile);
       if (l == 0) return;
-      load(kept(l - 1), layer.kept);
       product<true>(l - 1, tile);
+      load(kept(l - 1), layer.kept);
       layer.p = tile;
-      if (l > 1 || residual) store(p(l - 1), tile);
+      if (l > 1 || residual()) store(p(l - 1), tile);
     }
   }
   // tile ⊙= σ′.
@@ -696,10 +705,10 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
   // B along axis i: the last axis first, whose tangents A left. Ends at layer 1.
-  __device__ __forceinline__ void tangent_gradient(int i, Layer<W>& layer, Tile<W>& tile) {
-    const bool more = i + 1 < net_.dimension;
-    if (more) {
-      Network::set_axis(i, tile);
+  __device__ __forceinline__ void tangent_gradient(Layer<W>& layer, Tile<W>& tile) {
+    const auto more = [&] { return axis() + 1 < net_.dimension; };
+    if (more()) {
+      Network::set_axis(axis(), tile);
       load(kept(0), layer.kept);
 #pragma unroll 1
       for (int l = 0; l + 1 < net_.hidden; ++l) {
@@ -719,32 +728,32 @@ class LossSweeps : public WarpNetwork<P, W> {
       if (below > 0) {
         load(tangent(below), taken);
       } else {
-        Network::set_axis(i, taken);
+        Network::set_axis(axis(), taken);
       }
       load(p(below), layer.p);
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
-          float &kept = layer.kept.v[j][e], &v = tile.v[j][e], &along = taken.v[j][e];
-          const Derivatives d = sigma.kept(kept);
-          const float curved = d.second * along;
-          kept = curved * v;
-          along *= d.first;
-          v = fmaf(d.first, v, 2 * weight(e) * (curved * layer.p.v[j][e]));
+          float &p = layer.p.v[j][e], &v = tile.v[j][e];
+          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
+          const float curved = d.second * taken.v[j][e], source = curved * v;
+          v = fmaf(d.first, v, 2 * weight(e) * (curved * p));
+          p = source;
         });
       });
-      add(s(below), more, layer.kept);
+      add(s(below), more(), layer.p);
+      times_first(layer, taken);
     });
-    accumulate(blocks_, 0, nullptr, 0, first_column(1 + i));
+    accumulate(blocks_, 0, nullptr, 0, first_column(1 + axis()));
   }
 
   // C, from seeds and w, layer 1 → layer L: leaves S in place of P, that of layer L in the tile. Where not `residual` w
   // is zero, and there is no q nor anything from B.
-  __device__ __forceinline__ void generator(bool residual, Layer<W>& layer, Tile<W>& tile) {
+  __device__ __forceinline__ void generator(Layer<W>& layer, Tile<W>& tile) {
     Network::clear(tile);
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
     for (int l = 0;; ++l) {
-      if (residual) {
+      if (residual()) {
         Tile<W> squares;
         if (l > 0) {
           load(q(l), squares);
@@ -763,7 +772,7 @@ class LossSweeps : public WarpNetwork<P, W> {
         accumulate_hidden(l - 1, no_sums());
       }
       if (l + 1 == net_.hidden) break;
-      if (residual) plus(s(l), layer.p);
+      if (residual()) plus(s(l), layer.p);
       store(p(l), layer.p);
       put_product<false>(right, l, tile);
       load(l + 1, layer);
@@ -831,13 +840,13 @@ class LossSweeps : public WarpNetwork<P, W> {
   template <bool kBias, class Step>
   __device__ __forceinline__ void backward(Layer<W>& layer, Tile<W>& tile, const Step& step) {
 #pragma unroll 1
-    for (int l = net_.hidden - 1; l > 0; --l) {
-      put_product<true>(left, l - 1, tile);
-      load(kept(l - 1), layer.kept);
+    for (below() = net_.hidden - 2; below() >= 0; --below()) {
+      put_product<true>(left, below(), tile);
+      load(kept(below()), layer.kept);
       Tile<W> taken;
-      step(l - 1, taken);
+      step(below(), taken);
       put(right, taken);
-      accumulate_hidden(l - 1, kBias ? bias_sums(l) : no_sums());
+      accumulate_hidden(below(), kBias ? bias_sums(below() + 1) : no_sums());
     }
     put(left, tile);
   }

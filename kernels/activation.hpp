@@ -14,6 +14,12 @@ struct Derivatives {
   float value, first, second, third;
 };
 
+// e/(1 + e) = min(s, 1 − s) of e = 2^{rate |z|}, with the sign of z.
+__device__ __forceinline__ float signed_logistic(float rate, float z) {
+  const float e = exp2_approx(rate * fabsf(z));
+  return copysignf(e * reciprocal_approx(1.0f + e), z);
+}
+
 struct FastSoftplus {
   float rate, linear_from, beta, log_factor;
   __device__ __forceinline__ explicit FastSoftplus(float b)
@@ -26,6 +32,19 @@ struct FastSoftplus {
     return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, second,
             beta * second * copysignf((1.0f - e) * inverse, -z)};
   }
+
+  // Beyond βz = 20 it is 2^−100 βz, from which σ follows: too small, up to βz = 2^70, to move 1 − s or to be taken for
+  // a 1 − s of the other branch, which is 2^−29 or more.
+  __device__ __forceinline__ float keep(float z) const {
+    return z > linear_from ? z * (0x1p-100f * beta) : signed_logistic(rate, z);
+  }
+  // With s = σ′: σ = −log(1 − s)/β, σ″ = β s (1 − s), σ‴ = β σ″ (1 − 2 s).
+  __device__ __forceinline__ Derivatives kept(float k) const {
+    const float low = fabsf(k), high = 1.0f - low, second = beta * (low * high);
+    const bool positive = k > 0.0f, linear = positive && k < 0x1p-29f;
+    return {linear ? k * (0x1p100f * 1.44269504f * log_factor) : -log_factor * log2_approx(positive ? low : high),
+            positive ? high : low, second, beta * second * copysignf(fmaf(-2.0f, low, 1.0f), -k)};
+  }
 };
 
 struct FastTanh {
@@ -33,6 +52,14 @@ struct FastTanh {
   __device__ __forceinline__ Derivatives operator()(float z) const {
     const float e = exp2_approx(-2.88539008f * fabsf(z)), inverse = reciprocal_approx(1.0f + e);
     const float h = copysignf((1.0f - e) * inverse, z), first = 4.0f * e * inverse * inverse;
+    return {h, first, -2.0f * h * first, first * (6.0f * h * h - 2.0f)};
+  }
+
+  __device__ __forceinline__ float keep(float z) const { return signed_logistic(-2.88539008f, z); }
+  // tanh z = 2 s − 1.
+  __device__ __forceinline__ Derivatives kept(float k) const {
+    const float low = fabsf(k), high = 1.0f - low;
+    const float h = copysignf(fmaf(-2.0f, low, 1.0f), k), first = 4.0f * (low * high);
     return {h, first, -2.0f * h * first, first * (6.0f * h * h - 2.0f)};
   }
 };
@@ -44,6 +71,9 @@ struct FastSilu {
     const float s = z > 0.0f ? inverse : low, q = low * inverse, r = 1.0f - (s + s);
     return {z * s, s + z * q, q * (2.0f + z * r), q * (r * (3.0f + z * r) - 2.0f * z * q)};
   }
+
+  __device__ __forceinline__ float keep(float z) const { return z; }
+  __device__ __forceinline__ Derivatives kept(float z) const { return (*this)(z); }
 };
 
 // z = n π/2 + r with π/2 in three parts by fused multiply-adds: z − n p_0 is exact, being a multiple of 2^−23 below 2.
@@ -69,6 +99,9 @@ struct FastSine {
     const float value = n & 2 ? -sine : sine, first = (n + 1) & 2 ? -cosine : cosine;
     return {value, first, -value, -first};
   }
+
+  __device__ __forceinline__ float keep(float z) const { return z; }
+  __device__ __forceinline__ Derivatives kept(float z) const { return (*this)(z); }
 };
 
 // Calls visitor with the activation as a compile-time type; the device's counterpart of fokker::with_activation.

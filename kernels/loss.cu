@@ -19,21 +19,24 @@
 // denoising sample takes 4 sweeps and 2 gradient products, a collocation sample 4 + 3 d and 2 + d, in a state that does
 // not grow with d.
 //
-// Data path. z, P, q, S and ż are kept in the warp's planes: in shared memory as far as there is room, beyond in global
-// memory, which L2 holds where it is large enough. Nothing else is kept: σ and its derivatives are found again from z,
-// so that a denoising sample needs 2 L planes, not 4 L. A gradient product is summed over all samples of the block: each warp puts both sides
-// of its 16 samples into shared memory, and the warps share out blocks of 16 × 16 of dW among themselves, the samples
-// of one warp being one step of the inner dimension. So warps go through tiles in lockstep, and where samples run out
-// they go on with samples whose c and w are zero. dW lies in shared memory as the lanes hold it.
+// Data path. Of z one number is kept from which σ′, σ″, σ‴ follow by a few multiplications (activation.hpp); it, P, q,
+// S and ż are the warp's planes: in shared memory as far as there is room, beyond in global memory, which L2 holds
+// where it is large enough. No plane holds what is a row of the network (P_L, ż_1 and with it q_1) or in registers
+// where the next sweep begins. B takes the last axis first, whose ż A has left. A gradient product is summed over all
+// samples of the block: each warp puts both sides of its 16 samples into shared memory, and the warps share out blocks
+// of 16 × 16 of dW among themselves, the samples of one warp being one step of the inner dimension. So warps go through
+// tiles in lockstep, and where samples run out they go on with samples whose c and w are zero. dW lies in shared memory
+// as the lanes hold it.
 //
 // split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
 // which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.
 //
-// Cost at width 80 with 8 warps of a gradient product for 128 samples: 1200 mma and 800 ldmatrix.x4, as of a sweep. Of
-// the paper's network no plane fits in shared memory beside 8 warps: a warp reads and writes 5 KB some 22 times for 16
-// denoising samples (2.7 GB for 200 000 and 50 000 points, with 78 times for 16 collocation samples), and evaluates
-// 10 and 26 layers' activations. On 132 multiprocessors the planes of denoising take 32 MB, those of collocation 70.
-// Fewer warps with planes in shared memory trade the one against the other; which is faster is not measured.
+// Cost at width 80 with 8 warps of a gradient product for 128 samples: 1200 mma and 800 ldmatrix.x4, as many mma as a
+// sweep. Of the paper's network (counted, not measured) no plane fits in shared memory beside 8 warps: a warp reads and
+// writes 5 KB 15 times for 16 denoising samples and 57 times for 16 collocation samples (1.9 GB for 200 000 and 50 000
+// points), and takes special functions for three layers and a logarithm for two. On 132 multiprocessors the planes of
+// denoising take 27 MB, those of collocation 54. Fewer warps with planes in shared memory trade the one against the
+// other; which is faster is not measured.
 #include <algorithm>
 #include <cstdint>
 
@@ -70,6 +73,7 @@ struct BlockTask {
   ResidentLossTask task;
   LossShare share;
   int block;  // of those that work on the task
+  bool potential;
 };
 static_assert(sizeof(BlockTask) <= loss_task_bytes);
 
@@ -86,6 +90,12 @@ struct ColumnSums {
   int block, row, half;
 };
 
+// What the sweeps find of a layer: the number that its activation is found again from, and P, or after C S.
+template <int W>
+struct Layer {
+  Tile<W> kept, p;
+};
+
 template <Precision P, int W>
 class LossSweeps : public WarpNetwork<P, W> {
   using Network = WarpNetwork<P, W>;
@@ -95,7 +105,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 
  public:
   __device__ __forceinline__ explicit LossSweeps(const ResidentLossPlan& plan)
-      : Network(plan.net, plan.image), plan_(plan), memory_(memory(warp_index())) {}
+      : Network(plan.net, plan.image), plan_(plan) {}
 
   __device__ __forceinline__ const BlockTask& own() const {
     return *reinterpret_cast<const BlockTask*>(shared_memory() + plan_.task);
@@ -107,37 +117,10 @@ class LossSweeps : public WarpNetwork<P, W> {
     sync_block();
   }
 
-  // The loss of the warp's samples of a block's tile.
-  __device__ __forceinline__ void add(int block_tile) {
-    const bool residual = block_tile < own().share.collocation_tiles;
-    load_samples(residual, residual ? block_tile : block_tile - own().share.collocation_tiles);
-    Tile<W> tile;
-    forward(tile);
-    if (net_.potential) {
-      reverse(tile);
-    } else {
-      activate(tile);
-    }
-    if (residual) {
-      first_order_residual(tile);
-      float trace[2] = {0, 0};
+  // The loss of the warp's samples of the block's tiles.
+  __device__ __forceinline__ void add() {
 #pragma unroll 1
-      for (int i = 0; i < net_.dimension; ++i) tangent(i, tile, trace);
-      seed_residual(trace);
-    } else {
-      misfit(tile);
-    }
-    if (task().gradient == nullptr || (residual && task().residual_weight == 0)) return;
-    if (net_.potential) {
-      const float w[2] = {residual ? rows()[row(0)] : 0.0f, residual ? rows()[row(1)] : 0.0f};
-#pragma unroll 1
-      for (int i = 0; residual && i < net_.dimension; ++i) tangent_gradient(i, w, tile);
-      generator(residual, w, tile);
-      load(p(net_.hidden - 1), tile);
-    } else {
-      vector_output(tile);
-    }
-    backward_value(tile);
+    for (turn() = own().block; turn() < own().share.tiles; turn() += own().share.blocks) add_tile();
   }
 
   // The block's sums to its place among the task's partial ones.
@@ -158,19 +141,68 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
  private:
+  // Each sweep begins at the layer where the one before it ended, with
+  // that layer in `layer`.
+  __device__ __forceinline__ void add_tile() {
+    load_samples();
+    Tile<W> tile;
+    Layer<W> layer;
+    forward(layer, tile);
+    if (own().potential) {
+      reverse(layer, tile);
+    } else {
+      activate<true>(net_.hidden - 1, layer, tile);
+    }
+    if (residual()) {
+      first_order_residual(tile);
+      float trace[2] = {0, 0};
+#pragma unroll 1
+      for (int i = 0; i < net_.dimension; ++i) tangent(i, layer, tile, trace);
+      seed_residual(trace);
+    } else {
+      misfit(tile);
+    }
+    if (task().gradient == nullptr || (residual() && task().residual_weight == 0)) return;
+    if (own().potential) {
+      if (residual()) {
+#pragma unroll 1
+        for (axis() = net_.dimension - 1; axis() >= 0; --axis()) tangent_gradient(layer, tile);
+        load(0, layer);
+      }
+      generator(layer, tile);
+    } else {
+      vector_output(layer, tile);
+    }
+    backward_value(layer, tile);
+  }
+
   // ---- memory ----
 
+  // This lane's counters, here for the same reason as BlockTask: the block's tile, and backward()'s layer.
+  __device__ __forceinline__ int& turn() const { return counters()[0]; }
+  __device__ __forceinline__ int& below() const { return counters()[32]; }
+  __device__ __forceinline__ int& axis() const { return counters()[64]; }
+  __device__ __forceinline__ int* counters() const {
+    return reinterpret_cast<int*>(memory(warp_index()) + plan_.warp.counters) + lane_index();
+  }
+
   __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }
+  // Whether the turn is one of collocation points.
+  __device__ __forceinline__ bool residual() const { return turn() < own().share.collocation_tiles; }
   __device__ __forceinline__ char* memory(int warp) const {
     return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
   }
-  __device__ __forceinline__ float* floats(int offset) const { return reinterpret_cast<float*>(memory_ + offset); }
+  __device__ __forceinline__ float* floats(int offset) const {
+    return reinterpret_cast<float*>(memory(warp_index()) + offset);
+  }
   __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
   __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }
   __device__ __forceinline__ float* rows() const { return floats(plan_.warp.rows); }
-  __device__ __forceinline__ double* values() const { return reinterpret_cast<double*>(memory_ + plan_.warp.values); }
+  __device__ __forceinline__ double* values() const {
+    return reinterpret_cast<double*>(memory(warp_index()) + plan_.warp.values);
+  }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
-  __device__ __forceinline__ char* stage(Side side) const { return memory_ + plan_.warp.stage[side]; }
+  __device__ __forceinline__ char* stage(Side side) const { return memory(warp_index()) + plan_.warp.stage[side]; }
   __device__ __forceinline__ float* gradient() const {
     return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
   }
@@ -178,7 +210,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
 
   __device__ __forceinline__ Float4* plane(int k) const {
-    Float4* at = reinterpret_cast<Float4*>(memory_ + plan_.warp.bytes) + k * plane_blocks<W>;
+    Float4* at = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * plane_blocks<W>;
     if (k >= plan_.shared_planes) {
       const int warp = own().block * (block_threads() / 32) + warp_index(),
                 elsewhere = plan_.planes - plan_.shared_planes;
@@ -186,18 +218,20 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     return at + lane_index();
   }
-  __device__ __forceinline__ Float4* z(int l) const { return plane(l); }
-  // P, and after C the whole of S.
+  __device__ __forceinline__ Float4* kept(int l) const { return plane(l); }
+  // Of layers but the last: P, after C S; and B's part of S.
   __device__ __forceinline__ Float4* p(int l) const { return plane(net_.hidden + l); }
-  __device__ __forceinline__ Float4* q(int l) const { return plane(2 * net_.hidden + l); }
-  // Of layers but the last: B's part of S, and ż.
-  __device__ __forceinline__ Float4* s(int l) const { return plane(3 * net_.hidden + l); }
-  __device__ __forceinline__ Float4* tangent(int l) const { return plane(4 * net_.hidden - 1 + l); }
+  __device__ __forceinline__ Float4* s(int l) const { return plane(3 * net_.hidden - 2 + l); }
+  // Of layers but the first.
+  __device__ __forceinline__ Float4* q(int l) const { return plane(2 * net_.hidden - 2 + l); }
+  // ż of layers between: of the first it is a row of W_1, of the last it stays in the tile.
+  __device__ __forceinline__ Float4* tangent(int l) const { return plane(4 * net_.hidden - 4 + l); }
 
   template <class Body>
   __device__ __forceinline__ static void for_entries(const Body& body) {
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
+      if (j == W / 16) sync_warp();  // what is computed ahead for more blocks would crowd the registers
 #pragma unroll
       for (int e = 0; e < 4; ++e) body(j, e);
     }
@@ -221,10 +255,31 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
   }
 
+  // The plane = tile, or more by it, and so is the tile.
+  __device__ __forceinline__ static void add(Float4* plane, bool more, Tile<W>& tile) {
+    if (more) plus(plane, tile);
+    store(plane, tile);
+  }
+  __device__ __forceinline__ static void plus(Float4* plane, Tile<W>& tile) {
+    Tile<W> more;
+    load(plane, more);
+    for_entries([&](int j, int e) { tile.v[j][e] += more.v[j][e]; });
+  }
+  __device__ __forceinline__ void load(int l, Layer<W>& layer) const {
+    load(kept(l), layer.kept);
+    if (l + 1 < net_.hidden) {
+      load(p(l), layer.p);
+    } else {
+      Network::set(output(0), layer.p);
+    }
+  }
+
   // ---- samples ----
 
   // Of a kind's tile: rows beyond the last sample, and all rows of a warp that holds none, have the weight zero.
-  __device__ __forceinline__ void load_samples(bool residual, int tile) {
+  __device__ __forceinline__ void load_samples() {
+    const bool residual = this->residual();
+    const int tile = residual ? turn() : turn() - own().share.collocation_tiles;
     const LossShare& share = own().share;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
     const std::int64_t first = (std::int64_t{tile} * share.warps + warp_index()) * tile_rows;
@@ -295,8 +350,8 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
-      dot(tile, net_.potential ? input(1 + i) : output(i), score);
-      const float add = net_.potential ? 0.0f : output_bias()[i];
+      dot(tile, own().potential ? input(1 + i) : output(i), score);
+      const float add = own().potential ? 0.0f : output_bias()[i];
       if ((lane_index() & 3) != 0) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
@@ -369,56 +424,45 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // ---- products over the block's samples ----
 
-  // The tile as one side of the next gradient product.
-  __device__ __forceinline__ void put(Side side, const Tile<W>& tile) const {
-    const int column = lane_index() & 3;
+  // The tile as one side of the next gradient product, and as the left side of a product by a hidden matrix.
+  __device__ __forceinline__ Operand<P, W> put(Side side, const Tile<W>& tile) const {
     if constexpr (P == Precision::fp32) {
-      sync_warp();  // the last product's reads
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-        for (int r = 0; r < 2; ++r) {
-          *reinterpret_cast<Float2*>(reinterpret_cast<float*>(stage(side)) + row(r) * (W + 4) + 8 * j + 2 * column) = {
-              tile.v[j][2 * r], tile.v[j][2 * r + 1]};
-        }
-      }
+      return Operand<P, W>(tile, reinterpret_cast<float*>(stage(side)));
     } else {
       float largest = 0;
       for_entries([&](int j, int e) { largest = fmaxf(largest, fabsf(tile.v[j][e])); });
       const RowScale scale(largest_of_lanes<32>(largest));
-      auto *high = reinterpret_cast<std::uint32_t*>(stage(side)), *low = high + tile_rows * (W + 8) / 2;
+      const Operand<P, W> operand(tile, scale);
+      const int to = row(0) * ((W + 8) / 2) + (lane_index() & 3);
+      auto *high = reinterpret_cast<std::uint32_t*>(stage(side)) + to, *low = high + tile_rows * (W + 8) / 2;
 #pragma unroll
       for (int j = 0; j < W / 8; ++j) {
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const float x = tile.v[j][2 * r] * scale.up, y = tile.v[j][2 * r + 1] * scale.up;
-          const SplitPair halves(x, y);
-          const int to = row(r) * ((W + 8) / 2) + 4 * j + column;
-          high[to] = halves.high;
-          low[to] = halves.low;
+          high[r * 4 * (W + 8) + 4 * j] = operand.high[j / 2][2 * (j & 1) + r];
+          low[r * 4 * (W + 8) + 4 * j] = operand.low[j / 2][2 * (j & 1) + r];
         }
       }
       if (lane_index() == 0) floats(plan_.warp.scales)[side] = scale.down;
+      return operand;
     }
   }
 
   // to += left rightᵀ over the block's samples, of units [16 row_blocks] and [16 column_blocks]: fragments, `to_stride`
-  // of them a row. sums, unless at is nullptr: those of left's columns alone. Between two barriers.
+  // of them a row. sums, unless at is nullptr: those of left's columns alone. Between two barriers. Blocks of 16 × 16
+  // go round the warps, a row's sums as one more of its blocks.
   __device__ __forceinline__ void accumulate(int row_blocks, int column_blocks, float* to, int to_stride,
                                              const ColumnSums& sums) const {
     sync_block();
-    const int width = column_blocks > 0 ? column_blocks : 1;
+    const int width = column_blocks + (sums.at != nullptr ? 1 : 0);
+    int rb = 0, cb = warp_index();
 #pragma unroll 1
-    for (int item = warp_index(); item < row_blocks * width; item += block_threads() / 32) {
-      const int rb = item / width, cb = item - rb * width;
-      const bool sum_columns = sums.at != nullptr && cb == 0;
-      float total[2][4] = {}, column[2] = {0, 0};
-#pragma unroll 1
-      for (int k = 0; k < own().share.warps; ++k) {
-        const char* from = memory(k);
-        add_samples(from, rb, cb, column_blocks > 0, sum_columns, total, column);
-      }
-      if (column_blocks > 0) {
+    for (;; cb += block_threads() / 32) {
+      for (; cb >= width; cb -= width) ++rb;
+      if (rb >= row_blocks) break;
+      if (cb < column_blocks) {
+        float total[2][4] = {};
+        add_products(rb, cb, total);
         Float4* at = reinterpret_cast<Float4*>(to) + (rb * to_stride + 2 * cb) * 32 + lane_index();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
@@ -427,71 +471,101 @@ class LossSweeps : public WarpNetwork<P, W> {
           for (int e = 0; e < 4; ++e) sum.v[e] += total[h][e];
           at[32 * h] = sum;
         }
-      }
-      if (sum_columns && (lane_index() & 3) == 0) {
-        float* at = sums.at + rb * sums.block + (lane_index() >> 2) * sums.row;
-        at[0] += column[0];
-        at[sums.half] += column[1];
+      } else {
+        float total[2] = {};
+        add_columns(rb, total);
+        if ((lane_index() & 3) == 0) {
+          float* at = sums.at + rb * sums.block + (lane_index() >> 2) * sums.row;
+          at[0] += total[0];
+          at[sums.half] += total[1];
+        }
       }
     }
     sync_block();
   }
 
-  // Of one warp's samples, whose memory is `from`.
-  __device__ __forceinline__ void add_samples(const char* from, int rb, int cb, bool products, bool sum_columns,
-                                              float (&total)[2][4], float (&column)[2]) const {
+  // Of a block, over all samples; a warp's samples are a step.
+  __device__ __forceinline__ void add_products(int rb, int cb, float (&total)[2][4]) const {
+    const int warps = own().share.warps;
+    const char* from = memory(0);
     if constexpr (P == Precision::fp32) {
       const int g = lane_index() >> 2, c = lane_index() & 3;
-      const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + g;
-      const float* b = reinterpret_cast<const float*>(from + plan_.warp.stage[right]) + 16 * cb + 2 * c;
+#pragma unroll 1
+      for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
+        const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + g;
+        const float* b = reinterpret_cast<const float*>(from + plan_.warp.stage[right]) + 16 * cb + 2 * c;
 #pragma unroll 4
-      for (int k = 0; k < tile_rows; ++k) {
-        const float x = a[k * (W + 4)], y = a[k * (W + 4) + 8];
-        if (sum_columns) column[0] += x, column[1] += y;
-        if (!products) continue;
+        for (int r = 0; r < tile_rows; ++r) {
+          const float x = a[r * (W + 4)], y = a[r * (W + 4) + 8];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          const Float2 w = *reinterpret_cast<const Float2*>(b + k * (W + 4) + 8 * h);
-          total[h][0] = fmaf(x, w.x, total[h][0]);
-          total[h][1] = fmaf(x, w.y, total[h][1]);
-          total[h][2] = fmaf(y, w.x, total[h][2]);
-          total[h][3] = fmaf(y, w.y, total[h][3]);
+          for (int h = 0; h < 2; ++h) {
+            const Float2 w = *reinterpret_cast<const Float2*>(b + r * (W + 4) + 8 * h);
+            total[h][0] = fmaf(x, w.x, total[h][0]);
+            total[h][1] = fmaf(x, w.y, total[h][1]);
+            total[h][2] = fmaf(y, w.x, total[h][2]);
+            total[h][3] = fmaf(y, w.y, total[h][3]);
+          }
         }
       }
     } else {
-      // Lane l names row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half) of the 16 × 16 block.
-      constexpr int row_bytes = 2 * (W + 8), low = tile_rows * row_bytes;
-      const int lane = lane_index();
-      const int place = ((lane >> 4) * 8 + (lane & 7)) * row_bytes + ((lane >> 3) & 1) * 16;
-      const float* scales = reinterpret_cast<const float*>(from + plan_.warp.scales);
-      const char* a = from + plan_.warp.stage[left] + place + 32 * rb;
-      std::uint32_t a_high[4], a_low[4];
-      load_matrices_transposed(a_high, a);
-      load_matrices_transposed(a_low, a + low);
-      if (sum_columns) {
-        const std::uint32_t ones = pack_halves(1, 1);
-        float sum[4] = {}, apart[4] = {};
-        multiply_add(sum, a_high, ones, ones);
-        multiply_add(apart, a_low, ones, ones);
-        column[0] = fmaf(scales[left], sum[0] + apart[0], column[0]);
-        column[1] = fmaf(scales[left], sum[2] + apart[2], column[1]);
-      }
-      if (!products) return;
-      const char* b = from + plan_.warp.stage[right] + place + 32 * cb;
-      std::uint32_t b_high[4], b_low[4];
-      load_matrices_transposed(b_high, b);
-      load_matrices_transposed(b_low, b + low);
-      const float scale = scales[left] * scales[right];
+      const char *a = from + plan_.warp.stage[left] + half_place() + 32 * rb,
+                 *b = from + plan_.warp.stage[right] + half_place() + 32 * cb, *scales = from + plan_.warp.scales;
+#pragma unroll 2
+      for (int k = 0; k < warps; ++k) {
+        std::uint32_t a_high[4], a_low[4], b_high[4], b_low[4];
+        load_matrices_transposed(a_high, a);
+        load_matrices_transposed(b_high, b);
+        load_matrices_transposed(a_low, a + low_halves_);
+        load_matrices_transposed(b_low, b + low_halves_);
+        const Float2 down = *reinterpret_cast<const Float2*>(scales);
+        const float scale = down.x * down.y;
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float sum[4] = {}, apart[4] = {};
-        multiply_add(sum, a_high, b_high[h], b_high[h + 2]);
-        multiply_add(apart, a_low, b_high[h], b_high[h + 2]);
-        multiply_add(apart, a_high, b_low[h], b_low[h + 2]);
+        for (int h = 0; h < 2; ++h) {
+          // The small products first: so they cost the large sum no rounding of its own.
+          float sum[4] = {};
+          multiply_add(sum, a_low, b_high[h], b_high[h + 2]);
+          multiply_add(sum, a_high, b_low[h], b_low[h + 2]);
+          multiply_add(sum, a_high, b_high[h], b_high[h + 2]);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[e] + apart[e], total[h][e]);
+          for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[e], total[h][e]);
+        }
+        a += plan_.warp_bytes;
+        b += plan_.warp_bytes;
+        scales += plan_.warp_bytes;
       }
     }
+  }
+  // The same of the left side times ones.
+  __device__ __forceinline__ void add_columns(int rb, float (&total)[2]) const {
+    const int warps = own().share.warps;
+    const char* from = memory(0);
+#pragma unroll 1
+    for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
+      if constexpr (P == Precision::fp32) {
+        const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + (lane_index() >> 2);
+#pragma unroll 4
+        for (int r = 0; r < tile_rows; ++r) total[0] += a[r * (W + 4)], total[1] += a[r * (W + 4) + 8];
+      } else {
+        const char* a = from + plan_.warp.stage[left] + half_place() + 32 * rb;
+        std::uint32_t high[4], low[4];
+        load_matrices_transposed(high, a);
+        load_matrices_transposed(low, a + low_halves_);
+        const float scale = *reinterpret_cast<const float*>(from + plan_.warp.scales);
+        const std::uint32_t ones = pack_halves(1, 1);
+        float sum[4] = {};
+        multiply_add(sum, low, ones, ones);
+        multiply_add(sum, high, ones, ones);
+        total[0] = fmaf(scale, sum[0], total[0]);
+        total[1] = fmaf(scale, sum[2], total[1]);
+      }
+    }
+  }
+  // A stage of halves: bytes from the high ones to the low ones, and to the row that this lane names of a 16 × 16
+  // block: lane l row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half).
+  static constexpr int row_bytes_ = 2 * (W + 8), low_halves_ = tile_rows * row_bytes_;
+  __device__ __forceinline__ static int half_place() {
+    const int lane = lane_index();
+    return ((lane >> 4) * 8 + (lane & 7)) * row_bytes_ + ((lane >> 3) & 1) * 16;
   }
 
   static constexpr int blocks_ = W / 16;
@@ -530,164 +604,202 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // ---- sweeps ----
 
+  // w of the row of a lane's entry e.
+  __device__ __forceinline__ float weight(int e) const { return rows()[row(e >> 1)]; }
+
+  static constexpr bool apart_ = P == Precision::split;
   template <bool kTransposed>
-  __device__ __forceinline__ void product(int l, Tile<W>& tile, Side side = left) const {
-    Network::template product<kTransposed, P == Precision::split>(l, tile, stage(side));
+  __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
+    Network::template product<kTransposed, apart_>(l, tile, stage(left));
+  }
+  // Of a tile that is put, too: one split serves both. Its one scale is enough here, where a sample's part is lost only
+  // beside that of another in the same sum; in A, whose rows are each sample's own, it would not be.
+  template <bool kTransposed>
+  __device__ __forceinline__ void put_product(Side side, int l, Tile<W>& tile) const {
+    Network::template product<kTransposed, apart_>(l, put(side, tile), tile);
   }
 
-  // A: tile = z_L.
-  __device__ __forceinline__ void forward(Tile<W>& tile) {
+  // A: z_L in the tile.
+  __device__ __forceinline__ void forward(Layer<W>& layer, Tile<W>& tile) {
     Network::set(bias(0), tile);
     Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
-    for (int l = 0;; ++l) {
-      store(z(l), tile);
-      if (l + 1 == net_.hidden) return;
-      activate(tile);
+    for (int l = 0; l + 1 < net_.hidden; ++l) {
+      activate<true>(l, layer, tile);
       product<false>(l, tile);
       Network::add_bias(l + 1, tile);
     }
   }
-
-  // z → h.
-  __device__ __forceinline__ void activate(Tile<W>& tile) const {
-    with_sigma(
-        [&](const auto& sigma) { for_entries([&](int j, int e) { tile.v[j][e] = sigma(tile.v[j][e]).value; }); });
+  // Keeps of z; z → h, where kValue.
+  template <bool kValue>
+  __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) const {
+    with_sigma([&](const auto& sigma) {
+      for_entries([&](int j, int e) {
+        const float z = tile.v[j][e];
+        layer.kept.v[j][e] = sigma.keep(z);
+        if constexpr (kValue) tile.v[j][e] = sigma(z).value;
+      });
+    });
+    store(kept(l), layer.kept);
   }
 
-  // A: z_L → δ_1 of a potential.
-  __device__ __forceinline__ void reverse(Tile<W>& tile) {
-    Network::set(output(0), tile);
+  // A: from z_L; layer 1 and δ_1 in the tile.
+  __device__ __forceinline__ void reverse(Layer<W>& layer, Tile<W>& tile) {
+    activate<false>(net_.hidden - 1, layer, tile);
+    Network::set(output(0), layer.p);
+    tile = layer.p;
 #pragma unroll 1
     for (int l = net_.hidden - 1;; --l) {
-      store(p(l), tile);
-      times_first(l, tile);
+      times_first(layer, tile);
       if (l == 0) return;
       product<true>(l - 1, tile);
+      load(kept(l - 1), layer.kept);
+      layer.p = tile;
+      if (l > 1 || residual()) store(p(l - 1), tile);
     }
   }
-  // tile ⊙= σ′_l.
-  __device__ __forceinline__ void times_first(int l, Tile<W>& tile) {
+  // tile ⊙= σ′.
+  __device__ __forceinline__ void times_first(const Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        const Float4 at_z = *at(z(l), j);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) tile.v[j][e] *= sigma(at_z.v[e]).first;
-      }
+      for_entries([&](int j, int e) { tile.v[j][e] *= sigma.kept(layer.kept.v[j][e]).first; });
     });
   }
 
-  // A along axis i: q and this lane's part of the trace.
-  __device__ __forceinline__ void tangent(int i, Tile<W>& tile, float (&trace)[2]) {
+  // A along axis i: q and this lane's part of the trace. From layer 1, but that the axis before ended at layer L; ends
+  // with ż_L in the tile, and of the last axis leaves those before it.
+  __device__ __forceinline__ void tangent(int i, Layer<W>& layer, Tile<W>& tile, float (&trace)[2]) {
     Network::set_axis(i, tile);
+    if (i > 0) load(0, layer);
 #pragma unroll 1
     for (int l = 0;; ++l) {
+      if (l > 0) {
+        Tile<W> squares;
+        for_entries([&](int j, int e) { squares.v[j][e] = tile.v[j][e] * tile.v[j][e]; });
+        add(q(l), i > 0, squares);
+      }
       with_sigma([&](const auto& sigma) {
-#pragma unroll
-        for (int j = 0; j < W / 8; ++j) {
-          const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
-          Float4 squares = {};
-          if (i > 0) squares = *at(q(l), j);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const Derivatives s = sigma(at_z.v[e]);
-            float& v = tile.v[j][e];
-            trace[e >> 1] = fmaf(s.second * at_p.v[e] * v, v, trace[e >> 1]);
-            squares.v[e] = fmaf(v, v, squares.v[e]);
-            v *= s.first;
-          }
-          *at(q(l), j) = squares;
-        }
+        for_entries([&](int j, int e) {
+          const float v = tile.v[j][e];
+          trace[e >> 1] = fmaf(sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e] * v, v, trace[e >> 1]);
+        });
       });
       if (l + 1 == net_.hidden) return;
+      if (l > 0 && i + 1 == net_.dimension) store(tangent(l), tile);
+      times_first(layer, tile);
       product<false>(l, tile);
+      load(l + 1, layer);
     }
   }
-
-  // B along axis i.
-  __device__ __forceinline__ void tangent_gradient(int i, const float (&w)[2], Tile<W>& tile) {
-    Network::set_axis(i, tile);
-    int l = 0;
+  // q_1 is the same for every sample.
+  __device__ __forceinline__ void first_squares(Tile<W>& squares) const {
+    Network::clear(squares);
 #pragma unroll 1
-    for (; l + 1 < net_.hidden; ++l) {
-      store(tangent(l), tile);
-      times_first(l, tile);
-      product<false>(l, tile);
-    }
-    with_sigma([&](const auto& sigma) {
+    for (int i = 0; i < net_.dimension; ++i) {
 #pragma unroll
       for (int j = 0; j < W / 8; ++j) {
-        const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) tile.v[j][e] *= 2 * w[e >> 1] * (sigma(at_z.v[e]).second * at_p.v[e]);
+        const Float2 v = pair(input(1 + i), j);
+        squares.v[j][0] = squares.v[j][2] = fmaf(v.x, v.x, squares.v[j][0]);
+        squares.v[j][1] = squares.v[j][3] = fmaf(v.y, v.y, squares.v[j][1]);
       }
-    });
-    backward<false>(tile, [&](int below, Tile<W>& taken) {
-      with_sigma([&](const auto& sigma) {
-#pragma unroll
-        for (int j = 0; j < W / 8; ++j) {
-          const Float4 at_z = *at(z(below), j), at_p = *at(p(below), j), along = *at(tangent(below), j);
-          Float4 sources = {};
-          if (i > 0) sources = *at(s(below), j);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const Derivatives d = sigma(at_z.v[e]);
-            float& v = tile.v[j][e];
-            const float curved = d.second * along.v[e];
-            sources.v[e] = fmaf(curved, v, sources.v[e]);
-            taken.v[j][e] = d.first * along.v[e];
-            v = fmaf(d.first, v, 2 * w[e >> 1] * (curved * at_p.v[e]));
-          }
-          *at(s(below), j) = sources;
-        }
-      });
-    });
-    accumulate(blocks_, 0, nullptr, 0, first_column(1 + i));
+    }
   }
 
-  // C, from seeds and w: leaves S in place of P. Where not `residual` w is zero, and there is no q nor anything from B.
-  __device__ __forceinline__ void generator(bool residual, const float (&w)[2], Tile<W>& tile) {
+  // B along axis i: the last axis first, whose tangents A left. Ends at layer 1.
+  __device__ __forceinline__ void tangent_gradient(Layer<W>& layer, Tile<W>& tile) {
+    const auto more = [&] { return axis() + 1 < net_.dimension; };
+    if (more()) {
+      Network::set_axis(axis(), tile);
+      load(kept(0), layer.kept);
+#pragma unroll 1
+      for (int l = 0; l + 1 < net_.hidden; ++l) {
+        if (l > 0) store(tangent(l), tile);
+        times_first(layer, tile);
+        load(kept(l + 1), layer.kept);
+        product<false>(l, tile);
+      }
+      Network::set(output(0), layer.p);
+    }
+    with_sigma([&](const auto& sigma) {
+      for_entries([&](int j, int e) {
+        tile.v[j][e] *= 2 * weight(e) * (sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e]);
+      });
+    });
+    backward<false>(layer, tile, [&](int below, Tile<W>& taken) {
+      if (below > 0) {
+        load(tangent(below), taken);
+      } else {
+        Network::set_axis(axis(), taken);
+      }
+      load(p(below), layer.p);
+      with_sigma([&](const auto& sigma) {
+        for_entries([&](int j, int e) {
+          float &p = layer.p.v[j][e], &v = tile.v[j][e];
+          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
+          const float curved = d.second * taken.v[j][e], source = curved * v;
+          v = fmaf(d.first, v, 2 * weight(e) * (curved * p));
+          p = source;
+        });
+      });
+      add(s(below), more(), layer.p);
+      times_first(layer, taken);
+    });
+    accumulate(blocks_, 0, nullptr, 0, first_column(1 + axis()));
+  }
+
+  // C, from seeds and w, layer 1 → layer L: leaves S in place of P, that of layer L in the tile. Where not `residual` w
+  // is zero, and there is no q nor anything from B.
+  __device__ __forceinline__ void generator(Layer<W>& layer, Tile<W>& tile) {
     Network::clear(tile);
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
     for (int l = 0;; ++l) {
-      Tile<W> delta;
-      with_sigma([&](const auto& sigma) {
-#pragma unroll
-        for (int j = 0; j < W / 8; ++j) {
-          const Float4 at_z = *at(z(l), j), at_p = *at(p(l), j);
-          Float4 squares = {}, sources = {};
-          if (residual) squares = *at(q(l), j);
-          if (residual && l + 1 < net_.hidden) sources = *at(s(l), j);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const Derivatives d = sigma(at_z.v[e]);
-            float& v = tile.v[j][e];
-            const float square = w[e >> 1] * squares.v[e];
-            delta.v[j][e] = d.first * at_p.v[e];
-            sources.v[e] = fmaf(at_p.v[e], fmaf(d.third, square, d.second * v), sources.v[e]);
-            v = fmaf(d.first, v, d.second * square);
-          }
-          *at(p(l), j) = sources;
+      if (residual()) {
+        Tile<W> squares;
+        if (l > 0) {
+          load(q(l), squares);
+        } else {
+          first_squares(squares);
         }
-      });
-      put(left, delta);
+        for_entries([&](int j, int e) { squares.v[j][e] *= weight(e); });
+        generate<true>(squares, layer, tile);
+      } else {
+        generate<false>({}, layer, tile);
+      }
+      put(left, layer.kept);
       if (l == 0) {
         accumulate_first(seeds(), no_sums());
       } else {
         accumulate_hidden(l - 1, no_sums());
       }
       if (l + 1 == net_.hidden) break;
-      put(right, tile);
-      product<false>(l, tile, right);
+      if (residual()) plus(s(l), layer.p);
+      store(p(l), layer.p);
+      put_product<false>(right, l, tile);
+      load(l + 1, layer);
     }
     put(left, tile);
     accumulate(blocks_, 0, nullptr, 0, {gradient() + plan_.gradient.output, 16, 1, 8});
+    tile = layer.p;
+  }
+
+  // u → π in the tile, δ in place of what was kept, and in place of P S but for B's part; squares, where kResidual: w
+  // q.
+  template <bool kResidual>
+  __device__ __forceinline__ void generate(const Tile<W>& squares, Layer<W>& layer, Tile<W>& tile) const {
+    with_sigma([&](const auto& sigma) {
+      for_entries([&](int j, int e) {
+        float &kept = layer.kept.v[j][e], &p = layer.p.v[j][e], &v = tile.v[j][e];
+        const Derivatives d = sigma.kept(kept);
+        const float square = kResidual ? squares.v[j][e] : 0.0f;
+        kept = d.first * p;
+        p *= kResidual ? fmaf(d.third, square, d.second * v) : d.second * v;
+        v = kResidual ? fmaf(d.first, v, d.second * square) : d.first * v;
+      });
+    });
   }
 
   // h_L → ζ_L of a vector net, and its output layer's gradient.
-  __device__ __forceinline__ void vector_output(Tile<W>& tile) {
+  __device__ __forceinline__ void vector_output(const Layer<W>& layer, Tile<W>& tile) {
     put(right, tile);
     const int outputs = (net_.outputs + 15) / 16 * 16;
 #pragma unroll 1
@@ -700,49 +812,46 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     Network::clear(tile);
     Network::add_rows(tile, seeds() + 1, stride(), output(0), net_.outputs);
-    times_first(net_.hidden - 1, tile);
+    times_first(layer, tile);
   }
 
   // D: from ζ_L.
-  __device__ __forceinline__ void backward_value(Tile<W>& tile) {
-    backward<true>(tile, [&](int below, Tile<W>& taken) {
+  __device__ __forceinline__ void backward_value(Layer<W>& layer, Tile<W>& tile) {
+    backward<true>(layer, tile, [&](int below, Tile<W>& taken) {
+      if (own().potential) {
+        load(p(below), layer.p);
+      } else {
+        Network::clear(layer.p);
+      }
       with_sigma([&](const auto& sigma) {
-#pragma unroll
-        for (int j = 0; j < W / 8; ++j) {
-          const Float4 at_z = *at(z(below), j);
-          Float4 sources = {};
-          if (net_.potential) sources = *at(p(below), j);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const Derivatives d = sigma(at_z.v[e]);
-            taken.v[j][e] = d.value;
-            tile.v[j][e] = fmaf(d.first, tile.v[j][e], sources.v[e]);
-          }
-        }
+        for_entries([&](int j, int e) {
+          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
+          taken.v[j][e] = d.value;
+          tile.v[j][e] = fmaf(d.first, tile.v[j][e], layer.p.v[j][e]);
+        });
       });
     });
     accumulate_first(inputs(), bias_sums(0));
   }
 
   // An adjoint of layer L's z → that of layer 1's, which is then on the left: adds to the hidden matrices' gradients,
-  // and with kBias to their biases'. From W_{l+1}ᵀ (adjoint of l + 1) in the tile, step(l, taken) makes the adjoint of
-  // l and what layer l + 1 took in.
+  // and with kBias to their biases'. From W_{l+1}ᵀ (adjoint of l + 1) in the tile and what layer l kept in `layer`,
+  // step(l, taken) makes the adjoint of l and what layer l + 1 took in.
   template <bool kBias, class Step>
-  __device__ __forceinline__ void backward(Tile<W>& tile, const Step& step) {
+  __device__ __forceinline__ void backward(Layer<W>& layer, Tile<W>& tile, const Step& step) {
 #pragma unroll 1
-    for (int l = net_.hidden - 1; l > 0; --l) {
-      put(left, tile);
-      product<true>(l - 1, tile);
+    for (below() = net_.hidden - 2; below() >= 0; --below()) {
+      put_product<true>(left, below(), tile);
+      load(kept(below()), layer.kept);
       Tile<W> taken;
-      step(l - 1, taken);
+      step(below(), taken);
       put(right, taken);
-      accumulate_hidden(l - 1, kBias ? bias_sums(l) : no_sums());
+      accumulate_hidden(below(), kBias ? bias_sums(below() + 1) : no_sums());
     }
     put(left, tile);
   }
 
   const ResidentLossPlan& plan_;
-  char* memory_;  // the warp's
 };
 
 template <Precision P, int W>
@@ -751,14 +860,13 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
   if (thread_index() == 0) {
     int block = block_index(), k = 0;
     for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-    *reinterpret_cast<BlockTask*>(shared_memory() + a.plan.task) = {a.tasks[k], a.shares[k], block};
+    *reinterpret_cast<BlockTask*>(shared_memory() + a.plan.task) = {a.tasks[k], a.shares[k], block,
+                                                                    a.plan.net.potential};
   }
   sync_block();
-  const BlockTask& own = sweeps.own();
-  load_image(own.task.network.image, a.plan.image.bytes);
+  load_image(sweeps.own().task.network.image, a.plan.image.bytes);
   sweeps.begin();
-#pragma unroll 1
-  for (int tile = own.block; tile < own.share.tiles; tile += own.share.blocks) sweeps.add(tile);
+  sweeps.add();
   sweeps.end();
 }
 

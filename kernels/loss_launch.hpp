@@ -57,6 +57,7 @@ struct LossWarpLayout {
   int seeds;         // float [tile_rows, input_stride]: c, first the target
   int rows;          // float [tile_rows]: w, first the sample's weight
   int values;        // double [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
+  int counters;      // int [3, 32]: of each lane
   int scales;        // float [2] of the stages
   int stage[2];      // a tile as the left and as the right side of a product over the block's samples
   int bytes;
@@ -70,7 +71,8 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
   at.seeds = tile_rows * at.input_stride * number;
   at.rows = 2 * at.seeds;
   at.values = at.rows + tile_rows * number;
-  at.scales = at.values + 2 * tile_rows * static_cast<int>(sizeof(double));
+  at.counters = at.values + 2 * tile_rows * static_cast<int>(sizeof(double));
+  at.scales = at.counters + 3 * 32 * static_cast<int>(sizeof(int));
   at.stage[0] = up(at.scales + 2 * number);
   // split: high and low halves [tile_rows, width + 8] each; fp32: [tile_rows, width + 4].
   const int stage = tile_rows * number * (net.width + (net.precision == Precision::fp32 ? 4 : 8));
@@ -80,7 +82,9 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
 }
 
 // Planes of tile_rows × width numbers that a tile's sweeps leave for later ones.
-inline int loss_planes(const ResidentMlp& net) { return net.potential ? 5 * net.hidden - 2 : net.hidden; }
+inline int loss_planes(const ResidentMlp& net) {
+  return net.potential && net.hidden > 1 ? 5 * (net.hidden - 1) : net.hidden;
+}
 
 inline constexpr int loss_task_bytes = 512;  // of shared memory, for the task that a block works on
 

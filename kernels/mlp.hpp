@@ -67,15 +67,21 @@ struct Operand {
 #pragma unroll
       for (int e = 0; e < 4; ++e) largest[e >> 1] = fmaxf(largest[e >> 1], fabsf(tile.v[j][e]));
     }
-    const RowScale scale[2] = {RowScale(row_max(largest[0])), RowScale(row_max(largest[1]))};
-    down[0] = scale[0].down;
-    down[1] = scale[1].down;
+    split(tile, RowScale(row_max(largest[0])), RowScale(row_max(largest[1])));
+  }
+  // All rows by one scale.
+  __device__ __forceinline__ Operand(const Tile<W>& tile, const RowScale& scale) { split(tile, scale, scale); }
+
+ private:
+  __device__ __forceinline__ void split(const Tile<W>& tile, const RowScale& of_g, const RowScale& of_g_8) {
+    down[0] = of_g.down;
+    down[1] = of_g_8.down;
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float x = tile.v[j][2 * r] * scale[r].up, y = tile.v[j][2 * r + 1] * scale[r].up;
-        const SplitPair halves(x, y);
+        const float up = r == 0 ? of_g.up : of_g_8.up;
+        const SplitPair halves(tile.v[j][2 * r] * up, tile.v[j][2 * r + 1] * up);
         high[j / 2][2 * (j & 1) + r] = halves.high;
         if constexpr (kLow) low[j / 2][2 * (j & 1) + r] = halves.low;
       }
@@ -216,6 +222,7 @@ __device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_imag
 template <int W>
 inline constexpr int plane_blocks = W / 8 * 32;
 __device__ __forceinline__ Float4* at(Float4* plane, int j) { return plane + 32 * j; }
+__device__ __forceinline__ const Float4* at(const Float4* plane, int j) { return plane + 32 * j; }
 
 // v ⊙= by.
 __device__ __forceinline__ void times(const Float4& by, float (&v)[4]) {
@@ -306,7 +313,10 @@ class WarpNetwork {
   // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
   template <bool kTransposed, bool kApart>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, void* stage) const {
-    const Operand<P, W> operand(tile, static_cast<float*>(stage));
+    product<kTransposed, kApart>(l, Operand<P, W>(tile, static_cast<float*>(stage)), tile);
+  }
+  template <bool kTransposed, bool kApart>
+  __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
     multiply<kTransposed, kApart>(operand, shared_memory() + image_.matrices + l * image_.matrix_bytes,
                                   number(image_.factors)[l], tile);
   }

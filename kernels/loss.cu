@@ -141,8 +141,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
 
  private:
-  // Each sweep begins at the layer where the one before it ended, with
-  // that layer in `layer`.
+  // Each sweep begins at the layer where the one before it ended, with that layer in `layer`.
   __device__ __forceinline__ void add_tile() {
     load_samples();
     Tile<W> tile;
@@ -183,7 +182,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ int& below() const { return counters()[32]; }
   __device__ __forceinline__ int& axis() const { return counters()[64]; }
   __device__ __forceinline__ int* counters() const {
-    return reinterpret_cast<int*>(memory(warp_index()) + plan_.warp.counters) + lane_index();
+    return reinterpret_cast<int*>(memory(warp_index()) + LossWarpLayout::counters) + lane_index();
   }
 
   __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }

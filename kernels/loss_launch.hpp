@@ -52,14 +52,14 @@ inline LossGradientLayout loss_gradient_layout(const ResidentMlp& net) {
 
 // What a warp has in shared memory beside planes, in bytes from its start.
 struct LossWarpLayout {
-  int inputs = 0;    // float [tile_rows, input_stride]: (t, x) of a sample
-  int input_stride;  // as in WarpLayout
-  int seeds;         // float [tile_rows, input_stride]: c, first the target
-  int rows;          // float [tile_rows]: w, first the sample's weight
-  int values;        // double [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
-  int counters;      // int [3, 32]: of each lane
-  int scales;        // float [2] of the stages
-  int stage[2];      // a tile as the left and as the right side of a product over the block's samples
+  static constexpr int counters = 0;  // int [3, 32]: of each lane; the offset 0 saves a register
+  int inputs;                         // float [tile_rows, input_stride]: (t, x) of a sample
+  int input_stride;                   // as in WarpLayout
+  int seeds;                          // float [tile_rows, input_stride]: c, first the target
+  int rows;                           // float [tile_rows]: w, first the sample's weight
+  int values;                         // double [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
+  int scales;                         // float [2] of the stages
+  int stage[2];                       // a tile as the left and as the right side of a product over the block's samples
   int bytes;
 };
 
@@ -68,11 +68,12 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
   const auto up = [](int bytes) { return (bytes + 15) / 16 * 16; };
   LossWarpLayout at;
   at.input_stride = (1 + net.dimension) | 1;
-  at.seeds = tile_rows * at.input_stride * number;
-  at.rows = 2 * at.seeds;
+  const int points = tile_rows * at.input_stride * number;
+  at.inputs = at.counters + 3 * 32 * number;
+  at.seeds = at.inputs + points;
+  at.rows = at.seeds + points;
   at.values = at.rows + tile_rows * number;
-  at.counters = at.values + 2 * tile_rows * static_cast<int>(sizeof(double));
-  at.scales = at.counters + 3 * 32 * static_cast<int>(sizeof(int));
+  at.scales = at.values + 2 * tile_rows * static_cast<int>(sizeof(double));
   at.stage[0] = up(at.scales + 2 * number);
   // split: high and low halves [tile_rows, width + 8] each; fp32: [tile_rows, width + 4].
   const int stage = tile_rows * number * (net.width + (net.precision == Precision::fp32 ? 4 : 8));

@@ -218,12 +218,17 @@ def test_paper(folder):
     refusal(check('--limit', '0'), 2, '--limit')
     done = check(*arguments, path=path)
     assert done.returncode == 1 and 'ended with exit status 1' in done.stderr and not out.exists(), done
-    program(build / 'tools/reproduce', f'echo "$*" >> "{folder}/paper"\nsleep 60\n')
+    program(build / 'tools/reproduce', f'echo "$*" >> "{folder}/paper"\nexec sleep 60\n')
     done = check(*arguments, '--limit', 1, path=path)
     assert done.returncode == 3 and 'the same call goes on' in done.stdout and not out.exists(), done
     assert (folder / 'paper').read_text().split() == ['--preset', 'paper', '--backend', 'cuda', '--out', str(run)]
     calls = [int(line) for line in (run / 'seconds').read_text().split()]
     assert len(calls) == 2 and calls[1] >= 1, calls
+    # KILL is the limit's where there is one.
+    program(build / 'tools/reproduce', 'kill -KILL $$\n')
+    assert check(*arguments, '--limit', 9, path=path).returncode == 3
+    done = check(*arguments, path=path)
+    assert done.returncode == 1 and 'ended with exit status 137' in done.stderr, done
     # What follows the preset is the report, of results that are there.
     program(build / 'tools/reproduce', 'exit 0\n')
     done = check(*arguments, path=path)
@@ -231,7 +236,7 @@ def test_paper(folder):
     program(path / 'python3', f'case $1 in *report.py) [ "$1" != tools/report.py ] || exit 0 ;; esac\nexec {sys.executable} "$@"\n')
     done = check(*arguments, path=path)
     report = json.loads(out.read_text())
-    assert done.returncode == 0 and report['paper']['calls'] == 4 and report['paper']['seconds'] >= calls[1], done
+    assert done.returncode == 0 and report['paper']['calls'] == 6 and report['paper']['seconds'] >= calls[1], done
     assert [row['verdict'] for row in report['figures']] == ['aim reached'] and report['commit'] == 'abc'
 
 

@@ -222,8 +222,9 @@ def test_paper(folder):
     done = check(*arguments, '--limit', 1, path=path)
     assert done.returncode == 3 and 'the same call goes on' in done.stdout and not out.exists(), done
     assert (folder / 'paper').read_text().split() == ['--preset', 'paper', '--backend', 'cuda', '--out', str(run)]
-    calls = [int(line) for line in (run / 'seconds').read_text().split()]
-    assert len(calls) == 2 and calls[1] >= 1, calls
+    calls = [list(map(int, line.split())) for line in (run / 'calls').read_text().splitlines()]
+    assert [len(line) for line in calls] == [2, 2] and calls[1][1] - calls[1][0] >= 1, calls
+    assert (run / 'device').read_text() == 'NVIDIA H9 80GB\n'
     # KILL is the limit's where there is one.
     program(build / 'tools/reproduce', 'kill -KILL $$\n')
     assert check(*arguments, '--limit', 9, path=path).returncode == 3
@@ -236,8 +237,26 @@ def test_paper(folder):
     program(path / 'python3', f'case $1 in *report.py) [ "$1" != tools/report.py ] || exit 0 ;; esac\nexec {sys.executable} "$@"\n')
     done = check(*arguments, path=path)
     report = json.loads(out.read_text())
-    assert done.returncode == 0 and report['paper']['calls'] == 6 and report['paper']['seconds'] >= calls[1], done
+    assert done.returncode == 0 and report['paper']['calls'] == 6 and report['paper']['seconds'] >= 1, done
     assert [row['verdict'] for row in report['figures']] == ['aim reached'] and report['commit'] == 'abc'
+    # A call that is killed counts up to the end of the next.
+    program(build / 'tools/reproduce', 'sleep 1\nkill -KILL $(cut -d" " -f4 /proc/$PPID/stat)\n')
+    assert check(*arguments, path=path).returncode == -9
+    program(build / 'tools/reproduce', 'exit 0\n')
+    before = report['paper']['seconds']
+    assert check(*arguments, path=path).returncode == 0
+    report = json.loads(out.read_text())
+    assert report['paper']['calls'] == 8 and report['paper']['seconds'] >= before + 1, report
+    killed, begun, ended = map(int, (run / 'calls').read_text().splitlines()[-1].split())
+    assert killed < begun <= ended
+    # Of another device, and of runs whose time is not known.
+    kept = (run / 'calls').read_text()
+    program(path / 'nvidia-smi', 'echo "NVIDIA H8, 580.1, 81559 MiB, 1980 MHz"\n')
+    refusal(check(*arguments, path=path), 2, 'NVIDIA H9 80GB', 'NVIDIA H8')
+    assert (run / 'calls').read_text() == kept
+    (folder / 'plain/blob_w0').mkdir(parents=True)
+    (folder / 'plain/blob_w0/recipe.json').write_text('{}')
+    refusal(check(*arguments[:3], '--paper', folder / 'plain', path=path), 2, 'not begun by gpu_check')
 
 
 def test_no_sanitizer(folder):

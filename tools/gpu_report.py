@@ -190,9 +190,11 @@ def measured_on(folder):
 
 
 def paper(folder, run):
-    """The time of all calls, what was done again after a call was ended with it."""
-    calls = [int(line) for line in (run / 'seconds').read_text().split()]
-    return measured_on(folder) | {'paper': {'seconds': sum(calls), 'calls': len(calls)}}
+    """The time of all calls, what was done again after a call was ended with it. A line of the file of calls has the
+    starts of calls, of which all but the last were killed, and the end of the last, in seconds since 1970."""
+    lines = [list(map(int, line.split())) for line in (run / 'calls').read_text().splitlines()]
+    return measured_on(folder) | {'paper': {'seconds': sum(line[-1] - line[0] for line in lines),
+                                            'calls': sum(len(line) - 1 for line in lines)}}
 
 
 def assemble(folder, seconds):

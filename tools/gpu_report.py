@@ -5,7 +5,7 @@
     available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
     points FILE                 a small .npy file of points (t, x_1, x_2)
     assemble FOLDER SECONDS OUT one JSON of what gpu_check left in the folder; fails where anything failed or did not run
-    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN
+    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN and of what its table shows
     figures FILE...             what is to be reached, and whether it is, by results of gpu_check and of bench/peers/run.sh
 """
 import array
@@ -145,12 +145,17 @@ def benchmark_results(folder):
 
 
 def figures(reports):
-    """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict."""
-    works, peers, paper = {}, {}, None
+    """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict. The
+    paper's time is that of one seed, its table that of the most seeds."""
+    works, peers, paper, seeds, acceptance = {}, {}, None, 0, []
     for report in reports:
         works |= report.get('benchmarks', {}).get('works', {})
         peers |= report.get('work', {}).get(ITERATION, {}).get('ratio_to_fokker', {})
-        paper = report.get('paper', {}).get('seconds', paper)
+        run = report.get('paper', {'seeds': 0})
+        if run['seeds'] == 1:
+            paper = run['seconds']
+        if run['seeds'] > 0 and run['seeds'] >= seeds:
+            seeds, acceptance = run['seeds'], run['acceptance']
     iteration = works.get(ITERATION, {})
 
     def row(name, measured, unit, reach, aim=None, floor=None, at_most=True):
@@ -160,19 +165,29 @@ def figures(reports):
         return {'figure': name, 'measured': measured, 'unit': unit, 'reach': reach, 'aim': aim, 'floor': floor,
                 'verdict': verdict}
 
+    outcomes = [entry['outcome'] for entry in acceptance]
+    beside = row('our table against the published one', outcomes.count('met') if outcomes else None, 'met',
+                 len(outcomes) or None, at_most=False)
+    if 'not evaluated' in outcomes and 'not met' not in outcomes:
+        beside['verdict'] = 'not evaluated'
+    beside['requirements'] = acceptance
+
     limit = iteration.get('limit_us')
     return [row('one iteration, 200 000 DSM + 50 000 FP points', iteration.get('ms'), 'ms', 0.6, 0.3,
                 None if limit is None else 1e-3 * limit),
             *(row(f'the same in {peer}, over ours', peers.get(peer), 'x', ratio, at_most=False)
               for peer, ratio in PEERS.items()),
-            row('the paper preset, from nothing to report', None if paper is None else paper / 60, 'min', 15, 8)]
+            row('the paper preset, from nothing to report', None if paper is None else paper / 60, 'min', 15, 8),
+            beside]
 
 
 def figure_lines(rows):
     for r in rows:
         measured = '-' if r['measured'] is None else f"{r['measured']:.3g} {r['unit']}"
         limits = ', '.join(f"{name} {r[name]:.2g}" for name in ('reach', 'aim', 'floor') if r[name] is not None)
-        yield f"{r['figure']:48}{measured:>12}   {r['verdict']} ({limits})"
+        yield f"{r['figure']:48}{measured:>12}   {r['verdict']}{limits and f' ({limits})'}"
+        for entry in r.get('requirements', []):
+            yield f"    {entry['data']}: {entry['criterion']}: {entry['outcome']}"
 
 
 def measured_on(folder):
@@ -193,8 +208,10 @@ def paper(folder, run):
     """The time of all calls, what was done again after a call was ended with it. A line of the file of calls has the
     starts of calls, of which all but the last were killed, and the end of the last, in seconds since 1970."""
     lines = [list(map(int, line.split())) for line in (run / 'calls').read_text().splitlines()]
+    results = json.loads((run / 'results.json').read_text())
     return measured_on(folder) | {'paper': {'seconds': sum(line[-1] - line[0] for line in lines),
-                                            'calls': sum(len(line) - 1 for line in lines)}}
+                                            'calls': sum(len(line) - 1 for line in lines),
+                                            'seeds': results['seeds'], 'acceptance': results['acceptance']}}
 
 
 def assemble(folder, seconds):

@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 CHECK = None
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
-         'distances')
+CASES = ('sample', 'train', 'train_together', 'field', 'wide', 'vector', 'mixture', 'train_wide', 'train_vector',
+         'distances', 'bench')
 INFO = {'version': '0.1.0', 'backends': [
     {'name': 'cpu', 'available': True, 'detail': 'AVX2'},
     {'name': 'cuda', 'available': True, 'detail': 'NVIDIA H9 (compute capability 9.0, 80 GiB); driver for CUDA 13.1, runtime 13.0'}]}
@@ -41,7 +41,7 @@ def program(path, text):
 
 
 def answer(value):
-    return f"cat <<'END'\n{json.dumps(value)}\nEND\n"
+    return f"cat <<'END'\n{value if isinstance(value, str) else json.dumps(value)}\nEND\n"
 
 
 def out_of(option):
@@ -50,7 +50,7 @@ def out_of(option):
 
 
 def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, info=INFO, summary='ERROR SUMMARY: 0 errors',
-               sanitizer_status=0, sanitizer=True, reproduce_status=0):
+               sanitizer_status=0, sanitizer=True, reproduce_status=0, names='gpu/score/w64/1048576/half/manual_time\\n'):
     """A build folder and a folder of programs to stand first in PATH."""
     build, path = folder / 'build', folder / 'path'
     program(path / 'nvidia-smi', 'echo "NVIDIA H9 80GB, 580.1, 81559 MiB, 1980 MHz"\n')
@@ -59,7 +59,7 @@ def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, 
     program(build / 'tools/fokker', f'[ "$1" = info ] || {{ echo "$*" >> "{folder}/commands"; exit 0; }}\n{answer(info)}')
     program(build / 'tools/reproduce', f'echo "reproduce $*" >> "{folder}/commands"\nexit {reproduce_status}\n')
     program(build / 'bench/fokker_gpu_bench',
-            out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
+            f'[ "$1" != --benchmark_list_tests ] || {{ printf "{names}"; exit 0; }}\n' + out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
     program(build / 'tests/gpu/fields_test', out_of('--gtest_output') + 'out=${out#json:}\n' +
             (answer(tests).replace('<<', '> $out <<', 1) if tests else '') + f'exit {test_status}\n')
     (build / 'tests/gpu/notes.txt').write_text('not a test')
@@ -172,7 +172,7 @@ def test_failures(folder):
     failing(folder / 'crash', 'fields_test: ended with exit status 139', tests=None, test_status=139)
     failing(folder / 'later crash', 'fields_test: ended with exit status 134', test_status=134)
     for status in (124, 137):
-        failing(folder / f'late {status}', 'fields_test: ran past its limit', tests=None, test_status=status)
+        failing(folder / f'late {status}', 'fields_test: ran past the limit', tests=None, test_status=status)
     failing(folder / 'empty', 'fields_test: ran no test', tests={'testsuites': []})
     failing(folder / 'none passed', 'no test passed', tests={'testsuites': [{'testsuite': TESTS['testsuites'][0]['testsuite'][2:]}]})
     report = failing(folder / 'sanitizer', 'memcheck, bench: failed: 3 errors', summary='ERROR SUMMARY: 3 errors', sanitizer_status=86)
@@ -182,6 +182,14 @@ def test_failures(folder):
     error = {'context': {}, 'benchmarks': [{'name': 'gpu/score/w64/99/half', 'error_occurred': True, 'error_message': 'the score is wrong'}]}
     failing(folder / 'wrong', 'gpu/score/w64/99/half: the score is wrong', bench=error, bench_status=1)
     failing(folder / 'no bench', 'no benchmark ran', bench={'context': {}, 'benchmarks': []})
+    # Of benchmarks that were ended in between, the rows that are there count and the others are named.
+    rows = json.dumps({'context': {}, 'benchmarks': BENCH['benchmarks'][:3]}, indent=2)
+    report = failing(folder / 'cut off', 'problem: gpu/train/paper/200000_50000/split: not run\n',
+                     bench=rows[:rows.index('    },\n', rows.index('/w64/')) + 5], bench_status=137,
+                     names=''.join(row['name'] + '\\n' for row in BENCH['benchmarks']))
+    assert list(report['benchmarks']['works']) == ['gpu/sample/paper/3000000/split', 'gpu/score/w64/1048576/half'], report
+    assert report['benchmarks']['failures'] == ['the benchmarks: ran past the limit', 'gpu/train/paper/200000_50000/split: not run',
+                                                'gpu/train/twelve/200000_50000/split: not run'], report
     failing(folder / 'bench crash', 'the benchmarks: ended with exit status 1', bench_status=1)
 
 

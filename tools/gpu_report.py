@@ -16,8 +16,8 @@ import re
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
-         'distances')
+CASES = ('sample', 'train', 'train_together', 'field', 'wide', 'vector', 'mixture', 'train_wide', 'train_vector',
+         'distances', 'bench')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
 COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'over_alone', 'memory_beside_samples_mib')
@@ -59,14 +59,14 @@ def status_of(folder, name):
 
 
 def outcome(status):
-    return 'ran past its limit' if status in PAST_LIMIT else f'ended with exit status {status}'
+    return NOT_RUN if status is None else 'ran past the limit' if status in PAST_LIMIT else f'ended with exit status {status}'
 
 
 def test_results(folder):
     """Counts over all executables, what failed, what was skipped and why."""
     result = {'passed': 0, 'failed': 0, 'skipped': 0, 'executables': {}, 'failures': [], 'skips': {}}
-    for status_file in sorted((folder / 'tests').glob('*.status')):
-        name, status = status_file.stem, int(status_file.read_text())
+    for log in sorted((folder / 'tests').glob('*.log')):
+        name, status = log.stem, status_of(folder, f'tests/{log.stem}')
         counts = {'passed': 0, 'failed': 0, 'skipped': 0}
         written = folder / 'tests' / f'{name}.json'
         suites = json.loads(written.read_text())['testsuites'] if written.is_file() else []
@@ -115,17 +115,28 @@ def sanitizer_results(folder):
     return result
 
 
+def benchmark_rows(text):
+    """Google Benchmark's report, which is written row by row, up to the last whole row where it was ended before."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        rows, end, _ = text.rpartition('\n    }')
+        return json.loads(f'{rows}{end}\n  ]\n}}') if end else {}
+
+
 def benchmark_results(folder):
     """The timed works and the limits that they were compared with."""
     status = status_of(folder, 'bench')
     written = folder / 'bench.json'
-    text = written.read_text() if written.is_file() else ''
-    report = json.loads(text) if text.strip() and (status == 0 or text.rstrip().endswith('}')) else {}
+    report = benchmark_rows(written.read_text()) if written.is_file() else {}
     works, failures = {}, []
+    name_of = lambda full: re.sub(r'/(?:iterations|repeats):\d+|/(?:manual|real)_time', '', full)
+    missing = [name_of(full) for full in (folder / 'bench.names').read_text().split()]
     for row in report.get('benchmarks', []):
         if row.get('run_type') == 'aggregate':
             continue
-        name = re.sub(r'/(?:iterations|repeats):\d+|/(?:manual|real)_time', '', row['name'])
+        name = name_of(row['name'])
+        missing = [m for m in missing if m != name]
         if row.get('error_occurred'):
             failures.append(f"{name}: {row['error_message']}")
             continue
@@ -139,6 +150,7 @@ def benchmark_results(folder):
         failures.append(f'the benchmarks: {outcome(status)}')
     elif status == 0 and not works:
         failures.append('no benchmark ran')
+    failures += [f'{name}: {NOT_RUN}' for name in missing]
     context = report.get('context', {})
     kept = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
     return {'limits': kept, 'works': works, 'failures': failures}

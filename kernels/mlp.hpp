@@ -24,7 +24,7 @@
 // summed in fp32 apart where registers allow it: tensor cores round towards zero, and every small term would cost the
 // large sum one rounding.
 //
-// Cost at width 80 of one product for 16 samples: 150 mma (split), 100 ldmatrix.x4; of one activation 40 numbers a lane
+// Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
 #include <cmath>
 #include <cstdint>

@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 CHECK = None
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
-         'distances')
+CASES = ('sample', 'train', 'train_together', 'field', 'wide', 'vector', 'mixture', 'train_wide', 'train_vector',
+         'distances', 'bench')
 INFO = {'version': '0.1.0', 'backends': [
     {'name': 'cpu', 'available': True, 'detail': 'AVX2'},
     {'name': 'cuda', 'available': True, 'detail': 'NVIDIA H9 (compute capability 9.0, 80 GiB); driver for CUDA 13.1, runtime 13.0'}]}
@@ -41,7 +41,7 @@ def program(path, text):
 
 
 def answer(value):
-    return f"cat <<'END'\n{json.dumps(value)}\nEND\n"
+    return f"cat <<'END'\n{value if isinstance(value, str) else json.dumps(value)}\nEND\n"
 
 
 def out_of(option):
@@ -50,7 +50,7 @@ def out_of(option):
 
 
 def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, info=INFO, summary='ERROR SUMMARY: 0 errors',
-               sanitizer_status=0, sanitizer=True, reproduce_status=0):
+               sanitizer_status=0, sanitizer=True, reproduce_status=0, names='gpu/score/w64/1048576/half/manual_time\\n'):
     """A build folder and a folder of programs to stand first in PATH."""
     build, path = folder / 'build', folder / 'path'
     program(path / 'nvidia-smi', 'echo "NVIDIA H9 80GB, 580.1, 81559 MiB, 1980 MHz"\n')
@@ -59,7 +59,7 @@ def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, 
     program(build / 'tools/fokker', f'[ "$1" = info ] || {{ echo "$*" >> "{folder}/commands"; exit 0; }}\n{answer(info)}')
     program(build / 'tools/reproduce', f'echo "reproduce $*" >> "{folder}/commands"\nexit {reproduce_status}\n')
     program(build / 'bench/fokker_gpu_bench',
-            out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
+            f'[ "$1" != --benchmark_list_tests ] || {{ printf "{names}"; exit 0; }}\n' + out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
     program(build / 'tests/gpu/fields_test', out_of('--gtest_output') + 'out=${out#json:}\n' +
             (answer(tests).replace('<<', '> $out <<', 1) if tests else '') + f'exit {test_status}\n')
     (build / 'tests/gpu/notes.txt').write_text('not a test')
@@ -136,7 +136,7 @@ def test_all_passed(folder):
                      'gpu/train/twelve/200000_50000/split': {'ms': 5.0, 'over_alone': 1.25}}, works
     verdicts = [(row['measured'], row['reach'], row['aim'], row['verdict']) for row in report['figures']]
     assert verdicts == [(0.45, 0.6, 0.3, 'reached'), (None, 50, None, 'not measured'), (None, 20, None, 'not measured'),
-                        (None, 15, None, 'not measured'), (None, 15, 8, 'not measured')], verdicts
+                        (None, 15, None, 'not measured'), (None, 15, 8, 'not measured'), (None, None, None, 'not measured')], verdicts
     assert report['figures'][0]['floor'] == 0.152
     assert 'reached (reach 0.6, aim 0.3, floor 0.15)' in done.stdout
     assert '1.25 times as fast as one after another' in done.stdout
@@ -171,7 +171,8 @@ def test_failures(folder):
     assert report['tests']['passed'] == 1 and report['tests']['failed'] == 1
     failing(folder / 'crash', 'fields_test: ended with exit status 139', tests=None, test_status=139)
     failing(folder / 'later crash', 'fields_test: ended with exit status 134', test_status=134)
-    failing(folder / 'late', 'fields_test: ran past its limit', tests=None, test_status=124)
+    for status in (124, 137):
+        failing(folder / f'late {status}', 'fields_test: ran past the limit', tests=None, test_status=status)
     failing(folder / 'empty', 'fields_test: ran no test', tests={'testsuites': []})
     failing(folder / 'none passed', 'no test passed', tests={'testsuites': [{'testsuite': TESTS['testsuites'][0]['testsuite'][2:]}]})
     report = failing(folder / 'sanitizer', 'memcheck, bench: failed: 3 errors', summary='ERROR SUMMARY: 3 errors', sanitizer_status=86)
@@ -181,6 +182,14 @@ def test_failures(folder):
     error = {'context': {}, 'benchmarks': [{'name': 'gpu/score/w64/99/half', 'error_occurred': True, 'error_message': 'the score is wrong'}]}
     failing(folder / 'wrong', 'gpu/score/w64/99/half: the score is wrong', bench=error, bench_status=1)
     failing(folder / 'no bench', 'no benchmark ran', bench={'context': {}, 'benchmarks': []})
+    # Of benchmarks that were ended in between, the rows that are there count and the others are named.
+    rows = json.dumps({'context': {}, 'benchmarks': BENCH['benchmarks'][:3]}, indent=2)
+    report = failing(folder / 'cut off', 'problem: gpu/train/paper/200000_50000/split: not run\n',
+                     bench=rows[:rows.index('    },\n', rows.index('/w64/')) + 5], bench_status=137,
+                     names=''.join(row['name'] + '\\n' for row in BENCH['benchmarks']))
+    assert list(report['benchmarks']['works']) == ['gpu/sample/paper/3000000/split', 'gpu/score/w64/1048576/half'], report
+    assert report['benchmarks']['failures'] == ['the benchmarks: ran past the limit', 'gpu/train/paper/200000_50000/split: not run',
+                                                'gpu/train/twelve/200000_50000/split: not run'], report
     failing(folder / 'bench crash', 'the benchmarks: ended with exit status 1', bench_status=1)
 
 
@@ -193,20 +202,30 @@ def test_figures(folder):
             pathlib.Path(names[-1]).write_text(json.dumps(report))
         lines = subprocess.run([sys.executable, pathlib.Path(CHECK).with_name('gpu_report.py'), 'figures', *names], check=True,
                                capture_output=True, text=True).stdout.splitlines()
-        assert len(lines) == 5, lines
         return lines
 
     iteration = 'gpu/train/paper/200000_50000/split'
     ours = lambda ms: {'benchmarks': {'works': {iteration: {'ms': ms, 'limit_us': 150.0}}}}
     peers = {'work': {iteration: {'ratio_to_fokker': {'torch': 50.0, 'torch.compile': 19.9, 'jax': 31.0, 'fokker fp32': 2.0}}}}
+    paper = lambda seconds, seeds, outcomes=(): {'paper': {
+        'seconds': seconds, 'calls': 1, 'seeds': seeds,
+        'acceptance': [{'data': 'blob', 'criterion': f'falls {k}', 'outcome': outcome} for k, outcome in enumerate(outcomes)]}}
     for ms, verdict in ((0.3, 'aim reached'), (0.6, '  reached'), (0.61, 'not reached')):
         assert verdict + ' (reach 0.6, aim 0.3, floor 0.15)' in shown(ours(ms))[0], ms
-    lines = shown(ours(0.4), peers, {'paper': {'seconds': 901, 'calls': 2}})
-    for line, verdict in zip(lines[1:], ('  reached (reach 50)', 'not reached (reach 20)', '  reached (reach 15)',
-                                         'not reached (reach 15, aim 8)')):
+    lines = shown(ours(0.4), peers, paper(901, 1))
+    for line, verdict in zip(lines[1:5], ('  reached (reach 50)', 'not reached (reach 20)', '  reached (reach 15)',
+                                         'not reached (reach 15, aim 8)'), strict=True):
         assert verdict in line, line
-    assert 'aim reached' in shown({'paper': {'seconds': 480, 'calls': 1}})[4]
-    assert all('not measured' in line for line in shown({}))
+    assert 'aim reached' in shown(paper(480, 1))[4]
+    nothing = shown({})
+    assert len(nothing) == 6 and all('not measured' in line for line in nothing), nothing
+    # The table, of the run with the most seeds, which says nothing of the time of one.
+    for outcomes, verdict in ((('met', 'met'), 'reached (reach 2)'), (('met', 'not evaluated'), 'not evaluated (reach 2)'),
+                              (('not met', 'not evaluated'), 'not reached (reach 2)')):
+        lines = shown(paper(100, 3, outcomes), paper(480, 1, ('not evaluated',)))
+        assert 'aim reached' in lines[4] and f"{outcomes.count('met')} met   {verdict}" in lines[5], lines
+        assert lines[6:] == [f'    blob: falls {k}: {outcome}' for k, outcome in enumerate(outcomes)], lines
+        assert 'not measured' in shown(paper(100, 3, outcomes))[4]
 
 
 def test_paper(folder):
@@ -215,23 +234,59 @@ def test_paper(folder):
     run, out = folder / 'run', folder / 'paper.json'
     arguments = ('--build', build, '--no-build', '--paper', run, '--out', out, '--commit', 'abc')
     refusal(check('--limit', '0'), 2, '--limit')
+    refusal(check('--paper', run, '--seeds', '0'), 2, '--seeds')
+    refusal(check('--seeds', '3'), 2, '--paper')
     done = check(*arguments, path=path)
     assert done.returncode == 1 and 'ended with exit status 1' in done.stderr and not out.exists(), done
-    program(build / 'tools/reproduce', f'echo "$*" >> "{folder}/paper"\nsleep 60\n')
+    program(build / 'tools/reproduce', f'echo "$*" >> "{folder}/paper"\nexec sleep 60\n')
     done = check(*arguments, '--limit', 1, path=path)
     assert done.returncode == 3 and 'the same call goes on' in done.stdout and not out.exists(), done
-    assert (folder / 'paper').read_text().split() == ['--preset', 'paper', '--backend', 'cuda', '--out', str(run)]
-    calls = [int(line) for line in (run / 'seconds').read_text().split()]
-    assert len(calls) == 2 and calls[1] >= 1, calls
+    assert (folder / 'paper').read_text().split() == ['--preset', 'paper', '--seeds', '1', '--backend', 'cuda', '--out', str(run)]
+    calls = [list(map(int, line.split())) for line in (run / 'calls').read_text().splitlines()]
+    assert [len(line) for line in calls] == [2, 2] and calls[1][1] - calls[1][0] >= 1, calls
+    assert (run / 'device').read_text() == 'NVIDIA H9 80GB\n'
+    # KILL is the limit's where there is one.
+    program(build / 'tools/reproduce', 'kill -KILL $$\n')
+    assert check(*arguments, '--limit', 9, path=path).returncode == 3
+    done = check(*arguments, path=path)
+    assert done.returncode == 1 and 'ended with exit status 137' in done.stderr, done
     # What follows the preset is the report, of results that are there.
-    program(build / 'tools/reproduce', 'exit 0\n')
+    results = {'seeds': 1, 'acceptance': [{'data': 'blob', 'criterion': 'falls', 'outcome': 'met', 'numbers': '2, 1'}]}
+    writes = lambda: program(build / 'tools/reproduce', f'echo "$*" > "{folder}/paper"\n' +
+                             answer(results).replace('<<', f'> "{run}/results.json" <<', 1))
+    writes()
     done = check(*arguments, path=path)
     assert done.returncode == 1 and 'ended with exit status 1' in done.stderr and not out.exists(), done
     program(path / 'python3', f'case $1 in *report.py) [ "$1" != tools/report.py ] || exit 0 ;; esac\nexec {sys.executable} "$@"\n')
     done = check(*arguments, path=path)
     report = json.loads(out.read_text())
-    assert done.returncode == 0 and report['paper']['calls'] == 4 and report['paper']['seconds'] >= calls[1], done
-    assert [row['verdict'] for row in report['figures']] == ['aim reached'] and report['commit'] == 'abc'
+    assert done.returncode == 0 and report['paper']['calls'] == 6 and report['paper']['seconds'] >= 1, done
+    assert [row['verdict'] for row in report['figures']] == ['aim reached', 'reached'] and report['commit'] == 'abc'
+    assert report['figures'][1]['requirements'] == results['acceptance'] and '    blob: falls: met\n' in done.stdout, done
+    # A call that is killed counts up to the end of the next.
+    program(build / 'tools/reproduce', 'sleep 1\nkill -KILL $(cut -d" " -f4 /proc/$PPID/stat)\n')
+    assert check(*arguments, path=path).returncode == -9
+    writes()
+    before = report['paper']['seconds']
+    assert check(*arguments, path=path).returncode == 0
+    report = json.loads(out.read_text())
+    assert report['paper']['calls'] == 8 and report['paper']['seconds'] >= before + 1, report
+    killed, begun, ended = map(int, (run / 'calls').read_text().splitlines()[-1].split())
+    assert killed < begun <= ended
+    # With more seeds the time is no figure.
+    results['seeds'] = 3
+    writes()
+    assert check(*arguments, '--seeds', 3, path=path).returncode == 0
+    assert '--seeds 3' in (folder / 'paper').read_text()
+    assert [row['measured'] for row in json.loads(out.read_text())['figures']] == [1], out.read_text()
+    # Of another device, and of runs whose time is not known.
+    kept = (run / 'calls').read_text()
+    program(path / 'nvidia-smi', 'echo "NVIDIA H8, 580.1, 81559 MiB, 1980 MHz"\n')
+    refusal(check(*arguments, path=path), 2, 'NVIDIA H9 80GB', 'NVIDIA H8')
+    assert (run / 'calls').read_text() == kept
+    (folder / 'plain/blob_w0').mkdir(parents=True)
+    (folder / 'plain/blob_w0/recipe.json').write_text('{}')
+    refusal(check(*arguments[:3], '--paper', folder / 'plain', path=path), 2, 'not begun by gpu_check')
 
 
 def test_no_sanitizer(folder):

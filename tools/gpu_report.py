@@ -5,7 +5,7 @@
     available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
     points FILE                 a small .npy file of points (t, x_1, x_2)
     assemble FOLDER SECONDS OUT one JSON of what gpu_check left in the folder; fails where anything failed or did not run
-    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN
+    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN and of what its table shows
     figures FILE...             what is to be reached, and whether it is, by results of gpu_check and of bench/peers/run.sh
 """
 import array
@@ -16,13 +16,14 @@ import re
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
-CASES = ('bench', 'sample', 'field', 'wide', 'vector', 'mixture', 'train', 'train_wide', 'train_vector', 'train_together',
-         'distances')
+CASES = ('sample', 'train', 'train_together', 'field', 'wide', 'vector', 'mixture', 'train_wide', 'train_vector',
+         'distances', 'bench')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
 COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'over_alone', 'memory_beside_samples_mib')
 MILLISECONDS = {'ns': 1e-6, 'us': 1e-3, 'ms': 1, 's': 1e3}
 NOT_RUN = 'not run'
+PAST_LIMIT = (124, 137)  # timeout's exit status where TERM was enough, and where KILL was needed
 # The iteration whose time is to be reached: 200 000 denoising and 50 000 residual points, the paper's network.
 ITERATION = 'gpu/train/paper/200000_50000/split'
 PEERS = {'torch': 50, 'torch.compile': 20, 'jax': 15}  # times as long as ours, at least
@@ -58,14 +59,14 @@ def status_of(folder, name):
 
 
 def outcome(status):
-    return 'ran past its limit' if status == 124 else f'ended with exit status {status}'
+    return NOT_RUN if status is None else 'ran past the limit' if status in PAST_LIMIT else f'ended with exit status {status}'
 
 
 def test_results(folder):
     """Counts over all executables, what failed, what was skipped and why."""
     result = {'passed': 0, 'failed': 0, 'skipped': 0, 'executables': {}, 'failures': [], 'skips': {}}
-    for status_file in sorted((folder / 'tests').glob('*.status')):
-        name, status = status_file.stem, int(status_file.read_text())
+    for log in sorted((folder / 'tests').glob('*.log')):
+        name, status = log.stem, status_of(folder, f'tests/{log.stem}')
         counts = {'passed': 0, 'failed': 0, 'skipped': 0}
         written = folder / 'tests' / f'{name}.json'
         suites = json.loads(written.read_text())['testsuites'] if written.is_file() else []
@@ -114,17 +115,28 @@ def sanitizer_results(folder):
     return result
 
 
+def benchmark_rows(text):
+    """Google Benchmark's report, which is written row by row, up to the last whole row where it was ended before."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        rows, end, _ = text.rpartition('\n    }')
+        return json.loads(f'{rows}{end}\n  ]\n}}') if end else {}
+
+
 def benchmark_results(folder):
     """The timed works and the limits that they were compared with."""
     status = status_of(folder, 'bench')
     written = folder / 'bench.json'
-    text = written.read_text() if written.is_file() else ''
-    report = json.loads(text) if text.strip() and (status == 0 or text.rstrip().endswith('}')) else {}
+    report = benchmark_rows(written.read_text()) if written.is_file() else {}
     works, failures = {}, []
+    name_of = lambda full: re.sub(r'/(?:iterations|repeats):\d+|/(?:manual|real)_time', '', full)
+    missing = [name_of(full) for full in (folder / 'bench.names').read_text().split()]
     for row in report.get('benchmarks', []):
         if row.get('run_type') == 'aggregate':
             continue
-        name = re.sub(r'/(?:iterations|repeats):\d+|/(?:manual|real)_time', '', row['name'])
+        name = name_of(row['name'])
+        missing = [m for m in missing if m != name]
         if row.get('error_occurred'):
             failures.append(f"{name}: {row['error_message']}")
             continue
@@ -138,18 +150,24 @@ def benchmark_results(folder):
         failures.append(f'the benchmarks: {outcome(status)}')
     elif status == 0 and not works:
         failures.append('no benchmark ran')
+    failures += [f'{name}: {NOT_RUN}' for name in missing]
     context = report.get('context', {})
     kept = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
     return {'limits': kept, 'works': works, 'failures': failures}
 
 
 def figures(reports):
-    """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict."""
-    works, peers, paper = {}, {}, None
+    """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict. The
+    paper's time is that of one seed, its table that of the most seeds."""
+    works, peers, paper, seeds, acceptance = {}, {}, None, 0, []
     for report in reports:
         works |= report.get('benchmarks', {}).get('works', {})
         peers |= report.get('work', {}).get(ITERATION, {}).get('ratio_to_fokker', {})
-        paper = report.get('paper', {}).get('seconds', paper)
+        run = report.get('paper', {'seeds': 0})
+        if run['seeds'] == 1:
+            paper = run['seconds']
+        if run['seeds'] > 0 and run['seeds'] >= seeds:
+            seeds, acceptance = run['seeds'], run['acceptance']
     iteration = works.get(ITERATION, {})
 
     def row(name, measured, unit, reach, aim=None, floor=None, at_most=True):
@@ -159,19 +177,29 @@ def figures(reports):
         return {'figure': name, 'measured': measured, 'unit': unit, 'reach': reach, 'aim': aim, 'floor': floor,
                 'verdict': verdict}
 
+    outcomes = [entry['outcome'] for entry in acceptance]
+    beside = row('our table against the published one', outcomes.count('met') if outcomes else None, 'met',
+                 len(outcomes) or None, at_most=False)
+    if 'not evaluated' in outcomes and 'not met' not in outcomes:
+        beside['verdict'] = 'not evaluated'
+    beside['requirements'] = acceptance
+
     limit = iteration.get('limit_us')
     return [row('one iteration, 200 000 DSM + 50 000 FP points', iteration.get('ms'), 'ms', 0.6, 0.3,
                 None if limit is None else 1e-3 * limit),
             *(row(f'the same in {peer}, over ours', peers.get(peer), 'x', ratio, at_most=False)
               for peer, ratio in PEERS.items()),
-            row('the paper preset, from nothing to report', None if paper is None else paper / 60, 'min', 15, 8)]
+            row('the paper preset, from nothing to report', None if paper is None else paper / 60, 'min', 15, 8),
+            beside]
 
 
 def figure_lines(rows):
     for r in rows:
         measured = '-' if r['measured'] is None else f"{r['measured']:.3g} {r['unit']}"
         limits = ', '.join(f"{name} {r[name]:.2g}" for name in ('reach', 'aim', 'floor') if r[name] is not None)
-        yield f"{r['figure']:48}{measured:>12}   {r['verdict']} ({limits})"
+        yield f"{r['figure']:48}{measured:>12}   {r['verdict']}{limits and f' ({limits})'}"
+        for entry in r.get('requirements', []):
+            yield f"    {entry['data']}: {entry['criterion']}: {entry['outcome']}"
 
 
 def measured_on(folder):
@@ -189,9 +217,13 @@ def measured_on(folder):
 
 
 def paper(folder, run):
-    """The time of all calls, what was done again after a call was ended with it."""
-    calls = [int(line) for line in (run / 'seconds').read_text().split()]
-    return measured_on(folder) | {'paper': {'seconds': sum(calls), 'calls': len(calls)}}
+    """The time of all calls, what was done again after a call was ended with it. A line of the file of calls has the
+    starts of calls, of which all but the last were killed, and the end of the last, in seconds since 1970."""
+    lines = [list(map(int, line.split())) for line in (run / 'calls').read_text().splitlines()]
+    results = json.loads((run / 'results.json').read_text())
+    return measured_on(folder) | {'paper': {'seconds': sum(line[-1] - line[0] for line in lines),
+                                            'calls': sum(len(line) - 1 for line in lines),
+                                            'seeds': results['seeds'], 'acceptance': results['acceptance']}}
 
 
 def assemble(folder, seconds):

@@ -460,6 +460,18 @@ class Reproduction {
     return json;
   }
 
+  // The text that unfinished work made `from` that is kept under. It also names what computes: one result is not made
+  // of two backends, instruction sets, devices or versions.
+  static std::string kept_work(const Context& context, Json from) {
+    from["version"] = version();
+    from["backend"] = context.backend_name();
+    from["precision"] = to_string(context.precision());
+    for (const BackendStatus& status : backend_status()) {
+      if (status.name == context.backend_name()) from["backend_detail"] = status.detail;
+    }
+    return text_of(from);
+  }
+
   // Those that train side by side, in the order of runs_.
   std::vector<std::span<const Run>> groups() const {
     std::vector<std::span<const Run>> groups;
@@ -584,14 +596,15 @@ class Reproduction {
                Progress& progress) const {
     const Model model = load_model(run.file("model.safetensors"));
     const Json from = measured_from(context, run);
-    Json work = from;
-    work["in_detail"] = in_detail(run);
+    Json sampled_from = from;
+    sampled_from["in_detail"] = in_detail(run);
+    sampled_from["box"] = {{"nodes", Grid{}.n}, {"half_width", Grid{}.half_width}};
     const Gap gap = measure_gap(context, model, truth.truth, gap_options(run),
                                 [&](int, double done) -> FractionDone {
                                   progress.begin(done);
                                   return [&](double now) { progress.update(now); };
                                 },
-                                {.file = run.file(kept_samples), .work = text_of(work)});
+                                {.file = run.file(kept_samples), .work = kept_work(context, sampled_from)});
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth.truth);
     Json json = gap_json(gap, truth.truth, gap_options(run));
     const Stopwatch clock;
@@ -655,7 +668,7 @@ class Reproduction {
                      progress.update(step == 0 ? energy_share * now : energy_share + (1 - energy_share) * now);
                    };
                  },
-                 {.file = run.file(kept_energy), .work = text_of(from)});
+                 {.file = run.file(kept_energy), .work = kept_work(context, from)});
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
     json["grid"] = "file:diagnosis_times.npy";

@@ -311,7 +311,8 @@ class GapSamples {
     Drawn& drawn = drawn_[sampler];
     const auto fraction = [&](std::int64_t done) { return n_ == 0 ? 1.0 : double(done) / double(n_); };
     const FractionDone progress = step(sampler, fraction(drawn.done));
-    std::int64_t part = first_part;
+    // By time only where a part is kept: of a wide network on CUDA a sample's bits depend on how many are drawn with it.
+    std::int64_t part = kept_.file.empty() ? n_ : first_part;
     while (drawn.done < n_) {
       const Stopwatch clock;
       const std::int64_t first = drawn.done, count = std::min(part, n_ - first);

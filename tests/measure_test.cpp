@@ -3,10 +3,13 @@
 #include "measure.hpp"
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "diagnose.hpp"
@@ -15,6 +18,9 @@
 
 namespace fokker::tools {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 const Context context({.backend = BackendKind::cpu});
 
@@ -169,6 +175,45 @@ TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {
   EXPECT_EQ(by_earlier, 0);
   EXPECT_EQ(json(gone_on), json(anew));
   EXPECT_TRUE(gone_on.identity.has_value());
+}
+
+// Each sentence names the file and what to do.
+TEST(KeptWork, RefusesWhatCannotBeGoneOnWith) {
+  const testing::Scratch scratch;
+  const KeptWork kept{scratch / "kept.safetensors", "this"};
+  const auto nothing = [](int, double) -> FractionDone { return [](double) {}; };
+  const Model model{ForwardSde::defaults(SdeKind::ou), GaussianMixture::isotropic(3, {1}, {0, 0, 0}, {0.3})};
+  const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
+  const GapOptions options{.samples = 100, .grid = "geometric:2:1e-1"};
+  const auto gap = [&] { measure_gap(context, model, measure_truth(context, data, options), options, nothing, kept); };
+  const auto energy = [&] {
+    diagnose(context, gaussian(0.3, {0.5, 0}),
+             {.grid = "geometric:2:1e-1", .energy = {.nodes = 32}, .bound = {}, .samples = 0}, nothing, kept);
+  };
+  const auto numbers = [](const std::vector<double>& values) {
+    return Tensor::from_double({std::ssize(values)}, values.data());
+  };
+  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const char* why) {
+    SafeTensors state;
+    state.tensors = tensors;
+    if (!tensors.empty()) kept.save(state);
+    EXPECT_THAT(testing::message_of(call), AllOf(HasSubstr(fmt::format("cannot go on from '{}': ", kept.file)),
+                                                 HasSubstr(why), HasSubstr("; remove it to begin anew")));
+  };
+  testing::put(kept.file, "damaged");
+  refused(gap, {}, "not a safetensors file");
+  refused(energy, {}, "not a safetensors file");
+  for (const double done : {-1.0, 101.0, std::nan("")}) {
+    SCOPED_TRACE(done);
+    refused(gap, {{"sde.progress.0", numbers({done, 1})}}, "samples in sde.progress.0; allowed: 0 to 100");
+  }
+  refused(gap, {{"sde.progress.0", numbers({2})}}, "it has 1 numbers in sde.progress.0; allowed: 2");
+  refused(gap, {{"sde.progress.0", numbers({2, 1})}, {"sde.samples.0", numbers({1, 2, 3})}},
+          "it has 3 numbers in sde.samples.0; allowed: 6");
+  refused(gap, {{"other", numbers({1})}}, "sde.progress.0");
+  refused(energy, {{"progress", numbers({1})}}, "it has 1 numbers in progress; allowed: 2");
+  refused(energy, {{"progress", numbers({1, 1})}, {"log_u", numbers({1, 2})}, {"moments", numbers({1})}},
+          "from 1 times with 2 nodes and 1 moments; allowed: up to 3 times with 1024 nodes and 8 moments each");
 }
 
 // The exact density of blob leaves no gap at any time: all distances are those of draws from one law.

@@ -43,10 +43,14 @@ void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
 EnergyState kept_energy(const KeptWork& kept, double& seconds) {
   const std::optional<SafeTensors> file = kept.load();
   if (!file) return {};
-  const std::vector<double> progress = file->at("progress").to_double();
-  if (progress.size() != 2) throw Error(fmt::format("'{}' is not an energy; remove it", kept.file));
-  seconds = progress[1];
-  return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+  try {
+    const std::vector<double> progress = file->at("progress").to_double();
+    if (progress.size() != 2) throw Error(fmt::format("it has {} numbers in progress; allowed: 2", progress.size()));
+    seconds = progress[1];
+    return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+  } catch (const Error& error) {
+    throw kept.unusable(error.what());
+  }
 }
 
 }  // namespace
@@ -70,12 +74,23 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
       since_save = {};
     };
   }
-  energy.progress = step(0, double(energy.from.times) / double(grid.times().size()));
-  if (diagnosis.slopes.integrable) {
-    diagnosis.identity = energy_identity(context, model, grid, energy);
-    diagnosis.energy = diagnosis.identity->energy;
-  } else {
-    diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+  const bool goes_on = energy.from.times != 0;
+  bool went_on = false;
+  const FractionDone progress = step(0, double(energy.from.times) / double(grid.times().size()));
+  energy.progress = [&](double done) {
+    went_on = true;
+    progress(done);
+  };
+  try {
+    if (diagnosis.slopes.integrable) {
+      diagnosis.identity = energy_identity(context, model, grid, energy);
+      diagnosis.energy = diagnosis.identity->energy;
+    } else {
+      diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+    }
+  } catch (const Error& error) {
+    if (goes_on && !went_on) throw kept.unusable(error.what());  // its sizes are refused before any work
+    throw;
   }
 
   UpperBoundOptions bound = options.bound;

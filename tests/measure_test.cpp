@@ -95,7 +95,8 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
   EXPECT_LT(standard_error, 0.01 * expected);
 }
 
-// More samples than are drawn at once, ended before the ODE's and gone on with: the samples of one call of a Sampler.
+// More samples than are drawn at once, ended in the midst of the SDE's, then before the ODE's, and gone on with: the
+// samples of one call of a Sampler.
 TEST(MeasureGap, GoesOnFromWhatWasKept) {
   const testing::Scratch scratch;
   for (const std::int64_t dimension : {2, 3}) {
@@ -108,16 +109,22 @@ TEST(MeasureGap, GoesOnFromWhatWasKept) {
     const std::string file = scratch / fmt::format("samples{}.safetensors", dimension);
     const Truth truth = measure_truth(context, data, options);
     std::vector<double> done;  // of the steps, by earlier calls
-    const auto measure = [&](const char* work, int stop) {
+    const auto measure = [&](const char* work, int stop, double stop_sampling = 2) {
       done.clear();
-      const auto step = [&](int number, double by_earlier) -> FractionDone {
+      const auto step = [&, stop, stop_sampling](int number, double by_earlier) -> FractionDone {
         if (number == stop) throw Error("stopped");
         done.push_back(by_earlier);
-        return [](double) {};
+        return [=](double now) {
+          if (now >= stop_sampling) throw Error("stopped");
+        };
       };
-      return measure_gap(context, model, truth, options, step, {file, work});
+      return measure_gap(context, model, truth, options, step, {file, work, 0});
     };
+    EXPECT_THROW(measure("this", -1, 1), Error);
     EXPECT_THROW(measure("this", 1), Error);
+    ASSERT_EQ(done.size(), 1u);
+    EXPECT_GT(done[0], 0);
+    EXPECT_LT(done[0], 1);
     const Gap gap = measure("this", -1);
     EXPECT_EQ(done, (std::vector<double>{1, 0, 0}));
     EXPECT_THROW(measure("other", 2), Error);  // and is kept now instead
@@ -151,24 +158,28 @@ TEST(MeasureGap, GoesOnFromWhatWasKept) {
   }
 }
 
-// Ended before the bound, whose energy is kept.
+// Ended in the midst of the energy, then before the bound, and gone on with: the numbers of one call.
 TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {
   const testing::Scratch scratch;
   const Model model = gaussian(0.3, {0.5, 0});
   const DiagnoseOptions options{
       .grid = "geometric:8:1e-2", .energy = {.nodes = 32}, .bound = {.samples = 50, .box_points = 50}, .samples = 0};
   double by_earlier = 0;
-  const auto diagnose_to = [&](const char* work, int stop) {
-    const auto step = [&](int number, double done) -> FractionDone {
+  const auto diagnose_to = [&](const char* work, int stop, double stop_energy = 2) {
+    const auto step = [&, stop, stop_energy](int number, double done) -> FractionDone {
       if (number == stop) throw Error("stopped");
       if (number == 0) by_earlier = done;
-      return [](double) {};
+      return [=](double now) {
+        if (number == 0 && now >= stop_energy) throw Error("stopped");
+      };
     };
-    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work});
+    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work, 0});
   };
   const auto json = [&](const Diagnosis& found) { return diagnosis_json(found, options).dump(); };
-  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_THROW(diagnose_to("this", -1, 0.5), Error);
   EXPECT_EQ(by_earlier, 0);
+  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_NEAR(by_earlier, 5. / 9, 1e-12);  // of nine times
   const Diagnosis gone_on = diagnose_to("this", -1);
   EXPECT_EQ(by_earlier, 1);
   const Diagnosis anew = diagnose_to("other", -1);

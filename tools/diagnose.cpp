@@ -28,8 +28,6 @@ Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound,
           {"vacuous", vacuous}};
 }
 
-constexpr double seconds_between_saves = 20;
-
 // An energy and the seconds that it took so far.
 void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
   SafeTensors file;
@@ -69,7 +67,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   if (!kept.file.empty()) {
     energy.from = kept_energy(kept, seconds_before);
     energy.keep = [&](const EnergyState& state) {
-      if (since_save.seconds() < seconds_between_saves && state.times < std::ssize(grid.times())) return;
+      if (since_save.seconds() < kept.seconds_between_saves && state.times < std::ssize(grid.times())) return;
       keep(kept, state, seconds_before + clock.seconds());
       since_save = {};
     };

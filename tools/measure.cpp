@@ -320,6 +320,7 @@ class GapSamples {
     // By time only where a part is kept: of a wide network on CUDA a sample's bits depend on how many are drawn with
     // it.
     std::int64_t part = kept_.file.empty() ? n_ : first_part;
+    Stopwatch since_save;
     while (drawn.done < n_) {
       const Stopwatch clock;
       const std::int64_t first = drawn.done, count = std::min(part, n_ - first);
@@ -329,7 +330,10 @@ class GapSamples {
       progress(fraction(drawn.done));
       if (clock.seconds() < short_part) part *= 2;
       if (clock.seconds() > long_part) part = std::max<std::int64_t>(part / 2, 1);
-      if (!kept_.file.empty()) keep();
+      if (kept_.file.empty()) continue;
+      if (since_save.seconds() < kept_.seconds_between_saves && drawn.done < n_) continue;
+      keep();
+      since_save = {};
     }
     return drawn;
   }

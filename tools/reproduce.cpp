@@ -497,8 +497,8 @@ class Reproduction {
     return trainer;
   }
 
-  // Leaves model.safetensors and training.json in the folder of each, or failed.json. An interruption leaves
-  // training.json too, with the seconds up to it.
+  // Leaves model.safetensors and training.json in the folder of each, or failed.json. All but the model are written
+  // with every state: what ends this call loses no more than the time since, and no iteration that failed runs again.
   void train(const Context& context, std::span<const Run> group, Progress& progress) const {
     std::vector<const Run*> runs;
     std::vector<Trainer> trainers;
@@ -523,30 +523,25 @@ class Reproduction {
     std::vector<Trainer*> pointers;
     for (Trainer& trainer : trainers) pointers.push_back(&trainer);
     progress.begin(done / all);
-    const Stopwatch clock;
-    const auto write_training = [&](std::size_t i) {
-      const Json training{{"seconds", seconds_before[i] + clock.seconds()},
-                          {"first_iteration", first[i]},
-                          {"iterations", runs[i]->train.iterations},
-                          {"trained_together", runs.size()}};
-      write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
-    };
-    std::vector<TrainingResult> results;
-    try {
-      results = run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress);
-    } catch (const Error&) {
-      for (std::size_t i = 0; i < runs.size(); ++i) write_training(i);
-      throw;
-    }
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      const Run& run = *runs[i];
-      if (!results[i].failure.empty()) {
-        const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
-        write_text(run.file("failed.json"), text_of(failure, 1) + "\n");
-        continue;
+    const auto record = [&](std::span<const TrainingResult> results) {
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        if (!results[i].failure.empty()) {
+          const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
+          write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
+          continue;
+        }
+        const Json training{{"seconds", seconds_before[i] + results[i].seconds},
+                            {"first_iteration", first[i]},
+                            {"iterations", runs[i]->train.iterations},
+                            {"trained_together", runs.size()}};
+        write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
       }
-      write_training(i);
-      save_model(run.file("model.safetensors"), trainers[i].model(), {{"training", text_of(run.recipe)}});
+    };
+    const std::vector<TrainingResult> results =
+        run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress, record);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      if (!results[i].failure.empty()) continue;
+      save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});
       std::filesystem::remove(files[i].state);
     }
     if (results.front().interrupted) {
@@ -749,7 +744,7 @@ class Reproduction {
     return finished;
   }
 
-  // All that went into these runs, over as many calls as it took.
+  // All that went into these runs, over as many calls as it took, but for what a kill cost since the last save.
   static double seconds_of(const Json& runs) {
     double sum = 0;
     for (const Json& run : runs) {

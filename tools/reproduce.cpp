@@ -295,6 +295,8 @@ class Reproduction {
     results["box"] = Grid{}.half_width;
     progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
                              context.backend_name(), counted(context.threads(), "thread"), out_));
+    std::vector<Json> entries;
+    for (const Run& run : runs_) entries.push_back(entry_of(context, run));
     std::string truth_of;  // the data set and the seed that the truth was drawn from
     TruthOfRun truth;
     for (const std::span<const Run> group : groups()) {
@@ -317,7 +319,8 @@ class Reproduction {
           if (has_bounds(run)) diagnose_run(context, run, progress);
           std::filesystem::remove(run.file(kept_energy));
         }
-        gather(context, results);
+        entries[std::size_t(&run - runs_.data())] = entry_of(context, run);
+        gather(entries, results);
       }
     }
     progress.clear();
@@ -692,12 +695,17 @@ class Reproduction {
     return true;
   }
 
-  // Writes results.json, of all runs that are finished, by whichever call.
-  void gather(const Context& context, Json& results) const {
+  // What results.json has of a run; null where it is not finished, by whichever call.
+  Json entry_of(const Context& context, const Run& run) const {
+    const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
+    return run.failed() || finished ? describe(run) : Json();
+  }
+
+  // Writes results.json. entries: as entry_of(), in the order of runs_.
+  void gather(const std::vector<Json>& entries, Json& results) const {
     results["runs"] = Json::array();
-    for (const Run& run : runs_) {
-      const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
-      if (run.failed() || finished) results["runs"].push_back(describe(run));
+    for (const Json& entry : entries) {
+      if (!entry.is_null()) results["runs"].push_back(entry);
     }
     const Json finished = without_failed(results["runs"]);
     if (preset_.seeds > 1) results["summary"] = summarise(finished);

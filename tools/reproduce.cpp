@@ -1,10 +1,11 @@
 // The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
 // several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
 // DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
-// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, samples.safetensors while it is
-// sampled, saved after every part of some seconds, gap.json, the histograms, along_the_way.npy and, where it was asked
-// for, diagnosis.json. A second call goes on where the first stopped; DIR/results.json gathers what is finished. A run
-// whose loss was not finite leaves failed.json and is not tried again until its folder is removed; the others go on.
+// trains, log.csv, training.json, then model.safetensors, samples.safetensors while it is sampled, gap.json, the
+// histograms, along_the_way.npy and, where it was asked for, energy.safetensors while it is diagnosed and
+// diagnosis.json. States, samples and energies are saved every 20 seconds. A second call goes on where the first
+// stopped; DIR/results.json gathers what is finished. A run whose loss was not finite leaves failed.json and is not
+// tried again until its folder is removed; the others go on.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -275,9 +276,12 @@ class Reproduction {
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
-        std::string("Examples:\n"
-                    "  reproduce --preset quick --out quick\n"
-                    "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n") +
+        std::string(
+            "Examples:\n"
+            "  reproduce --preset quick --out quick\n"
+            "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
+            "A second call with the same options goes on where the first was ended. Killed in the midst of a "
+            "save, it leaves\nthe earlier file and beside it a file .fokker-PID-N.tmp, which may be removed.\n\n") +
         exit_codes_help);
   }
 

@@ -288,7 +288,7 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
     if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;
     if (!(std::abs(m.mass - 1) <= std::abs(worst_mass - 1))) worst_mass = m.mass, mass_time = t;
   };
-  EnergyState done = options.from;
+  EnergyState done = options.from.times == 0 ? EnergyState{} : options.from;
   const std::int64_t times = std::ssize(measured.times);
   if (done.times != 0) {
     const auto fits = [](const std::vector<double>& values, std::int64_t n) { return std::ssize(values) == n; };

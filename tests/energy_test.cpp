@@ -315,6 +315,13 @@ TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
     EXPECT_EQ(rest.dissipation.value, whole.dissipation.value);
     EXPECT_EQ(rest.warnings, whole.warnings);
   }
+  // Of no times, the rest means nothing and is not kept either.
+  EnergyState none = kept[2], last;
+  none.times = 0;
+  reverse_sde_energy(context(), model, grid,
+                     {.nodes = 64, .keep = [&](const EnergyState& state) { last = state; }, .from = none});
+  EXPECT_EQ(last.moments, kept.back().moments);
+  EXPECT_EQ(last.log_u, kept.back().log_u);
   const auto refused = [&](const EnergyOptions& options, std::int64_t d = 1) {
     return message_of([&] { reverse_sde_energy(context(), rough_well().model(d, 1, 1e-3), grid, options); });
   };

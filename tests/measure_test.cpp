@@ -3,10 +3,13 @@
 #include "measure.hpp"
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <numeric>
+#include <string>
 #include <vector>
 
 #include "diagnose.hpp"
@@ -15,6 +18,9 @@
 
 namespace fokker::tools {
 namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 const Context context({.backend = BackendKind::cpu});
 
@@ -89,7 +95,8 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
   EXPECT_LT(standard_error, 0.01 * expected);
 }
 
-// More samples than are drawn at once, ended before the ODE's and gone on with: the samples of one call of a Sampler.
+// More samples than are drawn at once, ended in the midst of the SDE's, then before the ODE's, and gone on with: the
+// samples of one call of a Sampler.
 TEST(MeasureGap, GoesOnFromWhatWasKept) {
   const testing::Scratch scratch;
   for (const std::int64_t dimension : {2, 3}) {
@@ -102,16 +109,22 @@ TEST(MeasureGap, GoesOnFromWhatWasKept) {
     const std::string file = scratch / fmt::format("samples{}.safetensors", dimension);
     const Truth truth = measure_truth(context, data, options);
     std::vector<double> done;  // of the steps, by earlier calls
-    const auto measure = [&](const char* work, int stop) {
+    const auto measure = [&](const char* work, int stop, double stop_sampling = 2) {
       done.clear();
-      const auto step = [&](int number, double by_earlier) -> FractionDone {
+      const auto step = [&, stop, stop_sampling](int number, double by_earlier) -> FractionDone {
         if (number == stop) throw Error("stopped");
         done.push_back(by_earlier);
-        return [](double) {};
+        return [=](double now) {
+          if (now >= stop_sampling) throw Error("stopped");
+        };
       };
-      return measure_gap(context, model, truth, options, step, {file, work});
+      return measure_gap(context, model, truth, options, step, {file, work, 0});
     };
+    EXPECT_THROW(measure("this", -1, 1), Error);
     EXPECT_THROW(measure("this", 1), Error);
+    ASSERT_EQ(done.size(), 1u);
+    EXPECT_GT(done[0], 0);
+    EXPECT_LT(done[0], 1);
     const Gap gap = measure("this", -1);
     EXPECT_EQ(done, (std::vector<double>{1, 0, 0}));
     EXPECT_THROW(measure("other", 2), Error);  // and is kept now instead
@@ -145,30 +158,73 @@ TEST(MeasureGap, GoesOnFromWhatWasKept) {
   }
 }
 
-// Ended before the bound, whose energy is kept.
+// Ended in the midst of the energy, then before the bound, and gone on with: the numbers of one call.
 TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {
   const testing::Scratch scratch;
   const Model model = gaussian(0.3, {0.5, 0});
   const DiagnoseOptions options{
       .grid = "geometric:8:1e-2", .energy = {.nodes = 32}, .bound = {.samples = 50, .box_points = 50}, .samples = 0};
   double by_earlier = 0;
-  const auto diagnose_to = [&](const char* work, int stop) {
-    const auto step = [&](int number, double done) -> FractionDone {
+  const auto diagnose_to = [&](const char* work, int stop, double stop_energy = 2) {
+    const auto step = [&, stop, stop_energy](int number, double done) -> FractionDone {
       if (number == stop) throw Error("stopped");
       if (number == 0) by_earlier = done;
-      return [](double) {};
+      return [=](double now) {
+        if (number == 0 && now >= stop_energy) throw Error("stopped");
+      };
     };
-    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work});
+    return diagnose(context, model, options, step, {scratch / "energy.safetensors", work, 0});
   };
   const auto json = [&](const Diagnosis& found) { return diagnosis_json(found, options).dump(); };
-  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_THROW(diagnose_to("this", -1, 0.5), Error);
   EXPECT_EQ(by_earlier, 0);
+  EXPECT_THROW(diagnose_to("this", 1), Error);
+  EXPECT_NEAR(by_earlier, 5. / 9, 1e-12);  // of nine times
   const Diagnosis gone_on = diagnose_to("this", -1);
   EXPECT_EQ(by_earlier, 1);
   const Diagnosis anew = diagnose_to("other", -1);
   EXPECT_EQ(by_earlier, 0);
   EXPECT_EQ(json(gone_on), json(anew));
   EXPECT_TRUE(gone_on.identity.has_value());
+}
+
+// Each sentence names the file and what to do.
+TEST(KeptWork, RefusesWhatCannotBeGoneOnWith) {
+  const testing::Scratch scratch;
+  const KeptWork kept{scratch / "kept.safetensors", "this"};
+  const auto nothing = [](int, double) -> FractionDone { return [](double) {}; };
+  const Model model{ForwardSde::defaults(SdeKind::ou), GaussianMixture::isotropic(3, {1}, {0, 0, 0}, {0.3})};
+  const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
+  const GapOptions options{.samples = 100, .grid = "geometric:2:1e-1"};
+  const auto gap = [&] { measure_gap(context, model, measure_truth(context, data, options), options, nothing, kept); };
+  const auto energy = [&] {
+    diagnose(context, gaussian(0.3, {0.5, 0}),
+             {.grid = "geometric:2:1e-1", .energy = {.nodes = 32}, .bound = {}, .samples = 0}, nothing, kept);
+  };
+  const auto numbers = [](const std::vector<double>& values) {
+    return Tensor::from_double({std::ssize(values)}, values.data());
+  };
+  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const char* why) {
+    SafeTensors state;
+    state.tensors = tensors;
+    if (!tensors.empty()) kept.save(state);
+    EXPECT_THAT(testing::message_of(call), AllOf(HasSubstr(fmt::format("cannot go on from '{}': ", kept.file)),
+                                                 HasSubstr(why), HasSubstr("; remove it to begin anew")));
+  };
+  testing::put(kept.file, "damaged");
+  refused(gap, {}, "not a safetensors file");
+  refused(energy, {}, "not a safetensors file");
+  for (const double done : {-1.0, 101.0, std::nan("")}) {
+    SCOPED_TRACE(done);
+    refused(gap, {{"sde.progress.0", numbers({done, 1})}}, "samples in sde.progress.0; allowed: 0 to 100");
+  }
+  refused(gap, {{"sde.progress.0", numbers({2})}}, "it has 1 numbers in sde.progress.0; allowed: 2");
+  refused(gap, {{"sde.progress.0", numbers({2, 1})}, {"sde.samples.0", numbers({1, 2, 3})}},
+          "it has 3 numbers in sde.samples.0; allowed: 6");
+  refused(gap, {{"other", numbers({1})}}, "sde.progress.0");
+  refused(energy, {{"progress", numbers({1})}}, "it has 1 numbers in progress; allowed: 2");
+  refused(energy, {{"progress", numbers({1, 1})}, {"log_u", numbers({1, 2})}, {"moments", numbers({1})}},
+          "from 1 times with 2 nodes and 1 moments; allowed: up to 3 times with 1024 nodes and 8 moments each");
 }
 
 // The exact density of blob leaves no gap at any time: all distances are those of draws from one law.

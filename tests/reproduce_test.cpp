@@ -403,6 +403,15 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
   EXPECT_LT(progress[0] + state.at("ode.progress.0").to_double().front(), 2 * 40000);
   state.tensors["sde.progress.0"] = Tensor::from_double({2}, progress);
   state.save(kept);
+  // What another backend, instruction set or version kept is not gone on with.
+  Json work = Json::parse(state.metadata.at("work"));
+  EXPECT_EQ(work["version"], version());
+  EXPECT_EQ(work["backend"], Context().backend_name());
+  ASSERT_TRUE(work["backend_detail"].is_string());
+  work["backend_detail"] = "of another machine";
+  state.metadata["work"] = work.dump();
+  std::filesystem::create_directories(scratch / "single/circles2_w1");
+  state.save(scratch / "single/circles2_w1/samples.safetensors");
 
   ASSERT_EQ(run(scratch, command("out")).code, 0);
   ASSERT_EQ(run(scratch, command("single")).code, 0);
@@ -413,6 +422,7 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
     return json;
   };
   EXPECT_GE(Json::parse(get(folder + "gap.json"))["seconds"]["sde"].get<double>(), 1e6);
+  EXPECT_LT(Json::parse(get(scratch / "single/circles2_w1/gap.json"))["seconds"]["sde"].get<double>(), 1e6);
   EXPECT_EQ(results_of("out"), results_of("single"));
   for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
     EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;

@@ -126,8 +126,20 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
                                          {.state = scratch / "second", .log = scratch / "second.csv"}};
   Progress progress({{"training", "train", 1}});
   progress.begin();
-  const std::vector<TrainingResult> results = run_trainings(both, files, never, progress);
+  // The failure is known with the states, before the other ends.
+  std::int64_t known_at = 50;
+  double seconds = 0;
+  const auto saved = [&](std::span<const TrainingResult> now) {
+    EXPECT_EQ(Trainer::resume(context, files[0].state, data).iteration(), first.iteration());
+    EXPECT_GT(now[0].seconds, seconds);
+    seconds = now[0].seconds;
+    if (!now[1].failure.empty()) known_at = std::min(known_at, first.iteration());
+  };
+  const std::vector<TrainingResult> results =
+      run_trainings(both, files, {.iterations = 10, .seconds = 0}, progress, saved);
   ASSERT_EQ(results.size(), 2u);
+  EXPECT_LT(known_at, 50);
+  EXPECT_EQ(results[0].seconds, seconds);
   EXPECT_EQ(results[0].failure, "");
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);

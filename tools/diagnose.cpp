@@ -28,8 +28,6 @@ Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound,
           {"vacuous", vacuous}};
 }
 
-constexpr double seconds_between_saves = 20;
-
 // An energy and the seconds that it took so far.
 void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
   SafeTensors file;
@@ -43,10 +41,14 @@ void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
 EnergyState kept_energy(const KeptWork& kept, double& seconds) {
   const std::optional<SafeTensors> file = kept.load();
   if (!file) return {};
-  const std::vector<double> progress = file->at("progress").to_double();
-  if (progress.size() != 2) throw Error(fmt::format("'{}' is not an energy; remove it", kept.file));
-  seconds = progress[1];
-  return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+  try {
+    const std::vector<double> progress = file->at("progress").to_double();
+    if (progress.size() != 2) throw Error(fmt::format("it has {} numbers in progress; allowed: 2", progress.size()));
+    seconds = progress[1];
+    return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+  } catch (const Error& error) {
+    throw kept.unusable(error.what());
+  }
 }
 
 }  // namespace
@@ -65,17 +67,28 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   if (!kept.file.empty()) {
     energy.from = kept_energy(kept, seconds_before);
     energy.keep = [&](const EnergyState& state) {
-      if (since_save.seconds() < seconds_between_saves && state.times < std::ssize(grid.times())) return;
+      if (since_save.seconds() < kept.seconds_between_saves && state.times < std::ssize(grid.times())) return;
       keep(kept, state, seconds_before + clock.seconds());
       since_save = {};
     };
   }
-  energy.progress = step(0, double(energy.from.times) / double(grid.times().size()));
-  if (diagnosis.slopes.integrable) {
-    diagnosis.identity = energy_identity(context, model, grid, energy);
-    diagnosis.energy = diagnosis.identity->energy;
-  } else {
-    diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+  const bool goes_on = energy.from.times != 0;
+  bool went_on = false;
+  const FractionDone progress = step(0, double(energy.from.times) / double(grid.times().size()));
+  energy.progress = [&](double done) {
+    went_on = true;
+    progress(done);
+  };
+  try {
+    if (diagnosis.slopes.integrable) {
+      diagnosis.identity = energy_identity(context, model, grid, energy);
+      diagnosis.energy = diagnosis.identity->energy;
+    } else {
+      diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
+    }
+  } catch (const Error& error) {
+    if (goes_on && !went_on) throw kept.unusable(error.what());  // its sizes are refused before any work
+    throw;
   }
 
   UpperBoundOptions bound = options.bound;

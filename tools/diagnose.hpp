@@ -33,7 +33,7 @@ struct Diagnosis {
 };
 
 // Steps of diagnose(), for progress: step 0 the energy, 1 the bound, 2 the samplers.
-// The energy on a grid, which takes most of the time, is kept every 20 seconds and at its end.
+// The energy on a grid, which takes most of the time, is kept as often as `kept` says and at its end.
 Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step,
                    const KeptWork& kept = {});
 

@@ -94,10 +94,18 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
 
 std::optional<SafeTensors> KeptWork::load() const {
   if (!is_file(file)) return {};
-  SafeTensors found = SafeTensors::load(file);
-  const auto of = found.metadata.find("work");
-  if (of == found.metadata.end() || of->second != work) return {};
-  return found;
+  try {
+    SafeTensors found = SafeTensors::load(file);
+    const auto of = found.metadata.find("work");
+    if (of == found.metadata.end() || of->second != work) return {};
+    return found;
+  } catch (const Error& error) {
+    throw unusable(error.what());
+  }
+}
+
+Error KeptWork::unusable(const std::string& why) const {
+  return Error(fmt::format("cannot go on from '{}': {}; remove it to begin anew", file, why));
 }
 
 void KeptWork::save(SafeTensors state) const {

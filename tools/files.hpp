@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/safetensors.hpp"
 
@@ -30,9 +31,12 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
 struct KeptWork {
   std::string file;  // empty: nothing is kept
   std::string work;
+  double seconds_between_saves = 20;
 
   std::optional<SafeTensors> load() const;
   void save(SafeTensors state) const;
+  // That what load() found cannot be gone on with.
+  Error unusable(const std::string& why) const;
 };
 
 // The file that a data set's name (--data) or a time grid's text (--grid) reads; empty where it reads none.

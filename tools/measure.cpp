@@ -303,7 +303,13 @@ class GapSamples {
         drawn.histograms.push_back({.grid = on, .weights = std::vector<double>(on.n * on.n, 0.0)});
       }
     }
-    if (const std::optional<SafeTensors> file = kept_.load()) take(*file);
+    const std::optional<SafeTensors> file = kept_.load();
+    if (!file) return;
+    try {
+      take(*file);
+    } catch (const Error& error) {
+      throw kept_.unusable(error.what());
+    }
   }
 
   // Those of sampler 0 or 1.
@@ -311,7 +317,10 @@ class GapSamples {
     Drawn& drawn = drawn_[sampler];
     const auto fraction = [&](std::int64_t done) { return n_ == 0 ? 1.0 : double(done) / double(n_); };
     const FractionDone progress = step(sampler, fraction(drawn.done));
-    std::int64_t part = first_part;
+    // By time only where a part is kept: of a wide network on CUDA a sample's bits depend on how many are drawn with
+    // it.
+    std::int64_t part = kept_.file.empty() ? n_ : first_part;
+    Stopwatch since_save;
     while (drawn.done < n_) {
       const Stopwatch clock;
       const std::int64_t first = drawn.done, count = std::min(part, n_ - first);
@@ -321,7 +330,10 @@ class GapSamples {
       progress(fraction(drawn.done));
       if (clock.seconds() < short_part) part *= 2;
       if (clock.seconds() > long_part) part = std::max<std::int64_t>(part / 2, 1);
-      if (!kept_.file.empty()) keep();
+      if (kept_.file.empty()) continue;
+      if (since_save.seconds() < kept_.seconds_between_saves && drawn.done < n_) continue;
+      keep();
+      since_save = {};
     }
     return drawn;
   }
@@ -386,10 +398,13 @@ class GapSamples {
       const auto read = [&](const std::string& tensor, std::size_t size) {
         std::vector<double> numbers = file.at(tensor).to_double();
         if (numbers.size() == size) return numbers;
-        throw Error(fmt::format("'{}' has {} numbers in {}; allowed: {}; remove it to sample anew", kept_.file,
-                                numbers.size(), tensor, size));
+        throw Error(fmt::format("it has {} numbers in {}; allowed: {}", numbers.size(), tensor, size));
       };
       const std::vector<double> progress = read(name("progress", sampler), 2);
+      if (!(progress[0] >= 0 && progress[0] <= double(n_))) {
+        throw Error(
+            fmt::format("it has {} samples in {}; allowed: 0 to {}", progress[0], name("progress", sampler), n_));
+      }
       drawn.done = std::int64_t(progress[0]);
       drawn.seconds = progress[1];
       for (std::size_t k = 0; k < drawn.histograms.size(); ++k) {

@@ -109,7 +109,8 @@ using StepBegins = std::function<FractionDone(int step, double done)>;
 constexpr int gap_steps = 3;
 
 // Both samplers start from the same draw of the prior (`seed`); the truth is drawn apart from both and from training.
-// Samples are drawn in parts of some seconds and kept after each.
+// Samples are drawn in parts of some seconds where they are kept, else all at once; saved after a part once the kept
+// work's seconds are over, and at the end of each sampler.
 Gap measure_gap(const Context& context, const Model& model, const Truth& truth, const GapOptions& options,
                 const StepBegins& step, const KeptWork& kept = {});
 

@@ -1,10 +1,11 @@
 // The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
 // several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
 // DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
-// trains, saved every 20 seconds, log.csv, then model.safetensors, training.json, samples.safetensors while it is
-// sampled, saved after every part of some seconds, gap.json, the histograms, along_the_way.npy and, where it was asked
-// for, diagnosis.json. A second call goes on where the first stopped; DIR/results.json gathers what is finished. A run
-// whose loss was not finite leaves failed.json and is not tried again until its folder is removed; the others go on.
+// trains, log.csv, training.json, then model.safetensors, samples.safetensors while it is sampled, gap.json, the
+// histograms, along_the_way.npy and, where it was asked for, energy.safetensors while it is diagnosed and
+// diagnosis.json. States, samples and energies are saved every 20 seconds. A second call goes on where the first
+// stopped; DIR/results.json gathers what is finished. A run whose loss was not finite leaves failed.json and is not
+// tried again until its folder is removed; the others go on.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -275,9 +276,12 @@ class Reproduction {
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
-        std::string("Examples:\n"
-                    "  reproduce --preset quick --out quick\n"
-                    "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n") +
+        std::string(
+            "Examples:\n"
+            "  reproduce --preset quick --out quick\n"
+            "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
+            "A second call with the same options goes on where the first was ended. Killed in the midst of a "
+            "save, it leaves\nthe earlier file and beside it a file .fokker-PID-N.tmp, which may be removed.\n\n") +
         exit_codes_help);
   }
 
@@ -295,6 +299,8 @@ class Reproduction {
     results["box"] = Grid{}.half_width;
     progress.say(fmt::format("{} on the {} backend, {}, into '{}'", counted(std::ssize(runs_), "run"),
                              context.backend_name(), counted(context.threads(), "thread"), out_));
+    std::vector<Json> entries;
+    for (const Run& run : runs_) entries.push_back(entry_of(context, run));
     std::string truth_of;  // the data set and the seed that the truth was drawn from
     TruthOfRun truth;
     for (const std::span<const Run> group : groups()) {
@@ -317,7 +323,8 @@ class Reproduction {
           if (has_bounds(run)) diagnose_run(context, run, progress);
           std::filesystem::remove(run.file(kept_energy));
         }
-        gather(context, results);
+        entries[std::size_t(&run - runs_.data())] = entry_of(context, run);
+        gather(entries, results);
       }
     }
     progress.clear();
@@ -460,6 +467,18 @@ class Reproduction {
     return json;
   }
 
+  // The text that unfinished work made `from` that is kept under. It also names what computes: one result is not made
+  // of two backends, instruction sets, devices or versions.
+  static std::string kept_work(const Context& context, Json from) {
+    from["version"] = version();
+    from["backend"] = context.backend_name();
+    from["precision"] = to_string(context.precision());
+    for (const BackendStatus& status : backend_status()) {
+      if (status.name == context.backend_name()) from["backend_detail"] = status.detail;
+    }
+    return text_of(from);
+  }
+
   // Those that train side by side, in the order of runs_.
   std::vector<std::span<const Run>> groups() const {
     std::vector<std::span<const Run>> groups;
@@ -485,8 +504,8 @@ class Reproduction {
     return trainer;
   }
 
-  // Leaves model.safetensors and training.json in the folder of each, or failed.json. An interruption leaves
-  // training.json too, with the seconds up to it.
+  // Leaves model.safetensors and training.json in the folder of each, or failed.json. All but the model are written
+  // with every state: what ends this call loses no more than the time since, and no iteration that failed runs again.
   void train(const Context& context, std::span<const Run> group, Progress& progress) const {
     std::vector<const Run*> runs;
     std::vector<Trainer> trainers;
@@ -511,30 +530,25 @@ class Reproduction {
     std::vector<Trainer*> pointers;
     for (Trainer& trainer : trainers) pointers.push_back(&trainer);
     progress.begin(done / all);
-    const Stopwatch clock;
-    const auto write_training = [&](std::size_t i) {
-      const Json training{{"seconds", seconds_before[i] + clock.seconds()},
-                          {"first_iteration", first[i]},
-                          {"iterations", runs[i]->train.iterations},
-                          {"trained_together", runs.size()}};
-      write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
-    };
-    std::vector<TrainingResult> results;
-    try {
-      results = run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress);
-    } catch (const Error&) {
-      for (std::size_t i = 0; i < runs.size(); ++i) write_training(i);
-      throw;
-    }
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      const Run& run = *runs[i];
-      if (!results[i].failure.empty()) {
-        const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
-        write_text(run.file("failed.json"), text_of(failure, 1) + "\n");
-        continue;
+    const auto record = [&](std::span<const TrainingResult> results) {
+      for (std::size_t i = 0; i < runs.size(); ++i) {
+        if (!results[i].failure.empty()) {
+          const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
+          write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
+          continue;
+        }
+        const Json training{{"seconds", seconds_before[i] + results[i].seconds},
+                            {"first_iteration", first[i]},
+                            {"iterations", runs[i]->train.iterations},
+                            {"trained_together", runs.size()}};
+        write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
       }
-      write_training(i);
-      save_model(run.file("model.safetensors"), trainers[i].model(), {{"training", text_of(run.recipe)}});
+    };
+    const std::vector<TrainingResult> results =
+        run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress, record);
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      if (!results[i].failure.empty()) continue;
+      save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});
       std::filesystem::remove(files[i].state);
     }
     if (results.front().interrupted) {
@@ -584,14 +598,15 @@ class Reproduction {
                Progress& progress) const {
     const Model model = load_model(run.file("model.safetensors"));
     const Json from = measured_from(context, run);
-    Json work = from;
-    work["in_detail"] = in_detail(run);
+    Json sampled_from = from;
+    sampled_from["in_detail"] = in_detail(run);
+    sampled_from["box"] = {{"nodes", Grid{}.n}, {"half_width", Grid{}.half_width}};
     const Gap gap = measure_gap(context, model, truth.truth, gap_options(run),
                                 [&](int, double done) -> FractionDone {
                                   progress.begin(done);
                                   return [&](double now) { progress.update(now); };
                                 },
-                                {.file = run.file(kept_samples), .work = text_of(work)});
+                                {.file = run.file(kept_samples), .work = kept_work(context, sampled_from)});
     if (run.data.dimension() == 2) save_histograms(run.folder, gap, truth.truth);
     Json json = gap_json(gap, truth.truth, gap_options(run));
     const Stopwatch clock;
@@ -655,7 +670,7 @@ class Reproduction {
                      progress.update(step == 0 ? energy_share * now : energy_share + (1 - energy_share) * now);
                    };
                  },
-                 {.file = run.file(kept_energy), .work = text_of(from)});
+                 {.file = run.file(kept_energy), .work = kept_work(context, from)});
     Json json = diagnosis_json(found, options);
     json.erase("gap");  // measured elsewhere
     json["grid"] = "file:diagnosis_times.npy";
@@ -684,12 +699,17 @@ class Reproduction {
     return true;
   }
 
-  // Writes results.json, of all runs that are finished, by whichever call.
-  void gather(const Context& context, Json& results) const {
+  // What results.json has of a run; null where it is not finished, by whichever call.
+  Json entry_of(const Context& context, const Run& run) const {
+    const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
+    return run.failed() || finished ? describe(run) : Json();
+  }
+
+  // Writes results.json. entries: as entry_of(), in the order of runs_.
+  void gather(const std::vector<Json>& entries, Json& results) const {
     results["runs"] = Json::array();
-    for (const Run& run : runs_) {
-      const bool finished = run.trained() && measured(context, run) && (!has_bounds(run) || diagnosed(run));
-      if (run.failed() || finished) results["runs"].push_back(describe(run));
+    for (const Json& entry : entries) {
+      if (!entry.is_null()) results["runs"].push_back(entry);
     }
     const Json finished = without_failed(results["runs"]);
     if (preset_.seeds > 1) results["summary"] = summarise(finished);
@@ -736,7 +756,7 @@ class Reproduction {
     return finished;
   }
 
-  // All that went into these runs, over as many calls as it took.
+  // All that went into these runs, over as many calls as it took, but for what a kill cost since the last save.
   static double seconds_of(const Json& runs) {
     double sum = 0;
     for (const Json& run : runs) {

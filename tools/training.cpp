@@ -117,7 +117,7 @@ std::string where_saved(std::span<const TrainingFiles> files, std::size_t i) {
 }  // namespace
 
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
-                                          const SaveInterval& save, Progress& progress) {
+                                          const SaveInterval& save, Progress& progress, const TrainingsSaved& saved) {
   const InterruptGuard interrupts;
   std::vector<RecordLog> logs;
   std::vector<std::int64_t> done_of;
@@ -151,14 +151,19 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
     return trainers.size() == 1 ? fmt::format("loss {:.4g}", least)
                                 : fmt::format("losses {:.4g} to {:.4g}", least, most);
   };
+  const Stopwatch clock;
   const auto save_states = [&] {
     for (std::size_t i = 0; i < trainers.size(); ++i) {
       logs[i].flush();  // the log is never behind the state
       if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
     }
+    for (TrainingResult& result : results) {
+      result.seconds = clock.seconds();
+      result.interrupted = interrupts.interrupted();
+    }
+    if (saved) saved(results);
   };
 
-  const Stopwatch clock;
   if (done() < iterations) progress.show();  // the first iteration may be a long one
   while (done() < iterations) {
     std::vector<std::size_t> at;  // those that are not finished
@@ -194,10 +199,6 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
     }
   }
   save_states();
-  for (TrainingResult& result : results) {
-    result.seconds = clock.seconds();
-    result.interrupted = interrupts.interrupted();
-  }
   return results;
 }
 

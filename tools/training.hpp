@@ -3,6 +3,7 @@
 // The training loop of both executables: records, saved states, interruption.
 #include <cstdint>
 #include <cstdio>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -57,12 +58,16 @@ struct TrainingResult {
   std::string failure;       // what TrainingStopped said of a loss or gradient that was not finite; empty: none
 };
 
+using TrainingsSaved = std::function<void(std::span<const TrainingResult>)>;
+
 // Runs the trainers to their ends, inside the progress's running phase: more than one of them side by side, which one
 // GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up to them, and
 // throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the others go on.
-// files [trainers]. Each result's seconds are those of all.
+// files [trainers]. Each result's seconds are those of all. `saved`: called with the results so far whenever the states
+// have been saved, the interrupted and the last among them.
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
-                                          const SaveInterval& save, Progress& progress);
+                                          const SaveInterval& save, Progress& progress,
+                                          const TrainingsSaved& saved = {});
 // One trainer. Throws Error also where the loss is not finite.
 TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save, Progress& progress);
 

@@ -684,6 +684,25 @@ TEST_F(CudaTrainer, NewsStopsWhereTheSinkSaysSo) { testing::NewsOfARun(gpu()).ch
 TEST_F(CudaTrainer, NewsTellsWhatWasBeforeAFailure) { testing::NewsOfARun(gpu()).check_failure(); }
 TEST_F(CudaTrainer, NewsRefusesTheTrainersInTheSink) { testing::NewsOfARun(gpu()).check_use_in_the_sink(); }
 
+// Within the sink the thread is as its caller has it.
+TEST_F(CudaTrainer, NewsComesInTheCallersCaptureMode) {
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  const auto mode = [] {
+    const cuda::CaptureMode any(cudaStreamCaptureModeRelaxed);
+    return any.before();
+  };
+  for (const cudaStreamCaptureMode own : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal}) {
+    const cuda::CaptureMode here(own);
+    std::size_t calls = 0;
+    trainer.run(2, [&](const TrainingNews&) {
+      EXPECT_EQ(mode(), own);
+      return ++calls > 0;
+    });
+    EXPECT_GE(calls, 1u);
+    EXPECT_EQ(mode(), own);
+  }
+}
+
 // The launches of kernels in one iteration of each, after one in which it was captured; 0 where they are not counted.
 std::size_t launches_of(std::span<Trainer* const> together) {
   run_together(together, 1);

@@ -684,6 +684,42 @@ TEST_F(CudaTrainer, NewsStopsWhereTheSinkSaysSo) { testing::NewsOfARun(gpu()).ch
 TEST_F(CudaTrainer, NewsTellsWhatWasBeforeAFailure) { testing::NewsOfARun(gpu()).check_failure(); }
 TEST_F(CudaTrainer, NewsRefusesTheTrainersInTheSink) { testing::NewsOfARun(gpu()).check_use_in_the_sink(); }
 
+#ifdef FOKKER_EMULATION
+// A launch that fails among slices: the trainers are where the device is, and go on as if undisturbed.
+TEST_F(CudaTrainer, AFailedLaunchLosesNoIteration) {
+  for (const std::size_t launches : {0, 2, 5}) {
+    SCOPED_TRACE(launches);
+    std::vector<Trainer> trainers;
+    for (std::uint64_t seed = 0; seed < 2; ++seed) {
+      TrainOptions options = small_options();
+      options.seed = seed;
+      options.denoising_points = 19;
+      trainers.emplace_back(gpu(), small_model(), DataSet::named("blob"), options);
+    }
+    const std::array both{&trainers[0], &trainers[1]};
+    emulate_failure(launches, 1);
+    EXPECT_THAT(message_of([&] { run_together(both, 9); }), HasSubstr("cudaGraphLaunch"));
+    for (Trainer& trainer : trainers) {
+      EXPECT_EQ(trainer.iteration(), static_cast<Index>(launches));
+      Trainer alone(gpu(), small_model(), DataSet::named("blob"), trainer.options());
+      alone.run(static_cast<Index>(launches));
+      EXPECT_TRUE(state_bytes(trainer) == state_bytes(alone));
+      testing::expect_same_records(trainer.run(2), alone.run(2));
+      EXPECT_TRUE(state_bytes(trainer) == state_bytes(alone));
+    }
+  }
+}
+
+TEST_F(CudaTrainer, WhereItStandsUnknownATrainerIsRefused) {
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  emulate_failure(3, 2);  // and what asks the device
+  EXPECT_THAT(message_of([&] { trainer.run(9); }), HasSubstr("cudaGraphLaunch"));
+  const char* const refused = "its iteration on the GPU could not be read";
+  EXPECT_THAT(message_of([&] { trainer.run(1); }), HasSubstr(refused));
+  EXPECT_THAT(message_of([&] { trainer.model(); }), HasSubstr(refused));
+}
+#endif
+
 // Within the sink the thread is as its caller has it.
 TEST_F(CudaTrainer, NewsComesInTheCallersCaptureMode) {
   Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());

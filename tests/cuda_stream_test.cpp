@@ -220,8 +220,6 @@ TEST_F(CudaStream, SetUpIsRefusedWhileTheStreamOfItsContextIsCapturing) {
   cudaGraphDestroy(graph);
 }
 
-// On the emulation every call that allocates or releases is counted, from construction on; on a GPU what is free
-// afterwards, once the kernels are loaded.
 // Losses of zeros, their parameters and results.
 template <class T>
 struct LossWork {
@@ -273,6 +271,8 @@ TEST_F(CudaStream, ALossKeepsTheMemoryThatItSays) {
 }
 #endif
 
+// On the emulation every call that allocates or releases is counted, from construction on; on a GPU what is free
+// afterwards, once the kernels are loaded.
 TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
   for (const Case& c : models()) {
     SCOPED_TRACE(c.name);

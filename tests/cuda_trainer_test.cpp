@@ -544,26 +544,39 @@ TEST_F(CudaTrainer, OnAnyStreamAndInPiecesGivesTheSameBits) {
   }
 }
 
-// The first slice is of one iteration, the later ones of as many as 50 ms hold, up to 1024.
+// The first two slices are of one iteration, the later ones of as many as 50 ms hold, up to kernels::most_iterations:
+// on the emulation, whose clock is slow, the third has these.
 TEST_F(CudaTrainer, LongRunsAreThoseOfShortOnes) {
   TrainOptions options = small_options();
-  options.iterations = 410;
+#ifdef FOKKER_EMULATION
+  options.iterations = kernels::most_iterations + 16;
+#else
+  options.iterations = 4 * kernels::most_iterations;
+#endif
   options.denoising_points = 1;
   options.residual_weight = 0;
   const Model model = small_model(2, Output::score, {}, {3});
   Trainer once(gpu(), model, DataSet::named("checker"), options),
       often(gpu(), model, DataSet::named("checker"), options);
-  const auto all = once.run(options.iterations);
-  ASSERT_EQ(all.size(), 410u);
-  std::size_t seen = 0;
+  std::vector<TrainRecord> all, pieces;
+  std::size_t longest = 0;
+  once.run(options.iterations, [&](const TrainingNews& news) {
+    all.insert(all.end(), news.records.begin(), news.records.end());
+    longest = std::max(longest, news.records.size());
+    return true;
+  });
+#ifdef FOKKER_EMULATION
+  EXPECT_EQ(longest, kernels::most_iterations);
+#else
+  EXPECT_LE(longest, kernels::most_iterations);
+#endif
   while (often.iteration() < options.iterations) {
-    for (const TrainRecord& record : often.run(205)) {
-      EXPECT_EQ(record.iteration, static_cast<Index>(seen));
-      EXPECT_EQ(record.total, all[seen].total);
-      ++seen;
-    }
+    const std::vector<TrainRecord> more = often.run(options.iterations / 2);
+    pieces.insert(pieces.end(), more.begin(), more.end());
   }
-  EXPECT_EQ(seen, 410u);
+  ASSERT_EQ(std::ssize(all), options.iterations);
+  testing::expect_same_records(pieces, all);
+  for (std::size_t k = 0; k < all.size(); ++k) ASSERT_EQ(all[k].iteration, static_cast<Index>(k));
   EXPECT_TRUE(state_bytes(once) == state_bytes(often));
 }
 
@@ -683,6 +696,84 @@ TEST_F(CudaTrainer, NewsTellsEveryRecordOnce) { testing::NewsOfARun(gpu()).check
 TEST_F(CudaTrainer, NewsStopsWhereTheSinkSaysSo) { testing::NewsOfARun(gpu()).check_stop(false); }
 TEST_F(CudaTrainer, NewsTellsWhatWasBeforeAFailure) { testing::NewsOfARun(gpu()).check_failure(); }
 TEST_F(CudaTrainer, NewsRefusesTheTrainersInTheSink) { testing::NewsOfARun(gpu()).check_use_in_the_sink(); }
+
+#ifdef FOKKER_EMULATION
+// With every news but the last the slice that follows is under way already.
+TEST_F(CudaTrainer, NewsComesWhileTheNextSliceRuns) {
+  Trainer other(gpu(), small_model(), DataSet::named("blob"), small_options());
+  other.run(1);
+  std::size_t before = emulated_launches();
+  other.run(1);
+  const std::size_t of_one = emulated_launches() - before;
+
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  before = emulated_launches();
+  std::size_t told = 0, calls = 0;
+  const std::size_t all = 9;
+  trainer.run(all, [&](const TrainingNews& news) {
+    told += news.records.size();
+    // What is launched ahead of the capture is less than an iteration.
+    const std::size_t launched = (emulated_launches() - before) / of_one;
+    EXPECT_GE(launched, std::min(told + 1, all)) << "at news " << calls;
+    return ++calls > 0;
+  });
+  EXPECT_EQ(told, all);
+  EXPECT_GE(calls, 3u);
+}
+
+// A launch that fails among slices: the trainers are where the device is, and go on as if undisturbed.
+TEST_F(CudaTrainer, AFailedLaunchLosesNoIteration) {
+  for (const std::size_t launches : {0, 2, 5}) {
+    SCOPED_TRACE(launches);
+    std::vector<Trainer> trainers;
+    for (std::uint64_t seed = 0; seed < 2; ++seed) {
+      TrainOptions options = small_options();
+      options.seed = seed;
+      options.denoising_points = 19;
+      trainers.emplace_back(gpu(), small_model(), DataSet::named("blob"), options);
+    }
+    const std::array both{&trainers[0], &trainers[1]};
+    emulate_failure(launches, 1);
+    EXPECT_THAT(message_of([&] { run_together(both, 9); }), HasSubstr("cudaGraphLaunch"));
+    for (Trainer& trainer : trainers) {
+      EXPECT_EQ(trainer.iteration(), static_cast<Index>(launches));
+      Trainer alone(gpu(), small_model(), DataSet::named("blob"), trainer.options());
+      alone.run(static_cast<Index>(launches));
+      EXPECT_TRUE(state_bytes(trainer) == state_bytes(alone));
+      testing::expect_same_records(trainer.run(2), alone.run(2));
+      EXPECT_TRUE(state_bytes(trainer) == state_bytes(alone));
+    }
+  }
+}
+
+TEST_F(CudaTrainer, WhereItStandsUnknownATrainerIsRefused) {
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  emulate_failure(3, 2);  // and what asks the device
+  EXPECT_THAT(message_of([&] { trainer.run(9); }), HasSubstr("cudaGraphLaunch"));
+  const char* const refused = "its iteration on the GPU could not be read";
+  EXPECT_THAT(message_of([&] { trainer.run(1); }), HasSubstr(refused));
+  EXPECT_THAT(message_of([&] { trainer.model(); }), HasSubstr(refused));
+}
+#endif
+
+// Within the sink the thread is as its caller has it.
+TEST_F(CudaTrainer, NewsComesInTheCallersCaptureMode) {
+  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
+  const auto mode = [] {
+    const cuda::CaptureMode any(cudaStreamCaptureModeRelaxed);
+    return any.before();
+  };
+  for (const cudaStreamCaptureMode own : {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal}) {
+    const cuda::CaptureMode here(own);
+    std::size_t calls = 0;
+    trainer.run(2, [&](const TrainingNews&) {
+      EXPECT_EQ(mode(), own);
+      return ++calls > 0;
+    });
+    EXPECT_GE(calls, 1u);
+    EXPECT_EQ(mode(), own);
+  }
+}
 
 // The launches of kernels in one iteration of each, after one in which it was captured; 0 where they are not counted.
 std::size_t launches_of(std::span<Trainer* const> together) {

@@ -293,8 +293,6 @@ void expect_within(const char* what, const Estimate& estimate, double expected, 
   EXPECT_GT(estimate.standard_error, 0) << what;
 }
 
-// Errors in e_t of Gaussians are random only through the samples and the paths; the steps of Euler–Maruyama on 1000
-// times move the law by a few tenths of a per cent, below a standard error.
 // Left after any of its times, and gone on with: the numbers of one call.
 TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
   const Model model = rough_well().model(1, 1, 1e-3);
@@ -331,6 +329,8 @@ TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
   EXPECT_THAT(refused({.from = kept[2]}, 3), HasSubstr("by paths was to go on from 3 times; allowed: on a grid"));
 }
 
+// Errors in e_t of Gaussians are random only through the samples and the paths; the steps of Euler–Maruyama on 1000
+// times move the law by a few tenths of a per cent, below a standard error.
 TEST(EnergyByPaths, OfGaussiansInThreeDimensions) {
   const GaussianReverse axes[] = {{0.7, 0.3, 1}, {-0.2, 0.8, 1}, {0, 0.4, 1}};
   const Model model{short_ou(1), GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};

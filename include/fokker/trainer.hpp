@@ -84,7 +84,8 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 //
 // On CUDA parameters, moments, average and points stay on the device, and an iteration is a CUDA graph on a stream of
 // the context's own; the caller's stream is left alone. Iterations run in slices of about 50 ms: while one runs, the
-// records of the one before go to the sink, and after the sink's false it is the last.
+// records of the one before go to the sink, and after the sink's false it is the last. Where a CUDA call fails, the
+// run ends with its Error once what was under way has ended, untold, and a next run goes on after that.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.

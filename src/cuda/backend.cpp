@@ -91,7 +91,10 @@ class CudaBackend final : public Backend {
   void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
                     const TrainingSink& sink) override {
     const SetUp here(queue_.device, queue_.stream);
-    cuda::run_together(training_queue(), trainers, counts, sink);
+    cuda::run_together(training_queue(), trainers, counts, [&](const TrainingNews& news) {
+      const SetUp::Pause pause(here);
+      return sink(news);
+    });
   }
 
  private:

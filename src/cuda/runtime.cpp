@@ -60,13 +60,14 @@ DeviceMemory upload(const void* from, std::size_t bytes) {
   return memory;
 }
 
-OnDevice::OnDevice(int device) : device_(device) {
+OnDevice::OnDevice(int device) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
-  if (before_ != device_) check(cudaSetDevice(device_), "cudaSetDevice");
+  if (before_ != device) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 OnDevice::~OnDevice() {
-  if (before_ != device_) cudaSetDevice(before_);
+  int now = before_;
+  if (cudaGetDevice(&now) != cudaSuccess || now != before_) cudaSetDevice(before_);
 }
 
 SetUp::SetUp(int device, cudaStream_t stream) : device_(device) {

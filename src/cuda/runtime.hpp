@@ -39,22 +39,30 @@ class OnDevice {
   ~OnDevice();
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
+  int before() const { return before_; }
 
  private:
-  int device_, before_ = 0;
+  int before_ = 0;
+};
+
+// The calling thread's mode for what captures forbid, while it lives, and then the one that was.
+class CaptureMode {
+ public:
+  // Unchecked: destructors use it, after main() too.
+  explicit CaptureMode(cudaStreamCaptureMode mode) : before_(mode) { cudaThreadExchangeStreamCaptureMode(&before_); }
+  ~CaptureMode() { cudaThreadExchangeStreamCaptureMode(&before_); }
+  CaptureMode(const CaptureMode&) = delete;
+  CaptureMode& operator=(const CaptureMode&) = delete;
+  cudaStreamCaptureMode before() const { return before_; }
+
+ private:
+  cudaStreamCaptureMode before_;
 };
 
 // While it lives, the calling thread may allocate, release, load kernels and wait although another thread's stream is
 // capturing in cudaStreamCaptureModeGlobal, the default, in which the runtime would otherwise refuse that.
-class RelaxedCapture {
- public:
-  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }  // unchecked: destructors use it, after main() too
-  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
- private:
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+struct RelaxedCapture : CaptureMode {
+  RelaxedCapture() : CaptureMode(cudaStreamCaptureModeRelaxed) {}
 };
 
 // Begins every operation of a context that may allocate or wait, as OnDevice begins the others. Throws Error where
@@ -62,6 +70,16 @@ class RelaxedCapture {
 class SetUp {
  public:
   SetUp(int device, cudaStream_t stream);
+
+  // The thread as it was before the operation, for a call of the caller's own code in it.
+  class Pause {
+   public:
+    explicit Pause(const SetUp& operation) : device_(operation.device_.before()), mode_(operation.relaxed_.before()) {}
+
+   private:
+    OnDevice device_;
+    CaptureMode mode_;
+  };
 
  private:
   OnDevice device_;

@@ -21,6 +21,7 @@
 #include "cuda/data.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
+#include "fokker/error.hpp"
 #include "train_schedule.hpp"
 
 namespace fokker::cuda {
@@ -103,6 +104,7 @@ class CudaTrainer final : public TrainOperator {
   std::int64_t iteration() const override { return iteration_; }
 
   TrainState state() const override {
+    check_known();
     const OnDevice here(queue_.device);
     TrainState state;
     state.iteration = iteration_;
@@ -134,6 +136,27 @@ class CudaTrainer final : public TrainOperator {
     const std::vector<std::int64_t> next{iteration_};
     to_device(queue_, report_, next);  // its first number
     wait(queue_);
+  }
+
+  // Goes to the iteration that the device is at, once all that is queued has ended: after an error among slices, of
+  // which some may have run untold.
+  void catch_up() {
+    try {
+      std::int64_t next = 0;
+      wait(queue_);
+      to_host(queue_, &next, report_, 1);  // its first number
+      wait(queue_);
+      iteration_ = next;
+    } catch (const Error&) {
+      known_ = false;
+    }
+  }
+  // Throws Error where that was not to be learnt.
+  void check_known() const {
+    if (known_) return;
+    throw Error(
+        "a trainer was used after CUDA failed in its run and its iteration on the GPU could not be read; allowed: to "
+        "resume from a saved state");
   }
 
   // A slice of `count` iterations in a slot, with launches of a graph between the two: its plan goes ahead of them, its
@@ -213,6 +236,7 @@ class CudaTrainer final : public TrainOperator {
   std::int64_t begin_;  // of the average
   std::size_t count_;   // of parameters
   std::int64_t iteration_ = 0;
+  bool known_ = true;  // that this is the device's
   DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_;
   struct Slot {
     PinnedMemory plan{sizeof(kernels::UpdatePlan)}, report{sizeof(kernels::UpdateReport)};
@@ -342,7 +366,8 @@ void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, 
       members.push_back(trainer);
       count = std::min(count, left[k]);
     }
-    run_group(queue, members, count, [&](std::size_t m, int slot, std::int64_t iterations) {
+    for (const CudaTrainer* member : members) member->check_known();
+    const auto arrived = [&](std::size_t m, int slot, std::int64_t iterations) {
       const std::optional<TrainRecord> failed = members[m]->read(slot, iterations, records);
       std::int64_t& of_it = left[places[m]];
       of_it = failed ? 0 : of_it - static_cast<std::int64_t>(records.size());
@@ -357,7 +382,13 @@ void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, 
         }
       }
       return wanted && !failed;
-    });
+    };
+    try {
+      run_group(queue, members, count, arrived);
+    } catch (...) {
+      for (CudaTrainer* member : members) member->catch_up();
+      throw;
+    }
   }
   if (thrown) std::rethrow_exception(thrown);
 }

@@ -149,6 +149,16 @@ cudaError_t permitted() {
   return others ? refused(cudaErrorStreamCaptureUnsupported) : cudaSuccess;
 }
 
+// What emulate_failure() asked for and did not come yet.
+thread_local std::size_t launches_to_failure = 0, failing_calls = 0;
+
+bool fails(bool graph_launch = false) {
+  if (failing_calls == 0) return false;
+  if (launches_to_failure > 0 && (!graph_launch || --launches_to_failure > 0)) return false;
+  --failing_calls;
+  return true;
+}
+
 bool capturing(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
 
 cudaError_t submit(cudaStream_t stream, Work work) {
@@ -284,6 +294,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
   finish(stream);
+  if (fails()) return returned(cudaErrorInvalidValue);
   return stream == nullptr ? permitted() : cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -322,6 +333,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  if (fails(true)) return returned(cudaErrorInvalidValue);
   for (const Work& node : executable->nodes) {
     if (const cudaError_t error = submit(stream, node); error != cudaSuccess) return error;
   }
@@ -361,13 +373,19 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   if (!start->recorded || !end->recorded) return returned(cudaErrorInvalidValue);
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count();
+  // A device is so much faster than its emulation: what is sized by its times gets the sizes of a device.
+  constexpr float speed = 1000;
+  *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count() / speed;
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
   return capturing(stream) ? refused(cudaErrorNotSupported) : cudaSuccess;
 }
 
+void emulate_failure(std::size_t graph_launches, std::size_t calls) {
+  launches_to_failure = graph_launches + 1;
+  failing_calls = calls;
+}
 std::size_t emulated_launches() { return launches; }
 std::size_t emulated_allocations() { return allocations().calls(); }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
@@ -441,6 +459,7 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
+  if (fails()) return returned(cudaErrorInvalidValue);
   if (!sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
   return submit(stream, [=] {
     const bool to_pinned = pinned().bytes_from(to) > 0, from_pinned = pinned().bytes_from(from) > 0;

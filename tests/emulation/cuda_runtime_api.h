@@ -95,6 +95,9 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event);
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 
+// On this thread the cudaGraphLaunch after so many more fails, and with it `calls` calls in all of it,
+// cudaStreamSynchronize, which waits all the same, and cudaMemcpyAsync.
+void emulate_failure(std::size_t graph_launches, std::size_t calls);
 std::size_t emulated_launches();     // of kernels that were done so far, each time that a graph does them too
 std::size_t emulated_allocations();  // calls of cudaMalloc and cudaFree so far that had something to do
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes);

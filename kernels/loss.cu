@@ -96,6 +96,12 @@ struct Layer {
   Tile<W> kept, p;
 };
 
+// A stage of halves: bytes of a row, and from the high ones to the low ones.
+template <int W>
+inline constexpr int half_row_bytes = 2 * (W + 8);
+template <int W>
+inline constexpr int low_halves = tile_rows* half_row_bytes<W>;
+
 template <Precision P, int W>
 class LossSweeps : public WarpNetwork<P, W> {
   using Network = WarpNetwork<P, W>;
@@ -514,8 +520,8 @@ class LossSweeps : public WarpNetwork<P, W> {
         std::uint32_t a_high[4], a_low[4], b_high[4], b_low[4];
         load_matrices_transposed(a_high, a);
         load_matrices_transposed(b_high, b);
-        load_matrices_transposed(a_low, a + low_halves_);
-        load_matrices_transposed(b_low, b + low_halves_);
+        load_matrices_transposed(a_low, a + low_halves<W>);
+        load_matrices_transposed(b_low, b + low_halves<W>);
         const Float2 down = *reinterpret_cast<const Float2*>(scales);
         const float scale = down.x * down.y;
 #pragma unroll
@@ -548,7 +554,7 @@ class LossSweeps : public WarpNetwork<P, W> {
         const char* a = from + plan_.warp.stage[left] + half_place() + 32 * rb;
         std::uint32_t high[4], low[4];
         load_matrices_transposed(high, a);
-        load_matrices_transposed(low, a + low_halves_);
+        load_matrices_transposed(low, a + low_halves<W>);
         const float scale = *reinterpret_cast<const float*>(from + plan_.warp.scales);
         const std::uint32_t ones = pack_halves(1, 1);
         float sum[4] = {};
@@ -559,12 +565,11 @@ class LossSweeps : public WarpNetwork<P, W> {
       }
     }
   }
-  // A stage of halves: bytes from the high ones to the low ones, and to the row that this lane names of a 16 × 16
-  // block: lane l row l mod 8 of matrix ⌊l/8⌋ = 2 (samples' half) + (units' half).
-  static constexpr int row_bytes_ = 2 * (W + 8), low_halves_ = tile_rows * row_bytes_;
+  // To the row of a stage of halves that this lane names of a 16 × 16 block: lane l row l mod 8 of matrix ⌊l/8⌋ = 2
+  // (samples' half) + (units' half).
   __device__ __forceinline__ static int half_place() {
     const int lane = lane_index();
-    return ((lane >> 4) * 8 + (lane & 7)) * row_bytes_ + ((lane >> 3) & 1) * 16;
+    return ((lane >> 4) * 8 + (lane & 7)) * half_row_bytes<W> + ((lane >> 3) & 1) * 16;
   }
 
   static constexpr int blocks_ = W / 16;

@@ -56,7 +56,7 @@ struct Preset {
   std::vector<double> weights;
   TrainOptions train;
   GapOptions gap;
-  bool bounds = false;            // some 40 seconds of processor time a run
+  bool bounds = false;            // about a minute a run on two cores
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
 };
 
@@ -272,7 +272,7 @@ class Reproduction {
     app.add_option(
            "--bounds", bounds_,
            "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
-           "planar data, some 40 seconds of processor time a run")
+           "planar data, about a minute a run on two cores")
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(

@@ -62,7 +62,7 @@ Outcome reproduce(const Scratch& scratch, const std::string& data, const std::st
 // As if the two runs there had left these distances between the samplers, with that share of the ODE's samples lost.
 void put_gaps(const Scratch& scratch, const std::string& data, double escaped) {
   for (const auto& [weight, ode_sde] : {std::pair(0, 3.5), std::pair(1, 0.5)}) {
-    const std::string path = scratch / fmt::format("out/{}_w{}/gap.json", data, weight);
+    const std::string path = scratch / fmt::format("out/{}_softplus20_w{}_s0/gap.json", data, weight);
     Json gap = Json::parse(get(path));
     gap["w2_squared"] = {{"ode_sde", ode_sde}, {"ode_truth", 1}, {"sde_truth", 1}};
     gap["escaped"] = {{"ode", escaped}, {"sde", 0}};
@@ -102,10 +102,10 @@ TEST(Reproduction, RefusesDataChangedUnderOneName) {
   const std::string mixture = scratch / "mixture.json", samples = scratch / "samples.npy";
   put_mixture(mixture, 0.5);
   ASSERT_EQ(reproduce(scratch, mixture, "0").code, 0);
-  const std::string model = get(scratch / "out/mixture_w0/model.safetensors");
+  const std::string model = get(scratch / "out/mixture_softplus20_w0_s0/model.safetensors");
   put_mixture(mixture, 0.75);
   expect_refusal(reproduce(scratch, mixture, "0"), "data_contents");
-  EXPECT_EQ(get(scratch / "out/mixture_w0/model.safetensors"), model);
+  EXPECT_EQ(get(scratch / "out/mixture_softplus20_w0_s0/model.safetensors"), model);
   put_mixture(mixture, 0.5);
   EXPECT_EQ(reproduce(scratch, mixture, "0").code, 0);
 
@@ -149,7 +149,8 @@ TEST(Reproduction, DataThatAreNotPlanarHaveSlicedDistances) {
 TEST(Reproduction, ResultsEditedByHandAreRefusedOrMeasuredAgain) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
-  const std::string gap_file = scratch / "out/blob_w0/gap.json", training_file = scratch / "out/blob_w0/training.json";
+  const std::string gap_file = scratch / "out/blob_softplus20_w0_s0/gap.json",
+                    training_file = scratch / "out/blob_softplus20_w0_s0/training.json";
   const Json gap = Json::parse(get(gap_file));
   Json broken = gap;
   broken.erase("seconds");
@@ -178,7 +179,7 @@ TEST(Reproduction, FilesOfOthersStay) {
 TEST(Reproduction, AModelIsReportedUnderItsOwnRecipe) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob").code, 0);
-  const std::string folder = scratch / "out/blob_w0/", model_file = folder + "model.safetensors",
+  const std::string folder = scratch / "out/blob_softplus20_w0_s0/", model_file = folder + "model.safetensors",
                     recipe = get(folder + "recipe.json"), model = get(model_file);
   std::filesystem::remove(folder + "recipe.json");
   expect_refusal(reproduce(scratch, "blob"), "model.safetensors and no recipe.json");
@@ -187,7 +188,7 @@ TEST(Reproduction, AModelIsReportedUnderItsOwnRecipe) {
   std::filesystem::remove(folder + "state.safetensors");
   put(folder + "recipe.json", recipe);
 
-  put(model_file, get(scratch / "out/blob_w1/model.safetensors"));
+  put(model_file, get(scratch / "out/blob_softplus20_w1_s0/model.safetensors"));
   expect_refusal(reproduce(scratch, "blob"), "was not trained by the recipe.json beside it");
 
   std::filesystem::remove(model_file);
@@ -219,7 +220,7 @@ TEST(Reproduction, MeasuresAgainWhereTheTimesChanged) {
                                                      "--data blob --grid file:{} --out {}",
                                                      reproduce_tool, scratch / "times.npy", scratch / "out"));
     EXPECT_EQ(outcome.code, 0) << outcome.err;
-    return std::filesystem::last_write_time(scratch / "out/blob_w0/gap.json");
+    return std::filesystem::last_write_time(scratch / "out/blob_softplus20_w0_s0/gap.json");
   };
   const auto first = reproduce_on({10, 1, 0.1}), again = reproduce_on({10, 1, 0.1}), other = reproduce_on({10, 2, 0.1});
   EXPECT_EQ(first, again);
@@ -230,7 +231,7 @@ TEST(Reproduction, HistogramsThatAreGoneAreMadeAgain) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
   for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
-    const std::string path = scratch / fmt::format("out/blob_w0/{}", name), bytes = get(path);
+    const std::string path = scratch / fmt::format("out/blob_softplus20_w0_s0/{}", name), bytes = get(path);
     std::filesystem::remove(path);
     ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
     EXPECT_EQ(get(path), bytes);
@@ -270,7 +271,7 @@ TEST(Reproduction, GoesOnWhereOneRunDiverges) {
   const auto call = [&] { return reproduce(scratch, "blob", "0,1", 3, "--seeds 2"); };
   ASSERT_EQ(call().code, 0);
   for (const std::uint64_t seed : {0, 1}) {
-    const std::string folder = scratch / fmt::format("out/blob_w0_s{}/", seed);
+    const std::string folder = scratch / fmt::format("out/blob_softplus20_w0_s{}/", seed);
     for (const char* name : {"model.safetensors", "training.json"}) std::filesystem::remove(folder + name);
     Architecture architecture;
     architecture.beta = 20;
@@ -310,7 +311,7 @@ TEST(Reproduction, GoesOnWhereOneRunDiverges) {
     }
     results_before = text;
   }
-  const std::string folder = scratch / "out/blob_w0_s0/";
+  const std::string folder = scratch / "out/blob_softplus20_w0_s0/";
   EXPECT_FALSE(std::filesystem::exists(folder + "model.safetensors"));
   if (can_report()) {
     EXPECT_THAT(report(scratch), AllOf(HasSubstr("2 runs failed"), HasSubstr("finite")));
@@ -332,7 +333,7 @@ TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
     return fmt::format("{} --preset smoke --iterations 300 --samples 200 --grid geometric:20:1e-2 --weights 1 --out {}",
                        reproduce_tool, scratch / out);
   };
-  const std::string folder = scratch / "out/circles2_w1/", log = folder + "log.csv",
+  const std::string folder = scratch / "out/circles2_softplus20_w1_s0/", log = folder + "log.csv",
                     model = folder + "model.safetensors";
   // Ends the command by a signal once it has written records.
   const auto end_by = [&](int signal) {
@@ -372,7 +373,7 @@ TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
   EXPECT_GT(training["first_iteration"], 0);
   EXPECT_GT(training["seconds"].get<double>(), before);
   for (const char* name : {"model.safetensors", "log.csv", "ode.npy", "sde.npy"}) {
-    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;
+    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_softplus20_w1_s0/{}", name))) << name;
   }
 }
 
@@ -383,7 +384,7 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
     return fmt::format("{} --preset smoke --iterations 3 --samples 40000 --grid geometric:40:1e-2 --weights 1 --out {}",
                        reproduce_tool, scratch / out);
   };
-  const std::string folder = scratch / "out/circles2_w1/", kept = folder + "samples.safetensors";
+  const std::string folder = scratch / "out/circles2_softplus20_w1_s0/", kept = folder + "samples.safetensors";
   const pid_t child = ::fork();
   if (child == 0) {
     ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
@@ -410,8 +411,8 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
   ASSERT_TRUE(work["backend_detail"].is_string());
   work["backend_detail"] = "of another machine";
   state.metadata["work"] = work.dump();
-  std::filesystem::create_directories(scratch / "single/circles2_w1");
-  state.save(scratch / "single/circles2_w1/samples.safetensors");
+  std::filesystem::create_directories(scratch / "single/circles2_softplus20_w1_s0");
+  state.save(scratch / "single/circles2_softplus20_w1_s0/samples.safetensors");
 
   ASSERT_EQ(run(scratch, command("out")).code, 0);
   ASSERT_EQ(run(scratch, command("single")).code, 0);
@@ -422,10 +423,11 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
     return json;
   };
   EXPECT_GE(Json::parse(get(folder + "gap.json"))["seconds"]["sde"].get<double>(), 1e6);
-  EXPECT_LT(Json::parse(get(scratch / "single/circles2_w1/gap.json"))["seconds"]["sde"].get<double>(), 1e6);
+  EXPECT_LT(Json::parse(get(scratch / "single/circles2_softplus20_w1_s0/gap.json"))["seconds"]["sde"].get<double>(),
+            1e6);
   EXPECT_EQ(results_of("out"), results_of("single"));
   for (const char* name : {"ode.npy", "sde.npy", "truth.npy"}) {
-    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_w1/{}", name))) << name;
+    EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_softplus20_w1_s0/{}", name))) << name;
   }
   // What a killed call may have left behind finished results goes too.
   put(kept, "left behind");
@@ -493,10 +495,10 @@ TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
                                      HasSubstr("smoothness_circles2"), HasSubstr("largest |σ″|")));
 }
 
-TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
+// Whatever the activation, the weight and the seed: runs of several calls stand side by side, none is done again.
+TEST(Reproduction, ALaterCallTakesOverTheRunsItAsksFor) {
   const Scratch scratch;
   const auto folders = [&](const std::string& options, int seed) {
-    std::filesystem::remove_all(scratch / "out");
     const Outcome outcome =
         run(scratch,
             fmt::format("{} --iterations 1 --samples 50 --grid geometric:5:1e-1 --detail no --data blob --weights 0 {} "
@@ -511,9 +513,16 @@ TEST(Reproduction, FoldersNameWhatIsComparedAndNothingElse) {
     return names;
   };
   using Names = std::set<std::string>;
-  EXPECT_EQ(folders("--preset smoke --activation silu --seed 5", 5), (Names{"blob_w0"}));
-  EXPECT_EQ(folders("--preset smoke --seeds 2 --seed 5", 5), (Names{"blob_w0_s5", "blob_w0_s6"}));
-  EXPECT_EQ(folders("--preset activations-quick --beta 20 --seeds 1", 0), (Names{"blob_softplus20_w0_s0"}));
+  EXPECT_EQ(folders("--preset smoke --seed 5", 5), (Names{"blob_softplus20_w0_s5"}));
+  const std::string first = scratch / "out/blob_softplus20_w0_s5/";
+  const auto trained = std::filesystem::last_write_time(first + "model.safetensors"),
+             measured = std::filesystem::last_write_time(first + "gap.json");
+  EXPECT_EQ(folders("--preset smoke --seed 5 --seeds 2", 5), (Names{"blob_softplus20_w0_s5", "blob_softplus20_w0_s6"}));
+  EXPECT_EQ(folders("--preset smoke --seed 5 --activation silu", 5),
+            (Names{"blob_softplus20_w0_s5", "blob_softplus20_w0_s6", "blob_silu_w0_s5"}));
+  EXPECT_EQ(Json::parse(get(scratch / "out/results.json"))["runs"].size(), 1u);  // what this call asked for
+  EXPECT_EQ(std::filesystem::last_write_time(first + "model.safetensors"), trained);
+  EXPECT_EQ(std::filesystem::last_write_time(first + "gap.json"), measured);
 }
 
 TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
@@ -561,7 +570,7 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
     EXPECT_EQ(marks, diagnosis["resolved"] ? 1u : 2u) << outcome.out;
   }
   // The bound is there already, and stays away where it is not asked for.
-  const std::string diagnosis = scratch / "out/circles2_w1/diagnosis.json";
+  const std::string diagnosis = scratch / "out/circles2_softplus20_w1_s0/diagnosis.json";
   const auto written = std::filesystem::last_write_time(diagnosis);
   ASSERT_EQ(run(scratch, command).code, 0);
   EXPECT_EQ(std::filesystem::last_write_time(diagnosis), written);
@@ -630,7 +639,7 @@ TEST(Reproduction, ThePaperHasToShowItsResult) {
   const auto outcomes = [&](const std::string& at, std::array<double, 3> factors, double escaped = 0) {
     for (const auto& [weight, distances] : published) {
       for (int seed = 0; seed < 3; ++seed) {
-        const std::string path = scratch / fmt::format("out/blob_w{}_s{}/gap.json", weight, seed);
+        const std::string path = scratch / fmt::format("out/blob_softplus100_w{}_s{}/gap.json", weight, seed);
         Json gap = Json::parse(get(path));
         const auto value = [&](int k) {
           return distances[k] * (weight == at ? factors[k] : 1) * (1 + 0.1 * (seed - 1));
@@ -664,7 +673,7 @@ TEST(Reproduction, ThePaperHasToShowItsResult) {
 TEST(Report, SaysWhereThereIsNoDensityNoBoundAndNoEnergy) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
-  const std::string model_file = scratch / "out/blob_w0/model.safetensors";
+  const std::string model_file = scratch / "out/blob_softplus20_w0_s0/model.safetensors";
   Model model = load_model(model_file);
   Mlp& network = std::get<Mlp>(model.network);
   const auto output = network.parameters.begin() + network.architecture.weight_offset(3);
@@ -759,7 +768,7 @@ TEST(Report, NamesTheFileThatIsDamaged) {
                                                         {"log.csv", header + "0,1,2\n"},
                                                         {"log.csv", header + "0,1,2,3,4,x\n"}}) {
     SCOPED_TRACE(name + " " + damaged.substr(0, 80));
-    const std::string path = scratch / ("out/blob_w0/" + name), kept = get(path);
+    const std::string path = scratch / ("out/blob_softplus20_w0_s0/" + name), kept = get(path);
     put(path, damaged);
     const Outcome outcome = run(scratch, fmt::format("python3 {}/report.py {}", tools_folder, scratch / "out"));
     EXPECT_EQ(outcome.code, 1);

@@ -1315,11 +1315,12 @@ TEST_F(Tools, ReproductionLeavesEverythingAndGoesOnWhereItStopped) {
   }
 
   // Once more: nothing is done again.
-  const std::string model_file = out + "/circles2_w1/model.safetensors", model = read(model_file);
-  const auto written = fs::last_write_time(model_file), measured = fs::last_write_time(out + "/circles2_w1/gap.json");
+  const std::string model_file = out + "/circles2_softplus20_w1_s0/model.safetensors", model = read(model_file);
+  const auto written = fs::last_write_time(model_file),
+             measured = fs::last_write_time(out + "/circles2_softplus20_w1_s0/gap.json");
   EXPECT_EQ(run(reproduce_tool, {"--preset", "smoke", "--out", out}).code, 0);
   EXPECT_EQ(fs::last_write_time(model_file), written);
-  EXPECT_EQ(fs::last_write_time(out + "/circles2_w1/gap.json"), measured);
+  EXPECT_EQ(fs::last_write_time(out + "/circles2_softplus20_w1_s0/gap.json"), measured);
   // Fewer samples: measured again from the same model.
   EXPECT_EQ(run(reproduce_tool, {"--preset", "smoke", "--samples", "1000", "--out", out}).code, 0);
   EXPECT_EQ(fs::last_write_time(model_file), written);
@@ -1333,13 +1334,13 @@ TEST_F(Tools, ReproductionLeavesEverythingAndGoesOnWhereItStopped) {
   const std::string other = file("interrupted");
   const Arguments again{"--preset", "smoke", "--weights", "1", "--samples", "1000", "--out", other};
   const Process process = start(reproduce_tool, again);
-  ASSERT_TRUE(process.wait_for(other + "/circles2_w1/log.csv"));
+  ASSERT_TRUE(process.wait_for(other + "/circles2_softplus20_w1_s0/log.csv"));
   process.send(SIGTERM);
   expect_failure(process.wait(), "reproduce", "interrupted after");
-  EXPECT_TRUE(fs::exists(other + "/circles2_w1/state.safetensors"));
+  EXPECT_TRUE(fs::exists(other + "/circles2_softplus20_w1_s0/state.safetensors"));
   EXPECT_EQ(run(reproduce_tool, again).code, 0);
-  EXPECT_EQ(read(other + "/circles2_w1/model.safetensors"), model);
-  EXPECT_EQ(read(other + "/circles2_w1/log.csv"), read(out + "/circles2_w1/log.csv"));
+  EXPECT_EQ(read(other + "/circles2_softplus20_w1_s0/model.safetensors"), model);
+  EXPECT_EQ(read(other + "/circles2_softplus20_w1_s0/log.csv"), read(out + "/circles2_softplus20_w1_s0/log.csv"));
 }
 
 // The first Python with all of these packages, or nothing.

@@ -1,11 +1,11 @@
 // The paper's experiment: for each data set and each weight w_R of the Fokker–Planck residual, and in a study for
 // several activations and seeds, train, sample by the reverse SDE and by the probability-flow ODE, and measure the gap.
-// DIR/DATA_wW, or DIR/DATA_ACTIVATION_wW_sSEED in a study, holds each run: recipe.json, state.safetensors while it
-// trains, log.csv, training.json, then model.safetensors, samples.safetensors while it is sampled, gap.json, the
-// histograms, along_the_way.npy and, where it was asked for, energy.safetensors while it is diagnosed and
-// diagnosis.json. States, samples and energies are saved every 20 seconds. A second call goes on where the first
-// stopped; DIR/results.json gathers what is finished. A run whose loss was not finite leaves failed.json and is not
-// tried again until its folder is removed; the others go on.
+// DIR/DATA_ACTIVATION_wW_sSEED holds each run: recipe.json, state.safetensors while it trains, log.csv, training.json,
+// then model.safetensors, samples.safetensors while it is sampled, gap.json, the histograms, along_the_way.npy and,
+// where it was asked for, energy.safetensors while it is diagnosed and diagnosis.json. States, samples and energies are
+// saved every 20 seconds. A second call goes on where the first stopped, and one that asks for more weights, seeds or
+// activations takes over the runs that are there; DIR/results.json gathers what is finished. A run whose loss was not
+// finite leaves failed.json and is not tried again until its folder is removed; the others go on.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -56,7 +56,7 @@ struct Preset {
   std::vector<double> weights;
   TrainOptions train;
   GapOptions gap;
-  bool bounds = false;            // about a minute a run on two cores
+  bool bounds = false;            // some twenty seconds a run on two cores
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
 };
 
@@ -272,7 +272,7 @@ class Reproduction {
     app.add_option(
            "--bounds", bounds_,
            "yes or no instead of the preset's: the energy of the reverse SDE and the upper bound of the gap, of "
-           "planar data, about a minute a run on two cores")
+           "planar data, some twenty seconds a run on two cores")
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
@@ -353,8 +353,6 @@ class Reproduction {
     if (given("--grid")) preset_.gap.grid = grid_;
     if (given("--detail")) preset_.gap.in_detail = detail_ == "yes";
     if (given("--bounds")) preset_.bounds = bounds_ == "yes";
-    // A study's folders name activation and seed also where one of them is asked for.
-    const bool names_activation = preset_.activations.size() > 1, names_seed = preset_.seeds > 1 || seeds_ > 1;
     if (given("--seeds")) preset_.seeds = seeds_;
     if (given("--activation")) {
       check_usage([&] { preset_.activations = {{parse_activation(activation_), preset_.activations.front().beta}}; });
@@ -378,20 +376,13 @@ class Reproduction {
             train.residual_weight = weight;
             train.seed = seed_ + static_cast<std::uint64_t>(i);
             check_usage([&] { train.validate(); });
-            std::string folder = std::filesystem::path(name).stem().string(), title = name;
-            if (names_activation) {
-              std::string word = activation.name();
-              std::erase(word, ' ');
-              folder += "_" + word;
-              title += ", " + activation.name();
-            }
-            folder += fmt::format("_w{}", weight);
+            std::string word = activation.name(), title = name;
+            std::erase(word, ' ');
+            const std::string folder = fmt::format(
+                "{}/{}_{}_w{}_s{}", out_, std::filesystem::path(name).stem().string(), word, weight, train.seed);
+            if (preset_.activations.size() > 1) title += ", " + activation.name();
             title += fmt::format(", w_R = {}", weight);
-            if (names_seed) {
-              folder += fmt::format("_s{}", train.seed);
-              title += fmt::format(", seed {}", train.seed);
-            }
-            folder = out_ + "/" + folder;
+            if (preset_.seeds > 1) title += fmt::format(", seed {}", train.seed);
             for (const Run& run : runs_) {
               if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
             }
@@ -439,7 +430,7 @@ class Reproduction {
         phases.push_back({run.title + ": reverse SDE", "sample", sampling});
         phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
         phases.push_back({run.title + ": distances", "measure", 4});
-        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 60});
+        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 20});
       }
     }
     return phases;

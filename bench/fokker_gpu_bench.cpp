@@ -471,6 +471,9 @@ void register_all(const Gpu& gpu, bool small) {
   }
   const TrainWork paper{paper_model(), points_of(200'000), collocation_of(50'000)};
   add_training("train/twelve", paper, Precision::split, check_twelve, time_twelve);
+  if (!small) {  // what one model alone does not fill a large device with
+    add_training("train/twelve", {paper_model(), 4096, 1024}, Precision::split, check_twelve, time_twelve);
+  }
   Architecture vector;
   vector.output = Output::score;
   add_training("train/vector", {network(vector), points_of(200'000), 0}, Precision::split, check_alone, time_training);

@@ -2,17 +2,22 @@
 """The parts of tools/gpu_check that read and write files.
 
     slug DEVICE                 the device's name for a file name
+    cases                       what compute-sanitizer is run on
     available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
     points FILE                 a small .npy file of points (t, x_1, x_2)
-    assemble FOLDER SECONDS OUT one JSON of what gpu_check left in the folder; fails where anything failed or did not run
-    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN and of what its table shows
+    assemble FOLDER SECONDS OUT PART... one JSON of those parts (bench, tests, sanitizer), which gpu_check left in the
+                                folder; fails where anything failed or did not run
+    paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN and of what its table
+                                shows; beside it RUN's results.json and report.html under OUT's name
     figures FILE...             what is to be reached, and whether it is, by results of gpu_check and of bench/peers/run.sh
+                                on one kind of device
 """
 import array
 import datetime
 import json
 import pathlib
 import re
+import shutil
 import sys
 
 SANITIZERS = ('memcheck', 'racecheck', 'initcheck', 'synccheck')
@@ -156,6 +161,11 @@ def benchmark_results(folder):
     return {'limits': kept, 'works': works, 'failures': failures}
 
 
+def device_name(report):
+    """Of a result of gpu_check or of bench/peers/run.sh; None of one that has no device."""
+    return (report.get('device') or report.get('gpu') or {}).get('name')
+
+
 def figures(reports):
     """What is to be reached, by the last of the reports that has it: its time or ratio, the limits and a verdict. The
     paper's time is that of one seed, its table that of the most seeds."""
@@ -193,7 +203,8 @@ def figures(reports):
             beside]
 
 
-def figure_lines(rows):
+def figure_lines(rows, device):
+    yield f'{device or "no device"}: what is to be reached'
     for r in rows:
         measured = '-' if r['measured'] is None else f"{r['measured']:.3g} {r['unit']}"
         limits = ', '.join(f"{name} {r[name]:.2g}" for name in ('reach', 'aim', 'floor') if r[name] is not None)
@@ -226,33 +237,37 @@ def paper(folder, run):
                                             'seeds': results['seeds'], 'acceptance': results['acceptance']}}
 
 
-def assemble(folder, seconds):
-    return measured_on(folder) | {
-        'seconds': seconds,
-        'tests': test_results(folder),
-        'sanitizer': sanitizer_results(folder),
-        'benchmarks': benchmark_results(folder),
-    }
+def assemble(folder, seconds, parts):
+    report = measured_on(folder) | {'seconds': seconds}
+    if 'tests' in parts:
+        report['tests'] = test_results(folder)
+    if 'sanitizer' in parts:
+        report['sanitizer'] = sanitizer_results(folder)
+    if 'bench' in parts:
+        report['benchmarks'] = benchmark_results(folder)
+    return report
 
 
 def problems(report):
-    found = list(report['tests']['failures']) + list(report['benchmarks']['failures'])
-    if report['tests']['passed'] == 0:
+    found = [failure for part in ('tests', 'benchmarks') for failure in report.get(part, {}).get('failures', [])]
+    if report.get('tests', {}).get('passed') == 0:
         found.append('no test passed')
-    for tool, cases in report['sanitizer'].items():
+    for tool, cases in report.get('sanitizer', {}).items():
         found += [f'compute-sanitizer {tool}, {case}: {said}' for case, said in cases.items() if said != 'passed']
     return found
 
 
 def summary(report):
-    tests, clean = report['tests'], [c for cases in report['sanitizer'].values() for c in cases.values()]
-    yield f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
-    yield f"compute-sanitizer: {clean.count('passed')} of {len(clean)} runs without an error, {clean.count(NOT_RUN)} not run"
-    for name, work in report['benchmarks']['works'].items():
+    if tests := report.get('tests'):
+        yield f"{tests['passed']} passed, {tests['failed']} failed, {tests['skipped']} skipped"
+    if clean := [c for cases in report.get('sanitizer', {}).values() for c in cases.values()]:
+        yield f"compute-sanitizer: {clean.count('passed')} of {len(clean)} runs without an error, {clean.count(NOT_RUN)} not run"
+    for name, work in report.get('benchmarks', {}).get('works', {}).items():
         fraction = f"{work['fraction_of_limit']:.2f} of its limit" if 'fraction_of_limit' in work else 'no limit known'
         alone = f", {work['over_alone']:.2f} times as fast as one after another" if 'over_alone' in work else ''
         yield f"{name:40}{work['ms']:12.3f} ms   {fraction}{alone}"
-    yield from figure_lines(report['figures'])
+    if 'figures' in report:
+        yield from figure_lines(report['figures'], device_name(report))
 
 
 def main():
@@ -265,16 +280,27 @@ def main():
             sys.exit(f"gpu_check: the CUDA backend is not available: {cuda['detail']}")
     elif command == 'points':
         pathlib.Path(arguments[0]).write_bytes(points())
+    elif command == 'cases':
+        print(*CASES)
     elif command == 'figures':
-        print('\n'.join(figure_lines(figures(json.loads(pathlib.Path(a).read_text()) for a in arguments))))
+        reports = [json.loads(pathlib.Path(a).read_text()) for a in arguments]
+        devices = {device_name(r): a for r, a in zip(reports, arguments) if device_name(r)}
+        if len(devices) > 1:
+            sys.exit('gpu_report: ' + ' and '.join(f'{a} is of {d}' for d, a in devices.items()) + '; allowed: files of one device')
+        print('\n'.join(figure_lines(figures(reports), next(iter(devices), None))))
     elif command == 'paper':
         report = paper(*map(pathlib.Path, arguments[:2]))
         report['figures'] = [row for row in figures([report]) if row['measured'] is not None]
-        pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')
-        print('\n'.join([*figure_lines(report['figures']), f'wrote {arguments[2]}']))
+        out = pathlib.Path(arguments[2])
+        out.write_text(json.dumps(report, indent=2) + '\n')
+        print('\n'.join(figure_lines(report['figures'], device_name(report))))
+        for name, beside in (('results.json', '_results.json'), ('report.html', '.html')):
+            shutil.copyfile(pathlib.Path(arguments[1]) / name, out.with_name(out.stem + beside))
+        print(f'wrote {out}, and beside it results and report; their figures are in {arguments[1]}/figures')
     else:
-        report = assemble(pathlib.Path(arguments[0]), int(arguments[1]))
-        report['figures'] = figures([report])
+        report = assemble(pathlib.Path(arguments[0]), int(arguments[1]), arguments[3:])
+        if 'benchmarks' in report:
+            report['figures'] = figures([report])
         found = problems(report)
         report['ok'] = not found
         pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')

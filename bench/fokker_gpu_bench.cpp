@@ -11,12 +11,15 @@
 // limits are those of an H200 (132 multiprocessors at 1.98 GHz: 67 TFLOP/s fp32, 990 half and so 330 split, 3.7e12/s
 // special functions), scaled to the device by its multiprocessors, its highest clock and what a multiprocessor of its
 // compute capability does in a clock; where that is not known there is no fraction. `limit_us` is the limit's time.
-// `over_tiny_cuda_nn`, of scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass
-// of a network of that width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device
-// here (peers/published.json). `over_alone`, of twelve models trained side by side, is the time of an iteration of one
-// after another over that of all together. loss/ is a network's losses by resident and by wide kernels, to see from
-// which size on the one or the other is faster. `memory_beside_samples_mib` is what the device has less of free memory
-// while a sampler and n samples are there, without those samples.
+// Hopper reaches its rate of half by wgmma alone; mma.sync, which the kernels use, to about 0.63 of it (Luo et al.
+// 2024, arXiv 2402.13499), so that no work bound by products reaches a fraction of 1 there. `over_tiny_cuda_nn`, of
+// scores in half, is `gflops` over what tiny-cuda-nn has published for the plain forward pass of a network of that
+// width at as many points, both two FLOP a weight and sweep: on an RTX 3090, whatever the device here
+// (peers/published.json). `over_alone`, of twelve models trained side by side, is the time of an iteration of one after
+// another over that of all together. loss/ is a network's losses by resident and by wide kernels, to see from which
+// size on the one or the other is faster, and the paper's with fewer warps a block than fit.
+// `memory_beside_samples_mib` is what the device has less of free memory while a sampler and n samples are there,
+// without those samples.
 //
 // usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
 //   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
@@ -365,17 +368,17 @@ void time_twelve(benchmark::State& state, const Gpu& gpu, const TrainWork& each,
   state.counters["over_alone"] = benchmark::Counter(alone, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// Losses and their gradient by resident kernels or by wide ones, whichever of them a network would get.
-std::shared_ptr<cuda::TrainingLoss> loss_by(const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
-  const auto make = resident ? cuda::make_resident_loss
-                             : [](const cuda::Queue& queue, const Architecture& architecture, const ForwardSde& sde) {
-                                 return cuda::make_wide_loss(queue, architecture, sde);
-                               };
-  return make(gpu.queue(precision), work.architecture(), work.model.sde);
+// Losses and their gradient by resident kernels of up to `warps` warps a block, or by wide ones where that is 0,
+// whichever of them a network would get.
+std::shared_ptr<cuda::TrainingLoss> loss_by(const Gpu& gpu, const TrainWork& work, int warps, Precision precision) {
+  cuda::Queue queue = gpu.queue(precision);
+  if (warps == 0) return cuda::make_wide_loss(queue, work.architecture(), work.model.sde);
+  queue.limits.loss_warps = warps;
+  return cuda::make_resident_loss(queue, work.architecture(), work.model.sde);
 }
 
-std::string check_loss_by(const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
-  const auto loss = loss_by(gpu, work, resident, precision);
+std::string check_loss_by(const Gpu& gpu, const TrainWork& work, int warps, Precision precision) {
+  const auto loss = loss_by(gpu, work, warps, precision);
   return check_losses(gpu.context(precision), work, unit_of(precision),
                       [&](const auto& parameters, const auto& denoising, const auto& collocation, const auto& values,
                           const auto& gradient) {
@@ -383,7 +386,7 @@ std::string check_loss_by(const Gpu& gpu, const TrainWork& work, bool resident, 
                       });
 }
 
-void time_loss_by(benchmark::State& state, const Gpu& gpu, const TrainWork& work, bool resident, Precision precision) {
+void time_loss_by(benchmark::State& state, const Gpu& gpu, const TrainWork& work, int warps, Precision precision) {
   const Context& context = gpu.context(precision);
   const auto there = [&](const std::vector<float>& from, std::int64_t columns) {
     Buffer<float> to(context, std::ssize(from) / columns, columns);
@@ -398,7 +401,7 @@ void time_loss_by(benchmark::State& state, const Gpu& gpu, const TrainWork& work
                       target = there(batch.target, 2), t_at = there(points.t, 1), x_at = there(points.x, 2);
   Buffer<double> values(context, 3);
   Buffer<float> gradient(context, parameters.rows());
-  const auto loss = loss_by(gpu, work, resident, precision);
+  const auto loss = loss_by(gpu, work, warps, precision);
   time_and_count(state, gpu, precision, work.flop(), special_functions(work), [&] {
     loss->evaluate(parameters.view().data, {t.view(), x.view(), target.view(), {}}, {t_at.view(), x_at.view()}, 1.0,
                    values.view().data, gradient.view().data);
@@ -481,18 +484,22 @@ void register_all(const Gpu& gpu, bool small) {
                check_alone, time_training);
   add_training("train/wide_vector", {square_network(256, 4, Output::score), points_of(20'000), 0}, Precision::split,
                check_alone, time_training);
+  const auto add_loss = [&](const std::string& name, const Model& model, int warps) {
+    add_training(
+        "loss/" + name, {model, paper.denoising, paper.collocation}, Precision::split,
+        [warps](const Gpu& on, const TrainWork& work, Precision precision) {
+          return check_loss_by(on, work, warps, precision);
+        },
+        [warps](State& state, const Gpu& on, const TrainWork& work, Precision precision) {
+          time_loss_by(state, on, work, warps, precision);
+        });
+  };
   for (const std::int64_t width : {32, 64, 80}) {
-    for (const bool resident : {true, false}) {
-      add_training(
-          fmt::format("loss/w{}_{}", width, resident ? "resident" : "wide"),
-          {square_network(width, 3), paper.denoising, paper.collocation}, Precision::split,
-          [resident](const Gpu& on, const TrainWork& work, Precision precision) {
-            return check_loss_by(on, work, resident, precision);
-          },
-          [resident](State& state, const Gpu& on, const TrainWork& work, Precision precision) {
-            time_loss_by(state, on, work, resident, precision);
-          });
-    }
+    add_loss(fmt::format("w{}_resident", width), square_network(width, 3), kernels::most_warps);
+    add_loss(fmt::format("w{}_wide", width), square_network(width, 3), 0);
+  }
+  for (const int warps : {4, 5, 6, kernels::most_warps}) {
+    add_loss(fmt::format("paper_{}_warps", warps), paper_model(), warps);
   }
 }
 

@@ -639,9 +639,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        const float z = tile.v[j][e];
-        layer.kept.v[j][e] = sigma.keep(z);
-        if constexpr (kValue) tile.v[j][e] = sigma(z).value;
+        const float k = sigma.keep(tile.v[j][e]);
+        layer.kept.v[j][e] = k;
+        if constexpr (kValue) tile.v[j][e] = sigma.kept(k).value;
       });
     });
     store(kept(l), layer.kept);
@@ -952,7 +952,7 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a) {
     const int parameter = parameter_at(a.net, a.at, task.layers, place);
     if (parameter < 0) continue;
     double sum = 0;
-#pragma unroll 4
+#pragma unroll 16  // loads in flight: nothing else hides their latency
     for (int b = 0; b < task.blocks; ++b) sum += task.partial[static_cast<std::int64_t>(b) * a.at.size + place];
     const auto derivative = static_cast<float>(sum);
     task.gradient[parameter] = derivative;
@@ -1012,7 +1012,8 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
   const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
   int blocks = 0, warps = 0;
   for (int k = 0; k < count; ++k) {
-    a.shares[k] = loss_share(tasks[k].points, resident_loss_warps(net, limits.shared_bytes), limits.multiprocessors);
+    const int most = std::min(resident_loss_warps(net, limits.shared_bytes), limits.loss_warps);
+    a.shares[k] = loss_share(tasks[k].points, most, limits.multiprocessors);
     blocks += a.shares[k].blocks;
     warps = std::max(warps, a.shares[k].warps);
   }

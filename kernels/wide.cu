@@ -344,19 +344,40 @@ __global__ void misfit(MisfitArguments<T> a) {
 
 constexpr int column_threads = 512, total_threads = 1024;
 
-// A block has 32 columns; warp w of W sums rows w, w + W, …, and warp 0 adds what they have found.
+// Of the rows that a block's warps take in turn, so that few columns occupy many multiprocessors.
+inline int column_parts(std::int64_t rows) {
+  constexpr std::int64_t rows_of_a_part = 4 * column_threads / warp_size;
+  return static_cast<int>(std::clamp<std::int64_t>(rows / rows_of_a_part, 1, most_column_parts));
+}
+
+// A block has 32 columns and a part of the rows: the N warps of all parts each sum every N-th row, and warp 0 adds
+// what the block's have found.
 template <class T>
-__global__ void column_sum(ColumnSumArguments<T> a) {
+__global__ void column_sum(ColumnSumArguments<T> a, int parts) {
   T* const found = reinterpret_cast<T*>(shared_memory());  // [warps, 32]
-  const int warps = block_threads() / warp_size, column = block_index() * warp_size + lane_index();
+  const int warps = block_threads() / warp_size, part = block_index() % parts;
+  const int column = block_index() / parts * warp_size + lane_index();
   T sum = 0;
   if (column < a.columns) {
-    for (std::int64_t row = warp_index(); row < a.rows; row += warps) sum += a.from[row * a.stride + column];
+    for (std::int64_t row = part * warps + warp_index(); row < a.rows; row += parts * warps) {
+      sum += a.from[row * a.stride + column];
+    }
   }
   found[thread_index()] = sum;
   sync_block();
   if (warp_index() > 0 || column >= a.columns) return;
   for (int w = 1; w < warps; ++w) sum += found[w * warp_size + lane_index()];
+  a.partial[static_cast<std::int64_t>(part) * a.columns + column] = sum;
+}
+
+// The parts in their order.
+template <class T>
+__global__ void column_total(ColumnSumArguments<T> a, int parts) {
+  const int column = block_index() * block_threads() + thread_index();
+  if (column >= a.columns) return;
+  T sum = 0;
+#pragma unroll 16
+  for (int part = 0; part < parts; ++part) sum += a.partial[static_cast<std::int64_t>(part) * a.columns + column];
   a.to[static_cast<std::int64_t>(column) * a.to_stride] += sum;
 }
 
@@ -462,9 +483,11 @@ Status launch_seed_tangent(const SeedTangentArguments<T>& arguments, Stream stre
 
 template <class T>
 Status launch_column_sum(const ColumnSumArguments<T>& arguments, Stream stream) {
-  const LaunchShape shape{(arguments.columns + warp_size - 1) / warp_size, column_threads,
+  const int parts = column_parts(arguments.rows);
+  const LaunchShape shape{(arguments.columns + warp_size - 1) / warp_size * parts, column_threads,
                           column_threads * static_cast<int>(sizeof(T))};
-  return launch(column_sum<T>, shape, stream, arguments);
+  if (const Status status = launch(column_sum<T>, shape, stream, arguments, parts)) return status;
+  return launch(column_total<T>, one_item_a_thread(arguments.columns), stream, arguments, parts);
 }
 
 Status launch_total(const TotalArguments& arguments, Stream stream) {

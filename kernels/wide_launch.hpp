@@ -261,6 +261,7 @@ template <class T>
 Status launch_seed_tangent(const SeedTangentArguments<T>& arguments, Stream stream);
 
 // to[j · to_stride] += Σ_r from[r · stride + j], always in the same order.
+inline constexpr int most_column_parts = 64;  // of the rows
 template <class T>
 struct ColumnSumArguments {
   std::int64_t rows;
@@ -268,6 +269,7 @@ struct ColumnSumArguments {
   const T* from;
   T* to;
   int to_stride;
+  T* partial;  // [most_column_parts, columns]
 };
 template <class T>
 Status launch_column_sum(const ColumnSumArguments<T>& arguments, Stream stream);

@@ -234,7 +234,8 @@ std::vector<T> read(const SafeTensors& file, const std::string& name, const char
   std::vector<T> numbers(size);
   std::memcpy(numbers.data(), tensor.bytes.data(), numbers.size() * sizeof(T));
   for (const T value : numbers) {
-    if (!std::isfinite(static_cast<double>(value))) throw Error(fmt::format("tensor '{}' holds {}", name, value));
+    if (!std::isfinite(static_cast<double>(value)))
+      throw Error(fmt::format("tensor '{}' holds {}; allowed: finite numbers", name, value));
   }
   return numbers;
 }
@@ -244,7 +245,7 @@ TrainState state_from(const SafeTensors& file, std::int64_t parameters, const Tr
   state.iteration = read<std::int64_t>(file, "iteration", "I64", 1)[0];
   state.average_count = read<std::int64_t>(file, "average_count", "I64", 1)[0];
   if (state.iteration < 0 || state.iteration > options.iterations) {
-    throw Error(fmt::format("iteration {} of {}", state.iteration, options.iterations));
+    throw Error(fmt::format("its iteration is {}; allowed: 0 to {}", state.iteration, options.iterations));
   }
   const std::int64_t averaged = std::max<std::int64_t>(0, state.iteration - average_begin(options));
   if (state.average_count != averaged) {
@@ -255,7 +256,7 @@ TrainState state_from(const SafeTensors& file, std::int64_t parameters, const Tr
   state.second_moment = read<float>(file, "second_moment", "F32", parameters);
   if (averaged > 0) state.average = read<double>(file, "average", "F64", parameters);
   for (const float value : state.second_moment) {
-    if (value < 0) throw Error(fmt::format("tensor 'second_moment' holds {}", value));
+    if (value < 0) throw Error(fmt::format("tensor 'second_moment' holds {}; allowed: 0 or more", value));
   }
   return state;
 }
@@ -280,7 +281,8 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;
   };
-  if (entry("format") != state_format) throw Error(fmt::format("'{}' is not a training state that fokker wrote", path));
+  if (entry("format") != state_format)
+    throw Error(fmt::format("'{}' is not a training state; allowed: a file that Trainer::save_state() wrote", path));
   if (entry("version") != state_version) {
     throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
                             state_version));
@@ -331,7 +333,8 @@ void run_together(std::span<Trainer* const> trainers, std::int64_t count, const 
   if (count < 0) throw Error(fmt::format("{} iterations asked for; allowed: 0 or more", count));
   if (!sink) throw Error("a run was given an empty sink; allowed: one that can be called");
   for (std::size_t k = 0; k < trainers.size(); ++k) {
-    if (trainers[k] == nullptr) throw Error(fmt::format("trainer {} of {} is a null pointer", k, trainers.size()));
+    if (trainers[k] == nullptr)
+      throw Error(fmt::format("trainer {} of {} is a null pointer; allowed: trainers", k, trainers.size()));
     if (std::find(trainers.begin(), trainers.begin() + static_cast<std::ptrdiff_t>(k), trainers[k]) !=
         trainers.begin() + static_cast<std::ptrdiff_t>(k)) {
       throw Error(fmt::format("trainer {} of {} is there twice; allowed: each once", k, trainers.size()));

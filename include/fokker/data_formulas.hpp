@@ -32,7 +32,7 @@ FOKKER_HOST_DEVICE inline PlanePoint checker_point(float choice, float u, float 
   const int scaled = static_cast<int>(8.0f * choice), square = scaled < 7 ? scaled : 7, row = square / 2;
   const float corner_x = side * static_cast<float>(2 * (square % 2) + row % 2 - 2);
   const float corner_y = side * static_cast<float>(row - 2);
-  return {corner_x + side * u, corner_y + side * v};
+  return {corner_x + rounded_product(side, u), corner_y + rounded_product(side, v)};
 }
 
 // ⌊count · (w_0 + w_1 2^{−32}) 2^{−32}⌋: even over any count < 2^32, to 2^{−32}.

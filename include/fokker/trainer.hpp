@@ -57,7 +57,11 @@ struct TrainOptions {
 // The loss of one iteration, before its update.
 struct TrainRecord {
   std::int64_t iteration;  // counted from 0
-  double denoising, residual, total, gradient_norm, rate;
+  double denoising;        // the denoising loss (DenoisingBatch)
+  double residual;         // mean R², without its weight; 0 where residual_weight is 0
+  double total;            // denoising + w_R · residual
+  double gradient_norm;    // of the total, before clipping
+  double rate;             // Adam's step size of this update
 };
 
 // Thrown on the first loss or gradient that is not finite; what() names its iteration and its terms.
@@ -74,8 +78,9 @@ struct TrainingNews {
 };
 
 // Takes the news of a run, on the thread that called it, and returns whether to go on. After false no iteration is
-// begun; what was under way ends and is told too. The trainers may not be used in it. An exception from it ends the run
-// likewise, untold, and is passed on.
+// begun; what was under way ends and is told too. Of the run's trainers only options() and iteration() may be called in
+// it: what reads or moves their parameters throws Error. An exception from it ends the run likewise, untold, and is
+// passed on.
 using TrainingSink = std::function<bool(const TrainingNews& news)>;
 
 // Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)

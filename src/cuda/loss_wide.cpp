@@ -62,9 +62,13 @@ class WideSweeps {
     }
     workspace_.reserve(bytes);
     sums_.reserve(2 * sizeof(double));
+    const auto most_columns = static_cast<std::size_t>(std::max(network_.widest(), network_.output_stride()));
+    column_parts_.reserve(kernels::most_column_parts * most_columns * sizeof(T));
   }
 
-  std::size_t workspace_bytes() const { return workspace_.bytes() + sums_.bytes() + network_.workspace_bytes(); }
+  std::size_t workspace_bytes() const {
+    return workspace_.bytes() + sums_.bytes() + column_parts_.bytes() + network_.workspace_bytes();
+  }
 
   // denoising(first, n) and collocation(first, n) give the rows of a chunk of points, on the device. Values [3] and
   // gradient [P] as Loss::evaluate; gradient may be nullptr. `squares`, of points drawn for *iteration, if wanted.
@@ -331,7 +335,8 @@ class WideSweeps {
     total(n, 0);
   }
   void column_sum(std::int64_t n, int columns, const T* from, int stride, T* to, int to_stride) {
-    check(kernels::launch_column_sum<T>({n, columns, stride, from, to, to_stride}, stream_), "launch_column_sum");
+    check(kernels::launch_column_sum<T>({n, columns, stride, from, to, to_stride, column_parts_.as<T>()}, stream_),
+          "launch_column_sum");
   }
   // The chunk's losses, to sum `which`: 0 denoising, 1 residual.
   void total(std::int64_t n, int which) {
@@ -342,7 +347,7 @@ class WideSweeps {
   ForwardSde sde_;
   WideNetwork<T> network_;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
-  DeviceMemory workspace_, sums_;  // sums [2] in double
+  DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T* points_ = nullptr;
   double* losses_ = nullptr;                      // [rows]
   T *trace_ = nullptr, *weight_ = nullptr;        // [rows] Δφ, w

@@ -146,15 +146,16 @@ TEST(Reproduction, DataThatAreNotPlanarHaveSlicedDistances) {
   EXPECT_THAT(report(scratch), AllOf(HasSubstr("Sliced W₂² of 200 samples"), Not(HasSubstr("Grid bias"))));
 }
 
-TEST(Reproduction, ResultsEditedByHandAreRefusedOrMeasuredAgain) {
+TEST(Reproduction, ResultsOfAnotherVersionAreMeasuredAgainAndThoseEditedByHandRefused) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
   const std::string gap_file = scratch / "out/blob_softplus20_w0_s0/gap.json",
                     training_file = scratch / "out/blob_softplus20_w0_s0/training.json";
   const Json gap = Json::parse(get(gap_file));
-  Json broken = gap;
-  broken.erase("seconds");
-  put(gap_file, broken.dump());
+  Json earlier = gap;
+  earlier["gap_version"] = 0;
+  earlier["w2_squared"] = nullptr;
+  put(gap_file, earlier.dump());
   ASSERT_EQ(reproduce(scratch, "blob", "0").code, 0);
   EXPECT_EQ(Json::parse(get(gap_file))["w2_squared"], gap["w2_squared"]);
 
@@ -163,6 +164,11 @@ TEST(Reproduction, ResultsEditedByHandAreRefusedOrMeasuredAgain) {
     put(training_file, text);
     expect_refusal(reproduce(scratch, "blob", "0"), training_file);
   }
+}
+
+TEST(Reproduction, TwoRunsNeedFoldersOfTheirOwn) {
+  const Scratch scratch;
+  expect_refusal(reproduce(scratch, "blob", "0,1,0"), "blob_softplus20_w0_s0'; allowed: weights that differ");
 }
 
 TEST(Reproduction, FilesOfOthersStay) {
@@ -430,9 +436,11 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
     EXPECT_EQ(get(folder + name), get(scratch / fmt::format("single/circles2_softplus20_w1_s0/{}", name))) << name;
   }
   // What a killed call may have left behind finished results goes too.
-  put(kept, "left behind");
+  for (const char* name : {"samples.safetensors", "state.safetensors"}) put(folder + name, "left behind");
   ASSERT_EQ(run(scratch, command("out")).code, 0);
-  EXPECT_FALSE(std::filesystem::exists(kept));
+  for (const char* name : {"samples.safetensors", "state.safetensors"}) {
+    EXPECT_FALSE(std::filesystem::exists(folder + name)) << name;
+  }
 }
 
 // Two seeds of one activation, then of all of them: what is there already is neither trained nor measured again.

@@ -59,6 +59,10 @@ struct GapOptions {
 // times are nearest to T, 0.3 T, 0.1 T, 0.05 T, … 0.002 T.
 std::vector<std::int32_t> steps_along_the_way(const TimeGrid& grid);
 
+// Raised where the same model and options give other numbers than before, or gap_json() other keys, so that kept ones
+// are measured anew.
+constexpr int gap_version = 1;
+
 struct Truth {
   Cloud cloud;
   double noise_floor = 0;

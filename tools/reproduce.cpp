@@ -29,8 +29,9 @@ namespace {
 // Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
 constexpr std::size_t most_together = 12;
 
-// In a run's folder, until gap.json and diagnosis.json are there.
-constexpr const char *kept_samples = "samples.safetensors", *kept_energy = "energy.safetensors";
+// In a run's folder, until model.safetensors, gap.json and diagnosis.json are there.
+constexpr const char *kept_training = "state.safetensors", *kept_samples = "samples.safetensors",
+                     *kept_energy = "energy.safetensors";
 
 struct Run {
   DataSet data;
@@ -106,7 +107,7 @@ void check_results(const std::string& path) {
 void check_run(const Run& run) {
   const std::string advice = "choose another --out, or remove that folder";
   if (!is_file(run.file("recipe.json"))) {
-    for (const char* name : {"model.safetensors", "state.safetensors"}) {
+    for (const char* name : {"model.safetensors", kept_training}) {
       if (!is_file(run.file(name))) continue;
       throw Error(
           fmt::format("'{}' holds {} and no recipe.json that says how it was trained; {}", run.folder, name, advice));
@@ -206,6 +207,7 @@ class Reproduction {
         if (run.failed()) {
           for (int phase = 0; phase < phases; ++phase) progress.skip();
         } else {
+          std::filesystem::remove(run.file(kept_training));
           if (!measured(context, run)) {
             const Stopwatch clock;
             const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
@@ -283,7 +285,10 @@ class Reproduction {
             title += fmt::format(", w_R = {}", weight);
             if (preset_.seeds > 1) title += fmt::format(", seed {}", train.seed);
             for (const Run& run : runs_) {
-              if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
+              if (run.folder != folder) continue;
+              throw Error(fmt::format(
+                  "two runs would share the folder '{}'; allowed: weights that differ, and data of names that differ",
+                  folder));
             }
             runs_.push_back({.data = data,
                              .seed = train.seed,
@@ -354,6 +359,7 @@ class Reproduction {
     Json json = gap_options_json(context, gap_options(run));
     json["model_contents"] = fingerprint(read_text(run.file("model.safetensors")));
     json["grid_contents"] = grid_contents_;
+    json["gap_version"] = gap_version;
     return json;
   }
 
@@ -380,7 +386,7 @@ class Reproduction {
 
   // The run's trainer, where an earlier call left it.
   Trainer trainer_of(const Context& context, const Run& run) const {
-    const std::string state = run.file("state.safetensors");
+    const std::string state = run.file(kept_training);
     if (!is_file(state)) {
       return Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
     }
@@ -406,10 +412,10 @@ class Reproduction {
     for (const Run& run : group) {
       if (run.trained() || run.failed()) continue;
       runs.push_back(&run);
-      const bool resumes = is_file(run.file("state.safetensors")) && is_file(run.file("training.json"));
+      const bool resumes = is_file(run.file(kept_training)) && is_file(run.file("training.json"));
       seconds_before.push_back(resumes ? read_training(run)["seconds"].get<double>() : 0);
       trainers.push_back(trainer_of(context, run));
-      files.push_back({.state = run.file("state.safetensors"),
+      files.push_back({.state = run.file(kept_training),
                        .log = run.file("log.csv"),
                        .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
       first.push_back(trainers.back().iteration());
@@ -439,7 +445,6 @@ class Reproduction {
     for (std::size_t i = 0; i < runs.size(); ++i) {
       if (!results[i].failure.empty()) continue;
       save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});
-      std::filesystem::remove(files[i].state);
     }
     if (results.front().interrupted) {
       throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", title_of(group)));
@@ -457,17 +462,8 @@ class Reproduction {
     for (const auto& [key, value] : wanted.items()) {
       if (!found.contains(key) || found[key] != value) return false;
     }
-    const std::string distances = planar ? "/w2_squared" : "/sliced_w2_squared";
-    for (const std::string& path :
-         {distances + "/ode_sde", distances + "/ode_truth", distances + "/sde_truth", std::string("/noise_floor"),
-          std::string("/escaped/ode"), std::string("/escaped/sde"), std::string("/seconds/ode"),
-          std::string("/seconds/sde"), std::string("/residual"), std::string("/w2_squared"),
-          std::string("/denoising_loss")}) {
-      if (!found.contains(Json::json_pointer(path))) return false;
-    }
-    return !in_detail(run) || (found.contains("ode_sde_at_half_spacing") &&
-                               found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
-                               is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
+    return !in_detail(run) ||
+           (found.contains("along_the_way") && is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
   }
 
   // What the runs of one data set and seed are compared with.

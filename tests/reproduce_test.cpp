@@ -306,6 +306,7 @@ TEST(Reproduction, GoesOnWhereOneRunDiverges) {
       const bool failed = entry["residual_weight"] == 0;
       EXPECT_EQ(entry.contains("failed"), failed);
       EXPECT_EQ(entry.contains("gap"), !failed);
+      EXPECT_GT(entry["training"]["seconds"].get<double>(), 0);  // which the sum has too
     }
     EXPECT_THAT(results["runs"][0]["failed"].get<std::string>(), HasSubstr("finite"));
     ASSERT_EQ(results["summary"].size(), 1u);

@@ -129,6 +129,7 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   // The failure is known with the states, before the other ends.
   std::int64_t known_at = 50;
   double seconds = 0;
+  const Stopwatch clock;
   const auto saved = [&](std::span<const TrainingResult> now) {
     EXPECT_EQ(Trainer::resume(context, files[0].state, data).iteration(), first.iteration());
     EXPECT_GT(now[0].seconds, seconds);
@@ -137,9 +138,14 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   };
   const std::vector<TrainingResult> results =
       run_trainings(both, files, {.iterations = 10, .seconds = 0}, progress, saved);
+  const double all = clock.seconds();
   ASSERT_EQ(results.size(), 2u);
   EXPECT_LT(known_at, 50);
   EXPECT_EQ(results[0].seconds, seconds);
+  // The time is that of both together, the one that failed with it: what is left was not spent here.
+  EXPECT_EQ(results[1].seconds, results[0].seconds);
+  EXPECT_LE(results[0].seconds + results[1].seconds, all);
+  EXPECT_GT(results[0].seconds + results[1].seconds, 0.5 * all);
   EXPECT_EQ(results[0].failure, "");
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);

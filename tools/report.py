@@ -755,7 +755,7 @@ def recipe_table(results, runs):
         ("machine", html.escape(f'{results["machine"]["cpu"]}; {results["threads"]} threads on the {results["backend"]} backend')),
         ("backends", html.escape(backends)),
         ("fokker", results["version"]),
-        ("time", f'{sum(run.entry["training"]["seconds"] for run in runs):.0f} s '
+        ("time", f'{sum(entry["training"]["seconds"] for entry in results["runs"] if "training" in entry):.0f} s '
                  f'of training, {sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde")):.0f} s of sampling, '
                  f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; with the upper bounds, '
                  f'where there are any, {results["seconds"]:.0f} s in all'),

@@ -55,7 +55,7 @@ Json read_json(const std::string& path) {
   }
 }
 
-// training.json of a finished run.
+// training.json of a run that ended.
 Json read_training(const Run& run) {
   const Json training = read_json(run.file("training.json"));
   if (!training.is_object() || !training.contains("seconds") || !training["seconds"].is_number()) {
@@ -428,16 +428,14 @@ class Reproduction {
     progress.begin(done / all);
     const auto record = [&](std::span<const TrainingResult> results) {
       for (std::size_t i = 0; i < runs.size(); ++i) {
-        if (!results[i].failure.empty()) {
-          const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
-          write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
-          continue;
-        }
         const Json training{{"seconds", seconds_before[i] + results[i].seconds},
                             {"first_iteration", first[i]},
                             {"iterations", runs[i]->train.iterations},
                             {"trained_together", runs.size()}};
         write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
+        if (results[i].failure.empty()) continue;
+        const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
+        write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
       }
     };
     const std::vector<TrainingResult> results =
@@ -626,6 +624,7 @@ class Reproduction {
         {"recipe", run.recipe}};
     if (run.failed()) {
       result["failed"] = read_failure(run);
+      if (is_file(run.file("training.json"))) result["training"] = read_training(run);
       return result;
     }
     result["model"] = describe_model(load_model(run.file("model.safetensors")));

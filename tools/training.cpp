@@ -157,8 +157,9 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       logs[i].flush();  // the log is never behind the state
       if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
     }
+    const double share = clock.seconds() / double(trainers.size());
     for (TrainingResult& result : results) {
-      result.seconds = clock.seconds();
+      result.seconds = share;
       result.interrupted = interrupts.interrupted();
     }
     if (saved) saved(results);

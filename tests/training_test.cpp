@@ -84,6 +84,33 @@ TEST(TrainingsSideBySide, AreAsAlone) {
   }
 }
 
+// The activation study has its runs in the order data, seed, activation, weight: 18 of each architecture, 72 in all.
+TEST(TrainingsSideBySide, AreThoseOfOneArchitecture) {
+  std::vector<Architecture> architectures;
+  for (int i = 0; i < 72; ++i) {
+    Architecture& architecture = architectures.emplace_back();
+    architecture.activation = i / 2 % 4 < 2    ? Activation::softplus
+                              : i / 2 % 4 == 2 ? Activation::tanh
+                                               : Activation::silu;
+    if (i / 2 % 4 == 1) architecture.beta = 20;
+  }
+  const auto groups = side_by_side(architectures, 12);
+  ASSERT_EQ(groups.size(), 8u);
+  std::vector<std::size_t> places;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    EXPECT_EQ(groups[g].size(), g < 4 ? 12u : 6u);
+    EXPECT_TRUE(std::is_sorted(groups[g].begin(), groups[g].end()));
+    for (const std::size_t place : groups[g]) EXPECT_EQ(place / 2 % 4, g % 4);
+    places.insert(places.end(), groups[g].begin(), groups[g].end());
+  }
+  std::sort(places.begin(), places.end());
+  for (std::size_t i = 0; i < 72; ++i) EXPECT_EQ(places.at(i), i);
+
+  const auto alone = side_by_side(architectures, 1);
+  ASSERT_EQ(alone.size(), 72u);
+  for (std::size_t i = 0; i < 72; ++i) EXPECT_EQ(alone[i], std::vector<std::size_t>{i});
+}
+
 // However often a run stops to save, after every record or every four iterations.
 TEST(TrainingsSideBySide, AreAsAloneWhereverStatesAreSaved) {
   const std::vector<TrainOptions> recipes{options(9, 1, 1), options(7, 0, 2)};

@@ -11,7 +11,9 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
+#include <map>
 #include <span>
+#include <utility>
 
 #include "console.hpp"
 #include "diagnose.hpp"
@@ -26,7 +28,8 @@
 namespace fokker::tools {
 namespace {
 
-// Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
+// Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve, and as many as the
+// library trains in one launch.
 constexpr std::size_t most_together = 12;
 
 // In a run's folder, until model.safetensors, gap.json and diagnosis.json are there.
@@ -198,11 +201,11 @@ class Reproduction {
                              context.backend_name(), counted(context.threads(), "thread"), out_));
     std::vector<Json> entries;
     for (const Run& run : runs_) entries.push_back(entry_of(context, run));
-    std::string truth_of;  // the data set and the seed that the truth was drawn from
-    TruthOfRun truth;
-    for (const std::span<const Run> group : groups()) {
+    std::map<std::pair<std::string, std::uint64_t>, TruthOfRun> truths;  // of each data set and seed
+    for (const Group& group : groups()) {
       train(context, group, progress);
-      for (const Run& run : group) {
+      for (const Run* const member : group) {
+        const Run& run = *member;
         const int phases = gap_steps + (has_bounds(run) ? 1 : 0);
         if (run.failed()) {
           for (int phase = 0; phase < phases; ++phase) progress.skip();
@@ -210,10 +213,12 @@ class Reproduction {
           std::filesystem::remove(run.file(kept_training));
           if (!measured(context, run)) {
             const Stopwatch clock;
-            const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
-            if (truth_of != wanted) truth = truth_for(context, run);
-            truth_of = wanted;
-            measure(context, run, truth, clock.seconds(), progress);
+            const auto of = std::pair(run.data.name(), run.seed);
+            if (!truths.contains(of)) {
+              if (run.data.dimension() != 2) truths.clear();  // of samples rather than histograms one is enough
+              truths[of] = truth_for(context, run);
+            }
+            measure(context, run, truths[of], clock.seconds(), progress);
           } else {
             for (int step = 0; step < gap_steps; ++step) progress.skip();
           }
@@ -239,6 +244,8 @@ class Reproduction {
   }
 
  private:
+  using Group = std::vector<const Run*>;  // whose trainings run side by side
+
   bool given(const char* option) const { return app_.count(option) > 0; }
 
   void configure() {
@@ -312,29 +319,29 @@ class Reproduction {
     }
   }
 
-  static std::string title_of(std::span<const Run> group) {
-    return group.size() == 1 ? group.front().title
-                             : fmt::format("{} and {} more", group.front().title, group.size() - 1);
+  static std::string title_of(const Group& group) {
+    return group.size() == 1 ? group.front()->title
+                             : fmt::format("{} and {} more", group.front()->title, group.size() - 1);
   }
 
   // Costs in seconds on two cores of 2024; what counts is their ratio, until the first of each kind has been timed.
   std::vector<Progress::Phase> phases() const {
     std::vector<Progress::Phase> phases;
     const double sampling = 0.4e-6 * double(preset_.gap.samples) * TimeGrid::parse(preset_.gap.grid, sde_).steps();
-    for (const std::span<const Run> group : groups()) {
+    for (const Group& group : groups()) {
       double training = 0;
-      for (const Run& run : group) {
-        const TrainOptions& o = run.train;
+      for (const Run* const run : group) {
+        const TrainOptions& o = run->train;
         const double points =
             double(o.denoising_points) + (o.residual_weight > 0 ? 2.0 * double(o.collocation_points) : 0);
         training += 1e-6 * points * double(o.iterations);
       }
       phases.push_back({title_of(group) + ": training", "train", training});
-      for (const Run& run : group) {
-        phases.push_back({run.title + ": reverse SDE", "sample", sampling});
-        phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
-        phases.push_back({run.title + ": distances", "measure", 4});
-        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 20});
+      for (const Run* const run : group) {
+        phases.push_back({run->title + ": reverse SDE", "sample", sampling});
+        phases.push_back({run->title + ": probability-flow ODE", "sample", sampling});
+        phases.push_back({run->title + ": distances", "measure", 4});
+        if (has_bounds(*run)) phases.push_back({run->title + ": bound", "bound", 20});
       }
     }
     return phases;
@@ -375,11 +382,13 @@ class Reproduction {
     return text_of(from);
   }
 
-  // Those that train side by side, in the order of runs_.
-  std::vector<std::span<const Run>> groups() const {
-    std::vector<std::span<const Run>> groups;
-    for (std::size_t first = 0; first < runs_.size(); first += together_) {
-      groups.push_back(std::span(runs_).subspan(first, std::min(together_, runs_.size() - first)));
+  std::vector<Group> groups() const {
+    std::vector<Architecture> architectures;
+    for (const Run& run : runs_) architectures.push_back(run.architecture);
+    std::vector<Group> groups;
+    for (const std::vector<std::size_t>& places : side_by_side(architectures, together_)) {
+      Group& group = groups.emplace_back();
+      for (const std::size_t place : places) group.push_back(&runs_[place]);
     }
     return groups;
   }
@@ -402,14 +411,15 @@ class Reproduction {
 
   // Leaves model.safetensors and training.json in the folder of each, or failed.json. All but the model are written
   // with every state: what ends this call loses no more than the time since, and no iteration that failed runs again.
-  void train(const Context& context, std::span<const Run> group, Progress& progress) const {
+  void train(const Context& context, const Group& group, Progress& progress) const {
     std::vector<const Run*> runs;
     std::vector<Trainer> trainers;
     std::vector<TrainingFiles> files;
     std::vector<std::int64_t> first;
     std::vector<double> seconds_before;
     double done = 0, all = 0;
-    for (const Run& run : group) {
+    for (const Run* const member : group) {
+      const Run& run = *member;
       if (run.trained() || run.failed()) continue;
       runs.push_back(&run);
       const bool resumes = is_file(run.file(kept_training)) && is_file(run.file("training.json"));

@@ -16,6 +16,21 @@
 
 namespace fokker::tools {
 
+std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most) {
+  std::vector<std::vector<std::size_t>> groups;
+  for (std::size_t i = 0; i < architectures.size(); ++i) {
+    const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::vector<std::size_t>& others) {
+      return others.size() < most && architectures[others.front()].describe() == architectures[i].describe();
+    });
+    if (group == groups.end()) {
+      groups.push_back({i});
+    } else {
+      group->push_back(i);
+    }
+  }
+  return groups;
+}
+
 SaveInterval SaveInterval::parse(const std::string& text) {
   SaveInterval interval{0, 0};
   const char *begin = text.data(), *end = begin + text.size();

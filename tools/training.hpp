@@ -13,6 +13,11 @@
 
 namespace fokker::tools {
 
+// Which trainings run side by side, by their places: those of one architecture, since networks of several share no
+// launch on a GPU, and `most` of them or fewer. Groups stand in the order of their first members, and members in
+// theirs.
+std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most);
+
 // How often a state is saved: "500" iterations, or "60s".
 struct SaveInterval {
   std::int64_t iterations = 0;

@@ -559,7 +559,9 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
     }
     EXPECT_EQ(way["w2_squared"]["ode_sde"].back(), gap["w2_squared"]["ode_sde"]);
     EXPECT_EQ(way["escaped"]["sde"].back(), gap["escaped"]["sde"]);
-    EXPECT_TRUE(gap["ode_sde_at_half_spacing"].is_number());
+    EXPECT_DOUBLE_EQ(gap["grid_bias"].get<double>(),
+                     2 * (gap["w2_squared"]["ode_sde"].get<double>() - gap["ode_sde_at_half_spacing"].get<double>()));
+    EXPECT_EQ(results["summary"][0]["grid_bias"]["mean"], gap["grid_bias"]);
     EXPECT_GT(gap["denoising_loss"].get<double>(), 0);
 
     const Json &bound = diagnosis["upper_bound"], &over_samples = bound["over_samples"];

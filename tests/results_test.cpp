@@ -26,6 +26,7 @@ Json run(const std::string& data, double weight, int seed, const std::array<doub
           {"gap",
            {{"w2_squared", {{"ode_sde", distances[0]}, {"ode_truth", distances[1]}, {"sde_truth", distances[2]}}},
             {"noise_floor", 5.5e-4},
+            {"grid_bias", 1e-3},
             {"escaped", {{"ode", 0}, {"sde", 0}}},
             {"residual", {{"mean_square", 2}, {"centred_mean_square", 1}}},
             {"denoising_loss", 3},
@@ -51,6 +52,7 @@ TEST(Summarise, GivesEachGroupItsStatistics) {
   EXPECT_EQ(first["median"], 2.5);
   EXPECT_EQ(first["most"], 4.0);
   EXPECT_EQ(summary[0]["centred_mean_square"]["mean"], 1.0);
+  EXPECT_EQ(summary[0]["grid_bias"]["mean"], 1e-3);
   EXPECT_TRUE(summary[0]["along_the_way"].is_null());
   for (int k = 1; k < 4; ++k) {
     EXPECT_EQ(summary[k]["seeds"], 1);
@@ -63,9 +65,11 @@ TEST(Summarise, HasNoStatisticWhereASeedHasNoNumber) {
   Json runs{run("blob", 1, 0, {1, 1, 1}), run("blob", 1, 1, {2, 1, 1})};
   runs[0]["gap"]["w2_squared"]["ode_sde"] = nullptr;
   runs[1]["gap"]["residual"] = nullptr;
+  runs[1]["gap"].erase("grid_bias");
   const Json summary = summarise(runs);
   EXPECT_TRUE(summary[0]["ode_sde"].is_null());
   EXPECT_TRUE(summary[0]["mean_square"].is_null());
+  EXPECT_TRUE(summary[0]["grid_bias"].is_null());
   EXPECT_EQ(summary[0]["sde_truth"]["mean"], 1.0);
 }
 

@@ -96,7 +96,8 @@ struct Gap {
   Precision precision = Precision::fp32;       // of the context
   // In detail and in the plane.
   std::optional<AlongTheWay> along_the_way;
-  // Between the same samples on nodes half as far apart: what the distance falls by is the grid's share of it.
+  // Between the same samples on nodes half as far apart: twice what the distance falls by is the grid's share of it. Of
+  // this distance alone, which models are compared by: each such transport takes as long as a dozen others.
   std::optional<Distance> ode_sde_at_half_spacing;
   // Of the sampling also what earlier calls spent on the samples that were kept.
   double ode_seconds = 0, sde_seconds = 0, measure_seconds = 0;

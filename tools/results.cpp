@@ -152,6 +152,7 @@ Json summarise(const Json& finished) {
       entry[pair] = over_seeds(group, [&](const Json& gap) { return distances(gap).at(pair); });
     }
     entry["noise_floor"] = over_seeds(group, [](const Json& gap) { return gap.at("noise_floor"); });
+    entry["grid_bias"] = over_seeds(group, [](const Json& gap) { return gap.value("grid_bias", Json()); });
     for (const char* sampler : {"ode", "sde"}) {
       entry[fmt::format("escaped_{}", sampler)] =
           over_seeds(group, [&](const Json& gap) { return gap.at("escaped").at(sampler); });

@@ -699,6 +699,8 @@ class Reproduction {
                  preset_.activations.size() > 1 ? ", " + verdict["activation"].get<std::string>() : "",
                  verdict["text"].get<std::string>());
     }
+    if (preset_.name == "paper" && !preset_.published)
+      fmt::print("Not the paper's recipe: no published numbers beside it\n");
     if (results.contains("acceptance")) {
       fmt::print("\nWhat the paper's runs have to show, of medians over seeds\n");
       for (const Json& entry : results["acceptance"]) {

@@ -84,6 +84,33 @@ TEST(TrainingsSideBySide, AreAsAlone) {
   }
 }
 
+// The activation study has its runs in the order data, seed, activation, weight: 18 of each architecture, 72 in all.
+TEST(TrainingsSideBySide, AreThoseOfOneArchitecture) {
+  std::vector<Architecture> architectures;
+  for (int i = 0; i < 72; ++i) {
+    Architecture& architecture = architectures.emplace_back();
+    architecture.activation = i / 2 % 4 < 2    ? Activation::softplus
+                              : i / 2 % 4 == 2 ? Activation::tanh
+                                               : Activation::silu;
+    if (i / 2 % 4 == 1) architecture.beta = 20;
+  }
+  const auto groups = side_by_side(architectures, 12);
+  ASSERT_EQ(groups.size(), 8u);
+  std::vector<std::size_t> places;
+  for (std::size_t g = 0; g < groups.size(); ++g) {
+    EXPECT_EQ(groups[g].size(), g < 4 ? 12u : 6u);
+    EXPECT_TRUE(std::is_sorted(groups[g].begin(), groups[g].end()));
+    for (const std::size_t place : groups[g]) EXPECT_EQ(place / 2 % 4, g % 4);
+    places.insert(places.end(), groups[g].begin(), groups[g].end());
+  }
+  std::sort(places.begin(), places.end());
+  for (std::size_t i = 0; i < 72; ++i) EXPECT_EQ(places.at(i), i);
+
+  const auto alone = side_by_side(architectures, 1);
+  ASSERT_EQ(alone.size(), 72u);
+  for (std::size_t i = 0; i < 72; ++i) EXPECT_EQ(alone[i], std::vector<std::size_t>{i});
+}
+
 // However often a run stops to save, after every record or every four iterations.
 TEST(TrainingsSideBySide, AreAsAloneWhereverStatesAreSaved) {
   const std::vector<TrainOptions> recipes{options(9, 1, 1), options(7, 0, 2)};
@@ -129,6 +156,7 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   // The failure is known with the states, before the other ends.
   std::int64_t known_at = 50;
   double seconds = 0;
+  const Stopwatch clock;
   const auto saved = [&](std::span<const TrainingResult> now) {
     EXPECT_EQ(Trainer::resume(context, files[0].state, data).iteration(), first.iteration());
     EXPECT_GT(now[0].seconds, seconds);
@@ -137,9 +165,14 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   };
   const std::vector<TrainingResult> results =
       run_trainings(both, files, {.iterations = 10, .seconds = 0}, progress, saved);
+  const double all = clock.seconds();
   ASSERT_EQ(results.size(), 2u);
   EXPECT_LT(known_at, 50);
   EXPECT_EQ(results[0].seconds, seconds);
+  // The time is that of both together, the one that failed with it: what is left was not spent here.
+  EXPECT_EQ(results[1].seconds, results[0].seconds);
+  EXPECT_LE(results[0].seconds + results[1].seconds, all);
+  EXPECT_GT(results[0].seconds + results[1].seconds, 0.5 * all);
   EXPECT_EQ(results[0].failure, "");
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);

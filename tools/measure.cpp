@@ -537,7 +537,11 @@ Json gap_json(const Gap& gap, const Truth& truth, const GapOptions& options) {
                                {"ode_truth", gap.ode_truth.certificate_gap},
                                {"sde_truth", gap.sde_truth.certificate_gap}};
   }
-  if (gap.ode_sde_at_half_spacing) json["ode_sde_at_half_spacing"] = gap.ode_sde_at_half_spacing->value;
+  if (gap.ode_sde_at_half_spacing) {
+    json["ode_sde_at_half_spacing"] = gap.ode_sde_at_half_spacing->value;
+    // By extrapolation, linear in the spacing, to 0.
+    json["grid_bias"] = 2 * (gap.ode_sde.value - gap.ode_sde_at_half_spacing->value);
+  }
   if (gap.along_the_way) {
     const AlongTheWay& way = *gap.along_the_way;
     const auto values = [](const std::vector<Distance>& at_times) {

@@ -59,6 +59,10 @@ struct GapOptions {
 // times are nearest to T, 0.3 T, 0.1 T, 0.05 T, … 0.002 T.
 std::vector<std::int32_t> steps_along_the_way(const TimeGrid& grid);
 
+// Raised where the same model and options give other numbers than before, or gap_json() other keys, so that kept ones
+// are measured anew.
+constexpr int gap_version = 1;
+
 struct Truth {
   Cloud cloud;
   double noise_floor = 0;
@@ -92,7 +96,8 @@ struct Gap {
   Precision precision = Precision::fp32;       // of the context
   // In detail and in the plane.
   std::optional<AlongTheWay> along_the_way;
-  // Between the same samples on nodes half as far apart: what the distance falls by is the grid's share of it.
+  // Between the same samples on nodes half as far apart: twice what the distance falls by is the grid's share of it. Of
+  // this distance alone, which models are compared by: each such transport takes as long as a dozen others.
   std::optional<Distance> ode_sde_at_half_spacing;
   // Of the sampling also what earlier calls spent on the samples that were kept.
   double ode_seconds = 0, sde_seconds = 0, measure_seconds = 0;

@@ -30,8 +30,6 @@ PAIRS = [("ode_sde", "ODE–SDE"), ("ode_truth", "ODE–truth"), ("sde_truth", "
 LOG_COLUMNS = ["iteration", "denoising", "residual", "total", "gradient_norm", "rate"]
 HISTOGRAMS = ["truth", "sde", "ode"]
 LAWS = [("sde", "reverse SDE"), ("ode", "probability-flow ODE"), ("potential", "$e^\\varphi$ in the box")]
-# As reproduce has it: with more samples lost, a distance's ratio to the noise floor says nothing.
-MOST_ESCAPED = 0.05
 
 DISTRIBUTION_PYTHON = "/usr/bin/python3"
 
@@ -64,7 +62,7 @@ def import_packages():
 
 
 class Run:
-    def __init__(self, folder, entry):
+    def __init__(self, folder, entry, results):
         self.folder = os.path.join(folder, entry["folder"])
         self.entry = entry
         self.data = entry["data"]
@@ -79,14 +77,18 @@ class Run:
         self.roughness = entry["activation"]["largest_second_derivative"]
         self.seed = entry["seed"]
         self.residual = self.gap["residual"] or {"mean_square": None, "centred_mean_square": None}
-        # W2² between the samplers, and of each to e^φ, at times from T to the end; none where the data are not planar.
-        self.way = self.gap.get("along_the_way")
+        # The statistics over seeds of which it is one.
+        self.summary = next(s for s in results["summary"] if (s["data"], s["activation"]["name"], s["residual_weight"]) ==
+                            (self.data, self.activation, self.weight))
+        self.most_escaped = results["most_escaped"]
+        # W2² between the samplers, and of each to e^φ, at times from T to the end; none where the data are not planar, or
+        # not all seeds have it.
+        self.way = self.gap.get("along_the_way") if self.summary["along_the_way"] else None
         self.diagnosis = entry.get("diagnosis")
 
-    def grid_bias(self):
-        """Of the gap: twice what it falls by on nodes half as far apart, by linear extrapolation to spacing 0."""
-        half = self.gap.get("ode_sde_at_half_spacing")
-        return None if half is None or self.distances["ode_sde"] is None else 2 * (self.distances["ode_sde"] - half)
+    def few_left(self, escaped):
+        """Whether so many samples are lost that a distance's ratio to the noise floor says nothing."""
+        return escaped > self.most_escaped
 
     def file(self, name):
         return os.path.join(self.folder, name)
@@ -169,17 +171,15 @@ def is_study(runs):
     return len({run.activation for run in runs}) > 1
 
 
-def over_seeds(runs, value):
-    """(mean, standard deviation of a sample) of what seeds have, or NaN; None counts as NaN."""
-    values = [math.nan if value(run) is None else value(run) for run in runs]
-    mean = sum(values) / len(values)
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else 0.0
+def mean_of(statistic):
+    return math.nan if statistic is None else statistic["mean"]
 
 
-def error_bars(axis, x, spreads, **style):
+def error_bars(axis, x, statistics, **style):
     """Means joined by a line, bars of one standard deviation over seeds; downwards to a tenth of the mean at most, since
     the axes are logarithmic."""
-    means, deviations = np.array(spreads).T
+    means = np.array([mean_of(statistic) for statistic in statistics])
+    deviations = np.array([math.nan if s is None else s["deviation"] or 0.0 for s in statistics])
     bars = np.array([np.minimum(deviations, 0.9 * means), deviations])
     axis.errorbar(x, means, yerr=np.maximum(bars, 0) if deviations.max(initial=0) > 0 else None, capsize=3, **style)
 
@@ -188,9 +188,9 @@ def note_in_panel(axis, text):
     axis.text(0.5, 0.03, text, transform=axis.transAxes, ha="center", va="bottom", fontsize=7.5, color="white")
 
 
-def note_escaped(axis, escaped):
+def note_escaped(axis, run, escaped):
     """Says in a panel of a density that it shows the survivors only."""
-    if escaped > MOST_ESCAPED:
+    if run.few_left(escaped):
         note_in_panel(axis, f"{100 * escaped:.0f} % escaped")
 
 
@@ -217,7 +217,7 @@ def density_figure(runs, half_width):
             if row == 0:
                 axis.set_title(title, fontsize=11, fontweight="bold", pad=20)
             if key is not None:
-                note_escaped(axis, run.gap["escaped"][key[:3]])
+                note_escaped(axis, run, run.gap["escaped"][key[:3]])
                 note = f"$W_2^2$ to truth {number(run.distances[key], 4)}, escaped {100 * run.gap['escaped'][key[:3]]:.2f} %"
                 axis.text(0.5, 1.02, note, transform=axis.transAxes, ha="center", va="bottom", fontsize=8.5)
         axes[row][0].set_ylabel(f"{run.label}\nODE–SDE $W_2^2$ {number(run.distances['ode_sde'], 4)}", fontsize=11)
@@ -283,8 +283,8 @@ def gap_figure(runs):
     groups = [group for _, group in sorted(grouped(runs, lambda run: run.weight).items())]
     positions = np.arange(len(groups))
     for index, (key, label) in enumerate(PAIRS):
-        spreads = [over_seeds(group, lambda run: run.distances[key]) for group in groups]
-        error_bars(axis, positions, spreads, marker=MARKERS[index], color=PALETTE[index], linewidth=1.6, label=label)
+        error_bars(axis, positions, [group[0].summary[key] for group in groups], marker=MARKERS[index], color=PALETTE[index],
+                   linewidth=1.6, label=label)
     use_log_scale(axis.set_yscale, [run.distances[key] for run in runs for key, _ in PAIRS])
     shade_noise(axis, max(run.floor for run in runs))
     label_short_axis(axis)
@@ -306,25 +306,24 @@ def shade_noise(axis, floor):
 
 def smoothness_figure(runs):
     """Against the largest |σ″| of the activation: the gap, both samplers' distances to the truth, the centred residual."""
-    panels = [("ODE–SDE gap", lambda run: run.distances["ode_sde"]),
-              ("ODE–truth", lambda run: run.distances["ode_truth"]),
-              ("SDE–truth", lambda run: run.distances["sde_truth"]),
-              ("mean $R^2$, centred at each time", lambda run: run.residual["centred_mean_square"])]
+    panels = [("ODE–SDE gap", "ode_sde"), ("ODE–truth", "ode_truth"), ("SDE–truth", "sde_truth"),
+              ("mean $R^2$, centred at each time", "centred_mean_square")]
     figure, axes = plt.subplots(1, len(panels), figsize=(13.4, 3.7))
     weights = sorted({run.weight for run in runs})
     activations = sorted({(run.roughness, run.activation) for run in runs})
-    for index, (axis, (title, value)) in enumerate(zip(axes, panels)):
+    for index, (axis, (title, key)) in enumerate(zip(axes, panels)):
+        value = lambda run: {**run.distances, **run.residual}[key]
         for k, weight in enumerate(weights):
             groups = [group for _, group in sorted(
-                grouped([run for run in runs if run.weight == weight], lambda run: run.roughness).items())]
+                grouped([run for run in runs if run.weight == weight], lambda run: (run.roughness, run.activation)).items())]
             shift = 1.05 ** (k - 0.5 * (len(weights) - 1))  # so that bars do not hide each other
             x = [group[0].roughness * shift for group in groups]
-            error_bars(axis, x, [over_seeds(group, value) for group in groups], marker=MARKERS[k], color=PALETTE[k],
+            error_bars(axis, x, [group[0].summary[key] for group in groups], marker=MARKERS[k], color=PALETTE[k],
                        linewidth=1.4, label=f"$w_R$ = {weight:g}", zorder=3)
             for at, group in zip(x, groups):
                 axis.scatter([at] * len(group), [value(run) for run in group], s=10, color=PALETTE[k], alpha=0.55, linewidth=0)
-                if max(escaped for run in group for escaped in run.gap["escaped"].values()) > MOST_ESCAPED:
-                    axis.plot(at, over_seeds(group, value)[0], marker=MARKERS[k], markersize=6, color=PALETTE[k],
+                if any(group[0].few_left(group[0].summary[sampler]["most"]) for sampler in ("escaped_ode", "escaped_sde")):
+                    axis.plot(at, mean_of(group[0].summary[key]), marker=MARKERS[k], markersize=6, color=PALETTE[k],
                               markerfacecolor="white", markeredgewidth=1.4, zorder=4)
         axis.set_xscale("log")
         use_log_scale(axis.set_yscale, [value(run) for run in runs])
@@ -371,7 +370,7 @@ def study_density_figure(runs, half_width):
                 if index == 0:
                     text = f"{title}, {run.label}\n{text}"
                 axis.set_title(text, fontsize=8.5)
-                note_escaped(axis, run.gap["escaped"][name])
+                note_escaped(axis, run, run.gap["escaped"][name])
     return figure
 
 
@@ -424,13 +423,13 @@ def way_figure(runs):
                 lines = [(label, key, group) for key, label in pairs]
                 axis.set_title(group[0].label, loc="left")
             for index, (label, key, runs_of) in enumerate(lines):
-                spreads = [over_seeds(runs_of, lambda run: run.way["w2_squared"][key][k]) for k in range(len(x))]
-                error_bars(axis, x, spreads, marker=MARKERS[index], markersize=4, color=PALETTE[index], linewidth=1.4,
+                statistics = runs_of[0].summary["along_the_way"]["w2_squared"][key]
+                error_bars(axis, x, statistics, marker=MARKERS[index], markersize=4, color=PALETTE[index], linewidth=1.4,
                            label=label)
                 open_at = [k for k in range(len(x)) if key != "ode_sde" and in_the_box_only(runs_of, k)]
-                axis.plot([x[k] for k in open_at], [spreads[k][0] for k in open_at], marker=MARKERS[index], markersize=5,
+                axis.plot([x[k] for k in open_at], [mean_of(statistics[k]) for k in open_at], marker=MARKERS[index], markersize=5,
                           color=PALETTE[index], markerfacecolor="white", linestyle="", zorder=4)
-            axis.plot(x, [over_seeds(group, lambda run: run.way["noise_floor"][k])[0] for k in range(len(x))], color=MUTED,
+            axis.plot(x, [mean_of(floor) for floor in group[0].summary["along_the_way"]["noise_floor"]], color=MUTED,
                       linestyle=":", linewidth=1.2, label="noise floor")
     longest = max(len(f"{t:.2g}") for t in runs[0].way["times"])
     # The axes are shared, so this is once for all.
@@ -470,7 +469,7 @@ def way_density_figure(run, half_width):
             if index == 0:
                 axis.set_title(f"$t$ = {t:.2g}", fontsize=8.5)
             if name in run.way["escaped"]:
-                note_escaped(axis, run.way["escaped"][name][column])
+                note_escaped(axis, run, run.way["escaped"][name][column])
             elif in_the_box_only([run], column):
                 note_in_panel(axis, "not integrable")
         row[0].set_ylabel(title.replace("probability-flow", "prob.-flow"), fontsize=8)
@@ -582,7 +581,7 @@ def results_table(runs):
         rows.append([
             html.escape(run.data), *([html.escape(run.activation)] if study else []), *([run.seed] if several else []),
             f"{run.weight:g}", f'<span class="best">{number(run.distances["ode_sde"])}</span>',
-            number(run.grid_bias()), number(run.distances["ode_truth"]), number(run.distances["sde_truth"]),
+            number(gap.get("grid_bias")), number(run.distances["ode_truth"]), number(run.distances["sde_truth"]),
             number(gap["noise_floor"]), *(escaped_cell(gap["escaped"][key], gap["samples"]) for key in ("ode", "sde")),
             number(run.residual["mean_square"], 3, "g"), number(run.residual["centred_mean_square"], 3, "g"),
             number(gap["denoising_loss"], 5, "g"), f'{run.entry["training"]["seconds"]:.0f} s',
@@ -599,7 +598,7 @@ def spread(statistic, digits, style="f"):
 
 def summary_table(summary):
     """Mean ± standard deviation over seeds."""
-    header = ["data", "activation", "largest |σ″|", "w<sub>R</sub>", "seeds", "ODE–SDE", "ODE–truth", "SDE–truth",
+    header = ["data", "activation", "largest |σ″|", "w<sub>R</sub>", "seeds", "ODE–SDE", "grid bias", "ODE–truth", "SDE–truth",
               "noise floor", "escaped ODE, SDE", "centred R²", "denoising loss"]
     rows = []
     for entry in summary:
@@ -607,52 +606,46 @@ def summary_table(summary):
         rows.append([
             html.escape(entry["data"]), html.escape(entry["activation"]["name"]),
             f'{entry["activation"]["largest_second_derivative"]:.3g}', f'{entry["residual_weight"]:g}', entry["seeds"],
-            f'<span class="best">{spread(entry["ode_sde"], 4)}</span>', spread(entry["ode_truth"], 4),
-            spread(entry["sde_truth"], 4), number(entry["noise_floor"]["mean"] if entry["noise_floor"] else None, 4),
+            f'<span class="best">{spread(entry["ode_sde"], 4)}</span>', number(mean_of(entry["grid_bias"]), 4),
+            spread(entry["ode_truth"], 4),
+            spread(entry["sde_truth"], 4), number(mean_of(entry["noise_floor"]), 4),
             f"{escaped[0]} %, {escaped[1]} %", spread(entry["centred_mean_square"], 2, "g"),
             spread(entry["denoising_loss"], 5, "g")])
     return table(header, rows)
 
 
-def published_table(runs):
+def published_table(summary, samples):
     """Ours, the median over seeds, beside what the paper's authors published; empty where there is nothing to compare."""
-    groups = [group for group in grouped(runs, lambda run: (run.data, run.weight)).values() if "published" in group[0].entry]
-    if not groups:
+    entries = [entry for entry in summary if entry.get("published")]
+    if not entries:
         return ""
 
-    def median(group, value):
-        values = [value(run) for run in group]
-        return None if None in values else float(np.median(values))
+    def median(statistic):
+        return statistic["median"] if statistic else None
 
     rows = []
-    for group in groups:
-        published = group[0].entry["published"]
-        row = [html.escape(group[0].data), f"{group[0].weight:g}"]
+    for entry in entries:
+        published = entry["published"]
+        row = [html.escape(entry["data"]), f'{entry["residual_weight"]:g}']
         for key, _ in PAIRS:
-            ours, theirs = median(group, lambda run: run.distances[key]), published["w2_squared"][key]
+            ours, theirs = median(entry[key]), published["w2_squared"][key]
             row += [number(ours), number(theirs), "–" if ours is None else f"{ours / theirs:.2f}"]
-        for key in ("ode", "sde"):
-            row += [f'{number(median(group, lambda run: run.gap["escaped"][key]))}, {number(published["escaped"][key])}']
-        row += [f'{number(median(group, lambda run: run.residual["mean_square"]), 3, "g")}, '
-                f'{number(published["mean_square"], 3, "g")}']
+        row += [f'{number(median(entry["escaped_" + key]))}, {number(published["escaped"][key])}' for key in ("ode", "sde")]
+        row += [f'{number(median(entry["mean_square"]), 3, "g")}, {number(published["mean_square"], 3, "g")}']
         rows.append(row)
-    published_floor = groups[0][0].entry["published"]["noise_floor"]
     header = ["data", "w<sub>R</sub>", *(cell for _, label in PAIRS for cell in (label, "published", "ratio")),
               "escaped ODE", "escaped SDE", "mean R²"]
+    floors = [entry["noise_floor"]["most"] for entry in entries if entry["noise_floor"]]
     return ("<h2>Beside the published numbers</h2><p>Published: W₂² between the authors' histograms, by exact transport, and "
-            f"their checkpoints; noise floor of their 3 000 000 samples {number(published_floor)}, of our "
-            f"{groups[0][0].gap['samples']} up to {number(max(run.floor for group in groups for run in group))}: the ratio of "
+            f'their checkpoints; noise floor of their 3 000 000 samples {number(entries[0]["published"]["noise_floor"])}, of our '
+            f"{samples} up to {number(max(floors, default=None))}: the ratio of "
             "distances near either floor is mostly that of the floors. Escapes and residual: ours, published.</p>"
             + table(header, rows))
 
 
-def bound_cell(log_bound, vacuous):
-    """A bound of W₂ from its logarithm."""
-    if log_bound is None or not math.isfinite(log_bound):
-        return "–"
-    exponent, decimal = math.floor(log_bound / math.log(10)), log_bound / math.log(10)
-    value = f"{math.exp(log_bound):.4g}" if abs(decimal) < 4 else f"{10 ** (decimal - exponent):.2f}e{exponent:+d}"
-    return value + (" (vacuous)" if vacuous else "")
+def bound_cell(bound):
+    """A bound of W₂."""
+    return number(None) if bound["text"] is None else bound["text"] + (" (vacuous)" if bound["vacuous"] else "")
 
 
 def diagnosis_section(runs):
@@ -673,7 +666,7 @@ def diagnosis_section(runs):
         gap = run.distances["ode_sde"]
         resolved = "yes" if run.diagnosis["resolved"] else "<b>not resolved</b>"
         bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
-                       *(bound_cell(bound[where]["log_bound"], bound[where]["vacuous"]) for where in ("over_samples", "over_box")),
+                       *(bound_cell(bound[where]) for where in ("over_samples", "over_box")),
                        resolved])
         sides = ([number(identity[key]["value"], 4) for key in
                   ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
@@ -721,45 +714,16 @@ def acceptance_section(results):
     rows = [[html.escape(entry["data"]), html.escape(entry["criterion"]), f'<b>{entry["outcome"]}</b>', html.escape(entry["numbers"])]
             for entry in results.get("acceptance", [])]
     return ("<h2>What the paper's runs have to show</h2><p>Medians over seeds; distances of runs that lost more than "
-            f"{100 * MOST_ESCAPED:g} % of a sampler's samples are not evaluated.</p>"
+            f"{100 * results['most_escaped']:g} % of a sampler's samples are not evaluated.</p>"
             + table(["data", "criterion", "outcome", "numbers"], rows)) if rows else ""
 
 
-def verdict(name, runs):
-    """The experiment's statement for the runs of one data set and activation, in the mean over seeds."""
-    with_weight = [run for run in runs if run.weight > 0]
-    without = [run for run in runs if run.weight == 0]
-    if not with_weight or not without:
-        return ""
-    nearest = min(with_weight, key=lambda run: abs(math.log(run.weight))).weight
-    with_weight = [run for run in with_weight if run.weight == nearest]
-    before, after, floor, from_truth, to_truth = (
-        over_seeds(group, value)[0] for group, value in [
-            (without, lambda run: run.distances["ode_sde"]), (with_weight, lambda run: run.distances["ode_sde"]),
-            (without, lambda run: run.floor), (without, lambda run: run.distances["sde_truth"]),
-            (with_weight, lambda run: run.distances["sde_truth"])])
-    escaped = max(fraction for run in [*without, *with_weight] for fraction in run.gap["escaped"].values())
-    if not math.isfinite(before + after):
-        return (f'<p class="verdict"><b>{html.escape(name)}</b>: no distance between the samplers, since all samples of one '
-                "lie outside the box or are not finite.</p>")
-    what = "falls" if after < before else "rises"
-    change = abs(before - after)
-    by = f"{change:.4f}"
-    if escaped > MOST_ESCAPED:
-        samples = without[0].gap["samples"]
-        by += f" (of {samples} samples as few as {round((1 - escaped) * samples)} were left, so that no noise floor compares)"
-    elif floor > 0:
-        by = f"{change / floor:.1f} noise floors ({'more' if change > floor else 'less'} than the noise can do)"
-    mean = f", in the mean over {len(without)} seeds" if len(without) > 1 else ""
-    return (f'<p class="verdict"><b>{html.escape(name)}</b>: the ODE–SDE gap {what} from {before:.4f} at w<sub>R</sub> = 0 to '
-            f"{after:.4f} at w<sub>R</sub> = {nearest:g}{mean}, by {by}; SDE–truth goes from {number(from_truth, 4)} to "
-            f"{number(to_truth, 4)}.</p>")
-
-
-def verdicts(runs):
+def verdicts(results, runs):
+    """The experiment's statement for each data set and activation."""
     study = is_study(runs)
-    groups = grouped(runs, lambda run: f"{run.data}, {run.activation}" if study else run.data)
-    return "".join(verdict(name, group) for name, group in groups.items())
+    return "".join(
+        f'<p class="verdict"><b>{html.escape(verdict["data"])}{", " + html.escape(verdict["activation"]) if study else ""}</b>: '
+        f'{html.escape(verdict["text"]).replace("w_R", "w<sub>R</sub>")}.</p>' for verdict in results["verdicts"])
 
 
 def recipe_table(results, runs):
@@ -787,7 +751,7 @@ def recipe_table(results, runs):
         ("machine", html.escape(f'{results["machine"]["cpu"]}; {results["threads"]} threads on the {results["backend"]} backend')),
         ("backends", html.escape(backends)),
         ("fokker", results["version"]),
-        ("time", f'{sum(run.entry["training"]["seconds"] / run.entry["training"].get("trained_together", 1) for run in runs):.0f} s '
+        ("time", f'{sum(entry["training"]["seconds"] for entry in results["runs"] if "training" in entry):.0f} s '
                  f'of training, {sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde")):.0f} s of sampling, '
                  f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; with the upper bounds, '
                  f'where there are any, {results["seconds"]:.0f} s in all'),
@@ -866,7 +830,9 @@ def main():
             results = json.load(file)
         except ValueError as error:
             raise ValueError(f"{results_file} is not JSON ({error})") from error
-    runs = [Run(arguments.folder, entry) for entry in results["runs"] if "failed" not in entry]
+    if "runs" in results and "verdicts" not in results:
+        raise ValueError(f"{results_file} is of an earlier version of reproduce; the same call of reproduce writes it anew")
+    runs = [Run(arguments.folder, entry, results) for entry in results["runs"] if "failed" not in entry]
     failed = [entry for entry in results["runs"] if "failed" in entry]
     if not runs:
         raise ValueError(f"{results_file} holds no finished run")
@@ -893,17 +859,19 @@ def main():
         "residual in the loss trades agreement for accuracy.</p>",
         "" if results.get("finished") else "<p><b>Not all runs are finished; this report shows those that are.</b></p>",
         failed_section(failed),
-        verdicts(runs),
+        verdicts(results, runs),
         "<h2>Results</h2>", f"<p>{'W₂²' if any(planar) else 'Sliced W₂²'} of {results['gap_options']['samples']} samples each"
-        + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "") + ".</p>",
+        + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "")
+        + (". Grid bias: the grid's share of ODE–SDE; the other distances have one too, but it is measured for the distance alone "
+           "that models are compared by, since each takes as long as a dozen others" if any(planar) else "") + ".</p>",
     ]
-    if "summary" in results:
+    if results["seeds"] > 1:
         parts += ["<p>Mean ± standard deviation over seeds, of which each has its own training, samples and truth.</p>",
                   summary_table(results["summary"]),
                   f"<details><summary>All {len(runs)} runs</summary>{results_table(runs)}</details>"]
     else:
         parts.append(results_table(runs))
-    parts += [published_table(runs), acceptance_section(results)]
+    parts += [published_table(results["summary"], results["gap_options"]["samples"]), acceptance_section(results)]
     for data, group in by_data(runs).items():
         name = "".join(c if c.isalnum() or c in "-_" else "_" for c in os.path.basename(data))
         planar_group, study = all(run.planar for run in group), is_study(group)
@@ -914,7 +882,7 @@ def main():
             parts.append(embed(smoothness_figure(group), f"smoothness_{name}",
                                "Against the roughness of the activation, the largest |σ″| of one unit (β/4 for softplus β): the "
                                f"ODE–SDE gap, both samplers' distances to the truth and the residual. Means over seeds{of_seeds}; "
-                               f"dots: single seeds; open markers: more than {100 * MOST_ESCAPED:g} % of the samples of a sampler "
+                               f"dots: single seeds; open markers: more than {100 * results['most_escaped']:g} % of the samples of a sampler "
                                "escaped for some seed, so that the distances are between the survivors."))
             if planar_group:
                 parts.append(embed(study_density_figure(group, results["box"]), f"density_{name}",

@@ -13,7 +13,7 @@
 #include <filesystem>
 #include <map>
 #include <span>
-#include <tuple>
+#include <utility>
 
 #include "console.hpp"
 #include "diagnose.hpp"
@@ -21,120 +21,20 @@
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
 #include "options.hpp"
+#include "presets.hpp"
+#include "results.hpp"
 #include "training.hpp"
 
 namespace fokker::tools {
 namespace {
 
-const std::vector<std::string> preset_names = {"smoke", "quick", "paper", "activations", "activations-quick"};
-
-// An activation as one network has it, "softplus 100" or "tanh".
-struct NetworkActivation {
-  Activation activation = Activation::softplus;
-  double beta = 100;
-
-  std::string name() const {
-    return activation == Activation::softplus ? fmt::format("softplus {}", beta) : std::string(to_string(activation));
-  }
-  // The largest |σ″|, β/4 for softplus: how fast the slope of one unit can turn. Found on a grid of arguments that has
-  // 0, where those of softplus and SiLU are largest.
-  double roughness() const {
-    return with_activation(activation, beta, [](const auto& sigma) {
-      double largest = 0;
-      for (int i = -4000; i <= 4000; ++i) largest = std::max(largest, std::abs(sigma(i * 1e-3).second));
-      return largest;
-    });
-  }
-};
-
-// One run for each data set, seed, activation and weight, in this order: the last varies fastest.
-struct Preset {
-  std::string name;
-  std::vector<std::string> data;
-  std::int64_t seeds;  // as many, from --seed on
-  std::vector<NetworkActivation> activations;
-  std::vector<double> weights;
-  TrainOptions train;
-  GapOptions gap;
-  bool bounds = false;            // some twenty seconds a run on two cores
-  std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
-};
-
-Preset find_preset(const std::string& name) {
-  // The paper's network has softplus beta 100; training that short does not fit one so sharp. At 40 the gap falls from
-  // w_R = 0 to 1 by 1.8 noise floors or more for each of the seeds tried (0, 1, 2); at 20 for some by less than one.
-  Preset preset{.name = name,
-                .data = {"circles2"},
-                .seeds = 1,
-                .activations = {{Activation::softplus, 40}},
-                .weights = {0, 1},
-                .train = {},
-                .gap = {}};
-  preset.gap.samples = 50000;
-  preset.gap.in_detail = true;
-  if (name == "smoke") {
-    preset.activations = {{Activation::softplus, 20}};  // what so few iterations fit
-    preset.train.iterations = 300;
-    preset.train.denoising_points = 1024;
-    preset.train.collocation_points = 256;
-    preset.gap.samples = 5000;
-    preset.gap.grid = "geometric:100:1e-3";
-    preset.gap.in_detail = false;  // it would take most of the time
-    preset.energy_nodes = 48;      // too few to resolve most potentials, which the results say
-  }
-  if (name == "paper" || name == "activations") {
-    preset.bounds = true;
-    preset.data = {"blob", "circles2", "checker"};
-    preset.activations = {{Activation::softplus, 100}};
-    preset.train.iterations = 100000;
-    preset.train.denoising_points = 200000;
-    preset.train.collocation_points = 50000;
-    preset.train.time_law = TimeLaw::paper;
-    preset.train.schedule = RateSchedule::paper;
-    preset.train.average = WeightAverage::none;
-    preset.gap.samples = 3000000;
-  }
-  if (name == "paper") preset.weights = {0, 0.1, 1, 10};
-  if (name == "activations" || name == "activations-quick") {
-    preset.seeds = 3;
-    preset.activations = {
-        {Activation::softplus, 100}, {Activation::softplus, 20}, {Activation::tanh}, {Activation::silu}};
-  }
-  if (name == "activations-quick") {
-    preset.train.iterations = 3000;
-    preset.gap.samples = 40000;
-    preset.gap.grid = "geometric:150:1e-3";
-    preset.gap.ode_scheme = Scheme::heun;
-  }
-  return preset;
-}
-
-// W2² between the histograms that the paper's authors published (network simplex), and mean R² of their checkpoints.
-struct Published {
-  const char* data;
-  double weight, ode_sde, ode_truth, sde_truth, escaped_ode, escaped_sde, mean_square;
-};
-constexpr double published_noise_floor = 5.5e-4;  // of 3 000 000 samples each
-constexpr Published published_results[] = {
-    {"blob", 0, 0.01160, 0.01097, 0.00218, 0.00147, 0.00052, 12.5},
-    {"blob", 0.1, 0.00311, 0.00604, 0.00294, 0.00163, 0.00156, 0.0101},
-    {"blob", 1, 0.00290, 0.00528, 0.00427, 0.00349, 0.00357, 0.0036},
-    {"blob", 10, 0.00221, 0.01723, 0.01599, 0.02480, 0.02591, 0.0012},
-    {"checker", 0, 0.02720, 0.02442, 0.00368, 0.00058, 0, 251},
-    {"checker", 0.1, 0.00716, 0.01139, 0.00539, 0.00174, 0.00164, 0.063},
-    {"checker", 1, 0.00353, 0.01143, 0.01155, 0.00333, 0.00330, 0.0068},
-    {"checker", 10, 0.00210, 0.03305, 0.03216, 0.02327, 0.02420, 0.00096},
-};
-
-// Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve.
+// Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve, and as many as the
+// library trains in one launch.
 constexpr std::size_t most_together = 12;
 
-// In a run's folder, until gap.json and diagnosis.json are there.
-constexpr const char *kept_samples = "samples.safetensors", *kept_energy = "energy.safetensors";
-
-// The noise floor is that of two full draws of the truth; with more samples lost than this, a distance is between other
-// laws, and its ratio to the floor says nothing.
-constexpr double most_escaped = 0.05;
+// In a run's folder, until model.safetensors, gap.json and diagnosis.json are there.
+constexpr const char *kept_training = "state.safetensors", *kept_samples = "samples.safetensors",
+                     *kept_energy = "energy.safetensors";
 
 struct Run {
   DataSet data;
@@ -158,7 +58,7 @@ Json read_json(const std::string& path) {
   }
 }
 
-// training.json of a finished run.
+// training.json of a run that ended.
 Json read_training(const Run& run) {
   const Json training = read_json(run.file("training.json"));
   if (!training.is_object() || !training.contains("seconds") || !training["seconds"].is_number()) {
@@ -210,7 +110,7 @@ void check_results(const std::string& path) {
 void check_run(const Run& run) {
   const std::string advice = "choose another --out, or remove that folder";
   if (!is_file(run.file("recipe.json"))) {
-    for (const char* name : {"model.safetensors", "state.safetensors"}) {
+    for (const char* name : {"model.safetensors", kept_training}) {
       if (!is_file(run.file(name))) continue;
       throw Error(
           fmt::format("'{}' holds {} and no recipe.json that says how it was trained; {}", run.folder, name, advice));
@@ -301,21 +201,24 @@ class Reproduction {
                              context.backend_name(), counted(context.threads(), "thread"), out_));
     std::vector<Json> entries;
     for (const Run& run : runs_) entries.push_back(entry_of(context, run));
-    std::string truth_of;  // the data set and the seed that the truth was drawn from
-    TruthOfRun truth;
-    for (const std::span<const Run> group : groups()) {
+    std::map<std::pair<std::string, std::uint64_t>, TruthOfRun> truths;  // of each data set and seed
+    for (const Group& group : groups()) {
       train(context, group, progress);
-      for (const Run& run : group) {
+      for (const Run* const member : group) {
+        const Run& run = *member;
         const int phases = gap_steps + (has_bounds(run) ? 1 : 0);
         if (run.failed()) {
           for (int phase = 0; phase < phases; ++phase) progress.skip();
         } else {
+          std::filesystem::remove(run.file(kept_training));
           if (!measured(context, run)) {
             const Stopwatch clock;
-            const std::string wanted = fmt::format("{} {}", run.seed, run.data.name());
-            if (truth_of != wanted) truth = truth_for(context, run);
-            truth_of = wanted;
-            measure(context, run, truth, clock.seconds(), progress);
+            const auto of = std::pair(run.data.name(), run.seed);
+            if (!truths.contains(of)) {
+              if (run.data.dimension() != 2) truths.clear();  // of samples rather than histograms one is enough
+              truths[of] = truth_for(context, run);
+            }
+            measure(context, run, truths[of], clock.seconds(), progress);
           } else {
             for (int step = 0; step < gap_steps; ++step) progress.skip();
           }
@@ -341,6 +244,8 @@ class Reproduction {
   }
 
  private:
+  using Group = std::vector<const Run*>;  // whose trainings run side by side
+
   bool given(const char* option) const { return app_.count(option) > 0; }
 
   void configure() {
@@ -359,6 +264,9 @@ class Reproduction {
     }
     // One softplus, where the preset has several.
     if (given("--beta")) preset_.activations = {{preset_.activations.front().activation, beta_}};
+    for (const char* option : {"--iterations", "--grid", "--activation", "--beta"}) {
+      if (given(option)) preset_.published = false;  // another recipe, which other numbers are of
+    }
     const std::vector<double> times = TimeGrid::parse(preset_.gap.grid, sde_).times();
     grid_contents_ = fingerprint({reinterpret_cast<const char*>(times.data()), times.size() * sizeof(double)});
 
@@ -384,7 +292,10 @@ class Reproduction {
             title += fmt::format(", w_R = {}", weight);
             if (preset_.seeds > 1) title += fmt::format(", seed {}", train.seed);
             for (const Run& run : runs_) {
-              if (run.folder == folder) throw Error(fmt::format("two runs would share the folder '{}'", folder));
+              if (run.folder != folder) continue;
+              throw Error(fmt::format(
+                  "two runs would share the folder '{}'; allowed: weights that differ, and data of names that differ",
+                  folder));
             }
             runs_.push_back({.data = data,
                              .seed = train.seed,
@@ -408,29 +319,29 @@ class Reproduction {
     }
   }
 
-  static std::string title_of(std::span<const Run> group) {
-    return group.size() == 1 ? group.front().title
-                             : fmt::format("{} and {} more", group.front().title, group.size() - 1);
+  static std::string title_of(const Group& group) {
+    return group.size() == 1 ? group.front()->title
+                             : fmt::format("{} and {} more", group.front()->title, group.size() - 1);
   }
 
   // Costs in seconds on two cores of 2024; what counts is their ratio, until the first of each kind has been timed.
   std::vector<Progress::Phase> phases() const {
     std::vector<Progress::Phase> phases;
     const double sampling = 0.4e-6 * double(preset_.gap.samples) * TimeGrid::parse(preset_.gap.grid, sde_).steps();
-    for (const std::span<const Run> group : groups()) {
+    for (const Group& group : groups()) {
       double training = 0;
-      for (const Run& run : group) {
-        const TrainOptions& o = run.train;
+      for (const Run* const run : group) {
+        const TrainOptions& o = run->train;
         const double points =
             double(o.denoising_points) + (o.residual_weight > 0 ? 2.0 * double(o.collocation_points) : 0);
         training += 1e-6 * points * double(o.iterations);
       }
       phases.push_back({title_of(group) + ": training", "train", training});
-      for (const Run& run : group) {
-        phases.push_back({run.title + ": reverse SDE", "sample", sampling});
-        phases.push_back({run.title + ": probability-flow ODE", "sample", sampling});
-        phases.push_back({run.title + ": distances", "measure", 4});
-        if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 20});
+      for (const Run* const run : group) {
+        phases.push_back({run->title + ": reverse SDE", "sample", sampling});
+        phases.push_back({run->title + ": probability-flow ODE", "sample", sampling});
+        phases.push_back({run->title + ": distances", "measure", 4});
+        if (has_bounds(*run)) phases.push_back({run->title + ": bound", "bound", 20});
       }
     }
     return phases;
@@ -455,6 +366,7 @@ class Reproduction {
     Json json = gap_options_json(context, gap_options(run));
     json["model_contents"] = fingerprint(read_text(run.file("model.safetensors")));
     json["grid_contents"] = grid_contents_;
+    json["gap_version"] = gap_version;
     return json;
   }
 
@@ -470,18 +382,20 @@ class Reproduction {
     return text_of(from);
   }
 
-  // Those that train side by side, in the order of runs_.
-  std::vector<std::span<const Run>> groups() const {
-    std::vector<std::span<const Run>> groups;
-    for (std::size_t first = 0; first < runs_.size(); first += together_) {
-      groups.push_back(std::span(runs_).subspan(first, std::min(together_, runs_.size() - first)));
+  std::vector<Group> groups() const {
+    std::vector<Architecture> architectures;
+    for (const Run& run : runs_) architectures.push_back(run.architecture);
+    std::vector<Group> groups;
+    for (const std::vector<std::size_t>& places : side_by_side(architectures, together_)) {
+      Group& group = groups.emplace_back();
+      for (const std::size_t place : places) group.push_back(&runs_[place]);
     }
     return groups;
   }
 
   // The run's trainer, where an earlier call left it.
   Trainer trainer_of(const Context& context, const Run& run) const {
-    const std::string state = run.file("state.safetensors");
+    const std::string state = run.file(kept_training);
     if (!is_file(state)) {
       return Trainer(context, {sde_, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
     }
@@ -497,20 +411,21 @@ class Reproduction {
 
   // Leaves model.safetensors and training.json in the folder of each, or failed.json. All but the model are written
   // with every state: what ends this call loses no more than the time since, and no iteration that failed runs again.
-  void train(const Context& context, std::span<const Run> group, Progress& progress) const {
+  void train(const Context& context, const Group& group, Progress& progress) const {
     std::vector<const Run*> runs;
     std::vector<Trainer> trainers;
     std::vector<TrainingFiles> files;
     std::vector<std::int64_t> first;
     std::vector<double> seconds_before;
     double done = 0, all = 0;
-    for (const Run& run : group) {
+    for (const Run* const member : group) {
+      const Run& run = *member;
       if (run.trained() || run.failed()) continue;
       runs.push_back(&run);
-      const bool resumes = is_file(run.file("state.safetensors")) && is_file(run.file("training.json"));
+      const bool resumes = is_file(run.file(kept_training)) && is_file(run.file("training.json"));
       seconds_before.push_back(resumes ? read_training(run)["seconds"].get<double>() : 0);
       trainers.push_back(trainer_of(context, run));
-      files.push_back({.state = run.file("state.safetensors"),
+      files.push_back({.state = run.file(kept_training),
                        .log = run.file("log.csv"),
                        .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
       first.push_back(trainers.back().iteration());
@@ -523,16 +438,14 @@ class Reproduction {
     progress.begin(done / all);
     const auto record = [&](std::span<const TrainingResult> results) {
       for (std::size_t i = 0; i < runs.size(); ++i) {
-        if (!results[i].failure.empty()) {
-          const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
-          write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
-          continue;
-        }
         const Json training{{"seconds", seconds_before[i] + results[i].seconds},
                             {"first_iteration", first[i]},
                             {"iterations", runs[i]->train.iterations},
                             {"trained_together", runs.size()}};
         write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
+        if (results[i].failure.empty()) continue;
+        const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
+        write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
       }
     };
     const std::vector<TrainingResult> results =
@@ -540,7 +453,6 @@ class Reproduction {
     for (std::size_t i = 0; i < runs.size(); ++i) {
       if (!results[i].failure.empty()) continue;
       save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});
-      std::filesystem::remove(files[i].state);
     }
     if (results.front().interrupted) {
       throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", title_of(group)));
@@ -558,17 +470,8 @@ class Reproduction {
     for (const auto& [key, value] : wanted.items()) {
       if (!found.contains(key) || found[key] != value) return false;
     }
-    const std::string distances = planar ? "/w2_squared" : "/sliced_w2_squared";
-    for (const std::string& path :
-         {distances + "/ode_sde", distances + "/ode_truth", distances + "/sde_truth", std::string("/noise_floor"),
-          std::string("/escaped/ode"), std::string("/escaped/sde"), std::string("/seconds/ode"),
-          std::string("/seconds/sde"), std::string("/residual"), std::string("/w2_squared"),
-          std::string("/denoising_loss")}) {
-      if (!found.contains(Json::json_pointer(path))) return false;
-    }
-    return !in_detail(run) || (found.contains("ode_sde_at_half_spacing") &&
-                               found.contains(Json::json_pointer("/along_the_way/potential_integrable")) &&
-                               is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
+    return !in_detail(run) ||
+           (found.contains("along_the_way") && is_file(fmt::format("{}/{}.npy", run.folder, way_file)));
   }
 
   // What the runs of one data set and seed are compared with.
@@ -674,7 +577,12 @@ class Reproduction {
   static Json read_diagnosis(const Run& run) {
     Json json = read_json(run.file("diagnosis.json"));
     for (const char* list : {"times", "energy", "standard_error", "mass"}) json["energy"].erase(list);
-    for (const char* where : {"over_samples", "over_box"}) json["upper_bound"][where].erase("largest_eigenvalue");
+    for (const char* where : {"over_samples", "over_box"}) {
+      Json& bound = json["upper_bound"][where];
+      bound.erase("largest_eigenvalue");
+      const double log = number(bound["log_bound"]);
+      bound["text"] = std::isfinite(log) ? Json(exponential(log)) : Json();  // the bound itself no double may hold
+    }
     // Whether e_t, the identity and the bound made of e_t can be trusted: the library warns where they cannot.
     json["resolved"] = json["warnings"].empty();
     return json;
@@ -702,11 +610,16 @@ class Reproduction {
     for (const Json& entry : entries) {
       if (!entry.is_null()) results["runs"].push_back(entry);
     }
-    const Json finished = without_failed(results["runs"]);
-    if (preset_.seeds > 1) results["summary"] = summarise(finished);
-    if (preset_.name == "paper") results["acceptance"] = acceptance(finished);
+    Json summary = summarise(without_failed(results["runs"]));
+    results["verdicts"] = verdicts(summary, preset_.gap.samples);
+    if (preset_.published) {
+      results["acceptance"] = acceptance(summary);
+      for (Json& entry : summary) entry["published"] = published(entry["data"], entry["residual_weight"]);
+    }
+    results["summary"] = std::move(summary);
+    results["most_escaped"] = most_escaped;
     results["finished"] = results["runs"].size() == runs_.size();
-    results["seconds"] = seconds_of(finished);
+    results["seconds"] = seconds_of(results["runs"]);
     write_text(out_ + "/results.json", text_of(results, 1) + "\n");
   }
 
@@ -721,50 +634,18 @@ class Reproduction {
         {"recipe", run.recipe}};
     if (run.failed()) {
       result["failed"] = read_failure(run);
+      if (is_file(run.file("training.json"))) result["training"] = read_training(run);
       return result;
     }
     result["model"] = describe_model(load_model(run.file("model.safetensors")));
     result["training"] = read_training(run);
     result["gap"] = read_json(run.file("gap.json"));
     result["diagnosis"] = has_bounds(run) ? read_diagnosis(run) : Json();
-    if (preset_.name != "paper") return result;
-    for (const Published& p : published_results) {
-      if (p.data != run.data.name() || p.weight != run.train.residual_weight) continue;
-      result["published"] = {
-          {"w2_squared", {{"ode_sde", p.ode_sde}, {"ode_truth", p.ode_truth}, {"sde_truth", p.sde_truth}}},
-          {"noise_floor", published_noise_floor},
-          {"escaped", {{"ode", p.escaped_ode}, {"sde", p.escaped_sde}}},
-          {"mean_square", p.mean_square}};
-    }
     return result;
   }
 
-  static Json without_failed(const Json& runs) {
-    Json finished = Json::array();
-    for (const Json& run : runs) {
-      if (!run.contains("failed")) finished.push_back(run);
-    }
-    return finished;
-  }
-
-  // All that went into these runs, over as many calls as it took, but for what a kill cost since the last save.
-  static double seconds_of(const Json& runs) {
-    double sum = 0;
-    for (const Json& run : runs) {
-      sum += number(run["training"]["seconds"]) / double(run["training"].value("trained_together", 1));
-      for (const Json& seconds : run["gap"]["seconds"]) sum += number(seconds);
-      if (!run["diagnosis"].is_null()) sum += number(run["diagnosis"]["seconds"]);
-    }
-    return sum;
-  }
-
-  static double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
   static std::string cell(const Json& value, const char* format = "{:.5f}") {
     return number_or_dash(number(value), format);
-  }
-
-  static const Json& distances(const Json& gap) {
-    return gap["w2_squared"].is_null() ? gap["sliced_w2_squared"] : gap["w2_squared"];
   }
 
   // What tells a run's row from others: "circles2", and in a study "circles2, tanh, seed 1".
@@ -802,20 +683,24 @@ class Reproduction {
                  cell(residual.value("mean_square", Json()), "{:.3g}"),
                  cell(residual.value("centred_mean_square", Json()), "{:.3g}"), number(run["training"]["seconds"]),
                  seconds);
-      if (!run.contains("published")) continue;
-      const Json& p = run["published"];
+      const Json p = preset_.published ? published(run["data"], weight) : Json();
+      if (p.is_null()) continue;
       fmt::print("{:<{}} {:>5}  {:>9} {:>9} {:>9} {:>9}  {:>8} {:>8}  {:>9}\n", "  published", width, "",
                  cell(p["w2_squared"]["ode_sde"]), cell(p["w2_squared"]["ode_truth"]),
                  cell(p["w2_squared"]["sde_truth"]), cell(p["noise_floor"]), cell(p["escaped"]["ode"]),
                  cell(p["escaped"]["sde"]), cell(p["mean_square"], "{:.3g}"));
     }
-    if (results.contains("summary")) print_summary(results["summary"]);
+    if (preset_.seeds > 1) print_summary(results["summary"]);
     const Json finished = without_failed(results["runs"]);
     print_bounds(finished);
     fmt::print("\n");
-    for (const std::string& name : preset_.data) {
-      for (const NetworkActivation& activation : preset_.activations) print_verdict(finished, name, activation.name());
+    for (const Json& verdict : results["verdicts"]) {
+      fmt::print("{}{}: {}\n", verdict["data"].get<std::string>(),
+                 preset_.activations.size() > 1 ? ", " + verdict["activation"].get<std::string>() : "",
+                 verdict["text"].get<std::string>());
     }
+    if (preset_.name == "paper" && !preset_.published)
+      fmt::print("Not the paper's recipe: no published numbers beside it\n");
     if (results.contains("acceptance")) {
       fmt::print("\nWhat the paper's runs have to show, of medians over seeds\n");
       for (const Json& entry : results["acceptance"]) {
@@ -832,62 +717,6 @@ class Reproduction {
                                                sampler, label(run), number(run["residual_weight"])));
       }
     }
-  }
-
-  // The finished runs of each data set, activation and weight over their seeds: mean, standard deviation (of a sample),
-  // least, median and most of each number, null where a seed has none.
-  static Json summarise(const Json& runs) {
-    Json summary = Json::array();
-    std::vector<std::vector<const Json*>> groups;
-    const auto key = [](const Json& run) {
-      return std::tuple(run["data"].get<std::string>(), run["activation"]["name"].get<std::string>(),
-                        run["residual_weight"].get<double>());
-    };
-    for (const Json& run : runs) {
-      const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::vector<const Json*>& others) {
-        return key(*others.front()) == key(run);
-      });
-      if (group == groups.end()) {
-        groups.push_back({&run});
-      } else {
-        group->push_back(&run);
-      }
-    }
-    for (const std::vector<const Json*>& group : groups) {
-      const Json& first = *group.front();
-      Json entry{{"data", first["data"]},
-                 {"activation", first["activation"]},
-                 {"residual_weight", first["residual_weight"]},
-                 {"seeds", group.size()}};
-      const auto add = [&](const char* name, auto value_of) {
-        std::vector<double> values;
-        for (const Json* run : group) values.push_back(number(value_of((*run)["gap"])));
-        entry[name] = nullptr;
-        if (!std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); })) return;
-        std::sort(values.begin(), values.end());
-        const std::size_t n = values.size();
-        double mean = 0, square = 0;
-        for (const double value : values) mean += value / double(n);
-        for (const double value : values) square += (value - mean) * (value - mean);
-        entry[name] = {{"mean", mean},
-                       {"deviation", n > 1 ? Json(std::sqrt(square / double(n - 1))) : Json()},
-                       {"least", values.front()},
-                       {"median", 0.5 * (values[(n - 1) / 2] + values[n / 2])},
-                       {"most", values.back()}};
-      };
-      for (const char* pair : {"ode_sde", "ode_truth", "sde_truth"}) {
-        add(pair, [&](const Json& gap) { return distances(gap)[pair]; });
-      }
-      add("noise_floor", [](const Json& gap) { return gap["noise_floor"]; });
-      add("escaped_ode", [](const Json& gap) { return gap["escaped"]["ode"]; });
-      add("escaped_sde", [](const Json& gap) { return gap["escaped"]["sde"]; });
-      for (const char* name : {"mean_square", "centred_mean_square"}) {
-        add(name, [&](const Json& gap) { return gap["residual"].is_null() ? Json() : gap["residual"][name]; });
-      }
-      add("denoising_loss", [](const Json& gap) { return gap["denoising_loss"]; });
-      summary.push_back(std::move(entry));
-    }
-    return summary;
   }
 
   // "0.0182 ± 0.0031".
@@ -916,11 +745,8 @@ class Reproduction {
     }
   }
 
-  // A bound of W2 from its logarithm.
-  static std::string bound_cell(const Json& log_bound, bool vacuous) {
-    const double log = number(log_bound);
-    if (!std::isfinite(log)) return "–";
-    return exponential(log) + (vacuous ? "*" : "");
+  static std::string bound_cell(const Json& bound) {
+    return bound["text"].is_null() ? "–" : bound["text"].get<std::string>() + (bound["vacuous"] ? "*" : "");
   }
 
   // Of planar data; others have no diagnosis.
@@ -950,146 +776,9 @@ class Reproduction {
       };
       fmt::print("{:<{}} {:>5}  {:>8} {:>14} {:>12}  {:>10} {:>10}{}\n", label(run), width,
                  number(run["residual_weight"]),
-                 number_or_dash(std::sqrt(number(distances(run["gap"])["ode_sde"])), "{:.4f}"),
-                 bound_cell(samples["log_bound"], samples["vacuous"]), bound_cell(box["log_bound"], box["vacuous"]),
-                 side("left"), side("right"), diagnosis["resolved"] ? "" : "  not resolved");
+                 number_or_dash(std::sqrt(number(distances(run["gap"])["ode_sde"])), "{:.4f}"), bound_cell(samples),
+                 bound_cell(box), side("left"), side("right"), diagnosis["resolved"] ? "" : "  not resolved");
     }
-  }
-
-  // What the paper's runs have to show, each of {data, criterion, outcome: met, not met or not evaluated, numbers}:
-  // on each data set the gap falls by more than the noise floor, from w_R = 0 to 0.1 and from 0.1 to 10; the median
-  // over three seeds of each ODE–SDE and ODE–truth is within a factor 2 of the published; SDE–truth changes with w_R in
-  // the published directions. Distances of runs that lost many samples are not evaluated.
-  static Json acceptance(const Json& runs) {
-    struct Value {
-      double median = std::nan("");
-      std::int64_t seeds = 0;
-      std::string text() const { return number_or_dash(median, "{:.4f}"); }
-    };
-    const auto median = [&](const std::string& data, double weight, auto value_of) {
-      std::vector<double> values;
-      for (const Json& run : runs) {
-        if (run["data"] != data || run["residual_weight"] != weight) continue;
-        double escaped = 0;
-        for (const Json& fraction : run["gap"]["escaped"]) escaped = std::max(escaped, number(fraction));
-        const double value = escaped > most_escaped ? std::nan("") : number(value_of(run["gap"]));
-        if (!std::isfinite(value)) return Value{};
-        values.push_back(value);
-      }
-      if (values.empty()) return Value{};
-      std::sort(values.begin(), values.end());
-      const std::size_t n = values.size();
-      return Value{0.5 * (values[(n - 1) / 2] + values[n / 2]), std::int64_t(n)};
-    };
-    const auto distance_of = [&](const std::string& data, double weight, const char* pair) {
-      return median(data, weight, [pair](const Json& gap) { return distances(gap)[pair]; });
-    };
-    Json entries = Json::array();
-    // One step that is not as it should be decides; else one that is not known does.
-    const auto add = [&](const std::string& data, const std::string& criterion, bool violated, bool known,
-                         const std::string& numbers) {
-      entries.push_back({{"data", data},
-                         {"criterion", criterion},
-                         {"outcome", violated ? "not met"
-                                     : known  ? "met"
-                                              : "not evaluated"},
-                         {"numbers", numbers}});
-    };
-    for (const char* data : {"blob", "circles2", "checker"}) {
-      Value gaps[3], floors[3];
-      const double weights[] = {0, 0.1, 10};
-      bool violated = false, known = true;
-      for (int k = 0; k < 3; ++k) {
-        gaps[k] = distance_of(data, weights[k], "ode_sde");
-        floors[k] = median(data, weights[k], [](const Json& gap) { return gap["noise_floor"]; });
-        known = known && gaps[k].seeds > 0;
-        if (k == 0) continue;
-        violated = violated || gaps[k - 1].median - gaps[k].median <= std::max(floors[k - 1].median, floors[k].median);
-      }
-      add(data, "ODE–SDE falls from w_R = 0 to 0.1 and from 0.1 to 10 by more than the noise floor", violated, known,
-          fmt::format("{}, {}, {}; noise floor {}", gaps[0].text(), gaps[1].text(), gaps[2].text(), floors[0].text()));
-    }
-    for (const char* data : {"blob", "checker"}) {
-      for (const auto& [pair, name] : {std::pair("ode_sde", "ODE–SDE"), std::pair("ode_truth", "ODE–truth")}) {
-        bool violated = false, known = true;
-        std::string numbers;
-        std::int64_t seeds = 3;
-        for (const Published& p : published_results) {
-          if (std::string(p.data) != data) continue;
-          const double theirs = std::string(pair) == "ode_sde" ? p.ode_sde : p.ode_truth;
-          const Value ours = distance_of(data, p.weight, pair);
-          const double ratio = ours.median / theirs;
-          const bool enough = ours.seeds >= 3;
-          violated = violated || (enough && (ratio > 2 || ratio < 0.5));
-          known = known && enough;
-          seeds = std::min(seeds, ours.seeds);
-          numbers += fmt::format("{}{} where {:.4f} is published", numbers.empty() ? "" : ", ", ours.text(), theirs);
-        }
-        if (seeds < 3) numbers += fmt::format("; {} of 3 seeds", seeds);
-        add(data, fmt::format("{} at w_R = 0, 0.1, 1 and 10 within a factor 2 of the published", name), violated, known,
-            numbers);
-      }
-      bool violated = false, known = true;
-      std::string numbers;
-      const Published* before = nullptr;
-      Value ours_before;
-      for (const Published& p : published_results) {
-        if (std::string(p.data) != data) continue;
-        const Value ours = distance_of(data, p.weight, "sde_truth");
-        known = known && ours.seeds > 0;
-        if (before != nullptr) {
-          violated = violated || (ours.median - ours_before.median) * (p.sde_truth - before->sde_truth) <= 0;
-        }
-        numbers += (before == nullptr ? "" : ", ") + ours.text();
-        before = &p;
-        ours_before = ours;
-      }
-      add(data, "SDE–truth rises with each step of w_R, as the published", violated, known, numbers);
-    }
-    return entries;
-  }
-
-  // The experiment's statement for one data set and activation: does the gap, in the mean over seeds, at the weight
-  // nearest 1 fall by more than the noise floor?
-  void print_verdict(const Json& runs, const std::string& name, const std::string& activation) const {
-    struct Mean {
-      std::int64_t seeds = 0;
-      double weight = 0, gap = 0, floor = 0, escaped = 0;
-    };
-    std::map<double, Mean> means;
-    for (const Json& run : runs) {
-      if (run["data"] != name || run["activation"]["name"] != activation) continue;
-      Mean& mean = means[number(run["residual_weight"])];
-      ++mean.seeds;
-      mean.weight = number(run["residual_weight"]);
-      mean.gap += number(distances(run["gap"])["ode_sde"]);
-      mean.floor += number(run["gap"]["noise_floor"]);
-      for (const Json& fraction : run["gap"]["escaped"]) mean.escaped = std::max(mean.escaped, number(fraction));
-    }
-    const Mean* with = nullptr;
-    for (const auto& [weight, mean] : means) {
-      if (weight > 0 && (with == nullptr || std::abs(std::log(weight)) < std::abs(std::log(with->weight)))) {
-        with = &mean;
-      }
-    }
-    if (with == nullptr || !means.contains(0)) return;
-    const Mean& without = means[0];
-    const double before = without.gap / double(without.seeds), after = with->gap / double(with->seeds);
-    if (!std::isfinite(before) || !std::isfinite(after)) return;
-    const double floor = without.floor / double(without.seeds), change = std::abs(before - after);
-    const double escaped = std::max(without.escaped, with->escaped);
-    const std::int64_t samples = preset_.gap.samples;
-    const std::string by =
-        escaped > most_escaped
-            ? fmt::format("{:.5f}; of {} samples as few as {} were left, so that no noise floor compares", change,
-                          samples, std::llround((1 - escaped) * double(samples)))
-        : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
-        : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
-                     : fmt::format("{:.5f}", change);
-    const std::string which = preset_.activations.size() > 1 ? fmt::format("{}, {}", name, activation) : name;
-    fmt::print("{}: the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}{}, by {}\n", which,
-               after < before ? "falls" : "rises", before, after, with->weight,
-               without.seeds > 1 ? fmt::format(" in the mean over {} seeds", without.seeds) : "", by);
   }
 
   CLI::App& app_;

@@ -16,6 +16,21 @@
 
 namespace fokker::tools {
 
+std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most) {
+  std::vector<std::vector<std::size_t>> groups;
+  for (std::size_t i = 0; i < architectures.size(); ++i) {
+    const auto group = std::find_if(groups.begin(), groups.end(), [&](const std::vector<std::size_t>& others) {
+      return others.size() < most && architectures[others.front()].describe() == architectures[i].describe();
+    });
+    if (group == groups.end()) {
+      groups.push_back({i});
+    } else {
+      group->push_back(i);
+    }
+  }
+  return groups;
+}
+
 SaveInterval SaveInterval::parse(const std::string& text) {
   SaveInterval interval{0, 0};
   const char *begin = text.data(), *end = begin + text.size();
@@ -157,8 +172,9 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
       logs[i].flush();  // the log is never behind the state
       if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
     }
+    const double share = clock.seconds() / double(trainers.size());
     for (TrainingResult& result : results) {
-      result.seconds = clock.seconds();
+      result.seconds = share;
       result.interrupted = interrupts.interrupted();
     }
     if (saved) saved(results);

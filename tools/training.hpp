@@ -13,6 +13,11 @@
 
 namespace fokker::tools {
 
+// Which trainings run side by side, by their places: those of one architecture, since networks of several share no
+// launch on a GPU, and `most` of them or fewer. Groups stand in the order of their first members, and members in
+// theirs.
+std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most);
+
 // How often a state is saved: "500" iterations, or "60s".
 struct SaveInterval {
   std::int64_t iterations = 0;
@@ -52,7 +57,7 @@ struct TrainingFiles {
 };
 
 struct TrainingResult {
-  double seconds = 0;
+  double seconds = 0;        // its share of the time: trainings side by side have equal ones
   TrainRecord last{};        // iteration −1 where nothing was left to do
   bool interrupted = false;  // by a signal that found no iteration left to stop before
   std::string failure;       // what TrainingStopped said of a loss or gradient that was not finite; empty: none
@@ -63,7 +68,7 @@ using TrainingsSaved = std::function<void(std::span<const TrainingResult>)>;
 // Runs the trainers to their ends, inside the progress's running phase: more than one of them side by side, which one
 // GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up to them, and
 // throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the others go on.
-// files [trainers]. Each result's seconds are those of all. `saved`: called with the results so far whenever the states
+// files [trainers]. `saved`: called with the results so far whenever the states
 // have been saved, the interrupted and the last among them.
 std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress,

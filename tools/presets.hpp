@@ -1,0 +1,41 @@
+#pragma once
+
+// The experiments that `reproduce --preset` knows by name.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+#include "measure.hpp"
+
+namespace fokker::tools {
+
+// An activation as one network has it.
+struct NetworkActivation {
+  Activation activation = Activation::softplus;
+  double beta = 100;
+
+  // "softplus 100" or "tanh".
+  std::string name() const;
+  // The largest |σ″|, β/4 for softplus: how fast the slope of one unit can turn.
+  double roughness() const;
+};
+
+// One run for each data set, seed, activation and weight, in this order: the last varies fastest.
+struct Preset {
+  std::string name;
+  std::vector<std::string> data;
+  std::int64_t seeds;  // as many, from --seed on
+  std::vector<NetworkActivation> activations;
+  std::vector<double> weights;
+  TrainOptions train;
+  GapOptions gap;
+  bool published = false;         // the recipe of the paper, whose authors' numbers stand beside ours
+  bool bounds = false;            // some twenty seconds a run on two cores
+  std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
+};
+
+extern const std::vector<std::string> preset_names;
+Preset find_preset(const std::string& name);
+
+}  // namespace fokker::tools

@@ -192,17 +192,17 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
     if (!(effective >= least_effective)) least_effective = effective, least_time = t;
   }
   if (lost > 0) {
-    measured.warnings.push_back(
+    measured.faults.push_back(
         fmt::format("{} of {} samples at all times together were not finite and are left out", lost, n * times));
   }
   if (least_tail <= kHeavyTail) {
-    measured.warnings.push_back(
+    measured.faults.push_back(
         fmt::format("at t = {:.4g} the largest weights of the paths fall off so slowly (tail index {:.2g}) that the "
                     "standard errors may not be trusted; they are likely too small",
                     tail_time, least_tail));
   }
   if (!(least_effective > 0.1)) {
-    measured.normaliser_warnings.push_back(
+    measured.normaliser_faults.push_back(
         fmt::format("the samples of p^S count as {:.3g} % of their number for q at t = {:.4g}: Z and what is made of "
                     "it rest on few of them",
                     100 * least_effective, least_time));

@@ -44,9 +44,10 @@ constexpr double kSpan = 6;            // standard deviations beyond the box
 constexpr double kReach = 7;           // of the kernel: 3e-12 of it is beyond
 constexpr double kNegligible = 1e-14;  // p beside its maximum
 constexpr double kVanishing = -640;    // log u beside its maximum: products with a weight would be denormal numbers
-constexpr double kEdge = 0.95;         // of the span: beyond it q should have nothing
-constexpr double kTolerated = 0.01;    // share of a law, before there is a warning
-constexpr std::int64_t kBlock = 8;     // rows of a kernel that a thread takes at a time
+constexpr double kEdge = 0.95;         // of the span: beyond it p and q should have nothing
+constexpr double kLeaving = 1e-6;    // share of p beyond it that samples on their way out make, and those inside never
+constexpr double kTolerated = 0.01;  // share of a law, before there is a warning
+constexpr std::int64_t kBlock = 8;   // rows of a kernel that a thread takes at a time
 
 // ∫_0^1 f(y²) 2y dy, four points of Gauss and Legendre's rule: of paths, f the mean at a share y² of a step.
 constexpr std::array<double, 4> kPoints{0.06943184420297371, 0.33000947820757187, 0.66999052179242813,
@@ -230,6 +231,7 @@ class GridState {
     double mass;       // ∫ p
     double by_linear;  // share of p where interpolation is linear
     double edge_of_q;  // share of q near the edge of the grid
+    double edge_of_p;  // of p
   };
   Moments moments() const {
     const Axis along = axis(time_);
@@ -252,11 +254,13 @@ class GridState {
       if (d_ == 2) square += std::pow(slope(log_u_, i, i / n_, n_, n_, h), 2);
       sum_p += p;
       m.of_time.energy += p * square;
+      if (edge) m.edge_of_p += p;
       m.of_time.log_u += p * log_u_[i];
       m.of_time.residual += p * residual_[i];
       if (linear_[i]) m.by_linear += p;
     }
-    for (double* of_p : {&m.of_time.energy, &m.of_time.log_u, &m.of_time.residual, &m.by_linear}) *of_p /= sum_p;
+    for (double* of_p : {&m.of_time.energy, &m.of_time.log_u, &m.of_time.residual, &m.by_linear, &m.edge_of_p})
+      *of_p /= sum_p;
     for (double* of_q : {&m.of_time.residual_of_q, &m.edge_of_q}) *of_q /= sum_q;
     m.of_time.log_normaliser = top_q + std::log(sum_q * cell);
     m.mass = std::exp(top_p) * sum_p * cell;
@@ -301,15 +305,15 @@ class GridState {
 };
 
 // Of one time in EnergyState::moments.
-constexpr std::int64_t kMoments = 8;
+constexpr std::int64_t kMoments = 9;
 
 void append(const GridState::Moments& m, std::vector<double>& packed) {
   const EnergyMoments& of = m.of_time;
   packed.insert(packed.end(), {of.energy, of.log_u, of.log_normaliser, of.residual, of.residual_of_q, m.mass,
-                               m.by_linear, m.edge_of_q});
+                               m.by_linear, m.edge_of_q, m.edge_of_p});
 }
 
-GridState::Moments unpacked(const double* m) { return {{m[0], m[1], m[2], m[3], m[4]}, m[5], m[6], m[7]}; }
+GridState::Moments unpacked(const double* m) { return {{m[0], m[1], m[2], m[3], m[4]}, m[5], m[6], m[7], m[8]}; }
 
 // Every second of them and the last.
 std::vector<double> every_second(const std::vector<double>& times) {
@@ -334,11 +338,12 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
     if (options.progress) options.progress(done / work);
   };
   GridState state(context, model, nodes, options.box);
-  double worst_linear = 0, worst_edge = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
+  double worst_linear = 0, worst_edge = 0, worst_edge_of_p = 0, worst_mass = 1, edge_time = 0, mass_time = 0;
   const auto record = [&](double t, const GridState::Moments& m) {
     measured.all.push_back(m.of_time);
     measured.mass.push_back(m.mass);
     worst_linear = std::max(worst_linear, m.by_linear);
+    worst_edge_of_p = std::max(worst_edge_of_p, m.edge_of_p);
     if (!(m.edge_of_q <= worst_edge)) worst_edge = m.edge_of_q, edge_time = t;
     if (!(std::abs(m.mass - 1) <= std::abs(worst_mass - 1))) worst_mass = m.mass, mass_time = t;
   };
@@ -400,7 +405,7 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   const double mass_error = by_nodes + by_times;
 
   if (!(std::abs(worst_mass - 1) <= kTolerated)) {
-    if (1 - worst_mass > mass_error) {
+    if (1 - worst_mass > mass_error && worst_edge_of_p > kLeaving) {
       measured.share_left = 1 - worst_mass;
       measured.warnings.push_back(
           fmt::format("{:.3g} % of the samples have left the grid by t = {:.4g}: the energy is that of the others, and "

@@ -224,7 +224,7 @@ TEST(KeptWork, RefusesWhatCannotBeGoneOnWith) {
   refused(gap, {{"other", numbers({1})}}, "sde.progress.0");
   refused(energy, {{"progress", numbers({1})}}, "it has 1 numbers in progress; allowed: 3");
   refused(energy, {{"progress", numbers({1, 0.5, 1})}, {"log_u", numbers({1, 2})}, {"moments", numbers({1})}},
-          "from 1 times with 2 nodes and 1 moments; allowed: up to 3 times with 1024 nodes and 8 moments each");
+          "from 1 times with 2 nodes and 1 moments; allowed: up to 3 times with 1024 nodes and 9 moments each");
 }
 
 // The exact density of blob leaves no gap at any time: all distances are those of draws from one law.

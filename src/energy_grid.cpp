@@ -22,8 +22,8 @@
 // Cubics can undershoot where u is rough. Where the result leaves [½, 2] times that of linear interpolation, which is
 // positive, the latter is taken, and how much of p^S sits there is reported.
 //
-// Evaluating φ and R, twice a step, takes most of the time on a CPU; the kernels go over its threads by rows, so that
-// the result does not depend on their number.
+// Evaluating φ and R, twice a step, takes most of the time on a CPU. The points of the rule go over its threads, once a
+// step, so that the result does not depend on their number and threads seldom wait for each other.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -47,7 +47,7 @@ constexpr double kVanishing = -640;    // log u beside its maximum: products wit
 constexpr double kEdge = 0.95;         // of the span: beyond it p and q should have nothing
 constexpr double kLeaving = 1e-6;    // share of p beyond it that samples on their way out make, and those inside never
 constexpr double kTolerated = 0.01;  // share of a law, before there is a warning
-constexpr std::int64_t kBlock = 8;   // rows of a kernel that a thread takes at a time
+constexpr std::int64_t kBlock = 8;   // rows of a kernel at a time, whose columns are then written together
 
 // ∫_0^1 f(y²) 2y dy, four points of Gauss and Legendre's rule: of paths, f the mean at a share y² of a step.
 constexpr std::array<double, 4> kPoints{0.06943184420297371, 0.33000947820757187, 0.66999052179242813,
@@ -119,12 +119,12 @@ Transition transition(const Axis& at, const Axis& from, double mean, double devi
 }
 
 // Along the first axis of v [n, columns], and transposed: [columns, n]. Twice does both axes of a square.
-std::vector<double> carried_transposed(const Transition& kernel, const std::vector<double>& v, int threads) {
+std::vector<double> carried_transposed(const Transition& kernel, const std::vector<double>& v) {
   const std::int64_t n = kernel.n, columns = std::ssize(v) / n;
-  std::vector<double> out(v.size());
-  cpu::parallel_for(threads, (n + kBlock - 1) / kBlock, [&](std::int64_t block, int) {
-    const std::int64_t first = block * kBlock, rows = std::min(kBlock, n - first);
-    std::vector<double> sums(rows * columns, 0);
+  std::vector<double> out(v.size()), sums(kBlock * columns);
+  for (std::int64_t first = 0; first < n; first += kBlock) {
+    const std::int64_t rows = std::min(kBlock, n - first);
+    std::fill(sums.begin(), sums.end(), 0);
     for (std::int64_t i = 0; i < rows; ++i) {
       const double* weight = kernel.weight.data() + (first + i) * kernel.width;
       double* sum = sums.data() + i * columns;
@@ -136,7 +136,7 @@ std::vector<double> carried_transposed(const Transition& kernel, const std::vect
     for (std::int64_t k = 0; k < columns; ++k) {
       for (std::int64_t i = 0; i < rows; ++i) out[k * n + first + i] = sums[i * columns + k];
     }
-  });
+  }
   return out;
 }
 
@@ -204,23 +204,33 @@ class GridState {
     evaluate(middle);
     const auto [lowest, highest] = std::minmax_element(residual_.begin(), residual_.end());
     const Axis from = axis(later), between = axis(middle), to = axis(t);
-    const std::vector<double> cubic = carried(kernel(t, to, later, from, Interpolation::cubic), u);
-    const std::vector<double> safe = carried(kernel(t, to, later, from, Interpolation::linear), u);
-    std::vector<double> mean(nodes_, 0);  // of R over the step
-    for (std::size_t point = 0; point < kPoints.size(); ++point) {
-      const double y = kPoints[point], weight = 2 * y * kWeights[point], at = t + y * y * duration;
+    constexpr std::int64_t points = kPoints.size();
+    std::vector<double> cubic, safe, mean_at[points];  // the last: of R over paths, at a point of the step
+    const auto take_mean = [&](std::int64_t point) {
+      const double at = t + kPoints[point] * kPoints[point] * duration;
       std::vector<double> v = carried(kernel(at, between, later, from, Interpolation::cubic), u);
       const Transition rest = kernel(t, to, at, between, Interpolation::cubic);
       // For K_{s,t} u, so that what interpolation leaves in both cancels.
       const std::vector<double> all = carried(rest, v);
       for (std::int64_t i = 0; i < nodes_; ++i) v[i] *= residual_[i];
-      const std::vector<double> weighted = carried(rest, v);
-      for (std::int64_t i = 0; i < nodes_; ++i) mean[i] += weight * weighted[i] / all[i];
-    }
+      mean_at[point] = carried(rest, v);
+      for (std::int64_t i = 0; i < nodes_; ++i) mean_at[point][i] /= all[i];
+    };
+    cpu::parallel_for(threads_, points + 2, [&](std::int64_t item, int) {
+      if (item < points) {
+        take_mean(item);
+      } else if (item == points) {
+        cubic = carried(kernel(t, to, later, from, Interpolation::cubic), u);
+      } else {
+        safe = carried(kernel(t, to, later, from, Interpolation::linear), u);
+      }
+    });
     for (std::int64_t i = 0; i < nodes_; ++i) {
       linear_[i] = !(cubic[i] >= 0.5 * safe[i] && cubic[i] <= 2 * safe[i]);
-      const bool is_mean = mean[i] >= *lowest && mean[i] <= *highest;  // else cubics undershoot
-      log_u_[i] = std::log(linear_[i] ? safe[i] : cubic[i]) + scale + duration * (is_mean ? mean[i] : residual_[i]);
+      double mean = 0;
+      for (std::int64_t p = 0; p < points; ++p) mean += 2 * kPoints[p] * kWeights[p] * mean_at[p][i];
+      const bool is_mean = mean >= *lowest && mean <= *highest;  // else cubics undershoot
+      log_u_[i] = std::log(linear_[i] ? safe[i] : cubic[i]) + scale + duration * (is_mean ? mean : residual_[i]);
     }
     time_ = t;
     evaluate(t);
@@ -291,8 +301,8 @@ class GridState {
                       interpolation);
   }
   std::vector<double> carried(const Transition& kernel, const std::vector<double>& v) const {
-    const std::vector<double> out = carried_transposed(kernel, v, threads_);
-    return d_ == 1 ? out : carried_transposed(kernel, out, threads_);
+    const std::vector<double> out = carried_transposed(kernel, v);
+    return d_ == 1 ? out : carried_transposed(kernel, out);
   }
 
   ForwardSde sde_;

@@ -32,10 +32,10 @@
 #include <limits>
 #include <numbers>
 
-#include "cpu/parallel.hpp"
 #include "energy.hpp"
 #include "fokker/error.hpp"
 #include "host_fields.hpp"
+#include "parallel.hpp"
 
 namespace fokker {
 namespace {
@@ -216,7 +216,7 @@ class GridState {
       mean_at[point] = carried(rest, v);
       for (std::int64_t i = 0; i < nodes_; ++i) mean_at[point][i] /= all[i];
     };
-    cpu::parallel_for(threads_, points + 2, [&](std::int64_t item, int) {
+    parallel_for(threads_, points + 2, [&](std::int64_t item, int) {
       if (item < points) {
         take_mean(item);
       } else if (item == points) {

@@ -393,6 +393,8 @@ TEST(EnergyOnAGrid, SaysWhereItIsNotResolved) {
                     HasSubstr("the two sides differ by"), Not(HasSubstr("have left"))));
   EXPECT_THAT(warnings(64, 8), HasSubstr("½ ∫ g² e_t dt is 0.187 with a step error of 0.12: more nodes or times"));
   EXPECT_THAT(warnings(64, 64), IsEmpty());
+  const Model exact{short_ou(1), GaussianMixture::isotropic(1, {1}, {0.0}, {0.5})};  // nothing is dissipated
+  EXPECT_TRUE(reverse_sde_energy(context(), exact, TimeGrid::geometric(1, kEnd, 8), {.nodes = 64}).resolved);
 }
 
 void expect_within(const char* what, const Estimate& estimate, double expected, double largest_error) {

@@ -13,7 +13,7 @@
 
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
-#include "fokker/philox.hpp"
+#include "host_random.hpp"
 
 namespace fokker {
 namespace {
@@ -22,21 +22,6 @@ constexpr std::int64_t kBatch = 1 << 16;  // points a call: 512 times of 512 poi
 
 // Steps that no training iteration uses, so that a model is not judged at the points it was trained on.
 constexpr std::uint64_t kTimeStep = (std::uint64_t{1} << 40) - 1, kPointStep = kTimeStep - 1;
-
-// out [n, columns] on the host: uniforms in (0, 1) of points first … first + n − 1.
-void draw_uniforms(float* out, std::int64_t n, std::int64_t columns, std::uint64_t seed, std::int64_t first,
-                   std::uint64_t step) {
-  for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t begin = 0; begin < columns; begin += 4) {
-      const PhiloxBlock block =
-          philox4x32_10(seed, static_cast<std::uint64_t>(first + i),
-                        philox_offset(RandomUse::collocation, static_cast<std::uint32_t>(begin / 4), step));
-      for (std::int64_t j = begin; j < std::min(begin + 4, columns); ++j) {
-        out[i * columns + j] = uniform_from_word(block.word[j - begin]);
-      }
-    }
-  }
-}
 
 }  // namespace
 
@@ -56,8 +41,9 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
   const Fields<float> fields(context, model);
   const std::int64_t d = model.dimension(), all = options.times * options.points;
   std::vector<float> times(options.times);
-  draw_uniforms(times.data(), options.times, 1, options.seed, 0, kTimeStep);
-  for (float& t : times) {
+  for (std::int64_t k = 0; k < options.times; ++k) {
+    float& t = times[k];
+    draw_uniforms(&t, 1, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(k), kTimeStep);
     t = static_cast<float>(model.sde.t_min + (model.sde.horizon - model.sde.t_min) * static_cast<double>(t));
   }
 
@@ -69,7 +55,10 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
   double mean = 0, deviation = 0;  // of the current time, by Welford's recurrence
   for (std::int64_t first = 0; first < all; first += batch) {
     const std::int64_t n = std::min(batch, all - first);
-    draw_uniforms(x.data(), n, d, options.seed, first, kPointStep);
+    for (std::int64_t i = 0; i < n; ++i) {
+      draw_uniforms(x.data() + i * d, d, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(first + i),
+                    kPointStep);
+    }
     for (std::int64_t i = 0; i < n * d; ++i) x[i] = box * (2 * x[i] - 1);
     for (std::int64_t i = 0; i < n; ++i) t[i] = times[(first + i) / options.points];
     const View<float> t_at{t_there.data(), n, 1, context.device()}, x_at{x_there.data(), n, d, context.device()};

@@ -20,11 +20,16 @@ struct EnergyMoments {
 struct EnergyMeasurement {
   std::vector<double> times;          // [K], decreasing
   std::vector<EnergyMoments> all;     // [K], of all draws
-  std::vector<EnergyMoments> coarse;  // [K], all, with every second time of the paths; empty where there are none
+  std::vector<EnergyMoments> coarse;  // [K], paths only: of all draws, with every second time of a path
+  // Grid only: with half the nodes an axis, at all times and at every second and the last, which are half_times.
+  std::vector<EnergyMoments> half_nodes, half_both;
+  std::vector<double> half_times;
   std::vector<std::vector<EnergyMoments>> left_out;  // one a batch; none where nothing is random
   std::vector<double> mass;                          // [K], grid only
-  std::vector<std::string> warnings;                 // of everything
-  std::vector<std::string> normaliser_warnings;      // of Z and E_q
+  double share_left = 0;                             // of the samples, that have left the grid; 0: too few to tell
+  std::vector<std::string> warnings;                 // of what the numbers are
+  std::vector<std::string> faults;                   // why no number is to be trusted
+  std::vector<std::string> normaliser_faults;        // why those of Z and E_q are not
 };
 
 EnergyMeasurement energy_on_grid(const Context& context, const Model& model, const TimeGrid& grid,

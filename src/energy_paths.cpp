@@ -15,6 +15,7 @@
 #include "energy.hpp"
 #include "fokker/sampler.hpp"
 #include "forward_paths.hpp"
+#include "host_random.hpp"
 
 namespace fokker {
 namespace {
@@ -105,8 +106,8 @@ std::vector<std::vector<double>> draw(const Context& context, const Model& model
   std::vector<std::vector<double>> states{std::vector<double>(size)};
   const double deviation = std::sqrt(model.sde.prior_variance());
   for (std::int64_t i = 0; i < n; ++i) {
-    diagnostic_normals(states[0].data() + i * d, d, options.seed, static_cast<std::uint64_t>(i),
-                       static_cast<std::uint64_t>(DiagnosticStep::prior));
+    draw_normals(states[0].data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                 static_cast<std::uint64_t>(DiagnosticStep::prior));
   }
   for (double& x : states[0]) x *= deviation;
   for (std::int64_t k = 0; k < kept; ++k) states.emplace_back(here.begin() + k * size, here.begin() + (k + 1) * size);
@@ -146,8 +147,8 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
       starts.resize(count * 2 * paths * d), index.resize(count * 2 * paths);
       for (std::int64_t i = 0; i < count; ++i) {
         const std::int64_t sample = first + i;
-        diagnostic_uniforms(direction.data(), d, options.seed, static_cast<std::uint64_t>(sample),
-                            static_cast<std::uint64_t>(DiagnosticStep::probe) + static_cast<std::uint64_t>(k));
+        draw_uniforms(direction.data(), d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(sample),
+                      static_cast<std::uint64_t>(DiagnosticStep::probe) + static_cast<std::uint64_t>(k));
         for (std::int64_t side = 0; side < 2; ++side) {
           for (std::int64_t j = 0; j < paths; ++j) {
             const std::int64_t row = (i * 2 + side) * paths + j;
@@ -191,17 +192,17 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
     if (!(effective >= least_effective)) least_effective = effective, least_time = t;
   }
   if (lost > 0) {
-    measured.warnings.push_back(
+    measured.faults.push_back(
         fmt::format("{} of {} samples at all times together were not finite and are left out", lost, n * times));
   }
   if (least_tail <= kHeavyTail) {
-    measured.warnings.push_back(
+    measured.faults.push_back(
         fmt::format("at t = {:.4g} the largest weights of the paths fall off so slowly (tail index {:.2g}) that the "
                     "standard errors may not be trusted; they are likely too small",
                     tail_time, least_tail));
   }
   if (!(least_effective > 0.1)) {
-    measured.normaliser_warnings.push_back(
+    measured.normaliser_faults.push_back(
         fmt::format("the samples of p^S count as {:.3g} % of their number for q at t = {:.4g}: Z and what is made of "
                     "it rest on few of them",
                     100 * least_effective, least_time));

@@ -10,6 +10,8 @@
 #include <limits>
 #include <numbers>
 
+#include "host_random.hpp"
+
 namespace fokker {
 
 ForwardPaths::ForwardPaths(const Context& context, const Model& model, int steps, std::uint64_t seed)
@@ -38,7 +40,7 @@ void ForwardPaths::run(double t, std::vector<double>& x, const std::vector<std::
       const double shrink = after.mean / before.mean;
       const double deviation = std::sqrt(std::max(0.0, after.variance - shrink * shrink * before.variance));
       for (std::int64_t r = 0; r < rows; ++r) {
-        diagnostic_normals(normal.data(), d, seed_, index[r], static_cast<std::uint64_t>(k));
+        draw_normals(normal.data(), d, RandomUse::diagnostic, seed_, index[r], static_cast<std::uint64_t>(k));
         for (std::int64_t i = 0; i < d; ++i) x[r * d + i] = shrink * x[r * d + i] + deviation * normal[i];
       }
     }

@@ -52,25 +52,6 @@ void HostFields::evaluate(double t, const double* x, std::int64_t n, const Wante
   }
 }
 
-void diagnostic_normals(double* out, std::int64_t d, std::uint64_t seed, std::uint64_t index, std::uint64_t step) {
-  for (std::int64_t begin = 0; begin < d; begin += 4) {
-    const PhiloxBlock block =
-        philox4x32_10(seed, index, philox_offset(RandomUse::diagnostic, static_cast<std::uint32_t>(begin / 4), step));
-    float z[4];
-    normals_from_words(block.word[0], block.word[1], z[0], z[1]);
-    if (begin + 2 < d) normals_from_words(block.word[2], block.word[3], z[2], z[3]);
-    for (std::int64_t j = begin; j < std::min(begin + 4, d); ++j) out[j] = z[j - begin];
-  }
-}
-
-void diagnostic_uniforms(double* out, std::int64_t d, std::uint64_t seed, std::uint64_t index, std::uint64_t step) {
-  for (std::int64_t begin = 0; begin < d; begin += 4) {
-    const PhiloxBlock block =
-        philox4x32_10(seed, index, philox_offset(RandomUse::diagnostic, static_cast<std::uint32_t>(begin / 4), step));
-    for (std::int64_t j = begin; j < std::min(begin + 4, d); ++j) out[j] = uniform_from_word(block.word[j - begin]);
-  }
-}
-
 double log_noise_ratio(const ForwardSde& sde, double t) {
   const SdeCoefficients<double> c = sde.at(t);
   // A long horizon can take the mean below what double holds.

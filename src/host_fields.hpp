@@ -1,6 +1,6 @@
 #pragma once
 
-// What diagnostics share: fields of a potential at points on the host, and random numbers of their own.
+// What diagnostics share: fields of a potential at points on the host, the steps of their random numbers, and times.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -9,7 +9,6 @@
 #include "fokker/context.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/model.hpp"
-#include "fokker/philox.hpp"
 
 namespace fokker {
 
@@ -40,10 +39,6 @@ class HostFields {
 
 // Steps of RandomUse::diagnostic; those of forward paths count from 0.
 enum class DiagnosticStep : std::uint64_t { direction = std::uint64_t{1} << 39, box_point, prior, probe };
-
-// out [d]: standard normals, or uniforms in (0, 1), of one index.
-void diagnostic_normals(double* out, std::int64_t d, std::uint64_t seed, std::uint64_t index, std::uint64_t step);
-void diagnostic_uniforms(double* out, std::int64_t d, std::uint64_t seed, std::uint64_t index, std::uint64_t step);
 
 // log((σ² + σ²(t_min))/m²) at t: of noise to signal.
 double log_noise_ratio(const ForwardSde& sde, double t);

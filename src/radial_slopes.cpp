@@ -9,6 +9,7 @@
 #include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "host_fields.hpp"
+#include "host_random.hpp"
 
 namespace fokker {
 namespace {
@@ -25,8 +26,8 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
       at[0] = std::cos(angle), at[1] = std::sin(angle);
       continue;
     }
-    diagnostic_normals(at, d, options.seed, static_cast<std::uint64_t>(i),
-                       static_cast<std::uint64_t>(DiagnosticStep::direction));
+    draw_normals(at, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                 static_cast<std::uint64_t>(DiagnosticStep::direction));
     double square = 0;
     for (std::int64_t k = 0; k < d; ++k) square += at[k] * at[k];
     for (std::int64_t k = 0; k < d; ++k) at[k] /= std::sqrt(square);

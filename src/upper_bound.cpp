@@ -11,6 +11,7 @@
 #include "fokker/error.hpp"
 #include "fokker/sampler.hpp"
 #include "host_fields.hpp"
+#include "host_random.hpp"
 #include "symmetric_eigen.hpp"
 
 namespace fokker {
@@ -191,8 +192,8 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
     if (k == 0) {
       x.resize(n * d);
       for (std::int64_t i = 0; i < n; ++i) {
-        diagnostic_normals(x.data() + i * d, d, options.seed, static_cast<std::uint64_t>(i),
-                           static_cast<std::uint64_t>(DiagnosticStep::prior));
+        draw_normals(x.data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                     static_cast<std::uint64_t>(DiagnosticStep::prior));
       }
       for (double& v : x) v *= std::sqrt(sde.prior_variance());
     } else {
@@ -203,8 +204,8 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
                            0.5 * c.diffusion_squared * largest_curvature(fields, t, x, d, bound.left_out_samples));
     x.resize(options.box_points * d);
     for (std::int64_t i = 0; i < options.box_points; ++i) {
-      diagnostic_uniforms(x.data() + i * d, d, options.seed, static_cast<std::uint64_t>(i),
-                          static_cast<std::uint64_t>(DiagnosticStep::box_point));
+      draw_uniforms(x.data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                    static_cast<std::uint64_t>(DiagnosticStep::box_point));
     }
     for (double& v : x) v = options.box * (2 * v - 1);
     bound.points_box += options.box_points;

@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "cpu/parallel.hpp"
 #include "fokker/fields.hpp"
+#include "parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 
@@ -212,7 +212,7 @@ inline Expected rounding_deviations(const Model& model, const Problem& p) {
   // What is not exact in float is rounded on its way in.
   const auto input = [](double v) { return v == static_cast<float>(v) ? v : rounded(v).value; };
   std::vector<Expected> points(static_cast<std::size_t>(p.n()));
-  cpu::parallel_for(2, p.n(), [&](std::int64_t i, int) {
+  parallel_for(2, p.n(), [&](std::int64_t i, int) {
     Expected exact, &sum = points[i];
     std::vector<double> x(&p.x[i * p.d], &p.x[i * p.d] + p.d);
     append_fields(net, net.parameters, sde, p.time(i), x.data(), &p.direction[i * p.d], exact);

@@ -39,11 +39,11 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "cpu/parallel.hpp"
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
+#include "parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 #include "scratch.hpp"

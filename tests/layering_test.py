@@ -4,7 +4,7 @@
 include/  only the standard library and fokker/ headers: no CUDA, no third-party and no internal header
 kernels/  only the standard library, CUDA, fokker/ headers and kernels/ itself: nothing of src/; device.hpp stands for
           the emulation too
-src/      (its own files) nothing of a backend, except in context.cpp, which makes it; threads are a backend's matter
+src/      (its own files) nothing of a backend, except in context.cpp, which makes it; threads by parallel.hpp
 src/cpu/  nothing of src/cuda/ or kernels/, no CUDA header
 src/cuda/ nothing of src/cpu/; of kernels/ only the launches, launch.hpp and *_launch.hpp
 tools/    only fokker/ headers of ours: nothing of src/ or kernels/
@@ -31,8 +31,10 @@ def rule_broken(folder, path, header):
         twin = path.name == 'device.hpp' and header == 'emulation.hpp'
         if not (system or ours or cuda or sibling or twin):
             return 'device code includes the standard library, CUDA, public headers and its own folder only'
-    if folder == 'src' and path.name != 'context.cpp' and (cuda or header.startswith(BACKENDS) or header == 'omp.h'):
+    if folder == 'src' and path.name != 'context.cpp' and (cuda or header.startswith(BACKENDS)):
         return 'only src/context.cpp includes a backend'
+    if folder == 'src' and path.name != 'parallel.hpp' and header == 'omp.h':
+        return 'only src/parallel.hpp makes threads'
     if folder == 'src/cpu' and (cuda or header.startswith(('cuda/', 'kernels/'))):
         return 'the CPU backend knows nothing of CUDA'
     if folder == 'src/cuda':

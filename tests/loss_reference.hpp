@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "cpu/parallel.hpp"
 #include "fokker/model.hpp"
+#include "parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 
@@ -94,7 +94,7 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
   };
   const auto deviation = [&](std::size_t n, const auto& exact, const auto& run) {
     std::vector<double> squares(n), values(n);
-    cpu::parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
+    parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
       const double e = values[i] = exact(i);
       for (int k = 0; k < noise_runs; ++k) {
         Noise::seed(static_cast<std::uint64_t>(noise_runs * i + k));
@@ -144,7 +144,7 @@ inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, c
   const auto net = reference_network(a, p.parameters);
   const auto reference = reference_sde(sde);
   std::vector<std::vector<double>> errors(8, std::vector<double>(exact.size()));
-  cpu::parallel_for(2, 8, [&](std::int64_t run, int) {
+  parallel_for(2, 8, [&](std::int64_t run, int) {
     Noise::seed(static_cast<std::uint64_t>(run));
     const auto inputs = [](std::vector<double> v) {
       for (double& e : v) e = e == static_cast<float>(e) ? e : rounded(e).value;

@@ -16,10 +16,10 @@
 
 #include "compare.hpp"
 #include "cpu/loss.hpp"
-#include "cpu/parallel.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "loss_reference.hpp"
+#include "parallel.hpp"
 
 namespace fokker {
 namespace {

@@ -22,11 +22,11 @@
 #include <string>
 #include <vector>
 
-#include "cpu/parallel.hpp"
 #include "fokker/model.hpp"
 #include "fokker/npy.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/transport.hpp"
+#include "parallel.hpp"
 
 namespace fokker {
 namespace {
@@ -179,7 +179,7 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
 
       double distance = 0;
       std::vector<double> draws(kDraws);
-      cpu::parallel_for(host.threads(), kDraws + 1, [&](std::int64_t i, int) {
+      parallel_for(host.threads(), kDraws + 1, [&](std::int64_t i, int) {
         if (i == kDraws) {
           distance = w2_squared(ours.weights, published.data).w2_squared;
         } else {

@@ -570,7 +570,10 @@ TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
               std::exp(over_samples["log_bound"].get<double>()) >= bound["diameter"].get<double>());
     EXPECT_EQ(diagnosis["identity"].is_null(), !diagnosis["radial_slopes"]["integrable"].get<bool>());
     EXPECT_TRUE(diagnosis["energy"]["balance"]["difference"]["value"].is_number());
-    EXPECT_EQ(diagnosis["resolved"], diagnosis["warnings"].empty());
+    EXPECT_GT(diagnosis["energy"]["dissipation"]["step_error"], 0);
+    if (!diagnosis["resolved"]) {
+      EXPECT_FALSE(diagnosis["warnings"].empty());
+    }
     EXPECT_EQ(diagnosis["nodes"], 48);
     EXPECT_EQ(diagnosis["box"], 3.5);
     EXPECT_THAT(diagnosis["method"].get<std::string>(), HasSubstr(version()));

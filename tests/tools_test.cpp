@@ -650,6 +650,9 @@ TEST_F(Tools, DiagnoseFollowsItsContract) {
     EXPECT_TRUE(planar["identity"][key]["value"].is_number()) << key;
     EXPECT_EQ(planar["identity"][key]["standard_error"], 0) << key;
   }
+  EXPECT_GT(planar["identity"]["left"]["step_error"], 0);
+  EXPECT_EQ(planar["energy"]["step_error"].size(), 21u);
+  EXPECT_TRUE(planar["resolved"].is_boolean());
   EXPECT_NEAR(planar["identity"]["residual_work"]["value"], 0, 1e-9);
   EXPECT_EQ(planar["upper_bound"]["over_box"]["largest_eigenvalue"].size(), 21u);
   EXPECT_TRUE(planar["upper_bound"]["over_samples"]["vacuous"].is_boolean());
@@ -674,7 +677,7 @@ TEST_F(Tools, DiagnoseFollowsItsContract) {
                                          "--bound-samples", "19", "--box-points", "19", "--samples", "0"});
   EXPECT_EQ(text.code, 0);
   EXPECT_THAT(text.out, AllOf(HasSubstr("e^φ is not integrable"), HasSubstr("balance without Z"),
-                              HasSubstr("a maximum over points is no bound")));
+                              HasSubstr(", step error "), HasSubstr("a maximum over points is no bound")));
 
   const auto fails = [&](const Arguments& more, const std::string& what, int code) {
     Arguments arguments{"diagnose", "--model", planar_mixture()};

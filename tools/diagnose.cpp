@@ -16,8 +16,8 @@ Json of(const Estimate& estimate) {
 }
 
 std::string text(const Estimate& estimate) {
-  if (estimate.standard_error == 0) return fmt::format("{:.5g}", estimate.value);
-  const std::string text = fmt::format("{:.5g} ± {:.2g}", estimate.value, estimate.standard_error);
+  std::string text = fmt::format("{:.5g}", estimate.value);
+  if (estimate.standard_error != 0) text += fmt::format(" ± {:.2g}", estimate.standard_error);
   return estimate.step_error == 0 ? text : fmt::format("{}, step error {:.2g}", text, estimate.step_error);
 }
 
@@ -31,8 +31,8 @@ Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound,
 // An energy and the seconds that it took so far.
 void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
   SafeTensors file;
-  const double progress[] = {double(state.times), seconds};
-  file.tensors["progress"] = Tensor::from_double({2}, progress);
+  const double progress[] = {double(state.times), state.share, seconds};
+  file.tensors["progress"] = Tensor::from_double({3}, progress);
   file.tensors["log_u"] = Tensor::from_double({std::ssize(state.log_u)}, state.log_u.data());
   file.tensors["moments"] = Tensor::from_double({std::ssize(state.moments)}, state.moments.data());
   kept.save(std::move(file));
@@ -43,9 +43,9 @@ EnergyState kept_energy(const KeptWork& kept, double& seconds) {
   if (!file) return {};
   try {
     const std::vector<double> progress = file->at("progress").to_double();
-    if (progress.size() != 2) throw Error(fmt::format("it has {} numbers in progress; allowed: 2", progress.size()));
-    seconds = progress[1];
-    return {std::int64_t(progress[0]), file->at("log_u").to_double(), file->at("moments").to_double()};
+    if (progress.size() != 3) throw Error(fmt::format("it has {} numbers in progress; allowed: 3", progress.size()));
+    seconds = progress[2];
+    return {std::int64_t(progress[0]), progress[1], file->at("log_u").to_double(), file->at("moments").to_double()};
   } catch (const Error& error) {
     throw kept.unusable(error.what());
   }
@@ -74,14 +74,14 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   }
   const bool goes_on = energy.from.times != 0;
   bool went_on = false;
-  const FractionDone progress = step(0, double(energy.from.times) / double(grid.times().size()));
+  const FractionDone progress = step(0, energy.from.share);
   energy.progress = [&](double done) {
     went_on = true;
     progress(done);
   };
   try {
     if (diagnosis.slopes.integrable) {
-      diagnosis.identity = energy_identity(context, model, grid, energy);
+      diagnosis.identity = energy_identity(context, model, grid, energy, diagnosis.slopes);
       diagnosis.energy = diagnosis.identity->energy;
     } else {
       diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
@@ -128,12 +128,15 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
                            {"integrable", slopes.integrable},
                            {"reason", slopes.integrable ? Json() : Json(slopes.reason)}};
   const Energy& energy = diagnosis.energy;
-  std::vector<double> values, errors;
-  for (const Estimate& e : energy.energy) values.push_back(e.value), errors.push_back(e.standard_error);
+  std::vector<double> values, errors, step_errors;
+  for (const Estimate& e : energy.energy) {
+    values.push_back(e.value), errors.push_back(e.standard_error), step_errors.push_back(e.step_error);
+  }
   json["energy"] = {{"method", energy.method == EnergyMethod::grid ? "grid" : "paths"},
                     {"times", energy.times},
                     {"energy", values},
-                    {"standard_error", errors}};
+                    {"standard_error", errors},
+                    {"step_error", step_errors}};
   json["energy"]["mass"] = energy.mass.empty() ? Json() : Json(energy.mass);
   json["energy"]["dissipation"] = of(energy.dissipation);
   json["energy"]["balance"] = {
@@ -161,6 +164,7 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
   json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
                  {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
                  {"samples", options.samples}};
+  json["resolved"] = energy.resolved;
   json["warnings"] = energy.warnings;
   json["grid"] = options.grid;
   json["seed"] = options.seed;

@@ -648,6 +648,12 @@ def bound_cell(bound):
     return number(None) if bound["text"] is None else bound["text"] + (" (vacuous)" if bound["vacuous"] else "")
 
 
+def estimate_cell(estimate):
+    """A value, with what nodes, times or draws leave where that is known."""
+    error = math.hypot(estimate["standard_error"] or 0, estimate["step_error"] or 0)
+    return number(estimate["value"], 4) + (f" ± {error:.1g}" if error else "")
+
+
 def diagnosis_section(runs):
     """The upper bound beside the gap, and the energy identity; empty where they were not asked for."""
     runs = [run for run in runs if run.diagnosis is not None]
@@ -668,10 +674,10 @@ def diagnosis_section(runs):
         bounds.append([*names(run), number(None if gap is None else math.sqrt(gap), 4),
                        *(bound_cell(bound[where]) for where in ("over_samples", "over_box")),
                        resolved])
-        sides = ([number(identity[key]["value"], 4) for key in
+        sides = ([estimate_cell(identity[key]) for key in
                   ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
-        energies.append([*names(run), number(energy["dissipation"]["value"], 4), *sides,
-                         number(energy["balance"]["difference"]["value"], 4), resolved])
+        energies.append([*names(run), estimate_cell(energy["dissipation"]), *sides,
+                         estimate_cell(energy["balance"]["difference"]), resolved])
         label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
@@ -693,12 +699,12 @@ def diagnosis_section(runs):
             + table([*header, "W₂, measured", "estimate over samples", "estimate over the box", "e<sub>t</sub> resolved"], bounds)
             + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
             "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; p<sup>SDE</sup> and q are at the end of the "
-            "samplers' times. The difference of the sides, and that of the balance which needs no Z, is a check of consistency: "
+            "samplers' times. After ± stands how much each changes from half the nodes and half the times. The difference of the sides, and that of the balance which needs no Z, is a check of consistency: "
             "an error that both sides share cancels in it."
             + ("" if all(run.diagnosis["identity"] for run in runs) else " Dashes: there is no Z.") + "</p>"
             + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
                      "of the balance", "e<sub>t</sub> resolved"], energies)
-            + (f"<details><summary>Why not resolved, or no Z</summary><ul>{''.join(notes)}</ul></details>" if notes else ""))
+            + (f"<details><summary>Why not resolved, or no Z, and which samples are missing</summary><ul>{''.join(notes)}</ul></details>" if notes else ""))
 
 
 def failed_section(failed):

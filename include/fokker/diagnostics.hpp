@@ -39,13 +39,15 @@ struct ResidualStatistics {
 // Error for a vector net, whose residual is not there yet.
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options = {});
 
-// A number from random draws, with its standard error; the error is 0 where the number is not random.
+// A number with its errors; standard_error is 0 where the number is not random.
 struct Estimate {
   double value = 0;
   double standard_error = 0;
-  // By paths: a third of the change when every second time of a path is left out, and of that when every second of
-  // the times that an integral is taken over is, about the errors of second order that both leave. 0 on a grid, where
-  // it is not measured.
+  // What steps leave. By paths: a third of the change when every second time of a path is left out, and of that when
+  // every second of the times that an integral is taken over is, about the errors of second order that both leave. On a
+  // grid: the change from half the nodes an axis, and there that from every second time, added up. That is what is left
+  // where errors halve as both double (order 1, as measured for networks with sharp activations, whose ridges few nodes
+  // see), and three times what is left where they fall by four (order 2, smooth potentials).
   double step_error = 0;
 };
 
@@ -122,8 +124,9 @@ enum class EnergyMethod { automatic, grid, paths };
 // How far an energy on a grid has come.
 struct EnergyState {
   std::int64_t times = 0;       // of the time grid that are done; 0: none
+  double share = 0;             // of the work of a whole call, as `progress` counts it
   std::vector<double> log_u;    // [nodes^d] at the last of them
-  std::vector<double> moments;  // [times · 8] what the result is made of
+  std::vector<double> moments;  // [times · 9] what the result is made of
 };
 
 struct EnergyOptions {
@@ -140,7 +143,8 @@ struct EnergyOptions {
   std::uint64_t seed = 0;
   DiagnosticProgress progress = {};
   // grid: called after each of the times with the state so far; and one such state of an earlier call with the same
-  // model, times, nodes and box, to go on from with the same result.
+  // model, times, nodes and box, to go on from with the same result. The passes for step errors come after all times
+  // and are done anew; they take three eighths as long (d = 2).
   std::function<void(const EnergyState&)> keep = {};
   EnergyState from = {};
 
@@ -158,18 +162,23 @@ struct Energy {
   std::vector<double> mass;                  // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
   Estimate dissipation;                      // ½ ∫ g² e_t dt
   Estimate left, right, difference;          // of the balance; difference = left − right, with its own error
-  // One sentence each, where a number is not to be trusted: mass lost, grid too coarse, heavy tails, sides that differ
-  // by more than their errors (on a grid by a tenth of the dissipation, those of the identity where there is one).
+  // False where a number is not to be trusted, and a warning says why: grid too coarse, a mass that is not 1, heavy
+  // tails, a step error of more than a quarter of the dissipation on a grid, sides that differ by more than their
+  // errors (on a grid those of the identity where there is one).
+  bool resolved = false;
+  // One sentence each: why not resolved, and on a grid how many samples left it, which is no fault of the numbers: they
+  // are of the law of the others, whose sides need not agree.
   std::vector<std::string> warnings;
 };
 
-// grid: u is carried backwards along the time grid by Strang's splitting, half a step of e^{∫R}, the forward SDE's
-// exact transition kernel as a quadrature on cubic interpolation, half a step of e^{∫R}: second order in time, fourth
-// in space. paths: the standard errors are a jackknife over 16 batches that share nothing; e_t is the product of two
-// estimates of the derivative of log u along a random direction, by differences on common paths, from disjoint halves
-// of the paths. The law of the samples is that of Euler–Maruyama on the time grid, an error of first order in its steps
-// that neither standard nor step errors contain. The difference of the two sides, by either method, is a check of
-// consistency, not the error of one: what both have wrong alike cancels in it. The grid has to start at T.
+// grid: u is carried backwards along the time grid by the formula of Feynman and Kac, with the forward SDE's exact
+// transition kernel as a quadrature on cubic interpolation and the mean of ∫R over paths weighted by u: second order in
+// time, fourth in space, where R is smooth on the grid. Coarser passes give step errors (Estimate). paths: the
+// standard errors are a jackknife over 16 batches that share nothing; e_t is the product of two estimates of the
+// derivative of log u along a random direction, by differences on common paths, from disjoint halves of the paths. The
+// law of the samples is that of Euler–Maruyama on the time grid, an error of first order in its steps that neither
+// standard nor step errors contain. The difference of the two sides, by either method, is a check of consistency, not
+// the error of one: what both have wrong alike cancels in it. The grid has to start at T.
 Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,
                           const EnergyOptions& options = {});
 
@@ -188,6 +197,9 @@ struct EnergyIdentity {
 // divergences do not exist there.
 EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
                                const EnergyOptions& options = {});
+// The same where worst_radial_slopes() of that model and grid are known.
+EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
+                               const EnergyOptions& options, const RadialSlopes& slopes);
 
 // ---- Upper bound of the gap ---------------------------------------------------------------------------------------
 

@@ -18,10 +18,10 @@
 
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
-#include "cpu/parallel.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/integrator_formulas.hpp"
+#include "parallel.hpp"
 #include "sampler_stages.hpp"
 
 namespace fokker::cpu {

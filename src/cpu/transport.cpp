@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "cpu/backend.hpp"
-#include "cpu/parallel.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
+#include "parallel.hpp"
 
 namespace fokker::cpu {
 

@@ -1,12 +1,13 @@
 #pragma once
 
+// Threads of the host: the one place that makes them, for the CPU backend and for work that is the host's on any.
 #include <omp.h>
 
 #include <atomic>
 #include <cstdint>
 #include <exception>
 
-namespace fokker::cpu {
+namespace fokker {
 
 // Calls body(item, thread) for every item in [0, items), items handed out one at a time. The first exception stops the
 // hand-out and is rethrown on the calling thread.
@@ -31,4 +32,4 @@ void parallel_for(int threads, std::int64_t items, Body&& body) {
   if (failure) std::rethrow_exception(failure);
 }
 
-}  // namespace fokker::cpu
+}  // namespace fokker

@@ -31,7 +31,7 @@ struct Preset {
   TrainOptions train;
   GapOptions gap;
   bool published = false;         // the recipe of the paper, whose authors' numbers stand beside ours
-  bool bounds = false;            // some twenty seconds a run on two cores
+  bool bounds = false;            // half a minute a run on two cores
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
 };
 

@@ -120,7 +120,10 @@ void complete_load(const Operands& operands, bool transposed) {
 }
 
 void complete_multiply_add(const Operands& operands) {
-  double a[16][16], b[16][8];
+  // A row at a time: left to itself g++ takes numbers one by one here.
+  using Row = double __attribute__((vector_size(8 * sizeof(double))));
+  double a[16][16];
+  Row b[16];
   float c[16][8];
   for (int l = 0; l < lanes; ++l) {
     const MultiplyAdd& mine = of<MultiplyAdd>(operands, l);
@@ -137,14 +140,14 @@ void complete_multiply_add(const Operands& operands) {
     for (int r = 0; r < 4; ++r) c[g + r / 2 * 8][q + r % 2] = mine.c[r];
   }
   for (int i = 0; i < 16; ++i) {
-    double sum[8];
+    Row sum;
     for (int j = 0; j < 8; ++j) sum[j] = c[i][j];
-    for (int k = 0; k < 16; ++k) {
-      for (int j = 0; j < 8; ++j) sum[j] += a[i][k] * b[k][j];
-    }
+    for (int k = 0; k < 16; ++k) sum += a[i][k] * b[k];
     for (int j = 0; j < 8; ++j) {
-      c[i][j] = static_cast<float>(sum[j]);
-      if (std::fabs(static_cast<double>(c[i][j])) > std::fabs(sum[j])) c[i][j] = std::nextafter(c[i][j], 0.0f);
+      const auto nearest = static_cast<float>(sum[j]);
+      // Of a float the number before it, towards zero, has the bits before its own; without a branch, which would go
+      // either way as often.
+      c[i][j] = float_of(bits_of(nearest) - (std::fabs(double{nearest}) > std::fabs(sum[j])));
     }
   }
   for (int l = 0; l < lanes; ++l) {

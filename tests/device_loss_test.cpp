@@ -723,8 +723,13 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
                           tasks[k].gradient);
       EXPECT_EQ(numbers(k), expected[k]);
     }
-    const Architecture other = architecture_of(2, {33, 9}, Activation::tanh, 1, output);
-    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_resident_loss(on, other, sde)));
+    const auto softplus = [&](double beta) {
+      return cuda::make_resident_loss(on, architecture_of(2, {9, 32}, Activation::softplus, beta, output), sde);
+    };
+    const Architecture wider = architecture_of(2, {33, 9}, Activation::tanh, 1, output);
+    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_resident_loss(on, wider, sde)));
+    EXPECT_FALSE(losses.front()->goes_with(*softplus(1)));
+    EXPECT_FALSE(softplus(1)->goes_with(*softplus(2)));
     EXPECT_FALSE(losses.front()->goes_with(*cuda::make_wide_loss(on, shape(9), sde)));
   }
 }

@@ -666,7 +666,7 @@ std::vector<Together> side_by_side() {
     all.push_back(
         {small_model(), DataSet::named(std::array{"blob", "circles2", "checker", "blob", "blob"}[k]), options});
   }
-  all[1].options.iterations = 5;  // ends earlier
+  all[1].options.iterations = 4;  // ends earlier
   all[2].options.residual_weight = 0;
   all[2].options.denoising_points = 99;
   all[3].model = small_model(2, Output::score);  // of another shape
@@ -690,15 +690,15 @@ TEST_F(CudaTrainer, SideBySideIsAsAlone) {
     for (const Together& t : all) trainers.emplace_back(context, t.model, t.data, t.options);
     std::vector<Trainer*> pointers;
     for (Trainer& trainer : trainers) pointers.push_back(&trainer);
-    const auto records = run_together(pointers, 8);
+    const auto records = run_together(pointers, 6);
     ASSERT_EQ(records.size(), all.size());
     for (std::size_t k = 0; k < all.size(); ++k) {
       SCOPED_TRACE(k);
-      const Index expected = std::min<Index>(8, all[k].options.iterations);
+      const Index expected = std::min<Index>(6, all[k].options.iterations);
       EXPECT_EQ(trainers[k].iteration(), expected);
       ASSERT_EQ(records[k].size(), static_cast<std::size_t>(expected));
       Trainer alone(context, all[k].model, all[k].data, all[k].options);
-      testing::expect_same_records(records[k], alone.run(8));
+      testing::expect_same_records(records[k], alone.run(6));
       EXPECT_TRUE(state_bytes(trainers[k]) == state_bytes(alone));
     }
   }
@@ -742,6 +742,7 @@ TEST_F(CudaTrainer, AFailedLaunchLosesNoIteration) {
       TrainOptions options = small_options();
       options.seed = seed;
       options.denoising_points = 19;
+      options.collocation_points = 7;
       trainers.emplace_back(gpu(), small_model(), DataSet::named("blob"), options);
     }
     const std::array both{&trainers[0], &trainers[1]};

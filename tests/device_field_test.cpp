@@ -58,7 +58,7 @@
 #include "cpu/probes.hpp"
 #include "cuda/gemm.hpp"
 #include "cuda/runtime.hpp"
-#include "cuda/status.hpp"
+#include "device_test.hpp"
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
@@ -72,13 +72,6 @@ using cuda::DeviceMemory;
 using cuda::Queue;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
-
-template <class T>
-std::vector<T> download(const DeviceMemory& memory) {
-  std::vector<T> v(memory.bytes() / sizeof(T));
-  cuda::check(cudaMemcpy(v.data(), memory.data(), memory.bytes(), cudaMemcpyDeviceToHost), "cudaMemcpy");
-  return v;
-}
 
 template <class T>
 View<const T> on_device(const DeviceMemory& memory, std::int64_t columns) {
@@ -129,18 +122,6 @@ std::vector<T> hessian_vector(DeviceField<T>& field, const Problem& p) {
 
 enum class Path { resident, wide };
 
-// `most_shared`: at most so much shared memory of what a block of the device may have.
-Queue queue(Precision precision, int most_shared = std::numeric_limits<int>::max()) {
-  static const cuda::DeviceInfo device = [] {
-    const cuda::DeviceQuery query = cuda::query_devices();
-    return query.devices.at(static_cast<std::size_t>(query.current));
-  }();
-  Queue q;
-  q.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = std::min(device.shared_bytes, most_shared)};
-  q.precision = precision;
-  return q;
-}
-
 template <class T>
 std::unique_ptr<DeviceField<T>> wide(const Model& model, Precision precision, std::int64_t rows = 0) {
   return cuda::make_wide_field<T>(queue(precision), std::get<Mlp>(model.network), model.sde, rows);
@@ -190,16 +171,7 @@ Bound bound_of(Precision precision, const std::vector<double>& deviations, std::
   return bound;
 }
 
-class DeviceFieldTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string why = cuda::why_not(cuda::query_devices());
-#ifdef FOKKER_EMULATION
-    ASSERT_EQ(why, "");  // nothing is missing there
-#endif
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
+class DeviceFieldTest : public DeviceTest {};
 
 // ---- against the reference, on random architectures ----------------------------------------------------------------
 

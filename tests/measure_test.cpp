@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "diagnose.hpp"
 #include "fokker/fokker.hpp"
 #include "scratch.hpp"
@@ -22,7 +23,7 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-const Context context({.backend = BackendKind::cpu});
+const Context context({.backend = fokker::testing::backend_under_test});
 
 Model gaussian(double variance, std::vector<double> mean) {
   return {ForwardSde::defaults(SdeKind::ou), GaussianMixture::isotropic(2, {1}, std::move(mean), {variance})};
@@ -97,66 +98,68 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
 
 // More samples than are drawn at once, ended in the midst of the SDE's, then before the ODE's, and gone on with: the
 // samples of one call of a Sampler.
-TEST(MeasureGap, GoesOnFromWhatWasKept) {
-  const testing::Scratch scratch;
-  for (const std::int64_t dimension : {2, 3}) {
-    SCOPED_TRACE(dimension);
-    const std::vector<double> mean(static_cast<std::size_t>(dimension), 0.5);
-    const DataSet data = DataSet::mixture(GaussianMixture::isotropic(dimension, {1}, mean, {0.3}));
-    const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
-    const GapOptions options{
-        .samples = 20000, .seed = 3, .grid = "geometric:6:1e-1", .ode_scheme = Scheme::heun, .in_detail = true};
-    const std::string file = scratch / fmt::format("samples{}.safetensors", dimension);
-    const Truth truth = measure_truth(context, data, options);
-    std::vector<double> done;  // of the steps, by earlier calls
-    const auto measure = [&](const char* work, int stop, double stop_sampling = 2) {
-      done.clear();
-      const auto step = [&, stop, stop_sampling](int number, double by_earlier) -> FractionDone {
-        if (number == stop) throw Error("stopped");
-        done.push_back(by_earlier);
-        return [=](double now) {
-          if (now >= stop_sampling) throw Error("stopped");
-        };
-      };
-      return measure_gap(context, model, truth, options, step, {file, work, 0});
-    };
-    EXPECT_THROW(measure("this", -1, 1), Error);
-    EXPECT_THROW(measure("this", 1), Error);
-    ASSERT_EQ(done.size(), 1u);
-    EXPECT_GT(done[0], 0);
-    EXPECT_LT(done[0], 1);
-    const Gap gap = measure("this", -1);
-    EXPECT_EQ(done, (std::vector<double>{1, 0, 0}));
-    EXPECT_THROW(measure("other", 2), Error);  // and is kept now instead
-    EXPECT_EQ(done, (std::vector<double>{0, 0}));
-    EXPECT_THROW(measure("other", 2), Error);
-    EXPECT_EQ(done, (std::vector<double>{1, 1}));
-    EXPECT_THROW(measure("this", 2), Error);
-    EXPECT_EQ(done, (std::vector<double>{0, 0}));
+class MeasureGapIn : public ::testing::TestWithParam<std::int64_t> {};
 
-    const Sampler sampler(context, model, TimeGrid::parse(options.grid, model.sde));
-    const std::vector<std::int32_t> steps = steps_along_the_way(sampler.grid());
-    const std::int64_t n = options.samples, states = std::ssize(steps);
-    Buffer<float> on_the_way(context, states * n, dimension);
-    const auto at_once = [&](Scheme scheme) {
-      Buffer<float> samples(context, n, dimension);
-      sampler.sample(samples.view(),
-                     {.scheme = scheme, .seed = options.seed, .snapshot_steps = steps, .snapshots = on_the_way.view()});
-      return Cloud::of(context, std::move(samples));
+TEST_P(MeasureGapIn, GoesOnFromWhatWasKept) {
+  const std::int64_t dimension = GetParam();
+  const testing::Scratch scratch;
+  const std::vector<double> mean(static_cast<std::size_t>(dimension), 0.5);
+  const DataSet data = DataSet::mixture(GaussianMixture::isotropic(dimension, {1}, mean, {0.3}));
+  const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
+  const GapOptions options{
+      .samples = 20000, .seed = 3, .grid = "geometric:6:1e-1", .ode_scheme = Scheme::heun, .in_detail = true};
+  const std::string file = scratch / "samples.safetensors";
+  const Truth truth = measure_truth(context, data, options);
+  std::vector<double> done;  // of the steps, by earlier calls
+  const auto measure = [&](const char* work, int stop, double stop_sampling = 2) {
+    done.clear();
+    const auto step = [&, stop, stop_sampling](int number, double by_earlier) -> FractionDone {
+      if (number == stop) throw Error("stopped");
+      done.push_back(by_earlier);
+      return [=](double now) {
+        if (now >= stop_sampling) throw Error("stopped");
+      };
     };
-    const Cloud sde = at_once(Scheme::euler_maruyama), ode = at_once(Scheme::heun);
-    EXPECT_EQ(gap.ode_sde.value, distance(context, ode, sde).value);
-    EXPECT_EQ(gap.ode.escaped, ode.escaped);
-    if (dimension != 2) continue;
-    EXPECT_EQ(gap.sde.histogram->weights, sde.histogram->weights);
-    EXPECT_EQ(gap.ode.histogram->inside, ode.histogram->inside);
-    ASSERT_EQ(gap.along_the_way->ode.size(), steps.size());
-    for (std::int64_t k = 0; k < states; ++k) {
-      const View<const float> there{on_the_way.data() + k * n * 2, n, 2, Device::cpu};
-      EXPECT_EQ(gap.along_the_way->ode[k].weights, histogram(context, there).weights);
-    }
+    return measure_gap(context, model, truth, options, step, {file, work, 0});
+  };
+  EXPECT_THROW(measure("this", -1, 1), Error);
+  EXPECT_THROW(measure("this", 1), Error);
+  ASSERT_EQ(done.size(), 1u);
+  EXPECT_GT(done[0], 0);
+  EXPECT_LT(done[0], 1);
+  const Gap gap = measure("this", -1);
+  EXPECT_EQ(done, (std::vector<double>{1, 0, 0}));
+  EXPECT_THROW(measure("other", 2), Error);  // and is kept now instead
+  EXPECT_EQ(done, (std::vector<double>{0, 0}));
+  EXPECT_THROW(measure("other", 2), Error);
+  EXPECT_EQ(done, (std::vector<double>{1, 1}));
+  EXPECT_THROW(measure("this", 2), Error);
+  EXPECT_EQ(done, (std::vector<double>{0, 0}));
+
+  const Sampler sampler(context, model, TimeGrid::parse(options.grid, model.sde));
+  const std::vector<std::int32_t> steps = steps_along_the_way(sampler.grid());
+  const std::int64_t n = options.samples, states = std::ssize(steps);
+  Buffer<float> on_the_way(context, states * n, dimension);
+  const auto at_once = [&](Scheme scheme) {
+    Buffer<float> samples(context, n, dimension);
+    sampler.sample(samples.view(),
+                   {.scheme = scheme, .seed = options.seed, .snapshot_steps = steps, .snapshots = on_the_way.view()});
+    return Cloud::of(context, std::move(samples));
+  };
+  const Cloud sde = at_once(Scheme::euler_maruyama), ode = at_once(Scheme::heun);
+  EXPECT_EQ(gap.ode_sde.value, distance(context, ode, sde).value);
+  EXPECT_EQ(gap.ode.escaped, ode.escaped);
+  if (dimension != 2) return;
+  EXPECT_EQ(gap.sde.histogram->weights, sde.histogram->weights);
+  EXPECT_EQ(gap.ode.histogram->inside, ode.histogram->inside);
+  ASSERT_EQ(gap.along_the_way->ode.size(), steps.size());
+  for (std::int64_t k = 0; k < states; ++k) {
+    const View<const float> there{on_the_way.data() + k * n * 2, n, 2, context.device()};
+    EXPECT_EQ(gap.along_the_way->ode[k].weights, histogram(context, there).weights);
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Dimension, MeasureGapIn, ::testing::Values(2, 3), ::testing::PrintToStringParamName());
 
 // Ended in the midst of the energy, then before the bound, and gone on with: the numbers of one call.
 TEST(Diagnose, GoesOnFromTheEnergyThatWasKept) {

@@ -115,6 +115,8 @@ class NewsOfARun {
     for (std::uint64_t k = 0; k < 3; ++k) {
       recipes_.push_back(small_options());
       recipes_[k].iterations = 25;
+      recipes_[k].denoising_points = 19;
+      recipes_[k].collocation_points = 7;
       recipes_[k].seed = k;
     }
     recipes_[1].iterations = 9;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "fokker/fokker.hpp"
 #include "scratch.hpp"
 
@@ -22,7 +23,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
-const Context context({.backend = BackendKind::cpu});
+const Context context({.backend = fokker::testing::backend_under_test});
 const DataSet data = DataSet::named("circles2");
 
 TrainOptions options(std::int64_t iterations, double residual_weight, std::uint64_t seed) {

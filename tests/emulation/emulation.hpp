@@ -127,9 +127,9 @@ inline std::uint32_t half_of(float x) {
 }
 
 inline float float_of_half(std::uint32_t half) {
-  const std::uint32_t sign = (half & 0x8000u) << 16, exponent = half >> 10 & 31u, fraction = half & 0x3FFu;
-  if (exponent == 0) return float_of(sign | bits_of(static_cast<float>(fraction) * 0x1p-24f));
-  return float_of(sign | (exponent == 31 ? 0xFFu : exponent + 112) << 23 | fraction << 13);
+  // The bits, shifted, are those of the number times 2^-112, denormal numbers and all, but for infinities and NaN.
+  const std::uint32_t sign = (half & 0x8000u) << 16, magnitude = (half & 0x7FFFu) << 13;
+  return float_of(sign | (magnitude >= 31u << 23 ? magnitude | 0xFFu << 23 : bits_of(float_of(magnitude) * 0x1p112f)));
 }
 
 }  // namespace emulation

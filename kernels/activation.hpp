@@ -34,9 +34,10 @@ struct FastSoftplus {
   }
 
   // Beyond βz = 20 it is 2^−100 βz, from which σ follows: too small, up to βz = 2^70, to move 1 − s or to be taken for
-  // a 1 − s of the other branch, which is 2^−29 or more.
+  // a 1 − s of the other branch, which is 2^−29 or more. Beyond that NaN, for no loss of such numbers is one.
   __device__ __forceinline__ float keep(float z) const {
-    return z > linear_from ? z * (0x1p-100f * beta) : signed_logistic(rate, z);
+    const float scaled = z * (0x1p-100f * beta);
+    return z > linear_from ? (scaled < 0x1p-30f ? scaled : nanf("")) : signed_logistic(rate, z);
   }
   // With s = σ′: σ = −log(1 − s)/β, σ″ = β s (1 − s), σ‴ = β σ″ (1 − 2 s).
   __device__ __forceinline__ Derivatives kept(float k) const {

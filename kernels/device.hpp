@@ -94,6 +94,7 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
 //   C [16, 8]   c[0], c[1]: row g, columns 2q, 2q + 1;  c[2], c[3]: row g + 8
 //   A [16, 16]  a[0]: row g, columns 2q, + 1;  a[1]: row g + 8;  a[2], a[3]: the same, columns + 8
 //   B [16, 8]   b0: rows 2q, + 1 of column g;  b1: rows + 8
+// Volatile as the loads are, so that none is moved to where a part of the warp is.
 __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                              std::uint32_t b1) {
   asm volatile(

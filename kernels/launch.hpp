@@ -158,7 +158,7 @@ inline int resident_warps(const ResidentMlp& net, Work work, int shared_bytes) {
 struct DeviceLimits {
   int multiprocessors;
   int shared_bytes;             // of a block, opted in
-  int loss_warps = most_warps;  // of a block at most; fewer leave each more planes in shared memory
+  int loss_warps = most_warps;  // of a block at most, for benchmarks; fewer leave each more planes in shared memory
 };
 
 // At set-up, for a work that fits: loads its kernel and allows it the device's shared memory.

@@ -206,6 +206,7 @@ Energy reverse_sde_energy(const Context& context, const Model& model, const Time
 
 EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
                                const EnergyOptions& options) {
+  check(model, grid, options);
   return energy_identity(context, model, grid, options, worst_radial_slopes(context, model, grid));
 }
 

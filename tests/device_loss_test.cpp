@@ -200,6 +200,9 @@ TEST(KeptActivation, HoldsSoftplusWhereItIsLinear) {
     EXPECT_EQ(below.value, 0);
     EXPECT_LT(below.first, 1e-36);
   }
+  for (const float z : {1e20f, std::numeric_limits<float>::infinity()}) {
+    EXPECT_TRUE(std::isnan(sigma.kept(sigma.keep(z)).value));
+  }
 }
 
 // The others keep the number itself.

@@ -31,11 +31,14 @@ constexpr double kEnd = 0.01;
 Context context() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
 ForwardSde short_ou(double horizon) { return {.horizon = horizon, .t_min = 1e-3}; }
 
+// An error that says something: of 2 %, or of 2e-3 where the number is small.
+double informative(double expected) { return 0.02 * std::abs(expected) + 2e-3; }
+
 // `fine` is where `expected` is, to what the refinement from `coarse` changed.
 void expect_converged(const char* what, double coarse, double fine, double expected) {
   EXPECT_LE(std::abs(fine - expected), std::abs(fine - coarse) + 1e-9)
       << what << ": " << coarse << ", then " << fine << ", where " << expected << " is expected";
-  EXPECT_LE(std::abs(fine - coarse), 0.02 * std::abs(expected) + 2e-3) << what << " is not resolved";
+  EXPECT_LE(std::abs(fine - coarse), informative(expected)) << what << " is not resolved";
 }
 
 TEST(EnergyOnAGrid, OfGaussiansWithTheWrongPrior) {
@@ -80,7 +83,7 @@ TEST(EnergyOnAGrid, OfGaussiansForEverySde) {
     const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon));
     const auto expect_covered = [](const char* what, const Estimate& estimate, double expected) {
       EXPECT_LE(std::abs(estimate.value - expected), estimate.step_error + 1e-9) << what;
-      EXPECT_LE(estimate.step_error, 0.02 * std::abs(expected) + 2e-3) << what << " is not resolved";
+      EXPECT_LE(estimate.step_error, informative(expected)) << what << " is not resolved";
     };
     expect_covered("KL at the end", measured.kl_end, kl_end);
     expect_covered("KL of the prior", measured.kl_prior, kl_prior);
@@ -306,7 +309,7 @@ TEST(EnergyOnAGrid, StepErrorsCoverTheErrorsAndAreOfSecondOrder) {
       EXPECT_TRUE(at.energy.resolved);
       if (steps > 40) {
         const double fall = before.energy.dissipation.step_error / at.energy.dissipation.step_error;
-        EXPECT_NEAR(fall, 4, 1.2);
+        EXPECT_NEAR(fall, 4, 1.2);  // 2², and what is of higher order at 40 steps
       }
       before = at;
     }
@@ -325,7 +328,7 @@ TEST(EnergyOnAGrid, SeesRidgesThatAreNarrowerThanItsSteps) {
   const double end = 0.5;
   const LineReference reference(ridged, 1, end, 2000, 200, 6), smooth(rough_well(), 1, end, 1000, 100, 6);
   const double part = reference.dissipation() - smooth.dissipation();
-  ASSERT_GT(part, 0.4 * smooth.dissipation());
+  ASSERT_GT(part, 0.4 * smooth.dissipation());  // what the ridges add; a tenth of it may be missed
   std::vector<double> times;
   for (int k = 0; k <= 12; ++k) times.push_back(std::lerp(1, end, k / 12.0));
   const Energy energy = reverse_sde_energy(context(), ridged.model(1, 1, 1e-3), TimeGrid(times), {.nodes = 512});
@@ -361,7 +364,7 @@ TEST(EnergyOnAGrid, IsFreeOfAFunctionOfTime) {
   // The balance without Z is not: both its sides move by −c(0), exact but for the trapezoidal rule.
   EXPECT_GT(std::abs(other.energy.left.value - plain.energy.left.value), 0.1);
   // What that rule leaves in the balance tells nothing of the energy: what is resolved is judged by the identity.
-  EXPECT_GT(std::abs(other.energy.difference.value - plain.energy.difference.value), 5e-4);
+  EXPECT_GT(std::abs(other.energy.difference.value - plain.energy.difference.value), 5e-4);  // not 1e-10
   EXPECT_TRUE(plain.energy.resolved);
   EXPECT_TRUE(other.energy.resolved);
   EXPECT_EQ(other.energy.warnings, plain.energy.warnings);
@@ -388,10 +391,11 @@ TEST(EnergyOnAGrid, SaysWhereItIsNotResolved) {
     for (const std::string& warning : energy.warnings) all += warning + "\n";
     return all;
   };
-  EXPECT_THAT(warnings(64, 2),
-              AllOf(HasSubstr("the mass of p^S on the grid is 0.74"), HasSubstr("where it should be 1"),
-                    HasSubstr("the two sides differ by"), Not(HasSubstr("have left"))));
-  EXPECT_THAT(warnings(64, 8), HasSubstr("½ ∫ g² e_t dt is 0.187 with a step error of 0.12: more nodes or times"));
+  EXPECT_THAT(warnings(64, 2), AllOf(HasSubstr("the mass of p^S on the grid is 0."), HasSubstr("where it should be 1"),
+                                     HasSubstr("the two sides differ by"), Not(HasSubstr("have left"))));
+  EXPECT_THAT(warnings(64, 8), AllOf(HasSubstr("½ ∫ g² e_t dt is 0."), HasSubstr("with a step error of"),
+                                     HasSubstr("more nodes or times")));
+  EXPECT_THAT(warnings(64, 1), HasSubstr("of 2 times none can be left out"));
   EXPECT_THAT(warnings(64, 64), IsEmpty());
   const Model exact{short_ou(1), GaussianMixture::isotropic(1, {1}, {0.0}, {0.5})};  // nothing is dissipated
   EXPECT_TRUE(reverse_sde_energy(context(), exact, TimeGrid::geometric(1, kEnd, 8), {.nodes = 64}).resolved);

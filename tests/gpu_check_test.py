@@ -160,6 +160,7 @@ def test_parts(folder):
     """Only what is asked for is run, needed, written and judged."""
     done, report = whole(folder / 'tests', only=('--only', 'tests'), bench_status=1, sanitizer_status=86)
     assert done.returncode == 0 and report['ok'] is True and report['tests']['passed'] == 2, done
+    assert report['parts'] == ['tests']
     assert not {'sanitizer', 'benchmarks', 'figures'} & report.keys() and not (folder / 'tests/commands').exists(), report
     done, report = whole(folder / 'others', only=('--only', 'sanitizer,bench'), test_status=1)
     assert done.returncode == 0 and report['ok'] is True and 'tests' not in report, done
@@ -301,6 +302,10 @@ def test_paper(folder):
     assert check(*arguments, '--seeds', 3, path=path).returncode == 0
     assert '--seeds 3' in (folder / 'paper').read_text()
     assert [row['measured'] for row in json.loads(out.read_text())['figures']] == [1], out.read_text()
+    # Nor is there a time of one seed afterwards.
+    (run / 'blob_softplus100_w0_s1').mkdir()
+    (run / 'blob_softplus100_w0_s1/recipe.json').write_text('{}')
+    refusal(check(*arguments, path=path), 2, 'has runs of more seeds')
     # Of another device, and of runs whose time is not known.
     kept = (run / 'calls').read_text()
     program(path / 'nvidia-smi', 'echo "NVIDIA H8, 580.1, 81559 MiB, 1980 MHz"\n')

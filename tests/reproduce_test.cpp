@@ -646,7 +646,7 @@ TEST(Reproduction, ThePaperHasToShowItsResultBesideThePublished) {
   const Outcome outcome = run(scratch, command);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.out,
-              AllOf(HasSubstr("  published"), HasSubstr("; 0 of 3 seeds"),
+              AllOf(HasSubstr("  published"), HasSubstr("not run where"), HasSubstr("; 1 of 3 seeds"),
                     HasSubstr("blob: ODE–SDE falls from w_R = 0 to 0.1 and from 0.1 to 10 by more than the "
                               "noise floor: met (0.0116, 0.0031, 0.0022; noise floor 0.0006)")));
   const Json found = results();

@@ -173,7 +173,6 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   // The time is that of both together, the one that failed with it: what is left was not spent here.
   EXPECT_EQ(results[1].seconds, results[0].seconds);
   EXPECT_LE(results[0].seconds + results[1].seconds, all);
-  EXPECT_GT(results[0].seconds + results[1].seconds, 0.5 * all);
   EXPECT_EQ(results[0].failure, "");
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);

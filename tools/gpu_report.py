@@ -238,7 +238,7 @@ def paper(folder, run):
 
 
 def assemble(folder, seconds, parts):
-    report = measured_on(folder) | {'seconds': seconds}
+    report = measured_on(folder) | {'parts': parts, 'seconds': seconds}
     if 'tests' in parts:
         report['tests'] = test_results(folder)
     if 'sanitizer' in parts:

@@ -837,7 +837,7 @@ def main():
         except ValueError as error:
             raise ValueError(f"{results_file} is not JSON ({error})") from error
     if "runs" in results and "verdicts" not in results:
-        raise ValueError(f"{results_file} is of an earlier version of reproduce; the same call of reproduce writes it anew")
+        raise ValueError(f"{results_file} is of an earlier version of reproduce; the same call of reproduce makes it anew, and trains again where folders do not name activation and seed")
     runs = [Run(arguments.folder, entry, results) for entry in results["runs"] if "failed" not in entry]
     failed = [entry for entry in results["runs"] if "failed" in entry]
     if not runs:

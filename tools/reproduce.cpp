@@ -759,7 +759,8 @@ class Reproduction {
     if (!any) return;
     fmt::print(
         "\nW2 between the samplers beside an estimate of its upper bound (a maximum over samples, or points of the "
-        "box, is no bound)\nand both sides of the energy identity, ± what its nodes and times leave; * vacuous: no "
+        "box, is no bound)\nand both sides of the energy identity, ± their change from half the nodes and times; * "
+        "vacuous: no "
         "more "
         "than that both are in the box\n"
         "Not resolved: the energy, and with it the bound and both sides, is not to be trusted, for the reasons in "

@@ -162,9 +162,9 @@ struct Energy {
   std::vector<double> mass;                  // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
   Estimate dissipation;                      // ½ ∫ g² e_t dt
   Estimate left, right, difference;          // of the balance; difference = left − right, with its own error
-  // False where a number is not to be trusted, and a warning says why: grid too coarse, a mass that is not 1, heavy
-  // tails, a step error of more than a quarter of the dissipation on a grid, sides that differ by more than their
-  // errors (on a grid those of the identity where there is one).
+  // False where a number is not to be trusted, and a warning says why: grid too coarse, a mass that is not 1 though no
+  // sample left, heavy tails, a step error of more than a quarter of the dissipation on a grid, sides that differ by
+  // more than their errors where no sample left (on a grid those of the identity where there is one).
   bool resolved = false;
   // One sentence each: why not resolved, and on a grid how many samples left it, which is no fault of the numbers: they
   // are of the law of the others, whose sides need not agree.

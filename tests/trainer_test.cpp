@@ -796,7 +796,7 @@ TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
                 }),
                 HasSubstr(name));
   }
-  EXPECT_THAT(spoilt(set_int("iteration", -1)), HasSubstr("iteration -1"));
+  EXPECT_THAT(spoilt(set_int("iteration", -1)), HasSubstr("its iteration is -1; allowed: 0 to 60"));
   EXPECT_THAT(spoilt(set_int("iteration", 61)), HasSubstr("its iteration is 61; allowed: 0 to 60"));
   EXPECT_THAT(spoilt(set_int("iteration", 51)), HasSubstr("average"));
   EXPECT_THAT(spoilt(set_int("average_count", 1)), HasSubstr("average"));

@@ -10,7 +10,7 @@
 namespace fokker::tools {
 
 // Raised where the same model and options give other numbers than before, so that kept ones are computed anew.
-constexpr int diagnosis_version = 4;
+constexpr int diagnosis_version = 5;
 
 struct DiagnoseOptions {
   std::string grid = "geometric:200";  // the times of everything

@@ -610,7 +610,7 @@ def summary_table(summary):
             spread(entry["ode_truth"], 4),
             spread(entry["sde_truth"], 4), number(mean_of(entry["noise_floor"]), 4),
             f"{escaped[0]} %, {escaped[1]} %", spread(entry["centred_mean_square"], 2, "g"),
-            spread(entry["denoising_loss"], 5, "g")])
+            spread(entry["denoising_loss"], 4)])
     return table(header, rows)
 
 
@@ -678,7 +678,8 @@ def diagnosis_section(runs):
                   ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")] if identity else ["–"] * 6)
         energies.append([*names(run), estimate_cell(energy["dissipation"]), *sides,
                          estimate_cell(energy["balance"]["difference"]), resolved])
-        label = ", ".join(str(name) for name in names(run)[:-1]) + f", w<sub>R</sub> = {run.weight:g}"
+        label = ", ".join([html.escape(run.data), *([html.escape(run.activation)] if study else []),
+                           *([f"seed {run.seed}"] if several else []), f"w<sub>R</sub> = {run.weight:g}"])
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
         notes += [f"<li>{label}: {html.escape(note)}.</li>"
@@ -699,12 +700,14 @@ def diagnosis_section(runs):
             + table([*header, "W₂, measured", "estimate over samples", "estimate over the box", "e<sub>t</sub> resolved"], bounds)
             + "<p>KL(p<sup>SDE</sup> ‖ q) + ½ ∫ g² e<sub>t</sub> dt = KL(prior ‖ q<sub>T</sub>) + ∫ (E<sub>p</sub> R − E<sub>q</sub> "
             "R) dt, with q = e<sup>φ</sup>/Z, by quadrature on a grid; p<sup>SDE</sup> and q are at the end of the "
-            "samplers' times. After ± stands how much each changes from half the nodes and half the times. The difference of the sides, and that of the balance which needs no Z, is a check of consistency: "
-            "an error that both sides share cancels in it."
+            "samplers' times. After ± stands how much each changes from half the nodes and half the times. The difference of the "
+            "sides, and that of the balance which needs no Z, is a check of consistency: an error that both sides share cancels "
+            "in it."
             + ("" if all(run.diagnosis["identity"] for run in runs) else " Dashes: there is no Z.") + "</p>"
             + table([*header, "½ ∫ g² e", "KL at the end", "left side", "KL at T", "work of R", "right side", "left − right",
                      "of the balance", "e<sub>t</sub> resolved"], energies)
-            + (f"<details><summary>Why not resolved, or no Z, and which samples are missing</summary><ul>{''.join(notes)}</ul></details>" if notes else ""))
+            + (f"<details><summary>Why not resolved, or no Z, and which samples are missing</summary><ul>{''.join(notes)}</ul>"
+               "</details>" if notes else ""))
 
 
 def failed_section(failed):

@@ -234,8 +234,9 @@ std::vector<T> read(const SafeTensors& file, const std::string& name, const char
   std::vector<T> numbers(size);
   std::memcpy(numbers.data(), tensor.bytes.data(), numbers.size() * sizeof(T));
   for (const T value : numbers) {
-    if (!std::isfinite(static_cast<double>(value)))
+    if (!std::isfinite(static_cast<double>(value))) {
       throw Error(fmt::format("tensor '{}' holds {}; allowed: finite numbers", name, value));
+    }
   }
   return numbers;
 }
@@ -281,8 +282,9 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;
   };
-  if (entry("format") != state_format)
+  if (entry("format") != state_format) {
     throw Error(fmt::format("'{}' is not a training state; allowed: a file that Trainer::save_state() wrote", path));
+  }
   if (entry("version") != state_version) {
     throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
                             state_version));
@@ -333,8 +335,9 @@ void run_together(std::span<Trainer* const> trainers, std::int64_t count, const 
   if (count < 0) throw Error(fmt::format("{} iterations asked for; allowed: 0 or more", count));
   if (!sink) throw Error("a run was given an empty sink; allowed: one that can be called");
   for (std::size_t k = 0; k < trainers.size(); ++k) {
-    if (trainers[k] == nullptr)
+    if (trainers[k] == nullptr) {
       throw Error(fmt::format("trainer {} of {} is a null pointer; allowed: trainers", k, trainers.size()));
+    }
     if (std::find(trainers.begin(), trainers.begin() + static_cast<std::ptrdiff_t>(k), trainers[k]) !=
         trainers.begin() + static_cast<std::ptrdiff_t>(k)) {
       throw Error(fmt::format("trainer {} of {} is there twice; allowed: each once", k, trainers.size()));

@@ -52,8 +52,9 @@ Json over_seeds(const Group& group, const ValueOf& value_of) {
 // The same at each of the times of the way; null where a run did not look there.
 Json along_the_way(const Group& group) {
   if (!std::all_of(group.begin(), group.end(),
-                   [](const Json* run) { return run->at("gap").contains("along_the_way"); }))
+                   [](const Json* run) { return run->at("gap").contains("along_the_way"); })) {
     return nullptr;
+  }
   const Json& first = group.front()->at("gap").at("along_the_way");
   Json way{{"times", first.at("times")}, {"w2_squared", Json::object()}};
   const auto add = [&](Json& list, const Json::json_pointer& where) {

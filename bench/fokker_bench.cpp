@@ -27,6 +27,7 @@
 #include "fma_peak.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 namespace {

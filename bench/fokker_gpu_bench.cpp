@@ -46,6 +46,7 @@
 #include "cuda/runtime.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 namespace {

@@ -1,4 +1,5 @@
 #include "work.hpp"
+#include "fokker/formulas/philox.hpp"
 
 #include <fmt/format.h>
 

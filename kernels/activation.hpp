@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "device.hpp"
-#include "fokker/activation.hpp"
+#include "fokker/formulas/activation.hpp"
 
 namespace fokker::kernels {
 

@@ -1,4 +1,4 @@
-// Draws of x_0 by the rules of data_formulas.hpp.
+// Draws of x_0 by the rules of formulas/data.hpp.
 //
 // Data path: a thread has one point of a planar set, and four coordinates (a Philox block of normals) of the others,
 // for which it chooses the component or the stored sample again: ten rounds of Philox are less than an exchange. Where

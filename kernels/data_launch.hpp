@@ -3,7 +3,7 @@
 // Draws of x_0 (data.cu); conventions as in launch.hpp.
 #include <cstdint>
 
-#include "fokker/data.hpp"
+#include "fokker/formulas/data.hpp"
 #include "launch.hpp"
 
 namespace fokker::kernels {
@@ -19,7 +19,7 @@ struct MixtureDraw {
 
 // What x_0 is drawn from. Which of the tables are there follows from the kind; they are on the device.
 struct DataSource {
-  DataSet::Kind kind;
+  DataKind kind;
   int dimension;
   MixtureDraw mixture;
   const float* samples;  // [count, dimension]

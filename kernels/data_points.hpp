@@ -1,11 +1,11 @@
 #pragma once
 
-// One draw of x_0 by the rules of data_formulas.hpp: what is chosen of the source, and the coordinates four at a time
+// One draw of x_0 by the rules of formulas/data.hpp: what is chosen of the source, and the coordinates four at a time
 // (a Philox block of normals), so that the threads of a point can share it, or all of it by one thread.
 #include <cstdint>
 
 #include "data_launch.hpp"
-#include "fokker/data_formulas.hpp"
+#include "fokker/formulas/data.hpp"
 #include "random.hpp"
 
 namespace fokker::kernels {
@@ -26,12 +26,12 @@ FOKKER_HOST_DEVICE inline int quads_of(int dimension) { return (dimension + 3) /
 
 // Whether a point's coordinates depend on all of its normals: its quads are not drawn apart.
 FOKKER_HOST_DEVICE inline bool has_full_covariance(const DataSource& data) {
-  return data.kind != DataSet::Kind::samples && data.mixture.factors != nullptr;
+  return data.kind != DataKind::samples && data.mixture.factors != nullptr;
 }
 
 // The component: the number of thresholds ≤ u, by bisection. Or the stored sample.
 FOKKER_HOST_DEVICE inline std::int64_t chosen_of(const DataSource& data, const PointKey& key) {
-  if (data.kind == DataSet::Kind::samples) {
+  if (data.kind == DataKind::samples) {
     const PhiloxBlock words = philox4x32_10(key.seed, key.index, philox_offset(RandomUse::data, 0, key.step));
     return static_cast<std::int64_t>(stored_sample(words.word[0], words.word[1], data.count));
   }
@@ -49,14 +49,14 @@ FOKKER_HOST_DEVICE inline std::int64_t chosen_of(const DataSource& data, const P
   return low;
 }
 
-FOKKER_HOST_DEVICE inline bool is_planar(DataSet::Kind kind) {
-  return kind == DataSet::Kind::circles2 || kind == DataSet::Kind::checker;
+FOKKER_HOST_DEVICE inline bool is_planar(DataKind kind) {
+  return kind == DataKind::circles2 || kind == DataKind::checker;
 }
 
-FOKKER_HOST_DEVICE inline PlanePoint planar_point(DataSet::Kind kind, const PointKey& key) {
+FOKKER_HOST_DEVICE inline PlanePoint planar_point(DataKind kind, const PointKey& key) {
   float u[4];
   data_uniforms(key, u);
-  if (kind == DataSet::Kind::checker) return checker_point(u[0], u[1], u[2]);
+  if (kind == DataKind::checker) return checker_point(u[0], u[1], u[2]);
   float z[4];
   data_normals(key, 0, z);
   return circles2_point(u[0], z[0], z[1], z[2]);
@@ -67,7 +67,7 @@ FOKKER_HOST_DEVICE inline PlanePoint planar_point(DataSet::Kind kind, const Poin
 FOKKER_HOST_DEVICE inline void data_quad(const DataSource& data, const PointKey& key, std::int64_t chosen, int quad,
                                          float (&x)[4]) {
   const int d = data.dimension;
-  if (data.kind == DataSet::Kind::samples) {
+  if (data.kind == DataKind::samples) {
     for (int w = 0; w < 4; ++w) {
       x[w] = 4 * quad + w < d ? data.samples[chosen * d + 4 * quad + w] : 0;
     }

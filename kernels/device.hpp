@@ -6,7 +6,7 @@
 // GPU.
 #include <cstdint>
 
-#include "fokker/host_device.hpp"
+#include "fokker/formulas/host_device.hpp"
 
 #ifdef FOKKER_EMULATION
 

@@ -1,5 +1,5 @@
 // The integrators a stage at a time, for models whose fields are evaluated by launches of their own: the prior, one
-// stage of a step, and the log-density of the prior at a path's end. The formulas are those of integrator_formulas.hpp.
+// stage of a step, and the log-density of the prior at a path's end. The formulas are those of formulas/integrator.hpp.
 //
 // Data path: every array passes through once, coalesced; a thread of the stages of the probability flow has one
 // coordinate, a thread that draws has the four coordinates of one Philox block. Cost: bandwidth, and for the reverse

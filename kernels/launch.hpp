@@ -6,9 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "fokker/activation.hpp"
-#include "fokker/fields.hpp"
-#include "fokker/integrator_formulas.hpp"
+#include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/divergence.hpp"
+#include "fokker/formulas/precision.hpp"
+#include "fokker/formulas/integrator.hpp"
 #include "fokker/sde.hpp"
 
 namespace fokker::kernels {

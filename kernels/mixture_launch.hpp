@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "fokker/fields.hpp"
+#include "fokker/formulas/divergence.hpp"
 #include "fokker/sde.hpp"
 #include "launch.hpp"
 

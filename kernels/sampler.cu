@@ -8,7 +8,7 @@
 #include <numbers>
 
 #include "divergence.hpp"
-#include "fokker/integrator_formulas.hpp"
+#include "fokker/formulas/integrator.hpp"
 #include "mlp.hpp"
 #include "random.hpp"
 

@@ -2,11 +2,11 @@
 // derivatives, coefficients of the forward SDEs, Philox words, uniforms and normals, steps of the integrators; times of
 // training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
 // that a header which stops being device code stops the build.
-#include "fokker/activation.hpp"
-#include "fokker/integrator_formulas.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/integrator.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/sde.hpp"
-#include "fokker/train_formulas.hpp"
+#include "fokker/formulas/train.hpp"
 
 namespace fokker {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "data_launch.hpp"
 #include "fokker/sde.hpp"
-#include "fokker/train_formulas.hpp"
+#include "fokker/formulas/train.hpp"
 
 namespace fokker::kernels {
 

@@ -5,8 +5,8 @@
 // Every launch is asynchronous on `stream` and returns the runtime's error code, as in launch.hpp.
 #include <cstdint>
 
-#include "fokker/activation.hpp"
-#include "fokker/fields.hpp"
+#include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/divergence.hpp"
 #include "fokker/sde.hpp"
 #include "launch.hpp"
 #include "training_launch.hpp"

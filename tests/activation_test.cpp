@@ -1,6 +1,6 @@
 // Activations: the scalar formulas' derivatives against finite differences in double, and the vector kernels against
 // formulas in long double that share nothing with either, with the largest error of each in units in the last place.
-#include "fokker/activation.hpp"
+#include "fokker/formulas/activation.hpp"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

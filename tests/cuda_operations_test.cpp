@@ -2,7 +2,7 @@
 // samples. Against formulas in long double that share no code with it, and where that is the promise, against the CPU
 // backend's draws from the same words.
 //
-// Normals by the float formula of philox.hpp: 2π v is rounded to 2.4e-7 and the constant 2π itself to 2e-7 at most, and
+// Normals by the float formula of formulas/philox.hpp: 2π v is rounded to 2.4e-7 and the constant 2π itself to 2e-7 at most, and
 // the radius multiplies that by up to 5.8, so a normal errs by 3e-6 at most and 5e-7 in the mean of squares.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -22,7 +22,7 @@
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/transport.hpp"
 #include "kernels/launch.hpp"
 #include "reference_mixture.hpp"

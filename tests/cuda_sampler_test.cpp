@@ -24,7 +24,7 @@
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/sampler.hpp"
-#include "sampler_stages.hpp"
+#include "operations/sampler_stages.hpp"
 #include "scratch.hpp"
 
 namespace fokker {

@@ -26,13 +26,13 @@
 #include "cuda/runtime.hpp"
 #include "device_test.hpp"
 #include "fokker/error.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
 #include "scratch.hpp"
-#include "train_schedule.hpp"
+#include "operations/train_schedule.hpp"
 #include "trainer_checks.hpp"
 
 namespace fokker {

@@ -45,7 +45,7 @@
 #include "fokker/safetensors.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
-#include "train_schedule.hpp"
+#include "operations/train_schedule.hpp"
 
 #ifdef FOKKER_EMULATION
 #include "kernels/activation.hpp"

@@ -21,7 +21,7 @@
 
 #include "compare.hpp"
 #include "fokker/fields.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 

@@ -43,7 +43,7 @@
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 #include "scratch.hpp"

@@ -1,6 +1,6 @@
 // Reading and writing of files: what is on disk is whole or untouched, and no bytes a stranger may have written do more
 // than raise an Error.
-#include "file.hpp"
+#include "io/file.hpp"
 
 #include <fcntl.h>
 #include <signal.h>

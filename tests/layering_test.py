@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
 """Dependencies go downward only. Reads every #include of the tree (argument: its root) and prints each that breaks a rule.
 
-include/  only the standard library and fokker/ headers: no CUDA, no third-party and no internal header
-kernels/  only the standard library, CUDA, fokker/ headers and kernels/ itself: nothing of src/; device.hpp stands for
-          the emulation too
-src/      (its own files) nothing of a backend, except in context.cpp, which makes it; threads by parallel.hpp
-src/cpu/  nothing of src/cuda/ or kernels/, no CUDA header
-src/cuda/ nothing of src/cpu/; of kernels/ only the launches, launch.hpp and *_launch.hpp
-tools/    only fokker/ headers of ours: nothing of src/ or kernels/
+include/fokker/           the standard library and public headers: no CUDA, no third-party and no internal header
+include/fokker/formulas/  plain structs and formulas: of the standard library <cmath>, <cstddef>, <cstdint>, <type_traits>,
+                          and formulas/ itself
+kernels/                  the standard library, CUDA, formulas/ and kernels/ itself; device.hpp stands for the emulation too
+src/core/                 public headers and itself; context.cpp, which makes the backends, also those; threads by parallel.hpp
+src/io/                   core/
+src/model/                core/, io/
+src/operations/           core/, model/, io/
+src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
+src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
+src/cuda/                 nothing of src/cpu/; of kernels/ only the launches, launch.hpp and *_launch.hpp
+tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
 """
 import pathlib
 import re
@@ -15,42 +20,56 @@ import sys
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 CUDA = re.compile(r'(^|/)(cuda|cublas|curand|cusolver|cub/|thrust/|nv/|cooperative_groups|mma\.h|device_launch_parameters)')
-BACKENDS = ('cpu/', 'cuda/', 'kernels/')
 SOURCES = {'.hpp', '.cpp', '.cuh', '.cu', '.h'}
+PLAIN = {'cmath', 'cstddef', 'cstdint', 'type_traits'}
+# The rooms of src/, and which of the others each may include.
+ROOMS = {'core': (), 'model': ('core', 'io'), 'io': ('core',), 'operations': ('core', 'model', 'io'),
+         'diagnostics': ('core', 'model'), 'cpu': ('core', 'model', 'operations'), 'cuda': ('core', 'model', 'operations')}
 
 
 def rule_broken(folder, path, header):
     """The rule that the include breaks, or None. folder: the file's place; header: what it names."""
     system = '/' not in header and '.' not in header  # <vector>, <cmath>: C++ headers have neither
     ours = header.startswith('fokker/')
+    formulas = header.startswith('fokker/formulas/') or header == 'fokker/sde.hpp'
     cuda = bool(CUDA.search(header)) and not header.startswith('cuda/')
-    if folder == 'include' and not (system or ours):
-        return 'a public header includes the standard library and public headers only'
-    if folder == 'kernels':
+    top, _, room = folder.partition('/')
+    if folder == 'include/fokker/formulas':
+        if not (header in PLAIN or formulas):
+            return 'formulas that host and device share include plain headers and each other only'
+    elif top == 'include':
+        if not (system or ours):
+            return 'a public header includes the standard library and public headers only'
+    elif top == 'kernels':
         sibling = (path.parent / header).is_file()
         twin = path.name == 'device.hpp' and header == 'emulation.hpp'
-        if not (system or ours or cuda or sibling or twin):
-            return 'device code includes the standard library, CUDA, public headers and its own folder only'
-    if folder == 'src' and path.name != 'context.cpp' and (cuda or header.startswith(BACKENDS)):
-        return 'only src/context.cpp includes a backend'
-    if folder == 'src' and path.name != 'parallel.hpp' and header == 'omp.h':
-        return 'only src/parallel.hpp makes threads'
-    if folder == 'src/cpu' and (cuda or header.startswith(('cuda/', 'kernels/'))):
-        return 'the CPU backend knows nothing of CUDA'
-    if folder == 'src/cuda':
-        if header.startswith('cpu/'):
-            return 'the CUDA backend knows nothing of the CPU backend'
-        if header.startswith('kernels/') and not header.endswith('launch.hpp'):
-            return 'host code sees the launches of kernels/ only'
-    if folder == 'tools' and header.startswith(('src/', 'cpu/', 'cuda/', 'kernels/', 'operations.hpp', 'file.hpp')):
+        if not (system or formulas or cuda or sibling or twin):
+            return 'device code includes the standard library, CUDA, fokker/formulas/ and its own folder only'
+    elif top == 'src':
+        makes_backends = room == 'core' and path.name == 'context.cpp'
+        if cuda and room != 'cuda' and not makes_backends:
+            return 'only src/cuda includes CUDA'
+        if header == 'omp.h' and room not in ('cpu', 'cuda') and path.name != 'parallel.hpp':
+            return 'only src/core/parallel.hpp makes threads'
+        other = header.split('/')[0]
+        if other == 'kernels' and not (room == 'cuda' and header.endswith('launch.hpp')):
+            return 'only src/cuda sees kernels/, and of them the launches'
+        if other in ROOMS and other not in (room, *ROOMS[room]) and not (makes_backends and other in ('cpu', 'cuda')):
+            return f'src/{room} includes ' + ', '.join((room, *ROOMS[room])) + ' only'
+    elif top == 'tools' and header.startswith(('src/', 'kernels/', *(f'{name}/' for name in ROOMS))):
         return 'tools use the public API only'
     return None
 
 
 def violations(root):
-    for folder in ('include', 'kernels', 'src', 'src/cpu', 'src/cuda', 'tools'):
-        files = (root / folder).glob('*') if folder == 'src' else (root / folder).rglob('*')
-        for path in sorted(files):
+    folders = ['include/fokker', 'include/fokker/diagnostics', 'include/fokker/formulas', 'kernels', 'tools']
+    for path in sorted((root / 'src').iterdir()):
+        if path.is_dir() and path.name not in ROOMS:
+            yield f'src/{path.name} is no room: those are {", ".join(ROOMS)}'
+        elif path.suffix in SOURCES:
+            yield f'{path.relative_to(root)} lies in no room of src/'
+    for folder in folders + [f'src/{room}' for room in ROOMS]:
+        for path in sorted((root / folder).glob('*')):
             if path.suffix not in SOURCES:
                 continue
             for _, header in INCLUDE.findall(path.read_text(encoding='utf-8')):
@@ -61,20 +80,27 @@ def violations(root):
 
 def self_check(root):
     """The rules find what they are there to find."""
-    broken = [('include', 'cuda_runtime.h'), ('include', 'cpu/backend.hpp'), ('include', 'operations.hpp'),
-              ('include', 'fmt/format.h'), ('kernels', 'operations.hpp'), ('kernels', 'train_schedule.hpp'), ('kernels', 'cpu/random.hpp'), ('kernels', 'emulation.hpp'),
-              ('src', 'cpu/random.hpp'), ('src', 'cuda/status.hpp'), ('src', 'cuda_runtime_api.h'), ('src', 'omp.h'),
-              ('src/cpu', 'cuda_runtime_api.h'), ('src/cpu', 'cuda/status.hpp'),
-              ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'), ('tools', 'cpu/backend.hpp')]
-    allowed = [('include', 'vector'), ('include', 'fokker/view.hpp'), ('kernels', 'cuda_fp16.h'),
-               ('kernels', 'fokker/philox.hpp'), ('src', 'operations.hpp'), ('src', 'fmt/format.h'),
-               ('src/cpu', 'fokker/model.hpp'), ('src/cpu', 'omp.h'), ('src/cuda', 'kernels/launch.hpp'),
-               ('src/cuda', 'kernels/wide_launch.hpp'), ('src/cuda', 'cuda_runtime_api.h'), ('src/cuda', 'omp.h'), ('tools', 'CLI/CLI.hpp')]
+    broken = [('include/fokker', 'cuda_runtime.h'), ('include/fokker', 'cpu/backend.hpp'),
+              ('include/fokker', 'core/operations.hpp'), ('include/fokker', 'fmt/format.h'),
+              ('include/fokker/formulas', 'string'), ('include/fokker/formulas', 'fokker/trainer.hpp'),
+              ('kernels', 'core/operations.hpp'), ('kernels', 'fokker/data.hpp'), ('kernels', 'cpu/random.hpp'),
+              ('kernels', 'emulation.hpp'), ('src/core', 'cpu/random.hpp'), ('src/core', 'operations/sampler_stages.hpp'),
+              ('src/model', 'cuda_runtime_api.h'), ('src/operations', 'cuda/status.hpp'), ('src/operations', 'omp.h'),
+              ('src/diagnostics', 'operations/sampler_stages.hpp'), ('src/diagnostics', 'cuda_runtime_api.h'),
+              ('src/cpu', 'cuda_runtime_api.h'), ('src/cpu', 'cuda/status.hpp'), ('src/cpu', 'kernels/launch.hpp'),
+              ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'),
+              ('tools', 'cpu/backend.hpp'), ('tools', 'core/operations.hpp')]
+    allowed = [('include/fokker', 'vector'), ('include/fokker', 'fokker/view.hpp'),
+               ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
+               ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
+               ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),
+               ('src/cpu', 'omp.h'), ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/wide_launch.hpp'),
+               ('src/cuda', 'cuda_runtime_api.h'), ('src/cuda', 'operations/sampler_stages.hpp'), ('tools', 'CLI/CLI.hpp')]
     nowhere = root / 'nowhere' / 'file.hpp'
     return ([f'self-check: {h} in {f} was let through' for f, h in broken if not rule_broken(f, nowhere, h)] +
             [f'self-check: {h} in {f} was refused' for f, h in allowed if rule_broken(f, nowhere, h)] +
-            [f'self-check: {h} in src/context.cpp was refused' for h in ('cpu/backend.hpp', 'cuda/status.hpp')
-             if rule_broken('src', root / 'src' / 'context.cpp', h)])
+            [f'self-check: {h} in src/core/context.cpp was refused' for h in ('cpu/backend.hpp', 'cuda/status.hpp')
+             if rule_broken('src/core', root / 'src' / 'core' / 'context.cpp', h)])
 
 
 def main():

@@ -13,7 +13,7 @@
 
 #include "compare.hpp"
 #include "fokker/model.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 

@@ -19,7 +19,7 @@
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "loss_reference.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 namespace fokker {
 namespace {

@@ -26,7 +26,7 @@
 #include "fokker/npy.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/transport.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 namespace fokker {
 namespace {

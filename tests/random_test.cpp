@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "cpu/simd.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -9,6 +9,7 @@
 
 #include "kernels/launch.hpp"
 #include "kernels/loss_launch.hpp"
+#include "fokker/fields.hpp"
 
 namespace fokker::kernels {
 namespace {

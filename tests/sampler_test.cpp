@@ -23,7 +23,7 @@
 #include "compare.hpp"
 #include "fokker/error.hpp"
 #include "fokker/npy.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker {
 namespace {

@@ -9,7 +9,7 @@
 
 #include "compare.hpp"
 #include "fokker/diagnostics.hpp"
-#include "forward_paths.hpp"
+#include "diagnostics/forward_paths.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 

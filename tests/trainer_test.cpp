@@ -28,10 +28,10 @@
 #include "compare.hpp"
 #include "fokker/error.hpp"
 #include "fokker/loss.hpp"
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/safetensors.hpp"
-#include "fokker/train_formulas.hpp"
-#include "train_schedule.hpp"
+#include "fokker/formulas/train.hpp"
+#include "operations/train_schedule.hpp"
 #include "trainer_checks.hpp"
 
 namespace fokker {

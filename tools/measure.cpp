@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "console.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::tools {
 

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fokker/formulas/precision.hpp"
 #include "fokker/view.hpp"
 
 namespace fokker {
@@ -13,13 +14,6 @@ enum class BackendKind { automatic, cpu, cuda };
 
 // "auto", "cpu" or "cuda"; throws Error on any other name.
 BackendKind parse_backend(const std::string& name);
-
-// How the CUDA backend multiplies the matrices of hidden layers in float; everything else, and the CPU, works in float
-// whatever is chosen. fp32: fused multiply-adds. split: each operand as the sum of two fp16 numbers, scaled by powers
-// of two so that no range is left, three products on tensor cores; errors about twice those of fp32, four times beyond
-// width 80. half: one product of fp16 numbers, relative errors of 1e-3; for values and scores only, and never chosen by
-// itself.
-enum class Precision { split, fp32, half };
 
 Precision parse_precision(std::string_view name);  // split, fp32, half; throws Error on any other name
 std::string_view to_string(Precision precision);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fokker/context.hpp"
+#include "fokker/formulas/data.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/view.hpp"
 
@@ -19,7 +20,7 @@ struct DeviceSamples;  // internal: samples that are on a device alone
 // replacement. Draw i of (seed, step) is a function of those three alone.
 class DataSet {
  public:
-  enum class Kind { blob, circles2, checker, mixture, samples };
+  using Kind = DataKind;
 
   // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d],
   // float32 or float64). Throws Error with the list of names, and on a file that does not hold such a law.

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fokker/context.hpp"
+#include "fokker/formulas/divergence.hpp"
 #include "fokker/model.hpp"
 #include "fokker/view.hpp"
 
@@ -17,19 +18,6 @@ template <class T>
 struct Points {
   View<const T> t;
   View<const T> x;
-};
-
-// How ∇·s (the Laplacian of a potential) and with it the residual are computed. probes = 0: exactly, from derivatives
-// along all d axes, at a cost that grows with d. probes = k ≥ 1: Hutchinson's mean over k probes of vᵀ (∂s/∂x) v, at a
-// cost that grows with k, unbiased, and so is the residual R̂ with it; probe j of point i is a function of
-// (seed, first_index + i, j) alone. The square of R̂ is not an unbiased estimate of R² (E R̂² = R² + Var R̂); the product of
-// two independent estimates would be and is not offered: Loss and residual_statistics() use the exact form.
-enum class ProbeLaw { rademacher, gaussian };
-struct Divergence {
-  int probes = 0;
-  ProbeLaw law = ProbeLaw::rademacher;
-  std::uint64_t seed = 0;
-  std::uint64_t first_index = 0;
 };
 
 // What is wanted; an empty view is not computed.

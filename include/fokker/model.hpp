@@ -3,14 +3,19 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
-#include "fokker/activation.hpp"
+#include "fokker/formulas/activation.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/sde.hpp"
 
 namespace fokker {
+
+Activation parse_activation(std::string_view name);
+std::string_view to_string(Activation activation);
+std::vector<std::string_view> activation_names();
 
 // What an MLP's output means: a potential φ(t, x) ≈ log p_t(x) up to a function of t, with score ∇φ; or the score itself.
 enum class Output { potential, score };

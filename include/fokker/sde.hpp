@@ -3,7 +3,7 @@
 #include <cmath>
 #include <string>
 
-#include "fokker/host_device.hpp"
+#include "fokker/formulas/host_device.hpp"
 
 namespace fokker {
 
@@ -57,4 +57,4 @@ struct ForwardSde {
 
 }  // namespace fokker
 
-#include "fokker/sde_formulas.hpp"
+#include "fokker/formulas/sde.hpp"

@@ -10,15 +10,10 @@
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
+#include "fokker/formulas/train.hpp"
 #include "fokker/model.hpp"
 
 namespace fokker {
-
-// How denoising times are drawn. paper: t = t_min + (T − t_min) Beta(1, 2) by inversion (for T = 10 and t_min = 1e-4
-// the paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the
-// paper's law (mixed with a sixteenth of the log-uniform one, which keeps the tail of a steep σ² covered), weight p/q,
-// so that the expected loss is the paper's and its variance is bounded: weight/σ² is at most 1.4 times its mean.
-enum class TimeLaw { paper, uniform, importance };
 
 // paper: Adam restarted at each rate: 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (in the paper,
 // 100 000 in all). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25000 (Smith and

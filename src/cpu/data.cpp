@@ -1,4 +1,4 @@
-// Draws of x_0 by the rules of data_formulas.hpp. Points go through in blocks that stay in the first-level cache, by
+// Draws of x_0 by the rules of formulas/data.hpp. Points go through in blocks that stay in the first-level cache, by
 // loops without branches.
 #include "cpu/data.hpp"
 
@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cpu/random.hpp"
-#include "data_tables.hpp"
-#include "fokker/data_formulas.hpp"
-#include "fokker/philox.hpp"
+#include "operations/data_tables.hpp"
+#include "fokker/formulas/data.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::cpu {
 namespace {

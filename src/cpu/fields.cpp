@@ -5,7 +5,7 @@
 
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -29,7 +29,7 @@
 #include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 namespace {

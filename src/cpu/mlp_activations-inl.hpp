@@ -26,7 +26,7 @@
 #include <iterator>
 #include <type_traits>
 
-#include "fokker/activation.hpp"
+#include "fokker/formulas/activation.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {

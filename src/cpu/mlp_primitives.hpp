@@ -16,7 +16,7 @@
 #include <new>
 #include <vector>
 
-#include "fokker/activation.hpp"
+#include "fokker/formulas/activation.hpp"
 #include "fokker/model.hpp"
 
 namespace fokker::cpu {

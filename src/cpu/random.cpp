@@ -8,7 +8,7 @@
 //
 // Cost: about 80 instructions for the words and 60 for two normals a vector of points.
 //
-// Errors: words and uniforms are exact. A normal is within 4 ulp of the formula of philox.hpp in exact arithmetic: the
+// Errors: words and uniforms are exact. A normal is within 4 ulp of the formula of formulas/philox.hpp in exact arithmetic: the
 // angle is reduced exactly, in turns, before it is rounded, where the float formula rounds it first.
 #include "cpu/random.hpp"
 

@@ -1,10 +1,10 @@
 #pragma once
 
-// Vectors of Philox draws, with run-time dispatch: the same words as fokker/philox.hpp; normals differ from its formula by
+// Vectors of Philox draws, with run-time dispatch: the same words as fokker/formulas/philox.hpp; normals differ from its formula by
 // at most a few units in the last place, and not at all between calls, whatever the lengths.
 #include <cstdint>
 
-#include "fokker/philox.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::cpu {
 

@@ -20,9 +20,9 @@
 #include "cpu/block_field.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
-#include "fokker/integrator_formulas.hpp"
-#include "parallel.hpp"
-#include "sampler_stages.hpp"
+#include "fokker/formulas/integrator.hpp"
+#include "core/parallel.hpp"
+#include "operations/sampler_stages.hpp"
 
 namespace fokker::cpu {
 namespace {

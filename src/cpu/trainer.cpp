@@ -14,8 +14,8 @@
 #include "cpu/data.hpp"
 #include "cpu/loss.hpp"
 #include "cpu/random.hpp"
-#include "fokker/train_formulas.hpp"
-#include "train_schedule.hpp"
+#include "fokker/formulas/train.hpp"
+#include "operations/train_schedule.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -12,7 +12,7 @@
 #include "cpu/backend.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
-#include "parallel.hpp"
+#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "cuda/status.hpp"
-#include "operations.hpp"
+#include "core/operations.hpp"
 
 namespace fokker::cuda {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "data_tables.hpp"
+#include "operations/data_tables.hpp"
 #include "fokker/error.hpp"
 
 namespace fokker::cuda {

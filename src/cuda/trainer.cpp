@@ -22,7 +22,7 @@
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
-#include "train_schedule.hpp"
+#include "operations/train_schedule.hpp"
 
 namespace fokker::cuda {
 namespace {

@@ -1,0 +1,102 @@
+// Is e^φ integrable? φ has to fall faster than −d log r along every ray. Far out a softplus or SiLU network is linear
+// along a ray, so its slope there decides; a network whose activation is bounded is bounded itself.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "fokker/diagnostics.hpp"
+#include "fokker/error.hpp"
+#include "diagnostics/host_fields.hpp"
+#include "core/host_random.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr int kMostPieces = 32;  // between the times of a grid that are looked at
+
+std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& options) {
+  if (d == 1) return {1, -1};
+  std::vector<double> e(options.directions * d);
+  for (std::int64_t i = 0; i < options.directions; ++i) {
+    double* at = e.data() + i * d;
+    if (d == 2) {
+      const double angle = 2 * std::numbers::pi * double(i) / double(options.directions);
+      at[0] = std::cos(angle), at[1] = std::sin(angle);
+      continue;
+    }
+    draw_normals(at, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                 static_cast<std::uint64_t>(DiagnosticStep::direction));
+    double square = 0;
+    for (std::int64_t k = 0; k < d; ++k) square += at[k] * at[k];
+    for (std::int64_t k = 0; k < d; ++k) at[k] /= std::sqrt(square);
+  }
+  return e;
+}
+
+bool is_bounded(const Model& model) {
+  const Mlp* mlp = std::get_if<Mlp>(&model.network);
+  if (mlp == nullptr) return false;
+  return mlp->architecture.activation == Activation::tanh || mlp->architecture.activation == Activation::sine;
+}
+
+}  // namespace
+
+RadialSlopes radial_slopes(const Context& context, const Model& model, double t, const RadialSlopeOptions& options) {
+  check_potential("the slope of a potential", model);
+  if (options.directions < 1 || !(options.radius > 0) || !std::isfinite(options.radius)) {
+    throw Error(
+        fmt::format("radial slopes need at least one direction and a positive, finite radius, and {} and {} were given",
+                    options.directions, options.radius));
+  }
+  if (!(t >= 0 && t <= model.sde.horizon)) {
+    throw Error(fmt::format("radial slopes at time {} were asked for; allowed: 0 to {}", t, model.sde.horizon));
+  }
+  const std::int64_t d = model.dimension();
+  RadialSlopes result;
+  result.time = t;
+  result.directions = directions_of(d, options);
+  const std::int64_t n = static_cast<std::int64_t>(result.directions.size()) / d;
+  std::vector<double> x(2 * n * d), value(2 * n);
+  for (std::int64_t i = 0; i < n * d; ++i) {
+    x[i] = options.radius * result.directions[i];
+    x[n * d + i] = 2 * x[i];
+  }
+  HostFields(context, model).evaluate(t, x.data(), 2 * n, {.value = value.data()});
+  std::int64_t growing = 0, slow = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double rise = value[n + i] - value[i];
+    result.slopes.push_back(rise / options.radius);
+    growing += !(rise < 0);
+    slow += !(rise < -double(d) * std::numbers::ln2);
+  }
+  result.largest = *std::max_element(result.slopes.begin(), result.slopes.end());
+  result.share_growing = double(growing) / double(n);
+  if (is_bounded(model)) {
+    result.reason = fmt::format("φ of a network with the activation {} is bounded, so e^φ is integrable for no weights",
+                                to_string(std::get<Mlp>(model.network).architecture.activation));
+  } else if (slow > 0) {
+    result.reason = fmt::format(
+        "at t = {:.4g}, φ grows or falls too slowly at the radius {:g} in {:.3g} % of the directions; its largest "
+        "slope there is {:.3g}",
+        t, options.radius, 100 * double(slow) / double(n), result.largest);
+  }
+  result.integrable = result.reason.empty();
+  return result;
+}
+
+RadialSlopes worst_radial_slopes(const Context& context, const Model& model, const TimeGrid& grid,
+                                 const RadialSlopeOptions& options) {
+  const int pieces = std::min(kMostPieces, grid.steps());
+  RadialSlopes worst;
+  for (int k = 0; k <= pieces; ++k) {
+    const double t = grid.times()[std::int64_t{k} * grid.steps() / pieces];
+    RadialSlopes slopes = radial_slopes(context, model, std::min(t, model.sde.horizon), options);
+    if (k == 0 || !slopes.integrable || slopes.largest > worst.largest) worst = std::move(slopes);
+    if (!worst.integrable) break;
+  }
+  return worst;
+}
+
+}  // namespace fokker

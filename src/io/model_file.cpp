@@ -1,0 +1,389 @@
+// Model files: an MLP as safetensors with its architecture and SDE in the metadata, a Gaussian mixture as JSON.
+#include <algorithm>
+#include <charconv>
+#include <set>
+#include <span>
+
+#include "io/file.hpp"
+#include "fmt/format.h"
+#include "fokker/error.hpp"
+#include "fokker/model.hpp"
+#include "fokker/safetensors.hpp"
+#include "io/json_text.hpp"
+#include "core/quote.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr const char* known_keys[] = {"activation", "beta", "output", "layers", "sde", "sde_parameters"};
+
+bool is_digit(char c) { return c >= '0' && c <= '9'; }
+
+// layers.2 before layers.10: runs of digits compare as numbers.
+bool natural_less(std::string_view a, std::string_view b) {
+  std::size_t i = 0, j = 0;
+  while (i < a.size() && j < b.size()) {
+    if (is_digit(a[i]) && is_digit(b[j])) {
+      const auto run = [](std::string_view text, std::size_t& at) {
+        while (at < text.size() && text[at] == '0') ++at;
+        const std::size_t start = at;
+        while (at < text.size() && is_digit(text[at])) ++at;
+        return text.substr(start, at - start);
+      };
+      const std::string_view m = run(a, i), n = run(b, j);
+      if (m.size() != n.size()) return m.size() < n.size();
+      if (m != n) return m < n;
+    } else {
+      if (a[i] != b[j]) return a[i] < b[j];
+      ++i, ++j;
+    }
+  }
+  if (a.size() - i != b.size() - j) return a.size() - i < b.size() - j;
+  return a < b;  // 01 and 1
+}
+
+std::string shape_text(const Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.shape, ", ")); }
+
+// "input.weight [80, 3], input.bias [80], …" for messages, shortened where there are many.
+std::string list_tensors(const SafeTensors& file) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : file.tensors) names.push_back(name);
+  std::sort(names.begin(), names.end(), natural_less);
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (i == 24) return text + ", …";
+    text += (i == 0 ? "" : ", ") + in_quotes(names[i], 60) + " " + shape_text(file.tensors.at(names[i]));
+  }
+  return text.empty() ? "none" : text;
+}
+
+std::vector<std::string> split_names(std::string_view text) {
+  std::vector<std::string> names;
+  for (;;) {
+    const std::size_t comma = text.find(',');
+    std::string_view name = text.substr(0, comma);
+    while (name.starts_with(' ')) name.remove_prefix(1);
+    while (name.ends_with(' ')) name.remove_suffix(1);
+    names.emplace_back(name);
+    if (comma == std::string_view::npos) return names;
+    text.remove_prefix(comma + 1);
+  }
+}
+
+// The prefixes of NAME.weight in natural order. Every tensor must be the weight or bias of one of them: what else is in
+// the file may be part of the computation.
+std::vector<std::string> natural_layers(const SafeTensors& file) {
+  std::set<std::string> prefixes;
+  for (const auto& [name, tensor] : file.tensors) {
+    const std::size_t dot = name.rfind('.');
+    const std::string prefix = name.substr(0, dot == std::string::npos ? 0 : dot);
+    const std::string kind = dot == std::string::npos ? name : name.substr(dot + 1);
+    if (prefix.empty() || (kind != "weight" && kind != "bias") || !file.tensors.contains(prefix + ".weight")) {
+      throw Error(
+          fmt::format("its tensor {} {} is not the weight or bias of a layer (NAME.weight, NAME.bias): name those "
+                      "that make the network from input to output, as layers=input,hidden1,output",
+                      in_quotes(name), shape_text(tensor)));
+    }
+    prefixes.insert(prefix);
+  }
+  std::vector<std::string> names(prefixes.begin(), prefixes.end());
+  std::sort(names.begin(), names.end(), natural_less);
+  return names;
+}
+
+double parse_beta(const std::string& text) {
+  double value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc() || end != text.data() + text.size() || !(value > 0)) {
+    throw Error(fmt::format("its beta is {}: it must be a positive number", in_quotes(text)));
+  }
+  return value;
+}
+
+std::vector<double> read_parameters(const std::string& name, const Tensor& tensor) {
+  try {
+    return tensor.to_double();
+  } catch (const Error& error) {
+    throw Error(fmt::format("{}: {}", in_quotes(name), error.what()));
+  }
+}
+
+Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
+  const auto value = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found == metadata.end() ? std::string() : found->second;
+  };
+  Architecture a;
+  std::string missing;
+  const auto require = [&](const char* key, const std::string& allowed) {
+    if (!value(key).empty()) return true;
+    missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
+    return false;
+  };
+  if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
+    a.activation = parse_activation(value("activation"));
+  }
+  if (a.activation == Activation::softplus && require("beta", "NUMBER (for softplus; PyTorch's default is 1)")) {
+    a.beta = parse_beta(value("beta"));
+  }
+  if (require("output", "potential|score")) a.output = parse_output(value("output"));
+  if (!missing.empty()) {
+    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {}", missing));
+  }
+
+  const bool named = !value("layers").empty();
+  a.layer_names = named ? split_names(value("layers")) : natural_layers(file);
+  const std::string advice = fmt::format(
+      ": name the tensors from input to output, as layers=input,hidden1,output (its metadata, or --layers), for those "
+      "in the file are {}",
+      list_tensors(file));
+  std::vector<const Tensor*> weights;
+  for (const std::string& name : a.layer_names) {
+    const auto found = file.tensors.find(name + ".weight");
+    if (found == file.tensors.end())
+      throw Error(fmt::format("it has no tensor {}", in_quotes(name + ".weight")) + advice);
+    weights.push_back(&found->second);
+    if (found->second.shape.size() != 2) {
+      throw Error(fmt::format("its tensor {} has the shape {}, not [outputs, inputs]", in_quotes(name + ".weight"),
+                              shape_text(found->second)) +
+                  advice);
+    }
+  }
+  if (weights.size() < 2) {
+    throw Error(
+        fmt::format("it has {} layers, but a network has an input and an output layer at least", weights.size()) +
+        advice);
+  }
+  for (std::size_t l = 1; l < weights.size(); ++l) {
+    if (weights[l]->shape[1] == weights[l - 1]->shape[0]) continue;
+    throw Error(fmt::format("its layers do not chain in the order {}: {} has {} outputs, {} has {} inputs",
+                            fmt::join(a.layer_names, ","), a.layer_names[l - 1], weights[l - 1]->shape[0],
+                            a.layer_names[l], weights[l]->shape[1]) +
+                advice);
+  }
+  a.dimension = weights.front()->shape[1] - 1;
+  a.hidden.clear();
+  for (std::size_t l = 0; l + 1 < weights.size(); ++l) a.hidden.push_back(weights[l]->shape[0]);
+  a.validate();
+  const std::int64_t outputs = weights.back()->shape[0];
+  if (outputs != a.outputs(a.layers() - 1)) {
+    throw Error(fmt::format("its last layer has {} outputs, but a {} of {} inputs (t and x) has {}", outputs,
+                            to_string(a.output), a.inputs(0), a.outputs(a.layers() - 1)) +
+                advice);
+  }
+
+  const std::vector<std::string> names = a.layer_names;
+  a.layer_names.clear();
+  if (a.names() != names) a.layer_names = names;
+  Mlp mlp{a, {}};
+  mlp.parameters.reserve(static_cast<std::size_t>(a.parameter_count()));
+  for (std::size_t l = 0; l < names.size(); ++l) {
+    const auto append = [&](const std::vector<double>& values) {
+      mlp.parameters.insert(mlp.parameters.end(), values.begin(), values.end());
+    };
+    append(read_parameters(names[l] + ".weight", *weights[l]));
+    const auto bias = file.tensors.find(names[l] + ".bias");
+    const std::int64_t size = a.outputs(static_cast<std::int64_t>(l));
+    if (bias == file.tensors.end()) {  // a layer without bias
+      append(std::vector<double>(static_cast<std::size_t>(size)));
+      continue;
+    }
+    if (bias->second.shape != std::vector<std::int64_t>{size}) {
+      throw Error(fmt::format("its tensor {} has the shape {}, not [{}]", in_quotes(bias->first),
+                              shape_text(bias->second), size));
+    }
+    append(read_parameters(bias->first, bias->second));
+  }
+  return mlp;
+}
+
+ForwardSde read_sde(const ModelMetadata& file, const ModelMetadata& overrides) {
+  const auto value = [](const ModelMetadata& map, const char* key) {
+    const auto found = map.find(key);
+    return found == map.end() ? std::string() : found->second;
+  };
+  const std::string file_name = value(file, "sde").empty() ? "ou" : value(file, "sde");
+  const std::string name = value(overrides, "sde").empty() ? file_name : value(overrides, "sde");
+  std::string parameters = value(overrides, "sde_parameters");
+  // The file's parameters belong to the file's SDE.
+  if (parameters.empty() && name == file_name) parameters = value(file, "sde_parameters");
+  return ForwardSde::parse(name, parameters);
+}
+
+Model load_safetensors(const std::string& path, const ModelMetadata& overrides) {
+  const SafeTensors file = SafeTensors::load(path);
+  ModelMetadata metadata = file.metadata;
+  for (const auto& [key, value] : overrides) {
+    if (!value.empty()) metadata[key] = value;
+  }
+  try {
+    Model model{read_sde(file.metadata, overrides), read_mlp(file, metadata)};
+    model.validate();
+    return model;
+  } catch (const Error& error) {
+    throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
+  }
+}
+
+// A JSON array of numbers, of arrays of numbers, …, to one vector; `shape` says how long each level has to be.
+void flatten(const nlohmann::json& json, std::span<const std::int64_t> shape, const char* key,
+             std::vector<double>& out) {
+  if (shape.empty()) {
+    if (!json.is_number()) throw Error(fmt::format("its {} hold something that is not a number", key));
+    out.push_back(json.get<double>());
+    return;
+  }
+  if (!json.is_array() || static_cast<std::int64_t>(json.size()) != shape.front()) {
+    throw Error(fmt::format("its {} hold {} where an array of {} is needed", key,
+                            json.is_array() ? fmt::format("an array of {}", json.size()) : json.type_name(),
+                            shape.front()));
+  }
+  for (const auto& item : json) flatten(item, shape.subspan(1), key, out);
+}
+
+Model read_mixture(const std::string& text, const ModelMetadata& overrides) {
+  const auto json = parse_json(text, "it", 6, 100'000'000);
+  if (!json.is_object()) throw Error("it is not a JSON object");
+  ModelMetadata metadata;
+  for (const auto& [key, value] : json.items()) {
+    if (key == "sde") {
+      if (!value.is_string()) throw Error("its sde is not a string");
+      metadata[key] = value.get<std::string>();
+    } else if (key == "sde_parameters") {
+      metadata[key] = value.dump();
+    } else if (key != "weights" && key != "means" && key != "covariances" && key != "metadata") {
+      throw Error(
+          fmt::format("its key {} is unknown: allowed are weights, means, covariances, sde, sde_parameters, metadata",
+                      in_quotes(key)));
+    }
+  }
+  for (const char* key : {"weights", "means", "covariances"}) {
+    if (!json.contains(key)) throw Error(fmt::format("it has no {}", key));
+  }
+  for (const char* key : {"weights", "means"}) {
+    if (!json[key].is_array() || json[key].empty())
+      throw Error(fmt::format("its {} are not an array with entries", key));
+  }
+  const auto &means_json = json["means"], &covariances_json = json["covariances"];
+  if (!means_json[0].is_array() || means_json[0].empty()) throw Error("its means are not an array of arrays [K][d]");
+  const auto components = static_cast<std::int64_t>(json["weights"].size());
+  const auto d = static_cast<std::int64_t>(means_json[0].size());
+  std::vector<double> weights, means, covariances;
+  flatten(json["weights"], std::vector{components}, "weights", weights);
+  flatten(means_json, std::vector{components, d}, "means", means);
+  const ForwardSde sde = read_sde(metadata, overrides);
+  if (covariances_json.is_number()) {
+    covariances.assign(weights.size(), covariances_json.get<double>());
+  } else if (covariances_json.is_array() && !covariances_json.empty() && covariances_json[0].is_number()) {
+    flatten(covariances_json, std::vector{components}, "covariances", covariances);
+  } else {
+    flatten(covariances_json, std::vector{components, d, d}, "covariances", covariances);
+    return {sde, GaussianMixture(d, std::move(weights), std::move(means), std::move(covariances))};
+  }
+  return {sde, GaussianMixture::isotropic(d, std::move(weights), std::move(means), covariances)};
+}
+
+Model load_json(const std::string& path, const ModelMetadata& overrides) {
+  for (const auto& [key, value] : overrides) {
+    if (key != "sde" && key != "sde_parameters" && !value.empty()) {
+      throw Error(fmt::format("{} is a Gaussian mixture: the option {} is for networks", in_quotes(path), key));
+    }
+  }
+  const std::vector<std::byte> bytes = read_file(path);
+  Model model;
+  try {
+    model = read_mixture(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), overrides);
+    model.validate();
+  } catch (const Error& error) {
+    throw Error(fmt::format("{} is not a Gaussian mixture that can be used: {}", in_quotes(path), error.what()));
+  }
+  return model;
+}
+
+void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, const ModelMetadata& extra) {
+  const Architecture& a = mlp.architecture;
+  const std::vector<std::string> names = a.names();
+  SafeTensors file;
+  file.metadata = extra;
+  file.metadata["activation"] = to_string(a.activation);
+  if (a.activation == Activation::softplus) file.metadata["beta"] = fmt::format("{}", a.beta);
+  file.metadata["output"] = to_string(a.output);
+  file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
+  file.metadata["sde"] = sde.name();
+  file.metadata["sde_parameters"] = sde.parameters_json();
+  const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
+  for (std::int64_t l = 0; l < a.layers(); ++l) {
+    const std::string& name = names[static_cast<std::size_t>(l)];
+    file.tensors[name + ".weight"] =
+        Tensor::from_float({a.outputs(l), a.inputs(l)}, parameters.data() + a.weight_offset(l));
+    file.tensors[name + ".bias"] = Tensor::from_float({a.outputs(l)}, parameters.data() + a.bias_offset(l));
+  }
+  file.save(path);
+}
+
+void save_mixture(const std::string& path, const GaussianMixture& mixture, const ForwardSde& sde,
+                  const ModelMetadata& extra) {
+  const auto d = static_cast<std::size_t>(mixture.dimension());
+  const auto rows = [&](const double* first) { return std::vector<double>(first, first + d); };
+  auto means = nlohmann::ordered_json::array(), covariances = nlohmann::ordered_json::array();
+  for (std::size_t k = 0; k < mixture.weights().size(); ++k) {
+    means.push_back(rows(mixture.means().data() + k * d));
+    auto covariance = nlohmann::ordered_json::array();
+    for (std::size_t i = 0; i < d; ++i) covariance.push_back(rows(mixture.covariances().data() + (k * d + i) * d));
+    covariances.push_back(std::move(covariance));
+  }
+  nlohmann::ordered_json json;
+  json["weights"] = mixture.weights();
+  json["means"] = std::move(means);
+  json["covariances"] = std::move(covariances);
+  json["sde"] = sde.name();
+  json["sde_parameters"] = nlohmann::ordered_json::parse(sde.parameters_json());
+  if (!extra.empty()) json["metadata"] = extra;
+  std::string text;
+  try {
+    text = json.dump(1) + "\n";
+  } catch (const nlohmann::json::exception&) {
+    throw Error(fmt::format("cannot write {}: a piece of metadata is not UTF-8", in_quotes(path)));
+  }
+  write_text(path, text);
+}
+
+[[noreturn]] void throw_wrong_ending(const std::string& path) {
+  throw Error(
+      fmt::format("{} is not the name of a model file: it must end in .safetensors (a network) or .json (a "
+                  "Gaussian mixture)",
+                  in_quotes(path)));
+}
+
+}  // namespace
+
+Model load_model(const std::string& path, const ModelMetadata& overrides) {
+  for (const auto& [key, value] : overrides) {
+    if (std::find(std::begin(known_keys), std::end(known_keys), key) == std::end(known_keys)) {
+      throw Error(fmt::format("unknown model option {}: allowed are {}", in_quotes(key), fmt::join(known_keys, ", ")));
+    }
+  }
+  if (path.ends_with(".json")) return load_json(path, overrides);
+  if (!path.ends_with(".safetensors")) throw_wrong_ending(path);
+  return load_safetensors(path, overrides);
+}
+
+void save_model(const std::string& path, const Model& model, const ModelMetadata& extra) {
+  model.validate();
+  for (const char* key : known_keys) {
+    if (extra.contains(key)) throw Error(fmt::format("the metadata key {} is written from the model itself", key));
+  }
+  const Mlp* mlp = std::get_if<Mlp>(&model.network);
+  const char* ending = mlp ? ".safetensors" : ".json";
+  if (!path.ends_with(ending)) {
+    throw Error(fmt::format("cannot write {}: the name of a file with a {} ends in {}", in_quotes(path),
+                            mlp ? "network" : "Gaussian mixture", ending));
+  }
+  if (mlp) {
+    save_mlp(path, *mlp, model.sde, extra);
+  } else {
+    save_mixture(path, std::get<GaussianMixture>(model.network), model.sde, extra);
+  }
+}
+
+}  // namespace fokker

@@ -1,0 +1,220 @@
+#include "fokker/npy.hpp"
+
+#include <bit>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "io/file.hpp"
+#include "fmt/format.h"
+#include "fokker/error.hpp"
+#include "core/quote.hpp"
+
+// The format: numpy/lib/format.py. "\x93NUMPY", major, minor, the header's length (2 bytes little-endian in version 1,
+// 4 in 2 and 3), the header — a Python dictionary {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } —, the
+// data.
+namespace fokker {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "files are little-endian and are copied as they are");
+
+constexpr std::string_view magic = "\x93NUMPY";
+
+// The dictionary literal of a header, and no more of Python than that.
+class HeaderParser {
+ public:
+  struct Header {
+    std::string descr;
+    bool fortran_order = false;
+    std::vector<std::int64_t> shape;
+  };
+
+  explicit HeaderParser(std::string_view text) : text_(text) {}
+
+  // Nothing where the text is not such a dictionary.
+  std::optional<Header> parse() {
+    Header header;
+    bool has_descr = false, has_order = false, has_shape = false;
+    if (!take('{')) return {};
+    while (!take('}')) {
+      std::string key;
+      if (!string(key) || !take(':')) return {};
+      if (key == "descr" && !has_descr) {
+        if (!string(header.descr)) return {};
+        has_descr = true;
+      } else if (key == "fortran_order" && !has_order) {
+        if (!boolean(header.fortran_order)) return {};
+        has_order = true;
+      } else if (key == "shape" && !has_shape) {
+        if (!tuple(header.shape)) return {};
+        has_shape = true;
+      } else {
+        return {};
+      }
+      if (!take(',') && !at('}')) return {};
+    }
+    skip_blanks();
+    if (!text_.empty() || !has_descr || !has_order || !has_shape) return {};
+    return header;
+  }
+
+ private:
+  void skip_blanks() {
+    while (!text_.empty() && (text_[0] == ' ' || text_[0] == '\n' || text_[0] == '\t' || text_[0] == '\r')) {
+      text_.remove_prefix(1);
+    }
+  }
+  bool at(char c) {
+    skip_blanks();
+    return !text_.empty() && text_[0] == c;
+  }
+  bool take(char c) {
+    if (!at(c)) return false;
+    text_.remove_prefix(1);
+    return true;
+  }
+  bool take_word(std::string_view word) {
+    skip_blanks();
+    if (!text_.starts_with(word)) return false;
+    text_.remove_prefix(word.size());
+    return true;
+  }
+  bool string(std::string& value) {
+    const char quote = at('"') ? '"' : '\'';
+    if (!take(quote)) return false;
+    const auto end = text_.find(quote);
+    if (end == std::string_view::npos) return false;
+    value = text_.substr(0, end);
+    text_.remove_prefix(end + 1);
+    return value.find('\\') == std::string::npos;
+  }
+  bool boolean(bool& value) {
+    value = take_word("True");
+    return value || take_word("False");
+  }
+  bool integer(std::int64_t& value) {
+    skip_blanks();
+    value = 0;
+    std::size_t digits = 0;
+    for (; !text_.empty() && text_[0] >= '0' && text_[0] <= '9'; ++digits, text_.remove_prefix(1)) {
+      const int digit = text_[0] - '0';
+      if (value > (std::numeric_limits<std::int64_t>::max() - digit) / 10) return false;
+      value = 10 * value + digit;
+    }
+    return digits > 0;
+  }
+  // (), (n,) or (n, m, …): a comma after a single entry, as Python has it.
+  bool tuple(std::vector<std::int64_t>& values) {
+    if (!take('(')) return false;
+    bool comma = true;
+    while (!take(')')) {
+      std::int64_t value;
+      if (!comma || values.size() == 32 || !integer(value)) return false;
+      values.push_back(value);
+      comma = take(',');
+    }
+    return values.size() != 1 || comma;
+  }
+
+  std::string_view text_;
+};
+
+// Entries of an array of that shape; nothing where their bytes would not fit in 63 bits.
+std::optional<std::int64_t> entries(const std::vector<std::int64_t>& shape) {
+  std::int64_t count = 1;
+  for (const std::int64_t n : shape) {
+    if (n < 0 || (n > 0 && count > std::numeric_limits<std::int64_t>::max() / 8 / n)) return {};
+    count *= n;
+  }
+  return count;
+}
+
+template <class T>
+std::vector<double> widen(std::span<const std::byte> bytes) {
+  std::vector<double> values(bytes.size() / sizeof(T));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    T value;
+    std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
+    values[i] = value;
+  }
+  return values;
+}
+
+template <class T>
+void save(const std::string& path, const std::vector<std::int64_t>& shape, const T* data) {
+  const auto count = entries(shape);
+  if (!count || shape.empty() || shape.size() > 2) {
+    throw Error(fmt::format("cannot write {}: an array has one or two non-negative dimensions, not ({})",
+                            in_quotes(path), fmt::join(shape, ", ")));
+  }
+  std::string dictionary = fmt::format("{{'descr': '<f{}', 'fortran_order': False, 'shape': ({}{}), }}", sizeof(T),
+                                       fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
+  // The data begin at a multiple of 64 bytes.
+  const std::size_t before = magic.size() + 4;
+  while ((before + dictionary.size() + 1) % 64 != 0) dictionary += ' ';
+  dictionary += '\n';
+  std::string header(magic);
+  header += {'\x01', '\x00', static_cast<char>(dictionary.size() & 0xff), static_cast<char>(dictionary.size() >> 8)};
+  header += dictionary;
+  const std::span<const std::byte> pieces[] = {std::as_bytes(std::span(header.data(), header.size())),
+                                               std::as_bytes(std::span(data, static_cast<std::size_t>(*count)))};
+  write_file(path, pieces);
+}
+
+}  // namespace
+
+NpyArray load_npy(const std::string& path) {
+  const std::vector<std::byte> file = read_file(path);
+  const auto fail = [&](const std::string& why) {
+    return Error(fmt::format("{} is not a .npy file that can be used: {}", in_quotes(path), why));
+  };
+  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
+  if (!text.starts_with(magic)) throw fail("it does not begin with \\x93NUMPY");
+  if (text.size() < 10) throw fail("it ends within its header");
+  const int major = static_cast<unsigned char>(text[6]), minor = static_cast<unsigned char>(text[7]);
+  if (major < 1 || major > 3 || minor != 0) {
+    throw fail(fmt::format("its format version is {}.{}, known are 1.0, 2.0 and 3.0", major, minor));
+  }
+  const std::size_t length_bytes = major == 1 ? 2 : 4, start = 8 + length_bytes;
+  if (text.size() < start) throw fail("it ends within its header");
+  std::size_t length = 0;
+  for (std::size_t i = length_bytes; i-- > 0;) length = length << 8 | static_cast<unsigned char>(text[8 + i]);
+  if (length > text.size() - start) throw fail("it ends within its header");
+
+  const auto header = HeaderParser(text.substr(start, length)).parse();
+  if (!header) throw fail("its header is not {'descr': …, 'fortran_order': …, 'shape': …}");
+  if (header->descr != "<f4" && header->descr != "<f8") {
+    throw fail(fmt::format("its type is {}, allowed are '<f4' and '<f8' (little-endian float32 and float64)",
+                           in_quotes(header->descr)));
+  }
+  if (header->shape.empty() || header->shape.size() > 2) {
+    throw fail(fmt::format("it has {} dimensions, allowed are 1 and 2", header->shape.size()));
+  }
+  if (header->fortran_order && header->shape.size() > 1) {
+    throw fail("it is in Fortran order, only C order is allowed (numpy.ascontiguousarray)");
+  }
+  const bool is_float32 = header->descr == "<f4";
+  const auto count = entries(header->shape);
+  const std::size_t present = text.size() - start - length;
+  if (!count) throw fail(fmt::format("its shape ({}) is too large", fmt::join(header->shape, ", ")));
+  const auto expected = static_cast<std::uint64_t>(*count) * (is_float32 ? 4 : 8);
+  if (present != expected) {
+    throw fail(fmt::format("its shape ({}) needs {} bytes of data, it has {}", fmt::join(header->shape, ", "), expected,
+                           present));
+  }
+  const auto data = std::span(file).subspan(start + length);
+  return {header->shape, is_float32 ? widen<float>(data) : widen<double>(data), is_float32};
+}
+
+void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data) {
+  save(path, shape, data);
+}
+
+void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const double* data) {
+  save(path, shape, data);
+}
+
+}  // namespace fokker

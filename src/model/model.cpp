@@ -1,0 +1,147 @@
+#include "fokker/model.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "fmt/format.h"
+#include "fokker/error.hpp"
+#include "fokker/formulas/philox.hpp"
+#include "core/quote.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr std::int64_t max_dimension = 4096, max_hidden_layers = 64, max_width = 16384;
+constexpr std::int64_t max_parameters = std::int64_t{1} << 28;  // 2 GiB in double
+
+// A name that stands in a comma-separated list and in a tensor's name: printable ASCII without blanks, quotes and
+// commas.
+bool good_layer_name(const std::string& name) {
+  return !name.empty() && name.size() <= 200 && name.front() != '.' && name.back() != '.' &&
+         std::all_of(name.begin(), name.end(),
+                     [](char c) { return c > ' ' && c <= '~' && c != ',' && c != '"' && c != '\''; });
+}
+
+}  // namespace
+
+std::int64_t Architecture::weight_offset(std::int64_t layer) const {
+  std::int64_t offset = 0;
+  for (std::int64_t l = 0; l < layer; ++l) offset += outputs(l) * (inputs(l) + 1);
+  return offset;
+}
+
+std::int64_t Architecture::bias_offset(std::int64_t layer) const {
+  return weight_offset(layer) + outputs(layer) * inputs(layer);
+}
+
+std::int64_t Architecture::parameter_count() const { return weight_offset(layers()); }
+
+std::vector<std::string> Architecture::names() const {
+  if (!layer_names.empty()) return layer_names;
+  std::vector<std::string> names{"input"};
+  for (std::int64_t l = 1; l + 1 < layers(); ++l) names.push_back(fmt::format("hidden{}", l));
+  names.push_back("output");
+  return names;
+}
+
+std::string Architecture::describe() const {
+  std::string text = fmt::format("{}", inputs(0));
+  for (std::int64_t l = 0; l < layers(); ++l) text += fmt::format("–{}", outputs(l));
+  text += fmt::format(", {}", to_string(activation));
+  if (activation == Activation::softplus) text += fmt::format("({})", beta);
+  return text + fmt::format(", {}", to_string(output));
+}
+
+void Architecture::validate() const {
+  to_string(activation);
+  to_string(output);
+  if (dimension < 1 || dimension > max_dimension) {
+    throw Error(fmt::format("a network has dimension {}: allowed are 1 to {}", dimension, max_dimension));
+  }
+  const auto hidden_layers = static_cast<std::int64_t>(hidden.size());
+  if (hidden_layers < 1 || hidden_layers > max_hidden_layers) {
+    throw Error(fmt::format("a network has {} hidden layers: allowed are 1 to {}", hidden_layers, max_hidden_layers));
+  }
+  for (const std::int64_t width : hidden) {
+    if (width < 1 || width > max_width) {
+      throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
+    }
+  }
+  if (activation == Activation::softplus && !(beta >= 1e-6 && beta <= 1e6)) {
+    throw Error(fmt::format("softplus has beta = {}: allowed are 1e-6 to 1e6", beta));
+  }
+  if (parameter_count() > max_parameters) {
+    throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));
+  }
+  if (layer_names.empty()) return;
+  if (static_cast<std::int64_t>(layer_names.size()) != layers()) {
+    throw Error(fmt::format("{} layer names are given for a network of {} layers", layer_names.size(), layers()));
+  }
+  std::set<std::string> seen;
+  for (const std::string& name : layer_names) {
+    if (!good_layer_name(name)) {
+      throw Error(
+          fmt::format("{} is not a layer name: it must be printable, without blanks, quotes and commas, and "
+                      "neither begin nor end with a dot",
+                      in_quotes(name)));
+    }
+    if (!seen.insert(name).second) throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
+  }
+}
+
+Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
+  architecture.validate();
+  Mlp mlp{architecture, std::vector<double>(static_cast<std::size_t>(architecture.parameter_count()))};
+  const std::uint64_t offset = philox_offset(RandomUse::initialisation, 0, 0);
+  for (std::int64_t l = 0, k = 0; l < architecture.layers(); ++l) {
+    const double bound = 1 / std::sqrt(static_cast<double>(architecture.inputs(l)));
+    for (const std::int64_t end = k + architecture.outputs(l) * (architecture.inputs(l) + 1); k < end; ++k) {
+      const float u = uniform_from_word(philox4x32_10(seed, static_cast<std::uint64_t>(k), offset).word[0]);
+      // Through float: a float32 file of the parameters then holds all of them.
+      mlp.parameters[static_cast<std::size_t>(k)] = static_cast<float>(bound * (2.0 * u - 1.0));
+    }
+  }
+  return mlp;
+}
+
+std::int64_t Model::dimension() const {
+  const Mlp* mlp = std::get_if<Mlp>(&network);
+  return mlp ? mlp->architecture.dimension : std::get<GaussianMixture>(network).dimension();
+}
+
+Output Model::output() const {
+  const Mlp* mlp = std::get_if<Mlp>(&network);
+  return mlp ? mlp->architecture.output : Output::potential;
+}
+
+void Model::validate() const {
+  sde.validate();
+  if (const auto* mixture = std::get_if<GaussianMixture>(&network)) {
+    // Its constructor checks the numbers; only an empty one can be here unchecked.
+    if (mixture->components() == 0) throw Error("a Gaussian mixture has no components");
+    return;
+  }
+  const Mlp& mlp = std::get<Mlp>(network);
+  const Architecture& a = mlp.architecture;
+  a.validate();
+  if (static_cast<std::int64_t>(mlp.parameters.size()) != a.parameter_count()) {
+    throw Error(fmt::format("{} parameters are given for a network {} of {}", mlp.parameters.size(), a.describe(),
+                            a.parameter_count()));
+  }
+  const auto bad = std::find_if(mlp.parameters.begin(), mlp.parameters.end(), [](double p) {
+    return !(std::fabs(p) <= static_cast<double>(std::numeric_limits<float>::max()));
+  });
+  if (bad == mlp.parameters.end()) return;
+  const std::int64_t index = bad - mlp.parameters.begin();
+  std::int64_t layer = 0;
+  while (a.weight_offset(layer + 1) <= index) ++layer;
+  const bool is_bias = index >= a.bias_offset(layer);
+  throw Error(fmt::format("entry {} of the tensor {}.{} is {}: parameters must be finite in float32",
+                          index - (is_bias ? a.bias_offset(layer) : a.weight_offset(layer)),
+                          a.names()[static_cast<std::size_t>(layer)], is_bias ? "bias" : "weight",
+                          std::isnan(*bad) ? std::numeric_limits<double>::quiet_NaN() : *bad));
+}
+
+}  // namespace fokker

@@ -1,0 +1,209 @@
+#include "fokker/data.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+
+#include "core/check.hpp"
+#include "operations/data_tables.hpp"
+#include "fokker/error.hpp"
+#include "fokker/model.hpp"
+#include "fokker/npy.hpp"
+#include "core/operations.hpp"
+#include "core/quote.hpp"
+
+namespace fokker {
+namespace {
+
+// Blob: nine Gaussians of covariance 0.2 I, the samples scaled by 0.65.
+GaussianMixture blob_mixture() {
+  constexpr double scale = 0.65;
+  std::vector<double> means;
+  for (const double m : {2., 2., 2., -2., -2., 2., -2., -2., 0., 0., 4., 0., -4., 0., 0., 4., 0., -4.}) {
+    means.push_back(scale * m);
+  }
+  return GaussianMixture::isotropic(2, std::vector<double>(9, 1.0), means, std::vector<double>(9, 0.2 * scale * scale));
+}
+
+bool ends_with(std::string_view text, std::string_view end) {
+  return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
+}
+
+constexpr std::uint64_t empty_hash = 0xCBF29CE484222325ull;
+
+// FNV-1a (Fowler, Noll and Vo) of the bytes of some numbers.
+template <class T>
+std::uint64_t hash(std::uint64_t value, const std::vector<T>& numbers) {
+  const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
+  for (std::size_t i = 0; i < numbers.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 0x100000001B3ull;
+  return value;
+}
+
+void check_sample_count(std::int64_t size, std::int64_t dimension) {
+  if (dimension < 1) throw Error(fmt::format("samples of dimension {} given; allowed: 1 or more", dimension));
+  if (size == 0) throw Error("no samples given; allowed: 1 or more");
+  if (size % dimension != 0) {
+    throw Error(fmt::format("{} numbers given as samples of dimension {}; allowed: a multiple of it", size, dimension));
+  }
+  if (size / dimension > 0xFFFFFFFFll) {
+    throw Error(fmt::format("{} samples given; allowed: fewer than 2^32", size / dimension));
+  }
+}
+
+// Samples from number `first` on.
+void check_finite(const std::vector<float>& samples, std::int64_t first, std::int64_t dimension) {
+  const auto bad = std::find_if(samples.begin(), samples.end(), [](float v) { return !std::isfinite(v); });
+  if (bad == samples.end()) return;
+  const std::int64_t at = bad - samples.begin();
+  throw Error(fmt::format("sample {}, coordinate {} is {}; allowed: numbers that are finite in float32",
+                          first + at / dimension, at % dimension, *bad));
+}
+
+}  // namespace
+
+MixtureTables::MixtureTables(const GaussianMixture& mixture)
+    : dimension(mixture.dimension()),
+      thresholds(mixture.cumulative_weights().begin(), mixture.cumulative_weights().end() - 1),
+      means(mixture.means().begin(), mixture.means().end()) {
+  const std::int64_t d = dimension, components = mixture.components();
+  const std::vector<double>& c = mixture.covariances();
+  bool isotropic = true;
+  for (std::int64_t k = 0; k < components; ++k) {
+    for (std::int64_t i = 0; i < d * d; ++i) {
+      isotropic = isotropic && c[k * d * d + i] == (i % (d + 1) == 0 ? c[k * d * d] : 0.0);
+    }
+  }
+  if (isotropic) {
+    for (std::int64_t k = 0; k < components; ++k) deviations.push_back(static_cast<float>(std::sqrt(c[k * d * d])));
+    return;
+  }
+  factors.resize(c.size());
+  for (std::int64_t row = 0; row < components * d; ++row) {
+    const double deviation = std::sqrt(std::max(mixture.eigenvalues()[row], 0.0));
+    for (std::int64_t i = 0; i < d; ++i) {
+      factors[row * d + i] = static_cast<float>(deviation * mixture.eigenvectors()[row * d + i]);
+    }
+  }
+}
+
+DataSet DataSet::mixture(GaussianMixture mixture) {
+  if (mixture.components() == 0)
+    throw Error("a data set was asked for of a mixture without components; allowed: 1 or more");
+  // Normals start at block 1 of 2^16 blocks of four.
+  if (mixture.dimension() > 4 * 65535) {
+    throw Error(fmt::format("a data set of dimension {} asked for; allowed: 1 to {}", mixture.dimension(), 4 * 65535));
+  }
+  DataSet data;
+  data.kind_ = Kind::mixture;
+  data.name_ = "mixture";
+  data.dimension_ = mixture.dimension();
+  data.tables_ = std::make_shared<const MixtureTables>(mixture);
+  data.mixture_ = std::make_shared<const GaussianMixture>(std::move(mixture));
+  return data;
+}
+
+DataSet DataSet::samples(std::vector<float> samples, std::int64_t dimension) {
+  check_sample_count(static_cast<std::int64_t>(samples.size()), dimension);
+  check_finite(samples, 0, dimension);
+  DataSet data;
+  data.kind_ = Kind::samples;
+  data.name_ = "samples";
+  data.dimension_ = dimension;
+  data.samples_ = std::make_shared<const std::vector<float>>(std::move(samples));
+  return data;
+}
+
+DataSet DataSet::samples(const Context& context, View<const float> samples) {
+  const std::int64_t d = samples.columns;
+  check_view("samples", samples, any_rows, d, context.device());
+  if (context.device() == Device::cpu) {
+    return DataSet::samples(std::vector<float>(samples.data, samples.data + samples.size()), d);
+  }
+  check_sample_count(samples.size(), d);
+  DeviceSamples device{Buffer<float>(context, samples.rows, d), empty_hash};
+  copy(context, samples, device.samples.view());
+  const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 24) / d);  // at a time: 64 MB
+  for (std::int64_t first = 0; first < samples.rows; first += rows) {
+    const std::int64_t n = std::min(rows, samples.rows - first);
+    std::vector<float> part(static_cast<std::size_t>(n * d));
+    copy(context, {device.samples.data() + first * d, n, d, context.device()}, View<float>(part, d));
+    context.synchronize();
+    check_finite(part, first, d);
+    device.hash = hash(device.hash, part);
+  }
+  DataSet data;
+  data.kind_ = Kind::samples;
+  data.name_ = "samples";
+  data.dimension_ = d;
+  data.device_samples_ = std::make_shared<const DeviceSamples>(std::move(device));
+  return data;
+}
+
+DataSet DataSet::named(const std::string& name) {
+  if (name == "blob") {
+    DataSet data = mixture(blob_mixture());
+    data.kind_ = Kind::blob;
+    data.name_ = name;
+    return data;
+  }
+  if (name == "circles2" || name == "checker") {
+    DataSet data;
+    data.kind_ = name == "checker" ? Kind::checker : Kind::circles2;
+    data.name_ = name;
+    return data;
+  }
+  if (ends_with(name, ".json")) {
+    Model model = load_model(name);
+    auto* law = std::get_if<GaussianMixture>(&model.network);
+    if (law == nullptr) throw Error(fmt::format("'{}' as a data set holds no Gaussian mixture", name));
+    DataSet data = mixture(std::move(*law));
+    data.name_ = name;
+    return data;
+  }
+  if (ends_with(name, ".npy")) {
+    const NpyArray array = load_npy(name);
+    if (array.shape.size() != 2) {
+      throw Error(fmt::format("'{}' as a data set has {} dimension(s); allowed: samples of shape [N, d]", name,
+                              array.shape.size()));
+    }
+    try {
+      DataSet data = samples(std::vector<float>(array.data.begin(), array.data.end()), array.shape[1]);
+      data.name_ = name;
+      return data;
+    } catch (const Error& error) {
+      throw Error(fmt::format("'{}' as a data set: {}", name, error.what()));
+    }
+  }
+  throw Error(
+      fmt::format("unknown data set {}; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
+                  "FILE.npy (samples of shape [N, d])",
+                  in_quotes(name)));
+}
+
+std::string DataSet::fingerprint() const {
+  std::uint64_t value = device_samples_ ? device_samples_->hash : empty_hash;
+  if (mixture_) value = hash(hash(hash(value, mixture_->weights()), mixture_->means()), mixture_->covariances());
+  if (samples_) value = hash(value, *samples_);
+  return fmt::format("{}:{}:{:016x}", static_cast<int>(kind_), dimension_, value);
+}
+
+void DataSet::check_context(const Context& context) const {
+  if (device_samples_ && context.device() != Device::cuda) {
+    throw Error(
+        fmt::format("data set '{}' is on a GPU and was given to a context of the CPU; allowed: a context of "
+                    "that GPU, or samples on the host",
+                    name_));
+  }
+}
+
+void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index,
+                   std::uint64_t step) const {
+  check_view(fmt::format("the view for draws of data set {}", in_quotes(name_)), out, any_rows, dimension_,
+             context.device());
+  check_context(context);
+  if (out.rows > 0) context.backend().draw(*this, out, seed, first_index, step);
+}
+
+}  // namespace fokker

@@ -1,0 +1,106 @@
+#include "fokker/fields.hpp"
+
+#include <fmt/format.h>
+
+#include <type_traits>
+
+#include "core/check.hpp"
+#include "fokker/error.hpp"
+#include "core/operations.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr std::int64_t kLargestHessian = 64;
+
+template <class T>
+void check_points(const Points<T>& points, std::int64_t dimension, Device device) {
+  check_view("x", points.x, any_rows, dimension, device);
+  check_view("t", points.t, points.t.rows == 1 ? 1 : points.x.rows, 1, device);
+}
+
+// An output that is not wanted is an empty view.
+template <class T>
+void check_output(const char* what, const View<T>& view, std::int64_t rows, std::int64_t columns, Device device) {
+  if (view) check_view(what, view, rows, columns, device);
+}
+
+void check_potential(const char* what, bool wanted, Output output) {
+  if (!wanted || output == Output::potential) return;
+  throw Error(
+      fmt::format("{} is asked of a model whose output is the score itself; allowed there: score, divergence, "
+                  "hessian",
+                  what));
+}
+
+}  // namespace
+
+template <class T>
+Fields<T>::Fields(const Context& context, const Model& model) : device_(context.device()) {
+  model.validate();
+  dimension_ = model.dimension();
+  output_ = model.output();
+  if constexpr (std::is_same_v<T, float>) {
+    operator_ = context.backend().fields_float(model);
+  } else {
+    operator_ = context.backend().fields_double(model);
+  }
+}
+
+template <class T>
+Fields<T>::~Fields() = default;
+template <class T>
+Fields<T>::Fields(Fields&&) noexcept = default;
+template <class T>
+Fields<T>& Fields<T>::operator=(Fields&&) noexcept = default;
+
+template <class T>
+void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) const {
+  const std::int64_t n = points.x.rows, d = dimension_;
+  check_points(points, d, device_);
+  check_potential("the value", static_cast<bool>(outputs.value), output_);
+  check_potential("the time derivative", static_cast<bool>(outputs.dt), output_);
+  if (outputs.residual && output_ != Output::potential) {
+    throw Error(
+        "the residual is asked of a model whose output is the score itself; the score form of the residual is not "
+        "there yet, allowed: score, divergence, hessian");
+  }
+  check_output("value", outputs.value, n, 1, device_);
+  check_output("dt", outputs.dt, n, 1, device_);
+  check_output("score", outputs.score, n, d, device_);
+  check_output("divergence", outputs.divergence, n, 1, device_);
+  check_output("residual", outputs.residual, n, 1, device_);
+  if (outputs.hessian && d > kLargestHessian) {
+    throw Error(
+        fmt::format("a Hessian of {} x {} entries a point is asked for; allowed: dimensions up to {}, and "
+                    "hessian_vector beyond",
+                    d, d, kLargestHessian));
+  }
+  check_output("hessian", outputs.hessian, n, d * d, device_);
+  if (divergence.probes < 0) {
+    throw Error(
+        fmt::format("{} probes asked for; allowed: 0 for the exact divergence, or 1 or more", divergence.probes));
+  }
+  if (n == 0) return;
+  operator_->evaluate(points, outputs, divergence);
+}
+
+template <class T>
+void Fields<T>::hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const {
+  const std::int64_t n = points.x.rows, d = dimension_;
+  check_points(points, d, device_);
+  check_view("direction", direction, n, d, device_);
+  check_view("product", product, n, d, device_);
+  if (n == 0) return;
+  operator_->hessian_vector(points, direction, product);
+}
+
+template <class T>
+std::size_t Fields<T>::workspace_bytes() const {
+  return operator_->workspace_bytes();
+}
+
+template class Fields<float>;
+template class Fields<double>;
+
+}  // namespace fokker

@@ -1,0 +1,106 @@
+#include "fokker/sampler.hpp"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <utility>
+
+#include "core/check.hpp"
+#include "fokker/error.hpp"
+#include "core/operations.hpp"
+
+namespace fokker {
+namespace {
+
+// Times that come from a float32 file are rounded, up or down.
+constexpr double kTimeTolerance = 1e-6;
+constexpr std::int64_t kMostSnapshots = 64;
+
+void check_scheme(Scheme scheme) {
+  switch (scheme) {
+    case Scheme::euler_maruyama:
+    case Scheme::euler:
+    case Scheme::heun:
+    case Scheme::rk4: return;
+  }
+  throw Error(fmt::format("scheme number {} is not known; allowed are euler-maruyama, euler, heun and rk4",
+                          static_cast<int>(scheme)));
+}
+
+void check_start(const TimeGrid& grid, double horizon) {
+  if (const double start = grid.times().front(); start < horizon * (1 - kTimeTolerance)) {
+    throw Error(fmt::format("the time grid starts at {} where the prior is the law at the horizon {}", start, horizon));
+  }
+}
+
+void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t dimension, int steps, Device device) {
+  const auto& asked = options.snapshot_steps;
+  const auto count = static_cast<std::int64_t>(asked.size());
+  if (count > kMostSnapshots) {
+    throw Error(fmt::format("{} snapshots asked for; allowed: up to {}", count, kMostSnapshots));
+  }
+  std::int64_t last = 0;
+  for (const std::int32_t step : asked) {
+    if (step <= last || step > steps) {
+      throw Error(
+          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 1 to {}, the grid's "
+                      "steps",
+                      step, steps));
+    }
+    last = step;
+  }
+  if (count > 0) check_view("snapshots", options.snapshots, count * n, dimension, device);
+}
+
+}  // namespace
+
+Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
+    : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon) {
+  model.validate();
+  dimension_ = model.dimension();
+  if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + kTimeTolerance))) {
+    throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
+  }
+  operator_ = context.backend().sampler(model, grid_);
+}
+
+Sampler::~Sampler() = default;
+Sampler::Sampler(Sampler&&) noexcept = default;
+Sampler& Sampler::operator=(Sampler&&) noexcept = default;
+
+void Sampler::sample(View<float> samples, const SampleOptions& options) const {
+  check_view("samples", samples, any_rows, dimension_, device_);
+  check_scheme(options.scheme);
+  check_start(grid_, horizon_);
+  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
+  operator_->sample(samples, options, true);
+}
+
+void Sampler::integrate(View<float> samples, const SampleOptions& options) const {
+  check_view("samples", samples, any_rows, dimension_, device_);
+  check_scheme(options.scheme);
+  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
+  operator_->sample(samples, options, false);
+}
+
+void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
+                          const Divergence& divergence) const {
+  check_view("x", x, any_rows, dimension_, device_);
+  check_view("log_density", log_density, x.rows, 1, device_);
+  check_scheme(scheme);
+  if (scheme == Scheme::euler_maruyama) {
+    throw Error(
+        "a log-density follows the probability flow; scheme euler-maruyama was given, allowed are euler, heun and "
+        "rk4");
+  }
+  if (divergence.probes < 0) {
+    throw Error(
+        fmt::format("{} probes were given; 0 asks for the exact divergence, k ≥ 1 for k probes", divergence.probes));
+  }
+  check_start(grid_, horizon_);
+  operator_->log_density(x, log_density, scheme, divergence);
+}
+
+std::size_t Sampler::workspace_bytes() const { return operator_->workspace_bytes(); }
+
+}  // namespace fokker

@@ -1,0 +1,17 @@
+#pragma once
+
+// The stages of a path along a time grid, in the order in which every backend takes them. Coefficients of the SDE are
+// computed in double.
+#include <vector>
+
+#include "fokker/formulas/integrator.hpp"
+#include "fokker/sampler.hpp"
+
+namespace fokker {
+
+// Stages a step: 1 for euler_maruyama.
+int stages_per_step(Scheme scheme);
+// times, strictly monotonic: decreasing, or increasing for a flow followed up to T.
+std::vector<Stage> stages_of(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme);
+
+}  // namespace fokker

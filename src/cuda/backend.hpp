@@ -1,15 +1,15 @@
 #pragma once
 
-#include "cuda/status.hpp"
 #include "core/operations.hpp"
+#include "cuda/status.hpp"
 
 namespace fokker::cuda {
 
 // On the current device of `query`, for which why_not() has nothing to say.
 std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query);
 
-// As fokker::kernel_plans().
-std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query);  // fields.cpp
+// As fokker::kernel_plans(); in residency.cpp.
+std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query);
 
 // What stands behind the table, each in the file of its operation. The arguments were checked, counts of points are
 // positive, and the queue's device is the current one.

@@ -4,7 +4,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_loss.hpp"
-#include "kernels/loss_launch.hpp"
+#include "cuda/residency.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -42,9 +42,8 @@ class CudaLoss final : public LossOperator<T> {
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
                                                const ForwardSde& sde) {
   check_precision<float>(queue.precision, true);
-  const kernels::ResidentMlp shape = resident_shape(architecture, queue.precision);
-  const bool fits = kernels::resident_loss_warps(shape, queue.limits.shared_bytes) > 0;
-  return fits ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
+  const bool resident = plan_residency(architecture, queue.precision, queue.limits).loss.resident();
+  return resident ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
 }
 
 template <class T>

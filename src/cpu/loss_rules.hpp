@@ -9,12 +9,12 @@ namespace fokker::cpu {
 
 template <class T>
 struct LossRules {
-  // Streams z_0, ∂_1 z … ∂_d z, 𝒜z in `z`; σ′ is in z_0's place already; second σ″, third σ‴.
+  // Streams z_0, ∂_1 z … ∂_d z, 𝒜z in `z`; σ′ is in z_0's place already; d2 σ″, d3 σ‴.
   //   h_i = σ′ z_i,  h_𝒜 = σ′ z_𝒜 − ½ g² σ″ Σ z_i²                        into h, whose stream 0 is left alone
   //   u_i = σ″ z_i,  k = σ″ z_𝒜 − ½ g² σ‴ Σ z_i²                          into z in place of z_i and z_𝒜
-  // third = nullptr: u and k are not wanted. half_g2 [rows].
+  // d3 = nullptr: u and k are not wanted. half_g2 [rows].
   void (*residual_forward)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
-                           const T* second, const T* third);
+                           const T* d2, const T* d3);
   // From h̄ to z̄ in place, streams as above, with z = (σ′, u, k) as residual_forward leaves it:
   //   z̄_𝒜 = σ′ h̄_𝒜,  z̄_i = σ′ h̄_i − g² u_i h̄_𝒜,  z̄_0 = σ′ h̄_0 + Σ u_i h̄_i + k h̄_𝒜
   void (*residual_reverse)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,

@@ -16,11 +16,11 @@ class CudaFields final : public FieldOperator<T> {
       : device_(queue.device), field_(make_device_field<T>(queue, model)) {}
 
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) override {
-    const OnDevice here(device_);
+    const CurrentDevice guard(device_);
     field_->evaluate(points, outputs, divergence);
   }
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) override {
-    const OnDevice here(device_);
+    const CurrentDevice guard(device_);
     field_->hessian_vector(points, direction, product);
   }
   std::size_t workspace_bytes() const override { return field_->workspace_bytes(); }

@@ -27,7 +27,7 @@ class CudaLoss final : public LossOperator<T> {
 
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) override {
-    const OnDevice here(device_);
+    const CurrentDevice guard(device_);
     loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
   }
   std::size_t workspace_bytes() const override { return loss_->workspace_bytes(); }

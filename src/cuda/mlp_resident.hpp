@@ -14,9 +14,10 @@ class ResidentImage {
   ResidentImage(const Queue& queue, const Architecture& architecture);
   const Residency& plan() const { return plan_; }
   const kernels::ResidentMlp& get() const { return plan_.shape; }
-  const kernels::LayerShape* layers() const { return layers_.as<kernels::LayerShape>(); }
   // The task of packing parameters [P], on the device, by launch_pack_image().
-  kernels::PackTask pack(const float* parameters) const { return {parameters, layers(), image_.data()}; }
+  kernels::PackTask pack(const float* parameters) const {
+    return {parameters, layers_.as<kernels::LayerShape>(), image_.data()};
+  }
   std::size_t bytes() const { return image_.bytes() + layers_.bytes(); }
 
  private:

@@ -33,12 +33,12 @@ void release(void* data);
 
 // Makes a device the calling thread's current one while it lives, and then the one that was: an application's threads
 // may have another. Every operation of a context begins with one.
-class OnDevice {
+class CurrentDevice {
  public:
-  explicit OnDevice(int device);
-  ~OnDevice();
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
+  explicit CurrentDevice(int device);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
   int before() const { return before_; }
 
  private:
@@ -65,7 +65,7 @@ struct RelaxedCapture : CaptureMode {
   RelaxedCapture() : CaptureMode(cudaStreamCaptureModeRelaxed) {}
 };
 
-// Begins every operation of a context that may allocate or wait, as OnDevice begins the others. Throws Error where
+// Begins every operation of a context that may allocate or wait, as CurrentDevice begins the others. Throws Error where
 // `stream`, the context's own, is capturing: what set-up does belongs into no graph.
 class SetUp {
  public:
@@ -77,12 +77,12 @@ class SetUp {
     explicit Pause(const SetUp& operation) : device_(operation.device_.before()), mode_(operation.relaxed_.before()) {}
 
    private:
-    OnDevice device_;
+    CurrentDevice device_;
     CaptureMode mode_;
   };
 
  private:
-  OnDevice device_;
+  CurrentDevice device_;
   RelaxedCapture relaxed_;
 };
 

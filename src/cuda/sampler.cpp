@@ -53,7 +53,7 @@ class CudaSampler final : public SampleOperator {
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     if (samples.rows == 0) return;
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
     const Path& path = backwards_[static_cast<std::size_t>(options.scheme)];
     const float deviation = static_cast<float>(std::sqrt(variance_));
@@ -95,7 +95,7 @@ class CudaSampler final : public SampleOperator {
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate) override {
     if (x.rows == 0) return;
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
     const Path& path = forwards_[static_cast<std::size_t>(scheme) - 1];
     if (plan_.log_density.resident()) {

@@ -39,7 +39,7 @@ class DeviceField {
   virtual std::size_t workspace_bytes() const = 0;
 };
 
-// Throws Error where derivatives are wanted that the precision refuses; in double it is not used.
+// Throws Error where derivatives are wanted and the precision refuses them. What is computed in double has no precision.
 template <class T>
 void check_precision(Precision precision, bool derivatives) {
   const std::string_view refusal = refusal_of_derivatives(precision);

@@ -12,7 +12,7 @@
 namespace fokker::cuda {
 namespace {
 
-// Enough threads for any device where a point is small; else what fits this much scratch.
+// Points in flight: as many as fit this much scratch, but no more than occupy any device.
 constexpr std::int64_t most_slots = 1 << 16, scratch_bytes = 48 << 20;
 
 template <class T>

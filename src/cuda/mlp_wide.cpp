@@ -2,13 +2,12 @@
 // (cpu/mlp.cpp has their formulas) over chunks of rows, each product of matrices by cuBLAS and everything between two
 // products by one launch (wide_network.hpp).
 //
-// Path of a chunk's rows: forward leaves σ′ and σ″ of every hidden layer in the workspace, reverse turns σ″ into κ in
-// place, and a product of the Hessian and a vector turns κ into κ ⊙ ż. Tangents along an axis start from a column of
-// W_1 that all rows share. All d tangents of a Hessian are alive together, as d times as many rows of a d-th of the
-// points.
+// A chunk's forward sweep leaves σ′ and σ″ of every hidden layer in the workspace; the reverse sweep turns σ″ into κ in
+// place, and a product of the Hessian with a vector turns κ into κ ⊙ ż. Tangents along an axis start from a column of W_1,
+// the same for all rows. A Hessian takes its d tangents together: a chunk has a d-th of the points and d rows for each.
 //
-// Cost: of a score two products a hidden matrix, of each tangent one; three times as deep in split, on tensor cores.
-// The workspace is a chunk's, whatever the number of points.
+// A score costs two products a hidden matrix and each tangent one more; in split they are three times as deep, on tensor
+// cores. The workspace is that of one chunk, whatever the number of points.
 #include <algorithm>
 #include <cstddef>
 #include <memory>
@@ -193,8 +192,8 @@ class WideField final : public DeviceField<T> {
     }
   }
 
-  // The tangents whose quadratic forms add up to a trace, all axes or all probes: visit(number, ż_1, whether it is the
-  // first, its weight).
+  // Calls visit(number, ż_1, whether it is the first, weight) for each direction whose quadratic form is a part of the
+  // trace: all axes, or all probes.
   template <class Visit>
   void for_directions(const Chunk& chunk, const Divergence& estimate, const Visit& visit) {
     if (estimate.probes == 0) {

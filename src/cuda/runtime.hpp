@@ -31,8 +31,8 @@ inline void check(int status, const char* call, const CallSite& where = CallSite
 void* allocate(std::size_t bytes, const CallSite& where = CallSite::here());
 void release(void* data);
 
-// Makes a device the calling thread's current one while it lives, and then the one that was: an application's threads
-// may have another. Every operation of a context begins with one.
+// Makes a device the calling thread's current one, and at its end the one that was: an application's threads may have
+// another. Every operation of a context begins with such a guard.
 class CurrentDevice {
  public:
   explicit CurrentDevice(int device);
@@ -45,7 +45,8 @@ class CurrentDevice {
   int before_ = 0;
 };
 
-// The calling thread's mode for what captures forbid, while it lives, and then the one that was.
+// Sets the mode by which the runtime refuses calls of this thread while a stream is capturing, and at its end the mode
+// that was.
 class CaptureMode {
  public:
   // Unchecked: destructors use it, after main() too.
@@ -114,7 +115,7 @@ class DeviceMemory {
   std::size_t bytes_ = 0;
 };
 
-// Host memory with one owner that copies to and from the device read and write by themselves: those of other memory
+// Page-locked host memory with one owner. Copies between it and the device are asynchronous; copies of other host memory
 // may wait for what is queued before them.
 class PinnedMemory {
  public:

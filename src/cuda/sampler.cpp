@@ -114,10 +114,10 @@ class CudaSampler final : public SampleOperator {
             "cudaMemcpyAsync");
       check(cudaMemsetAsync(integral_.data(), 0, static_cast<std::size_t>(n) * sizeof(double), queue_.stream),
             "cudaMemsetAsync");
-      Divergence of_chunk = estimate;
-      of_chunk.first_index += static_cast<std::uint64_t>(first);
+      Divergence chunk_estimate = estimate;
+      chunk_estimate.first_index += static_cast<std::uint64_t>(first);
       for (std::int64_t step = 0; step < steps_; ++step) {
-        take_step(path, step, state_.as<float>(), n, nullptr, 0, &of_chunk);
+        take_step(path, step, state_.as<float>(), n, nullptr, 0, &chunk_estimate);
       }
       check(kernels::launch_prior_log_density(state_.as<float>(), integral_.as<double>(), log_density.data + first, n,
                                               static_cast<int>(d_), variance_, queue_.stream),

@@ -144,7 +144,7 @@ class WideField final : public DeviceField<T> {
       });
       if (out.residual) {
         check(kernels::launch_residual<T>({n, static_cast<int>(d_), network_.output_stride(), output_, trace, chunk.t,
-                                           chunk.t_stride, chunk.x, sde_, out.residual},
+                                           chunk.t_stride, chunk.x, sde_.formulas(), out.residual},
                                           stream_),
               "launch_residual");
       }

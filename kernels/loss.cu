@@ -214,11 +214,11 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
 
   __device__ __forceinline__ Plane<W> plane(int k) const {
-    Float4* start = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * Plane<W>::size;
+    float* start = floats(plan_.warp.bytes) + k * Plane<W>::size;
     if (k >= plan_.shared_planes) {
       const int warp = own().block * (block_threads() / 32) + warp_index(),
                 elsewhere = plan_.planes - plan_.shared_planes;
-      start = reinterpret_cast<Float4*>(task().planes) + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
+      start = task().planes + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
     }
     return Plane<W>(start);
   }
@@ -599,7 +599,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   static constexpr bool apart_ = P == Precision::split;
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    Network::template product<kTransposed, apart_>(l, tile, stage(left));
+    Network::template product<kTransposed, apart_>(l, tile, reinterpret_cast<float*>(stage(left)));
   }
   // Of a tile that is put, too: one split serves both. Its one scale is enough here, where a sample's part is lost only
   // beside that of another in the same sum; in A, whose rows are each sample's own, it would not be.
@@ -624,9 +624,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        const float k = sigma.keep(tile.v[j][e]);
-        layer.kept.v[j][e] = k;
-        if constexpr (kValue) tile.v[j][e] = sigma.kept(k).value;
+        const float code = sigma.encode(tile.v[j][e]);
+        layer.kept.v[j][e] = code;
+        if constexpr (kValue) tile.v[j][e] = sigma.decode(code).value;
       });
     });
     kept(l).store(layer.kept);
@@ -639,7 +639,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     tile = layer.p;
 #pragma unroll 1
     for (int l = net_.hidden - 1;; --l) {
-      times_first(layer, tile);
+      times_d1(layer, tile);
       if (l == 0) return;
       product<true>(l - 1, tile);
       kept(l - 1).load(layer.kept);
@@ -648,9 +648,9 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
   }
   // tile ⊙= σ′.
-  __device__ __forceinline__ void times_first(const Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void times_d1(const Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-      for_entries([&](int j, int e) { tile.v[j][e] *= sigma.kept(layer.kept.v[j][e]).first; });
+      for_entries([&](int j, int e) { tile.v[j][e] *= sigma.decode(layer.kept.v[j][e]).d1; });
     });
   }
 
@@ -669,12 +669,12 @@ class LossSweeps : public WarpNetwork<P, W> {
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           const float v = tile.v[j][e];
-          trace[e >> 1] = fmaf(sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e] * v, v, trace[e >> 1]);
+          trace[e >> 1] = fmaf(sigma.decode(layer.kept.v[j][e]).d2 * layer.p.v[j][e] * v, v, trace[e >> 1]);
         });
       });
       if (l + 1 == net_.hidden) return;
       if (l > 0 && i + 1 == net_.dimension) tangent(l).store(tile);
-      times_first(layer, tile);
+      times_d1(layer, tile);
       product<false>(l, tile);
       load(l + 1, layer);
     }
@@ -702,7 +702,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
       for (int l = 0; l + 1 < net_.hidden; ++l) {
         if (l > 0) tangent(l).store(tile);
-        times_first(layer, tile);
+        times_d1(layer, tile);
         kept(l + 1).load(layer.kept);
         product<false>(l, tile);
       }
@@ -710,7 +710,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        tile.v[j][e] *= 2 * weight(e) * (sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e]);
+        tile.v[j][e] *= 2 * weight(e) * (sigma.decode(layer.kept.v[j][e]).d2 * layer.p.v[j][e]);
       });
     });
     backward<false>(layer, tile, [&](int below, Tile<W>& taken) {
@@ -723,14 +723,14 @@ class LossSweeps : public WarpNetwork<P, W> {
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           float &p = layer.p.v[j][e], &v = tile.v[j][e];
-          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
-          const float curved = d.second * taken.v[j][e], source = curved * v;
-          v = fmaf(d.first, v, 2 * weight(e) * (curved * p));
+          const ActivationValues<float> d = sigma.decode(layer.kept.v[j][e]);
+          const float curved = d.d2 * taken.v[j][e], source = curved * v;
+          v = fmaf(d.d1, v, 2 * weight(e) * (curved * p));
           p = source;
         });
       });
       add(s(below), more(), layer.p);
-      times_first(layer, taken);
+      times_d1(layer, taken);
     });
     accumulate(blocks_, 0, nullptr, 0, first_column(1 + axis()));
   }
@@ -778,11 +778,11 @@ class LossSweeps : public WarpNetwork<P, W> {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
         float &kept = layer.kept.v[j][e], &p = layer.p.v[j][e], &v = tile.v[j][e];
-        const Derivatives d = sigma.kept(kept);
+        const ActivationValues<float> d = sigma.decode(kept);
         const float square = kResidual ? squares.v[j][e] : 0.0f;
-        kept = d.first * p;
-        p *= kResidual ? fmaf(d.third, square, d.second * v) : d.second * v;
-        v = kResidual ? fmaf(d.first, v, d.second * square) : d.first * v;
+        kept = d.d1 * p;
+        p *= kResidual ? fmaf(d.d3, square, d.d2 * v) : d.d2 * v;
+        v = kResidual ? fmaf(d.d1, v, d.d2 * square) : d.d1 * v;
       });
     });
   }
@@ -801,7 +801,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     clear(tile);
     Network::add_rows(tile, seeds() + 1, stride(), output(0), net_.outputs);
-    times_first(layer, tile);
+    times_d1(layer, tile);
   }
 
   // D: from ζ_L.
@@ -814,9 +814,9 @@ class LossSweeps : public WarpNetwork<P, W> {
       }
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
-          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
+          const ActivationValues<float> d = sigma.decode(layer.kept.v[j][e]);
           taken.v[j][e] = d.value;
-          tile.v[j][e] = fmaf(d.first, tile.v[j][e], layer.p.v[j][e]);
+          tile.v[j][e] = fmaf(d.d1, tile.v[j][e], layer.p.v[j][e]);
         });
       });
     });

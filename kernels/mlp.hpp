@@ -33,6 +33,7 @@
 #include "device.hpp"
 #include "halves.hpp"
 #include "launch.hpp"
+#include "shared_layout.hpp"
 #include "tile.hpp"
 
 namespace fokker::kernels {
@@ -206,20 +207,16 @@ class WarpNetwork {
     sum[0] = row_sum(sum[0]);
     sum[1] = row_sum(sum[1]);
   }
-  __device__ __forceinline__ const float* bias(int l) const { return number(image_.bias) + l * W; }
-  __device__ __forceinline__ const float* input(int i) const { return number(image_.input) + i * W; }
-  __device__ __forceinline__ const float* output(int i) const { return number(image_.output) + i * W; }
-  __device__ __forceinline__ const float* output_bias() const { return number(image_.output_bias); }
+  __device__ __forceinline__ const float* bias(int l) const { return image_.bias.in(shared_memory()) + l * W; }
+  __device__ __forceinline__ const float* input(int i) const { return image_.input.in(shared_memory()) + i * W; }
+  __device__ __forceinline__ const float* output(int i) const { return image_.output.in(shared_memory()) + i * W; }
+  __device__ __forceinline__ const float* output_bias() const { return image_.output_bias.in(shared_memory()); }
 
   // ż_1 along axis i.
   __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set_rows(input(1 + i), tile); }
 
  protected:
   __device__ __forceinline__ WarpNetwork(const ResidentMlp& net, const ImageLayout& image) : net_(net), image_(image) {}
-
-  __device__ __forceinline__ const float* number(int offset) const {
-    return reinterpret_cast<const float*>(shared_memory() + offset);
-  }
 
   // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), rows being columns of W_1 or rows of the output's
   // matrix.
@@ -240,13 +237,13 @@ class WarpNetwork {
 
   // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
   template <bool kTransposed, bool kApart>
-  __device__ __forceinline__ void product(int l, Tile<W>& tile, void* stage) const {
-    product<kTransposed, kApart>(l, Operand<P, W>(tile, static_cast<float*>(stage)), tile);
+  __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
+    product<kTransposed, kApart>(l, Operand<P, W>(tile, stage), tile);
   }
   template <bool kTransposed, bool kApart>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed, kApart>(operand, shared_memory() + image_.matrices + l * image_.matrix_bytes,
-                                  number(image_.factors)[l], tile);
+    multiply<kTransposed, kApart>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                                  image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -268,13 +265,11 @@ class WarpMlp : public WarpNetwork<P, W> {
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
   // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
-  __device__ __forceinline__ float* inputs() const { return reinterpret_cast<float*>(memory_ + plan_.warp.inputs); }
+  __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
-  __device__ __forceinline__ float* array(int k) const {
-    return reinterpret_cast<float*>(memory_ + plan_.warp.arrays[k]);
-  }
+  __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
   __device__ __forceinline__ double& scalar(int k, int r) const {
-    return reinterpret_cast<double*>(memory_ + plan_.warp.scalars)[k * tile_rows + r];
+    return plan_.warp.scalars.in(memory_)[k * tile_rows + r];
   }
 
   // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of the lane's rows.
@@ -310,11 +305,11 @@ class WarpMlp : public WarpNetwork<P, W> {
       product<true>(l, tile);
       for_blocks<W>([&](int j) {
         if constexpr (kCurvature) {
-          Float4 curvature = curvatures(l)[j];
+          Float4 curvature = d2_plane(l)[j];
           for_block_entries(j, tile.v[j], curvature.v)([](int, int, float p, float& kappa) { kappa *= p; });
-          curvatures(l)[j] = curvature;
+          d2_plane(l)[j] = curvature;
         }
-        scale_by_slopes(l, j, tile);
+        scale_by_d1(l, j, tile);
       });
     }
   }
@@ -331,15 +326,15 @@ class WarpMlp : public WarpNetwork<P, W> {
     for (int l = 0;; ++l) {
       const bool last = l + 1 == net_.hidden;
       for_blocks<W>([&](int j) {
-        Float4 curved = curvatures(l)[j];
+        Float4 curved = d2_plane(l)[j];
         for_block_entries(j, tile.v[j], curved.v)([&](int r, int, float z, float& k) {
           k *= z;
           square[r] = fmaf(k, z, square[r]);
         });
-        if constexpr (kWork == Work::hessian) curved_tangents(l)[j] = curved;
+        if constexpr (kWork == Work::hessian) tangent_plane(l)[j] = curved;
       });
       if (last) return;
-      scale_by_slopes(l, tile);
+      scale_by_d1(l, tile);
       product<false>(l, tile);
     }
   }
@@ -347,7 +342,7 @@ class WarpMlp : public WarpNetwork<P, W> {
   // ż_1 → ḣ_L of a vector net.
   __device__ __forceinline__ void vector_tangent(Tile<W>& tile) {
     for (int l = 0;; ++l) {
-      scale_by_slopes(l, tile);
+      scale_by_d1(l, tile);
       if (l + 1 == net_.hidden) return;
       product<false>(l, tile);
     }
@@ -355,13 +350,13 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   // From the κ ⊙ ż that tangent() left: γ_1.
   __device__ __forceinline__ void adjoint(Tile<W>& tile) {
-    curved_tangents(net_.hidden - 1).load(tile);
+    tangent_plane(net_.hidden - 1).load(tile);
     for (int l = net_.hidden - 2; l >= 0; --l) {
       product<true>(l, tile);
       for_blocks<W>([&](int j) {
-        const Float4 slope = slopes(l)[j], source = curved_tangents(l)[j];
-        for_block_entries(j, tile.v[j], slope.v,
-                          source.v)([](int, int, float& x, float s, float a) { x = fmaf(s, x, a); });
+        const Float4 d1 = d1_plane(l)[j], curved = tangent_plane(l)[j];
+        for_block_entries(j, tile.v[j], d1.v,
+                          curved.v)([](int, int, float& x, float s, float k) { x = fmaf(s, x, k); });
       });
     }
   }
@@ -381,26 +376,26 @@ class WarpMlp : public WarpNetwork<P, W> {
  private:
   // Planes, a layer each: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
   __device__ __forceinline__ Plane<W> plane(int k) const {
-    return Plane<W>(reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * Plane<W>::size);
+    return Plane<W>(plan_.warp.planes.in(memory_) + k * Plane<W>::size);
   }
-  __device__ __forceinline__ int slope_planes() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
-  __device__ __forceinline__ Plane<W> slopes(int l) const { return plane(l); }
-  __device__ __forceinline__ Plane<W> curvatures(int l) const { return plane(slope_planes() + l); }
-  __device__ __forceinline__ Plane<W> curved_tangents(int l) const { return plane(slope_planes() + net_.hidden + l); }
+  __device__ __forceinline__ int d1_planes() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
+  __device__ __forceinline__ Plane<W> d1_plane(int l) const { return plane(l); }
+  __device__ __forceinline__ Plane<W> d2_plane(int l) const { return plane(d1_planes() + l); }
+  __device__ __forceinline__ Plane<W> tangent_plane(int l) const { return plane(d1_planes() + net_.hidden + l); }
   // tile ⊙= σ′_l; of block j alone.
-  __device__ __forceinline__ void scale_by_slopes(int l, Tile<W>& tile) const {
-    for_blocks<W>([&](int j) { scale_by_slopes(l, j, tile); });
+  __device__ __forceinline__ void scale_by_d1(int l, Tile<W>& tile) const {
+    for_blocks<W>([&](int j) { scale_by_d1(l, j, tile); });
   }
-  __device__ __forceinline__ void scale_by_slopes(int l, int j, Tile<W>& tile) const {
-    const Float4 slope = slopes(l)[j];
-    for_block_entries(j, tile.v[j], slope.v)([](int, int, float& x, float s) { x *= s; });
+  __device__ __forceinline__ void scale_by_d1(int l, int j, Tile<W>& tile) const {
+    const Float4 d1 = d1_plane(l)[j];
+    for_block_entries(j, tile.v[j], d1.v)([](int, int, float& x, float s) { x *= s; });
   }
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
     // Where registers allow it. One sum for all loses a factor four of accuracy.
     constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
-    Network::template product<kTransposed, kApart>(l, tile, memory_ + plan_.warp.stage);
+    Network::template product<kTransposed, kApart>(l, tile, plan_.warp.stage.in(memory_));
   }
 
   // z → h.
@@ -408,15 +403,15 @@ class WarpMlp : public WarpNetwork<P, W> {
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
 #pragma unroll
     for (int j = 0; j < Tile<W>::blocks; ++j) {
-      Float4 slope, curvature;
-      for_block_entries(j, tile.v[j], slope.v, curvature.v)([&](int, int, float& x, float& s, float& k) {
-        const Derivatives at_z = sigma(x);
+      Float4 d1, d2;
+      for_block_entries(j, tile.v[j], d1.v, d2.v)([&](int, int, float& x, float& s, float& k) {
+        const ActivationValues<float> at_z = sigma(x);
         x = at_z.value;
-        s = at_z.first;
-        k = at_z.second;
+        s = at_z.d1;
+        k = at_z.d2;
       });
-      if (kCurvature || net_.potential) slopes(l)[j] = slope;
-      if (kCurvature && net_.potential) curvatures(l)[j] = curvature;
+      if (kCurvature || net_.potential) d1_plane(l)[j] = d1;
+      if (kCurvature && net_.potential) d2_plane(l)[j] = d2;
     }
   }
   // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
@@ -427,13 +422,13 @@ class WarpMlp : public WarpNetwork<P, W> {
       const Float2 w = pair(output(0), j);
       Float4 curvature;
       for_block_entries(j, tile.v[j], curvature.v)([&](int r, int column, float& x, float& k) {
-        const Derivatives at_z = sigma(x);
+        const ActivationValues<float> at_z = sigma(x);
         const float weight = column & 1 ? w.y : w.x;
         if constexpr (kValue) value[r] = fmaf(at_z.value, weight, value[r]);
-        x = at_z.first * weight;
-        k = at_z.second * weight;
+        x = at_z.d1 * weight;
+        k = at_z.d2 * weight;
       });
-      if constexpr (kCurvature) curvatures(l)[j] = curvature;
+      if constexpr (kCurvature) d2_plane(l)[j] = curvature;
     }
   }
 

@@ -118,10 +118,10 @@ __device__ __forceinline__ void add_to_rows(const float* row, Tile<W>& tile) {
 template <int W>
 class Plane {
  public:
-  // Float4 from one plane to the next.
-  static constexpr int size = 32 * Tile<W>::blocks;
+  // Floats of a plane.
+  static constexpr int size = 16 * W;
 
-  __device__ __forceinline__ explicit Plane(Float4* start) : of_lane_(start + lane_index()) {}
+  __device__ __forceinline__ explicit Plane(float* start) : of_lane_(reinterpret_cast<Float4*>(start) + lane_index()) {}
   // This lane's entries of block j.
   __device__ __forceinline__ Float4& operator[](int j) const { return of_lane_[32 * j]; }
 

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/shared_layout.hpp"
+
 namespace fokker::cuda {
 namespace {
 

@@ -9,6 +9,7 @@
 
 #include "cuda/backend.hpp"
 #include "kernels/loss_launch.hpp"
+#include "kernels/shared_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

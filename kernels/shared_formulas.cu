@@ -3,10 +3,10 @@
 // training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
 // that a header which stops being device code stops the build.
 #include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "fokker/formulas/philox.hpp"
-#include "fokker/sde.hpp"
 #include "fokker/formulas/train.hpp"
+#include "fokker/sde.hpp"
 
 namespace fokker {
 namespace {
@@ -32,10 +32,10 @@ __device__ T runge_kutta_step(const RungeKutta& scheme, const ForwardSde& sde, T
 template <class T>
 __global__ void shared_formulas(ForwardSde sde, double beta, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
-  const PhiloxBlock block = philox4x32_10(seed, index, philox_offset(RandomUse::noise, 0, step));
-  float z0, z1;
-  normals_from_words(block.word[0], block.word[1], z0, z1);
-  const T t = static_cast<T>(sde.horizon) * uniform_from_word(block.word[2]), z = z0, x = z1;
+  T normal[2], uniform;
+  draw_normals(normal, 2, RandomUse::noise, seed, index, step);
+  draw_uniforms(&uniform, 1, RandomUse::time, seed, index, step);
+  const T t = static_cast<T>(sde.horizon) * uniform, z = normal[0], x = normal[1];
   const SdeCoefficients<T> c = sde.at(t);
   const T score = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) +
                   sum_of_derivatives(Silu{}, z) + sum_of_derivatives(Sine{}, z) + c.mean + c.variance;

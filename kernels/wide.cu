@@ -1,6 +1,6 @@
 // The pointwise work of networks too wide for the resident kernels: everything between two matrix products in one
-// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint) and of the losses'
-// gradients; see mlp_wide.cpp and loss_wide.cpp for their order.
+// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint) and, for the losses'
+// gradients, of src/operations/LOSS_GRADIENT.md; see mlp_wide.cpp and loss_wide.cpp for their order.
 //
 // Data path: a warp has a row, lanes its columns, so global memory is read and written coalesced and a sum over a row
 // is 32 partial sums and five shuffles, always in the same order: no shared memory, no atomics, and a row's numbers

@@ -175,8 +175,7 @@ struct JacobianArguments {
 template <class T>
 Status launch_jacobian(const JacobianArguments<T>& arguments, Stream stream);
 
-// R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x. With r = scale · R its loss's gradient is that of
-// c·∇_{(t,x)} φ + w Δφ: c = r (1, a x − g² ∇φ), w = −½ g² r.
+// The residual R, and with r = scale · R the seeds c and w of its loss (src/operations/LOSS_GRADIENT.md).
 template <class T>
 struct ResidualArguments {
   std::int64_t rows;
@@ -216,8 +215,8 @@ struct MisfitArguments {
 template <class T>
 Status launch_misfit(const MisfitArguments<T>& arguments, Stream stream);
 
-// Of the gradient of Σ w Δφ, the adjoint sweep along one axis: α = 2 w κ ⊙ ż + σ′ ⊙ p, S += σ″ ⊙ ż ⊙ p; without p
-// (the last hidden layer) α = 2 w κ ⊙ ż, and S is left alone.
+// A layer of the axis adjoint: α = 2 w κ ⊙ ż + σ′ ⊙ A, S += σ″ ⊙ ż ⊙ A, with A in p; without p (the last hidden layer)
+// α = 2 w κ ⊙ ż, and S is left alone.
 template <class T>
 struct AxisAdjointArguments {
   std::int64_t rows;
@@ -238,7 +237,7 @@ struct AxisAdjointArguments {
 template <class T>
 Status launch_axis_adjoint(const AxisAdjointArguments<T>& arguments, Stream stream);
 
-// Of the gradient of c·∇φ + w Δφ, with u the tangent along c: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
+// A layer of the seed tangent: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
 template <class T>
 struct SeedTangentArguments {
   std::int64_t rows;

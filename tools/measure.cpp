@@ -12,32 +12,19 @@
 #include <utility>
 
 #include "console.hpp"
-#include "fokker/formulas/philox.hpp"
+#include "fokker/formulas/draws.hpp"
 
 namespace fokker::tools {
 
 namespace {
 
-// Training draws its data at the steps 0, 1, … of its seed, the noise floor at the last two that Philox has room for;
-// the others stand before those, so that all are independent.
-constexpr std::uint64_t truth_step = (std::uint64_t{1} << 40) - 3, first_marginal_step = truth_step - 1,
-                        second_marginal_step = truth_step - 2, loss_step = truth_step - 3;
-
-// out [n, d]: standard normals of points 0 … n − 1.
-std::vector<float> draw_normals(std::int64_t n, std::int64_t d, std::uint64_t seed, std::uint64_t step) {
-  std::vector<float> out(static_cast<std::size_t>(n * d));
+// [n, d]: the noise of points 0 … n − 1 given their x_0.
+std::vector<float> denoising_noise(std::int64_t n, std::int64_t d, std::uint64_t seed, std::uint64_t step) {
+  std::vector<float> z(static_cast<std::size_t>(n * d));
   for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t begin = 0; begin < d; begin += 4) {
-      const PhiloxBlock block =
-          philox4x32_10(seed, static_cast<std::uint64_t>(i),
-                        philox_offset(RandomUse::denoising, static_cast<std::uint32_t>(begin / 4), step));
-      float z[4];
-      normals_from_words(block.word[0], block.word[1], z[0], z[1]);
-      normals_from_words(block.word[2], block.word[3], z[2], z[3]);
-      for (std::int64_t j = begin; j < std::min(begin + 4, d); ++j) out[i * d + j] = z[j - begin];
-    }
+    draw_normals(z.data() + i * d, d, RandomUse::denoising, seed, static_cast<std::uint64_t>(i), step);
   }
-  return out;
+  return z;
 }
 
 // Exact distances between weights on a grid, one a thread: the transport problems of one run are many, and each is the
@@ -135,7 +122,7 @@ Buffer<float> draw_samples(const Context& context, const Model& model, const Tim
 
 Truth measure_truth(const Context& context, const DataSet& data, const GapOptions& options) {
   Buffer<float> samples(context, options.samples, data.dimension());
-  data.draw(context, samples.view(), options.seed, 0, truth_step);
+  data.draw(context, samples.view(), options.seed, 0, ReservedStep::truth);
   return {Cloud::of(context, std::move(samples)), noise_floor(context, data, options.samples, options.seed)};
 }
 
@@ -159,10 +146,10 @@ std::vector<double> noise_floors_along_the_way(const Context& context, const For
   const std::int64_t n = options.samples;
   std::vector<Histogram> marginals[2];
   for (const int side : {0, 1}) {
-    const std::uint64_t step = side == 0 ? first_marginal_step : second_marginal_step;
+    const std::uint64_t step = side == 0 ? ReservedStep::first_marginal : ReservedStep::second_marginal;
     Buffer<float> there(context, n, 2);
     data.draw(context, there.view(), options.seed, 0, step);
-    const std::vector<float> x_0 = to_host(context, there.view()), z = draw_normals(n, 2, options.seed, step);
+    const std::vector<float> x_0 = to_host(context, there.view()), z = denoising_noise(n, 2, options.seed, step);
     std::vector<float> x(x_0.size());
     for (const std::int32_t at : steps) {
       const SdeCoefficients<double> sde_at = sde.at(grid.times()[at]);
@@ -223,14 +210,14 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   const std::int64_t n = std::int64_t{1} << 18, d = model.dimension();
   const ForwardSde& sde = model.sde;
   Buffer<float> there(context, n, d), score_there(context, n, d);
-  data.draw(context, there.view(), seed, 0, loss_step);
+  data.draw(context, there.view(), seed, 0, ReservedStep::held_out_loss);
   std::vector<float> x = to_host(context, there.view()), times(n);
-  const std::vector<float> z = draw_normals(n, d, seed, loss_step);
+  const std::vector<float> z = denoising_noise(n, d, seed, ReservedStep::held_out_loss);
   const double span = sde.horizon - sde.t_min, log_ratio = std::log(sde.horizon / sde.t_min);
   for (std::int64_t i = 0; i < n; ++i) {
-    const PhiloxBlock block =
-        philox4x32_10(seed, static_cast<std::uint64_t>(i), philox_offset(RandomUse::time, 0, loss_step));
-    const double u = (double(i) + uniform_from_word(block.word[0])) / double(n);
+    double u;
+    draw_uniforms(&u, 1, RandomUse::time, seed, static_cast<std::uint64_t>(i), ReservedStep::held_out_loss);
+    u = (double(i) + u) / double(n);
     times[i] = float(sde.t_min * std::exp(u * log_ratio));
     const SdeCoefficients<double> at = sde.at(double(times[i]));
     const double deviation = std::sqrt(at.variance);

@@ -49,7 +49,7 @@ void residual_forward(std::int64_t rows, std::int64_t stride, std::int64_t dimen
 
 template <int kDimension, bool kLast, class T>
 void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                         const T* seeds, const T* w, T* bar) {
+                         const T* seeds, const T* v, T* bar) {
   const hn::ScalableTag<T> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
@@ -58,7 +58,7 @@ void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t di
     for (std::int64_t j = 0, k = r * stride; j < stride; j += lanes, k += lanes) {
       const auto seeded = [&](std::int64_t stream) {  // h̄ of a stream after z_0
         if constexpr (kLast)
-          return hn::Mul(hn::Set(tag, seeds[(stream - 1) * rows + r]), hn::LoadU(tag, w + j));
+          return hn::Mul(hn::Set(tag, seeds[(stream - 1) * rows + r]), hn::LoadU(tag, v + j));
         else
           return hn::LoadU(tag, bar + stream * plane + k);
       };
@@ -88,9 +88,9 @@ void residual_reverse(std::int64_t rows, std::int64_t stride, std::int64_t dimen
 
 template <class T>
 void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                           const T* seeds, const T* w, T* bar) {
-  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
-  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
+                           const T* seeds, const T* v, T* bar) {
+  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
+  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
 }
 
 template <class T>

@@ -1,29 +1,17 @@
 // Losses of a multilayer perceptron of any width up to 4096, and of every one in double, with their gradients, over
-// chunks of rows as its fields (mlp_wide.cpp).
+// chunks of rows as its fields (mlp_wide.cpp). The formulas, the symbols and the names of the sweeps are those of
+// operations/LOSS_GRADIENT.md; a sweep is a product of matrices and a launch a layer (kernels/wide.cu).
 //
-// Both losses of a potential need the gradient in the parameters of F = c·∇_{(t,x)} φ + w Δφ, where c and w are a
-// point's own numbers, held fixed:
-//   denoising  c = (0, 2 weight (∇φ − s*)/(N d)), w = 0
-//   residual   c = r (1, a x − g² ∇φ), w = −½ g² r with r = 2 (weight of the residual) R/M
-// With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), φ = v·h_L + b, P_L = v, δ_l = σ′_l P_l, P_{l−1} = W_lᵀ δ_l, κ_l = σ″_l
-// P_l, τ_l = σ‴_l P_l, and of axis i the tangent ż_l:
-//   forward   z_l; keeps h, σ′, σ″, σ‴
-//   reverse   δ, κ, τ; ∇φ = W_1ᵀ δ_1
-//   axes      (residual) q_l = Σ_i ż_l², Δφ = Σ_l κ_l·q_l. Now R, c and w are known.
-//   axes      (residual) of each axis the tangent again, keeping ż, and its adjoint:
-//             α_l = 2 w κ_l ż_l + σ′_l A_l, A_{l−1} = W_lᵀ α_l, A_L = 0;  S_l += σ″_l ż_l A_l;
-//             dW_l += α_l ḣ_{l−1}ᵀ, dW_1 += α_1 e_iᵀ
-//   seed      u_1 = W_1 c, u_l = W_l π_{l−1}, π_l = σ′_l u_l + w σ″_l q_l;  S_l += κ_l u_l + w τ_l q_l;
-//             dW_l += δ_l π_{l−1}ᵀ, dW_1 += δ_1 cᵀ, dv += π_L
-//   adjoint   ζ_L = S_L, ζ_l = S_l + σ′_l W_{l+1}ᵀ ζ_{l+1};  dW_l += ζ_l h_{l−1}ᵀ, dW_1 += ζ_1 (t, x)ᵀ, db_l += ζ_l
-// A vector net has the forward sweep and, from ζ_L = σ′_L Vᵀ c, the adjoint one.
+// Every symbol that a later sweep reads is a plane of the chunk: h, σ′, κ, δ and S, for the residual also σ″, τ, q, and
+// ż and ḣ of one axis; τ takes the place of σ‴, and κ that of σ″ in the denoising loss. An axis adjoint makes the
+// tangents of its axis again.
 //
 // The sweeps' products are in the queue's precision, in split by fp16 halves. The gradients D Hᵀ are sums over points,
 // which no power of two a row can scale: they are fp32 products (in double, double ones), added chunk after chunk, and
 // those of biases are sums of columns in a fixed order. Losses are summed in double.
 //
-// Cost in products a hidden matrix: denoising 4 and 2 for its gradient, residual 4 + 3 d and 2 + d, a vector net's 2
-// and 1. Numbers kept a unit: 5, 10 and 2. Nothing is allocated and nothing waits after construction.
+// Numbers kept a unit: 5 for denoising, 10 for the residual, 2 for a vector net. Nothing is allocated and nothing waits
+// after construction.
 #include <algorithm>
 #include <cstddef>
 #include <memory>
@@ -231,7 +219,7 @@ class WideSweeps {
 
   // ---- gradient sweeps ----
 
-  // The adjoint sweep of Σ w Δφ along axis i.
+  // The axis adjoint of axis i, behind its tangents.
   void axis_adjoint(std::int64_t n, int i, T* gradient) {
     const kernels::Tangents<T> start = network_.axis(i);
     network_.tangent(n, 1, start, tangent_, moved_, first_, [&](std::int64_t l, auto& rule) {
@@ -268,8 +256,8 @@ class WideSweeps {
     }
   }
 
-  // From c in seed_, and w where it is not nullptr. Where it is, S begins here; elsewhere the axes' adjoint sweeps have
-  // begun it in all layers but the last.
+  // The seed tangent from c in seed_ and w, nullptr for 0, and the adjoint. Without w the source S begins here; with it
+  // the axis adjoints have begun it in all layers but the last.
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
     const int seed_stride = network_.input_stride();
     network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
@@ -306,7 +294,7 @@ class WideSweeps {
     adjoint(n, zeta, source_, gradient);
   }
 
-  // From ζ of the last hidden layer in zeta: the adjoint sweep with what each layer adds to the gradient.
+  // The adjoint from ζ of the last hidden layer in zeta, with what each layer adds to the gradient.
   void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, T* gradient) {
     const Architecture& a = network_.architecture();
     network_.adjoint(n, zeta, first_, source, [&](std::int64_t l) {

@@ -13,9 +13,9 @@
 #include <limits>
 
 #include "diagnostics/energy.hpp"
-#include "fokker/sampler.hpp"
 #include "diagnostics/forward_paths.hpp"
-#include "core/host_random.hpp"
+#include "fokker/formulas/draws.hpp"
+#include "fokker/sampler.hpp"
 
 namespace fokker {
 namespace {
@@ -107,7 +107,7 @@ std::vector<std::vector<double>> draw(const Context& context, const Model& model
   const double deviation = std::sqrt(model.sde.prior_variance());
   for (std::int64_t i = 0; i < n; ++i) {
     draw_normals(states[0].data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
-                 static_cast<std::uint64_t>(DiagnosticStep::prior));
+                 ReservedStep::prior);
   }
   for (double& x : states[0]) x *= deviation;
   for (std::int64_t k = 0; k < kept; ++k) states.emplace_back(here.begin() + k * size, here.begin() + (k + 1) * size);
@@ -148,7 +148,7 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
       for (std::int64_t i = 0; i < count; ++i) {
         const std::int64_t sample = first + i;
         draw_uniforms(direction.data(), d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(sample),
-                      static_cast<std::uint64_t>(DiagnosticStep::probe) + static_cast<std::uint64_t>(k));
+                      ReservedStep::probe + static_cast<std::uint64_t>(k));
         for (std::int64_t side = 0; side < 2; ++side) {
           for (std::int64_t j = 0; j < paths; ++j) {
             const std::int64_t row = (i * 2 + side) * paths + j;

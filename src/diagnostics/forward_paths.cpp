@@ -10,7 +10,7 @@
 #include <limits>
 #include <numbers>
 
-#include "core/host_random.hpp"
+#include "fokker/formulas/draws.hpp"
 
 namespace fokker {
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// What diagnostics share: fields of a potential at points on the host, the steps of their random numbers, and times.
+// What diagnostics share: fields of a potential at points on the host, and times.
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -36,9 +36,6 @@ class HostFields {
   std::int64_t dimension_;
   Buffer<double> t_, x_, value_, score_, hessian_, residual_;
 };
-
-// Steps of RandomUse::diagnostic; those of forward paths count from 0.
-enum class DiagnosticStep : std::uint64_t { direction = std::uint64_t{1} << 39, box_point, prior, probe };
 
 // log((σ² + σ²(t_min))/m²) at t: of noise to signal.
 double log_noise_ratio(const ForwardSde& sde, double t);

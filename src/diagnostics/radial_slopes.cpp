@@ -6,10 +6,10 @@
 #include <cmath>
 #include <numbers>
 
+#include "diagnostics/host_fields.hpp"
 #include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
-#include "diagnostics/host_fields.hpp"
-#include "core/host_random.hpp"
+#include "fokker/formulas/draws.hpp"
 
 namespace fokker {
 namespace {
@@ -26,8 +26,7 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
       at[0] = std::cos(angle), at[1] = std::sin(angle);
       continue;
     }
-    draw_normals(at, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
-                 static_cast<std::uint64_t>(DiagnosticStep::direction));
+    draw_normals(at, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i), ReservedStep::direction);
     double square = 0;
     for (std::int64_t k = 0; k < d; ++k) square += at[k] * at[k];
     for (std::int64_t k = 0; k < d; ++k) at[k] /= std::sqrt(square);

@@ -3,25 +3,21 @@
 // double inside, so the residual of an exact density comes out at rounding. Sums are in double, one time after the
 // other, so the result does not depend on how points are put into batches. Points are drawn and sums are made on the
 // host, whatever the backend that evaluates R.
-#include "fokker/diagnostics.hpp"
-
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
-#include "core/host_random.hpp"
+#include "fokker/formulas/draws.hpp"
 
 namespace fokker {
 namespace {
 
 constexpr std::int64_t kBatch = 1 << 16;  // points a call: 512 times of 512 points take a few megabytes
-
-// Steps that no training iteration uses, so that a model is not judged at the points it was trained on.
-constexpr std::uint64_t kTimeStep = (std::uint64_t{1} << 40) - 1, kPointStep = kTimeStep - 1;
 
 }  // namespace
 
@@ -43,7 +39,8 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
   std::vector<float> times(options.times);
   for (std::int64_t k = 0; k < options.times; ++k) {
     float& t = times[k];
-    draw_uniforms(&t, 1, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(k), kTimeStep);
+    draw_uniforms(&t, 1, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(k),
+                  ReservedStep::residual_time);
     t = static_cast<float>(model.sde.t_min + (model.sde.horizon - model.sde.t_min) * static_cast<double>(t));
   }
 
@@ -57,7 +54,7 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
     const std::int64_t n = std::min(batch, all - first);
     for (std::int64_t i = 0; i < n; ++i) {
       draw_uniforms(x.data() + i * d, d, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(first + i),
-                    kPointStep);
+                    ReservedStep::residual_point);
     }
     for (std::int64_t i = 0; i < n * d; ++i) x[i] = box * (2 * x[i] - 1);
     for (std::int64_t i = 0; i < n; ++i) t[i] = times[(first + i) / options.points];

@@ -7,11 +7,11 @@
 #include <cmath>
 #include <limits>
 
+#include "diagnostics/host_fields.hpp"
 #include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
+#include "fokker/formulas/draws.hpp"
 #include "fokker/sampler.hpp"
-#include "diagnostics/host_fields.hpp"
-#include "core/host_random.hpp"
 #include "model/symmetric_eigen.hpp"
 
 namespace fokker {
@@ -193,7 +193,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
       x.resize(n * d);
       for (std::int64_t i = 0; i < n; ++i) {
         draw_normals(x.data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
-                     static_cast<std::uint64_t>(DiagnosticStep::prior));
+                     ReservedStep::prior);
       }
       for (double& v : x) v *= std::sqrt(sde.prior_variance());
     } else {
@@ -205,7 +205,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
     x.resize(options.box_points * d);
     for (std::int64_t i = 0; i < options.box_points; ++i) {
       draw_uniforms(x.data() + i * d, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
-                    static_cast<std::uint64_t>(DiagnosticStep::box_point));
+                    ReservedStep::box_point);
     }
     for (double& v : x) v = options.box * (2 * v - 1);
     bound.points_box += options.box_points;

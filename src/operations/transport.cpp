@@ -21,8 +21,9 @@
 #include <utility>
 
 #include "core/check.hpp"
-#include "fokker/error.hpp"
 #include "core/operations.hpp"
+#include "fokker/error.hpp"
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker {
 
@@ -225,11 +226,9 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
 double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
   if (n < 1) throw Error(fmt::format("a noise floor needs at least one sample, and {} were asked for", n));
   grid.validate();
-  // Steps that no training iteration and no plain draw uses.
-  constexpr std::uint64_t kLastStep = (std::uint64_t{1} << 40) - 1;
   Buffer<float> first(context, n, data.dimension()), second(context, n, data.dimension());
-  data.draw(context, first.view(), seed, 0, kLastStep);
-  data.draw(context, second.view(), seed, 0, kLastStep - 1);
+  data.draw(context, first.view(), seed, 0, ReservedStep::first_noise_floor);
+  data.draw(context, second.view(), seed, 0, ReservedStep::second_noise_floor);
   if (data.dimension() != 2) return sliced_w2_squared(context, first.view(), second.view(), 256, seed);
   const Histogram p = histogram(context, first.view(), grid), q = histogram(context, second.view(), grid);
   if (p.inside == 0 || q.inside == 0) {

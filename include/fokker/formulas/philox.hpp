@@ -22,7 +22,29 @@ enum class RandomUse : std::uint32_t {
   collocation,     // (t, x) of a residual point
   initialisation,  // network parameters
   projection,      // directions of sliced W2
-  diagnostic,      // forward paths (step = step of the path), directions and points of diagnostics
+  diagnostic,      // forward paths (step = step of the path); directions and points of diagnostics
+};
+
+// Steps that are reserved: no training iteration, step of a grid or step of a path reaches them (iterations end below
+// 10^12), so that what is drawn at them is independent of what is drawn at those. Two uses may share a number.
+struct ReservedStep {
+  enum Step : std::uint64_t {
+    // diagnostic
+    direction = std::uint64_t{1} << 39,  // of radial slopes
+    box_point,                           // of the upper bound
+    prior,                               // x_T of a diagnostic's paths
+    probe,                               // and those that follow: probe + k for the k-th time
+    // data, denoising and time: samples of a data set, and of its law at a time, that no model was trained on
+    held_out_loss = (std::uint64_t{1} << 40) - 6,
+    second_marginal,
+    first_marginal,
+    truth,
+    second_noise_floor,
+    first_noise_floor,
+    // collocation: residual statistics
+    residual_point = (std::uint64_t{1} << 40) - 2,
+    residual_time,
+  };
 };
 
 struct PhiloxBlock {

@@ -1,4 +1,5 @@
 // The command line: train, sample, field, density, gap, diagnose, info.
+#include "fokker/diagnostics/sde_density.hpp"
 #include "fokker/fokker.hpp"
 
 #include <fmt/format.h>

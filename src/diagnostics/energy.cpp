@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "fokker/error.hpp"
 #include "diagnostics/host_fields.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {

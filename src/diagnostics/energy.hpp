@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/energy.hpp"
 
 namespace fokker {
 

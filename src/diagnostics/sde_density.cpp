@@ -1,12 +1,13 @@
+#include "fokker/diagnostics/sde_density.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/check.hpp"
-#include "fokker/diagnostics.hpp"
-#include "fokker/error.hpp"
 #include "diagnostics/forward_paths.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 

@@ -1,6 +1,8 @@
 // The bound of the gap between the samplers (the paper's argument with an L that depends on time): along coupled paths
 // of the two probability flows, |x − y|′ ≤ L |x − y| + ½ g² |∇ log p^S − s|, and Grönwall. L has to hold between the
 // paths; it is looked for where samples of both are, and all over the box.
+#include "fokker/diagnostics/upper_bound.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <limits>
 
 #include "diagnostics/host_fields.hpp"
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/sampler.hpp"

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "fokker/diagnostics/sde_density.hpp"
 
 namespace fokker::testing {
 namespace {

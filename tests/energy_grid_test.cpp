@@ -314,7 +314,7 @@ TEST(EnergyOnAGrid, GoesOnFromASavedState) {
     EXPECT_EQ(rest.dissipation.value, whole.dissipation.value);
     EXPECT_EQ(rest.warnings, whole.warnings);
   }
-  // Of no times, the rest means nothing and is not states either.
+  // Where no time is done, the rest of a state means nothing, and the next states have none of it.
   EnergyState none = states[2], last;
   none.times = 0;
   reverse_sde_energy(context(), model, grid,

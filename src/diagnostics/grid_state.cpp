@@ -37,9 +37,9 @@ namespace {
 constexpr double kSpan = 6;            // standard deviations beyond the box
 constexpr double kNegligible = 1e-14;  // p beside its maximum
 constexpr double kVanishing = -640;    // log u beside its maximum: products with a weight would be denormal numbers
-constexpr double kEdge = 0.95;         // of the span: beyond it p and q should have nothing
+constexpr double kEdge = 0.95;         // share of the span beyond which p and q should have nothing
 
-// ∫_0^1 f(y²) 2y dy, four points of Gauss and Legendre's rule: of paths, f the mean at a share y² of a step.
+// ∫_0^1 f(y²) 2y dy, by four points of Gauss and Legendre's rule; f is a mean over paths at the share y² of a step.
 constexpr std::array<double, 4> kPoints{0.06943184420297371, 0.33000947820757187, 0.66999052179242813,
                                         0.93056815579702629};
 constexpr std::array<double, 4> kWeights{0.17392742256872693, 0.32607257743127307, 0.32607257743127307,
@@ -105,7 +105,7 @@ void GridState::step(double t) {
   const auto [lowest, highest] = std::minmax_element(residual_.begin(), residual_.end());
   const Axis from = axis(later), between = axis(middle), to = axis(t);
   constexpr std::int64_t points = kPoints.size();
-  std::vector<double> cubic, safe, mean_at[points];  // the last: of R over paths, at a point of the step
+  std::vector<double> cubic, safe, mean_at[points];  // mean_at: of R over paths, at a point of the rule
   const auto take_mean = [&](std::int64_t point) {
     const double at = t + kPoints[point] * kPoints[point] * duration;
     std::vector<double> v = apply(kernel(at, between, later, from, Interpolation::cubic), u);

@@ -14,7 +14,7 @@ namespace fokker::testing {
 constexpr double kEnd = 0.01;  // the last time
 
 inline Context context() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
-inline ForwardSde short_ou(double horizon) { return {.horizon = horizon, .t_min = 1e-3}; }
+inline ForwardSde short_ou(double horizon) { return ForwardSde::ou({.horizon = horizon, .t_min = 1e-3}); }
 
 // An error that says something: of 2 %, or of 2e-3 where the number is small.
 inline double informative(double expected) { return 0.02 * std::abs(expected) + 2e-3; }

@@ -60,14 +60,16 @@ TEST(EnergyOnAGrid, OfGaussiansWithTheWrongPrior) {
 
 TEST(EnergyOnAGrid, OfGaussiansForEverySde) {
   for (ForwardSde sde : testing::all_sdes()) {
-    if (sde.kind == SdeKind::vp_linear || sde.kind == SdeKind::subvp) sde.horizon = 0.3;  // where the prior is wrong
+    if (sde.kind() == SdeKind::vp_linear || sde.kind() == SdeKind::subvp) {
+      sde = ForwardSde::parse(sde.name(), R"({"T": 0.3})");  // where the prior is wrong
+    }
     SCOPED_TRACE(sde.name());
     const testing::GaussianReverseOf reference{sde, 0.7, 0.3};
     const Model model{sde, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
     const EnergyIdentity measured =
-        energy_identity(context(), model, TimeGrid::geometric(sde.horizon, 0.02, 60), {.nodes = 240});
+        energy_identity(context(), model, TimeGrid::geometric(sde.horizon(), 0.02, 60), {.nodes = 240});
     const double kl_end = divergence_of(reference.reverse(0.02), reference.exact(0.02));
-    const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon));
+    const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon()));
     const auto expect_covered = [](const char* what, const Estimate& estimate, double expected) {
       EXPECT_LE(std::abs(estimate.value - expected), estimate.step_error + 1e-9) << what;
       EXPECT_LE(estimate.step_error, informative(expected)) << what << " is not resolved";

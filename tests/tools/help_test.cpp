@@ -136,7 +136,7 @@ TEST_F(Help, ShowsTheDefaultsThatHold) {
   // The time of a density is the model's t_min where none is given, and no number is shown for it.
   EXPECT_THAT(help_of("density"), HasSubstr("--time NUMBER  "));
   EXPECT_THAT(help_of("diagnose"), HasSubstr("--nodes INTEGER  "));
-  EXPECT_EQ(fokker_json(with({"density", "--json"}, small.at("density")))["time"], load_model(model).sde.t_min);
+  EXPECT_EQ(fokker_json(with({"density", "--json"}, small.at("density")))["time"], load_model(model).sde.t_min());
 }
 
 // In the order in which they stand, with sizes that take no time.

@@ -230,7 +230,7 @@ TEST_F(TrainCommand, WritesRecordsAsJsonLinesAndOtherNetworks) {
   EXPECT_EQ(iterations, (std::vector<int>{0, 5, 10, 15}));
   const Model model = load_model(file("v.safetensors"));
   EXPECT_EQ(model.output(), Output::score);
-  EXPECT_EQ(model.sde.kind, SdeKind::vp_linear);
+  EXPECT_EQ(model.sde.kind(), SdeKind::vp_linear);
 }
 
 TEST_F(TrainCommand, RefusesWhatIsNotAllowed) {

@@ -64,7 +64,7 @@ fokker sample --log-density.
                               fmt::join(points.shape, ", "), d));
     }
     const std::int64_t n = points.shape[0];
-    if (time_option_->count() == 0) time_ = model.sde.t_min;
+    if (time_option_->count() == 0) time_ = model.sde.t_min();
     const Context context = machine_.context();
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();

@@ -61,7 +61,7 @@ tensors are score and, of a potential, value alone.
     }
     const std::int64_t n = points.shape[0];
     // A float32 file rounds a horizon such as 0.7 up or down.
-    const double horizon = model.sde.horizon, slack = 1e-6 * horizon;
+    const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
     std::vector<float> t(n), x(n * d);
     for (std::int64_t i = 0; i < n; ++i) {
       t[i] = static_cast<float>(points.data[i * (1 + d)]);

@@ -60,7 +60,8 @@ tensors are score and, of a potential, value alone.
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
     const Context context = machine_.context();
-    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}}};
+    std::vector<Wanted> wanted;
+    wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});

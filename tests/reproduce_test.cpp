@@ -3,13 +3,9 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -19,11 +15,11 @@
 #include <regex>
 #include <set>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "fokker/fokker.hpp"
+#include "process.hpp"
 #include "scratch.hpp"
 
 namespace fokker {
@@ -34,22 +30,16 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using Json = nlohmann::json;
 using testing::get;
+using testing::Outcome;
+using testing::Process;
 using testing::put;
+using testing::python_with;
 using testing::Scratch;
 
 const std::string reproduce_tool = REPRODUCE_TOOL, tools_folder = FOKKER_TOOLS_FOLDER;
 
-struct Outcome {
-  int code;
-  std::string out, err;
-};
-
 // A command of a POSIX shell; words need no quotes here.
-Outcome run(const Scratch& scratch, const std::string& command) {
-  const std::string out = scratch / "stdout.txt", err = scratch / "stderr.txt";
-  const int status = std::system(fmt::format("{} > '{}' 2> '{}'", command, out, err).c_str());
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, get(out), get(err)};
-}
+Outcome run(const Scratch& scratch, const std::string& command) { return Process(scratch.folder(), command).wait(); }
 
 // The cheapest run there is, a second.
 Outcome reproduce(const Scratch& scratch, const std::string& data, const std::string& weights = "0,1",
@@ -70,8 +60,8 @@ void put_gaps(const Scratch& scratch, const std::string& data, double escaped) {
   }
 }
 
-void expect_refusal(const Outcome& outcome, const std::string& what) {
-  EXPECT_EQ(outcome.code, 1);
+void expect_refusal(const Outcome& outcome, const std::string& what, int code = 1) {
+  EXPECT_EQ(outcome.code, code);
   EXPECT_THAT(outcome.out, ::testing::IsEmpty());
   EXPECT_THAT(outcome.err, AllOf(::testing::StartsWith("reproduce: "), HasSubstr(what)));
   EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
@@ -82,11 +72,7 @@ void put_mixture(const std::string& path, double mean) {
 }
 
 // Whether the report can be made here, which takes a Python with its packages.
-bool can_report() {
-  return std::system(
-             "python3 -c 'import numpy, matplotlib.pyplot' 2> /dev/null || "
-             "/usr/bin/python3 -c 'import numpy, matplotlib.pyplot' 2> /dev/null") == 0;
-}
+bool can_report() { return !python_with("numpy, matplotlib.pyplot").empty(); }
 
 std::string report(const Scratch& scratch) {
   const Outcome outcome = run(scratch, fmt::format("python3 {}/report.py {}", tools_folder, scratch / "out"));
@@ -95,6 +81,87 @@ std::string report(const Scratch& scratch) {
   std::string page = get(scratch / "out/report.html");
   for (std::size_t at; (at = page.find("data:image")) != std::string::npos;) page.erase(at, page.find('"', at) - at);
   return page;
+}
+
+TEST(Reproduction, LeavesEverythingAndGoesOnWhereItStopped) {
+  const Scratch scratch;
+  const auto call = [&](const std::string& options) {
+    return run(scratch, reproduce_tool + " --preset smoke " + options);
+  };
+  const std::string out = scratch / "smoke";
+  Outcome outcome = call("--out " + out);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("ODE–SDE"));
+  EXPECT_THAT(outcome.out, HasSubstr("circles2: the ODE–SDE gap"));
+  const Json results = Json::parse(get(out + "/results.json"));
+  EXPECT_EQ(results["preset"], "smoke");
+  EXPECT_EQ(results["finished"], true);
+  ASSERT_EQ(results["runs"].size(), 2u);
+  for (const Json& entry : results["runs"]) {
+    const std::string folder = out + "/" + entry["folder"].get<std::string>();
+    for (const char* name : {"recipe.json", "model.safetensors", "training.json", "gap.json", "log.csv", "ode.npy",
+                             "sde.npy", "truth.npy"}) {
+      EXPECT_TRUE(std::filesystem::is_regular_file(folder + "/" + name)) << folder << " " << name;
+    }
+    EXPECT_TRUE(entry["gap"]["w2_squared"]["ode_sde"].is_number());
+    EXPECT_TRUE(entry["gap"]["residual"]["centred_mean_square"].is_number());
+    EXPECT_GT(entry["gap"]["noise_floor"].get<double>(), 0);
+  }
+
+  // Once more: nothing is done again.
+  const std::string model_file = out + "/circles2_softplus20_w1_s0/model.safetensors", model = get(model_file);
+  const auto written = std::filesystem::last_write_time(model_file),
+             measured = std::filesystem::last_write_time(out + "/circles2_softplus20_w1_s0/gap.json");
+  EXPECT_EQ(call("--out " + out).code, 0);
+  EXPECT_EQ(std::filesystem::last_write_time(model_file), written);
+  EXPECT_EQ(std::filesystem::last_write_time(out + "/circles2_softplus20_w1_s0/gap.json"), measured);
+  // Fewer samples: measured again from the same model.
+  EXPECT_EQ(call("--samples 1000 --out " + out).code, 0);
+  EXPECT_EQ(std::filesystem::last_write_time(model_file), written);
+  EXPECT_EQ(Json::parse(get(out + "/results.json"))["runs"][1]["gap"]["samples"], 1000);
+  // Another recipe: refused.
+  expect_refusal(call("--iterations 7 --out " + out), "iterations: 300 there, 7 asked for");
+  EXPECT_EQ(get(model_file), model);
+
+  // Interrupted while it trains, then called again: the same model.
+  const std::string other = scratch / "interrupted";
+  const std::string again = "--weights 1 --samples 1000 --out " + other;
+  const Process process(scratch.folder(), reproduce_tool + " --preset smoke " + again);
+  ASSERT_TRUE(process.wait_for(other + "/circles2_softplus20_w1_s0/log.csv"));
+  process.send(SIGTERM);
+  const Outcome interrupted = process.wait();
+  EXPECT_EQ(interrupted.code, 1);
+  EXPECT_THAT(interrupted.err, HasSubstr("reproduce: interrupted after"));
+  EXPECT_TRUE(std::filesystem::exists(other + "/circles2_softplus20_w1_s0/state.safetensors"));
+  EXPECT_EQ(call(again).code, 0);
+  EXPECT_EQ(get(other + "/circles2_softplus20_w1_s0/model.safetensors"), model);
+  EXPECT_EQ(get(other + "/circles2_softplus20_w1_s0/log.csv"), get(out + "/circles2_softplus20_w1_s0/log.csv"));
+}
+
+TEST(Reproduction, RefusesWhatIsNotAllowedInOneSentence) {
+  const Scratch scratch;
+  EXPECT_THAT(run(scratch, reproduce_tool + " --help").out,
+              AllOf(HasSubstr("--preset"), HasSubstr("--samples INTEGER "), HasSubstr("--iterations INTEGER "),
+                    HasSubstr("--precision")));
+  put(scratch / "regular", "a file");
+  struct Case {
+    std::string options, what;
+    int code = 2;
+  };
+  const std::string to = " --out " + (scratch / "out");
+  for (const auto& [options, what, code] :
+       {Case{"", "--out"}, Case{"--preset huge" + to, "huge"},
+        Case{"--seed 1 --seed 2" + to, "--seed given 2 times; allowed: once"},
+        Case{"--preset smoke --out " + (scratch / "regular"), "regular", 1},
+        Case{"--preset smoke --data spiral" + to, "spiral"}, Case{"--preset smoke --samples 0" + to, "--samples 0"},
+        Case{"--preset smoke --iterations -1" + to, "-1"},
+        Case{"--preset smoke --weights 0,abc" + to, "--weights 0,abc given; allowed: numbers with commas between"},
+        Case{"--preset smoke --weights 1,1" + to, "share", 1}}) {
+    SCOPED_TRACE(options);
+    expect_refusal(run(scratch, fmt::format("{} {}", reproduce_tool, options)), what, code);
+  }
+  EXPECT_EQ(get(scratch / "regular"), "a file");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
 }
 
 TEST(Reproduction, RefusesDataChangedUnderOneName) {
@@ -350,28 +417,18 @@ TEST(Reproduction, AKilledTrainingEndsWithTheSameBits) {
       return none ? std::filesystem::file_time_type::min() : time;
     };
     const auto before = written();
-    const pid_t child = ::fork();
-    if (child == 0) {
-      ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
-      ::_exit(127);
-    }
-    int status = 0;
-    while (written() == before && ::waitpid(child, &status, WNOHANG) == 0) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    ::kill(child, signal);
-    ::waitpid(child, &status, 0);
+    const Process process(scratch.folder(), command("out"));
+    EXPECT_TRUE(process.wait_until([&] { return written() != before; }));
+    process.send(signal);
+    const Outcome outcome = process.wait();
     EXPECT_FALSE(std::filesystem::exists(model)) << "the training ended before it could be stopped";
-    return status;
+    return outcome;
   };
-  const int interrupted = end_by(SIGTERM);
-  ASSERT_TRUE(WIFEXITED(interrupted));
-  EXPECT_EQ(WEXITSTATUS(interrupted), 1);
+  EXPECT_EQ(end_by(SIGTERM).code, 1);
   ASSERT_TRUE(std::filesystem::exists(folder + "state.safetensors"));
   const double before = Json::parse(get(folder + "training.json"))["seconds"];
   EXPECT_GT(before, 0);
-  const int killed = end_by(SIGKILL);
-  ASSERT_TRUE(WIFSIGNALED(killed));
+  ASSERT_EQ(end_by(SIGKILL).signal, SIGKILL);
 
   const Outcome last = run(scratch, command("out")), single = run(scratch, command("single"));
   ASSERT_EQ(last.code, 0) << last.err;
@@ -392,17 +449,10 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
                        reproduce_tool, scratch / out);
   };
   const std::string folder = scratch / "out/circles2_softplus20_w1_s0/", kept = folder + "samples.safetensors";
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::execl("/bin/sh", "sh", "-c", ("exec " + command("out") + " > /dev/null 2>&1").c_str(), nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  while (!std::filesystem::exists(kept) && ::waitpid(child, &status, WNOHANG) == 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  ::kill(child, SIGKILL);
-  ::waitpid(child, &status, 0);
+  const Process process(scratch.folder(), command("out"));
+  ASSERT_TRUE(process.wait_for(kept));
+  process.send(SIGKILL);
+  process.wait();
   ASSERT_FALSE(std::filesystem::exists(folder + "gap.json")) << "the sampling ended before it could be stopped";
   // Time that was spent is not spent again; a mark on it shows that what was kept was used.
   SafeTensors state = SafeTensors::load(kept);
@@ -657,6 +707,26 @@ TEST(Reproduction, ThePaperHasToShowItsResultBesideThePublished) {
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
   EXPECT_THAT(report(scratch), AllOf(HasSubstr("Beside the published numbers"), HasSubstr("0.01160"),
                                      HasSubstr("What the paper's runs have to show"), HasSubstr("not evaluated")));
+}
+
+TEST(Report, ShowsAReproduction) {
+  const Scratch scratch;
+  const std::string python = python_with("numpy, matplotlib");
+  if (python.empty()) GTEST_SKIP() << "no python3 with numpy and matplotlib; Debian: python3-matplotlib";
+  const std::string out = scratch / "smoke";
+  Outcome outcome = run(scratch, reproduce_tool + " --preset smoke --samples 1000 --out " + out);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  outcome = run(scratch, fmt::format("{} {}/report.py {}", python, tools_folder, out));
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const std::string page = get(out + "/report.html");
+  EXPECT_THAT(page, HasSubstr("data:image/png;base64,"));
+  EXPECT_THAT(page, HasSubstr("noise floor"));
+  for (const char* name : {"density_circles2", "gap_circles2", "training_circles2", "residual"}) {
+    EXPECT_TRUE(std::filesystem::is_regular_file(fmt::format("{}/figures/{}.png", out, name)));
+  }
+  outcome = run(scratch, fmt::format("{} {}/report.py {}", python, tools_folder, scratch / "nowhere"));
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_THAT(outcome.err, AllOf(::testing::StartsWith("report.py: "), HasSubstr("results.json")));
 }
 
 // A potential that grows in every direction, measured; and beside it what a diagnosis may say, put into the results.

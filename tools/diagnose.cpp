@@ -66,7 +66,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   Stopwatch since_save;
   if (!kept.file.empty()) {
     energy.from = kept_energy(kept, seconds_before);
-    energy.keep = [&](const EnergyState& state) {
+    energy.save = [&](const EnergyState& state) {
       if (since_save.seconds() < kept.seconds_between_saves && state.times < std::ssize(grid.times())) return;
       keep(kept, state, seconds_before + clock.seconds());
       since_save = {};

@@ -414,13 +414,13 @@ TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
   const TimeGrid grid = TimeGrid::geometric(1, kEnd, 6);
   std::vector<EnergyState> kept;
   const Energy whole = reverse_sde_energy(
-      context(), model, grid, {.nodes = 64, .keep = [&](const EnergyState& state) { kept.push_back(state); }});
+      context(), model, grid, {.nodes = 64, .save = [&](const EnergyState& state) { kept.push_back(state); }});
   ASSERT_EQ(kept.size(), whole.times.size());
   for (const EnergyState& state : kept) {
     SCOPED_TRACE(state.times);
     std::int64_t calls = 0;
     const Energy rest = reverse_sde_energy(context(), model, grid,
-                                           {.nodes = 64, .keep = [&](const EnergyState&) { ++calls; }, .from = state});
+                                           {.nodes = 64, .save = [&](const EnergyState&) { ++calls; }, .from = state});
     EXPECT_EQ(calls, std::ssize(whole.times) - state.times);
     EXPECT_EQ(rest.mass, whole.mass);
     EXPECT_EQ(rest.left.value, whole.left.value);
@@ -432,7 +432,7 @@ TEST(EnergyOnAGrid, GoesOnFromWhatWasKept) {
   EnergyState none = kept[2], last;
   none.times = 0;
   reverse_sde_energy(context(), model, grid,
-                     {.nodes = 64, .keep = [&](const EnergyState& state) { last = state; }, .from = none});
+                     {.nodes = 64, .save = [&](const EnergyState& state) { last = state; }, .from = none});
   EXPECT_EQ(last.moments, kept.back().moments);
   EXPECT_EQ(last.log_u, kept.back().log_u);
   const auto refused = [&](const EnergyOptions& options, std::int64_t d = 1) {

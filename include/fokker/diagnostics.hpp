@@ -145,7 +145,7 @@ struct EnergyOptions {
   // grid: called after each of the times with the state so far; and one such state of an earlier call with the same
   // model, times, nodes and box, to go on from with the same result. The passes for step errors come after all times
   // and are done anew; they take three eighths as long (d = 2).
-  std::function<void(const EnergyState&)> keep = {};
+  std::function<void(const EnergyState&)> save = {};
   EnergyState from = {};
 
   void validate() const;  // throws Error where a number is out of its range

@@ -383,12 +383,12 @@ EnergyMeasurement energy_on_grid(const Context& context, const Model& model, con
   for (std::int64_t k = done.times; k < times; ++k) {
     const GridState::Moments m = advance(state, measured.times, k);
     record(measured.times[k], m);
-    if (options.keep) {
+    if (options.save) {
       done.times = k + 1;
       done.share = double(k + 1) / work;
       done.log_u = state.log_u();
       append(m, done.moments);
-      options.keep(done);
+      options.save(done);
     }
     progress(double(k + 1));
   }

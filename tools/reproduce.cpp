@@ -70,13 +70,12 @@ class Reproduction {
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
-        std::string(
-            "Examples:\n"
-            "  reproduce --preset quick --out quick\n"
-            "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
-            "tools/report.py renders the results. A second call with the same options goes on where the first was "
-            "ended.\nKilled in the midst of a save, it leaves the earlier file and beside it a file "
-            ".fokker-PID-N.tmp, which may be\nremoved.\n\n") +
+        std::string("Examples:\n"
+                    "  reproduce --preset quick --out quick\n"
+                    "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
+                    "report.py renders the results. A second call with the same options goes on where the first was "
+                    "ended.\nKilled in the midst of a save, it leaves the earlier file and beside it a file "
+                    ".fokker-PID-N.tmp, which may be\nremoved.\n\n") +
         exit_codes_help);
   }
 
@@ -183,7 +182,7 @@ class Reproduction {
     if (preset_.name == "paper" && !preset_.published) {
       fmt::print("The recipe is not the paper's, so no published numbers stand beside it\n");
     }
-    fmt::print("{} of training, sampling and measuring; results in '{}/results.json', which tools/report.py renders\n",
+    fmt::print("{} of training, sampling and measuring; results in '{}/results.json', which report.py renders\n",
                format_duration(number(results["seconds"])), out_);
     if (preset_.only_tries()) {
       fmt::print(

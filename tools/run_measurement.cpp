@@ -54,8 +54,8 @@ Json gap_options_json(const Context& context, const Preset& preset, std::uint64_
           {"precision", to_string(context.precision())}};
 }
 
-RunMeasurement::RunMeasurement(const Context& context, const Preset& preset, const ForwardSde& sde, const TimeGrid& grid,
-                               std::string out)
+RunMeasurement::RunMeasurement(const Context& context, const Preset& preset, const ForwardSde& sde,
+                               const TimeGrid& grid, std::string out)
     : context_(context),
       preset_(preset),
       grid_(grid),

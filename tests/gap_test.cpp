@@ -78,7 +78,7 @@ TEST(PotentialOnGrid, HasTheMassesOfAGaussianInTheBox) {
 TEST(Gap, IsNoneOfAnExactModelAtAnyTime) {
   const DataSet data = DataSet::named("blob");
   const Model model = model_of(*data.exact());
-  const TimeGrid grid = TimeGrid::paper(model.sde.horizon);
+  const TimeGrid grid = TimeGrid::paper(model.sde.horizon());
   double last = 0;
   GapOptions options{.samples = 10000, .in_detail = true};
   options.progress = [&](GapStage, double done) { last = done; };
@@ -118,7 +118,7 @@ TEST(Gap, OfAnotherLawIsBetweenItAndTheData) {
   const DataSet data = DataSet::mixture(gaussian(0.2, {0.5, 0.25}));
   const Model model = model_of(gaussian(0.2, {-0.5, 0.25}));
   const SamplerGap gap =
-      measure_gap(context, model, data, TimeGrid::geometric(model.sde.horizon, 1e-3, 150), {.samples = 10000});
+      measure_gap(context, model, data, TimeGrid::geometric(model.sde.horizon(), 1e-3, 150), {.samples = 10000});
   EXPECT_LT(gap.ode_sde.w2_squared, 1.5 * gap.noise_floor);
   EXPECT_NEAR(gap.ode_truth.w2_squared, 1, 0.05);
   EXPECT_NEAR(gap.sde_truth.w2_squared, 1, 0.05);
@@ -133,8 +133,7 @@ TEST_P(GapIn, ShowsAPriorThatIsNotTheLawAtTheHorizon) {
   const std::int64_t d = GetParam();
   const double c = 0.04;
   const DataSet data = DataSet::mixture(gaussian(c, std::vector<double>(static_cast<std::size_t>(d), 0)));
-  Model model = model_of(*data.exact());
-  model.sde.horizon = 0.2;
+  const Model model{ForwardSde::ou({.horizon = 0.2}), *data.exact()};
   const SdeCoefficients<double> at = model.sde.at(0.2);
   const double v = model.sde.prior_variance(), w = at.mean * at.mean * c + at.variance, slope = at.mean * c / w,
                deviation_ode = std::sqrt(v * c / w), deviation_sde = std::sqrt(c + slope * slope * (v - w));
@@ -158,7 +157,7 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
   const std::int64_t d = GetParam();
   const DataSet data = DataSet::mixture(gaussian(0.3, std::vector<double>(static_cast<std::size_t>(d), 0.5)));
   const Model model = model_of(*data.exact());
-  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon, 0.1, 4);
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 4);
   std::vector<GapState> states;
   GapOptions options{.samples = 20000, .seed = 3, .in_detail = true};
   const GroundTruth truth = ground_truth(context, data, options);
@@ -202,7 +201,7 @@ INSTANTIATE_TEST_SUITE_P(Dimension, GapIn, ::testing::Values(2, 3), ::testing::P
 TEST(Gap, RefusesWhatDoesNotFit) {
   const DataSet planar = DataSet::mixture(gaussian(0.3, {0, 0})), spatial = DataSet::mixture(gaussian(0.3, {0, 0, 0}));
   const Model model = model_of(*planar.exact());
-  const TimeGrid grid = TimeGrid::uniform(model.sde.horizon, 0.1, 2);
+  const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 0.1, 2);
   const auto refusal = [&](const DataSet& data, const GapOptions& options) {
     return message_of([&] { measure_gap(context, model, data, grid, options); });
   };

@@ -33,7 +33,7 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
   const double c = 0.3;
   const Model model = gaussian(c, {0, 0});
   const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
-  const double t_min = model.sde.t_min, horizon = model.sde.horizon, span = horizon - t_min,
+  const double t_min = model.sde.t_min(), horizon = model.sde.horizon(), span = horizon - t_min,
                range = std::log(horizon / t_min);
   double expected = 0, square = 0;
   const int n = 100000;
@@ -61,7 +61,7 @@ TEST_P(MeasureIn, GoesOnFromWhatWasSaved) {
   const std::vector<double> mean(static_cast<std::size_t>(dimension), 0.5);
   const DataSet data = DataSet::mixture(GaussianMixture::isotropic(dimension, {1}, mean, {0.3}));
   const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
-  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon, 0.1, 6);
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 6);
   const GapOptions options{.samples = 20000, .seed = 3, .ode_scheme = Scheme::heun, .in_detail = true};
   const std::string file = scratch / "samples.safetensors";
   const GroundTruth truth = ground_truth(context, data, options);
@@ -120,7 +120,7 @@ INSTANTIATE_TEST_SUITE_P(Dimension, MeasureIn, ::testing::Values(2, 3), ::testin
 TEST(Diagnose, GoesOnFromTheEnergyThatWasSaved) {
   const testing::Scratch scratch;
   const Model model = gaussian(0.3, {0.5, 0});
-  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon, 1e-2, 8);
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 1e-2, 8);
   const DiagnoseOptions options{.energy = {.nodes = 32}, .bound = {.samples = 50, .box_points = 50}, .samples = 0};
   double by_earlier = 0;
   const auto diagnose_to = [&](const char* work, int stop, double stop_energy = 2) {
@@ -154,7 +154,7 @@ TEST(SavedWork, RefusesWhatCannotBeGoneOnWith) {
   const Model model{ForwardSde::defaults(SdeKind::ou), GaussianMixture::isotropic(3, {1}, {0, 0, 0}, {0.3})};
   const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
   const GapOptions options{.samples = 100};
-  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon, 0.1, 2);
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 2);
   const auto gap = [&] {
     measure(context, model, ground_truth(context, data, options), grid, options, nothing, saved);
   };

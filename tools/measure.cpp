@@ -88,14 +88,14 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   Buffer<float> points(context, n, d), score_there(context, n, d);
   data.draw(context, points.view(), seed, 0, ReservedStep::held_out_loss);
   std::vector<float> x = to_host(context, points.view()), z(x.size()), times(n);
-  const double span = sde.horizon - sde.t_min, log_ratio = std::log(sde.horizon / sde.t_min);
+  const double span = sde.horizon() - sde.t_min(), log_ratio = std::log(sde.horizon() / sde.t_min());
   for (std::int64_t i = 0; i < n; ++i) {
     const auto index = static_cast<std::uint64_t>(i);
     float uniform;
     draw_uniforms(&uniform, 1, RandomUse::time, seed, index, ReservedStep::held_out_loss);
     draw_normals(z.data() + i * d, d, RandomUse::denoising, seed, index, ReservedStep::held_out_loss);
     const double u = (double(i) + uniform) / double(n);
-    times[i] = float(sde.t_min * std::exp(u * log_ratio));
+    times[i] = float(sde.t_min() * std::exp(u * log_ratio));
     const SdeCoefficients<double> c = sde.at(double(times[i]));
     const double deviation = std::sqrt(c.variance);
     for (std::int64_t j = i * d; j < (i + 1) * d; ++j) x[j] = float(c.mean * x[j] + deviation * z[j]);
@@ -108,7 +108,7 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   const std::vector<float> score = to_host(context, score_there.view());
   double sum = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    const double t = times[i], weight = 2 * (sde.horizon - t) / (span * span) * t * log_ratio,
+    const double t = times[i], weight = 2 * (sde.horizon() - t) / (span * span) * t * log_ratio,
                  deviation = std::sqrt(sde.at(t).variance);
     for (std::int64_t j = i * d; j < (i + 1) * d; ++j) {
       const double error = score[j] + z[j] / deviation;

@@ -60,7 +60,7 @@ RunMeasurement::RunMeasurement(const Context& context, const Preset& preset, con
       preset_(preset),
       grid_(grid),
       out_(std::move(out)),
-      diagnosis_grid_(diagnosis_grid(grid, sde.t_min)) {}
+      diagnosis_grid_(diagnosis_grid(grid, sde.t_min())) {}
 
 // Costs in seconds on two cores of 2024; what counts is their ratio, until the first of each kind has been timed.
 std::vector<Progress::Phase> RunMeasurement::phases(const Run& run) const {

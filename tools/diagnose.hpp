@@ -3,6 +3,9 @@
 // What a potential says of its samplers, all of it; shared by `fokker diagnose` and whoever reports on models.
 #include <optional>
 
+#include "fokker/diagnostics/energy.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
+#include "fokker/diagnostics/upper_bound.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
 #include "options.hpp"

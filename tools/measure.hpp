@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "files.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/fokker.hpp"
 #include "options.hpp"
 

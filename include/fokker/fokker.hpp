@@ -3,7 +3,6 @@
 // The whole public API.
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/file.hpp"

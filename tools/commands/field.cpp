@@ -54,35 +54,14 @@ tensors are score and, of a potential, value alone.
     check_outputs({out_}, {model_.path, points_});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
-    const NpyArray points = load_npy(points_);
-    if (points.shape.size() != 2 || points.shape[1] != 1 + d) {
-      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}], rows (t, x_1 … x_{})", points_,
-                              fmt::join(points.shape, ", "), 1 + d, d));
-    }
-    const std::int64_t n = points.shape[0];
-    // A float32 file rounds a horizon such as 0.7 up or down.
-    const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
-    std::vector<float> t(n), x(n * d);
-    for (std::int64_t i = 0; i < n; ++i) {
-      t[i] = static_cast<float>(points.data[i * (1 + d)]);
-      for (std::int64_t k = 0; k < d; ++k) x[i * d + k] = static_cast<float>(points.data[i * (1 + d) + 1 + k]);
-      for (std::int64_t k = 0; k <= d; ++k) {
-        const double value = points.data[i * (1 + d) + k];
-        if (!std::isfinite(static_cast<float>(value))) {
-          throw Error(
-              fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
-        }
-      }
-      if (const double time = points.data[i * (1 + d)]; time < -slack || time > horizon + slack) {
-        throw Error(fmt::format("row {} of '{}' has the time {}; allowed for this model's SDE: 0 to {}", i, points_,
-                                time, horizon));
-      }
-    }
+    const Points points = read_points(model);
+    const std::int64_t n = std::ssize(points.t);
 
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
     const Context context = machine_.context();
-    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}}};
+    std::vector<Wanted> wanted;
+    wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
@@ -110,8 +89,8 @@ tensors are score and, of a potential, value alone.
       const std::int64_t count = std::min(chunk, n - first);
       const View<float> t_view{t_chunk.data(), count, 1, context.device()};
       const View<float> x_view{x_chunk.data(), count, d, context.device()};
-      copy(context, {t.data() + first, count}, t_view);
-      copy(context, {x.data() + first * d, count, d}, x_view);
+      copy(context, {points.t.data() + first, count}, t_view);
+      copy(context, {points.x.data() + first * d, count, d}, x_view);
       Outputs outputs;
       for (Wanted& w : wanted) outputs.*w.view = {w.buffer.data(), count, w.columns(), context.device()};
       Divergence probes = divergence;
@@ -143,6 +122,40 @@ tensors are score and, of a potential, value alone.
   }
 
  private:
+  struct Points {
+    std::vector<float> t, x;  // [N], [N·d]
+  };
+
+  // Throws Error where the file holds no finite points (t, x) with 0 ≤ t ≤ T.
+  Points read_points(const Model& model) const {
+    const std::int64_t d = model.dimension();
+    const NpyArray file = load_npy(points_);
+    if (file.shape.size() != 2 || file.shape[1] != 1 + d) {
+      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}], rows (t, x_1 … x_{})", points_,
+                              fmt::join(file.shape, ", "), 1 + d, d));
+    }
+    const std::int64_t n = file.shape[0];
+    // A float32 file rounds a horizon such as 0.7 up or down.
+    const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
+    Points points{std::vector<float>(n), std::vector<float>(n * d)};
+    for (std::int64_t i = 0; i < n; ++i) {
+      points.t[i] = static_cast<float>(file.data[i * (1 + d)]);
+      for (std::int64_t k = 0; k < d; ++k) points.x[i * d + k] = static_cast<float>(file.data[i * (1 + d) + 1 + k]);
+      for (std::int64_t k = 0; k <= d; ++k) {
+        const double value = file.data[i * (1 + d) + k];
+        if (!std::isfinite(static_cast<float>(value))) {
+          throw Error(
+              fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
+        }
+      }
+      if (const double time = file.data[i * (1 + d)]; time < -slack || time > horizon + slack) {
+        throw Error(fmt::format("row {} of '{}' has the time {}; allowed for this model's SDE: 0 to {}", i, points_,
+                                time, horizon));
+      }
+    }
+    return points;
+  }
+
   // A field: its values at all points on the host, and a buffer for a chunk of them where they are computed.
   struct Wanted {
     std::string name;

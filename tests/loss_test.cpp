@@ -157,7 +157,7 @@ std::vector<Case> cases() {
                shape.n,
                output == Output::potential ? shape.m : 0,
                (s + k) % 2 == 1};
-        c.name = fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activations[k]), to_string(output));
+        c.name = testing::case_name(c.architecture, fmt::format("n{}_m{}", c.n, c.m));
         all.push_back(c);
       }
     }

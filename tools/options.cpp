@@ -183,15 +183,17 @@ const std::string sde_parameters_help =
     "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
 
 std::string files_help(const std::vector<std::string>& options) {
-  std::string text = fmt::format("\nFiles of {}:\n", fmt::join(options, " and "));
+  std::string text = fmt::format("\nFiles of {}:", fmt::join(options, " and "));
   for (const std::string& option : options) {
-    text += option == "--model" ? "  NAME.safetensors  an MLP with the inputs t, x_1 ... x_d in this order; tensors "
-                                  "LAYER.weight [out, in], LAYER.bias [out]\n"
-                                : "  SAMPLES.npy       samples x, drawn with replacement: float32 or float64 [N, d]\n";
+    text += option == "--model" ? R"(
+  NAME.safetensors  an MLP with the inputs t, x_1 ... x_d in this order, as tensors LAYER.weight [out, in] and
+                    LAYER.bias [out])"
+                                : R"(
+  SAMPLES.npy       samples x, which are drawn with replacement: float32 or float64 [N, d])";
   }
-  return text +
-         R"(  MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d] or [K]
-                    for multiples of the identity; sde and sde_parameters may be left out. For example:
+  return text + R"(
+  MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d] or
+                    [K] for multiples of the identity; sde and sde_parameters may be left out. For example:
                     {"weights": [1, 1], "means": [[1.5, -0.5], [0.5, -1]], "covariances": [0.05, 0.1]}
 )";
 }

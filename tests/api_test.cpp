@@ -59,6 +59,8 @@ static_assert(std::is_convertible_v<Buffer<float>&, View<float>>);
 static_assert(std::is_convertible_v<Buffer<float>&, View<const float>>);
 static_assert(std::is_convertible_v<const Buffer<float>&, View<const float>>);
 static_assert(!std::is_convertible_v<const Buffer<float>&, View<float>>);
+static_assert(!std::is_convertible_v<Buffer<float>, View<float>> &&
+              !std::is_convertible_v<Buffer<float>, View<const float>>);
 
 TEST(Views, DeduceTheirEntries) {
   Doubles v{1, 2, 3, 4, 5, 6};

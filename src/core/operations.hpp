@@ -25,7 +25,7 @@ class FieldOperator {
   virtual ~FieldOperator() = default;
   virtual void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) = 0;
   virtual void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) = 0;
-  // Of device memory beside the parameters: what an application has to leave free. The CPU's scratch is its threads'.
+  // The device memory beside the parameters, which an application has to leave free; the CPU's scratch is its threads'.
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 

@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <span>
 #include <string_view>
 
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 
 namespace fokker::tools {
 
@@ -29,9 +31,7 @@ bool is_file(const std::string& path) {
 }
 
 std::string fingerprint(std::string_view bytes) {
-  std::uint64_t hash = 0xCBF29CE484222325ull;
-  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ull;
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", hash_bytes(std::as_bytes(std::span(bytes))));
 }
 
 bool same_file(const std::string& a, const std::string& b) {

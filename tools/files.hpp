@@ -13,7 +13,7 @@ namespace fokker::tools {
 
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
-// Names contents: FNV-1a of the bytes, as text.
+// Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);
 // By whatever names: links, symbolic or hard, and the many spellings of a path lead to one file.
 bool same_file(const std::string& a, const std::string& b);

@@ -21,7 +21,7 @@
 #include "cuda/runtime.hpp"
 #include "fields_reference.hpp"
 #include "fokker/data.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"

@@ -92,7 +92,7 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
   }
 }
 
-std::optional<SafeTensors> KeptWork::load() const {
+std::optional<SafeTensors> SavedWork::load() const {
   if (!is_file(file)) return {};
   try {
     SafeTensors found = SafeTensors::load(file);
@@ -104,11 +104,11 @@ std::optional<SafeTensors> KeptWork::load() const {
   }
 }
 
-Error KeptWork::unusable(const std::string& why) const {
+Error SavedWork::unusable(const std::string& why) const {
   return Error(fmt::format("cannot go on from '{}': {}; remove it to begin anew", file, why));
 }
 
-void KeptWork::save(SafeTensors state) const {
+void SavedWork::save(SafeTensors state) const {
   if (file.empty()) return;
   state.metadata["work"] = work;
   state.save(file);

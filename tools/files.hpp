@@ -26,10 +26,10 @@ void check_writable(const std::string& path);
 // file. Empty inputs are passed over.
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
 
-// A file in which unfinished work is kept, so that a call that was ended is gone on with by the next: with the same
-// result. What it holds of anything but `work`, a text that names all the result depends on, is passed over.
-struct KeptWork {
-  std::string file;  // empty: nothing is kept
+// A file in which a call saves unfinished work, so that the next goes on from there with the same result. It is passed
+// over where it was saved for any other `work`, a text that names all the result depends on.
+struct SavedWork {
+  std::string file;  // empty: nothing is saved
   std::string work;
   double seconds_between_saves = 20;
 

@@ -3,13 +3,13 @@
 // A multilayer perceptron whose weights lie in shared memory, evaluated by each warp for a tile of 16 samples whose
 // activations never leave its registers.
 //
-// Data path. Lane l = 4 g + q of a warp holds of a tile [16, W] the entries (rows g and g + 8, columns 8 j + 2 q and +
-// 1), j < W/8: the accumulators of mma.m16n8k16. Two neighbouring blocks of 8 columns are an A operand of the next
-// product, so a layer's output becomes the next layer's input by rounding it to fp16 in place. A hidden matrix W_l
-// [outputs, inputs] is stored once, as blocks of 16 × 16 of four 8 × 8 matrices in ldmatrix's order; as it is loaded it
-// serves h W_lᵀ, and transposed δ W_l. With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), output row w of a potential:
+// Data path. A tile [16, W] lies in registers as mma leaves its sums (tile.hpp), and two neighbouring blocks of 8
+// columns are an A operand of the next product, so a layer's output becomes the next layer's input by rounding it to
+// fp16 in place. A hidden matrix W_l [outputs, inputs] is stored once, as blocks of 16 × 16 of four 8 × 8 matrices in
+// ldmatrix's order; as it is loaded it serves h W_lᵀ, and transposed δ W_l. With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l),
+// output row w of a potential:
 //
-//   forward   h_l; keeps σ′_l and (curvature) σ″_l
+//   forward   h_l; leaves σ′_l and (curvature) σ″_l
 //   reverse   p_L = w, δ_l = σ′_l ⊙ p_l, p_{l−1} = W_lᵀ δ_l, κ_l = σ″_l ⊙ p_l;  (∂_t φ, ∇φ) = W_1ᵀ δ_1
 //   tangent   ż_1 = W_1 v, ż_l = W_l (σ′_{l−1} ⊙ ż_{l−1});  vᵀ ∇²φ v = Σ_l κ_l · ż_l²
 //   adjoint   γ_l = κ_l ⊙ ż_l + σ′_l ⊙ W_{l+1}ᵀ γ_{l+1};  ∇²φ v = the x columns of W_1ᵀ γ_1
@@ -20,9 +20,9 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high), the two
-// summed in fp32 apart where registers allow it: tensor cores round towards zero, and every small term would cost the
-// large sum one rounding.
+// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high); where
+// registers allow it the two have separate sums in fp32: tensor cores round towards zero, and every small term would
+// cost the large sum one rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -97,19 +97,19 @@ __device__ __forceinline__ void load_block(std::uint32_t (&r)[4], const void* ro
   }
 }
 
-// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kApart: the small products of
-// split have sums of their own.
-template <bool kTransposed, bool kApart, Precision P, int W>
+// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kSmallSums: the small products
+// of split have sums of their own.
+template <bool kTransposed, bool kSmallSums, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
   constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
   const char* rows = matrix + 16 * lane_index();
   const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
   for (int b = 0; b < n; ++b) {
-    float sum[2][4] = {}, apart[kApart ? 2 : 1][4] = {};
+    float sum[2][4] = {}, small_sum[kSmallSums ? 2 : 1][4] = {};
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-      // Of a block's matrices m = 2 (outputs' half) + (inputs' half), which two a block of 8 columns takes.
+      // A 16 × 16 block has the matrices m = 2 (outputs' half) + (inputs' half); a block of 8 columns takes two of them.
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
       constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
       std::uint32_t high[4];
@@ -121,7 +121,7 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
         load_block<kTransposed>(low, block + 512);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float(&small)[4] = kApart ? apart[kApart ? h : 0] : sum[h];
+          float(&small)[4] = kSmallSums ? small_sum[kSmallSums ? h : 0] : sum[h];
           multiply_add(small, a.low[k], high[column * h], high[column * h + next]);
           multiply_add(small, a.high[k], low[column * h], low[column * h + next]);
         }
@@ -131,14 +131,14 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float small = kApart ? apart[kApart ? h : 0][e] : 0.0f;
+        const float small = kSmallSums ? small_sum[kSmallSums ? h : 0][e] : 0.0f;
         tile.v[2 * b + h][e] = (sum[h][e] + small) * scale[e >> 1];
       }
     }
   }
 }
 
-template <bool kTransposed, bool kApart, int W>
+template <bool kTransposed, bool kSmallSums, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
   const float *row_0 = a.stage + tile_row(0) * (W + 4), *row_1 = a.stage + tile_row(1) * (W + 4);
@@ -195,8 +195,19 @@ __device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_imag
 template <Precision P, int W>
 class WarpNetwork {
  public:
-  // Σ_c tile[row, c] w[c] of the lane's rows: with w = input(0) the time derivative from δ_1, input(1 + i) the score
-  // or a product of the Hessian, output(i) a component of a vector net.
+  // Component i of the score in the lane's rows: ∂φ/∂x_i from a potential's δ_1, s_i from a vector net's h_L.
+  __device__ __forceinline__ void score(int i, const Tile<W>& tile, float (&sum)[2]) const {
+    score_derivative(i, tile, sum);
+    if (net_.potential) return;
+    sum[0] += output_bias()[i];
+    sum[1] += output_bias()[i];
+  }
+  // Component i of the score's derivative along a tangent: from a potential's γ_1, from a vector net's ḣ_L.
+  __device__ __forceinline__ void score_derivative(int i, const Tile<W>& tile, float (&sum)[2]) const {
+    dot(tile, net_.potential ? input(1 + i) : output(i), sum);
+  }
+
+  // Σ_c tile[row, c] w[c] in the lane's rows: with w = input(0) the time derivative from δ_1.
   __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
     for_blocks<W>([&](int j) {
@@ -235,15 +246,15 @@ class WarpNetwork {
     }
   }
 
-  // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
-  template <bool kTransposed, bool kApart>
+  // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kSmallSums as in multiply(); stage: fp32 only, [16, W + 4].
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
-    product<kTransposed, kApart>(l, Operand<P, W>(tile, stage), tile);
+    product<kTransposed, kSmallSums>(l, Operand<P, W>(tile, stage), tile);
   }
-  template <bool kTransposed, bool kApart>
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed, kApart>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
-                                  image_.factors.in(shared_memory())[l], tile);
+    multiply<kTransposed, kSmallSums>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                                      image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -257,19 +268,32 @@ class WarpMlp : public WarpNetwork<P, W> {
   using Network::net_;
 
  public:
-  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias;
+  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::score_derivative;
 
   __device__ __forceinline__ explicit WarpMlp(const ResidentPlan& plan)
       : Network(plan.net, plan.image),
         plan_(plan),
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
-  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
+  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, which are the caller's.
   __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
   __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
   __device__ __forceinline__ double& scalar(int k, int r) const {
     return plan_.warp.scalars.in(memory_)[k * tile_rows + r];
+  }
+
+  // Points `first` … of t [n] with a stride and x [n, d] to inputs(); (0, 0) in the rows behind the last.
+  __device__ __forceinline__ void load_points(const float* t, std::int64_t t_stride, const float* x, std::int64_t first,
+                                              int rows) const {
+    const int d = net_.dimension;
+    sync_warp();  // the last tile's readers
+    for (int i = lane_index(); i < tile_rows * (1 + d); i += 32) {
+      const int row = i / (1 + d), column = i - row * (1 + d);
+      inputs()[row * stride() + column] = row >= rows   ? 0.0f
+                                          : column == 0 ? t[(first + row) * t_stride]
+                                                        : x[(first + row) * d + column - 1];
+    }
   }
 
   // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of the lane's rows.
@@ -361,13 +385,13 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // Σ_i ∂_i s_i of a vector net along its tangent ḣ_L for axis i; of a probe v: vᵀ (∂s/∂x) v.
+  // vᵀ (∂s/∂x) v from a vector net's tangent ḣ_L along v.
   __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
 #pragma unroll 1
     for (int i = 0; i < net_.dimension; ++i) {
       float component[2];
-      dot(tile, output(i), component);
+      score_derivative(i, tile, component);
       sum[0] = fmaf(v[tile_row(0) * net_.dimension + i], component[0], sum[0]);
       sum[1] = fmaf(v[tile_row(1) * net_.dimension + i], component[1], sum[1]);
     }
@@ -394,8 +418,8 @@ class WarpMlp : public WarpNetwork<P, W> {
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
     // Where registers allow it. One sum for all loses a factor four of accuracy.
-    constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
-    Network::template product<kTransposed, kApart>(l, tile, plan_.warp.stage.in(memory_));
+    constexpr bool kSmallSums = P == Precision::split && W <= 80 && kWork != Work::hessian;
+    Network::template product<kTransposed, kSmallSums>(l, tile, plan_.warp.stage.in(memory_));
   }
 
   // z → h.

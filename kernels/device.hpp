@@ -2,8 +2,7 @@
 
 // Everything that kernels ask of the machine, behind functions: where a thread stands, barriers, shuffles, shared
 // memory, and the instructions that C++ has no name for. Compiled by nvcc these are the instructions; compiled as plain
-// C++ (FOKKER_EMULATION) they are their twins of the emulation, so that kernels run, and are tested, where there is no
-// GPU.
+// C++ (FOKKER_EMULATION) they are the emulation's, so that kernels run, and are tested, where there is no GPU.
 #include <cstdint>
 
 #include "fokker/formulas/host_device.hpp"
@@ -39,8 +38,8 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, v, mask);
 }
 // The sum is the order of arrival's: for integers only.
-__device__ __forceinline__ void atomic_add(unsigned long long* at, unsigned long long v) { atomicAdd(at, v); }
-__device__ __forceinline__ void atomic_add(unsigned* at, unsigned v) { atomicAdd(at, v); }
+__device__ __forceinline__ void atomic_add(unsigned long long* to, unsigned long long v) { atomicAdd(to, v); }
+__device__ __forceinline__ void atomic_add(unsigned* to, unsigned v) { atomicAdd(to, v); }
 // a b, rounded before anything is added to it.
 __device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 

@@ -229,8 +229,8 @@ class WarpNetwork {
  protected:
   __device__ __forceinline__ WarpNetwork(const ResidentMlp& net, const ImageLayout& image) : net_(net), image_(image) {}
 
-  // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), rows being columns of W_1 or rows of the output's
-  // matrix.
+  // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), where rows are columns of W_1 or rows of the
+  // output's matrix.
   __device__ __forceinline__ static void add_rows(Tile<W>& tile, const float* v, int v_stride, const float* rows,
                                                   int count) {
 #pragma unroll 1

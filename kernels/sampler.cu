@@ -3,8 +3,8 @@
 // stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
 // end (and for a step's coefficients, which all share).
 //
-// Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; for a log-density d or `probes` tangents
-// more.
+// Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; a log-density takes d or `probes`
+// tangents more.
 #include <numbers>
 
 #include "divergence.hpp"
@@ -36,8 +36,8 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
   WarpMlp<P, W, kWork> mlp(plan);
   constexpr bool kDensity = kWork == Work::log_density;
   const int d = net.dimension, lane = lane_index();
-  // Entry i of these arrays belongs to lane i mod 32 all along, but for the scores and normals, which other lanes
-  // write.
+  // Entry i of these arrays is read and written by lane i mod 32 alone, but for the scores and normals, which other
+  // lanes write.
   float *x = mlp.array(0), *stage_x = mlp.array(1), *score = mlp.array(2), *sum = mlp.array(3), *normal = mlp.array(4);
   const int entries = tile_rows * d;
 

@@ -109,7 +109,7 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
     float sum[2][4] = {}, small_sum[kSmallSums ? 2 : 1][4] = {};
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-      // A 16 × 16 block has the matrices m = 2 (outputs' half) + (inputs' half); a block of 8 columns takes two of them.
+      // A 16 × 16 block has matrices m = 2 (outputs' half) + (inputs' half); a block of 8 columns takes two of them.
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
       constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
       std::uint32_t high[4];
@@ -207,7 +207,7 @@ class WarpNetwork {
     dot(tile, net_.potential ? input(1 + i) : output(i), sum);
   }
 
-  // Σ_c tile[row, c] w[c] in the lane's rows: with w = input(0) the time derivative from δ_1.
+  // sum = Σ_c tile[row, c] w[c] in the lane's rows; with w = input(0) and δ_1 it is the time derivative.
   __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
     for_blocks<W>([&](int j) {
@@ -223,7 +223,7 @@ class WarpNetwork {
   __device__ __forceinline__ const float* output(int i) const { return image_.output.in(shared_memory()) + i * W; }
   __device__ __forceinline__ const float* output_bias() const { return image_.output_bias.in(shared_memory()); }
 
-  // ż_1 along axis i.
+  // tile = ż_1 along axis i.
   __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set_rows(input(1 + i), tile); }
 
  protected:
@@ -246,7 +246,8 @@ class WarpNetwork {
     }
   }
 
-  // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kSmallSums as in multiply(); stage: fp32 only, [16, W + 4].
+  // tile times hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kSmallSums as in multiply(); stage [16, W + 4],
+  // which fp32 alone takes.
   template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
     product<kTransposed, kSmallSums>(l, Operand<P, W>(tile, stage), tile);
@@ -275,7 +276,7 @@ class WarpMlp : public WarpNetwork<P, W> {
         plan_(plan),
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
-  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, which are the caller's.
+  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, for the caller.
   __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
   __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
@@ -296,8 +297,8 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of the lane's rows.
-  // A vector net: `tile` is h_L.
+  // The forward sweep takes inputs() to a vector net's h_L, or to a potential's δ_L and, where kValue, to the potential
+  // in the lane's rows.
   template <bool kValue>
   __device__ __forceinline__ void forward(Tile<W>& tile, float (&value)[2]) {
     sync_warp();  // inputs() were written by other lanes
@@ -323,7 +324,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // δ_L → δ_1; leaves κ where curvature is wanted. Potentials only.
+  // A potential's reverse sweep takes δ_L to δ_1, and leaves κ where curvature is wanted.
   __device__ __forceinline__ void reverse(Tile<W>& tile) {
     for (int l = net_.hidden - 2; l >= 0; --l) {
       product<true>(l, tile);
@@ -338,14 +339,14 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // ż_1 along v: v + r · d of row r.
+  // tile = ż_1 along v, which is v + r · d in row r.
   __device__ __forceinline__ void set_direction(const float* v, Tile<W>& tile) const {
     clear(tile);
     Network::add_rows(tile, v, net_.dimension, input(1), net_.dimension);
   }
 
-  // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of the lane's rows, still to be summed over the row's lanes, to
-  // square; for the Hessian leaves κ ⊙ ż.
+  // A potential's tangent sweep takes ż_1 to ż_L, and adds to `square` what this lane has of Σ_l κ_l · ż_l² in its
+  // rows; for the Hessian it leaves κ ⊙ ż.
   __device__ __forceinline__ void tangent(Tile<W>& tile, float (&square)[2]) {
     for (int l = 0;; ++l) {
       const bool last = l + 1 == net_.hidden;
@@ -363,7 +364,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // ż_1 → ḣ_L of a vector net.
+  // A vector net's tangent sweep takes ż_1 to ḣ_L.
   __device__ __forceinline__ void vector_tangent(Tile<W>& tile) {
     for (int l = 0;; ++l) {
       scale_by_d1(l, tile);
@@ -372,7 +373,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // From the κ ⊙ ż that tangent() left: γ_1.
+  // A potential's adjoint sweep takes the κ ⊙ ż that tangent() left to γ_1.
   __device__ __forceinline__ void adjoint(Tile<W>& tile) {
     tangent_plane(net_.hidden - 1).load(tile);
     for (int l = net_.hidden - 2; l >= 0; --l) {
@@ -385,7 +386,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // vᵀ (∂s/∂x) v from a vector net's tangent ḣ_L along v.
+  // sum = vᵀ (∂s/∂x) v from a vector net's tangent ḣ_L along v.
   __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
 #pragma unroll 1
@@ -398,7 +399,7 @@ class WarpMlp : public WarpNetwork<P, W> {
   }
 
  private:
-  // Planes, a layer each: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
+  // The warp has a plane a layer: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
   __device__ __forceinline__ Plane<W> plane(int k) const {
     return Plane<W>(plan_.warp.planes.in(memory_) + k * Plane<W>::size);
   }
@@ -417,12 +418,12 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    // Where registers allow it. One sum for all loses a factor four of accuracy.
+    // One sum for all loses a factor four of accuracy, but two take registers.
     constexpr bool kSmallSums = P == Precision::split && W <= 80 && kWork != Work::hessian;
     Network::template product<kTransposed, kSmallSums>(l, tile, plan_.warp.stage.in(memory_));
   }
 
-  // z → h.
+  // A layer takes z to h.
   template <class Sigma>
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
 #pragma unroll
@@ -438,7 +439,7 @@ class WarpMlp : public WarpNetwork<P, W> {
       if (kCurvature && net_.potential) d2_plane(l)[j] = d2;
     }
   }
-  // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
+  // A potential's last layer takes z to δ_L = σ′ w, κ_L = σ″ w and h·w.
   template <bool kValue, class Sigma>
   __device__ __forceinline__ void outer(const Sigma& sigma, int l, Tile<W>& tile, float (&value)[2]) {
 #pragma unroll

@@ -1,8 +1,8 @@
 #pragma once
 
-// Draws of one block of four Philox words: the words and rules of the CPU backend (fokker/formulas/philox.hpp), so a draw is a
-// function of (seed, index, use, block, step) alone. Normals come from the shared formula; the CPU's vectors are within
-// a few units in the last place of it.
+// Draws of one block of four Philox words: the words and rules of the CPU backend (fokker/formulas/philox.hpp), so a
+// draw is a function of (seed, index, use, block, step) alone. Normals come from the shared formula; the CPU's vectors
+// are within a few units in the last place of it.
 #include <cstdint>
 
 #include "fokker/formulas/divergence.hpp"

@@ -29,11 +29,23 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
     [[maybe_unused]] float trace[2];
     [[maybe_unused]] const std::uint64_t index = a.estimate.first_index + static_cast<std::uint64_t>(first);
     mlp.template forward<true>(tile, value);
-    if (net.potential) {
-      if (a.value) store(value, a.value, first, rows);
-      if (!a.dt && !a.score && !a.divergence && !a.residual) return;
-      mlp.reverse(tile);
+    // A vector net has a way of its own: where the two join again, the compiler doubles the sweeps.
+    if (!net.potential) {
+#pragma unroll 1
+      for (int i = 0; a.score && i < d; ++i) {
+        float score[2];
+        mlp.score(i, tile, score);
+        store(score, a.score + i, first, rows, d);
+      }
+      if constexpr (kWork == Work::curvature) {
+        divergence(net, mlp, a.estimate, index, mlp.array(0), trace);
+        store(trace, a.divergence, first, rows);
+      }
+      return;
     }
+    if (a.value) store(value, a.value, first, rows);
+    if (!a.dt && !a.score && !a.divergence && !a.residual) return;
+    mlp.reverse(tile);
     float dt[2] = {0, 0}, square[2] = {0, 0}, along[2] = {0, 0};
     if (a.dt || a.residual) mlp.dot(tile, mlp.input(0), dt);
     if (a.dt) store(dt, a.dt, first, rows);
@@ -42,7 +54,6 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
       float score[2];
       mlp.score(i, tile, score);
       if (a.score) store(score, a.score + i, first, rows, d);
-      if (!a.residual) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         square[r] = fmaf(score[r], score[r], square[r]);

@@ -974,7 +974,7 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
+Status launch_resident_loss(const ResidentMlp& net, int warps, const ResidentLossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream) {
   PackTask networks[most_models];
   for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
@@ -995,15 +995,14 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
   plan.task = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
   plan.first_warp = plan.task + loss_task_bytes;
   const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
-  int blocks = 0, warps = 0;
+  int blocks = 0, most = 0;  // of the launch; warps of a block
   for (int k = 0; k < count; ++k) {
-    const int most = std::min(resident_loss_warps(net, limits.shared_bytes), limits.loss_warps);
-    a.shares[k] = loss_share(tasks[k].points, most, limits.multiprocessors);
+    a.shares[k] = loss_share(tasks[k].points, warps, limits.multiprocessors);
     blocks += a.shares[k].blocks;
-    warps = std::max(warps, a.shares[k].warps);
+    most = std::max(most, a.shares[k].warps);
   }
   plan.shared_planes =
-      std::min(plan.planes, ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
+      std::min(plan.planes, ((limits.shared_bytes - plan.first_warp) / most - plan.warp.bytes) / plane_bytes);
   plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
   LossSumArguments sum{.net = net,
                        .at = plan.gradient,
@@ -1024,7 +1023,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     task.gradient,
                     task.squares};
   }
-  const LaunchShape shape{blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
+  const LaunchShape shape{blocks, 32 * most, plan.first_warp + most * plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;

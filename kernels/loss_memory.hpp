@@ -1,0 +1,141 @@
+#pragma once
+
+// What a block of the resident loss works on, and where it and its warps have their numbers: the network's image, the
+// block's gradient, its task, and of each warp what LossWarpLayout says and its first planes, all in shared memory; the
+// other planes in global memory, which L2 holds where it is large enough.
+#include <cstdint>
+
+#include "loss_launch.hpp"
+#include "loss_layout.hpp"
+#include "loss_protocol.hpp"
+#include "mlp.hpp"
+
+namespace fokker::kernels {
+
+// A kernel's parameter, of which the constant bank keeps every number.
+struct ResidentLossPlan {
+  ResidentMlp net;
+  ImageLayout image;
+  LossGradientLayout gradient;
+  LossWarpLayout warp;
+  int task;           // bytes before the BlockTask: the image and the block's gradient
+  int first_warp;     // bytes before the warps' memory
+  int planes;         // of a warp
+  int shared_planes;  // of them, which lie behind warp.bytes of each warp
+  int warp_bytes;     // with these
+};
+
+// How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
+// do not depend on the tasks beside it.
+struct LossShare {
+  int warps;                     // of a block that hold samples
+  int blocks;                    // with a partial gradient each
+  int collocation_tiles, tiles;  // of a block's warps; collocation points, which cost more, come first
+};
+
+// What a block works on, in its shared memory: in registers it would crowd out the tiles.
+struct BlockTask {
+  ResidentLossTask task;
+  LossShare share;
+  int block;  // of those that work on the task
+  bool potential;
+};
+static_assert(sizeof(BlockTask) <= loss_task_bytes);
+
+template <Precision P, int W>
+class LossMemory : public WarpNetwork<P, W> {
+ public:
+  __device__ __forceinline__ BlockTask& block_task() const {
+    return *reinterpret_cast<BlockTask*>(shared_memory() + plan_.task);
+  }
+
+ protected:
+  using Network = WarpNetwork<P, W>;
+  using Network::net_;
+  enum Side { left, right };
+
+  __device__ __forceinline__ explicit LossMemory(const ResidentLossPlan& plan)
+      : Network(plan.net, plan.image), plan_(plan) {}
+
+  __device__ __forceinline__ const ResidentLossTask& task() const { return block_task().task; }
+  __device__ __forceinline__ const LossShare& share() const { return block_task().share; }
+  __device__ __forceinline__ bool potential() const { return block_task().potential; }
+
+  // ---- loops around tiles: their index lies in shared memory, one a lane, for the reason of BlockTask's ----
+
+  enum class Index { tile, layer, axis };
+  __device__ __forceinline__ void set(Index which, int i) const { indices()[32 * static_cast<int>(which)] = i; }
+  // The tile of the block's warps, the layer of a sweep from the last to the first, and the axis of an axis adjoint.
+  __device__ __forceinline__ int tile_index() const { return indices()[32 * static_cast<int>(Index::tile)]; }
+  __device__ __forceinline__ int layer_index() const { return indices()[32 * static_cast<int>(Index::layer)]; }
+  __device__ __forceinline__ int axis_index() const { return indices()[32 * static_cast<int>(Index::axis)]; }
+  // Whether the tile is one of collocation points.
+  __device__ __forceinline__ bool of_residual() const { return tile_index() < share().collocation_tiles; }
+
+  // ---- of the block ----
+
+  __device__ __forceinline__ float* gradient() const {
+    return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
+  }
+  __device__ __forceinline__ char* memory(int warp) const {
+    return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
+  }
+
+  // ---- of this warp, as in LossWarpLayout ----
+
+  __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
+  __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }
+  __device__ __forceinline__ float* weights() const { return floats(plan_.warp.weights); }
+  __device__ __forceinline__ float* scales() const { return floats(plan_.warp.scales); }
+  __device__ __forceinline__ double* values() const {
+    return reinterpret_cast<double*>(memory(warp_index()) + plan_.warp.values);
+  }
+  __device__ __forceinline__ char* stage(Side side) const { return memory(warp_index()) + plan_.warp.stage[side]; }
+  // From a row of inputs() or seeds() to the next.
+  __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
+
+  // ---- planes; `part` as in LossProtocol ----
+
+  __device__ __forceinline__ void store_plane(LossPlane which, int l, int part, const Tile<W>& tile) {
+    protocol_.write(which, l, part);
+    plane(which, l).store(tile);
+  }
+  __device__ __forceinline__ void load_plane(LossPlane which, int l, int part, Tile<W>& tile) {
+    protocol_.read(which, l, part);
+    plane(which, l).load(tile);
+  }
+  // tile += plane.
+  __device__ __forceinline__ void add_plane(LossPlane which, int l, int part, Tile<W>& tile) {
+    Tile<W> more;
+    load_plane(which, l, part, more);
+    for_entries_in_halves(tile, more)([](int, int, float& x, float y) { x += y; });
+  }
+  // One more axis to a plane that is summed over axes, `axes` of which are in it; the tile is then the sum.
+  __device__ __forceinline__ void sum_into_plane(LossPlane which, int l, int axes, Tile<W>& tile) {
+    if (axes > 0) add_plane(which, l, axes, tile);
+    store_plane(which, l, axes + 1, tile);
+  }
+
+  const ResidentLossPlan& plan_;
+  LossProtocol protocol_;
+
+ private:
+  __device__ __forceinline__ int* indices() const {
+    return reinterpret_cast<int*>(memory(warp_index()) + LossWarpLayout::indices) + lane_index();
+  }
+  __device__ __forceinline__ float* floats(int offset) const {
+    return reinterpret_cast<float*>(memory(warp_index()) + offset);
+  }
+  __device__ __forceinline__ Plane<W> plane(LossPlane which, int l) const {
+    const int k = plane_number(which, net_.hidden, l);
+    Float4* start = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * Plane<W>::size;
+    if (k >= plan_.shared_planes) {
+      const int warp = block_task().block * (block_threads() / 32) + warp_index(),
+                elsewhere = plan_.planes - plan_.shared_planes;
+      start = reinterpret_cast<Float4*>(task().planes) + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
+    }
+    return Plane<W>(start);
+  }
+};
+
+}  // namespace fokker::kernels

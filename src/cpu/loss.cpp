@@ -157,8 +157,8 @@ class Sweeps {
     p.epilogue = epilogue;
     primitives_.product(p);
   }
-  void activate(std::int64_t n, const T* z, T* h, T* first, T* second, T* third) const {
-    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, first, second, third);
+  void activate(std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) const {
+    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, d1, d2, d3);
   }
   // Layer l's gradient from D and H, and its bias's from D.
   void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
@@ -198,7 +198,7 @@ class Sweeps {
       for (std::int64_t m = 0; m < l; ++m) p += 5 * n * strides_[m];
       return p + k * n * strides_[l];
     };
-    enum { kFirst, kDelta, kSecond, kSeedTangent, kValue };
+    enum { kD1, kDelta, kD2, kSeedTangent, kValue };
     T* seed_inputs = scratch.inputs.data();  // (c, 0), c = (0, …)
     T* inputs = seed_inputs + n * x_stride;  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
@@ -211,20 +211,19 @@ class Sweeps {
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kFirst), gradient ? plane(l, kSecond) : nullptr,
-               nullptr);
+      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr, nullptr);
     }
 
     // reverse
     const T* v = output_layer().rows.data();
     for (std::int64_t l = last; l >= 0; --l) {
-      T* second = gradient ? plane(l, kSecond) : nullptr;
+      T* d2 = gradient ? plane(l, kD2) : nullptr;
       if (l < last) {
         reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l],
-                {plane(l, kFirst), false, second});
+                {plane(l, kD1), false, d2});
       } else {
-        primitives_.scale_columns(n, strides_[l], plane(l, kFirst), v, plane(l, kDelta));
-        if (gradient) primitives_.scale_columns(n, strides_[l], second, v, second);
+        primitives_.scale_columns(n, strides_[l], plane(l, kD1), v, plane(l, kDelta));
+        if (gradient) primitives_.scale_columns(n, strides_[l], d2, v, d2);
       }
     }
     T* score = scratch.outputs.data();
@@ -242,17 +241,17 @@ class Sweeps {
     // seed tangent
     for (std::int64_t l = 0; l <= last; ++l) {
       forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
-              plane(l, kSeedTangent), strides_[l], false, {plane(l, kFirst), false, plane(l, kSecond)});
+              plane(l, kSeedTangent), strides_[l], false, {plane(l, kD1), false, plane(l, kD2)});
     }
 
     // adjoint
     primitives_.sum_rows(n, strides_[last], plane(last, kSeedTangent), strides_[last],
                          gradient + blocks_[last + 1].weight);
     for (std::int64_t l = last; l > 0; --l) {
-      const T* zeta = plane(l, kSecond);
+      const T* zeta = plane(l, kD2);
       add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kSeedTangent), gradient);
       add_bias(l, n, zeta, strides_[l], gradient);
-      reverse(l, n, zeta, strides_[l], plane(l - 1, kSecond), strides_[l - 1], {plane(l - 1, kFirst), true});
+      reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
     }
     add_first_layer(2 * n, seed_inputs, plane(0, kDelta), gradient);
     return sum;
@@ -266,7 +265,7 @@ class Sweeps {
       for (std::int64_t m = 0; m < l; ++m) p += 3 * n * strides_[m];
       return p + k * n * strides_[l];
     };
-    enum { kFirst, kDelta, kValue };
+    enum { kD1, kDelta, kValue };
     T* inputs = scratch.inputs.data();  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
       inputs[r * x_stride] = tile.t[r];
@@ -277,7 +276,7 @@ class Sweeps {
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, z, gradient ? plane(l, kFirst) : nullptr, nullptr, nullptr);
+      activate(n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
     }
     const std::int64_t score_stride = output_layer().output_stride;
     T* score = scratch.outputs.data();
@@ -294,7 +293,7 @@ class Sweeps {
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
       add_bias(l, n, delta, stride, gradient);
-      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kFirst)});
+      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kD1)});
     }
     add_first_layer(n, inputs, plane(0, kDelta), gradient);
     return sum;
@@ -313,8 +312,8 @@ class Sweeps {
     const auto h_planes = [&](std::int64_t l) { return z_planes(l) + streams * n * strides_[l]; };
     T* bar = planes + 2 * streams * n * units_;
     T* other = bar + streams * n * widest_;
-    T* second = other + streams * n * widest_;
-    T* third = second + n * widest_;
+    T* d2 = other + streams * n * widest_;
+    T* d3 = d2 + n * widest_;
 
     T* half_g2 = scratch.half_g2.data();
     T* drift = half_g2 + n;
@@ -343,8 +342,8 @@ class Sweeps {
       T* h = h_planes(l);
       forward(l, n, a, a_stride, z, strides_[l], true);
       forward(l, (d + 1) * n, a + n * a_stride, a_stride, z + plane, strides_[l], false);
-      activate(plane, z, l == last ? nullptr : h, z, second, gradient ? third : nullptr);
-      rules_.residual_forward(n, strides_[l], d, half_g2, z, h, second, gradient ? third : nullptr);
+      activate(plane, z, l == last ? nullptr : h, z, d2, gradient ? d3 : nullptr);
+      rules_.residual_forward(n, strides_[l], d, half_g2, z, h, d2, gradient ? d3 : nullptr);
     }
 
     const std::int64_t plane = n * strides_[last];

@@ -10,11 +10,11 @@ namespace fokker::cpu {
 
 template <class T>
 struct LossRules {
-  // From the streams z_i and z_𝒜 in z, where σ′ is in z_0's place already, second σ″ and third σ‴: h_i and h_𝒜 into h,
-  // whose stream 0 is left alone, and σ′_i and σ′_𝒜 in place of z_i and z_𝒜. third = nullptr: these are not wanted.
+  // From the streams z_i and z_𝒜 in z, where σ′ is in z_0's place already, d2 σ″ and d3 σ‴: h_i and h_𝒜 into h,
+  // whose stream 0 is left alone, and σ′_i and σ′_𝒜 in place of z_i and z_𝒜. d3 = nullptr: these are not wanted.
   // half_g2 [rows].
   void (*residual_forward)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
-                           const T* second, const T* third);
+                           const T* d2, const T* d3);
   // From h̄ to z̄ of every stream in place, with z = (σ′, σ′_i, σ′_𝒜) as residual_forward leaves it.
   void (*residual_reverse)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
                            T* bar);

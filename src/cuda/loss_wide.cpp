@@ -119,20 +119,20 @@ class WideSweeps {
     T* const other = arena.take<T>(rows * network_.widest());
     turns_ = network_.in_turn(one, other);
     value_ = network_.take_planes(arena, rows);
-    first_ = network_.take_planes(arena, rows);
+    d1_ = network_.take_planes(arena, rows);
     if (network_.potential()) {
-      second_ = network_.take_planes(arena, rows);
+      d2_ = network_.take_planes(arena, rows);
       delta_ = network_.take_planes(arena, rows);
       source_ = network_.take_planes(arena, rows);
     }
     if (residual) {
       curvature_ = network_.take_planes(arena, rows);
-      third_ = network_.take_planes(arena, rows);
+      d3_ = network_.take_planes(arena, rows);
       squares_ = network_.take_planes(arena, rows);
       tangent_ = network_.take_planes(arena, rows);
       moved_ = network_.take_planes(arena, rows);
     } else {
-      curvature_ = second_;
+      curvature_ = d2_;
     }
     network_.take_operand(arena, rows);
     return arena.used();
@@ -143,8 +143,8 @@ class WideSweeps {
   void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr;
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, wanted ? second_ : Planes<T>{}, {});
-    network_.reverse(n, delta_, first_, second_, wanted ? second_ : Planes<T>{}, {});
+    network_.forward(n, input_, value_, d1_, wanted ? d2_ : Planes<T>{}, {});
+    network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {});
     network_.gradient(n, delta_[0], output_);
     misfit(n, rows, output_ + 1, nullptr, scale, wanted ? seed_ : nullptr, network_.input_stride(), true);
     if (wanted) seed_and_adjoint(n, nullptr, gradient);
@@ -154,7 +154,7 @@ class WideSweeps {
     const std::int64_t top = network_.hidden();
     const int stride = network_.output_stride();
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, {}, {});
+    network_.forward(n, input_, value_, d1_, {}, {});
     network_.output(n, value_[last()], output_);
     misfit(n, rows, output_, network_.bias(top), scale, gradient != nullptr ? seed_ : nullptr, stride, false);
     if (gradient == nullptr) return;
@@ -167,10 +167,10 @@ class WideSweeps {
                                       .p = turns_[last()],
                                       .p_stride = network_.stride(last()),
                                       .unscale = nullptr,
-                                      .first = first_[last()],
-                                      .second = nullptr,
+                                      .d1 = d1_[last()],
+                                      .d2 = nullptr,
                                       .curvature = nullptr,
-                                      .third = nullptr,
+                                      .d3 = nullptr,
                                       .source = nullptr,
                                       .delta = turns_[last()],
                                       .operand = network_.operand(last())},
@@ -182,11 +182,11 @@ class WideSweeps {
   void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr;
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, second_, wanted ? third_ : Planes<T>{});
-    network_.reverse(n, delta_, first_, second_, curvature_, wanted ? third_ : Planes<T>{});
+    network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
+    network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{});
     network_.gradient(n, delta_[0], output_);
     for (int i = 0; i < dimension(); ++i) {
-      network_.tangent(n, 1, network_.axis(i), turns_, turns_, first_, [&](std::int64_t l, auto& rule) {
+      network_.tangent(n, 1, network_.axis(i), turns_, turns_, d1_, [&](std::int64_t l, auto& rule) {
         rule.curvature = curvature_[l];
         rule.trace = trace_;
         rule.begin = i == 0 && l == 0;
@@ -222,7 +222,7 @@ class WideSweeps {
   // The axis adjoint of axis i, behind its tangents.
   void axis_adjoint(std::int64_t n, int i, T* gradient) {
     const kernels::Tangents<T> start = network_.axis(i);
-    network_.tangent(n, 1, start, tangent_, moved_, first_, [&](std::int64_t l, auto& rule) {
+    network_.tangent(n, 1, start, tangent_, moved_, d1_, [&](std::int64_t l, auto& rule) {
       if (rule.tangents.unscale != nullptr) rule.unscaled = tangent_[l];
       if (l == last()) rule.to = nullptr;
     });
@@ -237,8 +237,8 @@ class WideSweeps {
                                              .z = l == 0 ? start.z : tangent_[l],
                                              .point_stride = l == 0 ? 0 : network_.stride(l),
                                              .unit_stride = l == 0 ? start.unit_stride : 1,
-                                             .first = first_[l],
-                                             .second = second_[l],
+                                             .d1 = d1_[l],
+                                             .d2 = d2_[l],
                                              .curvature = curvature_[l],
                                              .weight = weight_,
                                              .source = source_[l],
@@ -273,11 +273,11 @@ class WideSweeps {
                  .stride = network_.stride(l),
                  .u = turns_[l],
                  .unscale = l == 0 ? nullptr : network_.unscale(),
-                 .first = first_[l],
+                 .d1 = d1_[l],
                  .curvature = curvature_[l],
                  .weight = weight,
-                 .second = second_[l],
-                 .third = weight != nullptr ? third_[l] : nullptr,
+                 .d2 = d2_[l],
+                 .d3 = weight != nullptr ? d3_[l] : nullptr,
                  .squares = weight != nullptr ? squares_[l] : nullptr,
                  .source = source_[l],
                  .begin = weight == nullptr || l == last(),
@@ -297,7 +297,7 @@ class WideSweeps {
   // The adjoint from ζ of the last hidden layer in zeta, with what each layer adds to the gradient.
   void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, T* gradient) {
     const Architecture& a = network_.architecture();
-    network_.adjoint(n, zeta, first_, source, [&](std::int64_t l) {
+    network_.adjoint(n, zeta, d1_, source, [&](std::int64_t l) {
       const std::int64_t stride = network_.stride(l);
       if (l > 0) {
         network_.add_weights(l, n, zeta[l], stride, value_[l - 1], network_.stride(l - 1), gradient);
@@ -337,14 +337,14 @@ class WideSweeps {
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T* points_ = nullptr;
-  double* losses_ = nullptr;                      // [rows]
-  T *trace_ = nullptr, *weight_ = nullptr;        // [rows] Δφ, w
-  T *input_ = nullptr, *seed_ = nullptr;          // [rows, 1 + d] (t, x), c
-  T* output_ = nullptr;                           // [rows, max(1 + d, outputs)]
-  Planes<T> turns_;                               // two arrays in turn: what a product reads and what it writes
-  Planes<T> value_, first_, second_, curvature_;  // h, σ′, σ″, κ: in place of σ″ where that is not needed
-  Planes<T> delta_, source_;                      // δ, S
-  Planes<T> third_, squares_, tangent_, moved_;   // σ‴ then τ, q, ż and ḣ of an axis
+  double* losses_ = nullptr;                  // [rows]
+  T *trace_ = nullptr, *weight_ = nullptr;    // [rows] Δφ, w
+  T *input_ = nullptr, *seed_ = nullptr;      // [rows, 1 + d] (t, x), c
+  T* output_ = nullptr;                       // [rows, max(1 + d, outputs)]
+  Planes<T> turns_;                           // two arrays in turn: what a product reads and what it writes
+  Planes<T> value_, d1_, d2_, curvature_;     // h, σ′, σ″, κ: in place of σ″ where that is not needed
+  Planes<T> delta_, source_;                  // δ, S
+  Planes<T> d3_, squares_, tangent_, moved_;  // σ‴ then τ, q, ż and ḣ of an axis
 };
 
 template <class T>

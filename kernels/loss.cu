@@ -73,35 +73,20 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
   for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
 
-  ResidentLossArguments a{.plan = {.net = net,
-                                   .image = image_layout(net),
-                                   .gradient = loss_gradient_layout(net),
-                                   .warp = loss_warp_layout(net),
-                                   .task = 0,
-                                   .first_warp = 0,
-                                   .planes = loss_planes(net),
-                                   .shared_planes = 0,
-                                   .warp_bytes = 0},
-                          .shares = {},
-                          .tasks = {}};
-  ResidentLossPlan& plan = a.plan;
-  plan.task = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
-  plan.first_warp = plan.task + loss_task_bytes;
-  const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
+  const int most = std::min(resident_loss_warps(net, limits.shared_bytes), limits.loss_warps);
+  ResidentLossArguments a{};
   int blocks = 0, warps = 0;
   for (int k = 0; k < count; ++k) {
-    const int most = std::min(resident_loss_warps(net, limits.shared_bytes), limits.loss_warps);
+    a.tasks[k] = tasks[k];
     a.shares[k] = loss_share(tasks[k].points, most, limits.multiprocessors);
     blocks += a.shares[k].blocks;
     warps = std::max(warps, a.shares[k].warps);
   }
-  plan.shared_planes =
-      std::min(plan.planes, ((limits.shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
-  plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
-  LossSumArguments sum{.net = net, .gradient = plan.gradient, .tasks = {}};
+  a.plan = resident_loss_plan(net, warps, limits.shared_bytes);
+
+  LossSumArguments sum{.net = net, .gradient = a.plan.gradient, .tasks = {}};
   for (int k = 0; k < count; ++k) {
     const ResidentLossTask& task = tasks[k];
-    a.tasks[k] = task;
     sum.tasks[k] = {.partial_count = a.shares[k].blocks,
                     .layers = task.network.layers,
                     .partial = task.partial,
@@ -114,7 +99,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     .gradient = task.gradient,
                     .squares = task.squares};
   }
-  const LaunchShape shape{blocks, 32 * warps, plan.first_warp + warps * plan.warp_bytes};
+  const LaunchShape shape{blocks, 32 * warps, a.plan.first_warp + warps * a.plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;

@@ -3,6 +3,7 @@
 // What a block of the resident loss works on, and where it and its warps have their numbers: the network's image, the
 // block's gradient, its task, and of each warp what LossWarpLayout says and its first planes, all in shared memory; the
 // other planes in global memory, which L2 holds where it is large enough.
+#include <algorithm>
 #include <cstdint>
 
 #include "loss_launch.hpp"
@@ -24,6 +25,26 @@ struct ResidentLossPlan {
   int shared_planes;  // of them, which lie behind warp.bytes of each warp
   int warp_bytes;     // with these
 };
+
+// Of blocks of `warps` warps, each with as many planes in shared memory as there is room for.
+inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, int warps, int shared_bytes) {
+  ResidentLossPlan plan{.net = net,
+                        .image = image_layout(net),
+                        .gradient = loss_gradient_layout(net),
+                        .warp = loss_warp_layout(net),
+                        .task = 0,
+                        .first_warp = 0,
+                        .planes = loss_planes(net),
+                        .shared_planes = 0,
+                        .warp_bytes = 0};
+  plan.task = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
+  plan.first_warp = plan.task + loss_task_bytes;
+  const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
+  plan.shared_planes =
+      std::min(plan.planes, ((shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
+  plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
+  return plan;
+}
 
 // How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
 // do not depend on the tasks beside it.

@@ -21,6 +21,7 @@ class LossPoints : public LossProducts<P, W> {
   // The tile's points into inputs(); with weights() = their weight, and seeds() = (0, target) of denoising points. Rows
   // beyond the last point, and all rows of a warp that holds none, have the weight zero.
   __device__ __forceinline__ void load_points() {
+    this->protocol_.begin(net_.hidden);
     const bool residual = of_residual();
     const int tile = residual ? tile_index() : tile_index() - share().collocation_tiles;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;

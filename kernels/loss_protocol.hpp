@@ -36,7 +36,8 @@ class LossProtocol {
     if (tile != TileHolds::anything && tile != tile_) {
       fail(std::string("needs ") + name(tile) + " in the tile, which holds " + name(tile_));
     }
-    if (layer != LayerHolds::anything && layer != layer_ && hidden_ > 1) {
+    const bool same = layer == layer_ || (hidden_ == 1 && layer_ != LayerHolds::anything);
+    if (layer != LayerHolds::anything && !same) {
       fail(std::string("needs ") + name(layer) + " in `layer`, which holds " + name(layer_));
     }
   }

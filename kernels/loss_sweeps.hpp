@@ -101,7 +101,6 @@ class LossSweeps : public LossPoints<P, W> {
 
   __device__ __forceinline__ void sum_tile() {
     this->load_points();
-    protocol_.begin(net_.hidden);
     Tile<W> tile;
     Layer<W> layer;
     forward(layer, tile);
@@ -226,7 +225,7 @@ class LossSweeps : public LossPoints<P, W> {
       with_sigma([&](const auto& sigma) {
         for_entries_in_halves(tile, layer.code, layer.p,
                               taken)([&](int r, int, float& v, float code, float& p, float t) {
-          const auto d = sigma.decode(code);
+          const ActivationValues<float> d = sigma.decode(code);
           const float curved = d.d2 * t, source = curved * v;
           v = fmaf(d.d1, v, 2 * weights()[tile_row(r)] * (curved * p));
           p = source;
@@ -310,7 +309,7 @@ class LossSweeps : public LossPoints<P, W> {
       }
       with_sigma([&](const auto& sigma) {
         for_entries_in_halves(tile, layer.code, layer.p, taken)([&](int, int, float& v, float code, float s, float& h) {
-          const auto d = sigma.decode(code);
+          const ActivationValues<float> d = sigma.decode(code);
           h = d.value;
           v = fmaf(d.d1, v, s);
         });
@@ -390,7 +389,7 @@ class LossSweeps : public LossPoints<P, W> {
     with_sigma([&](const auto& sigma) {
       for_entries_in_halves(tile, layer.code, layer.p,
                             squares)([&](int, int, float& v, float& code, float& p, float square) {
-        const auto d = sigma.decode(code);
+        const ActivationValues<float> d = sigma.decode(code);
         code = d.d1 * p;
         p *= kResidual ? fmaf(d.d3, square, d.d2 * v) : d.d2 * v;
         v = kResidual ? fmaf(d.d1, v, d.d2 * square) : d.d1 * v;

@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "kernels/launch.hpp"
-#include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 #include "fokker/fields.hpp"
 
 namespace fokker::kernels {

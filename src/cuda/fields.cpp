@@ -7,7 +7,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
-#include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

@@ -4,7 +4,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_loss.hpp"
-#include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

@@ -11,7 +11,7 @@ src/model/                core/, io/
 src/operations/           core/, model/, io/
 src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
-src/cuda/                 nothing of src/cpu/; of kernels/ only the launches and layouts: launch.hpp, layout.hpp, *_launch.hpp, *_layout.hpp
+src/cuda/                 nothing of src/cpu/; of kernels/ only launches and layouts: [*_]launch.hpp, [*_]layout.hpp
 tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
 """
 import pathlib

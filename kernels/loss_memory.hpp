@@ -26,7 +26,7 @@ struct ResidentLossPlan {
   int warp_bytes;     // with these
 };
 
-// Of blocks of `warps` warps, each with as many planes in shared memory as there is room for.
+// The plan for blocks of `warps` warps, each with as many planes in shared memory as there is room for.
 inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, int warps, int shared_bytes) {
   ResidentLossPlan plan{.net = net,
                         .image = image_layout(net),
@@ -93,7 +93,7 @@ class LossMemory : public WarpNetwork<P, W> {
   // Whether the tile is one of collocation points.
   __device__ __forceinline__ bool of_residual() const { return tile_index() < share().collocation_tiles; }
 
-  // ---- of the block ----
+  // ---- the block's numbers ----
 
   __device__ __forceinline__ float* gradient() const {
     return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
@@ -102,7 +102,7 @@ class LossMemory : public WarpNetwork<P, W> {
     return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
   }
 
-  // ---- of this warp, as in LossWarpLayout ----
+  // ---- this warp's, as in LossWarpLayout ----
 
   __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
   __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }

@@ -37,6 +37,8 @@ class LossPoints : public LossProducts<P, W> {
 
   // From δ_1, or h_L of a vector net: the loss, and seeds() = c in place of the target.
   __device__ __forceinline__ void seed_denoising(const Tile<W>& tile) {
+    this->protocol_.enter("seed_denoising", potential() ? TileHolds::delta_first : TileHolds::h_last,
+                          LayerHolds::anything);
     const int d = net_.dimension;
     const auto scale =
         static_cast<float>(2.0 / (static_cast<double>(task().points.denoising_points) * static_cast<double>(d)));
@@ -63,6 +65,7 @@ class LossPoints : public LossProducts<P, W> {
 
   // From δ_1: seeds() = (R but for its Laplacian, a x − g² s) and weights() = ½ g², zero in rows that are not points.
   __device__ __forceinline__ void first_order_residual(const Tile<W>& tile) {
+    this->protocol_.enter("first_order_residual", TileHolds::delta_first, LayerHolds::anything);
     const int d = net_.dimension;
     float drift[2], half_g2[2], sum[2];
 #pragma unroll

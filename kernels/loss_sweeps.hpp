@@ -26,27 +26,30 @@ struct Layer {
   Tile<W> code, p;
 };
 
-// Protocol. Between two sweeps numbers stand in `tile`, in `layer` and in the planes (LossPlane); a dash is whatever is
-// there. Layers are 1 … L; planes that are summed over axes are complete after the last of these. LossProtocol holds
-// the sweeps to this table on the emulation.
+// Protocol. Between two sweeps numbers stand in `tile`, in `layer` (a layer's code and P) and in the planes: LossPlane's
+// code, reverse (P, then the whole of S), squares (q), source (S°: the part of S that the axes have given) and tangent
+// (ż). A dash is whatever is there. On the emulation LossProtocol holds the sweeps to this table, of layers 1 … L and
+// axes 0 … d − 1:
 //
-//   sweep             takes tile, layer   leaves tile, layer   reads                      writes
-//   forward           –      –            z_L    –                                        code 1 … L−1
-//   reverse           z_L    –            δ_1    first         code                       code L, reverse = P 2 … L−1;
-//                                                                                         residual: and 1
-//   axis_tangent i    –      first or –¹  ż_L    last          code, P                    squares 2 … L; of the last
-//                                                                                         axis tangent 2 … L−1
-//   axis_adjoint i    ż_L²   last²        –      –             code, P, tangent           source 1 … L−1; tangent²
-//   seed_tangent      –      first        ζ_L    –             code, P; residual:         reverse = S 1 … L−1
-//                                                              squares, source
-//   adjoint           ζ_L    –            –      –             code; a potential: S
+//   sweep                   takes          leaves         reads              writes
+//                           tile  layer    tile  layer
+//   forward                 –     –        z_L   –                           code 1 … L−1
+//   reverse                 z_L   –        δ_1   first    code               code L, P 2 … L−1; for the residual P 1
+//   axis_tangent 0          –     first    ż_L   last     code, P            q 2 … L
+//   axis_tangent i > 0      –     –        ż_L   last     code, P, q         q 2 … L; the last axis ż 2 … L−1
+//   axis_adjoint d − 1      ż_L   last     –     –        code, P, ż         S° 1 … L−1
+//   axis_adjoint i < d − 1  –     –        –     –        code, P, S°, ż     ż 2 … L−1, S° 1 … L−1
+//   seed_tangent            –     first    ζ_L   –        code, P, q, S°     S 1 … L−1, in place of P
+//   adjoint                 ζ_L   –        –     –        code, S
 //
-// and of a vector net, in place of what lies between forward and adjoint:
+// A denoising tile has no axes: neither q nor S° is read. A vector net has neither P nor S, and between forward and
+// adjoint
 //
-//   last_value        z_L    –            h_L    last                                     code L
-//   output_gradient   h_L    last         ζ_L    –
+//   last_value              z_L   –        h_L   last                        code L
+//   output_gradient         h_L   last     ζ_L   –
 //
-// ¹ of the axes after the first. ² The last axis, which comes first; the others take what is there, and write tangent.
+// The seeds are found behind reverse or last_value, from δ_1 or h_L, and the residual's completed behind the axis
+// tangents.
 template <Precision P, int W>
 class LossSweeps : public LossPoints<P, W> {
   using Points = LossPoints<P, W>;
@@ -167,7 +170,7 @@ class LossSweeps : public LossPoints<P, W> {
     protocol_.leave(TileHolds::delta_first, LayerHolds::first);
   }
 
-  // Of axis i; trace: this lane's part of the Laplacian.
+  // Along axis i; adds this lane's part of the Laplacian to trace.
   __device__ __forceinline__ void axis_tangent(int i, Layer<W>& layer, Tile<W>& tile, float (&trace)[2]) {
     protocol_.enter("axis_tangent", TileHolds::anything, i > 0 ? LayerHolds::anything : LayerHolds::first);
     Network::set_axis(i, tile);
@@ -193,7 +196,7 @@ class LossSweeps : public LossPoints<P, W> {
     protocol_.leave(TileHolds::tangent_last, LayerHolds::last);
   }
 
-  // Of axis axis_index().
+  // Along axis axis_index().
   __device__ __forceinline__ void axis_adjoint(Layer<W>& layer, Tile<W>& tile) {
     const auto axes = [&] { return net_.dimension - 1 - axis_index(); };  // that came before
     protocol_.enter("axis_adjoint", axes() > 0 ? TileHolds::anything : TileHolds::tangent_last,
@@ -343,9 +346,8 @@ class LossSweeps : public LossPoints<P, W> {
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
     Network::template product<kTransposed, kApart>(l, tile, stage(left));
   }
-  // Of a tile that is published, too: one split serves both. Its one scale is enough here, where a sample's part is
-  // lost only beside that of another in the same sum; up to the seeds, where rows are each sample's own, it would not
-  // be.
+  // publish() and product() with one split for both. Its one scale for all rows is enough here, where a sample's part is
+  // lost only beside that of another in the same sum; before the seeds, where a row is a sample's own, it would not be.
   template <bool kTransposed>
   __device__ __forceinline__ void publish_and_multiply(Side side, int l, Tile<W>& tile) const {
     Network::template product<kTransposed, kApart>(l, publish(side, tile), tile);

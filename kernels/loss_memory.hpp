@@ -85,7 +85,7 @@ class LossMemory : public WarpNetwork<P, W> {
   // ---- loops around tiles: their index lies in shared memory, one a lane, for the reason of BlockTask's ----
 
   enum class Index { tile, layer, axis };
-  __device__ __forceinline__ void set(Index which, int i) const { indices()[32 * static_cast<int>(which)] = i; }
+  __device__ __forceinline__ void set_index(Index which, int i) const { indices()[32 * static_cast<int>(which)] = i; }
   // The tile of the block's warps, the layer of a sweep from the last to the first, and the axis of an axis adjoint.
   __device__ __forceinline__ int tile_index() const { return indices()[32 * static_cast<int>(Index::tile)]; }
   __device__ __forceinline__ int layer_index() const { return indices()[32 * static_cast<int>(Index::layer)]; }

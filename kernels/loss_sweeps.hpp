@@ -79,8 +79,8 @@ class LossSweeps : public LossPoints<P, W> {
   // The losses and their gradient of the samples of the block's tiles.
   __device__ __forceinline__ void sum_tiles() {
 #pragma unroll 1
-    for (this->set(Index::tile, block_task().block); tile_index() < share().tiles;
-         this->set(Index::tile, tile_index() + share().blocks)) {
+    for (this->set_index(Index::tile, block_task().block); tile_index() < share().tiles;
+         this->set_index(Index::tile, tile_index() + share().blocks)) {
       sum_tile();
     }
   }
@@ -125,7 +125,8 @@ class LossSweeps : public LossPoints<P, W> {
     if (potential()) {
       if (of_residual()) {
 #pragma unroll 1
-        for (this->set(Index::axis, net_.dimension - 1); axis_index() >= 0; this->set(Index::axis, axis_index() - 1)) {
+        for (this->set_index(Index::axis, net_.dimension - 1); axis_index() >= 0;
+             this->set_index(Index::axis, axis_index() - 1)) {
           axis_adjoint(layer, tile);
         }
         load_layer(0, layer);
@@ -405,7 +406,8 @@ class LossSweeps : public LossPoints<P, W> {
   template <bool kBias, class Step>
   __device__ __forceinline__ void backward(Layer<W>& layer, Tile<W>& tile, const Step& step) {
 #pragma unroll 1
-    for (this->set(Index::layer, net_.hidden - 2); layer_index() >= 0; this->set(Index::layer, layer_index() - 1)) {
+    for (this->set_index(Index::layer, net_.hidden - 2); layer_index() >= 0;
+         this->set_index(Index::layer, layer_index() - 1)) {
       publish_and_multiply<true>(left, layer_index(), tile);
       load_plane(LossPlane::code, layer_index(), 0, layer.code);
       Tile<W> taken;

@@ -99,7 +99,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     .gradient = task.gradient,
                     .squares = task.squares};
   }
-  const LaunchShape shape{blocks, 32 * warps, a.plan.first_warp + warps * a.plan.warp_bytes};
+  const LaunchShape shape{blocks, 32 * warps, a.plan.block.bytes + warps * a.plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;

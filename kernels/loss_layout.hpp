@@ -1,10 +1,10 @@
 #pragma once
 
-// What the resident loss (loss.cu) has in shared memory and in its workspace, and by it which networks are resident.
-// Compiles without CUDA.
+// What the resident loss (loss.cu) has in shared memory and in its workspace, and by it for which networks there is one;
+// shared_layout.hpp goes before. Compiles without CUDA.
 #include <cstddef>
 
-#include "launch.hpp"
+#include "shared_layout.hpp"
 
 namespace fokker::kernels {
 
@@ -76,47 +76,58 @@ inline int loss_planes(const ResidentMlp& net) {
   return net.potential && net.hidden > 1 ? planes_before(LossPlane::count, net.hidden) : net.hidden;
 }
 
-// What a warp has in shared memory beside planes, in bytes from its start.
-struct LossWarpLayout {
-  static constexpr int indices = 0;  // int [3, 32]: of loops, of each lane; the offset 0 saves a register
-  int inputs;                        // float [tile_rows, input_stride]: (t, x) of a sample
-  int input_stride;                  // as in WarpLayout
-  int seeds;                         // float [tile_rows, input_stride]: c, first the target
-  int weights;                       // float [tile_rows]: w, first the sample's weight
-  int values;                        // double [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
-  int scales;                        // float [2] of the stages
-  int stage[2];                      // a tile as the left and as the right side of a product over the block's samples
+// What a block has in shared memory before its warps' pieces.
+inline constexpr int loss_task_bytes = 512;
+struct LossBlockLayout {
+  Place<float> gradient;  // as in LossGradientLayout, behind the network's image
+  Place<char> task;       // what the block works on, loss_task_bytes
   int bytes;
 };
-
-inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
-  const int number = static_cast<int>(sizeof(float));
-  const auto up = [](int bytes) { return (bytes + 15) / 16 * 16; };
-  LossWarpLayout at;
-  at.input_stride = (1 + net.dimension) | 1;
-  const int points = tile_rows * at.input_stride * number;
-  at.inputs = at.indices + 3 * 32 * number;
-  at.seeds = at.inputs + points;
-  at.weights = at.seeds + points;
-  at.values = at.weights + tile_rows * number;
-  at.scales = at.values + 2 * tile_rows * static_cast<int>(sizeof(double));
-  at.stage[0] = up(at.scales + 2 * number);
-  // split: high and low halves [tile_rows, width + 8] each; fp32: [tile_rows, width + 4].
-  const int stage = tile_rows * number * (net.width + (net.precision == Precision::fp32 ? 4 : 8));
-  at.stage[1] = at.stage[0] + stage;
-  at.bytes = at.stage[1] + stage;
-  return at;
+inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
+  LayoutBuilder memory;
+  memory.take<char>(image_layout(net).bytes);
+  LossBlockLayout block;
+  block.gradient = memory.take<float>(loss_gradient_layout(net).size, load_alignment);
+  block.task = memory.take<char>(loss_task_bytes, load_alignment);
+  block.bytes = memory.bytes();
+  return block;
 }
 
-inline constexpr int loss_task_bytes = 512;  // of shared memory, for the task that a block works on
+// What a warp has in shared memory before its planes. It begins with its loops' indices, int [3, 32], of each lane: the
+// offset 0 saves a register.
+inline constexpr int loss_indices = 3;
+struct LossWarpLayout {
+  Place<float> inputs;   // [tile_rows, input_stride]: (t, x) of a sample
+  int input_stride;      // as in WarpLayout
+  Place<float> seeds;    // [tile_rows, input_stride]: c, first the target
+  Place<float> weights;  // [tile_rows]: w, first the sample's weight
+  Place<double> values;  // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
+  Place<float> scales;   // [2] of the stages
+  // A tile as the left and as the right side of a product over the block's samples; split: high and low halves
+  // [tile_rows, width + 8] each, fp32: float [tile_rows, width + 4].
+  Place<char> stage[2];
+  int bytes;
+};
+inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
+  LayoutBuilder memory;
+  LossWarpLayout warp;
+  warp.input_stride = input_stride(net);
+  memory.take<int>(loss_indices * 32);
+  warp.inputs = memory.take<float>(tile_rows * warp.input_stride);
+  warp.seeds = memory.take<float>(tile_rows * warp.input_stride);
+  warp.weights = memory.take<float>(tile_rows);
+  warp.values = memory.take<double>(2 * tile_rows);
+  warp.scales = memory.take<float>(2);
+  const int stage = tile_rows * 4 * (net.width + (net.precision == Precision::fp32 ? 4 : 8));
+  for (Place<char>& side : warp.stage) side = memory.take<char>(stage, load_alignment);
+  warp.bytes = memory.bytes();
+  return warp;
+}
 
 // Warps of a block where a block may have `shared_bytes` of shared memory; 0: the loss goes the wide way.
 inline int resident_loss_warps(const ResidentMlp& net, int shared_bytes) {
   if (net.width == 0 || net.width > widest_resident_curvature || net.precision == Precision::half) return 0;
-  const int number = static_cast<int>(sizeof(float));
-  const int of_block = image_layout(net).bytes + loss_gradient_layout(net).size * number + loss_task_bytes;
-  const int fit = (shared_bytes - of_block) / loss_warp_layout(net).bytes;
-  return fit < 0 ? 0 : fit < most_warps ? fit : most_warps;
+  return warps_that_fit(shared_bytes, loss_block_layout(net).bytes, loss_warp_layout(net).bytes);
 }
 
 // Bytes of a task's workspace on a device: whatever the number of points.

@@ -18,9 +18,8 @@ struct ResidentLossPlan {
   ResidentMlp net;
   ImageLayout image;
   LossGradientLayout gradient;
+  LossBlockLayout block;
   LossWarpLayout warp;
-  int task;           // bytes before the BlockTask: the image and the block's gradient
-  int first_warp;     // bytes before the warps' memory
   int planes;         // of a warp
   int shared_planes;  // of them, which lie behind warp.bytes of each warp
   int warp_bytes;     // with these
@@ -31,17 +30,14 @@ inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, int warps, in
   ResidentLossPlan plan{.net = net,
                         .image = image_layout(net),
                         .gradient = loss_gradient_layout(net),
+                        .block = loss_block_layout(net),
                         .warp = loss_warp_layout(net),
-                        .task = 0,
-                        .first_warp = 0,
                         .planes = loss_planes(net),
                         .shared_planes = 0,
                         .warp_bytes = 0};
-  plan.task = plan.image.bytes + plan.gradient.size * static_cast<int>(sizeof(float));
-  plan.first_warp = plan.task + loss_task_bytes;
   const int plane_bytes = tile_rows * net.width * static_cast<int>(sizeof(float));
   plan.shared_planes =
-      std::min(plan.planes, ((shared_bytes - plan.first_warp) / warps - plan.warp.bytes) / plane_bytes);
+      std::min(plan.planes, ((shared_bytes - plan.block.bytes) / warps - plan.warp.bytes) / plane_bytes);
   plan.warp_bytes = plan.warp.bytes + plan.shared_planes * plane_bytes;
   return plan;
 }
@@ -67,7 +63,7 @@ template <Precision P, int W>
 class LossMemory : public WarpNetwork<P, W> {
  public:
   __device__ __forceinline__ BlockTask& block_task() const {
-    return *reinterpret_cast<BlockTask*>(shared_memory() + plan_.task);
+    return *reinterpret_cast<BlockTask*>(plan_.block.task.in(shared_memory()));
   }
 
  protected:
@@ -95,23 +91,19 @@ class LossMemory : public WarpNetwork<P, W> {
 
   // ---- the block's numbers ----
 
-  __device__ __forceinline__ float* gradient() const {
-    return reinterpret_cast<float*>(shared_memory() + plan_.image.bytes);
-  }
+  __device__ __forceinline__ float* gradient() const { return plan_.block.gradient.in(shared_memory()); }
   __device__ __forceinline__ char* memory(int warp) const {
-    return shared_memory() + plan_.first_warp + warp * plan_.warp_bytes;
+    return shared_memory() + plan_.block.bytes + warp * plan_.warp_bytes;
   }
 
   // ---- this warp's, as in LossWarpLayout ----
 
-  __device__ __forceinline__ float* inputs() const { return floats(plan_.warp.inputs); }
-  __device__ __forceinline__ float* seeds() const { return floats(plan_.warp.seeds); }
-  __device__ __forceinline__ float* weights() const { return floats(plan_.warp.weights); }
-  __device__ __forceinline__ float* scales() const { return floats(plan_.warp.scales); }
-  __device__ __forceinline__ double* values() const {
-    return reinterpret_cast<double*>(memory(warp_index()) + plan_.warp.values);
-  }
-  __device__ __forceinline__ char* stage(Side side) const { return memory(warp_index()) + plan_.warp.stage[side]; }
+  __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory(warp_index())); }
+  __device__ __forceinline__ float* seeds() const { return plan_.warp.seeds.in(memory(warp_index())); }
+  __device__ __forceinline__ float* weights() const { return plan_.warp.weights.in(memory(warp_index())); }
+  __device__ __forceinline__ float* scales() const { return plan_.warp.scales.in(memory(warp_index())); }
+  __device__ __forceinline__ double* values() const { return plan_.warp.values.in(memory(warp_index())); }
+  __device__ __forceinline__ char* stage(Side side) const { return plan_.warp.stage[side].in(memory(warp_index())); }
   // From a row of inputs() or seeds() to the next.
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
 
@@ -142,18 +134,15 @@ class LossMemory : public WarpNetwork<P, W> {
 
  private:
   __device__ __forceinline__ int* indices() const {
-    return reinterpret_cast<int*>(memory(warp_index()) + LossWarpLayout::indices) + lane_index();
-  }
-  __device__ __forceinline__ float* floats(int offset) const {
-    return reinterpret_cast<float*>(memory(warp_index()) + offset);
+    return reinterpret_cast<int*>(memory(warp_index())) + lane_index();
   }
   __device__ __forceinline__ Plane<W> plane(LossPlane which, int l) const {
     const int k = plane_number(which, net_.hidden, l);
-    Float4* start = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * Plane<W>::size;
+    float* start = reinterpret_cast<float*>(memory(warp_index()) + plan_.warp.bytes) + k * Plane<W>::size;
     if (k >= plan_.shared_planes) {
       const int warp = block_task().block * (block_threads() / 32) + warp_index(),
                 elsewhere = plan_.planes - plan_.shared_planes;
-      start = reinterpret_cast<Float4*>(task().planes) + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
+      start = task().planes + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
     }
     return Plane<W>(start);
   }

@@ -46,12 +46,13 @@ class LossPoints : public LossProducts<P, W> {
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
-      this->score(tile, i, score);
+      this->dot(tile, potential() ? this->input(1 + i) : this->output(i), score);
+      const float add = potential() ? 0.0f : this->output_bias()[i];
       if (!leads_rows()) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float& c = seeds()[tile_row(r) * stride() + 1 + i];
-        const float error = score[r] - c, weight = weights()[tile_row(r)];
+        const float error = score[r] + add - c, weight = weights()[tile_row(r)];
         sum[r] += static_cast<double>(weight) * error * error;
         c = scale * weight * error;
       }

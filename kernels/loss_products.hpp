@@ -149,8 +149,8 @@ class LossProducts : public LossMemory<P, W> {
     if constexpr (P == Precision::fp32) {
 #pragma unroll 1
       for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
-        const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + tile_row(0);
-        const float* b = reinterpret_cast<const float*>(from + plan_.warp.stage[right]) + 16 * cb + tile_column(0);
+        const float* a = reinterpret_cast<const float*>(plan_.warp.stage[left].in(from)) + 16 * rb + tile_row(0);
+        const float* b = reinterpret_cast<const float*>(plan_.warp.stage[right].in(from)) + 16 * cb + tile_column(0);
 #pragma unroll 4
         for (int r = 0; r < tile_rows; ++r) {
           const float x = a[r * floats_of_row], y = a[r * floats_of_row + 8];
@@ -165,8 +165,9 @@ class LossProducts : public LossMemory<P, W> {
         }
       }
     } else {
-      const char *a = from + plan_.warp.stage[left] + row_of_lane() + 32 * rb,
-                 *b = from + plan_.warp.stage[right] + row_of_lane() + 32 * cb, *scale_pair = from + plan_.warp.scales;
+      const char *a = plan_.warp.stage[left].in(from) + row_of_lane() + 32 * rb,
+                 *b = plan_.warp.stage[right].in(from) + row_of_lane() + 32 * cb,
+                 *scale_pair = from + plan_.warp.scales.offset;
 #pragma unroll 2
       for (int k = 0; k < warps; ++k) {
         std::uint32_t a_high[4], a_low[4], b_high[4], b_low[4];
@@ -199,18 +200,18 @@ class LossProducts : public LossMemory<P, W> {
 #pragma unroll 1
     for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
       if constexpr (P == Precision::fp32) {
-        const float* a = reinterpret_cast<const float*>(from + plan_.warp.stage[left]) + 16 * rb + tile_row(0);
+        const float* a = reinterpret_cast<const float*>(plan_.warp.stage[left].in(from)) + 16 * rb + tile_row(0);
 #pragma unroll 4
         for (int r = 0; r < tile_rows; ++r) {
           total[0] += a[r * floats_of_row];
           total[1] += a[r * floats_of_row + 8];
         }
       } else {
-        const char* a = from + plan_.warp.stage[left] + row_of_lane() + 32 * rb;
+        const char* a = plan_.warp.stage[left].in(from) + row_of_lane() + 32 * rb;
         std::uint32_t high[4], low[4];
         load_matrices_transposed(high, a);
         load_matrices_transposed(low, a + low_halves);
-        const float scale = *reinterpret_cast<const float*>(from + plan_.warp.scales);
+        const float scale = *plan_.warp.scales.in(from);
         const std::uint32_t ones = pack_halves(1, 1);
         float sum[4] = {};
         multiply_add(sum, low, ones, ones);

@@ -95,8 +95,7 @@ class LossSweeps : public LossPoints<P, W> {
     if (thread_index() >= 2) return;
     double sum = 0;
     for (int w = 0; w < share().warps; ++w) {
-      const double* of_rows =
-          reinterpret_cast<const double*>(memory(w) + plan_.warp.values) + tile_rows * thread_index();
+      const double* of_rows = plan_.warp.values.in(memory(w)) + tile_rows * thread_index();
       for (int r = 0; r < tile_rows; ++r) sum += of_rows[r];
     }
     task().partial_values[2 * block_task().block + thread_index()] = sum;
@@ -345,7 +344,7 @@ class LossSweeps : public LossPoints<P, W> {
   static constexpr bool kApart = P == Precision::split;
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    Network::template product<kTransposed, kApart>(l, tile, stage(left));
+    Network::template product<kTransposed, kApart>(l, tile, reinterpret_cast<float*>(stage(left)));
   }
   // publish() and product() with one split for both. Its one scale for all rows is enough here, where a sample's part is
   // lost only beside that of another in the same sum; before the seeds, where a row is a sample's own, it would not be.

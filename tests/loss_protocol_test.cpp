@@ -27,8 +27,8 @@ class Ordered : public LossSweeps<Precision::fp32, 32> {
   using LossSweeps<Precision::fp32, 32>::LossSweeps;
 
   void sweep(Order order, int dimension) {
-    using Memory = LossMemory<Precision::fp32, 32>;
-    Memory::set_index(Memory::Index::tile, 0);
+    using Indices = LossMemory<Precision::fp32, 32>;
+    Indices::set_index(Indices::Index::tile, 0);
     if (order == Order::right) return sum_tile();
     Tile<32> tile;
     Layer<32> layer;
@@ -39,7 +39,7 @@ class Ordered : public LossSweeps<Precision::fp32, 32> {
     for (int i = order == Order::an_axis_left_out ? 1 : 0; i < dimension; ++i) axis_tangent(i, layer, tile, trace);
     if (order == Order::planes_of_other_points) LossPoints<Precision::fp32, 32>::load_points();
     for (int k = 0; k < dimension && order != Order::no_axis_adjoint; ++k) {
-      Memory::set_index(Memory::Index::axis, order == Order::first_axis_first ? k : dimension - 1 - k);
+      Indices::set_index(Indices::Index::axis, order == Order::first_axis_first ? k : dimension - 1 - k);
       axis_adjoint(layer, tile);
     }
     if (order == Order::no_seed_tangent) return adjoint(layer, tile);

@@ -92,8 +92,10 @@ struct FieldArguments {
   SdeFormulas sde;
   Divergence estimate;
 };
-Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& arguments, const DeviceLimits& limits,
-                              Stream stream);
+// `warps` of a block, here and below: resident_warps() of the work, Work::curvature where divergence or residual is
+// wanted, else Work::score.
+Status launch_resident_fields(const ResidentMlp& net, int warps, const FieldArguments& arguments,
+                              const DeviceLimits& limits, Stream stream);
 
 struct HessianArguments {
   std::int64_t n;
@@ -104,8 +106,8 @@ struct HessianArguments {
   float* product;          // [n, d]
   float* hessian;          // [n, d·d], or nullptr
 };
-Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& arguments, const DeviceLimits& limits,
-                               Stream stream);
+Status launch_resident_hessian(const ResidentMlp& net, int warps, const HessianArguments& arguments,
+                               const DeviceLimits& limits, Stream stream);
 
 inline constexpr int most_snapshots = 64;
 
@@ -129,8 +131,8 @@ struct SampleArguments {
   double prior_log_norm, prior_variance;  // log N(x; 0, variance I) = log_norm − |x|²/(2 variance)
   Divergence estimate;                    // probes stay fixed along a path
 };
-Status launch_resident_sample(const ResidentMlp& net, const SampleArguments& arguments, const DeviceLimits& limits,
-                              Stream stream);
+Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArguments& arguments,
+                              const DeviceLimits& limits, Stream stream);
 
 // ---- the same integrators a stage at a time, for models whose fields are not fused (integrate.cu) -------------------
 

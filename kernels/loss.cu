@@ -67,22 +67,21 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
+Status launch_resident_loss(const ResidentMlp& net, int warps, const ResidentLossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream) {
   PackTask networks[most_models];
   for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
 
-  const int most = std::min(resident_loss_warps(net, limits.shared_bytes), limits.loss_warps);
   ResidentLossArguments a{};
-  int blocks = 0, warps = 0;
+  int blocks = 0, most = 0;  // of the launch; warps of a block
   for (int k = 0; k < count; ++k) {
     a.tasks[k] = tasks[k];
-    a.shares[k] = loss_share(tasks[k].points, most, limits.multiprocessors);
+    a.shares[k] = loss_share(tasks[k].points, warps, limits.multiprocessors);
     blocks += a.shares[k].blocks;
-    warps = std::max(warps, a.shares[k].warps);
+    most = std::max(most, a.shares[k].warps);
   }
-  a.plan = resident_loss_plan(net, warps, limits.shared_bytes);
+  a.plan = resident_loss_plan(net, most, limits.shared_bytes);
 
   LossSumArguments sum{.net = net, .gradient = a.plan.gradient, .tasks = {}};
   for (int k = 0; k < count; ++k) {
@@ -99,7 +98,7 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                     .gradient = task.gradient,
                     .squares = task.squares};
   }
-  const LaunchShape shape{blocks, 32 * warps, a.plan.block.bytes + warps * a.plan.warp_bytes};
+  const LaunchShape shape{blocks, 32 * most, a.plan.block.bytes + most * a.plan.warp_bytes};
   const Status status = with_resident_kernel<Work::curvature>(
       net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
   if (status) return status;

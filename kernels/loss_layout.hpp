@@ -126,18 +126,17 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
 
 // Warps of a block where a block may have `shared_bytes` of shared memory; 0: the loss goes the wide way.
 inline int resident_loss_warps(const ResidentMlp& net, int shared_bytes) {
-  if (net.width == 0 || net.width > widest_resident_curvature || net.precision == Precision::half) return 0;
+  if (net.width > widest_resident_curvature) return 0;
   return warps_that_fit(shared_bytes, loss_block_layout(net).bytes, loss_warp_layout(net).bytes);
 }
 
-// Bytes of a task's workspace on a device: whatever the number of points.
+// Bytes of a task's workspace on a device, of blocks of at most `warps`: whatever the number of points.
 struct LossWorkspace {
   std::size_t planes, partial, partial_values;
 };
-inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, const DeviceLimits& limits) {
+inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, int warps, const DeviceLimits& limits) {
   const auto blocks = static_cast<std::size_t>(limits.multiprocessors);
-  const auto warps = static_cast<std::size_t>(resident_loss_warps(net, limits.shared_bytes));
-  return {blocks * warps * static_cast<std::size_t>(loss_planes(net) * tile_rows * net.width) * sizeof(float),
+  return {blocks * static_cast<std::size_t>(warps * loss_planes(net) * tile_rows * net.width) * sizeof(float),
           blocks * static_cast<std::size_t>(loss_gradient_layout(net).size) * sizeof(float),
           blocks * 2 * sizeof(double)};
 }

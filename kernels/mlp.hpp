@@ -471,9 +471,9 @@ struct ResidentLaunch {
   ResidentPlan plan;
   LaunchShape shape;
 };
-inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, std::int64_t n, const DeviceLimits& limits) {
+inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, int warps, std::int64_t n,
+                                      const DeviceLimits& limits) {
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, work)};
-  const int warps = resident_warps(net, work, limits.shared_bytes);
   const std::int64_t tiles = (n + tile_rows - 1) / tile_rows;
   const int blocks = static_cast<int>(tiles < limits.multiprocessors ? tiles : limits.multiprocessors);
   return {plan, {blocks, 32 * warps, plan.image.bytes + warps * plan.warp.bytes}};

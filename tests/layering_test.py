@@ -2,6 +2,7 @@
 """Dependencies go downward only. Reads every #include of the tree (argument: its root) and prints each that breaks a rule.
 
 include/fokker/           the standard library and public headers: no CUDA, no third-party and no internal header
+include/fokker/diagnostics/  the same; only src/diagnostics/, tests, benchmarks and tools include it
 include/fokker/formulas/  plain structs and formulas: of the standard library <cmath>, <cstddef>, <cstdint>, <type_traits>,
                           and formulas/ itself
 kernels/                  the standard library, CUDA, formulas/ and kernels/ itself; device.hpp stands for the emulation too
@@ -37,6 +38,8 @@ def rule_broken(folder, path, header):
     if folder == 'include/fokker/formulas':
         if not (header in PLAIN or formulas):
             return 'formulas that host and device share include plain headers and each other only'
+    elif header.startswith('fokker/diagnostics/') and top != 'tools' and room not in ('diagnostics', 'fokker/diagnostics'):
+        return 'the library does not include its diagnostics, which are a target of their own'
     elif top == 'include':
         if not (system or ours):
             return 'a public header includes the standard library and public headers only'
@@ -82,6 +85,7 @@ def self_check(root):
     """The rules find what they are there to find."""
     broken = [('include/fokker', 'cuda_runtime.h'), ('include/fokker', 'cpu/backend.hpp'),
               ('include/fokker', 'core/operations.hpp'), ('include/fokker', 'fmt/format.h'),
+              ('include/fokker', 'fokker/diagnostics/energy.hpp'), ('src/operations', 'fokker/diagnostics/energy.hpp'),
               ('include/fokker/formulas', 'string'), ('include/fokker/formulas', 'fokker/trainer.hpp'),
               ('include/fokker/formulas', 'fokker/sde.hpp'),
               ('kernels', 'core/operations.hpp'), ('kernels', 'fokker/data.hpp'), ('kernels', 'fokker/sde.hpp'), ('kernels', 'cpu/random.hpp'),
@@ -92,6 +96,8 @@ def self_check(root):
               ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'),
               ('tools', 'cpu/backend.hpp'), ('tools', 'core/operations.hpp')]
     allowed = [('include/fokker', 'vector'), ('include/fokker', 'fokker/view.hpp'),
+               ('include/fokker/diagnostics', 'fokker/diagnostics/energy.hpp'), ('tools', 'fokker/diagnostics/energy.hpp'),
+               ('src/diagnostics', 'fokker/diagnostics/energy.hpp'),
                ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
                ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
                ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),

@@ -38,7 +38,7 @@ struct GradientBlock {
 template <class T>
 struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
-  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; g²/2 and drift
+  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its g²/2 and drift
 };
 
 template <class T>

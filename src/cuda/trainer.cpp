@@ -105,7 +105,7 @@ class CudaTrainer final : public TrainOperator {
 
   TrainState state() const override {
     check_known();
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     TrainState state;
     state.iteration = iteration_;
     state.average_count = std::max<std::int64_t>(0, iteration_ - begin_);
@@ -124,7 +124,7 @@ class CudaTrainer final : public TrainOperator {
   }
 
   void restore(TrainState state) override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     iteration_ = state.iteration;
     to_device(queue_, parameters_, state.parameters);
     to_device(queue_, first_, state.first_moment);
@@ -345,7 +345,7 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
 
 void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
                   const TrainingSink& sink) {
-  const OnDevice here(queue.device);
+  const CurrentDevice guard(queue.device);
   std::vector<std::int64_t> left(counts.begin(), counts.end());
   std::vector<TrainRecord> records;
   std::exception_ptr thrown;  // by the sink

@@ -350,7 +350,7 @@ __global__ void misfit(MisfitArguments<T> a) {
 
 constexpr int column_threads = 512, total_threads = 1024;
 
-// Parts of the rows, one a block, so that few columns occupy many multiprocessors.
+// Parts of the rows, which a block's warps take in turn, so that few columns occupy many multiprocessors.
 inline int column_parts(std::int64_t rows) {
   constexpr std::int64_t rows_of_a_part = 4 * column_threads / warp_size;
   return static_cast<int>(std::clamp<std::int64_t>(rows / rows_of_a_part, 1, most_column_parts));

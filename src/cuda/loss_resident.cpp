@@ -5,6 +5,7 @@
 #include "cuda/device_loss.hpp"
 #include "cuda/mlp_resident.hpp"
 #include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

@@ -70,7 +70,7 @@ struct LossShare {
 
 // What a block works on, in its shared memory: kept in registers it would crowd out the tiles.
 struct BlockTask {
-  ResidentLossTask task;
+  LossTask task;
   LossShare share;
   int block;  // of those that work on the task
   bool potential;
@@ -80,7 +80,7 @@ static_assert(sizeof(BlockTask) <= loss_task_bytes);
 struct ResidentLossArguments {
   ResidentLossPlan plan;
   LossShare shares[most_models];  // one after another in the grid
-  ResidentLossTask tasks[most_models];
+  LossTask tasks[most_models];
 };
 static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
 
@@ -191,7 +191,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     return reinterpret_cast<int*>(memory(warp_index()) + LossWarpLayout::counters) + lane_index();
   }
 
-  __device__ __forceinline__ const ResidentLossTask& task() const { return own().task; }
+  __device__ __forceinline__ const LossTask& task() const { return own().task; }
   // Whether the turn is one of collocation points.
   __device__ __forceinline__ bool residual() const { return turn() < own().share.collocation_tiles; }
   __device__ __forceinline__ char* memory(int warp) const {
@@ -868,7 +868,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
                                                                     a.plan.net.potential};
   }
   sync_block();
-  load_image(sweeps.own().task.network.image, a.plan.image.bytes);
+  load_image(sweeps.own().task.image, a.plan.image.bytes);
   sweeps.begin();
   sweeps.add();
   sweeps.end();
@@ -989,10 +989,10 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* tasks, int count,
-                            const DeviceLimits& limits, Stream stream) {
+Status launch_resident_loss(const ResidentMlp& net, const LossTask* tasks, int count, const DeviceLimits& limits,
+                            Stream stream) {
   PackTask networks[most_models];
-  for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
+  for (int k = 0; k < count; ++k) networks[k] = {tasks[k].parameters, tasks[k].layers, tasks[k].image};
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
 
   ResidentLossArguments a{.plan = {.net = net,
@@ -1025,10 +1025,10 @@ Status launch_resident_loss(const ResidentMlp& net, const ResidentLossTask* task
                        .of_a_task = std::min((plan.gradient.size + item_threads - 1) / item_threads, most_square_parts),
                        .tasks = {}};
   for (int k = 0; k < count; ++k) {
-    const ResidentLossTask& task = tasks[k];
+    const LossTask& task = tasks[k];
     a.tasks[k] = task;
     sum.tasks[k] = {a.shares[k].blocks,
-                    task.network.layers,
+                    task.layers,
                     task.partial,
                     task.partial_values,
                     task.points.denoising_points,

@@ -31,8 +31,8 @@
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
-#include "scratch.hpp"
 #include "operations/train_schedule.hpp"
+#include "scratch.hpp"
 #include "trainer_checks.hpp"
 
 namespace fokker {
@@ -343,20 +343,21 @@ TEST_F(CudaTrainer, LossesLeaveTheSquaresOfTheirGradient) {
     const std::vector<float> start(mlp.parameters.begin(), mlp.parameters.end());
     const DeviceMemory parameters = upload(start), iteration = upload(std::vector<Index>{41}), values(3 * 8),
                        gradient(start.size() * 4), squares(sizeof(kernels::GradientSquares));
-    const cuda::LossTask task{.parameters = parameters.as<float>(),
-                              .points = {.data = data.source(),
-                                         .sde = sde,
-                                         .time = {TimeLaw::uniform, static_cast<float>(sde.t_min),
-                                                  static_cast<float>(sde.horizon), nullptr, 0},
-                                         .seed = 7,
-                                         .iteration = iteration.as<Index>(),
-                                         .denoising_points = 19,
-                                         .collocation_points = shape.output == Output::potential ? 7 : 0,
-                                         .box = 3},
-                              .residual_weight = 0.5,
-                              .values = values.as<double>(),
-                              .gradient = gradient.as<float>(),
-                              .squares = squares.as<kernels::GradientSquares>()};
+    const kernels::LossTask task{.parameters = parameters.as<float>(),
+                                 .drawn = true,
+                                 .points = {.data = data.source(),
+                                            .sde = sde,
+                                            .time = {TimeLaw::uniform, static_cast<float>(sde.t_min),
+                                                     static_cast<float>(sde.horizon), nullptr, 0},
+                                            .seed = 7,
+                                            .iteration = iteration.as<Index>(),
+                                            .denoising_points = 19,
+                                            .collocation_points = shape.output == Output::potential ? 7 : 0,
+                                            .box = 3},
+                                 .residual_weight = 0.5,
+                                 .values = values.as<double>(),
+                                 .gradient = gradient.as<float>(),
+                                 .squares = squares.as<kernels::GradientSquares>()};
     const auto loss = cuda::make_device_loss(queue, mlp.architecture, sde);
     cuda::TrainingLoss* const one = loss.get();
     loss->evaluate({&one, 1}, {&task, 1});

@@ -206,8 +206,9 @@ class CudaTrainer final : public TrainOperator {
   std::uint64_t number() const { return number_; }
   std::int64_t parameter_count() const { return static_cast<std::int64_t>(count_); }
   TrainingLoss* loss() const { return loss_.get(); }
-  LossTask loss_task() const {
+  kernels::LossTask loss_task() const {
     return {.parameters = parameters_.as<const float>(),
+            .drawn = true,
             .points = draw_,
             .residual_weight = options_.residual_weight,
             .values = values_.as<double>(),
@@ -275,7 +276,7 @@ class Capture {
 
 IterationGraph::IterationGraph(const Queue& queue, std::span<CudaTrainer* const> members) : stream_(queue.stream) {
   std::vector<TrainingLoss*> losses;
-  std::vector<LossTask> loss_tasks;
+  std::vector<kernels::LossTask> loss_tasks;
   std::vector<kernels::UpdateTask> update_tasks;
   std::int64_t most_parameters = 0;
   for (const CudaTrainer* member : members) {
@@ -361,7 +362,7 @@ void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, 
     std::int64_t count = left[first];
     for (std::size_t k = first; k < trainers.size(); ++k) {
       auto* const trainer = static_cast<CudaTrainer*>(trainers[k]);
-      if (left[k] == 0 || (k != first && !members.front()->loss()->goes_with(*trainer->loss()))) continue;
+      if (left[k] == 0 || (k != first && !members.front()->loss()->shares_launches_with(*trainer->loss()))) continue;
       places.push_back(k);
       members.push_back(trainer);
       count = std::min(count, left[k]);

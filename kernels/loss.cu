@@ -639,9 +639,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        const float k = sigma.keep(tile.v[j][e]);
-        layer.kept.v[j][e] = k;
-        if constexpr (kValue) tile.v[j][e] = sigma.kept(k).value;
+        const float code = sigma.encode(tile.v[j][e]);
+        layer.kept.v[j][e] = code;
+        if constexpr (kValue) tile.v[j][e] = sigma.decode(code).value;
       });
     });
     store(kept(l), layer.kept);
@@ -654,7 +654,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     tile = layer.p;
 #pragma unroll 1
     for (int l = net_.hidden - 1;; --l) {
-      times_first(layer, tile);
+      times_d1(layer, tile);
       if (l == 0) return;
       product<true>(l - 1, tile);
       load(kept(l - 1), layer.kept);
@@ -663,9 +663,9 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
   }
   // tile ⊙= σ′.
-  __device__ __forceinline__ void times_first(const Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void times_d1(const Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-      for_entries([&](int j, int e) { tile.v[j][e] *= sigma.kept(layer.kept.v[j][e]).first; });
+      for_entries([&](int j, int e) { tile.v[j][e] *= sigma.decode(layer.kept.v[j][e]).d1; });
     });
   }
 
@@ -684,12 +684,12 @@ class LossSweeps : public WarpNetwork<P, W> {
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           const float v = tile.v[j][e];
-          trace[e >> 1] = fmaf(sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e] * v, v, trace[e >> 1]);
+          trace[e >> 1] = fmaf(sigma.decode(layer.kept.v[j][e]).d2 * layer.p.v[j][e] * v, v, trace[e >> 1]);
         });
       });
       if (l + 1 == net_.hidden) return;
       if (l > 0 && i + 1 == net_.dimension) store(tangent(l), tile);
-      times_first(layer, tile);
+      times_d1(layer, tile);
       product<false>(l, tile);
       load(l + 1, layer);
     }
@@ -717,7 +717,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
       for (int l = 0; l + 1 < net_.hidden; ++l) {
         if (l > 0) store(tangent(l), tile);
-        times_first(layer, tile);
+        times_d1(layer, tile);
         load(kept(l + 1), layer.kept);
         product<false>(l, tile);
       }
@@ -725,7 +725,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
-        tile.v[j][e] *= 2 * weight(e) * (sigma.kept(layer.kept.v[j][e]).second * layer.p.v[j][e]);
+        tile.v[j][e] *= 2 * weight(e) * (sigma.decode(layer.kept.v[j][e]).d2 * layer.p.v[j][e]);
       });
     });
     backward<false>(layer, tile, [&](int below, Tile<W>& taken) {
@@ -738,14 +738,14 @@ class LossSweeps : public WarpNetwork<P, W> {
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           float &p = layer.p.v[j][e], &v = tile.v[j][e];
-          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
-          const float curved = d.second * taken.v[j][e], source = curved * v;
-          v = fmaf(d.first, v, 2 * weight(e) * (curved * p));
+          const ActivationValues<float> d = sigma.decode(layer.kept.v[j][e]);
+          const float curved = d.d2 * taken.v[j][e], source = curved * v;
+          v = fmaf(d.d1, v, 2 * weight(e) * (curved * p));
           p = source;
         });
       });
       add(s(below), more(), layer.p);
-      times_first(layer, taken);
+      times_d1(layer, taken);
     });
     accumulate(blocks_, 0, nullptr, 0, first_column(1 + axis()));
   }
@@ -793,11 +793,11 @@ class LossSweeps : public WarpNetwork<P, W> {
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
         float &kept = layer.kept.v[j][e], &p = layer.p.v[j][e], &v = tile.v[j][e];
-        const Derivatives d = sigma.kept(kept);
+        const ActivationValues<float> d = sigma.decode(kept);
         const float square = kResidual ? squares.v[j][e] : 0.0f;
-        kept = d.first * p;
-        p *= kResidual ? fmaf(d.third, square, d.second * v) : d.second * v;
-        v = kResidual ? fmaf(d.first, v, d.second * square) : d.first * v;
+        kept = d.d1 * p;
+        p *= kResidual ? fmaf(d.d3, square, d.d2 * v) : d.d2 * v;
+        v = kResidual ? fmaf(d.d1, v, d.d2 * square) : d.d1 * v;
       });
     });
   }
@@ -816,7 +816,7 @@ class LossSweeps : public WarpNetwork<P, W> {
     }
     Network::clear(tile);
     Network::add_rows(tile, seeds() + 1, stride(), output(0), net_.outputs);
-    times_first(layer, tile);
+    times_d1(layer, tile);
   }
 
   // D: from ζ_L.
@@ -829,9 +829,9 @@ class LossSweeps : public WarpNetwork<P, W> {
       }
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
-          const Derivatives d = sigma.kept(layer.kept.v[j][e]);
+          const ActivationValues<float> d = sigma.decode(layer.kept.v[j][e]);
           taken.v[j][e] = d.value;
-          tile.v[j][e] = fmaf(d.first, tile.v[j][e], layer.p.v[j][e]);
+          tile.v[j][e] = fmaf(d.d1, tile.v[j][e], layer.p.v[j][e]);
         });
       });
     });

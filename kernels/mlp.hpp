@@ -383,12 +383,12 @@ class WarpMlp : public WarpNetwork<P, W> {
 #pragma unroll
       for (int j = 0; j < W / 8; ++j) {
         if constexpr (kCurvature) {
-          Float4 second = *at(second_plane(l), j);
+          Float4 d2 = *at(d2_plane(l), j);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) second.v[e] *= tile.v[j][e];
-          *at(second_plane(l), j) = second;
+          for (int e = 0; e < 4; ++e) d2.v[e] *= tile.v[j][e];
+          *at(d2_plane(l), j) = d2;
         }
-        times(*at(first_plane(l), j), tile.v[j]);
+        times(*at(d1_plane(l), j), tile.v[j]);
       }
     }
   }
@@ -406,7 +406,7 @@ class WarpMlp : public WarpNetwork<P, W> {
       const bool last = l + 1 == net_.hidden;
 #pragma unroll
       for (int j = 0; j < W / 8; ++j) {
-        Float4 curvature = *at(second_plane(l), j);
+        Float4 curvature = *at(d2_plane(l), j);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           curvature.v[e] *= tile.v[j][e];
@@ -415,7 +415,7 @@ class WarpMlp : public WarpNetwork<P, W> {
         if constexpr (kWork == Work::hessian) *at(tangent_plane(l), j) = curvature;
       }
       if (last) return;
-      scale_by_first(l, tile);
+      scale_by_d1(l, tile);
       product<false>(l, tile);
     }
   }
@@ -423,7 +423,7 @@ class WarpMlp : public WarpNetwork<P, W> {
   // ż_1 → ḣ_L of a vector net.
   __device__ __forceinline__ void vector_tangent(Tile<W>& tile) {
     for (int l = 0;; ++l) {
-      scale_by_first(l, tile);
+      scale_by_d1(l, tile);
       if (l + 1 == net_.hidden) return;
       product<false>(l, tile);
     }
@@ -437,8 +437,8 @@ class WarpMlp : public WarpNetwork<P, W> {
       product<true>(l, tile);
 #pragma unroll
       for (int j = 0; j < W / 8; ++j) {
-        const Float4 first = *at(first_plane(l), j);
-        add(*at(tangent_plane(l), j), &first, tile.v[j]);
+        const Float4 d1 = *at(d1_plane(l), j);
+        add(*at(tangent_plane(l), j), &d1, tile.v[j]);
       }
     }
   }
@@ -462,17 +462,17 @@ class WarpMlp : public WarpNetwork<P, W> {
     return reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * plane_blocks<W> + lane_index();
   }
   __device__ __forceinline__ int kept_first() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
-  __device__ __forceinline__ Float4* first_plane(int l) const { return plane(l); }
-  __device__ __forceinline__ Float4* second_plane(int l) const { return plane(kept_first() + l); }
+  __device__ __forceinline__ Float4* d1_plane(int l) const { return plane(l); }
+  __device__ __forceinline__ Float4* d2_plane(int l) const { return plane(kept_first() + l); }
   __device__ __forceinline__ Float4* tangent_plane(int l) const { return plane(kept_first() + net_.hidden + l); }
-  // v = a + first ⊙ v, or a.
-  __device__ __forceinline__ static void add(const Float4& a, const Float4* first, float (&v)[4]) {
+  // v = a + d1 ⊙ v, or a.
+  __device__ __forceinline__ static void add(const Float4& a, const Float4* d1, float (&v)[4]) {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) v[e] = first ? fmaf(first->v[e], v[e], a.v[e]) : a.v[e];
+    for (int e = 0; e < 4; ++e) v[e] = d1 ? fmaf(d1->v[e], v[e], a.v[e]) : a.v[e];
   }
-  __device__ __forceinline__ void scale_by_first(int l, Tile<W>& tile) const {
+  __device__ __forceinline__ void scale_by_d1(int l, Tile<W>& tile) const {
 #pragma unroll
-    for (int j = 0; j < W / 8; ++j) times(*at(first_plane(l), j), tile.v[j]);
+    for (int j = 0; j < W / 8; ++j) times(*at(d1_plane(l), j), tile.v[j]);
   }
 
   template <bool kTransposed>
@@ -487,16 +487,16 @@ class WarpMlp : public WarpNetwork<P, W> {
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
-      Float4 first, second;
+      Float4 d1, d2;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const Derivatives s = sigma(tile.v[j][e]);
+        const ActivationValues<float> s = sigma(tile.v[j][e]);
         tile.v[j][e] = s.value;
-        first.v[e] = s.first;
-        second.v[e] = s.second;
+        d1.v[e] = s.d1;
+        d2.v[e] = s.d2;
       }
-      if (kCurvature || net_.potential) *at(first_plane(l), j) = first;
-      if (kCurvature && net_.potential) *at(second_plane(l), j) = second;
+      if (kCurvature || net_.potential) *at(d1_plane(l), j) = d1;
+      if (kCurvature && net_.potential) *at(d2_plane(l), j) = d2;
     }
   }
   // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
@@ -505,16 +505,16 @@ class WarpMlp : public WarpNetwork<P, W> {
 #pragma unroll
     for (int j = 0; j < W / 8; ++j) {
       const Float2 w = pair(output(0), j);
-      Float4 second;
+      Float4 d2;
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const Derivatives s = sigma(tile.v[j][e]);
+        const ActivationValues<float> s = sigma(tile.v[j][e]);
         const float weight = e & 1 ? w.y : w.x;
         if constexpr (kValue) value[e >> 1] = fmaf(s.value, weight, value[e >> 1]);
-        tile.v[j][e] = s.first * weight;
-        second.v[e] = s.second * weight;
+        tile.v[j][e] = s.d1 * weight;
+        d2.v[e] = s.d2 * weight;
       }
-      if constexpr (kCurvature) *at(second_plane(l), j) = second;
+      if constexpr (kCurvature) *at(d2_plane(l), j) = d2;
     }
   }
 

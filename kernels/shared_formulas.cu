@@ -14,7 +14,7 @@ namespace {
 template <class Function, class T>
 __device__ T sum_of_derivatives(Function function, T z) {
   const ActivationValues<T> v = function(z);
-  return v.value + v.first + v.second + v.third;
+  return v.value + v.d1 + v.d2 + v.d3;
 }
 
 template <class T>

@@ -1,6 +1,6 @@
 // The pointwise work of networks too wide for the resident kernels: everything between two matrix products in one
-// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint) and of the losses'
-// gradients; see mlp_wide.cpp and loss_wide.cpp for their order.
+// launch. The formulas are those of the CPU backend's sweeps (forward, reverse, tangent, adjoint) and, for the losses'
+// gradients, of src/operations/LOSS_GRADIENT.md; see mlp_wide.cpp and loss_wide.cpp for their order.
 //
 // Data path: a warp has a row, lanes its columns, so global memory is read and written coalesced and a sum over a row
 // is 32 partial sums and five shuffles, always in the same order: no shared memory, no atomics, and a row's numbers
@@ -133,9 +133,9 @@ __global__ void activate(ActivationArguments<T> a, Function function) {
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const ActivationValues<T> v = function(z[c] * unscale + a.bias[c]);
       z[c] = v.value;
-      if (a.first != nullptr) a.first[row * a.stride + c] = v.first;
-      if (a.second != nullptr) a.second[row * a.stride + c] = v.second;
-      if (a.third != nullptr) a.third[row * a.stride + c] = v.third;
+      if (a.d1 != nullptr) a.d1[row * a.stride + c] = v.d1;
+      if (a.d2 != nullptr) a.d2[row * a.stride + c] = v.d2;
+      if (a.d3 != nullptr) a.d3[row * a.stride + c] = v.d3;
       keep_largest(largest, v.value);
     }
     make_operand(a.operand, row, a.width, a.stride, z, largest);
@@ -150,10 +150,10 @@ __global__ void reverse(ReverseArguments<T> a) {
     float largest = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T p = a.p[row * a.p_stride + c] * unscale;
-      T delta = a.first[at + c] * p;
+      T delta = a.d1[at + c] * p;
       if (a.source != nullptr) delta += a.source[at + c];
-      if (a.curvature != nullptr) a.curvature[at + c] = a.second[at + c] * p;
-      if (a.third != nullptr) a.third[at + c] *= p;
+      if (a.curvature != nullptr) a.curvature[at + c] = a.d2[at + c] * p;
+      if (a.d3 != nullptr) a.d3[at + c] *= p;
       a.delta[at + c] = delta;
       keep_largest(largest, delta);
     }
@@ -180,7 +180,7 @@ __global__ void tangent(TangentArguments<T> a) {
         keep_largest(largest, moved);
       }
       if (a.trace != nullptr) sum += a.curvature[at + c] * v * v;
-      if (a.kept != nullptr) a.kept[at + c] = a.curvature[at + c] * v;
+      if (a.curved != nullptr) a.curved[at + c] = a.curvature[at + c] * v;
       if (a.unscaled != nullptr) a.unscaled[at + c] = v;
       if (a.squares != nullptr) a.squares[at + c] = (a.begin_squares ? T(0) : a.squares[at + c]) + v * v;
     }
@@ -205,8 +205,8 @@ __global__ void axis_adjoint(AxisAdjointArguments<T> a) {
       T alpha = twice * a.curvature[at + c] * v;
       if (a.p != nullptr) {
         const T p = a.p[at + c] * unscale;
-        alpha += a.first[at + c] * p;
-        a.source[at + c] = (a.begin ? T(0) : a.source[at + c]) + a.second[at + c] * v * p;
+        alpha += a.d1[at + c] * p;
+        a.source[at + c] = (a.begin ? T(0) : a.source[at + c]) + a.d2[at + c] * v * p;
       }
       a.alpha[at + c] = alpha;
       keep_largest(largest, alpha);
@@ -223,11 +223,11 @@ __global__ void seed_tangent(SeedTangentArguments<T> a) {
     float largest = 0, largest_source = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T u = a.u[at + c] * unscale;
-      T moved = a.first[at + c] * u, source = a.curvature[at + c] * u;
+      T moved = a.d1[at + c] * u, source = a.curvature[at + c] * u;
       if (a.weight != nullptr) {
         const T q = a.weight[row] * a.squares[at + c];
-        moved += a.second[at + c] * q;
-        source += a.third[at + c] * q;
+        moved += a.d2[at + c] * q;
+        source += a.d3[at + c] * q;
       }
       if (!a.begin) source += a.source[at + c];
       a.source[at + c] = source;

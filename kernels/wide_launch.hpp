@@ -78,9 +78,9 @@ struct ActivationArguments {
   T* z;                  // [rows, stride]
   const T* bias;         // [width]
   const float* unscale;  // [rows] of the product in z, or nullptr
-  T* first;              // [rows, stride], or nullptr
-  T* second;             // [rows, stride], or nullptr
-  T* third;              // [rows, stride], or nullptr
+  T* d1;                 // [rows, stride], or nullptr
+  T* d2;                 // [rows, stride], or nullptr
+  T* d3;                 // [rows, stride], or nullptr
   HalfOperand operand;   // from σ
 };
 template <class T>
@@ -94,10 +94,10 @@ struct ReverseArguments {
   const T* p;             // [rows, stride]
   std::int64_t p_stride;  // stride, or 0: the same for all rows
   const float* unscale;   // [rows] of the product in p, or nullptr
-  const T* first;         // [rows, stride] σ′
-  const T* second;        // [rows, stride] σ″, for κ
+  const T* d1;            // [rows, stride] σ′
+  const T* d2;            // [rows, stride] σ″, for κ
   T* curvature;           // [rows, stride] κ, may be σ″; nullptr: not wanted
-  T* third;               // [rows, stride] σ‴ → τ, or nullptr
+  T* d3;                  // [rows, stride] σ‴ → τ, or nullptr
   const T* source;        // [rows, stride] of the adjoint sweep, or nullptr
   T* delta;               // [rows, stride] δ or γ; may be p
   HalfOperand operand;    // from δ or γ
@@ -119,11 +119,11 @@ struct TangentArguments {
   int width, stride;
   Tangents<T> tangents;
   const T* factor;     // [points, stride]
-  const T* curvature;  // [points, stride] κ; for trace and kept
+  const T* curvature;  // [points, stride] κ; for trace and curved
   T* trace;            // [points] += weight Σ κ ż², or = where `begin`; nullptr: not wanted; one stream
   T weight;
   bool begin;
-  T* kept;      // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
+  T* curved;    // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
   T* unscaled;  // [points, stride] ż itself, may be z; nullptr: not wanted; one stream
   T* squares;   // [points, stride] += ż², or = where `begin_squares`; nullptr: not wanted; one stream
   bool begin_squares;
@@ -175,8 +175,7 @@ struct JacobianArguments {
 template <class T>
 Status launch_jacobian(const JacobianArguments<T>& arguments, Stream stream);
 
-// R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x. With r = scale · R its loss's gradient is that of
-// c·∇_{(t,x)} φ + w Δφ: c = r (1, a x − g² ∇φ), w = −½ g² r.
+// The residual R, and with r = scale · R the seeds c and w of its loss (src/operations/LOSS_GRADIENT.md).
 template <class T>
 struct ResidualArguments {
   std::int64_t rows;
@@ -216,8 +215,8 @@ struct MisfitArguments {
 template <class T>
 Status launch_misfit(const MisfitArguments<T>& arguments, Stream stream);
 
-// Of the gradient of Σ w Δφ, the adjoint sweep along one axis: α = 2 w κ ⊙ ż + σ′ ⊙ p, S += σ″ ⊙ ż ⊙ p; without p
-// (the last hidden layer) α = 2 w κ ⊙ ż, and S is left alone.
+// A layer of the axis adjoint: α = 2 w κ ⊙ ż + σ′ ⊙ A, S += σ″ ⊙ ż ⊙ A, with A in p; without p (the last hidden layer)
+// α = 2 w κ ⊙ ż, and S is left alone.
 template <class T>
 struct AxisAdjointArguments {
   std::int64_t rows;
@@ -226,8 +225,8 @@ struct AxisAdjointArguments {
   const float* unscale;  // [rows] of the product in p, or nullptr
   const T* z;            // ż of unit c: z[r · point_stride + c · unit_stride]
   std::int64_t point_stride, unit_stride;
-  const T* first;      // [rows, stride] σ′
-  const T* second;     // [rows, stride] σ″
+  const T* d1;         // [rows, stride] σ′
+  const T* d2;         // [rows, stride] σ″
   const T* curvature;  // [rows, stride] κ
   const T* weight;     // [rows] w
   T* source;           // [rows, stride] S, = where `begin`
@@ -238,18 +237,18 @@ struct AxisAdjointArguments {
 template <class T>
 Status launch_axis_adjoint(const AxisAdjointArguments<T>& arguments, Stream stream);
 
-// Of the gradient of c·∇φ + w Δφ, with u the tangent along c: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
+// A layer of the seed tangent: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
 template <class T>
 struct SeedTangentArguments {
   std::int64_t rows;
   int width, stride;
   const T* u;            // [rows, stride]
   const float* unscale;  // [rows] of the product in u, or nullptr
-  const T* first;        // [rows, stride] σ′
+  const T* d1;           // [rows, stride] σ′
   const T* curvature;    // [rows, stride] κ
   const T* weight;       // [rows] w, or nullptr: 0, and the next three are not read
-  const T* second;       // [rows, stride] σ″
-  const T* third;        // [rows, stride] τ = σ‴ ⊙ P
+  const T* d2;           // [rows, stride] σ″
+  const T* d3;           // [rows, stride] τ = σ‴ ⊙ P
   const T* squares;      // [rows, stride] q
   T* source;             // [rows, stride] S, = where `begin`
   bool begin;

@@ -42,9 +42,9 @@ TEST(Activation, DerivativesMatchFiniteDifferences) {
         using V = ActivationValues<double>;
         // Rounding of the values divided by the step, and truncation, each in the scale β^k of its derivative.
         const double rounding = 1e-12 * (1 + std::fabs(y));
-        EXPECT_NEAR(v.first, slope(&V::value), rounding + 1e-11) << to_string(c.activation) << " at " << z;
-        EXPECT_NEAR(v.second, slope(&V::first), c.beta * (rounding + 1e-11)) << to_string(c.activation) << " at " << z;
-        EXPECT_NEAR(v.third, slope(&V::second), c.beta * c.beta * (rounding + 1e-11))
+        EXPECT_NEAR(v.d1, slope(&V::value), rounding + 1e-11) << to_string(c.activation) << " at " << z;
+        EXPECT_NEAR(v.d2, slope(&V::d1), c.beta * (rounding + 1e-11)) << to_string(c.activation) << " at " << z;
+        EXPECT_NEAR(v.d3, slope(&V::d2), c.beta * c.beta * (rounding + 1e-11))
             << to_string(c.activation) << " at " << z;
       }
     });
@@ -55,10 +55,10 @@ TEST(Activation, SoftplusIsLinearAboveItsThreshold) {
   const Softplus sigma{100};
   const auto above = sigma(0.2000001), below = sigma(0.1999999);
   EXPECT_EQ(above.value, 0.2000001);
-  EXPECT_EQ(above.first, 1);
-  EXPECT_EQ(above.second, 0);
-  EXPECT_EQ(above.third, 0);
-  EXPECT_GT(below.second, 0);
+  EXPECT_EQ(above.d1, 1);
+  EXPECT_EQ(above.d2, 0);
+  EXPECT_EQ(above.d3, 0);
+  EXPECT_GT(below.d2, 0);
   EXPECT_NEAR(below.value, 0.1999999 + 2.0612e-11, 1e-14);
 }
 

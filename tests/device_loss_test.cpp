@@ -147,21 +147,21 @@ class PathLoss {
 
 class DeviceLossTest : public DeviceTest {};
 
-// ---- what is kept of an activation ----------------------------------------------------------------------------------
+// ---- an activation as one number ------------------------------------------------------------------------------------
 
 #ifdef FOKKER_EMULATION
-// What kept() finds of keep(z) against the formulas in double, over both branches of softplus and where either ends, in
-// units of 2^−24 of the largest value that the function takes; of a σ without bound, of the larger of itself and its
-// scale. Largest errors measured on the emulation: softplus 5.6, 1.5, 2.6 and 5.5, tanh 2.0, 2.2, 5.1 and 4.4.
-TEST(KeptActivation, HasTheDerivativesOfItsNumber) {
-  struct Kept {
+// What decode() finds in encode(z) against the formulas in double, over both branches of softplus and where either
+// ends, in units of 2^−24 of the largest value that the function takes; of a σ without bound, of the larger of itself
+// and its scale. Largest errors measured on the emulation: softplus 5.6, 1.5, 2.6 and 5.5, tanh 2.0, 2.2, 5.1 and 4.4.
+TEST(EncodedActivation, HasTheDerivativesOfItsNumber) {
+  struct Encoded {
     Activation activation;
     double beta, largest[4];
   };
   const auto softplus = [](double beta) {
-    return Kept{Activation::softplus, beta, {std::log(2) / beta, 1, beta / 4, beta * beta / std::sqrt(108)}};
+    return Encoded{Activation::softplus, beta, {std::log(2) / beta, 1, beta / 4, beta * beta / std::sqrt(108)}};
   };
-  for (const Kept& c : {softplus(100), softplus(3), softplus(0.7), Kept{Activation::tanh, 1, {1, 1, 0.77, 2}}}) {
+  for (const Encoded& c : {softplus(100), softplus(3), softplus(0.7), Encoded{Activation::tanh, 1, {1, 1, 0.77, 2}}}) {
     SCOPED_TRACE(fmt::format("{} {}", to_string(c.activation), c.beta));
     std::vector<double> all = {0.0, -0.0, 1e-30, -1e-30, 19.99999, 20.00001, 86, 89, 104, 1e4, 1e9, 1e20};
     for (double y = 1e-5; y < 500; y *= 1.0007) all.push_back(y);
@@ -170,10 +170,9 @@ TEST(KeptActivation, HasTheDerivativesOfItsNumber) {
       for (const double y : all) {
         for (const double sign : {1, -1}) {
           const auto z = static_cast<float>(sign * y / c.beta);
-          const kernels::Derivatives d = sigma.kept(sigma.keep(z));
+          const ActivationValues<float> d = sigma.decode(sigma.encode(z));
           const auto e = with_activation(c.activation, c.beta, [&](auto s) { return s(static_cast<double>(z)); });
-          const double actual[] = {d.value, d.first, d.second, d.third},
-                       exact[] = {e.value, e.first, e.second, e.third};
+          const double actual[] = {d.value, d.d1, d.d2, d.d3}, exact[] = {e.value, e.d1, e.d2, e.d3};
           for (int k = 0; k < 4; ++k) {
             const double scale = k == 0 ? std::max(c.largest[0], std::fabs(exact[0])) : c.largest[k];
             largest[k] = std::max(largest[k], std::fabs(actual[k] - exact[k]) / scale * 0x1p24);
@@ -181,37 +180,37 @@ TEST(KeptActivation, HasTheDerivativesOfItsNumber) {
         }
       }
       const float nan = std::numeric_limits<float>::quiet_NaN();
-      EXPECT_TRUE(std::isnan(sigma.kept(sigma.keep(nan)).value));
-      EXPECT_TRUE(std::isnan(sigma.kept(sigma.keep(nan)).first));
+      EXPECT_TRUE(std::isnan(sigma.decode(sigma.encode(nan)).value));
+      EXPECT_TRUE(std::isnan(sigma.decode(sigma.encode(nan)).d1));
     });
     for (int k = 0; k < 4; ++k) EXPECT_LE(largest[k], 8) << "derivative " << k;
   }
 }
 
 // Beyond βz = 20, and where e^{βz} is 0, up to βz = 2^70; σ″/β and σ‴/β² are below 2^−30 where they should be 0.
-TEST(KeptActivation, HoldsSoftplusWhereItIsLinear) {
+TEST(EncodedActivation, HoldsSoftplusWhereItIsLinear) {
   const kernels::FastSoftplus sigma(100);
   for (const float z : {0.21f, 1.0f, 77.0f, 1e6f, 1e19f}) {
-    const kernels::Derivatives above = sigma.kept(sigma.keep(z)), below = sigma.kept(sigma.keep(-z - 1));
+    const ActivationValues<float> above = sigma.decode(sigma.encode(z)), below = sigma.decode(sigma.encode(-z - 1));
     EXPECT_NEAR(above.value, z, 3e-7 * z);
-    EXPECT_EQ(above.first, 1);
-    EXPECT_LT(above.second, 100 * 0x1p-30);
-    EXPECT_LT(std::fabs(above.third), 1e4 * 0x1p-30);
+    EXPECT_EQ(above.d1, 1);
+    EXPECT_LT(above.d2, 100 * 0x1p-30);
+    EXPECT_LT(std::fabs(above.d3), 1e4 * 0x1p-30);
     EXPECT_EQ(below.value, 0);
-    EXPECT_LT(below.first, 1e-36);
+    EXPECT_LT(below.d1, 1e-36);
   }
   for (const float z : {1e20f, std::numeric_limits<float>::infinity()}) {
-    EXPECT_TRUE(std::isnan(sigma.kept(sigma.keep(z)).value));
+    EXPECT_TRUE(std::isnan(sigma.decode(sigma.encode(z)).value));
   }
 }
 
-// The others keep the number itself.
-TEST(KeptActivation, IsTheNumberWhereNoOtherWillDo) {
+// The others are the number itself.
+TEST(EncodedActivation, IsTheNumberWhereNoOtherWillDo) {
   for (const Activation activation : {Activation::silu, Activation::sine}) {
     kernels::with_fast_activation(activation, 1, [&](const auto& sigma) {
       for (const float z : {-3.25f, -0.0f, 0.5f, 40.0f}) {
-        EXPECT_EQ(sigma.kept(sigma.keep(z)).value, sigma(z).value);
-        EXPECT_EQ(sigma.kept(sigma.keep(z)).third, sigma(z).third);
+        EXPECT_EQ(sigma.decode(sigma.encode(z)).value, sigma(z).value);
+        EXPECT_EQ(sigma.decode(sigma.encode(z)).d3, sigma(z).d3);
       }
     });
   }

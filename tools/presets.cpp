@@ -17,7 +17,7 @@ double NetworkActivation::roughness() const {
   return with_activation(activation, beta, [](const auto& sigma) {
     double largest = 0;
     // A grid of arguments that has 0, where those of softplus and SiLU are largest.
-    for (int i = -4000; i <= 4000; ++i) largest = std::max(largest, std::abs(sigma(i * 1e-3).second));
+    for (int i = -4000; i <= 4000; ++i) largest = std::max(largest, std::abs(sigma(i * 1e-3).d2));
     return largest;
   });
 }

@@ -1,22 +1,12 @@
-// Both losses and their gradients by sweeps over tiles of samples that stay in L2.
+// Both losses and their gradients by sweeps over tiles of samples that stay in L2. The formulas and the symbols are
+// those of operations/LOSS_GRADIENT.md: the sweeps for the denoising loss, the operator form for the residual.
 //
-// Layers l = 1 … L hidden, z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), h_0 = (t, x); φ = w·h_L + b.
+// Denoising, potential: a layer keeps five numbers a unit, σ′, (δ, ζ) and (π, h), the pairs one below the other, so
+// that the gradient δ_l π_{l−1}ᵀ + ζ_l h_{l−1}ᵀ is one product over twice the rows. σ″ becomes κ, S = κ u and ζ in
+// place, and u becomes π. Of the last hidden layer h is not needed.
 //
-// Denoising loss of a potential, mean of weight |∇φ − s*|²/d; with c = weight · 2 (s − s*)/(N d) held fixed its
-// gradient is that of Σ c·∇φ (output bias: zero):
-//   forward   z_l; keeps h, σ′, σ″                                        1 matrix sweep
-//   reverse   P_L = w, δ_l = σ′ P_l, P_l = W_{l+1}ᵀ δ_{l+1};  s = W_1[:, x]ᵀ δ_1   1
-//   tangent   ż_l = W_l ḣ_{l−1} from ḣ_0 = (0, c), ḣ = σ′ ż                1
-//   adjoint   γ_l = σ′ (W_{l+1}ᵀ γ_{l+1}) + σ″ ż P_l, γ beyond L zero      1
-//   gradient  dW_l = δ_l ḣ_{l−1}ᵀ + γ_l h_{l−1}ᵀ, db_l = γ_l; dw = ḣ_L     2
-// σ″ becomes σ″ P, σ″ P ż and γ in place, so that a layer keeps five numbers a unit: σ′, (δ, γ), (ḣ, h), the pairs one
-// below the other: the two gradient products are one over twice the rows. Of the last layer h is never needed.
-// Vector nets: forward, reverse from c, gradient: 3 sweeps.
-//
-// Squared residual of a potential: streams z, ∂_1 z … ∂_d z, 𝒜z with 𝒜 = ∂_t + f·∇ − ½ g² Δ (𝒜t = 1, 𝒜x = f = a x) as
-// further rows of the tile. R = 𝒜φ + a d − ½ g² |∇φ|², seeds of the reverse: r̄ = 2 R weight/M for 𝒜φ, −g² ∂_iφ r̄ for
-// ∂_iφ, 0 for φ. Rules in loss_rules.hpp; dW_l = Σ over streams of z̄ h_{l−1}ᵀ: 3 (d + 2) sweeps, keeping 2 (d + 2)
-// numbers a unit.
+// Residual: the streams z, z_1 … z_d and z_𝒜 are further rows of a tile, and what stands between two products is in
+// loss_rules.hpp. σ′, σ′_i and σ′_𝒜 take the place of z, z_i and z_𝒜.
 //
 // Each chunk of points adds to a gradient of its own; these are summed in chunk order.
 #include "cpu/loss.hpp"
@@ -25,11 +15,11 @@
 #include <cmath>
 #include <utility>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
-#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -167,8 +157,8 @@ class Sweeps {
     p.epilogue = epilogue;
     primitives_.product(p);
   }
-  void activate(std::int64_t n, const T* z, T* h, T* first, T* second, T* third) const {
-    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, first, second, third);
+  void activate(std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) const {
+    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, d1, d2, d3);
   }
   // Layer l's gradient from D and H, and its bias's from D.
   void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
@@ -201,38 +191,39 @@ class Sweeps {
   double potential_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                         T* gradient) const {
     const std::int64_t d = dimension(), last = hidden() - 1, x_stride = d + 2;
-    // A layer's planes, of n · stride each: σ′, δ, σ″ → σ″ P → σ″ P ż → γ, ḣ, z → h.
+    // A layer's planes, of n · stride each: σ′, δ, σ″ → κ → S → ζ, u → π, z → h.
     T* planes = scratch.planes.data();
     const auto plane = [&](std::int64_t l, int k) {
       T* p = planes;
       for (std::int64_t m = 0; m < l; ++m) p += 5 * n * strides_[m];
       return p + k * n * strides_[l];
     };
-    enum { kFirst, kDelta, kSecond, kTangent, kValue };
-    T* tangent_inputs = scratch.inputs.data();  // (0, c, 0)
-    T* inputs = tangent_inputs + n * x_stride;  // (t, x, 1)
+    enum { kD1, kDelta, kD2, kSeedTangent, kValue };
+    T* seed_inputs = scratch.inputs.data();  // (c, 0), c = (0, …)
+    T* inputs = seed_inputs + n * x_stride;  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
       inputs[r * x_stride] = tile.t[r];
       std::copy_n(tile.x + r * d, d, inputs + r * x_stride + 1);
       inputs[r * x_stride + d + 1] = T(1);
     }
 
+    // forward
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kFirst), gradient ? plane(l, kSecond) : nullptr,
-               nullptr);
+      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr, nullptr);
     }
 
-    const T* w = output_layer().rows.data();
+    // reverse
+    const T* v = output_layer().rows.data();
     for (std::int64_t l = last; l >= 0; --l) {
-      T* second = gradient ? plane(l, kSecond) : nullptr;
+      T* d2 = gradient ? plane(l, kD2) : nullptr;
       if (l < last) {
         reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l],
-                {plane(l, kFirst), false, second});
+                {plane(l, kD1), false, d2});
       } else {
-        primitives_.scale_columns(n, strides_[l], plane(l, kFirst), w, plane(l, kDelta));
-        if (gradient) primitives_.scale_columns(n, strides_[l], second, w, second);
+        primitives_.scale_columns(n, strides_[l], plane(l, kD1), v, plane(l, kDelta));
+        if (gradient) primitives_.scale_columns(n, strides_[l], d2, v, d2);
       }
     }
     T* score = scratch.outputs.data();
@@ -241,25 +232,28 @@ class Sweeps {
 
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
-      T* row = tangent_inputs + r * x_stride;
+      T* row = seed_inputs + r * x_stride;
       row[0] = row[d + 1] = T(0);
       sum += misfit(tile, r, scale, score + r * d, row + 1);
     }
     if (!gradient) return sum;
 
+    // seed tangent
     for (std::int64_t l = 0; l <= last; ++l) {
-      forward(l, n, l == 0 ? tangent_inputs : plane(l - 1, kTangent), l == 0 ? x_stride : strides_[l - 1],
-              plane(l, kTangent), strides_[l], false, {plane(l, kFirst), false, plane(l, kSecond)});
+      forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
+              plane(l, kSeedTangent), strides_[l], false, {plane(l, kD1), false, plane(l, kD2)});
     }
 
-    primitives_.sum_rows(n, strides_[last], plane(last, kTangent), strides_[last], gradient + blocks_[last + 1].weight);
+    // adjoint
+    primitives_.sum_rows(n, strides_[last], plane(last, kSeedTangent), strides_[last],
+                         gradient + blocks_[last + 1].weight);
     for (std::int64_t l = last; l > 0; --l) {
-      const T* gamma = plane(l, kSecond);
-      add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kTangent), gradient);
-      add_bias(l, n, gamma, strides_[l], gradient);
-      reverse(l, n, gamma, strides_[l], plane(l - 1, kSecond), strides_[l - 1], {plane(l - 1, kFirst), true});
+      const T* zeta = plane(l, kD2);
+      add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kSeedTangent), gradient);
+      add_bias(l, n, zeta, strides_[l], gradient);
+      reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
     }
-    add_first_layer(2 * n, tangent_inputs, plane(0, kDelta), gradient);
+    add_first_layer(2 * n, seed_inputs, plane(0, kDelta), gradient);
     return sum;
   }
 
@@ -271,7 +265,7 @@ class Sweeps {
       for (std::int64_t m = 0; m < l; ++m) p += 3 * n * strides_[m];
       return p + k * n * strides_[l];
     };
-    enum { kFirst, kDelta, kValue };
+    enum { kD1, kDelta, kValue };
     T* inputs = scratch.inputs.data();  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
       inputs[r * x_stride] = tile.t[r];
@@ -282,7 +276,7 @@ class Sweeps {
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, z, gradient ? plane(l, kFirst) : nullptr, nullptr, nullptr);
+      activate(n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
     }
     const std::int64_t score_stride = output_layer().output_stride;
     T* score = scratch.outputs.data();
@@ -299,7 +293,7 @@ class Sweeps {
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
       add_bias(l, n, delta, stride, gradient);
-      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kFirst)});
+      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kD1)});
     }
     add_first_layer(n, inputs, plane(0, kDelta), gradient);
     return sum;
@@ -308,7 +302,7 @@ class Sweeps {
   double residual_tile(const CollocationChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                        T* gradient) const {
     const std::int64_t d = dimension(), streams = d + 2, last = hidden() - 1, x_stride = d + 2;
-    // A layer's planes: z of every stream → σ′, u, k, and h of every stream.
+    // A layer's planes: z of every stream → σ′, σ′_i, σ′_𝒜, and h of every stream.
     T* planes = scratch.planes.data();
     const auto z_planes = [&](std::int64_t l) {
       T* p = planes;
@@ -318,8 +312,8 @@ class Sweeps {
     const auto h_planes = [&](std::int64_t l) { return z_planes(l) + streams * n * strides_[l]; };
     T* bar = planes + 2 * streams * n * units_;
     T* other = bar + streams * n * widest_;
-    T* second = other + streams * n * widest_;
-    T* third = second + n * widest_;
+    T* d2 = other + streams * n * widest_;
+    T* d3 = d2 + n * widest_;
 
     T* half_g2 = scratch.half_g2.data();
     T* drift = half_g2 + n;
@@ -348,15 +342,15 @@ class Sweeps {
       T* h = h_planes(l);
       forward(l, n, a, a_stride, z, strides_[l], true);
       forward(l, (d + 1) * n, a + n * a_stride, a_stride, z + plane, strides_[l], false);
-      activate(plane, z, l == last ? nullptr : h, z, second, gradient ? third : nullptr);
-      rules_.residual_forward(n, strides_[l], d, half_g2, z, h, second, gradient ? third : nullptr);
+      activate(plane, z, l == last ? nullptr : h, z, d2, gradient ? d3 : nullptr);
+      rules_.residual_forward(n, strides_[l], d, half_g2, z, h, d2, gradient ? d3 : nullptr);
     }
 
     const std::int64_t plane = n * strides_[last];
-    const T* w = output_layer().rows.data();
+    const T* v = output_layer().rows.data();
     T* phi = scratch.outputs.data();  // ∂_iφ and 𝒜φ [1 + d][n]
     T* seeds = phi + (d + 1) * n;
-    primitives_.dots((d + 1) * n, strides_[last], 1, h_planes(last) + plane, strides_[last], w, strides_[last], nullptr,
+    primitives_.dots((d + 1) * n, strides_[last], 1, h_planes(last) + plane, strides_[last], v, strides_[last], nullptr,
                      phi, 1);
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
@@ -376,7 +370,7 @@ class Sweeps {
     if (!gradient) return sum;
 
     add_weights(last + 1, (d + 1) * n, seeds, 1, h_planes(last) + plane, gradient);
-    rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds, w, bar);
+    rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds, v, bar);
     for (std::int64_t l = last; l > 0; --l) {
       add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
       add_bias(l, n, bar, strides_[l], gradient);

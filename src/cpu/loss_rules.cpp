@@ -15,25 +15,25 @@ namespace hn = hwy::HWY_NAMESPACE;
 // The dimension as a compile-time number where it is small, so that the loop over streams unrolls; 0: at run time.
 template <int kDimension, class T>
 void residual_forward_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
-                         const T* second, const T* third) {
+                         const T* d2, const T* d3) {
   const hn::ScalableTag<T> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
   for (std::int64_t r = 0; r < rows; ++r) {
     const auto c = hn::Set(tag, half_g2[r]);
     for (std::int64_t k = r * stride; k < (r + 1) * stride; k += lanes) {
-      const auto s1 = hn::LoadU(tag, z + k), s2 = hn::LoadU(tag, second + k);
+      const auto s1 = hn::LoadU(tag, z + k), s2 = hn::LoadU(tag, d2 + k);
       auto q = hn::Zero(tag);
       for (std::int64_t i = 1; i <= d; ++i) {
         const auto zi = hn::LoadU(tag, z + i * plane + k);
         q = hn::MulAdd(zi, zi, q);
         hn::StoreU(hn::Mul(s1, zi), tag, h + i * plane + k);
-        if (third) hn::StoreU(hn::Mul(s2, zi), tag, z + i * plane + k);
+        if (d3) hn::StoreU(hn::Mul(s2, zi), tag, z + i * plane + k);
       }
       const auto cq = hn::Mul(c, q), za = hn::LoadU(tag, z + (d + 1) * plane + k);
       hn::StoreU(hn::NegMulAdd(s2, cq, hn::Mul(s1, za)), tag, h + (d + 1) * plane + k);
-      if (third) {
-        const auto s3 = hn::LoadU(tag, third + k);
+      if (d3) {
+        const auto s3 = hn::LoadU(tag, d3 + k);
         hn::StoreU(hn::NegMulAdd(s3, cq, hn::Mul(s2, za)), tag, z + (d + 1) * plane + k);
       }
     }
@@ -42,14 +42,14 @@ void residual_forward_of(std::int64_t rows, std::int64_t stride, std::int64_t di
 
 template <class T>
 void residual_forward(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, T* z, T* h,
-                      const T* second, const T* third) {
-  if (dimension == 2) return residual_forward_of<2, T>(rows, stride, dimension, half_g2, z, h, second, third);
-  residual_forward_of<0, T>(rows, stride, dimension, half_g2, z, h, second, third);
+                      const T* d2, const T* d3) {
+  if (dimension == 2) return residual_forward_of<2, T>(rows, stride, dimension, half_g2, z, h, d2, d3);
+  residual_forward_of<0, T>(rows, stride, dimension, half_g2, z, h, d2, d3);
 }
 
 template <int kDimension, bool kLast, class T>
 void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                         const T* seeds, const T* w, T* bar) {
+                         const T* seeds, const T* v, T* bar) {
   const hn::ScalableTag<T> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
@@ -58,7 +58,7 @@ void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t di
     for (std::int64_t j = 0, k = r * stride; j < stride; j += lanes, k += lanes) {
       const auto seeded = [&](std::int64_t stream) {  // h̄ of a stream after z_0
         if constexpr (kLast)
-          return hn::Mul(hn::Set(tag, seeds[(stream - 1) * rows + r]), hn::LoadU(tag, w + j));
+          return hn::Mul(hn::Set(tag, seeds[(stream - 1) * rows + r]), hn::LoadU(tag, v + j));
         else
           return hn::LoadU(tag, bar + stream * plane + k);
       };
@@ -88,9 +88,9 @@ void residual_reverse(std::int64_t rows, std::int64_t stride, std::int64_t dimen
 
 template <class T>
 void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                           const T* seeds, const T* w, T* bar) {
-  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
-  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, w, bar);
+                           const T* seeds, const T* v, T* bar) {
+  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
+  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
 }
 
 template <class T>

@@ -32,8 +32,8 @@ template <class T>
 struct MlpScratch final : Scratch {
   AlignedMemory<T> input;                  // [n, 1 + d] points, later directions (0, v)
   AlignedMemory<T> one, other;             // [n, width]: what a sweep reads and what it writes
-  std::vector<AlignedMemory<T>> first;     // [n, width] of each hidden layer: σ′
-  std::vector<AlignedMemory<T>> second;    // σ″, then κ
+  std::vector<AlignedMemory<T>> d1;        // [n, width] of each hidden layer: σ′
+  std::vector<AlignedMemory<T>> d2;        // σ″, then κ
   std::vector<AlignedMemory<T>> tangent;   // κ ⊙ ż of each hidden layer, then γ
   AlignedMemory<T> streams, next_streams;  // [d, n, width]: tangents along all axes, for the Hessian
   AlignedMemory<T> vector;                 // [n, d]: score, or what a tangent sweep gives
@@ -69,8 +69,8 @@ class MlpField final : public BlockField<T> {
 
   std::unique_ptr<Scratch> make_scratch() const override {
     auto scratch = std::make_unique<MlpScratch<T>>();
-    scratch->first.resize(hidden_);
-    scratch->second.resize(hidden_);
+    scratch->d1.resize(hidden_);
+    scratch->d2.resize(hidden_);
     scratch->tangent.resize(hidden_);
     return scratch;
   }
@@ -147,7 +147,7 @@ class MlpField final : public BlockField<T> {
       T* const trace = out.divergence ? out.divergence : s.trace.reserve(n);
       std::fill_n(trace, n, T(0));
       const auto add_squares = [&](std::int64_t l, const T* z) {
-        p_.triple_dots(n, width(l), s.second[l].data(), z, z, trace, 1);
+        p_.triple_dots(n, width(l), s.d2[l].data(), z, z, trace, 1);
       };
       if (divergence.probes == 0) {
         for (std::int64_t i = 0; i < d_; ++i) tangent(n, s, set_axis(n, i, s), add_squares);
@@ -194,8 +194,8 @@ class MlpField final : public BlockField<T> {
     }
   }
 
-  // Leaves h_L in s.one (where `value`), σ′ and σ″ in s.first and s.second (where wanted).
-  void forward(const BlockPoints<T>& points, bool value, bool first, bool second, MlpScratch<T>& s) const {
+  // Leaves h_L in s.one (where `value`), σ′ and σ″ in s.d1 and s.d2 (where wanted).
+  void forward(const BlockPoints<T>& points, bool value, bool d1, bool d2, MlpScratch<T>& s) const {
     const std::int64_t n = points.n, inputs = 1 + d_;
     T* a = s.input.reserve(n * inputs);
     for (std::int64_t r = 0; r < n; ++r) {
@@ -217,8 +217,8 @@ class MlpField final : public BlockField<T> {
                   .bias = layer.bias.data()});
       const std::int64_t size = n * layer.output_stride;
       p_.activate(architecture_.activation, static_cast<T>(architecture_.beta), size, to,
-                  l + 1 < hidden_ || value ? to : nullptr, first ? s.first[l].reserve(size) : nullptr,
-                  second ? s.second[l].reserve(size) : nullptr, nullptr);
+                  l + 1 < hidden_ || value ? to : nullptr, d1 ? s.d1[l].reserve(size) : nullptr,
+                  d2 ? s.d2[l].reserve(size) : nullptr, nullptr);
       a = to;
       a_stride = layer.output_stride;
       std::swap(to, spare);
@@ -226,15 +226,14 @@ class MlpField final : public BlockField<T> {
     if (a != s.one.data()) std::swap(s.one, s.other);
   }
 
-  // Returns δ_1 [n, width]; leaves κ in s.second where `curvature`.
+  // Returns δ_1 [n, width]; leaves κ in s.d2 where `curvature`.
   const T* reverse(std::int64_t n, bool curvature, MlpScratch<T>& s) const {
     T *delta = s.one.data(), *spare = s.other.data();
     const T* w = layers_.back().rows.data();
-    p_.scale_columns(n, width(hidden_ - 1), s.first[hidden_ - 1].data(), w, delta);
-    if (curvature)
-      p_.scale_columns(n, width(hidden_ - 1), s.second[hidden_ - 1].data(), w, s.second[hidden_ - 1].data());
+    p_.scale_columns(n, width(hidden_ - 1), s.d1[hidden_ - 1].data(), w, delta);
+    if (curvature) p_.scale_columns(n, width(hidden_ - 1), s.d2[hidden_ - 1].data(), w, s.d2[hidden_ - 1].data());
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      back(n, l, delta, {s.first[l - 1].data(), false, curvature ? s.second[l - 1].data() : nullptr}, spare);
+      back(n, l, delta, {s.d1[l - 1].data(), false, curvature ? s.d2[l - 1].data() : nullptr}, spare);
       std::swap(delta, spare);
     }
     return delta;
@@ -331,7 +330,7 @@ class MlpField final : public BlockField<T> {
     T* spare = s.other.data();
     for (std::int64_t l = 0;; ++l) {
       visit(l, z);
-      p_.multiply(n * width(l), s.first[l].data(), z, z);
+      p_.multiply(n * width(l), s.d1[l].data(), z, z);
       if (l + 1 == hidden_) return z;
       const PackedLayer<T>& layer = layers_[l + 1];
       p_.product({.rows = n,
@@ -348,13 +347,13 @@ class MlpField final : public BlockField<T> {
 
   // κ_l ⊙ ż_l for the adjoint sweep.
   void keep_tangent(std::int64_t n, std::int64_t l, const T* z, MlpScratch<T>& s) const {
-    p_.multiply(n * width(l), s.second[l].data(), z, s.tangent[l].reserve(n * width(l)));
+    p_.multiply(n * width(l), s.d2[l].data(), z, s.tangent[l].reserve(n * width(l)));
   }
 
   // out [n, d] = the x columns of γ_1 W_1.
   void adjoint(std::int64_t n, T* out, MlpScratch<T>& s) const {
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      back(n, l, s.tangent[l].data(), {s.first[l - 1].data(), true}, s.tangent[l - 1].data());
+      back(n, l, s.tangent[l].data(), {s.d1[l - 1].data(), true}, s.tangent[l - 1].data());
     }
     gradient_columns(n, s.tangent[0].data(), 1, d_, out, s);
   }
@@ -369,12 +368,12 @@ class MlpField final : public BlockField<T> {
       const std::int64_t size = n * width(l);
       for (std::int64_t i = 0; i < d_; ++i) {
         for (std::int64_t j = 0; j <= i; ++j) {
-          p_.triple_dots(n, width(l), s.second[l].data(), z + i * size, z + j * size, out + i * d_ + j, d_ * d_);
+          p_.triple_dots(n, width(l), s.d2[l].data(), z + i * size, z + j * size, out + i * d_ + j, d_ * d_);
         }
       }
       if (l + 1 == hidden_) break;
       const PackedLayer<T>& layer = layers_[l + 1];
-      for (std::int64_t i = 0; i < d_; ++i) p_.multiply(size, s.first[l].data(), z + i * size, z + i * size);
+      for (std::int64_t i = 0; i < d_; ++i) p_.multiply(size, s.d1[l].data(), z + i * size, z + i * size);
       p_.product({.rows = d_ * n,
                   .depth = layer.inputs,
                   .columns = layer.outputs,

@@ -348,11 +348,11 @@ class DecayingExp {
 };
 
 // What of (h, σ′, σ″, σ‴) a kernel is compiled for.
-inline constexpr int wants_value = 1, wants_first = 2, wants_second = 4, wants_third = 8, wants_all = 15;
+inline constexpr int wants_value = 1, wants_d1 = 2, wants_d2 = 4, wants_d3 = 8, wants_all = 15;
 
 template <class T, int U>
 struct GroupValues {
-  Group<T, U> value, first, second, third;
+  Group<T, U> value, d1, d2, d3;
 };
 
 template <class T>
@@ -370,18 +370,18 @@ class VectorSoftplus {
     const Group<T, U> one = constant<T, U>(T(1));
     Group<T, U> e = decay_(abs(z));
     // Beyond βz = 20 e = 0 gives the linear branch exactly: z, 1, 0, 0. In float h and σ′ round to it by themselves.
-    if constexpr (sizeof(T) > sizeof(float) || (Orders & (wants_second | wants_third)) != 0) {
+    if constexpr (sizeof(T) > sizeof(float) || (Orders & (wants_d2 | wants_d3)) != 0) {
       e = zero_where(constant<T, U>(linear_from_) < z, e);
     }
     if constexpr ((Orders & wants_value) != 0) out.value = mul_add(e, polynomial(e, log1p_), max_with(T(0), z));
-    if constexpr ((Orders & ~wants_value) == wants_first) {
-      out.first = select_negative(z, e, one) / (one + e);
+    if constexpr ((Orders & ~wants_value) == wants_d1) {
+      out.d1 = select_negative(z, e, one) / (one + e);
     } else if constexpr ((Orders & ~wants_value) != 0) {
       const Group<T, U> inverse = one / (one + e), s = select_negative(z, e * inverse, inverse);
-      const Group<T, U> beta = constant<T, U>(beta_), second = beta * ((e * inverse) * inverse);
-      out.first = s;
-      out.second = second;
-      if constexpr ((Orders & wants_third) != 0) out.third = (beta * second) * (one - (s + s));
+      const Group<T, U> beta = constant<T, U>(beta_), d2 = beta * ((e * inverse) * inverse);
+      out.d1 = s;
+      out.d2 = d2;
+      if constexpr ((Orders & wants_d3) != 0) out.d3 = (beta * d2) * (one - (s + s));
     }
   }
 
@@ -407,10 +407,10 @@ class VectorTanh {
     const Group<T, U> inverse = one / (one + e), h = copy_sign(numerator * inverse, z);
     out.value = h;
     if constexpr ((Orders & ~wants_value) != 0) {
-      const Group<T, U> twice = e + e, first = ((twice + twice) * inverse) * inverse;
-      out.first = first;
-      out.second = constant<T, U>(T(-2)) * (h * first);
-      out.third = first * mul_add(constant<T, U>(T(6)) * h, h, constant<T, U>(T(-2)));
+      const Group<T, U> twice = e + e, d1 = ((twice + twice) * inverse) * inverse;
+      out.d1 = d1;
+      out.d2 = constant<T, U>(T(-2)) * (h * d1);
+      out.d3 = d1 * mul_add(constant<T, U>(T(6)) * h, h, constant<T, U>(T(-2)));
     }
   }
 
@@ -433,9 +433,9 @@ class VectorSilu {
     out.value = z * s;
     if constexpr ((Orders & ~wants_value) != 0) {
       const Group<T, U> q = (e * inverse) * inverse, zq = z * q, r = one - (s + s), zr = z * r;
-      out.first = s + zq;
-      out.second = q * (two + zr);
-      out.third = neg_mul_add(two * zq, q, (q * r) * (constant<T, U>(T(3)) + zr));
+      out.d1 = s + zq;
+      out.d2 = q * (two + zr);
+      out.d3 = neg_mul_add(two * zq, q, (q * r) * (constant<T, U>(T(3)) + zr));
     }
   }
 
@@ -507,7 +507,7 @@ VectorSine<T> vector_form(const Sine& s) {
 inline constexpr int activation_group = 4;
 
 template <int Orders, class T, class Sigma>
-HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z, T* h, T* first, T* second, T* third) {
+HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
   const auto step = [&]<int U>(std::int64_t i, std::integral_constant<int, U>) HWY_ATTR {
     GroupValues<T, U> out;
     sigma.template operator()<Orders>(load<T, U>(z + i), out);
@@ -516,14 +516,14 @@ HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z
     if constexpr ((Orders & wants_value) != 0) {
       if (!general || h) store(out.value, h + i);
     }
-    if constexpr ((Orders & wants_first) != 0) {
-      if (!general || first) store(out.first, first + i);
+    if constexpr ((Orders & wants_d1) != 0) {
+      if (!general || d1) store(out.d1, d1 + i);
     }
-    if constexpr ((Orders & wants_second) != 0) {
-      if (!general || second) store(out.second, second + i);
+    if constexpr ((Orders & wants_d2) != 0) {
+      if (!general || d2) store(out.d2, d2 + i);
     }
-    if constexpr ((Orders & wants_third) != 0) {
-      if (!general || third) store(out.third, third + i);
+    if constexpr ((Orders & wants_d3) != 0) {
+      if (!general || d3) store(out.d3, d3 + i);
     }
   };
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(Tag<T>()));
@@ -535,19 +535,18 @@ HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z
 }
 
 template <class T>
-void activate(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third) {
-  const int orders =
-      (h ? wants_value : 0) | (first ? wants_first : 0) | (second ? wants_second : 0) | (third ? wants_third : 0);
+void activate(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
+  const int orders = (h ? wants_value : 0) | (d1 ? wants_d1 : 0) | (d2 ? wants_d2 : 0) | (d3 ? wants_d3 : 0);
   with_activation(activation, static_cast<double>(beta), [&](const auto& definition) {
     const auto sigma = vector_form<T>(definition);
     switch (orders) {
       case 0: return;
-      case 1: return activate_orders<1>(sigma, n, z, h, first, second, third);
-      case 2: return activate_orders<2>(sigma, n, z, h, first, second, third);
-      case 3: return activate_orders<3>(sigma, n, z, h, first, second, third);
-      case 6: return activate_orders<6>(sigma, n, z, h, first, second, third);
-      case 7: return activate_orders<7>(sigma, n, z, h, first, second, third);
-      default: return activate_orders<wants_all>(sigma, n, z, h, first, second, third);
+      case 1: return activate_orders<1>(sigma, n, z, h, d1, d2, d3);
+      case 2: return activate_orders<2>(sigma, n, z, h, d1, d2, d3);
+      case 3: return activate_orders<3>(sigma, n, z, h, d1, d2, d3);
+      case 6: return activate_orders<6>(sigma, n, z, h, d1, d2, d3);
+      case 7: return activate_orders<7>(sigma, n, z, h, d1, d2, d3);
+      default: return activate_orders<wants_all>(sigma, n, z, h, d1, d2, d3);
     }
   });
 }

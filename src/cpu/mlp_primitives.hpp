@@ -77,7 +77,7 @@ struct MlpPrimitives {
                       std::int64_t out_stride);
   // h = σ(z) and its derivatives over n values (a multiple of lanes); nullptr: not wanted, and costs nothing. An output
   // may be z itself.
-  void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* first, T* second, T* third);
+  void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3);
 
   // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
   void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                               // a ⊙ b

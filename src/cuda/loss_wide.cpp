@@ -1,29 +1,17 @@
 // Losses of a multilayer perceptron of any width up to 4096, and of every one in double, with their gradients, over
-// chunks of rows as its fields (mlp_wide.cpp).
+// chunks of rows as its fields (mlp_wide.cpp). The formulas, the symbols and the names of the sweeps are those of
+// operations/LOSS_GRADIENT.md; a sweep is a product of matrices and a launch a layer (kernels/wide.cu).
 //
-// Both losses of a potential need the gradient in the parameters of F = c·∇_{(t,x)} φ + w Δφ, where c and w are a
-// point's own numbers, held fixed:
-//   denoising  c = (0, 2 weight (∇φ − s*)/(N d)), w = 0
-//   residual   c = r (1, a x − g² ∇φ), w = −½ g² r with r = 2 (weight of the residual) R/M
-// With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), φ = v·h_L + b, P_L = v, δ_l = σ′_l P_l, P_{l−1} = W_lᵀ δ_l, κ_l = σ″_l
-// P_l, τ_l = σ‴_l P_l, and of axis i the tangent ż_l:
-//   forward   z_l; keeps h, σ′, σ″, σ‴
-//   reverse   δ, κ, τ; ∇φ = W_1ᵀ δ_1
-//   axes      (residual) q_l = Σ_i ż_l², Δφ = Σ_l κ_l·q_l. Now R, c and w are known.
-//   axes      (residual) of each axis the tangent again, keeping ż, and its adjoint:
-//             α_l = 2 w κ_l ż_l + σ′_l A_l, A_{l−1} = W_lᵀ α_l, A_L = 0;  S_l += σ″_l ż_l A_l;
-//             dW_l += α_l ḣ_{l−1}ᵀ, dW_1 += α_1 e_iᵀ
-//   seed      u_1 = W_1 c, u_l = W_l π_{l−1}, π_l = σ′_l u_l + w σ″_l q_l;  S_l += κ_l u_l + w τ_l q_l;
-//             dW_l += δ_l π_{l−1}ᵀ, dW_1 += δ_1 cᵀ, dv += π_L
-//   adjoint   ζ_L = S_L, ζ_l = S_l + σ′_l W_{l+1}ᵀ ζ_{l+1};  dW_l += ζ_l h_{l−1}ᵀ, dW_1 += ζ_1 (t, x)ᵀ, db_l += ζ_l
-// A vector net has the forward sweep and, from ζ_L = σ′_L Vᵀ c, the adjoint one.
+// Every symbol that a later sweep reads is a plane of the chunk: h, σ′, κ, δ and S, for the residual also σ″, τ, q, and
+// ż and ḣ of one axis; τ takes the place of σ‴, and κ that of σ″ in the denoising loss. An axis adjoint makes the
+// tangents of its axis again.
 //
 // The sweeps' products are in the queue's precision, in split by fp16 halves. The gradients D Hᵀ are sums over points,
 // which no power of two a row can scale: they are fp32 products (in double, double ones), added chunk after chunk, and
 // those of biases are sums of columns in a fixed order. Losses are summed in double.
 //
-// Cost in products a hidden matrix: denoising 4 and 2 for its gradient, residual 4 + 3 d and 2 + d, a vector net's 2
-// and 1. Numbers kept a unit: 5, 10 and 2. Nothing is allocated and nothing waits after construction.
+// Numbers kept a unit: 5 for denoising, 10 for the residual, 2 for a vector net. Nothing is allocated and nothing waits
+// after construction.
 #include <algorithm>
 #include <cstddef>
 #include <memory>
@@ -131,20 +119,20 @@ class WideSweeps {
     T* const other = arena.take<T>(rows * network_.widest());
     turns_ = network_.in_turn(one, other);
     value_ = network_.take_planes(arena, rows);
-    first_ = network_.take_planes(arena, rows);
+    d1_ = network_.take_planes(arena, rows);
     if (network_.potential()) {
-      second_ = network_.take_planes(arena, rows);
+      d2_ = network_.take_planes(arena, rows);
       delta_ = network_.take_planes(arena, rows);
       source_ = network_.take_planes(arena, rows);
     }
     if (residual) {
       curvature_ = network_.take_planes(arena, rows);
-      third_ = network_.take_planes(arena, rows);
+      d3_ = network_.take_planes(arena, rows);
       squares_ = network_.take_planes(arena, rows);
       tangent_ = network_.take_planes(arena, rows);
       moved_ = network_.take_planes(arena, rows);
     } else {
-      curvature_ = second_;
+      curvature_ = d2_;
     }
     network_.take_operand(arena, rows);
     return arena.used();
@@ -155,8 +143,8 @@ class WideSweeps {
   void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr;
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, wanted ? second_ : Planes<T>{}, {});
-    network_.reverse(n, delta_, first_, second_, wanted ? second_ : Planes<T>{}, {});
+    network_.forward(n, input_, value_, d1_, wanted ? d2_ : Planes<T>{}, {});
+    network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {});
     network_.gradient(n, delta_[0], output_);
     misfit(n, rows, output_ + 1, nullptr, scale, wanted ? seed_ : nullptr, network_.input_stride(), true);
     if (wanted) seed_and_adjoint(n, nullptr, gradient);
@@ -166,7 +154,7 @@ class WideSweeps {
     const std::int64_t top = network_.hidden();
     const int stride = network_.output_stride();
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, {}, {});
+    network_.forward(n, input_, value_, d1_, {}, {});
     network_.output(n, value_[last()], output_);
     misfit(n, rows, output_, network_.bias(top), scale, gradient != nullptr ? seed_ : nullptr, stride, false);
     if (gradient == nullptr) return;
@@ -179,10 +167,10 @@ class WideSweeps {
                                       .p = turns_[last()],
                                       .p_stride = network_.stride(last()),
                                       .unscale = nullptr,
-                                      .first = first_[last()],
-                                      .second = nullptr,
+                                      .d1 = d1_[last()],
+                                      .d2 = nullptr,
                                       .curvature = nullptr,
-                                      .third = nullptr,
+                                      .d3 = nullptr,
                                       .source = nullptr,
                                       .delta = turns_[last()],
                                       .operand = network_.operand(last())},
@@ -194,11 +182,11 @@ class WideSweeps {
   void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr;
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, first_, second_, wanted ? third_ : Planes<T>{});
-    network_.reverse(n, delta_, first_, second_, curvature_, wanted ? third_ : Planes<T>{});
+    network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
+    network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{});
     network_.gradient(n, delta_[0], output_);
     for (int i = 0; i < dimension(); ++i) {
-      network_.tangent(n, 1, network_.axis(i), turns_, turns_, first_, [&](std::int64_t l, auto& rule) {
+      network_.tangent(n, 1, network_.axis(i), turns_, turns_, d1_, [&](std::int64_t l, auto& rule) {
         rule.curvature = curvature_[l];
         rule.trace = trace_;
         rule.begin = i == 0 && l == 0;
@@ -231,10 +219,10 @@ class WideSweeps {
 
   // ---- gradient sweeps ----
 
-  // The adjoint sweep of Σ w Δφ along axis i.
+  // The axis adjoint of axis i, behind its tangents.
   void axis_adjoint(std::int64_t n, int i, T* gradient) {
     const kernels::Tangents<T> start = network_.axis(i);
-    network_.tangent(n, 1, start, tangent_, moved_, first_, [&](std::int64_t l, auto& rule) {
+    network_.tangent(n, 1, start, tangent_, moved_, d1_, [&](std::int64_t l, auto& rule) {
       if (rule.tangents.unscale != nullptr) rule.unscaled = tangent_[l];
       if (l == last()) rule.to = nullptr;
     });
@@ -249,8 +237,8 @@ class WideSweeps {
                                              .z = l == 0 ? start.z : tangent_[l],
                                              .point_stride = l == 0 ? 0 : network_.stride(l),
                                              .unit_stride = l == 0 ? start.unit_stride : 1,
-                                             .first = first_[l],
-                                             .second = second_[l],
+                                             .d1 = d1_[l],
+                                             .d2 = d2_[l],
                                              .curvature = curvature_[l],
                                              .weight = weight_,
                                              .source = source_[l],
@@ -268,8 +256,8 @@ class WideSweeps {
     }
   }
 
-  // From c in seed_, and w where it is not nullptr. Where it is, S begins here; elsewhere the axes' adjoint sweeps have
-  // begun it in all layers but the last.
+  // The seed tangent from c in seed_ and w, nullptr for 0, and the adjoint. Without w the source S begins here; with it
+  // the axis adjoints have begun it in all layers but the last.
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
     const int seed_stride = network_.input_stride();
     network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
@@ -285,11 +273,11 @@ class WideSweeps {
                  .stride = network_.stride(l),
                  .u = turns_[l],
                  .unscale = l == 0 ? nullptr : network_.unscale(),
-                 .first = first_[l],
+                 .d1 = d1_[l],
                  .curvature = curvature_[l],
                  .weight = weight,
-                 .second = second_[l],
-                 .third = weight != nullptr ? third_[l] : nullptr,
+                 .d2 = d2_[l],
+                 .d3 = weight != nullptr ? d3_[l] : nullptr,
                  .squares = weight != nullptr ? squares_[l] : nullptr,
                  .source = source_[l],
                  .begin = weight == nullptr || l == last(),
@@ -306,10 +294,10 @@ class WideSweeps {
     adjoint(n, zeta, source_, gradient);
   }
 
-  // From ζ of the last hidden layer in zeta: the adjoint sweep with what each layer adds to the gradient.
+  // The adjoint from ζ of the last hidden layer in zeta, with what each layer adds to the gradient.
   void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, T* gradient) {
     const Architecture& a = network_.architecture();
-    network_.adjoint(n, zeta, first_, source, [&](std::int64_t l) {
+    network_.adjoint(n, zeta, d1_, source, [&](std::int64_t l) {
       const std::int64_t stride = network_.stride(l);
       if (l > 0) {
         network_.add_weights(l, n, zeta[l], stride, value_[l - 1], network_.stride(l - 1), gradient);
@@ -349,14 +337,14 @@ class WideSweeps {
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T* points_ = nullptr;
-  double* losses_ = nullptr;                      // [rows]
-  T *trace_ = nullptr, *weight_ = nullptr;        // [rows] Δφ, w
-  T *input_ = nullptr, *seed_ = nullptr;          // [rows, 1 + d] (t, x), c
-  T* output_ = nullptr;                           // [rows, max(1 + d, outputs)]
-  Planes<T> turns_;                               // two arrays in turn: what a product reads and what it writes
-  Planes<T> value_, first_, second_, curvature_;  // h, σ′, σ″, κ: in place of σ″ where that is not needed
-  Planes<T> delta_, source_;                      // δ, S
-  Planes<T> third_, squares_, tangent_, moved_;   // σ‴ then τ, q, ż and ḣ of an axis
+  double* losses_ = nullptr;                  // [rows]
+  T *trace_ = nullptr, *weight_ = nullptr;    // [rows] Δφ, w
+  T *input_ = nullptr, *seed_ = nullptr;      // [rows, 1 + d] (t, x), c
+  T* output_ = nullptr;                       // [rows, max(1 + d, outputs)]
+  Planes<T> turns_;                           // two arrays in turn: what a product reads and what it writes
+  Planes<T> value_, d1_, d2_, curvature_;     // h, σ′, σ″, κ: in place of σ″ where that is not needed
+  Planes<T> delta_, source_;                  // δ, S
+  Planes<T> d3_, squares_, tangent_, moved_;  // σ‴ then τ, q, ż and ḣ of an axis
 };
 
 template <class T>

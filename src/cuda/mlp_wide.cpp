@@ -69,16 +69,16 @@ class WideField final : public DeviceField<T> {
       input(chunk.n, nullptr, 0, direction.data + i * d_);
       tangent(chunk.n, 1, along_input(chunk.n), [&](std::int64_t l, auto& rule) {
         if (!potential_) return;
-        rule.curvature = second_[l];
+        rule.curvature = d2_[l];
         if (l != last()) {
-          rule.kept = second_[l];
+          rule.curved = d2_[l];
         } else {
-          rule.factor = second_[l];  // γ_L, from where the adjoint sweep begins
+          rule.factor = d2_[l];  // γ_L, from where the adjoint sweep begins
           rule.operand = network_.operand(l);
         }
       });
       if (potential_) {
-        network_.adjoint(chunk.n, turns_, first_, second_, [](std::int64_t) {});
+        network_.adjoint(chunk.n, turns_, d1_, d2_, [](std::int64_t) {});
         network_.gradient(chunk.n, turns_[0], output_);
       } else {
         network_.output(chunk.n, turns_[last()], output_);
@@ -109,8 +109,8 @@ class WideField final : public DeviceField<T> {
     T* const other = arena.take<T>(rows * network_.widest());
     turns_ = network_.in_turn(one, other);
     trace_ = arena.take<T>(rows);
-    first_ = network_.take_planes(arena, rows);
-    if (potential_) second_ = network_.take_planes(arena, rows);
+    d1_ = network_.take_planes(arena, rows);
+    if (potential_) d2_ = network_.take_planes(arena, rows);
     network_.take_operand(arena, rows);
     return arena.used();
   }
@@ -144,7 +144,7 @@ class WideField final : public DeviceField<T> {
       T* const trace = out.divergence ? out.divergence : trace_;
       for_directions(chunk, estimate, [&](std::int64_t, const kernels::Tangents<T>& start, bool begin, T weight) {
         tangent(n, 1, start, [&](std::int64_t l, auto& rule) {
-          rule.curvature = second_[l];
+          rule.curvature = d2_[l];
           rule.trace = trace;
           rule.weight = weight;
           rule.begin = begin && l == 0;
@@ -161,7 +161,7 @@ class WideField final : public DeviceField<T> {
     if (out.hessian) {
       tangent(n, d_, network_.axis(0), [&](std::int64_t l, auto& rule) {
         check(kernels::launch_hessian_sum<T>(
-                  {n, static_cast<int>(d_), rule.width, rule.stride, rule.tangents, second_[l], l == 0, out.hessian},
+                  {n, static_cast<int>(d_), rule.width, rule.stride, rule.tangents, d2_[l], l == 0, out.hessian},
                   stream_),
               "launch_hessian_sum");
         if (l == last()) rule.to = nullptr;
@@ -223,17 +223,17 @@ class WideField final : public DeviceField<T> {
   // ---- sweeps: the network's, with these arrays ----
 
   // Leaves h_L, and σ′ and σ″ where wanted.
-  void forward(const Chunk& chunk, bool first, bool second) {
+  void forward(const Chunk& chunk, bool d1, bool d2) {
     input(chunk.n, chunk.t, chunk.t_stride, chunk.x);
-    network_.forward(chunk.n, input_, turns_, first ? first_ : Planes<T>{}, second ? second_ : Planes<T>{}, {});
+    network_.forward(chunk.n, input_, turns_, d1 ? d1_ : Planes<T>{}, d2 ? d2_ : Planes<T>{}, {});
   }
   // Leaves δ_1; turns σ″ into κ where `curvature`.
   void reverse(std::int64_t n, bool curvature) {
-    network_.reverse(n, turns_, first_, second_, curvature ? second_ : Planes<T>{}, {});
+    network_.reverse(n, turns_, d1_, d2_, curvature ? d2_ : Planes<T>{}, {});
   }
   template <class Visit>
   void tangent(std::int64_t n, std::int64_t streams, const kernels::Tangents<T>& start, const Visit& visit) {
-    network_.tangent(n, streams, start, turns_, turns_, first_, visit);
+    network_.tangent(n, streams, start, turns_, turns_, d1_, visit);
   }
 
   // input_ [n, 1 + d] = (t, x), or (0, x) without t.
@@ -267,7 +267,7 @@ class WideField final : public DeviceField<T> {
   T *input_ = nullptr, *output_ = nullptr;  // [rows, 1 + d], [rows, max(1 + d, outputs)]
   Planes<T> turns_;                         // two arrays in turn: what a product reads and what it writes
   T* trace_ = nullptr;                      // [rows]
-  Planes<T> first_, second_;                // σ′; σ″, κ, κ ⊙ ż in turn
+  Planes<T> d1_, d2_;                       // σ′; σ″, κ, κ ⊙ ż in turn
 };
 
 }  // namespace

@@ -111,8 +111,8 @@ void WideNetwork<T>::take_operand(Arena& arena, std::int64_t rows) {
 // ---- sweeps --------------------------------------------------------------------------------------------------------
 
 template <class T>
-void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& first,
-                             const Planes<T>& second, const Planes<T>& third) const {
+void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1,
+                             const Planes<T>& d2, const Planes<T>& d3) const {
   for (std::int64_t l = 0; l < hidden(); ++l) {
     if (l == 0) {
       along_input(n, input, value[0]);
@@ -121,15 +121,15 @@ void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& va
     }
     check(kernels::launch_activation<T>(architecture_.activation, architecture_.beta,
                                         {n, width(l), stride(l), value[l], bias(l), l == 0 ? nullptr : unscale(),
-                                         at(first, l), at(second, l), at(third, l), operand(l + 1)},
+                                         at(d1, l), at(d2, l), at(d3, l), operand(l + 1)},
                                         stream_),
           "launch_activation");
   }
 }
 
 template <class T>
-void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& first, const Planes<T>& second,
-                             const Planes<T>& curvature, const Planes<T>& third) const {
+void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
+                             const Planes<T>& curvature, const Planes<T>& d3) const {
   for (std::int64_t l = hidden() - 1; l >= 0; --l) {
     const bool last = l + 1 == hidden();
     if (!last) product(n, l + 1, Direction::reverse, delta[l + 1], delta[l]);
@@ -139,10 +139,10 @@ void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Plane
                                       .p = last ? weights(l + 1) : delta[l],
                                       .p_stride = last ? 0 : stride(l),
                                       .unscale = last ? nullptr : unscale(),
-                                      .first = first[l],
-                                      .second = at(second, l),
+                                      .d1 = d1[l],
+                                      .d2 = at(d2, l),
                                       .curvature = at(curvature, l),
-                                      .third = at(third, l),
+                                      .d3 = at(d3, l),
                                       .source = nullptr,
                                       .delta = delta[l],
                                       .operand = operand(l)},
@@ -152,7 +152,7 @@ void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Plane
 }
 
 template <class T>
-void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& first,
+void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& d1,
                                   const Planes<T>& source) const {
   check(kernels::launch_reverse<T>({.rows = n,
                                     .width = width(l),
@@ -160,10 +160,10 @@ void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T
                                     .p = gamma[l],
                                     .p_stride = stride(l),
                                     .unscale = unscale(),
-                                    .first = first[l],
-                                    .second = nullptr,
+                                    .d1 = d1[l],
+                                    .d2 = nullptr,
                                     .curvature = nullptr,
-                                    .third = nullptr,
+                                    .d3 = nullptr,
                                     .source = at(source, l),
                                     .delta = gamma[l],
                                     .operand = operand(l)},

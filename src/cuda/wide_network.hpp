@@ -95,20 +95,20 @@ class WideNetwork {
 
   // h_l into value[l], σ′, σ″ and σ‴ into the others, from input [n, input_stride] = (t, x). Planes without arrays are
   // not wanted.
-  void forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& first, const Planes<T>& second,
-               const Planes<T>& third) const;
+  void forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1, const Planes<T>& d2,
+               const Planes<T>& d3) const;
   // Of a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴.
-  void reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& first, const Planes<T>& second,
-               const Planes<T>& curvature, const Planes<T>& third) const;
+  void reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
+               const Planes<T>& curvature, const Planes<T>& d3) const;
   // γ_l into gamma[l], from γ of the last hidden layer there: γ_l = source_l + σ′_l W_{l+1}ᵀ γ_{l+1}; source without
   // arrays is 0. visit(l) after each of them, the last hidden layer's first.
   template <class Visit>
-  void adjoint(std::int64_t n, const Planes<T>& gamma, const Planes<T>& first, const Planes<T>& source,
+  void adjoint(std::int64_t n, const Planes<T>& gamma, const Planes<T>& d1, const Planes<T>& source,
                const Visit& visit) const {
     visit(hidden() - 1);
     for (std::int64_t l = hidden() - 2; l >= 0; --l) {
       product(n, l + 1, Direction::reverse, gamma[l + 1], gamma[l]);
-      adjoint_rule(n, l, gamma, first, source);
+      adjoint_rule(n, l, gamma, d1, source);
       visit(l);
     }
   }
@@ -116,7 +116,7 @@ class WideNetwork {
   // rule) may add to what layer l's launch does. Rows are those of `streams` times `points`.
   template <class Visit>
   void tangent(std::int64_t points, std::int64_t streams, kernels::Tangents<T> start, const Planes<T>& z,
-               const Planes<T>& to, const Planes<T>& first, const Visit& visit) const {
+               const Planes<T>& to, const Planes<T>& d1, const Visit& visit) const {
     for (std::int64_t l = 0; l < hidden(); ++l) {
       kernels::Tangents<T> tangents = start;
       if (l > 0) {
@@ -128,12 +128,12 @@ class WideNetwork {
                                         .width = width(l),
                                         .stride = stride(l),
                                         .tangents = tangents,
-                                        .factor = first[l],
+                                        .factor = d1[l],
                                         .curvature = nullptr,
                                         .trace = nullptr,
                                         .weight = 1,
                                         .begin = false,
-                                        .kept = nullptr,
+                                        .curved = nullptr,
                                         .unscaled = nullptr,
                                         .squares = nullptr,
                                         .begin_squares = false,
@@ -165,7 +165,7 @@ class WideNetwork {
                    T* gradient) const;
 
  private:
-  void adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& first,
+  void adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& d1,
                     const Planes<T>& source) const;
 
   struct Halves {  // of a hidden matrix

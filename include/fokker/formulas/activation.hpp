@@ -12,7 +12,7 @@ enum class Activation { softplus, tanh, silu, sine };
 // σ(z) and its first three derivatives.
 template <class T>
 struct ActivationValues {
-  T value, first, second, third;
+  T value, d1, d2, d3;
 };
 
 // log(1 + e^{βz})/β. Linear above βz = 20, as PyTorch's torch.nn.Softplus, whose published checkpoints we run.

@@ -28,7 +28,7 @@ class ResidentLoss final : public TrainingLoss {
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
                 float* gradient) override {
     kernels::TrainingDraw points = {};
-    points.sde = sde_;
+    points.sde = sde_.formulas();
     points.denoising_points = denoising.t.rows;
     points.collocation_points = collocation.t.rows;
     kernels::LossTask task{.parameters = parameters,

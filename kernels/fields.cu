@@ -104,11 +104,11 @@ Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLi
   return work == Work::curvature ? prepare_for.operator()<Work::curvature>() : prepare_for.operator()<Work::score>();
 }
 
-Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& a, const DeviceLimits& limits,
+Status launch_resident_fields(const ResidentMlp& net, int warps, const FieldArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;
   const auto launch_for = [&]<Work kWork>() {
-    const ResidentLaunch with = resident_launch(net, kWork, a.n, limits);
+    const ResidentLaunch with = resident_launch(net, kWork, warps, a.n, limits);
     return with_resident_kernel<kWork>(net, [&]<Precision P, int W>() {
       return launch(resident_fields<P, W, kWork>, with.shape, stream, with.plan, a);
     });

@@ -72,10 +72,10 @@ Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limi
       net, [&]<Precision P, int W>() { return prepare(resident_hessian<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& a, const DeviceLimits& limits,
+Status launch_resident_hessian(const ResidentMlp& net, int warps, const HessianArguments& a, const DeviceLimits& limits,
                                Stream stream) {
   if (a.n == 0) return 0;
-  const ResidentLaunch with = resident_launch(net, Work::hessian, a.n, limits);
+  const ResidentLaunch with = resident_launch(net, Work::hessian, warps, a.n, limits);
   return with_resident_kernel<Work::hessian>(
       net, [&]<Precision P, int W>() { return launch(resident_hessian<P, W>, with.shape, stream, with.plan, a); });
 }

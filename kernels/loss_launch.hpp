@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "launch.hpp"
+#include "shared_layout.hpp"
 #include "training_launch.hpp"
 
 namespace fokker::kernels {
@@ -95,30 +96,30 @@ inline constexpr int loss_task_bytes = 512;  // of shared memory, for the task t
 
 // Warps of a block where a block may have `shared_bytes` of shared memory; 0: the loss goes the wide way.
 inline int resident_loss_warps(const ResidentMlp& net, int shared_bytes) {
-  if (net.width == 0 || net.width > widest_resident_curvature || net.precision == Precision::half) return 0;
+  if (net.width > widest_resident_curvature) return 0;
   const int number = static_cast<int>(sizeof(float));
   const int of_block = image_layout(net).bytes + loss_gradient_layout(net).size * number + loss_task_bytes;
   const int fit = (shared_bytes - of_block) / loss_warp_layout(net).bytes;
   return fit < 0 ? 0 : fit < most_warps ? fit : most_warps;
 }
 
-// Bytes of a task's workspace on a device: whatever the number of points.
+// Bytes of a task's workspace on a device, of blocks of at most `warps`: whatever the number of points.
 struct LossWorkspace {
   std::size_t planes, partial, partial_values;
 };
-inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, const DeviceLimits& limits) {
+inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, int warps, const DeviceLimits& limits) {
   const auto blocks = static_cast<std::size_t>(limits.multiprocessors);
-  const auto warps = static_cast<std::size_t>(resident_loss_warps(net, limits.shared_bytes));
-  return {blocks * warps * static_cast<std::size_t>(loss_planes(net) * tile_rows * net.width) * sizeof(float),
+  return {blocks * static_cast<std::size_t>(warps * loss_planes(net) * tile_rows * net.width) * sizeof(float),
           blocks * static_cast<std::size_t>(loss_gradient_layout(net).size) * sizeof(float),
           blocks * 2 * sizeof(double)};
 }
 
 // At set-up, for a loss that fits: as prepare_resident_fields().
 Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits);
-// 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. The order
-// of a task's sums depends on the shape, the device and the task's numbers of points.
-Status launch_resident_loss(const ResidentMlp& net, const LossTask* tasks, int count, const DeviceLimits& limits,
-                            Stream stream);
+// 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. A block
+// has at most `warps`: resident_loss_warps(), or fewer, which leave each more planes in shared memory. The order of a
+// task's sums depends on the shape, the device, `warps` and the task's numbers of points.
+Status launch_resident_loss(const ResidentMlp& net, int warps, const LossTask* tasks, int count,
+                            const DeviceLimits& limits, Stream stream);
 
 }  // namespace fokker::kernels

@@ -150,11 +150,11 @@ Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLi
   return work == Work::sample ? prepare_for.operator()<Work::sample>() : prepare_for.operator()<Work::log_density>();
 }
 
-Status launch_resident_sample(const ResidentMlp& net, const SampleArguments& a, const DeviceLimits& limits,
+Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;
   const auto launch_for = [&]<Work kWork>() {
-    const ResidentLaunch with = resident_launch(net, kWork, a.n, limits);
+    const ResidentLaunch with = resident_launch(net, kWork, warps, a.n, limits);
     return with_resident_kernel<kWork>(net, [&]<Precision P, int W>() {
       return launch(resident_sample<P, W, kWork>, with.shape, stream, with.plan, a);
     });

@@ -273,7 +273,7 @@ template <class T>
 __global__ void columns(ColumnArguments<T> a) {
   for (std::int64_t item = first_item(); item < a.rows * a.columns; item += item_stride()) {
     const std::int64_t row = item / a.columns, column = item - row * a.columns;
-    a.out[item] = a.from[row * a.stride + a.begin + column] + (a.bias == nullptr ? T(0) : a.bias[column]);
+    a.out[item] = a.from[row * a.stride + column] + (a.bias == nullptr ? T(0) : a.bias[column]);
   }
 }
 

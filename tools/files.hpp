@@ -13,7 +13,7 @@ namespace fokker::tools {
 
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
-// Names contents: FNV-1a of the bytes, as text.
+// Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);
 // By whatever names: links, symbolic or hard, and the many spellings of a path lead to one file.
 bool same_file(const std::string& a, const std::string& b);
@@ -26,10 +26,10 @@ void check_writable(const std::string& path);
 // file. Empty inputs are passed over.
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
 
-// A file in which unfinished work is kept, so that a call that was ended is gone on with by the next: with the same
-// result. What it holds of anything but `work`, a text that names all the result depends on, is passed over.
-struct KeptWork {
-  std::string file;  // empty: nothing is kept
+// A file in which a call saves unfinished work, so that the next goes on from there with the same result. It is passed
+// over where it was saved for any other `work`, a text that names all the result depends on.
+struct SavedWork {
+  std::string file;  // empty: nothing is saved
   std::string work;
   double seconds_between_saves = 20;
 

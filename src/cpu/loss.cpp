@@ -38,8 +38,7 @@ struct GradientBlock {
 template <class T>
 struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
-  // Of a tile's samples: scores or seeds, g²/2, drift.
-  AlignedMemory<T> outputs, half_g2;
+  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its g²/2 and drift
 };
 
 template <class T>

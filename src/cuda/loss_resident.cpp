@@ -13,7 +13,8 @@ class ResidentLoss final : public TrainingLoss {
  public:
   ResidentLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde)
       : queue_(queue), sde_(sde), image_(queue, architecture) {
-    const kernels::LossWorkspace bytes = kernels::resident_loss_workspace(image_.get(), queue.limits);
+    const kernels::LossWorkspace bytes =
+        kernels::resident_loss_workspace(image_.get(), image_.plan().loss.warps, queue.limits);
     planes_.reserve(bytes.planes);
     partial_.reserve(bytes.partial);
     partial_values_.reserve(bytes.partial_values);
@@ -77,8 +78,8 @@ class ResidentLoss final : public TrainingLoss {
     task.partial_values = partial_values_.as<double>();
   }
   void launch(std::span<const kernels::LossTask> tasks) const {
-    check(kernels::launch_resident_loss(image_.get(), tasks.data(), static_cast<int>(tasks.size()), queue_.limits,
-                                        queue_.stream),
+    check(kernels::launch_resident_loss(image_.get(), image_.plan().loss.warps, tasks.data(),
+                                        static_cast<int>(tasks.size()), queue_.limits, queue_.stream),
           "launch_resident_loss");
   }
 

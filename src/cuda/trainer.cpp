@@ -80,7 +80,7 @@ class CudaTrainer final : public TrainOperator {
 
   TrainState state() const override {
     check_known();
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     TrainState state;
     state.iteration = iteration_;
     state.average_count = std::max<std::int64_t>(0, iteration_ - average_begin_);
@@ -99,7 +99,7 @@ class CudaTrainer final : public TrainOperator {
   }
 
   void restore(TrainState state) override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     iteration_ = state.iteration;
     to_device(queue_, parameters_, state.parameters);
     to_device(queue_, first_, state.first_moment);
@@ -291,7 +291,7 @@ class CudaTrainGroup final : public TrainGroup {
   }
 
   void run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
-    const SetUp here(queue_.device, own_stream_);
+    const SetUp set_up(queue_.device, own_stream_);
     std::vector<std::int64_t> left(counts.begin(), counts.end());
     std::vector<TrainRecord> records;
     std::exception_ptr thrown;  // by the sink
@@ -310,7 +310,7 @@ class CudaTrainGroup final : public TrainGroup {
           std::optional<TrainingStopped> stopped;
           if (failed) stopped.emplace(*failed);
           try {
-            const SetUp::Pause pause(here);
+            const SetUp::Pause pause(set_up);
             goes_on = sink({place, records, stopped ? &*stopped : nullptr}) && goes_on;
           } catch (...) {
             thrown = std::current_exception();

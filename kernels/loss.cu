@@ -22,7 +22,7 @@ namespace {
 struct ResidentLossArguments {
   ResidentLossPlan plan;
   LossShare shares[most_models];  // one after another in the grid
-  ResidentLossTask tasks[most_models];
+  LossTask tasks[most_models];
 };
 static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
 
@@ -35,7 +35,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
     sweeps.block_task() = {a.tasks[k], a.shares[k], block, a.plan.net.potential};
   }
   sync_block();
-  load_image(sweeps.block_task().task.network.image, a.plan.image.bytes);
+  load_image(sweeps.block_task().task.image, a.plan.image.bytes);
   sweeps.clear_sums();
   sweeps.sum_tiles();
   sweeps.write_sums();
@@ -67,10 +67,10 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_loss(const ResidentMlp& net, int warps, const ResidentLossTask* tasks, int count,
+Status launch_resident_loss(const ResidentMlp& net, int warps, const LossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream) {
   PackTask networks[most_models];
-  for (int k = 0; k < count; ++k) networks[k] = tasks[k].network;
+  for (int k = 0; k < count; ++k) networks[k] = {tasks[k].parameters, tasks[k].layers, tasks[k].image};
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
 
   ResidentLossArguments a{};
@@ -85,9 +85,9 @@ Status launch_resident_loss(const ResidentMlp& net, int warps, const ResidentLos
 
   LossSumArguments sum{.net = net, .gradient = a.plan.gradient, .tasks = {}};
   for (int k = 0; k < count; ++k) {
-    const ResidentLossTask& task = tasks[k];
+    const LossTask& task = tasks[k];
     sum.tasks[k] = {.partial_count = a.shares[k].blocks,
-                    .layers = task.network.layers,
+                    .layers = task.layers,
                     .partial = task.partial,
                     .partial_values = task.partial_values,
                     .denoising_points = task.points.denoising_points,

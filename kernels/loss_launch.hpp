@@ -8,21 +8,25 @@
 
 namespace fokker::kernels {
 
-// One network's loss; device pointers.
-struct ResidentLossTask {
-  PackTask network;  // packed anew by every launch
-  // Workspace, of resident_loss_workspace() bytes.
-  float* planes;
-  float* partial;
-  double* partial_values;
-  // Points as in DenoisingBatch and CollocationBatch, or all nullptr: drawn. `points` holds their counts and the SDE.
-  const float *denoising_t, *denoising_x, *denoising_target, *denoising_weight, *collocation_t, *collocation_x;
+// One network's losses and their gradient; pointers are to device memory.
+struct LossTask {
+  const float* parameters;  // [P], in the layout of Architecture
+  // Points are drawn where they are used, or given as in DenoisingBatch and CollocationBatch. `points` holds their
+  // counts and the SDE of either.
   bool drawn;
   TrainingDraw points;
+  const float *denoising_t = nullptr, *denoising_x = nullptr, *denoising_target = nullptr, *denoising_weight = nullptr,
+              *collocation_t = nullptr, *collocation_x = nullptr;
   double residual_weight;
-  double* values;            // [3]
-  float* gradient;           // [P], or nullptr
-  GradientSquares* squares;  // of a gradient of drawn points, or nullptr
+  double* values;   // [3] = denoising, mean squared residual, denoising + residual_weight · residual
+  float* gradient;  // [P] of the third, or nullptr
+  GradientSquares* squares = nullptr;  // those of a gradient of drawn points, or nullptr
+  // A resident network's: where every launch packs it anew (PackTask), and resident_loss_workspace() bytes.
+  const LayerShape* layers = nullptr;
+  void* image = nullptr;
+  float* planes = nullptr;
+  float* partial = nullptr;
+  double* partial_values = nullptr;
 };
 
 // At set-up, for a loss that fits: as prepare_resident_fields().
@@ -30,7 +34,7 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
 // 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. A block
 // has at most `warps`: resident_loss_warps(), or fewer, which leave each more planes in shared memory. The order of a
 // task's sums depends on the shape, the device, `warps` and the task's numbers of points.
-Status launch_resident_loss(const ResidentMlp& net, int warps, const ResidentLossTask* tasks, int count,
+Status launch_resident_loss(const ResidentMlp& net, int warps, const LossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream);
 
 }  // namespace fokker::kernels

@@ -52,7 +52,7 @@ struct LossShare {
 
 // What a block works on, in its shared memory: in registers it would crowd out the tiles.
 struct BlockTask {
-  ResidentLossTask task;
+  LossTask task;
   LossShare share;
   int block;  // of those that work on the task
   bool potential;
@@ -74,7 +74,7 @@ class LossMemory : public WarpNetwork<P, W> {
   __device__ __forceinline__ explicit LossMemory(const ResidentLossPlan& plan)
       : Network(plan.net, plan.image), plan_(plan) {}
 
-  __device__ __forceinline__ const ResidentLossTask& task() const { return block_task().task; }
+  __device__ __forceinline__ const LossTask& task() const { return block_task().task; }
   __device__ __forceinline__ const LossShare& share() const { return block_task().share; }
   __device__ __forceinline__ bool potential() const { return block_task().potential; }
 

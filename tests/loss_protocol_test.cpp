@@ -47,7 +47,7 @@ class Ordered : public LossSweeps<Precision::fp32, 32> {
   }
 };
 
-__global__ void ordered_kernel(ResidentLossPlan plan, ResidentLossTask task, Order order) {
+__global__ void ordered_kernel(ResidentLossPlan plan, LossTask task, Order order) {
   Ordered sweeps(plan);
   if (thread_index() == 0) sweeps.block_task() = {task, {1, 1, 1, 1}, 0, true};
   for (int i = thread_index(); i < plan.image.bytes / 4; i += 32) reinterpret_cast<float*>(shared_memory())[i] = 0;
@@ -71,7 +71,7 @@ ResidentMlp network(int hidden, bool potential) {
 int run(Order order) {
   const std::vector<float> t(16, 0.5f), x(32, 0.25f);
   std::vector<float> gradient(1);
-  ResidentLossTask task{};
+  LossTask task{};
   task.collocation_t = t.data();
   task.collocation_x = x.data();
   task.points.collocation_points = 16;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing of the Debian packages that fokker is built from; nothing where nothing is missing.
-# usage: tools/install_dependencies.sh [--help] [GROUP...]   groups: core plots test bench; all of them by default
+# usage: tools/install_dependencies.sh [--help] [GROUP...]   groups: core plots test bench, all of them by default; lint
 # A CUDA toolkit is not installed: where nvcc is found it is used.
 # Exit codes: 0 everything is there, 1 something is missing and could not be installed, 2 wrong usage.
 set -euo pipefail
@@ -10,14 +10,15 @@ declare -A packages=(
   [plots]="python3-matplotlib python3-numpy"
   [test]="libgtest-dev libgmock-dev python3 python3-venv"
   [bench]="libbenchmark-dev"
+  [lint]="clang-format-14 clang-tidy-14"
 )
 
 groups=()
 for argument in "$@"; do
   case $argument in
     -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
-    core | plots | test | bench) groups+=("$argument") ;;
-    *) echo "install_dependencies.sh: unknown group '$argument'; allowed: core, plots, test, bench" >&2; exit 2 ;;
+    core | plots | test | bench | lint) groups+=("$argument") ;;
+    *) echo "install_dependencies.sh: unknown group '$argument'; allowed: core, plots, test, bench, lint" >&2; exit 2 ;;
   esac
 done
 [ ${#groups[@]} -gt 0 ] || groups=(core plots test bench)

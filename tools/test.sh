@@ -50,9 +50,10 @@ if [ "$install" = yes ]; then
 fi
 
 # Only the first configuration chooses the generator and the type; later ones keep what the folder has, and add the parts.
-# Warnings are errors here; a demonstration may have made the folder without.
+# Warnings are errors here, and build/ has CUDA wherever it can; a demonstration may have made the folder without either.
 fresh=()
-[ -f "$build/CMakeCache.txt" ] || fresh=(-G Ninja -DCMAKE_BUILD_TYPE=Release)
+[ "$build" != build ] || fresh=(-DFOKKER_CUDA=AUTO)
+[ -f "$build/CMakeCache.txt" ] || fresh+=(-G Ninja -DCMAKE_BUILD_TYPE=Release)
 cmake -S . -B "$build" "${fresh[@]}" -DFOKKER_BUILD_TESTS=ON -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON \
   -DFOKKER_WERROR=ON
 type=$(sed -n 's/^CMAKE_BUILD_TYPE:[A-Z]*=//p' "$build/CMakeCache.txt")

@@ -1,37 +1,69 @@
 #!/usr/bin/env bash
-# Installs the build to a folder of its own, moves it, and builds and runs the consumer against it.
-# usage: run.sh (package|subdirectory) BUILD_DIR SOURCE_DIR WORK_DIR CXX CXX_FLAGS
+# package: installs the build to a folder of its own, moves it, and builds and runs the consumer against it, by CMake and by
+# pkg-config. subdirectory: builds the consumer with the library as a part of it, shared and without a build type.
+# usage: run.sh (package|subdirectory) BUILD_DIR SOURCE_DIR WORK_DIR CXX CXX_FLAGS [NVCC]
 set -euo pipefail
-way=$1 build=$2 source=$3 work=$4 cxx=$5 flags=$6
+way=$1 build=$2 source=$3 work=$4 cxx=$5 flags=$6 nvcc=${7-}
 here=$(cd "$(dirname "$0")" && pwd)
 rm -rf "$work"
 mkdir -p "$work"
 common=(-G Ninja -DCMAKE_CXX_COMPILER="$cxx" "-DCMAKE_CXX_FLAGS=$flags")
+fail() { echo "run.sh: $1" >&2; exit 1; }
+
+# The code blocks of README.md in language $1 are the files that the consumer compiles.
+is_in_readme() {
+  sed -n '/^```'"$1"'$/,/^```$/p' "$source/README.md" | sed '1d;$d' | diff - "$here/$2" ||
+    fail "tests/consumer/$2 is not the program of README.md"
+}
+# The application in CUDA compiles and links; without a GPU it ends with a sentence.
+runs_or_says_why() {
+  local status=0
+  "$1" no-such-model.safetensors 16 2> "$work/said" || status=$?
+  [ $status -eq 1 ] && [ "$(wc -l < "$work/said")" -eq 1 ] || fail "$1 ended with $status and said: $(cat "$work/said")"
+}
 
 case $way in
   package)
     cmake --install "$build" --prefix "$work/first" > "$work/install.log"
     mv "$work/first" "$work/prefix"  # an installed tree may be moved
+    [ -z "$nvcc" ] || common+=(-DCONSUMER_CUDA=ON -DCMAKE_CUDA_COMPILER="$nvcc")
     cmake "${common[@]}" -S "$here" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$work/prefix"
     cmake --build "$work/cmake"
     "$work/cmake/consumer"
-    sed -n '/^```cpp$/,/^```$/p' "$source/README.md" | sed '1d;$d' | diff - "$here/readme.cpp" ||
-      { echo "tests/consumer/readme.cpp is not the program of README.md" >&2; exit 1; }
+    is_in_readme cpp readme.cpp
+    is_in_readme cuda gpu_application.cu
     "$work/cmake/readme"
+    [ -z "$nvcc" ] || runs_or_says_why "$work/cmake/gpu_application"
 
     pc=$(find "$work/prefix" -name fokker.pc)
     export PKG_CONFIG_PATH=${pc%/*}
     for static in "" --static; do
       # shellcheck disable=SC2046,SC2086  # flags are words
-      "$cxx" $flags -std=c++20 "$here/main.cpp" -o "$work/consumer-pc$static" $(pkg-config $static --cflags --libs fokker)
+      "$cxx" $flags "$here/main.cpp" -o "$work/consumer-pc$static" $(pkg-config $static --cflags --libs fokker)
       "$work/consumer-pc$static"
     done
+    if [ -n "$nvcc" ]; then
+      # shellcheck disable=SC2046
+      "$nvcc" -arch=sm_90 -Werror=all-warnings "$here/gpu_application.cu" -o "$work/gpu-pc" $(pkg-config --cflags --libs fokker)
+      runs_or_says_why "$work/gpu-pc"
+    fi
     test "$(pkg-config --modversion fokker)" = "$("$work/cmake/consumer" | cut -d' ' -f2)"
+
+    [ -n "$(find "$work/prefix" -name LICENSE)" ] || fail 'LICENSE is not installed'
+    if [ -x "$work/prefix/bin/fokker" ]; then
+      for program in fokker fokker-reproduce fokker-report; do
+        "$work/prefix/bin/$program" --help > /dev/null || fail "the installed $program does not run"
+      done
+    fi
     ;;
   subdirectory)
-    cmake "${common[@]}" -S "$here" -B "$work/cmake" -DFOKKER_SOURCE="$source" -DFOKKER_CUDA=OFF
+    cmake "${common[@]}" -S "$here" -B "$work/cmake" -DFOKKER_SOURCE="$source" -DBUILD_SHARED_LIBS=ON \
+      -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
+    grep -q -- '-O3.*src/cpu/mlp\.cpp' "$work/cmake/compile_commands.json" ||
+      fail 'the library is not optimised where the parent has no build type'
     cmake --build "$work/cmake" --target consumer
     "$work/cmake/consumer"
+    [ -e "$work/cmake/fokker/libfokker.so" ] || fail 'BUILD_SHARED_LIBS gave no shared library'
     ;;
   *) echo "unknown way '$way'; allowed: package, subdirectory" >&2; exit 2 ;;
 esac

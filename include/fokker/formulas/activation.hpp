@@ -32,7 +32,7 @@ struct ActivationTraits {
   bool bounded;      // |σ|, and with it the potential of a network
   ActivationParameter parameter = {};
 
-  constexpr bool has_parameter() const { return parameter.name != nullptr; }
+  FOKKER_HOST_DEVICE constexpr bool has_parameter() const { return parameter.name != nullptr; }
 };
 
 // log(1 + e^{βz})/β. Linear above βz = 20, as PyTorch's torch.nn.Softplus, whose published checkpoints we run.
@@ -84,9 +84,9 @@ struct Sine {
 
 template <class... Sigmas>
 struct ActivationList {
-  static constexpr Activation all[] = {Sigmas::traits.activation...};
-  static constexpr ActivationTraits traits[] = {Sigmas::traits...};
   static constexpr int size = sizeof...(Sigmas);
+  static constexpr Activation all[size] = {Sigmas::traits.activation...};
+  static constexpr ActivationTraits traits[size] = {Sigmas::traits...};
 };
 // In the order of the enumeration.
 using Activations = ActivationList<Softplus, Tanh, Silu, Sine>;

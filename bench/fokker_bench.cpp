@@ -105,7 +105,7 @@ struct StepWork {
     options.noise_in_last_step = true;
   }
   TimeGrid grid() const {
-    const std::vector<double> paper = TimeGrid::paper(model.sde.horizon).times();
+    const std::vector<double> paper = TimeGrid::paper(model.sde.horizon()).times();
     return TimeGrid({paper.begin(), paper.begin() + steps + 1});
   }
 };

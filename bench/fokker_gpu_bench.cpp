@@ -222,7 +222,7 @@ struct SampleWork {
 
   SampleWork(std::int64_t samples, bool small)
       : model(trained_model(small ? 20 : sampling_iterations)),
-        times(TimeGrid::paper(model.sde.horizon).times()),
+        times(TimeGrid::paper(model.sde.horizon()).times()),
         n(samples) {
     if (small) times.resize(6);
     options.seed = 7;

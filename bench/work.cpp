@@ -37,7 +37,7 @@ double flop_per_sweep(const Architecture& architecture) {
 
 RandomPoints random_points(const ForwardSde& sde, std::int64_t dimension, std::int64_t n, std::uint64_t seed) {
   std::mt19937_64 engine(seed);
-  std::uniform_real_distribution<float> time(static_cast<float>(sde.t_min), static_cast<float>(sde.horizon));
+  std::uniform_real_distribution<float> time(static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()));
   std::uniform_real_distribution<float> place(-3.5f, 3.5f);
   RandomPoints points{std::vector<float>(n), std::vector<float>(n * dimension), dimension};
   for (float& t : points.t) t = time(engine);
@@ -54,7 +54,7 @@ RandomBatch random_batch(const ForwardSde& sde, std::int64_t n, std::uint64_t se
   RandomBatch batch{std::vector<float>(n), std::vector<float>(2 * n), std::vector<float>(2 * n)};
   for (std::int64_t i = 0; i < n; ++i) {
     // Beta(1, 2) has the distribution function 1 − (1 − u)².
-    batch.t[i] = static_cast<float>(sde.t_min + (sde.horizon - sde.t_min) * (1 - std::sqrt(1 - uniform(engine))));
+    batch.t[i] = static_cast<float>(sde.t_min() + (sde.horizon() - sde.t_min()) * (1 - std::sqrt(1 - uniform(engine))));
     const auto c = sde.at(static_cast<double>(batch.t[i]));
     for (int j = 0; j < 2; ++j) {
       const double z = normal(engine), sigma = std::sqrt(c.variance);
@@ -173,7 +173,7 @@ void write_reference(const std::string& path, const Context& context, const Refe
   }
 
   // One step of the paper's grid from the random states, with the noise that the sampler draws.
-  const std::vector<double> paper = TimeGrid::paper(model.sde.horizon).times();
+  const std::vector<double> paper = TimeGrid::paper(model.sde.horizon()).times();
   const Sampler sampler(context, model, TimeGrid({paper[0], paper[1]}));
   SampleOptions options;
   options.seed = 7;

@@ -10,7 +10,7 @@
 #include "fokker/formulas/divergence.hpp"
 #include "fokker/formulas/precision.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 
 namespace fokker::kernels {
 
@@ -178,7 +178,7 @@ struct FieldArguments {
   float* score;       // [n, d]
   float* divergence;  // [n]
   float* residual;    // [n]
-  ForwardSde sde;
+  SdeFormulas sde;
   Divergence estimate;
 };
 Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& arguments, const DeviceLimits& limits,

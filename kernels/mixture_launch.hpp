@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "fokker/formulas/divergence.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 #include "launch.hpp"
 
 namespace fokker::kernels {
@@ -20,7 +20,7 @@ struct MixtureParameters {
   const double* rotations;        // [·, d, d] row j: eigenvector j
   const std::int32_t* isotropic;  // [K] not 0: all eigenvalues are the same
   bool rotated;                   // some covariance is not diagonal
-  ForwardSde sde;
+  SdeFormulas sde;
 };
 
 // Numbers that one point needs besides its inputs and outputs.

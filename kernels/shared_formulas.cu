@@ -6,7 +6,7 @@
 #include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/integrator.hpp"
 #include "fokker/formulas/train.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 
 namespace fokker {
 namespace {
@@ -21,7 +21,7 @@ __device__ T sum_of_activations(ActivationList<Sigmas...>, double parameter, T z
 }
 
 template <class T>
-__device__ T runge_kutta_step(const RungeKutta& scheme, const ForwardSde& sde, T t, T dt, T x, T score) {
+__device__ T runge_kutta_step(const RungeKutta& scheme, const SdeFormulas& sde, T t, T dt, T x, T score) {
   T moved = x, k = 0;
   for (int stage = 0; stage < scheme.stages; ++stage) {
     const T node = static_cast<T>(scheme.node[stage]);
@@ -33,12 +33,12 @@ __device__ T runge_kutta_step(const RungeKutta& scheme, const ForwardSde& sde, T
 
 // out [gridDim.x · blockDim.x], one number a thread.
 template <class T>
-__global__ void shared_formulas(ForwardSde sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
+__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   T normal[2], uniform;
   draw_normals(normal, 2, RandomUse::noise, seed, index, step);
   draw_uniforms(&uniform, 1, RandomUse::time, seed, index, step);
-  const T t = static_cast<T>(sde.horizon) * uniform, z = normal[0], x = normal[1];
+  const T t = static_cast<T>(sde.horizon()) * uniform, z = normal[0], x = normal[1];
   const SdeCoefficients<T> c = sde.at(t);
   const T score = sum_of_activations(Activations(), parameter, z) + c.mean + c.variance;
   out[index] = euler_maruyama(reverse_sde_step(sde, t, dt), x, score, z) +
@@ -47,8 +47,8 @@ __global__ void shared_formulas(ForwardSde sde, double parameter, std::uint64_t 
                runge_kutta_step(runge_kutta_classical(), sde, t, dt, x, score);
 }
 
-template __global__ void shared_formulas<float>(ForwardSde, double, std::uint64_t, std::uint64_t, float, float*);
-template __global__ void shared_formulas<double>(ForwardSde, double, std::uint64_t, std::uint64_t, double, double*);
+template __global__ void shared_formulas<float>(SdeFormulas, double, std::uint64_t, std::uint64_t, float, float*);
+template __global__ void shared_formulas<double>(SdeFormulas, double, std::uint64_t, std::uint64_t, double, double*);
 
 }  // namespace
 

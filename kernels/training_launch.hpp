@@ -5,14 +5,14 @@
 #include <cstdint>
 
 #include "data_launch.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 #include "fokker/formulas/train.hpp"
 
 namespace fokker::kernels {
 
 struct TrainingDraw {
   DataSource data;
-  ForwardSde sde;
+  SdeFormulas sde;
   TimeDraw time;  // its edges on the device
   std::uint64_t seed;
   const std::int64_t*

@@ -7,7 +7,7 @@
 
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/divergence.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 #include "launch.hpp"
 #include "training_launch.hpp"
 
@@ -185,7 +185,7 @@ struct ResidualArguments {
   const T* t;         // t[r · t_stride]
   std::int64_t t_stride;
   const T* x;  // [rows, dimension]
-  ForwardSde sde;
+  SdeFormulas sde;
   T* residual = nullptr;     // [rows], or nullptr
   double* square = nullptr;  // [rows] R², or nullptr
   double scale = 0;

@@ -591,11 +591,11 @@ TEST_P(CudaMixtureFields, AgreeWithDirectFormulas) {
     const Fields<double> fields(cuda(), {sde, mixture});
     std::mt19937 generator(11);
     std::normal_distribution<double> normal(0, 1.5);
-    for (const double tau : {sde.t_min / sde.horizon, 0.03, 0.5, 0.97, 1.0}) {
+    for (const double tau : {sde.t_min() / sde.horizon(), 0.03, 0.5, 0.97, 1.0}) {
       const Index n = 19;
       std::vector<double> x(n * d);
       for (double& entry : x) entry = normal(generator);
-      const double t = tau * sde.horizon;
+      const double t = tau * sde.horizon();
       Values<Long> expected;
       std::vector<double> terms;
       for (Index i = 0; i < n; ++i) {

@@ -129,7 +129,7 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
 
 TEST_P(CudaSamplerOf, FollowsThePathsOfTheCpu) {
   const Case& c = GetParam();
-  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 7);
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 7);
   for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
     const Context gpu = on(BackendKind::cuda, precision), cpu = on(BackendKind::cpu);
     for (const Scheme scheme : kSchemes) {
@@ -143,7 +143,7 @@ TEST_P(CudaSamplerOf, FollowsThePathsOfTheCpu) {
 
 TEST_P(CudaSamplerOf, NoiseInTheLastStepIsAnOption) {
   const Case& c = GetParam();
-  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 2);
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 2);
   const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
   const SampleOptions options{.seed = 4, .noise_in_last_step = true};
   const auto with = samples_of(gpu, c.model, grid, c.n, options);
@@ -159,7 +159,7 @@ TEST_P(CudaSamplerOf, AnySplitGivesTheSameBits) {
   if (c.wide) GTEST_SKIP() << "cuBLAS may add in another order for another number of rows";
 #endif
   const Context gpu = on(BackendKind::cuda);
-  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 3);
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 3);
   const std::int64_t d = c.model.dimension(), n = 21;
   for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::heun}) {
     const auto whole = samples_of(gpu, c.model, grid, n, {.scheme = scheme, .seed = 9, .first_index = 100});
@@ -179,7 +179,7 @@ TEST_P(CudaSamplerOf, AnySplitGivesTheSameBits) {
 TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
   const Case& c = GetParam();
   const std::int64_t d = c.model.dimension();
-  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon, 0.05 * c.model.sde.horizon, 5);
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 5);
   for (const BackendKind backend : {BackendKind::cuda, BackendKind::cpu}) {
     const Context context = on(backend);
     for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::rk4}) {
@@ -208,7 +208,7 @@ TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
 TEST_P(CudaSamplerOf, IntegratesFromGivenStates) {
   const Case& c = GetParam();
   const std::int64_t d = c.model.dimension();
-  const double horizon = c.model.sde.horizon;
+  const double horizon = c.model.sde.horizon();
   const TimeGrid grid = TimeGrid::uniform(0.5 * horizon, 0.05 * horizon, 4);
   const auto start = testing::as<float>(testing::make_problem(d, c.model.sde, c.n, true, 6).x);
   const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
@@ -226,7 +226,7 @@ TEST_P(CudaSamplerOf, IntegratesFromGivenStates) {
 TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
   const Case& c = GetParam();
   const std::int64_t d = c.model.dimension();
-  const double horizon = c.model.sde.horizon;
+  const double horizon = c.model.sde.horizon();
   constexpr int steps = 4;
   const TimeGrid grid = TimeGrid::uniform(horizon, 0.05 * horizon, steps);
   const auto start = testing::as<float>(testing::make_problem(d, c.model.sde, c.n, true, 7).x);
@@ -363,7 +363,7 @@ TEST_F(CudaSampler, MemoryBesideTheSamplesIsBelow64MiB) {
   std::iota(means.begin(), means.end(), 0.0);
   all.push_back({"mixture of 200", {ForwardSde{}, GaussianMixture::isotropic(2, weights, means, variances)}, 1});
   for (const Case& c : all) {
-    const Sampler sampler(on(BackendKind::cuda), c.model, TimeGrid::paper(c.model.sde.horizon));
+    const Sampler sampler(on(BackendKind::cuda), c.model, TimeGrid::paper(c.model.sde.horizon()));
     EXPECT_LT(sampler.workspace_bytes(), std::size_t{64} << 20) << c.name;
   }
 }

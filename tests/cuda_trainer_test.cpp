@@ -136,9 +136,9 @@ TEST_F(CudaTrainer, PointsAreThoseOfTheDocumentedWords) {
     const std::vector<float> edges = importance_edges(sde, 4096);
     const DeviceMemory device_edges = upload(edges), step = upload(std::vector<Index>{iteration});
     const cuda::DeviceData data(c.set);
-    const auto t_min = static_cast<float>(sde.t_min), horizon = static_cast<float>(sde.horizon);
+    const auto t_min = static_cast<float>(sde.t_min()), horizon = static_cast<float>(sde.horizon());
     const kernels::TrainingDraw draw{.data = data.source(),
-                                     .sde = sde,
+                                     .sde = sde.formulas(),
                                      .time = {law, t_min, horizon, device_edges.as<const float>(), 4096},
                                      .seed = seed,
                                      .iteration = step.as<const Index>(),
@@ -180,7 +180,7 @@ TEST_F(CudaTrainer, PointsAreThoseOfTheDocumentedWords) {
         wxc[i * d + j] = 3.5 * (2 * uniform - 1);
       }
       const double uniform = uniform_from_word(word(RandomUse::collocation, 0));
-      wtc[i] = sde.t_min + (sde.horizon - sde.t_min) * uniform;
+      wtc[i] = sde.t_min() + (sde.horizon() - sde.t_min()) * uniform;
     }
     // Times and weights by one float formula; a product and a sum may be fused.
     const Bound rounding{.relative = 4e-7, .of_rms = 1e-7, .norm = 4e-7, .absolute = 0};
@@ -345,9 +345,9 @@ TEST_F(CudaTrainer, LossesLeaveTheSquaresOfTheirGradient) {
                        gradient(start.size() * 4), squares(sizeof(kernels::GradientSquares));
     const cuda::LossTask task{.parameters = parameters.as<float>(),
                               .points = {.data = data.source(),
-                                         .sde = sde,
-                                         .time = {TimeLaw::uniform, static_cast<float>(sde.t_min),
-                                                  static_cast<float>(sde.horizon), nullptr, 0},
+                                         .sde = sde.formulas(),
+                                         .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
+                                                  static_cast<float>(sde.horizon()), nullptr, 0},
                                          .seed = 7,
                                          .iteration = iteration.as<Index>(),
                                          .denoising_points = 19,
@@ -404,8 +404,8 @@ testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index
   const Index n = options.denoising_points, m = options.residual_weight > 0 ? options.collocation_points : 0,
               d = c.data.dimension();
   const kernels::TrainingDraw draw{.data = data.source(),
-                                   .sde = c.sde,
-                                   .time = {c.law, static_cast<float>(c.sde.t_min), static_cast<float>(c.sde.horizon),
+                                   .sde = c.sde.formulas(),
+                                   .time = {c.law, static_cast<float>(c.sde.t_min()), static_cast<float>(c.sde.horizon()),
                                             device_edges.as<const float>(), 4096},
                                    .seed = options.seed,
                                    .iteration = step.as<const Index>(),

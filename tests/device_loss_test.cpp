@@ -622,9 +622,9 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
     const Architecture a = architecture_of(2, {20, 13}, Activation::softplus, 3, output);
     const std::int64_t count = a.parameter_count();
     kernels::TrainingDraw draw{.data = data.source(),
-                               .sde = sde,
-                               .time = {TimeLaw::importance, static_cast<float>(sde.t_min),
-                                        static_cast<float>(sde.horizon), on_edges.as<float>(), 64},
+                               .sde = sde.formulas(),
+                               .time = {TimeLaw::importance, static_cast<float>(sde.t_min()),
+                                        static_cast<float>(sde.horizon()), on_edges.as<float>(), 64},
                                .seed = 5,
                                .iteration = iteration.as<std::int64_t>(),
                                .denoising_points = n,
@@ -699,9 +699,9 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
       values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
       gradients.push_back(cuda::upload(std::vector<float>(start.size(), 7.0f)));
       const kernels::TrainingDraw draw{.data = data.source(),
-                                       .sde = sde,
-                                       .time = {TimeLaw::importance, static_cast<float>(sde.t_min),
-                                                static_cast<float>(sde.horizon), edges.as<float>(), 64},
+                                       .sde = sde.formulas(),
+                                       .time = {TimeLaw::importance, static_cast<float>(sde.t_min()),
+                                                static_cast<float>(sde.horizon()), edges.as<float>(), 64},
                                        .seed = static_cast<std::uint64_t>(7 + k),
                                        .iteration = iteration.as<std::int64_t>(),
                                        .denoising_points = k == 5 ? 300 : 19 - k,

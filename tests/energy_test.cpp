@@ -29,7 +29,7 @@ using testing::SoftplusSum;
 constexpr double kEnd = 0.01;
 
 Context context() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
-ForwardSde short_ou(double horizon) { return {.horizon = horizon, .t_min = 1e-3}; }
+ForwardSde short_ou(double horizon) { return ForwardSde::ou({.horizon = horizon, .t_min = 1e-3}); }
 
 // An error that says something: of 2 %, or of 2e-3 where the number is small.
 double informative(double expected) { return 0.02 * std::abs(expected) + 2e-3; }
@@ -73,14 +73,16 @@ TEST(EnergyOnAGrid, OfGaussiansWithTheWrongPrior) {
 
 TEST(EnergyOnAGrid, OfGaussiansForEverySde) {
   for (ForwardSde sde : testing::all_sdes()) {
-    if (sde.kind == SdeKind::vp_linear || sde.kind == SdeKind::subvp) sde.horizon = 0.3;  // where the prior is wrong
+    if (sde.kind() == SdeKind::vp_linear || sde.kind() == SdeKind::subvp) {
+      sde = ForwardSde::parse(sde.name(), R"({"T": 0.3})");  // where the prior is wrong
+    }
     SCOPED_TRACE(sde.name());
     const testing::GaussianReverseOf reference{sde, 0.7, 0.3};
     const Model model{sde, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
     const EnergyIdentity measured =
-        energy_identity(context(), model, TimeGrid::geometric(sde.horizon, 0.02, 60), {.nodes = 240});
+        energy_identity(context(), model, TimeGrid::geometric(sde.horizon(), 0.02, 60), {.nodes = 240});
     const double kl_end = divergence_of(reference.reverse(0.02), reference.exact(0.02));
-    const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon));
+    const double kl_prior = divergence_of({0, sde.prior_variance()}, reference.exact(sde.horizon()));
     const auto expect_covered = [](const char* what, const Estimate& estimate, double expected) {
       EXPECT_LE(std::abs(estimate.value - expected), estimate.step_error + 1e-9) << what;
       EXPECT_LE(estimate.step_error, informative(expected)) << what << " is not resolved";

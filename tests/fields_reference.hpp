@@ -67,7 +67,7 @@ inline Problem make_problem(std::int64_t d, const ForwardSde& sde, std::int64_t 
     for (double& e : v) e = static_cast<float>(uniform(random));
     return v;
   };
-  return {d, draw(one_time ? 1 : n, sde.t_min, sde.horizon), draw(n * d, -2, 2), draw(n * d, -1, 1)};
+  return {d, draw(one_time ? 1 : n, sde.t_min(), sde.horizon()), draw(n * d, -2, 2), draw(n * d, -1, 1)};
 }
 
 enum Quantity : unsigned { value = 1, dt = 2, score = 4, divergence = 8, hessian = 16, residual = 32 };

@@ -47,11 +47,11 @@ inline Problem make_problem(const Architecture& a, const ForwardSde& sde, std::i
   Problem p;
   p.parameters = Mlp::initialise(a, seed).parameters;
   for (double& e : p.parameters) e = static_cast<double>(static_cast<float>(e));
-  p.t = draw(n, sde.t_min, sde.horizon);
+  p.t = draw(n, sde.t_min(), sde.horizon());
   p.x = draw(n * a.dimension, -2, 2);
   p.target = draw(n * a.dimension, -1, 1);
   if (weighted) p.weight = draw(n, 0.25, 3);
-  p.residual_t = draw(m, sde.t_min, sde.horizon);
+  p.residual_t = draw(m, sde.t_min(), sde.horizon());
   p.residual_x = draw(m * a.dimension, -2, 2);
   return p;
 }

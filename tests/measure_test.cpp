@@ -78,7 +78,7 @@ TEST(DenoisingLoss, IsThatOfTheExactScoreOfAGaussian) {
   const double c = 0.3;
   const Model model = gaussian(c, {0, 0});
   const DataSet data = DataSet::mixture(std::get<GaussianMixture>(model.network));
-  const double t_min = model.sde.t_min, horizon = model.sde.horizon, span = horizon - t_min,
+  const double t_min = model.sde.t_min(), horizon = model.sde.horizon(), span = horizon - t_min,
                range = std::log(horizon / t_min);
   double expected = 0, square = 0;
   const int n = 100000;

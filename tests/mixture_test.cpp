@@ -53,11 +53,11 @@ TEST_P(MixtureFields, AgreeWithDirectFormulas) {
   for (const GaussianMixture& mixture : {random_mixture(d, 1, 5), random_mixture(d, 4, 6), random_mixture(d, 19, 7)}) {
     std::mt19937 generator(11);
     std::normal_distribution<double> normal(0, 1.5);
-    for (const double tau : {sde.t_min / sde.horizon, 0.03, 0.5, 0.97, 1.0}) {
+    for (const double tau : {sde.t_min() / sde.horizon(), 0.03, 0.5, 0.97, 1.0}) {
       const std::int64_t n = 19;
       std::vector<double> x(n * d);
       for (double& entry : x) entry = normal(generator);
-      const double t = tau * sde.horizon;
+      const double t = tau * sde.horizon();
       const auto actual = evaluate(mixture, sde, std::vector<double>(n, t), x);
       Values<Long> expected;
       std::vector<double> terms;

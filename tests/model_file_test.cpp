@@ -212,7 +212,6 @@ TEST(ModelValidation, NamesTheTensorOfABadParameter) {
   message_of([] { Model{ForwardSde{}, Mlp{Architecture{}, std::vector<double>(13360)}}.validate(); });
   message_of([] { Model{ForwardSde{}, Mlp{}}.validate(); });
   message_of([] { Model{ForwardSde{}, GaussianMixture{}}.validate(); });
-  message_of([] { Model{ForwardSde{SdeKind::ou, -1, 1, 1, 0}, Mlp::initialise(Architecture{}, 1)}.validate(); });
 }
 
 // -------------------------------------------------------------------------------------------------------- our own
@@ -221,10 +220,10 @@ TEST(ModelValidation, NamesTheTensorOfABadParameter) {
 TEST(ModelFile, NetworksRoundTripBitForBit) {
   const Scratch scratch;
   const ForwardSde sdes[] = {ForwardSde{},
-                             {SdeKind::vp_linear, 1.0 / 3, 7, 2, 1e-5},
+                             ForwardSde::vp_linear({1.0 / 3, 7, 2, 1e-5}),
                              ForwardSde::parse("vp-cosine"),
                              ForwardSde::parse("subvp"),
-                             {SdeKind::ve, 0.1, 9, 3, 1e-36}};
+                             ForwardSde::ve({0.1, 9, 3, 1e-36})};
   int trial = 0;
   for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
@@ -247,7 +246,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
         EXPECT_EQ(b.output, output);
         EXPECT_EQ(b.layer_names, a.layer_names);
         EXPECT_EQ(mlp_of(back).parameters, mlp_of(model).parameters);
-        EXPECT_EQ(back.sde.kind, model.sde.kind);
+        EXPECT_EQ(back.sde.kind(), model.sde.kind());
         EXPECT_EQ(back.sde.parameters_json(), model.sde.parameters_json());
         EXPECT_EQ(back.dimension(), d);
         EXPECT_EQ(back.output(), output);
@@ -371,15 +370,16 @@ TEST(ForeignFile, OptionsWinOverTheFile) {
                                                                 {"output", "potential"},
                                                                 {"sde", "vp-linear"},
                                                                 {"sde_parameters", "{\"beta_max\": 7}"}});
-  EXPECT_EQ(load(scratch, file).sde.second, 7);
+  EXPECT_EQ(load(scratch, file).sde.formulas().vp_linear.beta_max, 7);
   const Model model =
       load(scratch, file, {{"beta", "6"}, {"output", "score"}, {"sde_parameters", "{\"beta_max\": 8}"}});
   EXPECT_EQ(mlp_of(model).architecture.beta, 6);
   EXPECT_EQ(model.output(), Output::score);
-  EXPECT_EQ(model.sde.second, 8);
-  EXPECT_EQ(load(scratch, file, {{"sde", "vp-linear"}}).sde.second, 7);  // the same SDE keeps its parameters
-  EXPECT_EQ(load(scratch, file, {{"sde", "subvp"}}).sde.second, 20);     // another one has its own
-  EXPECT_EQ(load(scratch, file, {{"beta", ""}}).sde.second, 7);          // an empty option is none
+  EXPECT_EQ(model.sde.formulas().vp_linear.beta_max, 8);
+  // The same SDE keeps its parameters, another one has its own; an empty option is none.
+  EXPECT_EQ(load(scratch, file, {{"sde", "vp-linear"}}).sde.formulas().vp_linear.beta_max, 7);
+  EXPECT_EQ(load(scratch, file, {{"sde", "subvp"}}).sde.formulas().subvp.beta_max, 20);
+  EXPECT_EQ(load(scratch, file, {{"beta", ""}}).sde.formulas().vp_linear.beta_max, 7);
 }
 
 TEST(ForeignFile, OtherPrecisionsAndMissingBiasesAreRead) {
@@ -508,7 +508,7 @@ TEST(MixtureFile, CovariancesMayBeMatricesVariancesOrOneNumber) {
 
 TEST(MixtureFile, RoundTrips) {
   const Scratch scratch;
-  const Model model{{SdeKind::ve, 0.1, 9, 3, 1.0 / 7},
+  const Model model{ForwardSde::ve({0.1, 9, 3, 1.0 / 7}),
                     GaussianMixture(2, {0.1, 0.7, 0.2}, {0.1, 1.0 / 3, 2, 3, 4, 5},
                                     {2, 0.5, 0.5, 1, 1, 0, 0, 4, 0.1, 0, 0, 1.0 / 3})};
   save_model(scratch / "m.json", model, {{"source", "a \"test\""}});

@@ -142,7 +142,7 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
     const std::string data = folder, name = GetParam().name;
     const Model model = load_model(data + "/checkpoints/" + name + ".safetensors");
     const Context context({.backend = backend}), host({.backend = BackendKind::cpu});
-    const Sampler sampler(context, model, TimeGrid::paper(model.sde.horizon));
+    const Sampler sampler(context, model, TimeGrid::paper(model.sde.horizon()));
     ASSERT_EQ(sampler.grid().steps(), 890);
 
     struct Way {

@@ -82,7 +82,7 @@ TEST(RadialSlopes, BoundedActivationsAreNeverIntegrableAndMixturesAlwaysAre) {
   for (const auto kind : {SdeKind::ou, SdeKind::vp_linear, SdeKind::ve}) {
     const ForwardSde sde = ForwardSde::defaults(kind);
     EXPECT_TRUE(
-        worst_radial_slopes(context(), {sde, mixture}, TimeGrid::geometric(sde.horizon, sde.t_min, 9)).integrable);
+        worst_radial_slopes(context(), {sde, mixture}, TimeGrid::geometric(sde.horizon(), sde.t_min(), 9)).integrable);
   }
 }
 

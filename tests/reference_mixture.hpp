@@ -18,6 +18,7 @@
 
 #include "fokker/mixture.hpp"
 #include "fokker/sde.hpp"
+#include "sde_parameters.hpp"
 
 namespace fokker::testing {
 
@@ -59,9 +60,9 @@ struct Kernel {
   Long mean, variance;
 };
 inline Kernel kernel(const ForwardSde& sde, Long t) {
-  const Long p = sde.first, q = sde.second, horizon = sde.horizon, tau = t / horizon;
+  const Long p = parameters_of(sde).p, q = parameters_of(sde).q, horizon = sde.horizon(), tau = t / horizon;
   const Long integral = p * t + (q - p) * t * t / (2 * horizon);
-  switch (sde.kind) {
+  switch (sde.kind()) {
     case SdeKind::ou: return {std::exp(-p * t), -q * q * std::expm1(-2 * p * t) / (2 * p)};
     case SdeKind::vp_linear: return {std::exp(-integral / 2), -std::expm1(-integral)};
     case SdeKind::subvp: return {std::exp(-integral / 2), std::pow(std::expm1(-integral), 2)};
@@ -91,8 +92,8 @@ struct Reference {
 inline Reference reference(const GaussianMixture& mixture, const ForwardSde& sde, Long t, const double* x) {
   const std::int64_t d = mixture.dimension(), components = mixture.components();
   const Kernel at = kernel(sde, t);
-  const Long mean_rate = slope([&](Long s) { return kernel(sde, s).mean; }, t, sde.horizon);
-  const Long variance_rate = slope([&](Long s) { return kernel(sde, s).variance; }, t, sde.horizon);
+  const Long mean_rate = slope([&](Long s) { return kernel(sde, s).mean; }, t, sde.horizon());
+  const Long variance_rate = slope([&](Long s) { return kernel(sde, s).variance; }, t, sde.horizon());
   std::vector<Long> log_density, rate, gradients, inverses;
   for (std::int64_t k = 0; k < components; ++k) {
     const double* c = mixture.covariances().data() + k * d * d;
@@ -164,16 +165,8 @@ inline Reference reference(const GaussianMixture& mixture, const ForwardSde& sde
 }
 
 inline std::vector<ForwardSde> all_sdes() {
-  std::vector<ForwardSde> sdes;
-  for (const auto kind : {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp}) {
-    ForwardSde sde{.kind = kind};
-    if (kind != SdeKind::ou) sde.first = kind == SdeKind::vp_cosine ? 0.008 : 0.1, sde.second = 20, sde.horizon = 1;
-    if (kind != SdeKind::ou) sde.t_min = 1e-3;
-    sdes.push_back(sde);
-  }
-  sdes.push_back({.kind = SdeKind::ou, .first = 0.7, .second = 1.3, .horizon = 4});
-  sdes.push_back({.kind = SdeKind::ve, .first = 0.01, .second = 50, .horizon = 1, .t_min = 1e-3});
-  return sdes;
+  return {ForwardSde::ou(),    ForwardSde::vp_linear(),                               ForwardSde::vp_cosine(),
+          ForwardSde::subvp(), ForwardSde::ou({.rate = 0.7, .g = 1.3, .horizon = 4}), ForwardSde::ve()};
 }
 
 inline std::string sde_and_dimension(const ::testing::TestParamInfo<std::tuple<int, int>>& test) {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "fokker/model.hpp"
+#include "sde_parameters.hpp"
 
 namespace fokker::testing {
 
@@ -47,9 +48,10 @@ struct ReferenceSde {
 };
 
 inline ReferenceSde reference_sde(const ForwardSde& sde) {
-  const double p = sde.first, q = sde.second, horizon = sde.horizon;
+  const auto [p, q] = testing::parameters_of(sde);
+  const double horizon = sde.horizon();
   const auto beta_linear = [=](double t) { return p + (q - p) * t / horizon; };
-  switch (sde.kind) {
+  switch (sde.kind()) {
     case SdeKind::ou: return {[=](double) { return -p; }, [=](double) { return q * q; }};
     case SdeKind::vp_linear: return {[=](double t) { return -0.5 * beta_linear(t); }, beta_linear};
     case SdeKind::subvp:

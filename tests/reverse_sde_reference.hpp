@@ -68,8 +68,8 @@ struct GaussianReverseOf {
     return {double(at.mean * mean), double(at.mean * at.mean * variance + at.variance)};
   }
   Normal reverse(double t) const {
-    const Normal now = exact(t), last = exact(sde.horizon);
-    const double gain = double(kernel(sde, sde.horizon).mean / kernel(sde, t).mean) * now.variance / last.variance;
+    const Normal now = exact(t), last = exact(sde.horizon());
+    const double gain = double(kernel(sde, sde.horizon()).mean / kernel(sde, t).mean) * now.variance / last.variance;
     return {now.mean - gain * last.mean,
             gain * gain * sde.prior_variance() + now.variance - gain * gain * last.variance};
   }
@@ -111,9 +111,7 @@ struct SoftplusSum {
         mlp.parameters[mlp.architecture.weight_offset(1) + unit] = height[j];
       }
     }
-    ForwardSde sde;
-    sde.horizon = horizon, sde.t_min = t_min;
-    return {sde, mlp};
+    return {ForwardSde::ou({.horizon = horizon, .t_min = t_min}), mlp};
   }
 };
 

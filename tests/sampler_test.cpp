@@ -80,11 +80,11 @@ TEST(TimeGrids, Geometric) {
 
 TEST(TimeGrids, ParseNamesAll) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
-  EXPECT_EQ(TimeGrid::parse("paper", sde).times(), TimeGrid::paper(sde.horizon).times());
-  EXPECT_EQ(TimeGrid::parse("uniform:20", sde).times(), TimeGrid::uniform(sde.horizon, 0, 20).times());
-  EXPECT_EQ(TimeGrid::parse("uniform:20:0.25", sde).times(), TimeGrid::uniform(sde.horizon, 0.25, 20).times());
-  EXPECT_EQ(TimeGrid::parse("geometric:7", sde).times(), TimeGrid::geometric(sde.horizon, sde.t_min, 7).times());
-  EXPECT_EQ(TimeGrid::parse("geometric:7:1e-2", sde).times(), TimeGrid::geometric(sde.horizon, 1e-2, 7).times());
+  EXPECT_EQ(TimeGrid::parse("paper", sde).times(), TimeGrid::paper(sde.horizon()).times());
+  EXPECT_EQ(TimeGrid::parse("uniform:20", sde).times(), TimeGrid::uniform(sde.horizon(), 0, 20).times());
+  EXPECT_EQ(TimeGrid::parse("uniform:20:0.25", sde).times(), TimeGrid::uniform(sde.horizon(), 0.25, 20).times());
+  EXPECT_EQ(TimeGrid::parse("geometric:7", sde).times(), TimeGrid::geometric(sde.horizon(), sde.t_min(), 7).times());
+  EXPECT_EQ(TimeGrid::parse("geometric:7:1e-2", sde).times(), TimeGrid::geometric(sde.horizon(), 1e-2, 7).times());
 }
 
 TEST(TimeGrids, TimesFromAFile) {
@@ -306,7 +306,7 @@ INSTANTIATE_TEST_SUITE_P(Kinds, EverySde, ::testing::ValuesIn(kKinds),
 // per cent of a deviation in the mean; Heun is ten times better at least.
 TEST_P(EverySde, ReachesMeanAndCovarianceOfGaussianData) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
-  const double end = sde.t_min, horizon = sde.horizon;
+  const double end = sde.t_min(), horizon = sde.horizon();
   const Index n = 20'000;
   for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::heun}) {
     const bool long_horizon = GetParam() == SdeKind::ou && scheme == Scheme::euler_maruyama;
@@ -336,7 +336,7 @@ TEST_P(EverySde, ReachesMeanAndCovarianceOfGaussianData) {
 // words.
 TEST_P(EverySde, EulerMaruyamaPathIsTheOneItsSeedNames) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
-  const TimeGrid grid = TimeGrid::uniform(sde.horizon, sde.horizon / 20, 12);
+  const TimeGrid grid = TimeGrid::uniform(sde.horizon(), sde.horizon() / 20, 12);
   const Index n = 99;
   const std::uint64_t seed = 11, first = (std::uint64_t{1} << 32) - 50;
   const auto normals = [&](Index i, RandomUse use, std::uint64_t step) {
@@ -375,7 +375,7 @@ TEST_P(EverySde, EulerMaruyamaPathIsTheOneItsSeedNames) {
 // The flow's path by every scheme: its recursion in double, along each axis.
 TEST_P(EverySde, ProbabilityFlowPathIsTheSchemes) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
-  const TimeGrid grid = TimeGrid::uniform(sde.horizon, sde.horizon / 20, 12);
+  const TimeGrid grid = TimeGrid::uniform(sde.horizon(), sde.horizon() / 20, 12);
   const Index n = 99;
   for (const Scheme scheme : {Scheme::euler, Scheme::heun, Scheme::rk4}) {
     std::vector<float> x(2 * n);
@@ -403,8 +403,8 @@ TEST_P(EverySde, ProbabilityFlowPathIsTheSchemes) {
 // and by Heun's, below 1e-2 (VE, whose σ grows by 2 per cent a step).
 TEST_P(EverySde, LogDensityOfGaussianData) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
-  const double end = sde.t_min, variance = sde.prior_variance();
-  const TimeGrid grid = TimeGrid::uniform(sde.horizon, end, 400);
+  const double end = sde.t_min(), variance = sde.prior_variance();
+  const TimeGrid grid = TimeGrid::uniform(sde.horizon(), end, 400);
   const Index n = 99;
   std::vector<float> x(2 * n), log_density(n);
   for (Index i = 0; i < n; ++i) {
@@ -421,8 +421,8 @@ TEST_P(EverySde, LogDensityOfGaussianData) {
       const Axis axis{sde, kMean[j], kVariance[j]};
       for (Index i = 0; i < n; ++i) {
         double u = to_axes(x[2 * i], x[2 * i + 1])[j];
-        exact[i] += log_prior(axis.flow_map(end, sde.horizon, u)) +
-                    0.5 * std::log(axis.variance_at(sde.horizon) / axis.variance_at(end));
+        exact[i] += log_prior(axis.flow_map(end, sde.horizon(), u)) +
+                    0.5 * std::log(axis.variance_at(sde.horizon()) / axis.variance_at(end));
         for (int k = grid.steps(); k > 0; --k) {
           const double t = grid.times()[k], dt = grid.times()[k - 1] - t;
           of_scheme[i] += axis.divergence_step(scheme, t, dt);
@@ -440,11 +440,7 @@ TEST_P(EverySde, LogDensityOfGaussianData) {
 
 // ---- Orders ----
 
-ForwardSde short_ou() {
-  ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
-  sde.horizon = 2;
-  return sde;
-}
+ForwardSde short_ou() { return ForwardSde::ou({.horizon = 2}); }
 
 // Least-squares slope of log error over log step.
 double slope(const std::vector<int>& steps, const std::vector<double>& errors) {
@@ -474,7 +470,7 @@ TEST(Orders, ProbabilityFlow) {
   for (const Case& c : cases) {
     std::vector<double> errors;
     for (const int steps : c.steps) {
-      const TimeGrid grid = TimeGrid::uniform(sde.horizon, 0, steps);
+      const TimeGrid grid = TimeGrid::uniform(sde.horizon(), 0, steps);
       std::vector<float> x = start;
       Sampler(with_threads(2), gaussian(sde), grid).integrate(View<float>(x, 2), {.scheme = c.scheme});
       double worst = 0;
@@ -482,7 +478,7 @@ TEST(Orders, ProbabilityFlow) {
         const auto from = to_axes(start[2 * i], start[2 * i + 1]), to = to_axes(x[2 * i], x[2 * i + 1]);
         for (int j = 0; j < 2; ++j) {
           const Axis axis{sde, kMean[j], kVariance[j]};
-          worst = std::max(worst, std::fabs(to[j] - axis.flow_map(sde.horizon, 0, from[j])));
+          worst = std::max(worst, std::fabs(to[j] - axis.flow_map(sde.horizon(), 0, from[j])));
         }
       }
       errors.push_back(worst);
@@ -503,7 +499,7 @@ TEST(Orders, EulerMaruyamaWeak) {
   std::array<std::vector<double>, 2> coarse_errors, fine_errors;
   std::vector<float> x(2 * n);
   for (const int steps : coarse) {
-    const TimeGrid grid = TimeGrid::uniform(sde.horizon, 0, steps);
+    const TimeGrid grid = TimeGrid::uniform(sde.horizon(), 0, steps);
     Sampler(with_threads(0), gaussian(sde), grid).sample(View<float>(x, 2), {.seed = 4, .noise_in_last_step = true});
     const SampleMoments m = moments_along_axes(x);
     for (int j = 0; j < 2; ++j) {
@@ -514,7 +510,7 @@ TEST(Orders, EulerMaruyamaWeak) {
     }
   }
   const auto variance = [&](int axis, int steps) {
-    const TimeGrid grid = TimeGrid::uniform(sde.horizon, 0, steps);
+    const TimeGrid grid = TimeGrid::uniform(sde.horizon(), 0, steps);
     return scheme_law({sde, kMean[axis], kVariance[axis]}, Scheme::euler_maruyama, grid, true).variance;
   };
   for (int j = 0; j < 2; ++j) {
@@ -530,8 +526,7 @@ TEST(Orders, EulerMaruyamaWeak) {
 // The exact score transports exactly: at the end of the grid the flow's density is p_t itself. With rate 2 and T = 10
 // the prior misses p_T by e^{−20}.
 TEST(LogDensity, OfAMixtureIsItsOwn) {
-  ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
-  sde.first = 2, sde.second = 1.5;
+  const ForwardSde sde = ForwardSde::ou({.rate = 2, .g = 1.5});
   const double end = 0.01;
   const auto c = sde.at(end);
   struct Component {
@@ -553,7 +548,7 @@ TEST(LogDensity, OfAMixtureIsItsOwn) {
     }
     expected[i] = std::log(density);
   }
-  const Sampler sampler(with_threads(2), model, TimeGrid::geometric(sde.horizon, end, 300));
+  const Sampler sampler(with_threads(2), model, TimeGrid::geometric(sde.horizon(), end, 300));
   sampler.log_density(View<const float>(x, 2), View<float>(log_density), Scheme::rk4);
   EXPECT_TRUE(agrees(log_density, expected, {.norm = 1e-4, .absolute = 1e-4}));
 }
@@ -569,14 +564,14 @@ TEST(LogDensity, HutchinsonKeepsItsProbesAlongAPath) {
   const std::array<float, 2> point = {0.7f, -0.2f};
   std::vector<float> x(2 * n), exact(1), estimate(n);
   for (Index i = 0; i < n; ++i) std::copy(point.begin(), point.end(), x.begin() + 2 * i);
-  const Sampler sampler(with_threads(2), gaussian(sde), TimeGrid::uniform(sde.horizon, end, 40));
+  const Sampler sampler(with_threads(2), gaussian(sde), TimeGrid::uniform(sde.horizon(), end, 40));
   sampler.log_density(View<const float>(x.data(), 1, 2), View<float>(exact), Scheme::heun);
   sampler.log_density(View<const float>(x, 2), View<float>(estimate), Scheme::heun, {.probes = 1, .seed = 9});
   std::array<double, 2> along;
   for (int j = 0; j < 2; ++j) {
     const Axis axis{sde, kMean[j], kVariance[j]};
-    along[j] = 0.5 * std::log(axis.variance_at(sde.horizon) / axis.variance_at(end)) -
-               std::log(sde.at(sde.horizon).mean / sde.at(end).mean);
+    along[j] = 0.5 * std::log(axis.variance_at(sde.horizon()) / axis.variance_at(end)) -
+               std::log(sde.at(sde.horizon()).mean / sde.at(end).mean);
   }
   const double half = 2 * std::cos(kAngle) * std::sin(kAngle) * std::fabs(along[0] - along[1]);
   ASSERT_GT(half, 0.1);

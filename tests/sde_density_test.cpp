@@ -24,7 +24,7 @@ using testing::Normal;
 
 Context context() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
 
-ForwardSde short_ou(double horizon) { return {.horizon = horizon, .t_min = 1e-3}; }
+ForwardSde short_ou(double horizon) { return ForwardSde::ou({.horizon = horizon, .t_min = 1e-3}); }
 
 std::vector<double> spread_points(std::int64_t n, double low, double high) {
   std::vector<double> x;
@@ -66,7 +66,9 @@ TEST(SdeDensity, OfGaussiansWithTheWrongPrior) {
 
 TEST(SdeDensity, OfGaussiansForEverySde) {
   for (ForwardSde sde : testing::all_sdes()) {
-    if (sde.kind == SdeKind::vp_linear || sde.kind == SdeKind::subvp) sde.horizon = 0.3;  // where the prior is wrong
+    if (sde.kind() == SdeKind::vp_linear || sde.kind() == SdeKind::subvp) {
+      sde = ForwardSde::parse(sde.name(), R"({"T": 0.3})");  // where the prior is wrong
+    }
     SCOPED_TRACE(sde.name());
     const testing::GaussianReverseOf reference{sde, 0.7, 0.3};
     const Model model{sde, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};

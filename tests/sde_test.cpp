@@ -12,10 +12,12 @@
 
 #include "compare.hpp"
 #include "fokker/error.hpp"
+#include "sde_parameters.hpp"
 
 namespace fokker {
 namespace {
 
+using testing::parameters_of;
 using Wide = long double;
 
 // Nichol and Dhariwal's schedule is kept from its pole: β stays constant from here on.
@@ -29,21 +31,21 @@ void PrintTo(const Case& c, std::ostream* out) { *out << c.label; }
 
 // β of the variance-preserving family, in unit time.
 Wide reference_beta(const ForwardSde& sde, Wide t) {
-  const Wide tau = t / sde.horizon, p = sde.first, q = sde.second;
-  if (sde.kind != SdeKind::vp_cosine) return p + (q - p) * tau;
+  const Wide tau = t / sde.horizon(), p = parameters_of(sde).p, q = parameters_of(sde).q;
+  if (sde.kind() != SdeKind::vp_cosine) return p + (q - p) * tau;
   const Wide angle = std::numbers::pi_v<Wide> / 2 * (std::min(tau, cosine_last) + p) / (1 + p);
-  return std::numbers::pi_v<Wide> / (1 + p) / sde.horizon * std::sin(angle) / std::cos(angle);
+  return std::numbers::pi_v<Wide> / (1 + p) / sde.horizon() * std::sin(angle) / std::cos(angle);
 }
 
 Wide reference_drift(const ForwardSde& sde, Wide t) {
-  if (sde.kind == SdeKind::ou) return -Wide(sde.first);
-  return sde.kind == SdeKind::ve ? 0 : -reference_beta(sde, t) / 2;
+  if (sde.kind() == SdeKind::ou) return -Wide(parameters_of(sde).p);
+  return sde.kind() == SdeKind::ve ? 0 : -reference_beta(sde, t) / 2;
 }
 
 // integral = ∫_0^t β, which sub-VP's diffusion contains.
 Wide reference_diffusion_squared(const ForwardSde& sde, Wide t, Wide integral) {
-  const Wide p = sde.first, q = sde.second, T = sde.horizon;
-  switch (sde.kind) {
+  const Wide p = parameters_of(sde).p, q = parameters_of(sde).q, T = sde.horizon();
+  switch (sde.kind()) {
     case SdeKind::ou: return q * q;
     case SdeKind::ve: {  // dx = σ_min (σ_max/σ_min)^τ √(2 log(σ_max/σ_min)/T) dW
       const Wide scale = p * std::pow(q / p, t / T);
@@ -82,16 +84,17 @@ Moments integrate(const ForwardSde& sde, Moments y, Wide s, Wide t, int steps) {
 // exponents' size, and for the cosine schedule the nearness of its angle to the pole at π/2, where cos and tan are
 // taken.
 Wide condition(const ForwardSde& sde, Wide t) {
-  const Wide tau = t / sde.horizon;
-  switch (sde.kind) {
-    case SdeKind::ou: return 1 + 2 * sde.first * t;
-    case SdeKind::ve: return 1 + 2 * std::log(Wide(sde.second) / sde.first);
+  const Wide tau = t / sde.horizon();
+  const auto [p, q] = parameters_of(sde);
+  switch (sde.kind()) {
+    case SdeKind::ou: return 1 + 2 * p * t;
+    case SdeKind::ve: return 1 + 2 * std::log(Wide(q) / p);
     case SdeKind::vp_cosine: {
       const Wide inner = std::min(tau, cosine_last);
-      return 1 + std::numbers::pi_v<Wide> * reference_beta(sde, inner * sde.horizon) * sde.horizon / 2 +
-             reference_beta(sde, sde.horizon) * (tau - inner) * sde.horizon;
+      return 1 + std::numbers::pi_v<Wide> * reference_beta(sde, inner * sde.horizon()) * sde.horizon() / 2 +
+             reference_beta(sde, sde.horizon()) * (tau - inner) * sde.horizon();
     }
-    default: return 1 + t * (sde.first + tau * (sde.second - sde.first) / 2);
+    default: return 1 + t * (p + tau * (q - p) / 2);
   }
 }
 
@@ -115,15 +118,14 @@ class EverySde : public ::testing::TestWithParam<Case> {};
 
 TEST_P(EverySde, MomentsSolveTheirEquationsIntegratedNumerically) {
   const ForwardSde sde = GetParam().sde;
-  sde.validate();
   // 200 000 steps in all: with rates up to 400 per horizon the truncation error, (rate h)^5/120 a step, is below 1e-13
   // at the end. The last node but one of these is where the cosine schedule has its kink: no step straddles it.
   const std::vector<Wide> taus = {0, 0.001L, 0.01L, 0.1L, 0.25L, 0.5L, 0.75L, 0.9L, 0.98L, cosine_last, 1};
   Moments moments;
   for (std::size_t k = 1; k < taus.size(); ++k) {
-    const Wide s = taus[k - 1] * sde.horizon;
+    const Wide s = taus[k - 1] * sde.horizon();
     // The double nearest to the node, so that library and reference stand at the same time.
-    const Wide t = static_cast<double>(taus[k] * sde.horizon);
+    const Wide t = static_cast<double>(taus[k] * sde.horizon());
     moments = integrate(sde, moments, static_cast<double>(s), t, 20000);
     expect_coefficients<double>(sde, static_cast<double>(t), moments);
   }
@@ -132,7 +134,7 @@ TEST_P(EverySde, MomentsSolveTheirEquationsIntegratedNumerically) {
 TEST_P(EverySde, FloatCoefficientsAreAsGoodAsFloatAllows) {
   const ForwardSde sde = GetParam().sde;
   for (const double tau : {1e-6, 1e-4, 0.01, 0.3, 0.7, 0.95, 0.999}) {
-    const auto t = static_cast<float>(tau * sde.horizon);
+    const auto t = static_cast<float>(tau * sde.horizon());
     expect_coefficients<float>(sde, t, integrate(sde, {}, 0, t, tau > 0.9 ? 20000 : 2000));
   }
 }
@@ -140,7 +142,7 @@ TEST_P(EverySde, FloatCoefficientsAreAsGoodAsFloatAllows) {
 TEST_P(EverySde, NoDigitsAreLostAtSmallTimes) {
   const ForwardSde sde = GetParam().sde;
   for (const double tau : {1e-15, 1e-12, 1e-9, 1e-7, 1e-5, 1e-3}) {
-    const double t = tau * sde.horizon;
+    const double t = tau * sde.horizon();
     expect_coefficients<double>(sde, t, integrate(sde, {}, 0, t, 500));
     const auto t_float = static_cast<float>(t);
     expect_coefficients<float>(sde, t_float, integrate(sde, {}, 0, t_float, 500));
@@ -151,11 +153,11 @@ TEST_P(EverySde, DerivativesMatchDifferencesOfTheClosedForms) {
   const ForwardSde sde = GetParam().sde;
   // Eighth-order central differences: the truncation error (rate h)^8/630 and the rounding 1e-19/h stay below 1e-12 of
   // the rate for rates up to 400 per horizon.
-  const Wide h = 1e-4L * sde.horizon;
+  const Wide h = 1e-4L * sde.horizon();
   const Wide weights[] = {4.0L / 5, -1.0L / 5, 4.0L / 105, -1.0L / 280};
   for (const double tau : {0.001, 0.02, 0.2, 0.5, 0.8, 0.96, 0.997}) {
     SCOPED_TRACE(fmt::format("tau = {}", tau));
-    const Wide t = Wide(tau) * sde.horizon;
+    const Wide t = Wide(tau) * sde.horizon();
     Wide mean_slope = 0, variance_slope = 0;
     for (int k = 1; k <= 4; ++k) {
       const auto after = sde.at(t + k * h), before = sde.at(t - k * h);
@@ -163,7 +165,7 @@ TEST_P(EverySde, DerivativesMatchDifferencesOfTheClosedForms) {
       variance_slope += weights[k - 1] * (after.variance - before.variance) / h;
     }
     const auto c = sde.at(t);
-    const Wide rate = std::abs(c.drift) + 1 / Wide(sde.horizon);
+    const Wide rate = std::abs(c.drift) + 1 / Wide(sde.horizon());
     const auto tolerance = [&](Wide size) { return static_cast<double>(1e-12L * rate * size); };
     EXPECT_TRUE(testing::agrees(double(mean_slope), double(c.drift * c.mean), 0, tolerance(c.mean)));
     EXPECT_TRUE(testing::agrees(double(variance_slope), double(2 * c.drift * c.variance + c.diffusion_squared), 0,
@@ -175,7 +177,7 @@ TEST_P(EverySde, TransitionsCompose) {
   // From the library's moments at s, the equations lead to its moments at t: one kernel after another is a kernel.
   const ForwardSde sde = GetParam().sde;
   for (const auto& [from, to] : {std::pair(0.05, 0.3), std::pair(0.3, 0.6), std::pair(0.1, 0.9)}) {
-    const double s = from * sde.horizon, t = to * sde.horizon;
+    const double s = from * sde.horizon(), t = to * sde.horizon();
     const auto start = sde.at<Wide>(s);
     // ∫β up to s, which sub-VP needs, follows from m² = e^{−∫β}.
     const Moments there = integrate(sde, {start.mean, start.variance, -2 * std::log(start.mean)}, s, t, 20000);
@@ -194,16 +196,16 @@ TEST_P(EverySde, StartsFromThePoint) {
 TEST_P(EverySde, PriorIsWhatTheDataTendTo) {
   const ForwardSde sde = GetParam().sde;
   const double prior = sde.prior_variance();
-  if (sde.kind == SdeKind::ve) {
-    const Moments end = integrate(sde, {}, 0, sde.horizon, 20000);
+  if (sde.kind() == SdeKind::ve) {
+    const Moments end = integrate(sde, {}, 0, sde.horizon(), 20000);
     EXPECT_TRUE(testing::agrees(prior, double(end.variance), 1e-13));
     return;
   }
   // Stationary: 2 a P + g² = 0, exactly for ou and VP; for sub-VP up to e^{−2∫β}.
   for (const double tau : {0.1, 0.5, 0.9}) {
-    const double t = tau * sde.horizon;
+    const double t = tau * sde.horizon();
     const Moments there = integrate(sde, {}, 0, t, 2000);
-    const double rest = sde.kind == SdeKind::subvp ? double(std::exp(-2 * there.integral)) : 0;
+    const double rest = sde.kind() == SdeKind::subvp ? double(std::exp(-2 * there.integral)) : 0;
     const auto a = double(reference_drift(sde, t)), g2 = double(reference_diffusion_squared(sde, t, there.integral));
     EXPECT_TRUE(testing::agrees(2 * a * prior + g2, 2 * a * rest, 0, 1e-12 * std::abs(a)));
   }
@@ -211,52 +213,54 @@ TEST_P(EverySde, PriorIsWhatTheDataTendTo) {
 
 TEST_P(EverySde, NameAndParametersReadBack) {
   const ForwardSde sde = GetParam().sde, back = ForwardSde::parse(sde.name(), sde.parameters_json());
-  EXPECT_EQ(back.kind, sde.kind);
-  EXPECT_EQ(back.first, sde.first);
-  EXPECT_EQ(back.horizon, sde.horizon);
-  EXPECT_EQ(back.t_min, sde.t_min);
-  if (sde.kind != SdeKind::vp_cosine) {
-    EXPECT_EQ(back.second, sde.second);
-  }
+  EXPECT_EQ(back.kind(), sde.kind());
+  EXPECT_EQ(parameters_of(back).p, parameters_of(sde).p);
+  EXPECT_EQ(parameters_of(back).q, parameters_of(sde).q);
+  EXPECT_EQ(back.horizon(), sde.horizon());
+  EXPECT_EQ(back.t_min(), sde.t_min());
   EXPECT_NE(ForwardSde::describe_all().find(sde.name()), std::string::npos);
 }
 
 INSTANTIATE_TEST_SUITE_P(Sde, EverySde,
                          ::testing::Values(Case{"ou_paper", ForwardSde{}},
-                                           Case{"ou", {SdeKind::ou, 0.7, 1.9, 3, 1e-37}},
+                                           Case{"ou", ForwardSde::ou({0.7, 1.9, 3, 1e-37})},
                                            Case{"vp_linear_default", ForwardSde::defaults(SdeKind::vp_linear)},
-                                           Case{"vp_linear", {SdeKind::vp_linear, 0.3, 5, 2.5, 1.0 / 3}},
-                                           Case{"vp_linear_constant", {SdeKind::vp_linear, 2, 2, 1, 1e-3}},
+                                           Case{"vp_linear", ForwardSde::vp_linear({0.3, 5, 2.5, 1.0 / 3})},
+                                           Case{"vp_linear_constant", ForwardSde::vp_linear({2, 2, 1, 1e-3})},
                                            Case{"vp_cosine_default", ForwardSde::defaults(SdeKind::vp_cosine)},
-                                           Case{"vp_cosine", {SdeKind::vp_cosine, 0.05, 1, 4, 1e-3}},
+                                           Case{"vp_cosine", ForwardSde::vp_cosine({0.05, 4, 1e-3})},
                                            Case{"subvp_default", ForwardSde::defaults(SdeKind::subvp)},
-                                           Case{"subvp", {SdeKind::subvp, 0.3, 5, 2.5, 1e-3}},
+                                           Case{"subvp", ForwardSde::subvp({0.3, 5, 2.5, 1e-3})},
                                            Case{"ve_default", ForwardSde::defaults(SdeKind::ve)},
-                                           Case{"ve", {SdeKind::ve, 0.2, 3, 1.7, 1e-3}}),
+                                           Case{"ve", ForwardSde::ve({0.2, 3, 1.7, 1e-3})}),
                          [](const auto& test) { return std::string(test.param.label); });
 
 TEST(SdeDefaults, AreThoseOfThePaperAndOfTheLiterature) {
-  const auto is = [](const ForwardSde& sde, double first, double horizon, double t_min) {
-    return sde.first == first && sde.horizon == horizon && sde.t_min == t_min;
+  const auto expect = [](const ForwardSde& sde, const char* parameters) {
+    EXPECT_EQ(ForwardSde::parse(sde.name()).parameters_json(), parameters);
+    EXPECT_EQ(ForwardSde::defaults(sde.kind()).parameters_json(), parameters);
+    EXPECT_EQ(sde.parameters_json(), parameters);
   };
-  EXPECT_TRUE(is(ForwardSde::parse("ou"), 1, 10, 1e-4));
-  EXPECT_EQ(ForwardSde::parse("ou").second, 1);
-  EXPECT_TRUE(is(ForwardSde::parse("vp-linear"), 0.1, 1, 1e-3));
-  EXPECT_EQ(ForwardSde::parse("vp-linear").second, 20);
-  EXPECT_TRUE(is(ForwardSde::parse("subvp"), 0.1, 1, 1e-3));
-  EXPECT_EQ(ForwardSde::parse("subvp").second, 20);
-  EXPECT_TRUE(is(ForwardSde::parse("vp-cosine"), 0.008, 1, 1e-3));
-  EXPECT_TRUE(is(ForwardSde::parse("ve"), 0.01, 1, 1e-3));
-  EXPECT_EQ(ForwardSde::parse("ve").second, 50);
+  expect(ForwardSde(), R"({"rate":1.0,"g":1.0,"T":10.0,"t_min":0.0001})");
+  expect(ForwardSde::ou(), R"({"rate":1.0,"g":1.0,"T":10.0,"t_min":0.0001})");
+  expect(ForwardSde::vp_linear(), R"({"beta_min":0.1,"beta_max":20.0,"T":1.0,"t_min":0.001})");
+  expect(ForwardSde::subvp(), R"({"beta_min":0.1,"beta_max":20.0,"T":1.0,"t_min":0.001})");
+  expect(ForwardSde::vp_cosine(), R"({"s":0.008,"T":1.0,"t_min":0.001})");
+  expect(ForwardSde::ve(), R"({"sigma_min":0.01,"sigma_max":50.0,"T":1.0,"t_min":0.001})");
+}
+
+TEST(SdeFactories, KeepTheDefaultsOfWhatIsNotNamed) {
+  const ForwardSde sde = ForwardSde::vp_linear({.beta_max = 7, .t_min = 0.01});
+  EXPECT_EQ(sde.kind(), SdeKind::vp_linear);
+  EXPECT_EQ(sde.parameters_json(), R"({"beta_min":0.1,"beta_max":7.0,"T":1.0,"t_min":0.01})");
+  EXPECT_EQ(sde.horizon(), 1);
+  EXPECT_EQ(sde.t_min(), 0.01);
 }
 
 TEST(SdeParse, ReadsSomeParametersAndKeepsTheOthers) {
   const ForwardSde sde = ForwardSde::parse("vp-linear", R"( {"beta_max": 7, "T": 2e0} )");
-  EXPECT_EQ(sde.first, 0.1);
-  EXPECT_EQ(sde.second, 7);
-  EXPECT_EQ(sde.horizon, 2);
-  EXPECT_EQ(sde.t_min, 1e-3);
-  EXPECT_EQ(ForwardSde::parse("ou", "{}").horizon, 10);
+  EXPECT_EQ(sde.parameters_json(), R"({"beta_min":0.1,"beta_max":7.0,"T":2.0,"t_min":0.001})");
+  EXPECT_EQ(ForwardSde::parse("ou", "{}").horizon(), 10);
 }
 
 struct Refused {
@@ -290,9 +294,9 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{"ou", "{\"t_min\": 1e-38}", "at least 1e-37"},
         Refused{"ou", "{\"g\": 1e-6, \"t_min\": 1e-27}", "at least 1e-25"},         // σ² = 1e-12 t
         Refused{"subvp", "{\"beta_min\": 1, \"t_min\": 1e-20}", "at least 1e-18"},  // σ² = t²
-        Refused{
-            "ve", "{\"sigma_max\": 0.01000000001}",
-            "at least inf"},  // as float numbers both sigma are one Refused{"ou", "{\"T\": 1e999}", "out of range"},
+        // As float numbers both sigma are one.
+        Refused{"ve", "{\"sigma_max\": 0.01000000001}", "at least inf"},
+        Refused{"ou", "{\"T\": 1e999}", "out of range"},
         Refused{"ou", "{\"rate\": NaN}", "not valid JSON"}, Refused{"ou", "{\"rate\": \"1\"}", "must be a number"},
         Refused{"ou", "{\"rate\": null}", "must be a number"}, Refused{"ou", "{\"rate\": true}", "must be a number"},
         Refused{"ou", "{\"rate\": {}}", "nested"}, Refused{"ou", "{\"rate\": 1, \"rate\": 2}", "twice"},
@@ -314,20 +318,19 @@ TEST(SdeParse, RefusesDeepNestingAndZeroBytes) {
   EXPECT_THROW(ForwardSde::parse("ou", std::string("{}\0x", 4)), Error);
 }
 
-TEST(SdeValidate, RefusesWhatIsNotANumber) {
+TEST(SdeFactories, RefuseWhatIsNotANumber) {
   const double nan = std::numeric_limits<double>::quiet_NaN(), infinity = std::numeric_limits<double>::infinity();
   for (const double bad : {nan, infinity, -infinity}) {
-    for (double ForwardSde::*member :
-         {&ForwardSde::first, &ForwardSde::second, &ForwardSde::horizon, &ForwardSde::t_min}) {
-      ForwardSde sde;
-      sde.*member = bad;
-      EXPECT_THROW(sde.validate(), Error);
+    for (double OuSde::*member : {&OuSde::rate, &OuSde::g, &OuSde::horizon, &OuSde::t_min}) {
+      OuSde parameters;
+      parameters.*member = bad;
+      EXPECT_THROW(ForwardSde::ou(parameters), Error);
     }
   }
-  ForwardSde unknown;
+  SdeFormulas unknown;
   unknown.kind = static_cast<SdeKind>(17);
-  EXPECT_THROW(unknown.validate(), Error);
-  EXPECT_THROW(unknown.name(), Error);
+  EXPECT_THROW(ForwardSde{unknown}, Error);
+  EXPECT_THROW(ForwardSde::defaults(unknown.kind), Error);
 }
 
 }  // namespace

@@ -1293,7 +1293,7 @@ TEST_F(Tools, TrainingRecordsAsJsonLinesAndOtherNetworks) {
   EXPECT_EQ(iterations, (std::vector<int>{0, 5, 10, 15}));
   const Model model = load_model(file("v.safetensors"));
   EXPECT_EQ(model.output(), Output::score);
-  EXPECT_EQ(model.sde.kind, SdeKind::vp_linear);
+  EXPECT_EQ(model.sde.kind(), SdeKind::vp_linear);
 }
 
 TEST_F(Tools, ReproductionLeavesEverythingAndGoesOnWhereItStopped) {

@@ -179,10 +179,10 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   const std::int32_t cells = 4096;
   const std::vector<float> edges = importance_edges(sde, cells);
   ASSERT_EQ(edges.size(), 4097u);
-  EXPECT_EQ(edges.front(), float(sde.t_min));
-  EXPECT_EQ(edges.back(), float(sde.horizon));
+  EXPECT_EQ(edges.front(), float(sde.t_min()));
+  EXPECT_EQ(edges.back(), float(sde.horizon()));
   EXPECT_TRUE(std::is_sorted(edges.begin(), edges.end(), std::less_equal<>())) << "cells without width";
-  const TimeDraw time{TimeLaw::importance, float(sde.t_min), float(sde.horizon), edges.data(), cells};
+  const TimeDraw time{TimeLaw::importance, float(sde.t_min()), float(sde.horizon()), edges.data(), cells};
 
   // E_q[weight f]: the mean over equidistant u, 128 a cell. E_p[f]: t = t_min e^{y L}, 2^18 midpoints in y, in double.
   using Function = std::function<double(double)>;
@@ -202,15 +202,15 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   for (int i = 0; i < n; ++i) {
     float weight = 0;
     const double t = time((float(i) + 0.5f) / float(n), weight);
-    ASSERT_TRUE(t >= float(sde.t_min) && t <= float(sde.horizon) && weight >= 0) << t << ", " << weight;
+    ASSERT_TRUE(t >= float(sde.t_min()) && t <= float(sde.horizon()) && weight >= 0) << t << ", " << weight;
     for (std::size_t f = 0; f < functions.size(); ++f) drawn[f] += double{weight} * functions[f](t) / n;
     largest = std::max(largest, double{weight} / sde.at(t).variance);
   }
   const int m = 1 << 18;
-  const double length = std::log(sde.horizon / sde.t_min), span = sde.horizon - sde.t_min;
+  const double length = std::log(sde.horizon() / sde.t_min()), span = sde.horizon() - sde.t_min();
   for (int i = 0; i < m; ++i) {
-    const double t = sde.t_min * std::exp(length * (i + 0.5) / m);
-    const double mass = 2 * (sde.horizon - t) / (span * span) * t * length / m;
+    const double t = sde.t_min() * std::exp(length * (i + 0.5) / m);
+    const double mass = 2 * (sde.horizon() - t) / (span * span) * t * length / m;
     for (std::size_t f = 0; f < functions.size(); ++f) expected[f] += mass * functions[f](t);
   }
   // Midpoint errors (2e-6 where 1/σ² changes within a cell) and the rounding of t, up to 6e-8 of T.
@@ -291,7 +291,7 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   std::vector<float> x_0(n * d);
   data.draw(cpu(), View<float>(x_0, d), options.seed, 0, 0);
   const std::vector<float> edges = importance_edges(sde, 4096);
-  const TimeDraw time{law, float(sde.t_min), float(sde.horizon), edges.data(), 4096};
+  const TimeDraw time{law, float(sde.t_min()), float(sde.horizon()), edges.data(), 4096};
   std::vector<double> t(n), weight(n), x(n * d), target(n * d), tc(m), xc(m * d);
   for (std::int64_t i = 0; i < n; ++i) {
     float w = 0;
@@ -308,7 +308,7 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   }
   for (std::int64_t i = 0; i < m; ++i) {
     const auto u = words(options, i, RandomUse::collocation, 0, 1 + d);
-    tc[i] = sde.t_min + (sde.horizon - sde.t_min) * double{uniform_from_word(u[0])};
+    tc[i] = sde.t_min() + (sde.horizon() - sde.t_min()) * double{uniform_from_word(u[0])};
     for (std::int64_t j = 0; j < d; ++j) xc[i * d + j] = options.box * (2 * double{uniform_from_word(u[1 + j])} - 1);
   }
   const Mlp& mlp = std::get<Mlp>(model.network);

@@ -32,7 +32,7 @@ Energy exact_energy(const GaussianReverse& reference, int steps) {
 
 TEST(UpperBound, OfGaussiansHoldsAndIsTheirs) {
   const GaussianReverse reference{0.7, 0.3, 1};
-  const Model model{{.horizon = 1, .t_min = 1e-3}, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
+  const Model model{ForwardSde::ou({.horizon = 1, .t_min = 1e-3}), GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
   // ½ ∫ exp(∫ L) √e dt, L = 1 − ½/v, by the midpoint rule in log t on many pieces.
   double exponent = 0, expected = 0;
   const int pieces = 100000;
@@ -72,7 +72,7 @@ TEST(UpperBound, OfGaussiansHoldsAndIsTheirs) {
 
 TEST(UpperBound, TheLargestEigenvalueIsLookedForOverSamplesAndBox) {
   // Axis-parallel Gaussian: the wider axis decides.
-  const Model gaussian{{.horizon = 1, .t_min = 1e-3},
+  const Model gaussian{ForwardSde::ou({.horizon = 1, .t_min = 1e-3}),
                        GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};
   const Energy energy = exact_energy({0.7, 0.3, 1}, 10);
   const UpperBound of_gaussian = gap_upper_bound(context(), gaussian, energy, {.samples = 19, .box_points = 19});
@@ -111,7 +111,7 @@ TEST(UpperBound, SaysWhereItIsVacuous) {
 // Only an energy that is known to be 0 bounds the gap by 0; one that is lost or all noise bounds nothing.
 TEST(UpperBound, WhatIsNotKnownOfTheEnergyIsNoBound) {
   const GaussianReverse reference{0.7, 0.3, 1};
-  const Model model{{.horizon = 1, .t_min = 1e-3}, GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
+  const Model model{ForwardSde::ou({.horizon = 1, .t_min = 1e-3}), GaussianMixture::isotropic(1, {1}, {0.7}, {0.3})};
   const auto bound = [&](auto change) {
     Energy energy = exact_energy(reference, 10);
     for (std::size_t k = 0; k < energy.energy.size(); ++k) change(k, energy.energy[k].value);
@@ -154,7 +154,7 @@ TEST(UpperBound, PointsThatAreNotFiniteAreCounted) {
   for (double& parameter : endless.parameters) parameter = parameter == 0 ? 0 : 1e36;
   endless.parameters[0] = 0;  // of t
   endless.parameters[architecture.weight_offset(9)] = 1;
-  const UpperBound bound = gap_upper_bound(context(), {{.horizon = 1, .t_min = 1e-3}, endless},
+  const UpperBound bound = gap_upper_bound(context(), {ForwardSde::ou({.horizon = 1, .t_min = 1e-3}), endless},
                                            exact_energy({0.7, 0.3, 1}, 10), {.samples = 500, .box_points = 400});
   EXPECT_EQ(bound.points_box, 11 * 400);
   EXPECT_GT(bound.left_out_box, 0);
@@ -180,14 +180,12 @@ TEST(UpperBound, OfARotatedGaussianForOtherSdes) {
   const GaussianMixture gaussian(
       2, {1}, {0.7, -0.2},
       {wide * cosine * cosine + narrow * sine * sine, cross, cross, wide * sine * sine + narrow * cosine * cosine});
-  for (const SdeKind kind : {SdeKind::vp_linear, SdeKind::subvp, SdeKind::ve}) {
-    ForwardSde sde = ForwardSde::defaults(kind);
-    sde.horizon = 0.5;
-    if (kind == SdeKind::ve) sde.first = 0.5, sde.second = 5;
+  for (const ForwardSde& sde : {ForwardSde::vp_linear({.horizon = 0.5}), ForwardSde::subvp({.horizon = 0.5}),
+                                ForwardSde::ve({.sigma_min = 0.5, .sigma_max = 5, .horizon = 0.5})}) {
     SCOPED_TRACE(sde.name());
     const auto coefficients = [&](double t) {
       const testing::Kernel at = testing::kernel(sde, t);
-      const auto slope = [&](auto of) { return testing::slope(of, testing::Long(t), sde.horizon); };
+      const auto slope = [&](auto of) { return testing::slope(of, testing::Long(t), sde.horizon()); };
       const double a = double(slope([&](testing::Long s) { return testing::kernel(sde, s).mean; }) / at.mean);
       const double g2 = double(slope([&](testing::Long s) { return testing::kernel(sde, s).variance; })) -
                         2 * a * double(at.variance);
@@ -197,7 +195,7 @@ TEST(UpperBound, OfARotatedGaussianForOtherSdes) {
     const auto energy_at = [](double t) { return 0.01 * (1 + t); };  // any will do
     double exponent = 0, expected = 0;
     const int pieces = 5000;
-    const double step = std::log(sde.horizon / kEnd) / pieces;
+    const double step = std::log(sde.horizon() / kEnd) / pieces;
     for (int i = 0; i < pieces; ++i) {
       const double t = kEnd * std::exp((i + 0.5) * step);
       const auto [rate, g2] = coefficients(t);
@@ -206,7 +204,7 @@ TEST(UpperBound, OfARotatedGaussianForOtherSdes) {
     }
     const auto bound = [&](int steps) {
       Energy energy;
-      energy.times = TimeGrid::geometric(sde.horizon, kEnd, steps).times();
+      energy.times = TimeGrid::geometric(sde.horizon(), kEnd, steps).times();
       for (const double t : energy.times) energy.energy.push_back({energy_at(t), 0});
       return gap_upper_bound(context(), {sde, gaussian}, energy, {.samples = 19, .box_points = 19});
     };

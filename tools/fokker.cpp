@@ -330,7 +330,7 @@ class Field : public Command {
     }
     const std::int64_t n = points.shape[0];
     // A float32 file rounds a horizon such as 0.7 up or down.
-    const double horizon = model.sde.horizon, slack = 1e-6 * horizon;
+    const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
     std::vector<float> t(n), x(n * d);
     for (std::int64_t i = 0; i < n; ++i) {
       t[i] = static_cast<float>(points.data[i * (1 + d)]);
@@ -474,7 +474,7 @@ class Density : public Command {
                               fmt::join(points.shape, ", "), d));
     }
     const std::int64_t n = points.shape[0];
-    if (time_option_->count() == 0) time_ = model.sde.t_min;
+    if (time_option_->count() == 0) time_ = model.sde.t_min();
     const Context context = machine_.context();
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();

@@ -213,12 +213,12 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   data.draw(context, there.view(), seed, 0, ReservedStep::held_out_loss);
   std::vector<float> x = to_host(context, there.view()), times(n);
   const std::vector<float> z = denoising_noise(n, d, seed, ReservedStep::held_out_loss);
-  const double span = sde.horizon - sde.t_min, log_ratio = std::log(sde.horizon / sde.t_min);
+  const double span = sde.horizon() - sde.t_min(), log_ratio = std::log(sde.horizon() / sde.t_min());
   for (std::int64_t i = 0; i < n; ++i) {
     double u;
     draw_uniforms(&u, 1, RandomUse::time, seed, static_cast<std::uint64_t>(i), ReservedStep::held_out_loss);
     u = (double(i) + u) / double(n);
-    times[i] = float(sde.t_min * std::exp(u * log_ratio));
+    times[i] = float(sde.t_min() * std::exp(u * log_ratio));
     const SdeCoefficients<double> at = sde.at(double(times[i]));
     const double deviation = std::sqrt(at.variance);
     for (std::int64_t j = i * d; j < (i + 1) * d; ++j) x[j] = float(at.mean * x[j] + deviation * z[j]);
@@ -231,7 +231,7 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
   const std::vector<float> score = to_host(context, score_there.view());
   double sum = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    const double t = times[i], weight = 2 * (sde.horizon - t) / (span * span) * t * log_ratio,
+    const double t = times[i], weight = 2 * (sde.horizon() - t) / (span * span) * t * log_ratio,
                  deviation = std::sqrt(sde.at(t).variance);
     for (std::int64_t j = i * d; j < (i + 1) * d; ++j) {
       const double error = score[j] + z[j] / deviation;

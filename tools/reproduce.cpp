@@ -518,8 +518,8 @@ class Reproduction {
   // and with a constant ratio from there to the end of the samplers' times, or t_min where that is 0.
   std::vector<double> diagnosis_times() const {
     constexpr int early = 90, late = 70;
-    const double horizon = sde_.horizon, middle = 0.1 * horizon,
-                 end = std::max(TimeGrid::parse(preset_.gap.grid, sde_).times().back(), sde_.t_min);
+    const double horizon = sde_.horizon(), middle = 0.1 * horizon,
+                 end = std::max(TimeGrid::parse(preset_.gap.grid, sde_).times().back(), sde_.t_min());
     std::vector<double> times;
     for (int k = 0; k < early; ++k) times.push_back(std::lerp(horizon, std::max(middle, end), double(k) / early));
     for (int k = 0; k < late && end < middle; ++k) times.push_back(middle * std::pow(end / middle, double(k) / late));

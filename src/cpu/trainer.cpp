@@ -30,7 +30,7 @@ class CpuTrainer final : public TrainOperator {
         options_(options),
         loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
     if (options.time_law == TimeLaw::importance) edges_ = importance_edges(sde_, time_cells);
-    time_ = {options.time_law, static_cast<float>(sde_.t_min), static_cast<float>(sde_.horizon), edges_.data(),
+    time_ = {options.time_law, static_cast<float>(sde_.t_min()), static_cast<float>(sde_.horizon()), edges_.data(),
              time_cells};
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
     state_.parameters.assign(parameters.begin(), parameters.end());

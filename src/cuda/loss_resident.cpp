@@ -34,7 +34,7 @@ class ResidentLoss final : public TrainingLoss {
     task.denoising_weight = denoising.weight.data;
     task.collocation_t = collocation.t.data;
     task.collocation_x = collocation.x.data;
-    task.points.sde = sde_;
+    task.points.sde = sde_.formulas();
     task.points.denoising_points = denoising.t.rows;
     task.points.collocation_points = collocation.t.rows;
     task.residual_weight = residual_weight;

@@ -203,7 +203,7 @@ class WideSweeps {
                                        .t = rows.t,
                                        .t_stride = 1,
                                        .x = rows.x,
-                                       .sde = sde_,
+                                       .sde = sde_.formulas(),
                                        .square = losses_,
                                        .scale = scale,
                                        .seed = wanted ? seed_ : nullptr,

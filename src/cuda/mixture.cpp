@@ -52,7 +52,7 @@ class MixtureField final : public DeviceField<T> {
                 .rotations = keep(rotations),
                 .isotropic = keep(isotropic),
                 .rotated = !rotations.empty(),
-                .sde = sde};
+                .sde = sde.formulas()};
     const std::int64_t numbers = kernels::mixture_scratch(mixture_);
     const std::int64_t fit = scratch_bytes / (numbers * static_cast<std::int64_t>(sizeof(double)));
     workspace_.slots = std::clamp<std::int64_t>(fit, 1, most_slots);

@@ -49,7 +49,7 @@ class ResidentField final : public DeviceField<float> {
                                            .score = outputs.score.data,
                                            .divergence = outputs.divergence.data,
                                            .residual = outputs.residual.data,
-                                           .sde = sde_,
+                                           .sde = sde_.formulas(),
                                            .estimate = estimate},
                                           queue_.limits, queue_.stream),
           "launch_resident_fields");

@@ -86,8 +86,8 @@ class CudaTrainer final : public TrainOperator {
     const ForwardSde& sde = initial.sde;
     if (options.time_law == TimeLaw::importance) edges_ = upload(importance_edges(sde, time_cells));
     draw_ = {.data = data.source(),
-             .sde = sde,
-             .time = {options.time_law, static_cast<float>(sde.t_min), static_cast<float>(sde.horizon),
+             .sde = sde.formulas(),
+             .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()),
                       edges_.as<const float>(), time_cells},
              .seed = options.seed,
              .iteration = &report_.as<kernels::UpdateReport>()->iteration,

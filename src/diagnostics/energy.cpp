@@ -61,7 +61,7 @@ Estimate jackknife(double value, double step_error, const std::vector<double>& w
 
 void check(const Model& model, const TimeGrid& grid, const EnergyOptions& options) {
   check_potential("the energy of a reverse SDE", model);
-  const double start = grid.times().front(), horizon = model.sde.horizon;
+  const double start = grid.times().front(), horizon = model.sde.horizon();
   if (!(std::abs(start - horizon) <= 1e-6 * horizon)) {
     throw Error(
         fmt::format("the energy needs times from the horizon {} on, and the time grid starts at {}", horizon, start));

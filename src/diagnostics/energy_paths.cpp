@@ -137,10 +137,10 @@ EnergyMeasurement energy_by_paths(const Context& context, const Model& model, co
   std::int64_t lost = 0;
   double least_effective = 1, least_time = 0, least_tail = std::numeric_limits<double>::infinity(), tail_time = 0;
   for (int k = 0; k < times; ++k) {
-    const double t = std::min(grid.times()[steps[k]], sde.horizon);
+    const double t = std::min(grid.times()[steps[k]], sde.horizon());
     const std::vector<double>& x = states[k];
     fields.evaluate(t, x.data(), n, {.residual = residual.data()});
-    const double h = kStep * std::sqrt(sde.at(t).variance + sde.at(sde.t_min).variance);
+    const double h = kStep * std::sqrt(sde.at(t).variance + sde.at(sde.t_min()).variance);
     pool.clear();
     for (std::int64_t first = 0; first < n; first += group) {
       const std::int64_t count = std::min(group, n - first);

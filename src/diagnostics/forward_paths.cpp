@@ -23,11 +23,11 @@ void ForwardPaths::run(double t, std::vector<double>& x, const std::vector<std::
   const ForwardSde& sde = model_.sde;
   const std::int64_t rows = static_cast<std::int64_t>(index.size()), d = model_.dimension();
   std::vector<double> times{t};
-  if (t < sde.horizon) {
-    const double last = log_noise_ratio(sde, sde.horizon);
-    const double share = (last - log_noise_ratio(sde, t)) / (last - log_noise_ratio(sde, sde.t_min));
+  if (t < sde.horizon()) {
+    const double last = log_noise_ratio(sde, sde.horizon());
+    const double share = (last - log_noise_ratio(sde, t)) / (last - log_noise_ratio(sde, sde.t_min()));
     const int pairs = std::max(1, static_cast<int>(std::ceil(0.5 * steps_ * std::min(1.0, share))));
-    times = noise_ratio_times(sde, t, sde.horizon, 2 * pairs);
+    times = noise_ratio_times(sde, t, sde.horizon(), 2 * pairs);
   }
   const int steps = static_cast<int>(times.size()) - 1;
 

@@ -55,12 +55,12 @@ void HostFields::evaluate(double t, const double* x, std::int64_t n, const Wante
 double log_noise_ratio(const ForwardSde& sde, double t) {
   const SdeCoefficients<double> c = sde.at(t);
   // A long horizon can take the mean below what double holds.
-  return std::log(c.variance + sde.at(sde.t_min).variance) - 2 * std::log(std::max(c.mean, 1e-290));
+  return std::log(c.variance + sde.at(sde.t_min()).variance) - 2 * std::log(std::max(c.mean, 1e-290));
 }
 
 std::vector<double> noise_ratio_times(const ForwardSde& sde, double from, double to, int steps) {
   // The linear part keeps the times apart where the mean has vanished; it is small beside the logarithm.
-  const auto place = [&](double t) { return log_noise_ratio(sde, t) + 0.1 * t / sde.horizon; };
+  const auto place = [&](double t) { return log_noise_ratio(sde, t) + 0.1 * t / sde.horizon(); };
   std::vector<double> times{from};
   const double first = place(from), last = place(to);
   for (int k = 1; k < steps; ++k) {

@@ -48,8 +48,8 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
         fmt::format("radial slopes need at least one direction and a positive, finite radius, and {} and {} were given",
                     options.directions, options.radius));
   }
-  if (!(t >= 0 && t <= model.sde.horizon)) {
-    throw Error(fmt::format("radial slopes at time {} were asked for; allowed: 0 to {}", t, model.sde.horizon));
+  if (!(t >= 0 && t <= model.sde.horizon())) {
+    throw Error(fmt::format("radial slopes at time {} were asked for; allowed: 0 to {}", t, model.sde.horizon()));
   }
   const std::int64_t d = model.dimension();
   RadialSlopes result;
@@ -90,7 +90,7 @@ RadialSlopes worst_radial_slopes(const Context& context, const Model& model, con
   RadialSlopes worst;
   for (int k = 0; k <= pieces; ++k) {
     const double t = grid.times()[std::int64_t{k} * grid.steps() / pieces];
-    RadialSlopes slopes = radial_slopes(context, model, std::min(t, model.sde.horizon), options);
+    RadialSlopes slopes = radial_slopes(context, model, std::min(t, model.sde.horizon()), options);
     if (k == 0 || !slopes.integrable || slopes.largest > worst.largest) worst = std::move(slopes);
     if (!worst.integrable) break;
   }

@@ -41,7 +41,7 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
     float& t = times[k];
     draw_uniforms(&t, 1, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(k),
                   ReservedStep::residual_time);
-    t = static_cast<float>(model.sde.t_min + (model.sde.horizon - model.sde.t_min) * static_cast<double>(t));
+    t = static_cast<float>(model.sde.t_min() + (model.sde.horizon() - model.sde.t_min()) * static_cast<double>(t));
   }
 
   const std::int64_t batch = std::min(all, kBatch);

@@ -186,7 +186,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
   UpperBound bound;
   std::vector<double> over_samples, over_box, x;
   for (std::int64_t k = 0; k <= stops; ++k) {
-    const double t = std::min(at[k], sde.horizon);
+    const double t = std::min(at[k], sde.horizon());
     const SdeCoefficients<double> c = sde.at(t);
     x.clear();
     if (k == 0) {

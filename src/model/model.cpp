@@ -119,7 +119,6 @@ Output Model::output() const {
 }
 
 void Model::validate() const {
-  sde.validate();
   if (const auto* mixture = std::get_if<GaussianMixture>(&network)) {
     // Its constructor checks the numbers; only an empty one can be here unchecked.
     if (mixture->components() == 0) throw Error("a Gaussian mixture has no components");

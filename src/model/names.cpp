@@ -33,8 +33,8 @@ constexpr Named<RateSchedule> schedule_names[] = {{"paper", RateSchedule::paper}
 constexpr Named<WeightAverage> average_names[] = {
     {"none", WeightAverage::none}, {"exponential", WeightAverage::exponential}, {"tail", WeightAverage::tail}};
 
-constexpr NameTable<ActivationTraits, Activation> activations{"activation", Activations::traits,
-                                                              &ActivationTraits::activation};
+constexpr NameTable<ActivationTraits, Activation ActivationTraits::*> activations{"activation", Activations::traits,
+                                                                                  &ActivationTraits::activation};
 constexpr auto precisions = names("precision", precision_names);
 constexpr auto outputs = names("output", output_names);
 constexpr auto schemes = names("scheme", scheme_names);

@@ -122,7 +122,7 @@ TimeGrid TimeGrid::geometric(double horizon, double end, int steps) {
 }
 
 TimeGrid TimeGrid::parse(const std::string& text, const ForwardSde& sde) {
-  if (text == "paper") return paper(sde.horizon);
+  if (text == "paper") return paper(sde.horizon());
   if (const auto path = file_of(text)) {
     NpyArray file = load_npy(*path);
     if (file.shape.size() != 1 && !(file.shape.size() == 2 && file.shape[1] == 1)) {
@@ -130,15 +130,15 @@ TimeGrid TimeGrid::parse(const std::string& text, const ForwardSde& sde) {
     }
     TimeGrid grid(std::move(file.data));
     // A float32 file rounds a horizon such as 0.7 up or down.
-    if (grid.times_.front() > sde.horizon * (1 + 1e-6)) {
+    if (grid.times_.front() > sde.horizon() * (1 + 1e-6)) {
       throw Error(fmt::format("the time grid of {} starts at {}, beyond the horizon {}", in_quotes(*path),
-                              grid.times_.front(), sde.horizon));
+                              grid.times_.front(), sde.horizon()));
     }
     return grid;
   }
   const Formula formula = parse_formula(text);
-  if (formula.geometric) return geometric(sde.horizon, formula.end.value_or(sde.t_min), formula.steps);
-  return uniform(sde.horizon, formula.end.value_or(0), formula.steps);
+  if (formula.geometric) return geometric(sde.horizon(), formula.end.value_or(sde.t_min()), formula.steps);
+  return uniform(sde.horizon(), formula.end.value_or(0), formula.steps);
 }
 
 void TimeGrid::check(const std::string& text) {

@@ -15,7 +15,6 @@ template <class T>
 std::unique_ptr<LossOperator<T>> make_operator(Backend& backend, const Architecture& architecture,
                                                const ForwardSde& sde) {
   architecture.validate();
-  sde.validate();
   if constexpr (std::is_same_v<T, float>) {
     return backend.loss_float(architecture, sde);
   } else {

@@ -55,7 +55,7 @@ void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t 
 }  // namespace
 
 Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
-    : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon) {
+    : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon()) {
   model.validate();
   dimension_ = model.dimension();
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + kTimeTolerance))) {

@@ -59,13 +59,13 @@ std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
   // [t_min, T], and the weight in it is far from σ².
   constexpr double log_uniform = 1.0 / 16;
   const std::int64_t fine = 16 * std::int64_t{cells};
-  const double ratio = std::log(sde.horizon / sde.t_min) / static_cast<double>(fine);
+  const double ratio = std::log(sde.horizon() / sde.t_min()) / static_cast<double>(fine);
   std::vector<double> t(fine + 1), mass(fine + 1, 0.0);
-  for (std::int64_t i = 0; i <= fine; ++i) t[i] = sde.t_min * std::exp(ratio * static_cast<double>(i));
-  t[fine] = sde.horizon;
+  for (std::int64_t i = 0; i <= fine; ++i) t[i] = sde.t_min() * std::exp(ratio * static_cast<double>(i));
+  t[fine] = sde.horizon();
   for (std::int64_t i = 0; i < fine; ++i) {
     const double middle = (t[i] + t[i + 1]) / 2;
-    mass[i + 1] = mass[i] + (sde.horizon - middle) / sde.at(middle).variance * (t[i + 1] - t[i]);
+    mass[i + 1] = mass[i] + (sde.horizon() - middle) / sde.at(middle).variance * (t[i + 1] - t[i]);
   }
   const double total = mass[fine];
   for (std::int64_t i = 0; i <= fine; ++i) {
@@ -79,8 +79,8 @@ std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
     const double inside = (wanted - mass[i]) / (mass[i + 1] - mass[i]);
     edges[cell] = static_cast<float>(t[i] + inside * (t[i + 1] - t[i]));
   }
-  edges.front() = static_cast<float>(sde.t_min);
-  edges.back() = static_cast<float>(sde.horizon);
+  edges.front() = static_cast<float>(sde.t_min());
+  edges.back() = static_cast<float>(sde.horizon());
   return edges;
 }
 

@@ -19,7 +19,7 @@ int main(int, char** arguments) try {
 
   const fokker::Context context({.backend = fokker::BackendKind::cuda, .stream = stream});
   const fokker::Model model = fokker::load_model(arguments[1]);
-  const fokker::Sampler sampler(context, model, fokker::TimeGrid::geometric(model.sde.horizon, 1e-3, 150));
+  const fokker::Sampler sampler(context, model, fokker::TimeGrid::geometric(model.sde.horizon(), 1e-3, 150));
 
   cudaGraph_t graph;  // the whole path from the prior to the data, to be launched as often as needed
   cudaGraphExec_t path;

@@ -5,7 +5,7 @@ int main() {
   const fokker::Context context;  // a GPU where there is one, else the CPU
   fokker::Architecture architecture;  // 3–80–80–80–1, a potential φ(t, x) ≈ log p_t(x)
   architecture.beta = 20;
-  const auto sde = fokker::ForwardSde::defaults(fokker::SdeKind::ou);
+  const auto sde = fokker::ForwardSde::ou();
   fokker::TrainOptions options;
   options.iterations = 300;
   options.residual_weight = 1;  // w_R

@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "fokker/formulas/host_device.hpp"
-#include "fokker/sde.hpp"
+#include "fokker/formulas/sde.hpp"
 
 namespace fokker {
 
@@ -23,13 +23,13 @@ struct StepCoefficients {
 };
 
 template <class T>
-FOKKER_HOST_DEVICE StepCoefficients<T> reverse_sde_step(const ForwardSde& sde, T t, T dt) {
+FOKKER_HOST_DEVICE StepCoefficients<T> reverse_sde_step(const SdeFormulas& sde, T t, T dt) {
   const SdeCoefficients<T> c = sde.at(t);
   return {c.drift * dt, -c.diffusion_squared * dt, std::sqrt(c.diffusion_squared * std::fabs(dt))};
 }
 
 template <class T>
-FOKKER_HOST_DEVICE StepCoefficients<T> probability_flow_step(const ForwardSde& sde, T t, T dt) {
+FOKKER_HOST_DEVICE StepCoefficients<T> probability_flow_step(const SdeFormulas& sde, T t, T dt) {
   const SdeCoefficients<T> c = sde.at(t);
   return {c.drift * dt, T(-0.5) * c.diffusion_squared * dt, T(0)};
 }

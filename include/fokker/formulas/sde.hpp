@@ -1,11 +1,83 @@
 #pragma once
 
-// The closed forms of ForwardSde, shared by host and device.
+// Forward SDEs with isotropic linear drift, dx = a(t) x dt + g(t) dW on [0, T], whose transition kernel is
+// x_t | x_0 ~ N(m(t) x_0, σ²(t) I) with m′ = a m and (σ²)′ = 2 a σ² + g². Each is a plain struct of its parameters,
+// with their defaults, and its closed forms, shared by host and device. Times are in the unit of the horizon T; τ =
+// t/T.
+//
+// To add one: a struct and its line in SdeKind and SdeFormulas here, a factory in sde.hpp, and a row with its name,
+// keys and ranges in src/model/sde.cpp.
 #include <cmath>
 
-#include "fokker/sde.hpp"
+#include "fokker/formulas/host_device.hpp"
 
 namespace fokker {
+
+// The coefficients of the SDE and of its transition kernel at a time.
+template <class T>
+struct SdeCoefficients {
+  T drift;              // a(t), per unit time: f(x, t) = a x
+  T diffusion_squared;  // g²(t)
+  T mean;               // m(t)
+  T variance;           // σ²(t)
+};
+
+// Ornstein–Uhlenbeck (1930): a = −rate, g constant. The defaults are the paper's.
+struct OuSde {
+  double rate = 1;
+  double g = 1;
+  double horizon = 10;
+  double t_min = 1e-4;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const T a = static_cast<T>(rate), b = static_cast<T>(g);
+    return {-a, b * b, std::exp(-a * t), -b * b * std::expm1(-2 * a * t) / (2 * a)};
+  }
+  double prior_variance() const { return g * g / (2 * rate); }  // of the stationary law
+};
+
+// β(t) = β_min + τ (β_max − β_min) and its integral B from 0 to t.
+template <class T>
+struct LinearBeta {
+  T beta, integral;
+
+  FOKKER_HOST_DEVICE LinearBeta(double beta_min, double beta_max, double horizon, T t) {
+    const T least = static_cast<T>(beta_min), most = static_cast<T>(beta_max), tau = t / static_cast<T>(horizon);
+    beta = least + tau * (most - least), integral = t * (least + tau * (most - least) / 2);
+  }
+};
+
+// Variance-preserving: a = −β/2, g² = β, β linear in t (Song et al. 2021, eq. 32).
+struct VpLinearSde {
+  double beta_min = 0.1;
+  double beta_max = 20;
+  double horizon = 1;
+  double t_min = 1e-3;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const auto [beta, integral] = LinearBeta<T>(beta_min, beta_max, horizon, t);
+    return {-beta / 2, beta, std::exp(-integral / 2), -std::expm1(-integral)};
+  }
+  double prior_variance() const { return 1; }
+};
+
+// Sub-variance-preserving: a = −β/2, g² = β (1 − e^{−2B}), the same β (Song et al. 2021, eq. 31).
+struct SubVpSde {
+  double beta_min = 0.1;
+  double beta_max = 20;
+  double horizon = 1;
+  double t_min = 1e-3;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const auto [beta, integral] = LinearBeta<T>(beta_min, beta_max, horizon, t);
+    const T variance = -std::expm1(-integral), mean = std::exp(-integral / 2);
+    return {-beta / 2, -beta * std::expm1(-2 * integral), mean, variance * variance};
+  }
+  double prior_variance() const { return 1; }
+};
 
 // sin π x for moderate x. The device's general sine would reduce its argument through local memory.
 template <class T>
@@ -17,34 +89,87 @@ FOKKER_HOST_DEVICE T sin_half_turns(T x) {
 #endif
 }
 
-template <class T>
-FOKKER_HOST_DEVICE SdeCoefficients<T> ForwardSde::at(T t) const {
-  const T p = static_cast<T>(first), q = static_cast<T>(second), tau = t / static_cast<T>(horizon);
-  switch (kind) {
-    case SdeKind::ou: return {-p, q * q, std::exp(-p * t), -q * q * std::expm1(-2 * p * t) / (2 * p)};
-    case SdeKind::ve: {
-      const T log_ratio = std::log(q / p);
-      return {T(0), 2 * p * p * std::exp(2 * tau * log_ratio) * log_ratio / static_cast<T>(horizon), T(1),
-              p * p * std::expm1(2 * tau * log_ratio)};
-    }
-    case SdeKind::vp_linear:
-    case SdeKind::subvp: {
-      const T beta = p + tau * (q - p), integral = t * (p + tau * (q - p) / 2);
-      const T variance = -std::expm1(-integral), mean = std::exp(-integral / 2);
-      if (kind == SdeKind::vp_linear) return {-beta / 2, beta, mean, variance};
-      return {-beta / 2, -beta * std::expm1(-2 * integral), mean, variance * variance};
-    }
-    case SdeKind::vp_cosine: break;
+// Variance-preserving: m² = cos²(π/2 (τ + s)/(1 + s)) / cos²(π/2 s/(1 + s)) up to τ = 0.9946; beyond it β stays
+// constant, which keeps the drift bounded at T (Nichol and Dhariwal 2021, eq. 17, who clip β as well).
+struct VpCosineSde {
+  double s = 0.008;
+  double horizon = 1;
+  double t_min = 1e-3;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    // With c = π/2/(1 + s), cos(c (τ + s)) = sin(c (1 − τ)), which keeps β = −(log m²)′ accurate where the cosine is
+    // near 0; and 1 − m² = sin(c τ) sin(c (τ + 2 s))/cos²(c s) keeps σ² accurate near τ = 0.
+    const T offset = static_cast<T>(s), tau = t / static_cast<T>(horizon);
+    const T half = T(0.5) / (1 + offset), last = T(0.9946);  // c = π half
+    const T inner = tau < last ? tau : last, beyond = tau - inner;
+    const T cosine = sin_half_turns(half * (1 - inner)), cos_s = sin_half_turns(half), inner_mean = cosine / cos_s;
+    const T rate =  // β per unit of τ
+        T(6.28318530717958647692) * half * sin_half_turns(half * (inner + offset)) / cosine;
+    const T inner_variance =
+        sin_half_turns(half * inner) * sin_half_turns(half * (inner + 2 * offset)) / (cos_s * cos_s);
+    const T tail = rate * beyond, beta = rate / static_cast<T>(horizon);
+    return {-beta / 2, beta, inner_mean * std::exp(-tail / 2), inner_variance * std::exp(-tail) - std::expm1(-tail)};
   }
-  // With c = π/2/(1 + s), cos(c (τ + s)) = sin(c (1 − τ)), which keeps β = −(log m²)′ accurate where the cosine is near
-  // 0; and 1 − m² = sin(c τ) sin(c (τ + 2 s))/cos²(c s) keeps σ² accurate near τ = 0.
-  const T half = T(0.5) / (1 + p), last = T(0.9946);  // c = π half
-  const T inner = tau < last ? tau : last, beyond = tau - inner;
-  const T cosine = sin_half_turns(half * (1 - inner)), cos_s = sin_half_turns(half), inner_mean = cosine / cos_s;
-  const T rate = T(6.28318530717958647692) * half * sin_half_turns(half * (inner + p)) / cosine;  // β per unit of τ
-  const T inner_variance = sin_half_turns(half * inner) * sin_half_turns(half * (inner + 2 * p)) / (cos_s * cos_s);
-  const T tail = rate * beyond, beta = rate / static_cast<T>(horizon);
-  return {-beta / 2, beta, inner_mean * std::exp(-tail / 2), inner_variance * std::exp(-tail) - std::expm1(-tail)};
-}
+  double prior_variance() const { return 1; }
+};
+
+// Variance-exploding: a = 0, σ²(t) = σ_min² ((σ_max/σ_min)^{2τ} − 1) (Song et al. 2021, eq. 30).
+struct VeSde {
+  double sigma_min = 0.01;
+  double sigma_max = 50;
+  double horizon = 1;
+  double t_min = 1e-3;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const T least = static_cast<T>(sigma_min), log_ratio = std::log(static_cast<T>(sigma_max) / least);
+    const T tau = t / static_cast<T>(horizon);
+    return {T(0), 2 * least * least * std::exp(2 * tau * log_ratio) * log_ratio / static_cast<T>(horizon), T(1),
+            least * least * std::expm1(2 * tau * log_ratio)};
+  }
+  double prior_variance() const { return at(horizon).variance; }
+};
+
+enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve };
+
+// One of the SDEs above: what kernels take by copy and ForwardSde, which has checked the parameters, hands out.
+struct SdeFormulas {
+  SdeKind kind;
+  union {
+    OuSde ou;
+    VpLinearSde vp_linear;
+    VpCosineSde vp_cosine;
+    SubVpSde subvp;
+    VeSde ve;
+  };
+
+  SdeFormulas(const OuSde& sde = {}) : kind(SdeKind::ou), ou(sde) {}
+  SdeFormulas(const VpLinearSde& sde) : kind(SdeKind::vp_linear), vp_linear(sde) {}
+  SdeFormulas(const VpCosineSde& sde) : kind(SdeKind::vp_cosine), vp_cosine(sde) {}
+  SdeFormulas(const SubVpSde& sde) : kind(SdeKind::subvp), subvp(sde) {}
+  SdeFormulas(const VeSde& sde) : kind(SdeKind::ve), ve(sde) {}
+
+  // Calls `function` with the struct of the kind at hand.
+  template <class Function>
+  FOKKER_HOST_DEVICE auto visit(Function function) const {
+    switch (kind) {
+      case SdeKind::ou: return function(ou);
+      case SdeKind::ve: return function(ve);
+      case SdeKind::vp_linear: return function(vp_linear);
+      case SdeKind::subvp: return function(subvp);
+      case SdeKind::vp_cosine: break;
+    }
+    return function(vp_cosine);
+  }
+
+  FOKKER_HOST_DEVICE double horizon() const {
+    return visit([](const auto& sde) { return sde.horizon; });
+  }
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    return visit([t](const auto& sde) { return sde.at(t); });
+  }
+};
 
 }  // namespace fokker

@@ -1,10 +1,11 @@
 #pragma once
 
 // σ, σ′, σ″ and σ‴ of one number in float, from the special-function unit where that is accurate. The formulas are
-// those of fokker/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that
+// those of fokker/formulas/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that
 // a function takes (h and the derivatives alike), so a product's rounding of z moves a network as much.
 //
-// encode(z) is one number from which decode() finds σ and its derivatives by a few multiplications, or z itself.
+// encode(z) is one number from which decode() finds σ and its derivatives by a few multiplications, or z itself. It is
+// what a training keeps of a unit between its sweeps.
 #include <cmath>
 
 #include "device.hpp"

@@ -16,7 +16,7 @@ namespace fokker {
 Activation parse_activation(std::string_view name);
 std::string_view to_string(Activation activation);
 std::vector<std::string_view> activation_names();
-// Names of the activations' parameters, each with the formulas that it stands in: "beta", "softplus: log(1 + …".
+// Names of the activations' parameters, each with what it means: "beta", "sharpness of softplus, which is …".
 std::map<std::string, std::string> activation_parameters();
 
 // What an MLP's output means: a potential φ(t, x) ≈ log p_t(x) up to a function of t, with score ∇φ; or the score itself.

@@ -1,5 +1,5 @@
 // σ and its first three derivatives over vectors, once per instruction set; the formulas are those of
-// fokker/activation.hpp. U vectors go through a formula side by side, which hides the latency of its chains.
+// fokker/formulas/activation.hpp. U vectors go through a formula side by side, which hides the latency of its chains.
 //
 //   e = 2^{−c|z|}: n = round(−c|z|) by adding 1.5 · 2^{mantissa bits}, remainder r ∈ [−½, ½] with c in two parts (the
 //   first product is exact inside a fused multiply-add), 2^r = 1 + r P(r). log(1 + e) = e Q(e) on [0, 1]: a polynomial
@@ -9,7 +9,7 @@
 // Largest errors on the sweeps of activation_test with fused multiply-adds, float and double alike, in units in the
 // last place, of (h, σ′, σ″); σ‴, and what of SiLU has terms of opposite sign, in units of its largest value:
 //   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each.
-// Without them (the scalar fallback) e^{−y} is off by up to y/4 units more.
+// Without them, and lane by lane, e^{−y} is off by up to y/4 units more.
 
 // Per-target include guard
 #if defined(FOKKER_CPU_MLP_ACTIVATIONS_INL_HPP) == defined(HWY_TARGET_TOGGLE)

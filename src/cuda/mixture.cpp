@@ -44,13 +44,13 @@ class MixtureField final : public DeviceField<T> {
     }
     mixture_ = {.dimension = d,
                 .components = components,
-                .means = keep(means),
-                .eigenvalues = keep(values),
-                .rotated_means = keep(rotated_means),
-                .log_weights = keep(log_weights),
-                .rotation = keep(rotation),
-                .rotations = keep(rotations),
-                .isotropic = keep(isotropic),
+                .means = store(means),
+                .eigenvalues = store(values),
+                .rotated_means = store(rotated_means),
+                .log_weights = store(log_weights),
+                .rotation = store(rotation),
+                .rotations = store(rotations),
+                .isotropic = store(isotropic),
                 .rotated = !rotations.empty(),
                 .sde = sde.formulas()};
     const std::int64_t numbers = kernels::mixture_scratch(mixture_);
@@ -87,7 +87,7 @@ class MixtureField final : public DeviceField<T> {
 
  private:
   template <class U>
-  const U* keep(const std::vector<U>& table) {
+  const U* store(const std::vector<U>& table) {
     if (table.empty()) return nullptr;
     tables_.push_back(upload(table));
     return tables_.back().template as<const U>();

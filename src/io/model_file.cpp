@@ -17,7 +17,7 @@ namespace {
 
 std::vector<std::string> known_keys() {
   std::vector<std::string> keys{"activation"};
-  for (const auto& [name, formulas] : activation_parameters()) keys.push_back(name);
+  for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
   keys.insert(keys.end(), {"output", "layers", "sde", "sde_parameters"});
   return keys;
 }

@@ -54,8 +54,8 @@ std::map<std::string, std::string> activation_parameters() {
   std::map<std::string, std::string> parameters;
   for (const ActivationTraits& traits : Activations::traits) {
     if (!traits.has_parameter()) continue;
-    std::string& formulas = parameters[traits.parameter.name];
-    formulas += fmt::format("{}{}: {}", formulas.empty() ? "" : ", ", traits.name, traits.parameter.formula);
+    std::string& meanings = parameters[traits.parameter.name];
+    meanings += fmt::format("{}{}", meanings.empty() ? "" : "; ", traits.parameter.meaning);
   }
   return parameters;
 }

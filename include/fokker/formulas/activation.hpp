@@ -21,7 +21,7 @@ struct ActivationValues {
 // The number on which an activation depends beside z; its name, in options, messages and files, is nullptr for none.
 struct ActivationParameter {
   const char* name = nullptr;
-  const char* formula = nullptr;     // of σ, for --help
+  const char* meaning = nullptr;     // for --help
   double usual = 0;                  // PyTorch's default
   double smallest = 0, largest = 0;  // allowed
 };
@@ -38,7 +38,10 @@ struct ActivationTraits {
 // log(1 + e^{βz})/β. Linear above βz = 20, as PyTorch's torch.nn.Softplus, whose published checkpoints we run.
 struct Softplus {
   static constexpr ActivationTraits traits = {
-      Activation::softplus, "softplus", false, {"beta", "log(1 + exp(beta z))/beta", 1, 1e-6, 1e6}};
+      Activation::softplus,
+      "softplus",
+      false,
+      {"beta", "sharpness of softplus, which is log(1 + exp(beta z))/beta", 1, 1e-6, 1e6}};
   double beta = 1;
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {

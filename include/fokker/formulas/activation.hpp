@@ -38,10 +38,14 @@ struct ActivationTraits {
 // log(1 + e^{βz})/β. Linear above βz = 20, as PyTorch's torch.nn.Softplus, whose published checkpoints we run.
 struct Softplus {
   static constexpr ActivationTraits traits = {
-      Activation::softplus,
-      "softplus",
-      false,
-      {"beta", "sharpness of softplus, which is log(1 + exp(beta z))/beta", 1, 1e-6, 1e6}};
+      .activation = Activation::softplus,
+      .name = "softplus",
+      .bounded = false,
+      .parameter = {.name = "beta",
+                    .meaning = "sharpness of softplus, which is log(1 + exp(beta z))/beta",
+                    .usual = 1,
+                    .smallest = 1e-6,
+                    .largest = 1e6}};
   double beta = 1;
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
@@ -54,7 +58,7 @@ struct Softplus {
 };
 
 struct Tanh {
-  static constexpr ActivationTraits traits = {Activation::tanh, "tanh", true};
+  static constexpr ActivationTraits traits = {.activation = Activation::tanh, .name = "tanh", .bounded = true};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
     const T h = std::tanh(z), c = std::cosh(z);
@@ -63,10 +67,10 @@ struct Tanh {
   }
 };
 
-// z s(z), s the logistic function; derivatives s + z q, q (2 + z r), q r (3 + z r) − 2 z q² with q = s (1 − s), r = 1 −
-// 2 s.
+// z s(z), s the logistic function, with derivatives s + z q, q (2 + z r) and q r (3 + z r) − 2 z q², where q = s (1 − s)
+// and r = 1 − 2 s.
 struct Silu {
-  static constexpr ActivationTraits traits = {Activation::silu, "silu", false};
+  static constexpr ActivationTraits traits = {.activation = Activation::silu, .name = "silu", .bounded = false};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
     const T e = std::exp(-std::fabs(z)), s_abs = T(1) / (T(1) + e), s = z > T(0) ? s_abs : e * s_abs;
@@ -77,7 +81,7 @@ struct Silu {
 
 // sin z, with no frequency inside (Sitzmann et al. 2020 fold theirs into the weights).
 struct Sine {
-  static constexpr ActivationTraits traits = {Activation::sine, "sine", true};
+  static constexpr ActivationTraits traits = {.activation = Activation::sine, .name = "sine", .bounded = true};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
     const T s = std::sin(z), c = std::cos(z);

@@ -8,8 +8,8 @@
 
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/divergence.hpp"
-#include "fokker/formulas/precision.hpp"
 #include "fokker/formulas/integrator.hpp"
+#include "fokker/formulas/precision.hpp"
 #include "fokker/formulas/sde.hpp"
 
 namespace fokker::kernels {
@@ -19,25 +19,14 @@ using Status = int;
 
 // ---- resident multilayer perceptrons: weights in shared memory, a warp's samples in registers (mlp.hpp) -------------
 
-// Widths are padded to one of these; the kernels are compiled for each.
-inline constexpr int resident_widths[] = {32, 64, 80, 128};
-inline constexpr int widest_resident = 128, most_resident_dimension = 64;
-// For second derivatives: at 128 the planes leave room for two warps a block, and the compiler spills.
-inline constexpr int widest_resident_curvature = 80;
 inline constexpr int tile_rows = 16;  // samples of a warp
 inline constexpr int most_warps = 8;  // of a block: 255 registers a thread leave room for no more
-inline constexpr int padded_width(int width) {
-  for (const int w : resident_widths) {
-    if (width <= w) return w;
-  }
-  return 0;
-}
 
 // A network as the resident kernels take it.
 struct ResidentMlp {
-  const void* image;  // device, image_layout().bytes: copied into shared memory as it is
+  const void* image;  // device, as image_layout() says: copied into shared memory as it is
   Precision precision;
-  int dimension;  // 1 … most_resident_dimension
+  int dimension;  // 1 … most_resident_dimension (shared_layout.hpp)
   int hidden;     // hidden layers, ≥ 1
   int width;      // one of resident_widths
   int outputs;    // 1 for a potential, else d
@@ -45,34 +34,6 @@ struct ResidentMlp {
   Activation activation;
   float beta;
 };
-
-// Parts of a packed network, in bytes from its start; all multiples of 16. Everything padded is zero.
-struct ImageLayout {
-  int input = 0;     // float [1 + d, width]: column i of W_1 in row i
-  int bias;          // float [hidden, width]
-  int output;        // float [outputs, width]
-  int output_bias;   // float [outputs]
-  int factors;       // float [hidden − 1]: what a product of the packed matrix has to be multiplied by
-  int matrices;      // [hidden − 1] matrices of matrix_bytes each
-  int matrix_bytes;  // fp32: float [width, width + 4] row-major; split, half: fp16 in blocks, see mlp.hpp
-  int bytes;         // of the whole
-};
-
-inline ImageLayout image_layout(const ResidentMlp& net) {
-  const auto up = [](int bytes) { return (bytes + 15) / 16 * 16; };
-  const int number = static_cast<int>(sizeof(float));
-  ImageLayout at;
-  at.bias = up((1 + net.dimension) * net.width * number);
-  at.output = at.bias + up(net.hidden * net.width * number);
-  at.output_bias = at.output + up(net.outputs * net.width * number);
-  at.factors = at.output_bias + up(net.outputs * number);
-  at.matrices = at.factors + up((net.hidden - 1) * number);
-  at.matrix_bytes = net.precision == Precision::fp32    ? net.width * (net.width + 4) * number
-                    : net.precision == Precision::split ? 2 * net.width * net.width * 2
-                                                        : net.width * net.width * 2;
-  at.bytes = at.matrices + (net.hidden - 1) * at.matrix_bytes;
-  return at;
-}
 
 // A layer of Architecture, input layer first: W [outputs, inputs] row-major from parameter `weight` on, then b
 // [outputs].
@@ -96,63 +57,13 @@ Status prepare_pack_image();
 // For 1 … most_models networks of one shape; net.image is not used.
 Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int count, Stream stream);
 
-// What a kernel keeps of a tile beside registers: planes of tile_rows × width numbers (σ′ of the layers, curvatures κ,
-// and κ ż for the Hessian), some numbers a sample, and a place to pass a tile through for fp32.
+// What a kernel of resident networks does. What it has of a tile beside registers depends on it (shared_layout.hpp):
+// planes of tile_rows × width numbers (σ′ of the layers, curvatures κ, and κ ż for the Hessian) and some numbers a
+// sample.
 enum class Work { score, curvature, hessian, sample, log_density };
 // Second derivatives of a potential, first ones of a vector net.
 FOKKER_HOST_DEVICE inline constexpr bool needs_curvature(Work work) {
   return work != Work::score && work != Work::sample;
-}
-
-inline constexpr int most_arrays = 5, row_scalars = 3;
-struct WarpLayout {
-  int inputs = 0;           // float [tile_rows, input_stride]: (t, x) of a sample
-  int input_stride;         // 1 + dimension made odd, so that rows start in different banks
-  int arrays[most_arrays];  // float [tile_rows, dimension] each, of those that the work has
-  int scalars;              // double [row_scalars, tile_rows]
-  int stage;                // fp32 only: float [tile_rows, width + 4]
-  int planes;
-  int bytes;  // of a warp
-};
-
-inline WarpLayout warp_layout(const ResidentMlp& net, Work work) {
-  const int number = static_cast<int>(sizeof(float)), layers = net.hidden;
-  int planes = 0, arrays = 0;
-  switch (work) {
-    case Work::score:
-    case Work::sample:
-      planes = net.potential ? layers - 1 : 0;
-      arrays = work == Work::sample ? 5 : 0;  // x, stage state, score, sum of slopes, normals
-      break;
-    case Work::curvature:
-    case Work::log_density:
-      planes = net.potential ? 2 * layers - 1 : layers;
-      arrays = work == Work::log_density ? 5 : 1;  // as above; probes
-      break;
-    case Work::hessian:
-      planes = net.potential ? 3 * layers - 1 : layers;
-      arrays = 1;  // direction
-      break;
-  }
-  WarpLayout at;
-  at.input_stride = (1 + net.dimension) | 1;
-  int end = tile_rows * at.input_stride * number;
-  for (int k = 0; k < most_arrays; ++k) {
-    at.arrays[k] = end;
-    if (k < arrays) end += tile_rows * net.dimension * number;
-  }
-  at.scalars = (end + 15) / 16 * 16;
-  at.stage = at.scalars + row_scalars * tile_rows * static_cast<int>(sizeof(double));
-  at.planes = at.stage + (net.precision == Precision::fp32 ? tile_rows * (net.width + 4) * number : 0);
-  at.bytes = at.planes + planes * tile_rows * net.width * number;
-  return at;
-}
-
-// Warps of a block for this work where a block may have `shared_bytes` of shared memory; 0: it does not fit.
-inline int resident_warps(const ResidentMlp& net, Work work, int shared_bytes) {
-  if (needs_curvature(work) && net.width > widest_resident_curvature) return 0;
-  const int fit = (shared_bytes - image_layout(net).bytes) / warp_layout(net, work).bytes;
-  return fit < 0 ? 0 : fit < most_warps ? fit : most_warps;
 }
 
 // What the device allows.

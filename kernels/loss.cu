@@ -105,8 +105,7 @@ inline constexpr int low_halves = tile_rows* half_row_bytes<W>;
 template <Precision P, int W>
 class LossSweeps : public WarpNetwork<P, W> {
   using Network = WarpNetwork<P, W>;
-  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::net_,
-      Network::pair;
+  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::net_;
   enum Side { left, right };
 
  public:
@@ -214,23 +213,23 @@ class LossSweeps : public WarpNetwork<P, W> {
   // This lane's rows g and g + 8.
   __device__ __forceinline__ static int row(int r) { return (lane_index() >> 2) + 8 * r; }
 
-  __device__ __forceinline__ Float4* plane(int k) const {
-    Float4* at = reinterpret_cast<Float4*>(memory(warp_index()) + plan_.warp.bytes) + k * plane_blocks<W>;
+  __device__ __forceinline__ Plane<W> plane(int k) const {
+    float* start = floats(plan_.warp.bytes) + k * Plane<W>::size;
     if (k >= plan_.shared_planes) {
       const int warp = own().block * (block_threads() / 32) + warp_index(),
                 elsewhere = plan_.planes - plan_.shared_planes;
-      at = reinterpret_cast<Float4*>(task().planes) + (warp * elsewhere + k - plan_.shared_planes) * plane_blocks<W>;
+      start = task().planes + (warp * elsewhere + k - plan_.shared_planes) * Plane<W>::size;
     }
-    return at + lane_index();
+    return Plane<W>(start);
   }
-  __device__ __forceinline__ Float4* kept(int l) const { return plane(l); }
+  __device__ __forceinline__ Plane<W> kept(int l) const { return plane(l); }
   // Of layers but the last: P, after C S; and B's part of S.
-  __device__ __forceinline__ Float4* p(int l) const { return plane(net_.hidden + l); }
-  __device__ __forceinline__ Float4* s(int l) const { return plane(3 * net_.hidden - 2 + l); }
+  __device__ __forceinline__ Plane<W> p(int l) const { return plane(net_.hidden + l); }
+  __device__ __forceinline__ Plane<W> s(int l) const { return plane(3 * net_.hidden - 2 + l); }
   // Of layers but the first.
-  __device__ __forceinline__ Float4* q(int l) const { return plane(2 * net_.hidden - 2 + l); }
+  __device__ __forceinline__ Plane<W> q(int l) const { return plane(2 * net_.hidden - 2 + l); }
   // ż of layers between: of the first it is a row of W_1, of the last it stays in the tile.
-  __device__ __forceinline__ Float4* tangent(int l) const { return plane(4 * net_.hidden - 4 + l); }
+  __device__ __forceinline__ Plane<W> tangent(int l) const { return plane(4 * net_.hidden - 4 + l); }
 
   template <class Body>
   __device__ __forceinline__ static void for_entries(const Body& body) {
@@ -245,37 +244,23 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void with_sigma(const Body& body) const {
     with_fast_activation(net_.activation, net_.beta, body);
   }
-  __device__ __forceinline__ static void store(Float4* plane, const Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      *at(plane, j) = {{tile.v[j][0], tile.v[j][1], tile.v[j][2], tile.v[j][3]}};
-    }
-  }
-  __device__ __forceinline__ static void load(Float4* plane, Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float4 v = *at(plane, j);
-#pragma unroll
-      for (int e = 0; e < 4; ++e) tile.v[j][e] = v.v[e];
-    }
-  }
 
   // The plane = tile, or more by it, and so is the tile.
-  __device__ __forceinline__ static void add(Float4* plane, bool more, Tile<W>& tile) {
+  __device__ __forceinline__ static void add(Plane<W> plane, bool more, Tile<W>& tile) {
     if (more) plus(plane, tile);
-    store(plane, tile);
+    plane.store(tile);
   }
-  __device__ __forceinline__ static void plus(Float4* plane, Tile<W>& tile) {
+  __device__ __forceinline__ static void plus(Plane<W> plane, Tile<W>& tile) {
     Tile<W> more;
-    load(plane, more);
+    plane.load(more);
     for_entries([&](int j, int e) { tile.v[j][e] += more.v[j][e]; });
   }
   __device__ __forceinline__ void load(int l, Layer<W>& layer) const {
-    load(kept(l), layer.kept);
+    kept(l).load(layer.kept);
     if (l + 1 < net_.hidden) {
-      load(p(l), layer.p);
+      p(l).load(layer.p);
     } else {
-      Network::set(output(0), layer.p);
+      set_rows(output(0), layer.p);
     }
   }
 
@@ -614,7 +599,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   static constexpr bool apart_ = P == Precision::split;
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    Network::template product<kTransposed, apart_>(l, tile, stage(left));
+    Network::template product<kTransposed, apart_>(l, tile, reinterpret_cast<float*>(stage(left)));
   }
   // Of a tile that is put, too: one split serves both. Its one scale is enough here, where a sample's part is lost only
   // beside that of another in the same sum; in A, whose rows are each sample's own, it would not be.
@@ -625,13 +610,13 @@ class LossSweeps : public WarpNetwork<P, W> {
 
   // A: z_L in the tile.
   __device__ __forceinline__ void forward(Layer<W>& layer, Tile<W>& tile) {
-    Network::set(bias(0), tile);
+    set_rows(bias(0), tile);
     Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
     for (int l = 0; l + 1 < net_.hidden; ++l) {
       activate<true>(l, layer, tile);
       product<false>(l, tile);
-      Network::add_bias(l + 1, tile);
+      add_to_rows(bias(l + 1), tile);
     }
   }
   // Keeps of z; z → h, where kValue.
@@ -644,22 +629,22 @@ class LossSweeps : public WarpNetwork<P, W> {
         if constexpr (kValue) tile.v[j][e] = sigma.decode(code).value;
       });
     });
-    store(kept(l), layer.kept);
+    kept(l).store(layer.kept);
   }
 
   // A: from z_L; layer 1 and δ_1 in the tile.
   __device__ __forceinline__ void reverse(Layer<W>& layer, Tile<W>& tile) {
     activate<false>(net_.hidden - 1, layer, tile);
-    Network::set(output(0), layer.p);
+    set_rows(output(0), layer.p);
     tile = layer.p;
 #pragma unroll 1
     for (int l = net_.hidden - 1;; --l) {
       times_d1(layer, tile);
       if (l == 0) return;
       product<true>(l - 1, tile);
-      load(kept(l - 1), layer.kept);
+      kept(l - 1).load(layer.kept);
       layer.p = tile;
-      if (l > 1 || residual()) store(p(l - 1), tile);
+      if (l > 1 || residual()) p(l - 1).store(tile);
     }
   }
   // tile ⊙= σ′.
@@ -688,7 +673,7 @@ class LossSweeps : public WarpNetwork<P, W> {
         });
       });
       if (l + 1 == net_.hidden) return;
-      if (l > 0 && i + 1 == net_.dimension) store(tangent(l), tile);
+      if (l > 0 && i + 1 == net_.dimension) tangent(l).store(tile);
       times_d1(layer, tile);
       product<false>(l, tile);
       load(l + 1, layer);
@@ -696,7 +681,7 @@ class LossSweeps : public WarpNetwork<P, W> {
   }
   // q_1 is the same for every sample.
   __device__ __forceinline__ void first_squares(Tile<W>& squares) const {
-    Network::clear(squares);
+    clear(squares);
 #pragma unroll 1
     for (int i = 0; i < net_.dimension; ++i) {
 #pragma unroll
@@ -713,15 +698,15 @@ class LossSweeps : public WarpNetwork<P, W> {
     const auto more = [&] { return axis() + 1 < net_.dimension; };
     if (more()) {
       Network::set_axis(axis(), tile);
-      load(kept(0), layer.kept);
+      kept(0).load(layer.kept);
 #pragma unroll 1
       for (int l = 0; l + 1 < net_.hidden; ++l) {
-        if (l > 0) store(tangent(l), tile);
+        if (l > 0) tangent(l).store(tile);
         times_d1(layer, tile);
-        load(kept(l + 1), layer.kept);
+        kept(l + 1).load(layer.kept);
         product<false>(l, tile);
       }
-      Network::set(output(0), layer.p);
+      set_rows(output(0), layer.p);
     }
     with_sigma([&](const auto& sigma) {
       for_entries([&](int j, int e) {
@@ -730,11 +715,11 @@ class LossSweeps : public WarpNetwork<P, W> {
     });
     backward<false>(layer, tile, [&](int below, Tile<W>& taken) {
       if (below > 0) {
-        load(tangent(below), taken);
+        tangent(below).load(taken);
       } else {
         Network::set_axis(axis(), taken);
       }
-      load(p(below), layer.p);
+      p(below).load(layer.p);
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
           float &p = layer.p.v[j][e], &v = tile.v[j][e];
@@ -753,14 +738,14 @@ class LossSweeps : public WarpNetwork<P, W> {
   // C, from seeds and w, layer 1 → layer L: leaves S in place of P, that of layer L in the tile. Where not `residual` w
   // is zero, and there is no q nor anything from B.
   __device__ __forceinline__ void generator(Layer<W>& layer, Tile<W>& tile) {
-    Network::clear(tile);
+    clear(tile);
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
     for (int l = 0;; ++l) {
       if (residual()) {
         Tile<W> squares;
         if (l > 0) {
-          load(q(l), squares);
+          q(l).load(squares);
         } else {
           first_squares(squares);
         }
@@ -777,7 +762,7 @@ class LossSweeps : public WarpNetwork<P, W> {
       }
       if (l + 1 == net_.hidden) break;
       if (residual()) plus(s(l), layer.p);
-      store(p(l), layer.p);
+      p(l).store(layer.p);
       put_product<false>(right, l, tile);
       load(l + 1, layer);
     }
@@ -814,7 +799,7 @@ class LossSweeps : public WarpNetwork<P, W> {
       accumulate(count / 16, blocks_, gradient() + plan_.gradient.output + begin * W, W / 8,
                  {gradient() + plan_.gradient.output_bias + begin, 16, 1, 8});
     }
-    Network::clear(tile);
+    clear(tile);
     Network::add_rows(tile, seeds() + 1, stride(), output(0), net_.outputs);
     times_d1(layer, tile);
   }
@@ -823,9 +808,9 @@ class LossSweeps : public WarpNetwork<P, W> {
   __device__ __forceinline__ void backward_value(Layer<W>& layer, Tile<W>& tile) {
     backward<true>(layer, tile, [&](int below, Tile<W>& taken) {
       if (own().potential) {
-        load(p(below), layer.p);
+        p(below).load(layer.p);
       } else {
-        Network::clear(layer.p);
+        clear(layer.p);
       }
       with_sigma([&](const auto& sigma) {
         for_entries([&](int j, int e) {
@@ -846,7 +831,7 @@ class LossSweeps : public WarpNetwork<P, W> {
 #pragma unroll 1
     for (below() = net_.hidden - 2; below() >= 0; --below()) {
       put_product<true>(left, below(), tile);
-      load(kept(below()), layer.kept);
+      kept(below()).load(layer.kept);
       Tile<W> taken;
       step(below(), taken);
       put(right, taken);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "launch.hpp"
+#include "shared_layout.hpp"
 #include "training_launch.hpp"
 
 namespace fokker::kernels {

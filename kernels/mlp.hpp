@@ -33,24 +33,10 @@
 #include "device.hpp"
 #include "halves.hpp"
 #include "launch.hpp"
+#include "shared_layout.hpp"
+#include "tile.hpp"
 
 namespace fokker::kernels {
-
-struct alignas(8) Float2 {
-  float x, y;
-};
-struct alignas(16) Float4 {
-  float v[4];
-};
-
-template <int W>
-struct Tile {
-  float v[W / 8][4];
-};
-
-// Over the four lanes that hold a row.
-__device__ __forceinline__ float row_sum(float v) { return sum_of_lanes<4>(v); }
-__device__ __forceinline__ float row_max(float v) { return largest_of_lanes<4>(v); }
 
 // ---- products: one policy a precision -------------------------------------------------------------------------------
 
@@ -58,34 +44,29 @@ template <Precision P, int W>
 struct Operand {
   static constexpr bool kLow = P == Precision::split;
   std::uint32_t high[W / 16][4], low[kLow ? W / 16 : 1][4];
-  float down[2];  // of rows g and g + 8
+  float down[2];  // of the lane's rows
 
   __device__ __forceinline__ Operand(const Tile<W>& tile, float*) {
     float largest[2] = {0, 0};
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) largest[e >> 1] = fmaxf(largest[e >> 1], fabsf(tile.v[j][e]));
-    }
+    for_entries(tile)([&](int r, int, float x) { largest[r] = fmaxf(largest[r], fabsf(x)); });
     split(tile, RowScale(row_max(largest[0])), RowScale(row_max(largest[1])));
   }
   // All rows by one scale.
   __device__ __forceinline__ Operand(const Tile<W>& tile, const RowScale& scale) { split(tile, scale, scale); }
 
  private:
-  __device__ __forceinline__ void split(const Tile<W>& tile, const RowScale& of_g, const RowScale& of_g_8) {
-    down[0] = of_g.down;
-    down[1] = of_g_8.down;
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
+  __device__ __forceinline__ void split(const Tile<W>& tile, const RowScale& of_row_0, const RowScale& of_row_1) {
+    down[0] = of_row_0.down;
+    down[1] = of_row_1.down;
+    for_blocks<W>([&](int j) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float up = r == 0 ? of_g.up : of_g_8.up;
+        const float up = r == 0 ? of_row_0.up : of_row_1.up;
         const SplitPair halves(tile.v[j][2 * r] * up, tile.v[j][2 * r + 1] * up);
         high[j / 2][2 * (j & 1) + r] = halves.high;
         if constexpr (kLow) low[j / 2][2 * (j & 1) + r] = halves.low;
       }
-    }
+    });
   }
 };
 
@@ -94,17 +75,15 @@ template <int W>
 struct Operand<Precision::fp32, W> {
   const float* stage;
 
-  __device__ __forceinline__ Operand(const Tile<W>& tile, float* at) : stage(at) {
-    const int g = lane_index() >> 2, q = lane_index() & 3;
+  __device__ __forceinline__ Operand(const Tile<W>& tile, float* to) : stage(to) {
     sync_warp();  // the last product's reads
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
+    for_blocks<W>([&](int j) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        *reinterpret_cast<Float2*>(at + (g + 8 * r) * (W + 4) + 8 * j + 2 * q) = {tile.v[j][2 * r],
-                                                                                  tile.v[j][2 * r + 1]};
+        *reinterpret_cast<Float2*>(to + tile_row(r) * (W + 4) + tile_column(j)) = {tile.v[j][2 * r],
+                                                                                   tile.v[j][2 * r + 1]};
       }
-    }
+    });
     sync_warp();
   }
 };
@@ -162,20 +141,14 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
 template <bool kTransposed, bool kApart, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
-  const int g = lane_index() >> 2, q = lane_index() & 3;
-  const float *first = a.stage + g * (W + 4), *second = first + 8 * (W + 4);
+  const float *row_0 = a.stage + tile_row(0) * (W + 4), *row_1 = a.stage + tile_row(1) * (W + 4);
   const float* m = reinterpret_cast<const float*>(matrix);
-#pragma unroll
-  for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
-  }
+  clear(tile);
 #pragma unroll 1
   for (int k = 0; k < W; k += 4) {
-    const Float4 x = *reinterpret_cast<const Float4*>(first + k), y = *reinterpret_cast<const Float4*>(second + k);
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const int column = 8 * j + 2 * q;
+    const Float4 x = *reinterpret_cast<const Float4*>(row_0 + k), y = *reinterpret_cast<const Float4*>(row_1 + k);
+    for_blocks<W>([&](int j) {
+      const int column = tile_column(j);
       if constexpr (kTransposed) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -196,7 +169,7 @@ __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, c
           }
         }
       }
-    }
+    });
   }
 }
 
@@ -218,107 +191,59 @@ __device__ __forceinline__ void load_image(const void* image, int bytes) {
 }
 __device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_image(plan.net.image, plan.image.bytes); }
 
-// Planes: what a sweep leaves of a tile for a later one, W/8 blocks of 32 lanes each.
-template <int W>
-inline constexpr int plane_blocks = W / 8 * 32;
-__device__ __forceinline__ Float4* at(Float4* plane, int j) { return plane + 32 * j; }
-__device__ __forceinline__ const Float4* at(const Float4* plane, int j) { return plane + 32 * j; }
-
-// v ⊙= by.
-__device__ __forceinline__ void times(const Float4& by, float (&v)[4]) {
-#pragma unroll
-  for (int e = 0; e < 4; ++e) v[e] *= by.v[e];
-}
-
 // The network in the block's shared memory as a warp multiplies by it.
 template <Precision P, int W>
 class WarpNetwork {
  public:
-  // Σ_c tile[row, c] w[c] of rows g and g + 8: with w = input(0) the time derivative from δ_1, input(1 + i) the score
+  // Σ_c tile[row, c] w[c] of the lane's rows: with w = input(0) the time derivative from δ_1, input(1 + i) the score
   // or a product of the Hessian, output(i) a component of a vector net.
   __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
+    for_blocks<W>([&](int j) {
       const Float2 p = pair(w, j);
       sum[0] = fmaf(tile.v[j][0], p.x, fmaf(tile.v[j][1], p.y, sum[0]));
       sum[1] = fmaf(tile.v[j][2], p.x, fmaf(tile.v[j][3], p.y, sum[1]));
-    }
+    });
     sum[0] = row_sum(sum[0]);
     sum[1] = row_sum(sum[1]);
   }
-  __device__ __forceinline__ const float* bias(int l) const { return number(image_.bias) + l * W; }
-  __device__ __forceinline__ const float* input(int i) const { return number(image_.input) + i * W; }
-  __device__ __forceinline__ const float* output(int i) const { return number(image_.output) + i * W; }
-  __device__ __forceinline__ const float* output_bias() const { return number(image_.output_bias); }
+  __device__ __forceinline__ const float* bias(int l) const { return image_.bias.in(shared_memory()) + l * W; }
+  __device__ __forceinline__ const float* input(int i) const { return image_.input.in(shared_memory()) + i * W; }
+  __device__ __forceinline__ const float* output(int i) const { return image_.output.in(shared_memory()) + i * W; }
+  __device__ __forceinline__ const float* output_bias() const { return image_.output_bias.in(shared_memory()); }
 
   // ż_1 along axis i.
-  __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set(input(1 + i), tile); }
+  __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set_rows(input(1 + i), tile); }
 
  protected:
   __device__ __forceinline__ WarpNetwork(const ResidentMlp& net, const ImageLayout& image) : net_(net), image_(image) {}
-
-  __device__ __forceinline__ const float* number(int offset) const {
-    return reinterpret_cast<const float*>(shared_memory() + offset);
-  }
-  // Entries of a row vector [W] that belong to this lane's columns of block j.
-  __device__ __forceinline__ static Float2 pair(const float* row, int j) {
-    return *reinterpret_cast<const Float2*>(row + 8 * j + 2 * (lane_index() & 3));
-  }
-
-  // Every row of the tile = row.
-  __device__ __forceinline__ static void set(const float* row, Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float2 w = pair(row, j);
-      tile.v[j][0] = tile.v[j][2] = w.x;
-      tile.v[j][1] = tile.v[j][3] = w.y;
-    }
-  }
-  __device__ __forceinline__ void add_bias(int l, Tile<W>& tile) const {
-    const float* b = bias(l);
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-      const Float2 add = pair(b, j);
-      tile.v[j][0] += add.x, tile.v[j][1] += add.y, tile.v[j][2] += add.x, tile.v[j][3] += add.y;
-    }
-  }
 
   // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), rows being columns of W_1 or rows of the output's
   // matrix.
   __device__ __forceinline__ static void add_rows(Tile<W>& tile, const float* v, int v_stride, const float* rows,
                                                   int count) {
-    const int g = lane_index() >> 2;
 #pragma unroll 1
     for (int i = 0; i < count; ++i) {
-      const float x = v[g * v_stride + i], y = v[(g + 8) * v_stride + i];
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
+      const float x = v[tile_row(0) * v_stride + i], y = v[tile_row(1) * v_stride + i];
+      for_blocks<W>([&](int j) {
         const Float2 w = pair(rows + i * W, j);
         tile.v[j][0] = fmaf(x, w.x, tile.v[j][0]);
         tile.v[j][1] = fmaf(x, w.y, tile.v[j][1]);
         tile.v[j][2] = fmaf(y, w.x, tile.v[j][2]);
         tile.v[j][3] = fmaf(y, w.y, tile.v[j][3]);
-      }
-    }
-  }
-  __device__ __forceinline__ static void clear(Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) tile.v[j][e] = 0;
+      });
     }
   }
 
   // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
   template <bool kTransposed, bool kApart>
-  __device__ __forceinline__ void product(int l, Tile<W>& tile, void* stage) const {
-    product<kTransposed, kApart>(l, Operand<P, W>(tile, static_cast<float*>(stage)), tile);
+  __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
+    product<kTransposed, kApart>(l, Operand<P, W>(tile, stage), tile);
   }
   template <bool kTransposed, bool kApart>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed, kApart>(operand, shared_memory() + image_.matrices + l * image_.matrix_bytes,
-                                  number(image_.factors)[l], tile);
+    multiply<kTransposed, kApart>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                                  image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -329,7 +254,7 @@ template <Precision P, int W, Work kWork>
 class WarpMlp : public WarpNetwork<P, W> {
   static constexpr bool kCurvature = needs_curvature(kWork);
   using Network = WarpNetwork<P, W>;
-  using Network::net_, Network::pair;
+  using Network::net_;
 
  public:
   using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias;
@@ -340,21 +265,19 @@ class WarpMlp : public WarpNetwork<P, W> {
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
   // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
-  __device__ __forceinline__ float* inputs() const { return reinterpret_cast<float*>(memory_ + plan_.warp.inputs); }
+  __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
-  __device__ __forceinline__ float* array(int k) const {
-    return reinterpret_cast<float*>(memory_ + plan_.warp.arrays[k]);
-  }
+  __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
   __device__ __forceinline__ double& scalar(int k, int r) const {
-    return reinterpret_cast<double*>(memory_ + plan_.warp.scalars)[k * tile_rows + r];
+    return plan_.warp.scalars.in(memory_)[k * tile_rows + r];
   }
 
-  // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of rows g and g + 8.
+  // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of the lane's rows.
   // A vector net: `tile` is h_L.
   template <bool kValue>
   __device__ __forceinline__ void forward(Tile<W>& tile, float (&value)[2]) {
     sync_warp();  // inputs() were written by other lanes
-    Network::set(bias(0), tile);
+    set_rows(bias(0), tile);
     Network::add_rows(tile, inputs(), stride(), input(0), 1 + net_.dimension);
     value[0] = value[1] = 0;
     for (int l = 0;; ++l) {
@@ -368,7 +291,7 @@ class WarpMlp : public WarpNetwork<P, W> {
       });
       if (last) break;
       product<false>(l, tile);
-      Network::add_bias(l + 1, tile);
+      add_to_rows(bias(l + 1), tile);
     }
     if (kValue && net_.potential) {
       value[0] = row_sum(value[0]) + output_bias()[0];
@@ -380,40 +303,36 @@ class WarpMlp : public WarpNetwork<P, W> {
   __device__ __forceinline__ void reverse(Tile<W>& tile) {
     for (int l = net_.hidden - 2; l >= 0; --l) {
       product<true>(l, tile);
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
+      for_blocks<W>([&](int j) {
         if constexpr (kCurvature) {
-          Float4 d2 = *at(d2_plane(l), j);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) d2.v[e] *= tile.v[j][e];
-          *at(d2_plane(l), j) = d2;
+          Float4 curvature = d2_plane(l)[j];
+          for_block_entries(j, tile.v[j], curvature.v)([](int, int, float p, float& kappa) { kappa *= p; });
+          d2_plane(l)[j] = curvature;
         }
-        times(*at(d1_plane(l), j), tile.v[j]);
-      }
+        scale_by_d1(l, j, tile);
+      });
     }
   }
 
   // ż_1 along v: v + r · d of row r.
   __device__ __forceinline__ void set_direction(const float* v, Tile<W>& tile) const {
-    Network::clear(tile);
+    clear(tile);
     Network::add_rows(tile, v, net_.dimension, input(1), net_.dimension);
   }
 
-  // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of rows g and g + 8, still to be summed over the row's lanes, to
+  // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of the lane's rows, still to be summed over the row's lanes, to
   // square; for the Hessian leaves κ ⊙ ż.
   __device__ __forceinline__ void tangent(Tile<W>& tile, float (&square)[2]) {
     for (int l = 0;; ++l) {
       const bool last = l + 1 == net_.hidden;
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        Float4 curvature = *at(d2_plane(l), j);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          curvature.v[e] *= tile.v[j][e];
-          square[e >> 1] = fmaf(curvature.v[e], tile.v[j][e], square[e >> 1]);
-        }
-        if constexpr (kWork == Work::hessian) *at(tangent_plane(l), j) = curvature;
-      }
+      for_blocks<W>([&](int j) {
+        Float4 curved = d2_plane(l)[j];
+        for_block_entries(j, tile.v[j], curved.v)([&](int r, int, float z, float& k) {
+          k *= z;
+          square[r] = fmaf(k, z, square[r]);
+        });
+        if constexpr (kWork == Work::hessian) tangent_plane(l)[j] = curved;
+      });
       if (last) return;
       scale_by_d1(l, tile);
       product<false>(l, tile);
@@ -431,90 +350,85 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   // From the κ ⊙ ż that tangent() left: γ_1.
   __device__ __forceinline__ void adjoint(Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) add(*at(tangent_plane(net_.hidden - 1), j), nullptr, tile.v[j]);
+    tangent_plane(net_.hidden - 1).load(tile);
     for (int l = net_.hidden - 2; l >= 0; --l) {
       product<true>(l, tile);
-#pragma unroll
-      for (int j = 0; j < W / 8; ++j) {
-        const Float4 d1 = *at(d1_plane(l), j);
-        add(*at(tangent_plane(l), j), &d1, tile.v[j]);
-      }
+      for_blocks<W>([&](int j) {
+        const Float4 d1 = d1_plane(l)[j], curved = tangent_plane(l)[j];
+        for_block_entries(j, tile.v[j], d1.v,
+                          curved.v)([](int, int, float& x, float s, float k) { x = fmaf(s, x, k); });
+      });
     }
   }
 
   // Σ_i ∂_i s_i of a vector net along its tangent ḣ_L for axis i; of a probe v: vᵀ (∂s/∂x) v.
   __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
-    const int g = lane_index() >> 2;
     sum[0] = sum[1] = 0;
 #pragma unroll 1
     for (int i = 0; i < net_.dimension; ++i) {
       float component[2];
       dot(tile, output(i), component);
-      sum[0] = fmaf(v[g * net_.dimension + i], component[0], sum[0]);
-      sum[1] = fmaf(v[(g + 8) * net_.dimension + i], component[1], sum[1]);
+      sum[0] = fmaf(v[tile_row(0) * net_.dimension + i], component[0], sum[0]);
+      sum[1] = fmaf(v[tile_row(1) * net_.dimension + i], component[1], sum[1]);
     }
   }
 
  private:
-  // σ′ of the layers whose tangents go on, σ″ or κ of all, κ ż of all.
-  __device__ __forceinline__ Float4* plane(int k) const {
-    return reinterpret_cast<Float4*>(memory_ + plan_.warp.planes) + k * plane_blocks<W> + lane_index();
+  // Planes, a layer each: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
+  __device__ __forceinline__ Plane<W> plane(int k) const {
+    return Plane<W>(plan_.warp.planes.in(memory_) + k * Plane<W>::size);
   }
-  __device__ __forceinline__ int kept_first() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
-  __device__ __forceinline__ Float4* d1_plane(int l) const { return plane(l); }
-  __device__ __forceinline__ Float4* d2_plane(int l) const { return plane(kept_first() + l); }
-  __device__ __forceinline__ Float4* tangent_plane(int l) const { return plane(kept_first() + net_.hidden + l); }
-  // v = a + d1 ⊙ v, or a.
-  __device__ __forceinline__ static void add(const Float4& a, const Float4* d1, float (&v)[4]) {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) v[e] = d1 ? fmaf(d1->v[e], v[e], a.v[e]) : a.v[e];
-  }
+  __device__ __forceinline__ int d1_planes() const { return net_.potential ? net_.hidden - 1 : net_.hidden; }
+  __device__ __forceinline__ Plane<W> d1_plane(int l) const { return plane(l); }
+  __device__ __forceinline__ Plane<W> d2_plane(int l) const { return plane(d1_planes() + l); }
+  __device__ __forceinline__ Plane<W> tangent_plane(int l) const { return plane(d1_planes() + net_.hidden + l); }
+  // tile ⊙= σ′_l; of block j alone.
   __device__ __forceinline__ void scale_by_d1(int l, Tile<W>& tile) const {
-#pragma unroll
-    for (int j = 0; j < W / 8; ++j) times(*at(d1_plane(l), j), tile.v[j]);
+    for_blocks<W>([&](int j) { scale_by_d1(l, j, tile); });
+  }
+  __device__ __forceinline__ void scale_by_d1(int l, int j, Tile<W>& tile) const {
+    const Float4 d1 = d1_plane(l)[j];
+    for_block_entries(j, tile.v[j], d1.v)([](int, int, float& x, float s) { x *= s; });
   }
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
     // Where registers allow it. One sum for all loses a factor four of accuracy.
     constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
-    Network::template product<kTransposed, kApart>(l, tile, memory_ + plan_.warp.stage);
+    Network::template product<kTransposed, kApart>(l, tile, plan_.warp.stage.in(memory_));
   }
 
   // z → h.
   template <class Sigma>
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
 #pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
+    for (int j = 0; j < Tile<W>::blocks; ++j) {
       Float4 d1, d2;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const ActivationValues<float> s = sigma(tile.v[j][e]);
-        tile.v[j][e] = s.value;
-        d1.v[e] = s.d1;
-        d2.v[e] = s.d2;
-      }
-      if (kCurvature || net_.potential) *at(d1_plane(l), j) = d1;
-      if (kCurvature && net_.potential) *at(d2_plane(l), j) = d2;
+      for_block_entries(j, tile.v[j], d1.v, d2.v)([&](int, int, float& x, float& s, float& k) {
+        const ActivationValues<float> at_z = sigma(x);
+        x = at_z.value;
+        s = at_z.d1;
+        k = at_z.d2;
+      });
+      if (kCurvature || net_.potential) d1_plane(l)[j] = d1;
+      if (kCurvature && net_.potential) d2_plane(l)[j] = d2;
     }
   }
   // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
   template <bool kValue, class Sigma>
   __device__ __forceinline__ void outer(const Sigma& sigma, int l, Tile<W>& tile, float (&value)[2]) {
 #pragma unroll
-    for (int j = 0; j < W / 8; ++j) {
+    for (int j = 0; j < Tile<W>::blocks; ++j) {
       const Float2 w = pair(output(0), j);
-      Float4 d2;
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const ActivationValues<float> s = sigma(tile.v[j][e]);
-        const float weight = e & 1 ? w.y : w.x;
-        if constexpr (kValue) value[e >> 1] = fmaf(s.value, weight, value[e >> 1]);
-        tile.v[j][e] = s.d1 * weight;
-        d2.v[e] = s.d2 * weight;
-      }
-      if constexpr (kCurvature) *at(d2_plane(l), j) = d2;
+      Float4 curvature;
+      for_block_entries(j, tile.v[j], curvature.v)([&](int r, int column, float& x, float& k) {
+        const ActivationValues<float> at_z = sigma(x);
+        const float weight = column & 1 ? w.y : w.x;
+        if constexpr (kValue) value[r] = fmaf(at_z.value, weight, value[r]);
+        x = at_z.d1 * weight;
+        k = at_z.d2 * weight;
+      });
+      if constexpr (kCurvature) d2_plane(l)[j] = curvature;
     }
   }
 

@@ -64,20 +64,19 @@ __global__ void __launch_bounds__(pack_threads) pack_image(PackArguments a) {
   const LayerShape layer = task.layers[l];
   const float *weights = task.parameters + layer.weight, *biases = task.parameters + layer.bias();
   char* image = static_cast<char*>(task.image);
-  const auto numbers = [&](int offset) { return reinterpret_cast<float*>(image + offset); };
-  float* bias = l < a.net.hidden ? numbers(a.image.bias) + l * width : numbers(a.image.output_bias);
+  float* bias = l < a.net.hidden ? a.image.bias.in(image) + l * width : a.image.output_bias.in(image);
   for (int i = thread_index(); i < layer.outputs; i += block_threads()) bias[i] = biases[i];
   if (l > 0 && l < a.net.hidden) {
-    pack_matrix(a.net, layer, weights, image + a.image.matrices + (l - 1) * a.image.matrix_bytes,
-                numbers(a.image.factors) + l - 1);
+    pack_matrix(a.net, layer, weights, a.image.matrices.in(image) + (l - 1) * a.image.matrix_bytes,
+                a.image.factors.in(image) + l - 1);
     return;
   }
   for (int i = thread_index(); i < layer.outputs * layer.inputs; i += block_threads()) {
     const int row = i / layer.inputs, column = i - row * layer.inputs;
     if (l == 0) {
-      numbers(a.image.input)[column * width + row] = weights[i];
+      a.image.input.in(image)[column * width + row] = weights[i];
     } else {
-      numbers(a.image.output)[row * width + column] = weights[i];
+      a.image.output.in(image)[row * width + column] = weights[i];
     }
   }
 }

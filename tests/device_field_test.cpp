@@ -62,6 +62,7 @@
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
+#include "kernels/shared_layout.hpp"
 
 namespace fokker {
 namespace {

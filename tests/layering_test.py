@@ -11,7 +11,7 @@ src/model/                core/, io/
 src/operations/           core/, model/, io/
 src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
-src/cuda/                 nothing of src/cpu/; of kernels/ only the launches, launch.hpp and *_launch.hpp
+src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and shared_layout.hpp
 tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
 """
 import pathlib
@@ -52,8 +52,8 @@ def rule_broken(folder, path, header):
         if header == 'omp.h' and room not in ('cpu', 'cuda') and path.name != 'parallel.hpp':
             return 'only src/core/parallel.hpp makes threads'
         other = header.split('/')[0]
-        if other == 'kernels' and not (room == 'cuda' and header.endswith('launch.hpp')):
-            return 'only src/cuda sees kernels/, and of them the launches'
+        if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', 'shared_layout.hpp'))):
+            return 'only src/cuda sees kernels/, and of them the launches and shared_layout.hpp'
         if other in ROOMS and other not in (room, *ROOMS[room]) and not (makes_backends and other in ('cpu', 'cuda')):
             return f'src/{room} includes ' + ', '.join((room, *ROOMS[room])) + ' only'
     elif top == 'tools' and header.startswith(('src/', 'kernels/', *(f'{name}/' for name in ROOMS))):
@@ -95,7 +95,7 @@ def self_check(root):
                ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
                ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
                ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),
-               ('src/cpu', 'omp.h'), ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/wide_launch.hpp'),
+               ('src/cpu', 'omp.h'), ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/shared_layout.hpp'),
                ('src/cuda', 'cuda_runtime_api.h'), ('src/cuda', 'operations/sampler_stages.hpp'), ('tools', 'CLI/CLI.hpp')]
     nowhere = root / 'nowhere' / 'file.hpp'
     return ([f'self-check: {h} in {f} was let through' for f, h in broken if not rule_broken(f, nowhere, h)] +

@@ -9,6 +9,7 @@
 
 #include "kernels/launch.hpp"
 #include "kernels/loss_launch.hpp"
+#include "kernels/shared_layout.hpp"
 #include "fokker/fields.hpp"
 
 namespace fokker::kernels {

@@ -351,7 +351,8 @@ class Field : public Command {
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
     const Context context = machine_.context();
-    std::vector<Wanted> wanted{{"score", &Outputs::score, {n, d}}};
+    std::vector<Wanted> wanted;
+    wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});

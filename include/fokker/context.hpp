@@ -28,10 +28,10 @@ struct ContextOptions {
 
 // What is in this build and on this machine, for `fokker info` and for messages.
 struct BackendStatus {
-  std::string name;  // "cpu", "cuda"
+  std::string name = {};  // "cpu", "cuda"
   bool available = false;
   // cpu: instruction set and threads; cuda: devices and driver, or the reason why not available, without a final point.
-  std::string detail;
+  std::string detail = {};
 };
 std::vector<BackendStatus> backend_status();
 
@@ -57,6 +57,7 @@ class Context {
  public:
   // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then.
   explicit Context(const ContextOptions& options = {});
+  explicit Context(BackendKind backend) : Context(ContextOptions{.backend = backend}) {}
 
   Device device() const;
   int threads() const;

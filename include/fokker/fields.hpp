@@ -16,19 +16,19 @@ namespace fokker {
 // Where fields are evaluated: t [N] (or [1]: one time for all, also where N = 0), x [N, d].
 template <class T>
 struct Points {
-  View<const T> t;
-  View<const T> x;
+  View<const T> t = {};
+  View<const T> x = {};
 };
 
 // What is wanted; an empty view is not computed.
 template <class T>
 struct FieldOutputs {
-  View<T> value;       // [N] φ; potentials only
-  View<T> dt;          // [N] ∂_t φ; potentials only
-  View<T> score;       // [N, d] ∇φ, or the net's output
-  View<T> divergence;  // [N] ∇·s; the Laplacian Δφ of a potential
-  View<T> hessian;     // [N, d·d] ∂_j s_i at i·d + j; d ≤ 64
-  View<T> residual;    // [N] R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x; potentials only
+  View<T> value = {};       // [N] φ; potentials only
+  View<T> dt = {};          // [N] ∂_t φ; potentials only
+  View<T> score = {};       // [N, d] ∇φ, or the net's output
+  View<T> divergence = {};  // [N] ∇·s; the Laplacian Δφ of a potential
+  View<T> hessian = {};     // [N, d·d] ∂_j s_i at i·d + j; d ≤ 64
+  View<T> residual = {};  // [N] R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x; potentials only
 };
 
 template <class T>
@@ -68,8 +68,8 @@ extern template class Fields<double>;
 // Which kernels the CUDA backend takes for a model in float: on the device that a context would use, or, where there is
 // none, on the architectures that it has been tuned for. Empty in a build without CUDA.
 struct KernelPlan {
-  std::string device;  // "NVIDIA H100", or "compute capability 9.0"
-  std::string detail;  // for each operation the resident path with its warps a block, or the wide path
+  std::string device = {};  // "NVIDIA H100", or "compute capability 9.0"
+  std::string detail = {};  // for each operation the resident path with its warps a block, or the wide path
 };
 std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision = Precision::split);
 

@@ -28,7 +28,7 @@ std::string_view to_string(Output output);
 // A multilayer perceptron on (t, x_1 … x_d): hidden layers with one activation, a linear output layer.
 // Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
 struct Architecture {
-  std::int64_t dimension = 2;  // d ≥ 1
+  std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
   Activation activation = Activation::softplus;
   double beta = 100;  // the activation's parameter, which is β of softplus; the others have none
@@ -56,8 +56,8 @@ struct Architecture {
 // An MLP and its parameters. They are held in double so that one type serves both working precisions; float32 files
 // round-trip exactly.
 struct Mlp {
-  Architecture architecture;
-  std::vector<double> parameters;
+  Architecture architecture = {};
+  std::vector<double> parameters = {};
 
   // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits).
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
@@ -65,8 +65,8 @@ struct Mlp {
 
 // A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture.
 struct Model {
-  ForwardSde sde;
-  std::variant<Mlp, GaussianMixture> network;
+  ForwardSde sde = {};
+  std::variant<Mlp, GaussianMixture> network = {};
 
   std::int64_t dimension() const;
   Output output() const;  // a mixture is a potential

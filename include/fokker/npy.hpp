@@ -8,8 +8,8 @@ namespace fokker {
 
 // A NumPy .npy array (format 1.0 to 3.0, C order, little-endian float32 or float64, one or two dimensions), widened.
 struct NpyArray {
-  std::vector<std::int64_t> shape;
-  std::vector<double> data;
+  std::vector<std::int64_t> shape = {};
+  std::vector<double> data = {};
   bool is_float32 = false;
 };
 

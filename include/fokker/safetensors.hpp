@@ -11,8 +11,8 @@ namespace fokker {
 // One tensor of a safetensors file. dtype as in the format: F64, F32, F16, BF16, I64, …
 struct Tensor {
   std::string dtype = "F32";
-  std::vector<std::int64_t> shape;
-  std::vector<std::byte> bytes;  // little-endian, row-major
+  std::vector<std::int64_t> shape = {};
+  std::vector<std::byte> bytes = {};  // little-endian, row-major
 
   std::int64_t size() const;
   // Any floating-point dtype widened; throws Error for the others.
@@ -24,8 +24,8 @@ struct Tensor {
 
 // The whole of a file, as safetensors.torch.load_file and save_file see it.
 struct SafeTensors {
-  std::map<std::string, Tensor> tensors;
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, Tensor> tensors = {};
+  std::map<std::string, std::string> metadata = {};
 
   // Every offset, size and count is checked before it is used. Throws Error.
   static SafeTensors load(const std::string& path);

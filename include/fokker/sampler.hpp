@@ -52,10 +52,10 @@ class Sampler {
 
   // samples [N, d]: written. The prior N(0, prior_variance I) is drawn inside. Throws Error, as below, where a shape, a
   // device or a scheme does not fit, and where the grid does not start at T. A sample that stops being finite stays so.
-  void sample(View<float> samples, const SampleOptions& options) const;
+  void sample(View<float> samples, const SampleOptions& options = {}) const;
   // As sample(), but from the given states in `samples`, at the first time of the grid (any up to T), which are
   // overwritten by x at its end.
-  void integrate(View<float> samples, const SampleOptions& options) const;
+  void integrate(View<float> samples, const SampleOptions& options = {}) const;
   // log_density [N] of the ODE model at x [N, d], at the last time of the grid: the flow is followed from there to T by
   // `scheme` (an ODE scheme) with d log p/dt = −∇·(a x − ½ g² s), log p_T from the prior. Hutchinson's probes stay
   // fixed along a path (Grathwohl et al. 2019).

@@ -39,13 +39,9 @@ class ForwardSde {
   // T, the end of the time interval.
   double horizon() const { return formulas_.horizon(); }
   // The smallest training time; float holds it and the variance at it.
-  double t_min() const {
-    return formulas_.visit([](const auto& sde) { return sde.t_min; });
-  }
+  double t_min() const { return formulas_.t_min(); }
   // The prior at T is N(0, prior_variance() I): the stationary law for ou and the VP family, σ²(T) for ve.
-  double prior_variance() const {
-    return formulas_.visit([](const auto& sde) { return sde.prior_variance(); });
-  }
+  double prior_variance() const { return formulas_.prior_variance(); }
   // a, g², m and σ² at a time in [0, T].
   template <class T>
   SdeCoefficients<T> at(T t) const {

@@ -51,12 +51,12 @@ struct TrainOptions {
 
 // The loss of one iteration, before its update.
 struct TrainRecord {
-  std::int64_t iteration;  // counted from 0
-  double denoising;        // the denoising loss (DenoisingBatch)
-  double residual;         // mean R², without its weight; 0 where residual_weight is 0
-  double total;            // denoising + w_R · residual
-  double gradient_norm;    // of the total, before clipping
-  double rate;             // Adam's step size of this update
+  std::int64_t iteration = 0;  // counted from 0
+  double denoising = 0;        // the denoising loss (DenoisingBatch)
+  double residual = 0;         // mean R², without its weight; 0 where residual_weight is 0
+  double total = 0;            // denoising + w_R · residual
+  double gradient_norm = 0;    // of the total, before clipping
+  double rate = 0;             // Adam's step size of this update
 };
 
 // Thrown on the first loss or gradient that is not finite; what() names its iteration and its terms.
@@ -67,8 +67,8 @@ struct TrainingStopped : Error {
 
 // What a run tells while it goes on: records of one of its trainers, in their order and each once.
 struct TrainingNews {
-  std::size_t trainer;  // its place among those of the run
-  std::span<const TrainRecord> records;
+  std::size_t trainer = 0;  // its place among those of the run
+  std::span<const TrainRecord> records = {};
   const TrainingStopped* stopped = nullptr;  // it stops after these, since its next loss or gradient is not finite
 };
 

@@ -23,8 +23,8 @@ struct Grid {
 // Counts of samples at their nearest nodes, index n·iy + ix; samples with a coordinate outside (−half_width, half_width),
 // or not finite, are not binned but counted.
 struct Histogram {
-  Grid grid;
-  std::vector<double> weights;  // [n²], sum 1 (all 0 where no sample was inside)
+  Grid grid = {};
+  std::vector<double> weights = {};  // [n²], sum 1 (all 0 where no sample was inside)
   std::int64_t inside = 0, outside = 0;
 
   double escaped() const { return inside + outside == 0 ? 0.0 : double(outside) / double(inside + outside); }
@@ -41,8 +41,9 @@ std::int64_t count_escaped(const Context& context, View<const float> samples,
 // Of the samples whose coordinates are all finite; without any, mean and covariance are 0.
 struct Moments {
   std::int64_t count = 0, left_out = 0;
-  std::vector<double> mean;        // [d]
-  std::vector<double> covariance;  // [d, d], divided by the count, around the mean (a second pass over the samples)
+  std::vector<double> mean = {};  // [d]
+  // [d, d], divided by the count, around the mean (a second pass over the samples).
+  std::vector<double> covariance = {};
 };
 
 // samples [N, d] on the context's device, d from 1 to 4096; sums in double, whose order depends on the shape alone. The
@@ -52,8 +53,8 @@ Moments moments(const Context& context, View<const float> samples);
 // Exact optimal transport between two weight vectors on the same grid, with its certificate: the dual solution's value,
 // which bounds W2² from below. Their difference is the error of the reported value.
 struct TransportResult {
-  double w2_squared = 0;    // primal value
-  double dual_value = 0;    // Σ u a + Σ v b of a feasible dual (u_i + v_j ≤ |x_i − y_j|²)
+  double w2_squared = 0;  // primal value
+  double dual_value = 0;  // Σ u a + Σ v b of a feasible dual (u_i + v_j ≤ |x_i − y_j|²)
   double certificate_gap() const { return w2_squared - dual_value; }
 };
 
@@ -70,6 +71,7 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
 
 // The distance of two independent draws of n from the data: what a perfect sampler would score. W2² on the grid for d = 2;
 // sliced W2² otherwise. Throws Error where n is below 1 or no draw falls on the grid.
-double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid = {});
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed,
+                   const Grid& grid = {});
 
 }  // namespace fokker

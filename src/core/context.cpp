@@ -2,9 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <limits>
-
-#include "core/check.hpp"
 #include "core/names.hpp"
 #include "core/operations.hpp"
 #include "cpu/backend.hpp"
@@ -56,40 +53,5 @@ std::string Context::backend_name() const { return backend_->name(); }
 Precision Context::precision() const { return backend_->precision(); }
 const std::string& Context::note() const { return note_; }
 void Context::synchronize() const { backend_->synchronize(); }
-
-template <class T>
-Buffer<T>::Buffer(const Context& context, std::int64_t rows, std::int64_t columns) {
-  constexpr auto most = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(2 * sizeof(T));
-  if (rows < 0 || columns < 0 || (columns > 0 && rows > most / columns)) {
-    throw Error(
-        fmt::format("a buffer of {} x {} asked for; allowed: sizes of 0 or more that fit in memory", rows, columns));
-  }
-  storage_ = context.backend().allocate(static_cast<std::size_t>(rows * columns) * sizeof(T));
-  view_ = {static_cast<T*>(storage_.get()), rows, columns, context.device()};
-}
-
-template class Buffer<float>;
-template class Buffer<double>;
-
-template <class T>
-void copy(const Context& context, std::type_identity_t<View<const T>> from, View<T> to) {
-  const auto check = [&](const char* what, View<const T> view) {
-    if (view.columns < 0) {
-      throw Error(fmt::format("{} of a copy has {} columns; allowed: 0 or more", what, view.columns));
-    }
-    check_view(fmt::format("{} of a copy", what), view, any_rows, view.columns,
-               view.device == Device::cpu ? Device::cpu : context.device());
-  };
-  check("the source", from);
-  check("the target", to);
-  if (from.rows != to.rows || from.columns != to.columns) {
-    throw Error(fmt::format("a copy from shape [{}, {}] to shape [{}, {}] asked for; allowed: two views of one shape",
-                            from.rows, from.columns, to.rows, to.columns));
-  }
-  if (to.size() > 0) context.backend().copy(from.data, to.data, static_cast<std::size_t>(to.size()) * sizeof(T));
-}
-
-template void copy<float>(const Context&, View<const float>, View<float>);
-template void copy<double>(const Context&, View<const double>, View<double>);
 
 }  // namespace fokker

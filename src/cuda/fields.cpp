@@ -8,6 +8,7 @@
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
 #include "kernels/loss_launch.hpp"
+#include "kernels/shared_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

@@ -10,6 +10,7 @@
 #include "cuda/device_field.hpp"
 #include "cuda/mlp_resident.hpp"
 #include "cuda/runtime.hpp"
+#include "kernels/shared_layout.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker::cuda {

@@ -123,12 +123,12 @@ DataSet DataSet::samples(const Context& context, View<const float> samples) {
   }
   check_sample_count(samples.size(), d);
   DeviceSamples device{Buffer<float>(context, samples.rows, d), empty_hash};
-  copy(context, samples, device.samples.view());
+  copy(context, samples, device.samples);
   const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 24) / d);  // at a time: 64 MB
   for (std::int64_t first = 0; first < samples.rows; first += rows) {
     const std::int64_t n = std::min(rows, samples.rows - first);
     std::vector<float> part(static_cast<std::size_t>(n * d));
-    copy(context, {device.samples.data() + first * d, n, d, context.device()}, View<float>(part, d));
+    copy(context, device.samples.view().slice(first, n), View(part, d));
     context.synchronize();
     check_finite(part, first, d);
     device.hash = hash(device.hash, part);

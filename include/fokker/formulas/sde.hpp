@@ -34,7 +34,7 @@ struct OuSde {
     const T a = static_cast<T>(rate), b = static_cast<T>(g);
     return {-a, b * b, std::exp(-a * t), -b * b * std::expm1(-2 * a * t) / (2 * a)};
   }
-  double prior_variance() const { return g * g / (2 * rate); }  // of the stationary law
+  FOKKER_HOST_DEVICE double prior_variance() const { return g * g / (2 * rate); }  // of the stationary law
 };
 
 // β(t) = β_min + τ (β_max − β_min) and its integral B from 0 to t.
@@ -60,7 +60,7 @@ struct VpLinearSde {
     const auto [beta, integral] = LinearBeta<T>(beta_min, beta_max, horizon, t);
     return {-beta / 2, beta, std::exp(-integral / 2), -std::expm1(-integral)};
   }
-  double prior_variance() const { return 1; }
+  FOKKER_HOST_DEVICE double prior_variance() const { return 1; }
 };
 
 // Sub-variance-preserving: a = −β/2, g² = β (1 − e^{−2B}), the same β (Song et al. 2021, eq. 31).
@@ -76,7 +76,7 @@ struct SubVpSde {
     const T variance = -std::expm1(-integral), mean = std::exp(-integral / 2);
     return {-beta / 2, -beta * std::expm1(-2 * integral), mean, variance * variance};
   }
-  double prior_variance() const { return 1; }
+  FOKKER_HOST_DEVICE double prior_variance() const { return 1; }
 };
 
 // sin π x for moderate x. The device's general sine would reduce its argument through local memory.
@@ -111,7 +111,7 @@ struct VpCosineSde {
     const T tail = rate * beyond, beta = rate / static_cast<T>(horizon);
     return {-beta / 2, beta, inner_mean * std::exp(-tail / 2), inner_variance * std::exp(-tail) - std::expm1(-tail)};
   }
-  double prior_variance() const { return 1; }
+  FOKKER_HOST_DEVICE double prior_variance() const { return 1; }
 };
 
 // Variance-exploding: a = 0, σ²(t) = σ_min² ((σ_max/σ_min)^{2τ} − 1) (Song et al. 2021, eq. 30).
@@ -128,7 +128,7 @@ struct VeSde {
     return {T(0), 2 * least * least * std::exp(2 * tau * log_ratio) * log_ratio / static_cast<T>(horizon), T(1),
             least * least * std::expm1(2 * tau * log_ratio)};
   }
-  double prior_variance() const { return at(horizon).variance; }
+  FOKKER_HOST_DEVICE double prior_variance() const { return at(horizon).variance; }
 };
 
 enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve };
@@ -150,7 +150,7 @@ struct SdeFormulas {
   SdeFormulas(const SubVpSde& sde) : kind(SdeKind::subvp), subvp(sde) {}
   SdeFormulas(const VeSde& sde) : kind(SdeKind::ve), ve(sde) {}
 
-  // Calls `function` with the struct of the kind at hand.
+  // Calls `function`, which runs where the caller does, with the struct of the kind at hand.
   template <class Function>
   FOKKER_HOST_DEVICE auto visit(Function function) const {
     switch (kind) {
@@ -165,6 +165,12 @@ struct SdeFormulas {
 
   FOKKER_HOST_DEVICE double horizon() const {
     return visit([](const auto& sde) { return sde.horizon; });
+  }
+  FOKKER_HOST_DEVICE double t_min() const {
+    return visit([](const auto& sde) { return sde.t_min; });
+  }
+  FOKKER_HOST_DEVICE double prior_variance() const {
+    return visit([](const auto& sde) { return sde.prior_variance(); });
   }
   template <class T>
   FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {

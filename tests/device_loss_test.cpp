@@ -33,6 +33,7 @@
 #include <ostream>
 #include <random>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <variant>
 #include <vector>
@@ -49,6 +50,7 @@
 
 #ifdef FOKKER_EMULATION
 #include "kernels/activation.hpp"
+#include "softsign.hpp"
 #endif
 
 namespace fokker {
@@ -204,14 +206,38 @@ TEST(EncodedActivation, HoldsSoftplusWhereItIsLinear) {
   }
 }
 
-// The others are the number itself.
-TEST(EncodedActivation, IsTheNumberWhereNoOtherWillDo) {
-  for (const Activation activation : {Activation::silu, Activation::sine}) {
-    kernels::with_fast_activation(activation, 1, [&](const auto& sigma) {
-      for (const float z : {-3.25f, -0.0f, 0.5f, 40.0f}) {
-        EXPECT_EQ(sigma.decode(sigma.encode(z)).value, sigma(z).value);
-        EXPECT_EQ(sigma.decode(sigma.encode(z)).d3, sigma(z).d3);
+// An activation without a fast form computes by its functor, and z is its number.
+TEST(EncodedActivation, IsItselfForAFunctorAlone) {
+  kernels::with_fast_activation(ActivationsAndSoftsign(), Softsign::traits.activation, 1, [&](const auto& sigma) {
+    for (const float z : {-3.25f, -0.0f, 0.5f, 40.0f}) {
+      EXPECT_EQ(sigma.encode(z), z);
+      const ActivationValues<float> fast = sigma.decode(z), plain = Softsign()(z);
+      EXPECT_EQ(std::tie(fast.value, fast.d1, fast.d2, fast.d3), std::tie(plain.value, plain.d1, plain.d2, plain.d3));
+    }
+  });
+}
+
+// Fast forms and functors agree, in units of 2^−24 of the larger of the value and the scale β^{k − 1} of derivative k.
+TEST(EncodedActivation, AgreesWithTheFunctor) {
+  for (const ActivationTraits& traits : Activations::traits) {
+    const double beta = traits.has_parameter() ? 3 : 1;
+    with_activation(traits.activation, beta, [&]<class Sigma>(const Sigma& sigma) {
+      const auto fast = kernels::fast_form(sigma);
+      const kernels::EncodedAsItself<Sigma> plain{sigma};
+      double largest[4] = {};
+      for (double y = -60; y < 60; y += 0.0137) {
+        const auto z = static_cast<float>(y / beta);
+        const ActivationValues<float> a = fast(z), b = fast.decode(fast.encode(z)), e = plain.decode(plain.encode(z));
+        const float forms[3][4] = {
+            {a.value, a.d1, a.d2, a.d3}, {b.value, b.d1, b.d2, b.d3}, {e.value, e.d1, e.d2, e.d3}};
+        for (int k = 0; k < 4; ++k) {
+          const double scale = std::max(std::pow(beta, k - 1), double(std::fabs(forms[2][k])));
+          for (int form = 0; form < 2; ++form) {
+            largest[k] = std::max(largest[k], std::fabs(double(forms[form][k]) - double(forms[2][k])) / scale * 0x1p24);
+          }
+        }
       }
+      for (int k = 0; k < 4; ++k) EXPECT_LE(largest[k], 16) << traits.name << ", derivative " << k;
     });
   }
 }
@@ -235,18 +261,17 @@ struct Shape {
   std::int64_t d;
   std::vector<std::int64_t> hidden;
   std::int64_t n, m;
-  int activations = 4;  // fewer where a network is large: others show the rest
+  int activations = Activations::size;  // fewer where a network is large: others show the rest
 };
 
 std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& shapes) {
-  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
     for (int k = 0; k < shape.activations; ++k) {
       for (const Output output : {Output::potential, Output::score}) {
-        const Activation activation = activations[(s + k) % 4];
+        const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 3 : 100;
         all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)),
                        architecture_of(shape.d, shape.hidden, activation, beta, output),
@@ -443,7 +468,7 @@ TEST_F(DeviceLossTest, GradientsAreThoseOfTheirValues) {
       EXPECT_TRUE(agrees((4 * near - far) / 3, 0, 0, std::fabs(near - far) / 3 + noise));
     }
   };
-  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+  for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
       for (const Path path : {Path::wide_double, Path::resident_fp32, Path::resident_split}) {
         check(path, activation, output);

@@ -1,10 +1,11 @@
 #pragma once
 
 // σ, σ′, σ″ and σ‴ of one number in float, from the special-function unit where that is accurate. The formulas are
-// those of fokker/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that
+// those of fokker/formulas/activation.hpp with e = 2^{−c|z|}; errors are a few units in the last place of the largest value that
 // a function takes (h and the derivatives alike), so a product's rounding of z moves a network as much.
 //
-// encode(z) is one number from which decode() finds σ and its derivatives by a few multiplications, or z itself.
+// encode(z) is one number from which decode() finds σ and its derivatives by a few multiplications, or z itself. It is
+// what a training keeps of a unit between its sweeps.
 #include <cmath>
 
 #include "device.hpp"
@@ -47,7 +48,6 @@ struct FastSoftplus {
 };
 
 struct FastTanh {
-  __device__ __forceinline__ explicit FastTanh(float) {}
   __device__ __forceinline__ ActivationValues<float> operator()(float z) const {
     const float e = exp2_approx(-2.88539008f * fabsf(z)), inverse = reciprocal_approx(1.0f + e);
     const float h = copysignf((1.0f - e) * inverse, z), d1 = 4.0f * e * inverse * inverse;
@@ -64,15 +64,11 @@ struct FastTanh {
 };
 
 struct FastSilu {
-  __device__ __forceinline__ explicit FastSilu(float) {}
   __device__ __forceinline__ ActivationValues<float> operator()(float z) const {
     const float e = exp2_approx(-1.44269504f * fabsf(z)), inverse = reciprocal_approx(1.0f + e), low = e * inverse;
     const float s = z > 0.0f ? inverse : low, q = low * inverse, r = 1.0f - (s + s);
     return {z * s, s + z * q, q * (2.0f + z * r), q * (r * (3.0f + z * r) - 2.0f * z * q)};
   }
-
-  __device__ __forceinline__ float encode(float z) const { return z; }
-  __device__ __forceinline__ ActivationValues<float> decode(float z) const { return (*this)(z); }
 };
 
 // z = n π/2 + r with π/2 in three parts by fused multiply-adds: z − n p_0 is exact, being a multiple of 2^−23 below 2.
@@ -81,7 +77,6 @@ struct FastSilu {
 // would be 6, 52 and 1000 units. From 2^20 on, where neighbouring numbers are an eighth of a radian apart, NaN. The
 // library's sine would reduce its argument through local memory.
 struct FastSine {
-  __device__ __forceinline__ explicit FastSine(float) {}
   __device__ __forceinline__ ActivationValues<float> operator()(float z) const {
     const float turns = rintf(z * 0.636619772f);
     float r = fmaf(turns, -1.5707963705062866f, z);
@@ -98,21 +93,41 @@ struct FastSine {
     const float value = n & 2 ? -sine : sine, d1 = (n + 1) & 2 ? -cosine : cosine;
     return {value, d1, -value, -d1};
   }
+};
 
+// z stands for itself where no other number will do.
+template <class Formula>
+struct EncodedAsItself : Formula {
   __device__ __forceinline__ float encode(float z) const { return z; }
   __device__ __forceinline__ ActivationValues<float> decode(float z) const { return (*this)(z); }
 };
 
-// Calls visitor with the activation as a compile-time type; the device's counterpart of fokker::with_activation.
-template <class Visitor>
-__device__ __forceinline__ void with_fast_activation(Activation activation, float beta, const Visitor& visitor) {
-  switch (activation) {
-    case Activation::tanh: return visitor(FastTanh(beta));
-    case Activation::silu: return visitor(FastSilu(beta));
-    case Activation::sine: return visitor(FastSine(beta));
-    case Activation::softplus: break;
+// An activation without a form of its own here is the formula that host and device share.
+template <class Sigma>
+__device__ __forceinline__ EncodedAsItself<Sigma> fast_form(const Sigma& sigma) {
+  return {sigma};
+}
+__device__ __forceinline__ FastSoftplus fast_form(const Softplus& sigma) {
+  return FastSoftplus(static_cast<float>(sigma.beta));
+}
+__device__ __forceinline__ FastTanh fast_form(const Tanh&) { return {}; }
+__device__ __forceinline__ EncodedAsItself<FastSilu> fast_form(const Silu&) { return {}; }
+__device__ __forceinline__ EncodedAsItself<FastSine> fast_form(const Sine&) { return {}; }
+
+// Calls visitor with the activation's fast form: the device's counterpart of fokker::with_activation.
+template <class Sigma, class... Rest, class Visitor>
+__device__ __forceinline__ void with_fast_activation(ActivationList<Sigma, Rest...>, Activation activation,
+                                                     float parameter, const Visitor& visitor) {
+  if constexpr (sizeof...(Rest) > 0) {
+    if (activation != Sigma::traits.activation) {
+      return with_fast_activation(ActivationList<Rest...>(), activation, parameter, visitor);
+    }
   }
-  visitor(FastSoftplus(beta));
+  visitor(fast_form(activation_with<Sigma>(parameter)));
+}
+template <class Visitor>
+__device__ __forceinline__ void with_fast_activation(Activation activation, float parameter, const Visitor& visitor) {
+  with_fast_activation(Activations(), activation, parameter, visitor);
 }
 
 }  // namespace fokker::kernels

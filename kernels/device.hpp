@@ -2,8 +2,7 @@
 
 // Everything that kernels ask of the machine, behind functions: where a thread stands, barriers, shuffles, shared
 // memory, and the instructions that C++ has no name for. Compiled by nvcc these are the instructions; compiled as plain
-// C++ (FOKKER_EMULATION) they are their twins of the emulation, so that kernels run, and are tested, where there is no
-// GPU.
+// C++ (FOKKER_EMULATION) they are the emulation's, so that kernels run, and are tested, where there is no GPU.
 #include <cstdint>
 
 #include "fokker/formulas/host_device.hpp"
@@ -39,8 +38,8 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, v, mask);
 }
 // The sum is the order of arrival's: for integers only.
-__device__ __forceinline__ void atomic_add(unsigned long long* at, unsigned long long v) { atomicAdd(at, v); }
-__device__ __forceinline__ void atomic_add(unsigned* at, unsigned v) { atomicAdd(at, v); }
+__device__ __forceinline__ void atomic_add(unsigned long long* to, unsigned long long v) { atomicAdd(to, v); }
+__device__ __forceinline__ void atomic_add(unsigned* to, unsigned v) { atomicAdd(to, v); }
 
 // 2^x, log₂ x and 1/x to about 2 ulp, log₂ to 2^−22 absolute between ½ and 2; denormal operands and results are zero.
 __device__ __forceinline__ float exp2_approx(float x) {

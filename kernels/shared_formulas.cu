@@ -11,10 +11,13 @@
 namespace fokker {
 namespace {
 
-template <class Function, class T>
-__device__ T sum_of_derivatives(Function function, T z) {
-  const ActivationValues<T> v = function(z);
+template <class T>
+__device__ T sum_of(const ActivationValues<T>& v) {
   return v.value + v.d1 + v.d2 + v.d3;
+}
+template <class T, class... Sigmas>
+__device__ T sum_of_activations(ActivationList<Sigmas...>, double parameter, T z) {
+  return (sum_of(activation_with<Sigmas>(parameter)(z)) + ...);
 }
 
 template <class T>
@@ -30,15 +33,14 @@ __device__ T runge_kutta_step(const RungeKutta& scheme, const SdeFormulas& sde, 
 
 // out [gridDim.x · blockDim.x], one number a thread.
 template <class T>
-__global__ void shared_formulas(SdeFormulas sde, double beta, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
+__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   T normal[2], uniform;
   draw_normals(normal, 2, RandomUse::noise, seed, index, step);
   draw_uniforms(&uniform, 1, RandomUse::time, seed, index, step);
   const T t = static_cast<T>(sde.horizon()) * uniform, z = normal[0], x = normal[1];
   const SdeCoefficients<T> c = sde.at(t);
-  const T score = sum_of_derivatives(Softplus{beta}, z) + sum_of_derivatives(Tanh{}, z) +
-                  sum_of_derivatives(Silu{}, z) + sum_of_derivatives(Sine{}, z) + c.mean + c.variance;
+  const T score = sum_of_activations(Activations(), parameter, z) + c.mean + c.variance;
   out[index] = euler_maruyama(reverse_sde_step(sde, t, dt), x, score, z) +
                runge_kutta_step(runge_kutta_euler(), sde, t, dt, x, score) +
                runge_kutta_step(runge_kutta_heun(), sde, t, dt, x, score) +

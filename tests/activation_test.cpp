@@ -1,5 +1,6 @@
-// Activations: the scalar formulas' derivatives against finite differences in double, and the vector kernels against
-// formulas in long double that share nothing with either, with the largest error of each in units in the last place.
+// Activations: the functors' derivatives against finite differences in double, and the vector kernels, with a form of
+// their own or by the functor lane by lane, against formulas in long double that share nothing with either, with the
+// largest error of each in units in the last place.
 #include "fokker/formulas/activation.hpp"
 
 #include <fmt/format.h>
@@ -8,12 +9,18 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <string>
+#include <tuple>
+#include <type_traits>
 #include <vector>
 
+#include "cpu/mlp_activations-inl.hpp"
 #include "cpu/mlp_primitives.hpp"
+#include "fokker/model.hpp"
 #include "simd_targets.hpp"
+#include "softsign.hpp"
 
 namespace fokker {
 namespace {
@@ -24,11 +31,31 @@ struct Case {
   Activation activation;
   double beta;
 };
-constexpr Case cases[] = {{Activation::softplus, 100}, {Activation::softplus, 20}, {Activation::softplus, 1},
-                          {Activation::tanh, 1},       {Activation::silu, 1},      {Activation::sine, 1}};
+std::vector<Case> every_case() {
+  std::vector<Case> cases;
+  for (const ActivationTraits& traits : Activations::traits) {
+    if (traits.has_parameter()) {
+      for (const double parameter : {100, 20, 1}) cases.push_back({traits.activation, parameter});
+    } else {
+      cases.push_back({traits.activation, 1});
+    }
+  }
+  return cases;
+}
+
+TEST(Activation, IsBoundedWhereItSaysSo) {
+  for (const ActivationTraits& traits : Activations::traits) {
+    double largest = 0;
+    with_activation(traits.activation, traits.parameter.usual, [&](const auto& sigma) {
+      for (double z = 1; z < 1e9; z *= 7)
+        largest = std::max({largest, std::fabs(sigma(z).value), std::fabs(sigma(-z).value)});
+    });
+    EXPECT_EQ(largest < 100, traits.bounded) << traits.name;
+  }
+}
 
 TEST(Activation, DerivativesMatchFiniteDifferences) {
-  for (const Case& c : cases) {
+  for (const Case& c : every_case()) {
     with_activation(c.activation, c.beta, [&](auto sigma) {
       // In units of 1/β: a step of 1e-3 has a truncation error of 1e-12/30 of the fifth derivative, which is below 100.
       const double h = 1e-3 / c.beta;
@@ -62,7 +89,7 @@ TEST(Activation, SoftplusIsLinearAboveItsThreshold) {
   EXPECT_NEAR(below.value, 0.1999999 + 2.0612e-11, 1e-14);
 }
 
-// σ and its derivatives, each as its own closed form.
+// σ and its derivatives, each as its own closed form where one is written here, else the functor's.
 std::vector<Real> reference(const Case& c, Real z, bool linear) {
   const Real b = c.beta;
   switch (c.activation) {
@@ -82,8 +109,12 @@ std::vector<Real> reference(const Case& c, Real z, bool linear) {
       return {z * s, s + z * q, 2 * q + z * q * r, 3 * q * r + z * q * (r * r - 2 * q)};
     }
     case Activation::sine: return {std::sin(z), std::cos(z), -std::sin(z), -std::cos(z)};
+    default:
+      return with_activation(c.activation, c.beta, [&](const auto& sigma) -> std::vector<Real> {
+        const ActivationValues<Real> v = sigma(z);
+        return {v.value, v.d1, v.d2, v.d3};
+      });
   }
-  return {};
 }
 
 // Errors allowed, in units of the last place (ε) of: the result (`ulps`), plus the largest magnitude of that derivative
@@ -92,14 +123,16 @@ struct Allowed {
   double ulps, of_scale;
 };
 
+// A kernel by its name and call, activate(n, z, h, d1, d2, d3), for n a multiple of `lanes`.
 template <class T>
-class VectorActivations {
- public:
-  VectorActivations() : p_(cpu::mlp_primitives<T>()) {}
+struct Kernel {
+  std::string name;
+  std::int64_t lanes;
+  std::function<void(std::int64_t, const T*, T*, T*, T*, T*)> activate;
 
   void check(const Case& c, const std::vector<T>& points, const Allowed (&allowed)[4]) const {
     std::vector<T> z = points;
-    while (static_cast<std::int64_t>(z.size()) % p_.lanes != 0) z.push_back(T(0));
+    while (static_cast<std::int64_t>(z.size()) % lanes != 0) z.push_back(T(0));
     const std::size_t n = z.size();
     // Each combination of wanted outputs has its own kernel or shares the general one.
     double worst[4] = {};
@@ -111,7 +144,7 @@ class VectorActivations {
         out[k].assign(n, T(77));
         p[k] = out[k].data();
       }
-      p_.activate(c.activation, static_cast<T>(c.beta), static_cast<std::int64_t>(n), z.data(), p[0], p[1], p[2], p[3]);
+      activate(static_cast<std::int64_t>(n), z.data(), p[0], p[1], p[2], p[3]);
       const Real scales[4] = {0, 1, static_cast<Real>(c.beta), static_cast<Real>(c.beta) * static_cast<Real>(c.beta)};
       for (std::size_t i = 0; i < n; ++i) {
         const bool linear = c.activation == Activation::softplus && static_cast<T>(c.beta) * z[i] > T(20);
@@ -143,16 +176,14 @@ class VectorActivations {
 
  private:
   std::string describe(const Case& c, int order, int orders) const {
-    return fmt::format("{} {} of {}({}), derivative {}, outputs {:04b}", p_.target, sizeof(T) == 4 ? "float" : "double",
+    return fmt::format("{} {} of {}({}), derivative {}, outputs {:04b}", name, sizeof(T) == 4 ? "float" : "double",
                        to_string(c.activation), c.beta, order, orders);
   }
   void print(const Case& c, const double (&worst)[4]) const {
     const std::string line = fmt::format("{:.2f} {:.2f} {:.2f} {:.2f}", worst[0], worst[1], worst[2], worst[3]);
-    fmt::print("{} {} {}({}): largest errors of the value and derivatives in ulps {}\n", p_.target,
+    fmt::print("{} {} {}({}): largest errors of the value and derivatives in ulps {}\n", name,
                sizeof(T) == 4 ? "float" : "double", to_string(c.activation), c.beta, line);
   }
-
-  const cpu::MlpPrimitives<T>& p_;
 };
 
 template <class T>
@@ -179,20 +210,27 @@ std::vector<T> sweep(const Case& c) {
 class Activations : public testing::EachTarget {};
 
 // Without fused multiply-adds the product y log₂ e is rounded, by half a unit of itself at most, before its integer
-// part is taken off: e^{−y} is then wrong by up to y/2 units more, y ≤ 88 (708 in double).
+// part is taken off, or y = βz is: e^{−y} is then wrong by up to y/2 units more, y ≤ 88 (708 in double).
+template <class T>
+void check(const Case& c, const Kernel<T>& kernel, bool fused) {
+  const double e = fused ? 0 : sizeof(T) == 4 ? 44 : 354;
+  switch (c.activation) {
+    case Activation::softplus: kernel.check(c, sweep<T>(c), {{3 + e, 0}, {3 + e, 0}, {4 + e, 0}, {5 + e, 1}}); break;
+    case Activation::tanh: kernel.check(c, sweep<T>(c), {{3, 0}, {4 + e, 0}, {6 + e, 0}, {6 + e, 4}}); break;
+    case Activation::silu: kernel.check(c, sweep<T>(c), {{4 + e, 0}, {4 + e, 2}, {4 + e, 2}, {4 + e, 2}}); break;
+    case Activation::sine: kernel.check(c, sweep<T>(c), {{2, 0}, {2, 0}, {2, 0}, {2, 0}}); break;
+    default: kernel.check(c, sweep<T>(c), {{4 + e, 4}, {4 + e, 4}, {4 + e, 4}, {4 + e, 4}}); break;
+  }
+}
+
 template <class T>
 void check_all() {
-  const bool fused = std::string(cpu::mlp_primitives<T>().target) != "SCALAR";
-  const double exponential = fused ? 0 : sizeof(T) == 4 ? 44 : 354;
-  for (const Case& c : cases) {
-    const VectorActivations<T> kernels;
-    const double e = exponential;
-    switch (c.activation) {
-      case Activation::softplus: kernels.check(c, sweep<T>(c), {{3 + e, 0}, {3 + e, 0}, {4 + e, 0}, {5 + e, 1}}); break;
-      case Activation::tanh: kernels.check(c, sweep<T>(c), {{3, 0}, {4 + e, 0}, {6 + e, 0}, {6 + e, 4}}); break;
-      case Activation::silu: kernels.check(c, sweep<T>(c), {{4 + e, 0}, {4 + e, 2}, {4 + e, 2}, {4 + e, 2}}); break;
-      case Activation::sine: kernels.check(c, sweep<T>(c), {{2, 0}, {2, 0}, {2, 0}, {2, 0}}); break;
-    }
+  const cpu::MlpPrimitives<T>& p = cpu::mlp_primitives<T>();
+  for (const Case& c : every_case()) {
+    const auto activate = [&](std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
+      p.activate(c.activation, static_cast<T>(c.beta), n, z, h, d1, d2, d3);
+    };
+    check<T>(c, {p.target, p.lanes, activate}, std::string(p.target) != "SCALAR");
   }
 }
 
@@ -220,6 +258,46 @@ TEST_P(Activations, InfiniteArguments) {
   EXPECT_EQ(d.back(), 0);
   run(Activation::sine);
   EXPECT_TRUE(std::isnan(h.front()) && std::isnan(d.back()));
+}
+
+// What every activation would be without its vector form.
+template <class T>
+void check_lane_by_lane() {
+  namespace baseline = cpu::HWY_NAMESPACE;
+  for (const Case& c : every_case()) {
+    with_activation(c.activation, c.beta, [&]<class Sigma>(const Sigma& sigma) {
+      const baseline::LaneByLane<T, Sigma> form(sigma);
+      const auto activate = [&](std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
+        baseline::activate_orders<baseline::wants_all>(form, n, z, h, d1, d2, d3);
+      };
+      check<T>(c, {"lane by lane", std::int64_t(hwy::HWY_NAMESPACE::Lanes(baseline::Tag<T>())), activate}, false);
+    });
+  }
+}
+TEST(ActivationFallback, KeepsTheBoundsOfTheVectorFormsInFloat) { check_lane_by_lane<float>(); }
+TEST(ActivationFallback, KeepsTheBoundsOfTheVectorFormsInDouble) { check_lane_by_lane<double>(); }
+
+TEST(ActivationFallback, ServesAnActivationThatIsAFunctorAlone) {
+  namespace baseline = cpu::HWY_NAMESPACE;
+  const auto lanes = static_cast<std::int64_t>(hwy::HWY_NAMESPACE::Lanes(baseline::Tag<float>()));
+  const auto run = [&]<class Sigma>(const Sigma& sigma) {
+    EXPECT_STREQ(Sigma::traits.name, "softsign");
+    std::vector<float> z(static_cast<std::size_t>(19 * lanes)), h(z), d1(z), d2(z), d3(z);
+    for (std::size_t i = 0; i < z.size(); ++i) z[i] = 0.37f * static_cast<float>(i) - 9;
+    baseline::activate_orders<baseline::wants_all>(baseline::vector_form<float>(sigma), std::ssize(z), z.data(),
+                                                   h.data(), d1.data(), d2.data(), d3.data());
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      const ActivationValues<float> v = sigma(z[i]);
+      EXPECT_EQ(std::tie(h[i], d1[i], d2[i], d3[i]), std::tie(v.value, v.d1, v.d2, v.d3)) << z[i];
+    }
+  };
+  with_activation(testing::ActivationsAndSoftsign(), testing::Softsign::traits.activation, 0, [&](const auto& sigma) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(sigma)>, testing::Softsign>) {
+      run(sigma);
+    } else {
+      ADD_FAILURE() << "dispatched to " << sigma.traits.name;
+    }
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(Targets, Activations, testing::each_target(), testing::target_name);

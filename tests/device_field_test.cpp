@@ -192,20 +192,19 @@ struct Shape {
   std::int64_t d;
   std::vector<std::int64_t> hidden;
   std::int64_t n;
-  int activations = 4;     // fewer where a network is large: others show the rest
-  int resident_works = 3;  // of a potential
+  int activations = Activations::size;  // fewer where a network is large: others show the rest
+  int resident_works = 3;               // of a potential
   int most_shared = std::numeric_limits<int>::max();
 };
 
 std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
-  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
     for (int k = 0; k < shape.activations; ++k) {
       for (const Output output : {Output::potential, Output::score}) {
-        const Activation activation = activations[(s + k) % 4];
+        const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 100 : 3;
         // A vector net's second and third works take the same.
         const int works = output == Output::score && shape.resident_works == 2 ? 3 : shape.resident_works;

@@ -32,6 +32,7 @@
 #include <ostream>
 #include <random>
 #include <string>
+#include <tuple>
 #include <type_traits>
 #include <variant>
 #include <vector>
@@ -50,6 +51,7 @@
 
 #ifdef FOKKER_EMULATION
 #include "kernels/activation.hpp"
+#include "softsign.hpp"
 #endif
 
 namespace fokker {
@@ -205,14 +207,38 @@ TEST(EncodedActivation, HoldsSoftplusWhereItIsLinear) {
   }
 }
 
-// The others are the number itself.
-TEST(EncodedActivation, IsTheNumberWhereNoOtherWillDo) {
-  for (const Activation activation : {Activation::silu, Activation::sine}) {
-    kernels::with_fast_activation(activation, 1, [&](const auto& sigma) {
-      for (const float z : {-3.25f, -0.0f, 0.5f, 40.0f}) {
-        EXPECT_EQ(sigma.decode(sigma.encode(z)).value, sigma(z).value);
-        EXPECT_EQ(sigma.decode(sigma.encode(z)).d3, sigma(z).d3);
+// An activation without a fast form computes by its functor, and z is its number.
+TEST(EncodedActivation, IsItselfForAFunctorAlone) {
+  kernels::with_fast_activation(ActivationsAndSoftsign(), Softsign::traits.activation, 1, [&](const auto& sigma) {
+    for (const float z : {-3.25f, -0.0f, 0.5f, 40.0f}) {
+      EXPECT_EQ(sigma.encode(z), z);
+      const ActivationValues<float> fast = sigma.decode(z), plain = Softsign()(z);
+      EXPECT_EQ(std::tie(fast.value, fast.d1, fast.d2, fast.d3), std::tie(plain.value, plain.d1, plain.d2, plain.d3));
+    }
+  });
+}
+
+// Fast forms and functors agree, in units of 2^−24 of the larger of the value and the scale β^{k − 1} of derivative k.
+TEST(EncodedActivation, AgreesWithTheFunctor) {
+  for (const ActivationTraits& traits : Activations::traits) {
+    const double beta = traits.has_parameter() ? 3 : 1;
+    with_activation(traits.activation, beta, [&]<class Sigma>(const Sigma& sigma) {
+      const auto fast = kernels::fast_form(sigma);
+      const kernels::EncodedAsItself<Sigma> plain{sigma};
+      double largest[4] = {};
+      for (double y = -60; y < 60; y += 0.0137) {
+        const auto z = static_cast<float>(y / beta);
+        const ActivationValues<float> a = fast(z), b = fast.decode(fast.encode(z)), e = plain.decode(plain.encode(z));
+        const float forms[3][4] = {
+            {a.value, a.d1, a.d2, a.d3}, {b.value, b.d1, b.d2, b.d3}, {e.value, e.d1, e.d2, e.d3}};
+        for (int k = 0; k < 4; ++k) {
+          const double scale = std::max(std::pow(beta, k - 1), double(std::fabs(forms[2][k])));
+          for (int form = 0; form < 2; ++form) {
+            largest[k] = std::max(largest[k], std::fabs(double(forms[form][k]) - double(forms[2][k])) / scale * 0x1p24);
+          }
+        }
       }
+      for (int k = 0; k < 4; ++k) EXPECT_LE(largest[k], 16) << traits.name << ", derivative " << k;
     });
   }
 }
@@ -236,18 +262,17 @@ struct Shape {
   std::int64_t d;
   std::vector<std::int64_t> hidden;
   std::int64_t n, m;
-  int activations = 4;  // fewer where a network is large: others show the rest
+  int activations = Activations::size;  // fewer where a network is large: others show the rest
 };
 
 std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& shapes) {
-  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
     for (int k = 0; k < shape.activations; ++k) {
       for (const Output output : {Output::potential, Output::score}) {
-        const Activation activation = activations[(s + k) % 4];
+        const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 3 : 100;
         const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
         const std::int64_t m = output == Output::potential ? shape.m : 0;
@@ -446,7 +471,7 @@ TEST_F(DeviceLossTest, GradientsAreThoseOfTheirValues) {
       EXPECT_TRUE(agrees((4 * near - far) / 3, 0, 0, std::fabs(near - far) / 3 + noise));
     }
   };
-  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+  for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
       for (const Path path : {Path::wide_double, Path::resident_fp32, Path::resident_split}) {
         check(path, activation, output);
@@ -607,7 +632,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
       std::vector<std::unique_ptr<cuda::TrainingLoss>> losses;
       std::vector<cuda::TrainingLoss*> together;
       std::vector<DeviceMemory> parameters, values, gradients;
-      std::vector<cuda::LossTask> tasks;
+      std::vector<kernels::LossTask> tasks;
       for (const int k : {0, 1}) {
         losses.push_back(cuda::make_wide_loss(queue(precision), a, sde, rows));
         together.push_back(losses.back().get());
@@ -615,7 +640,12 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
         values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
         gradients.push_back(cuda::upload(std::vector<float>(count, 7.0f)));
         draw.seed = 5 + k;
-        tasks.push_back({parameters[k].as<float>(), draw, 0.1 + k, values[k].as<double>(), gradients[k].as<float>()});
+        tasks.push_back({.parameters = parameters[k].as<float>(),
+                         .drawn = true,
+                         .points = draw,
+                         .residual_weight = 0.1 + k,
+                         .values = values[k].as<double>(),
+                         .gradient = gradients[k].as<float>()});
       }
       losses[0]->evaluate(together, tasks);
       for (const int k : {0, 1}) {
@@ -639,7 +669,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
         EXPECT_EQ(download<float>(gradients[k]), download<float>(expected_gradient));
         EXPECT_TRUE(std::isfinite(download<double>(values[k])[2]));
       }
-      EXPECT_FALSE(losses[0]->goes_with(*losses[1]));
+      EXPECT_FALSE(losses[0]->shares_launches_with(*losses[1]));
       EXPECT_NE(download<float>(gradients[0]), download<float>(gradients[1]));
     }
   }
@@ -661,12 +691,12 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
     std::vector<std::unique_ptr<cuda::TrainingLoss>> losses;
     std::vector<cuda::TrainingLoss*> together;
     std::vector<DeviceMemory> parameters, values, gradients;
-    std::vector<cuda::LossTask> tasks;
+    std::vector<kernels::LossTask> tasks;
     for (std::int64_t k = 0; k < kernels::most_models + 2; ++k) {
       const auto start = as<float>(Mlp::initialise(shape(9 + k), static_cast<std::uint64_t>(k)).parameters);
       losses.push_back(cuda::make_resident_loss(on, shape(9 + k), sde));
       together.push_back(losses.back().get());
-      EXPECT_TRUE(losses.front()->goes_with(*losses.back()));
+      EXPECT_TRUE(losses.front()->shares_launches_with(*losses.back()));
       parameters.push_back(cuda::upload(start));
       values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
       gradients.push_back(cuda::upload(std::vector<float>(start.size(), 7.0f)));
@@ -679,8 +709,12 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
                                        .denoising_points = k == 5 ? 300 : 19 - k,
                                        .collocation_points = output != Output::potential || k == 2 ? 0 : 10 + k,
                                        .box = 3};
-      tasks.push_back(
-          {parameters.back().as<float>(), draw, 0.3, values.back().as<double>(), gradients.back().as<float>()});
+      tasks.push_back({.parameters = parameters.back().as<float>(),
+                       .drawn = true,
+                       .points = draw,
+                       .residual_weight = 0.3,
+                       .values = values.back().as<double>(),
+                       .gradient = gradients.back().as<float>()});
     }
     using Numbers = std::pair<std::vector<double>, std::vector<float>>;
     const auto numbers = [&](std::size_t k) {
@@ -718,10 +752,10 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
       return cuda::make_resident_loss(on, architecture_of(2, {9, 32}, Activation::softplus, beta, output), sde);
     };
     const Architecture wider = architecture_of(2, {33, 9}, Activation::tanh, 1, output);
-    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_resident_loss(on, wider, sde)));
-    EXPECT_FALSE(losses.front()->goes_with(*softplus(1)));
-    EXPECT_FALSE(softplus(1)->goes_with(*softplus(2)));
-    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_wide_loss(on, shape(9), sde)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*cuda::make_resident_loss(on, wider, sde)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*softplus(1)));
+    EXPECT_FALSE(softplus(1)->shares_launches_with(*softplus(2)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*cuda::make_wide_loss(on, shape(9), sde)));
   }
 }
 

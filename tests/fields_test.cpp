@@ -70,13 +70,12 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
     std::vector<std::int64_t> hidden;
     std::int64_t n;
-    int activations = 4;  // fewer where a network is wide: narrow ones show the rest
+    int activations = Activations::size;  // fewer where a network is wide: narrow ones show the rest
   };
   const std::vector<Shape> shapes = {{1, {1}, 989},
                                      {1, {80, 7}, 99},
@@ -98,7 +97,7 @@ std::vector<Case> cases() {
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     for (int k = 0; k < shapes[s].activations; ++k) {
       for (const Output output : {Output::potential, Output::score}) {
-        const Activation activation = activations[(s + k) % 4];
+        const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 100 : 3;
         const auto a = architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output);
         all.push_back(
@@ -182,11 +181,11 @@ TEST(FieldsInManyDimensions, HessianTimesVector) {
 TEST(FieldsAgainstDifferences, DerivativesAreThoseOfTheValue) {
   const double h = 1e-4;
   const Bound bound{.of_rms = 2e-6, .norm = 5e-7};
-  for (const char* activation : {"softplus", "tanh", "silu", "sine"}) {
+  for (const Activation activation : Activations::all) {
     for (const std::int64_t d : {1, 2, 3, 5, 16}) {
       for (const Output output : {Output::potential, Output::score}) {
-        SCOPED_TRACE(fmt::format("{}, d = {}, {}", activation, d, to_string(output)));
-        const auto a = architecture_of(d, {13, 21, 8}, parse_activation(activation), 2, output);
+        SCOPED_TRACE(fmt::format("{}, d = {}, {}", to_string(activation), d, to_string(output)));
+        const auto a = architecture_of(d, {13, 21, 8}, activation, 2, output);
         const Model model = model_of(a, SdeKind::subvp, 3);
         const Problem p = make_problem(d, model.sde, 19, false, 4);
         const Fields<double> fields(cpu(), model);
@@ -238,7 +237,7 @@ TYPED_TEST_SUITE(FieldsOf, Precisions);
 // differently: two results that each carry the rounding of the model.
 TYPED_TEST(FieldsOf, AnyCombinationOfOutputsGivesTheSameNumbers) {
   using T = TypeParam;
-  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+  for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
       const auto a = architecture_of(3, {20, 13}, activation, 8, output);
       const Model model = model_of(a, SdeKind::vp_cosine, 7);
@@ -446,7 +445,7 @@ TYPED_TEST(FieldsOf, APointsResultDependsOnNeitherItsBatchNorTheThreads) {
     }
     return words;
   };
-  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+  for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
       for (const bool wild : {false, true}) {
         SCOPED_TRACE(fmt::format("{}, {}{}", to_string(activation), to_string(output), wild ? ", wild points" : ""));

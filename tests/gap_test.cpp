@@ -137,17 +137,28 @@ TEST_P(GapIn, ShowsAPriorThatIsNotTheLawAtTheHorizon) {
   const SdeCoefficients<double> at = model.sde.at(0.2);
   const double v = model.sde.prior_variance(), w = at.mean * at.mean * c + at.variance, slope = at.mean * c / w,
                deviation_ode = std::sqrt(v * c / w), deviation_sde = std::sqrt(c + slope * slope * (v - w));
-  const SamplerGap gap = measure_gap(context, model, data, TimeGrid::uniform(0.2, 0, 200),
-                                     {.samples = 20000, .ode_scheme = Scheme::heun, .in_detail = true});
-  const auto expect_distance = [&](const TransportResult& found, double a, double b) {
-    // In the plane both coordinates count, in other dimensions a direction. Nodes change it by a tenth, as the steps of
-    // the SDE do; draws by the noise floor.
-    const double expected = (d == 2 ? 2 : 1) * (a - b) * (a - b);
-    EXPECT_NEAR(found.w2_squared, expected, 0.1 * expected + gap.noise_floor);
-  };
-  expect_distance(gap.ode_sde, deviation_ode, deviation_sde);
-  expect_distance(gap.ode_truth, deviation_ode, std::sqrt(c));
-  expect_distance(gap.sde_truth, deviation_sde, std::sqrt(c));
+  const SamplerGap gap =
+      measure_gap(context, model, data, TimeGrid::uniform(0.2, 0, 200),
+                  {.samples = d == 2 ? 20000 : 10000, .ode_scheme = Scheme::heun, .in_detail = true});
+  const auto squared = [](double a, double b) { return (a - b) * (a - b); };
+  if (d == 2) {  // both coordinates count
+    // To round a law to its nodes moves it by h/√6.
+    const auto expect_distance = [](const TransportResult& found, double expected) {
+      EXPECT_NEAR(std::sqrt(found.w2_squared), std::sqrt(expected), Grid{}.spacing() / std::sqrt(6.0));
+    };
+    expect_distance(gap.ode_sde, 2 * squared(deviation_ode, deviation_sde));
+    expect_distance(gap.ode_truth, 2 * squared(deviation_ode, std::sqrt(c)));
+    expect_distance(gap.sde_truth, 2 * squared(deviation_sde, std::sqrt(c)));
+    const double expected = 2 * squared(deviation_ode, deviation_sde);
+    EXPECT_NEAR(gap.ode_sde.w2_squared - *gap.grid_share(), expected, 0.1 * expected + gap.noise_floor);
+  } else {  // a direction counts; the SDE's steps change its deviation by a few per mille
+    const auto expect_distance = [&](const TransportResult& found, double expected) {
+      EXPECT_NEAR(found.w2_squared, expected, 0.1 * expected + gap.noise_floor);
+    };
+    expect_distance(gap.ode_sde, squared(deviation_ode, deviation_sde));
+    expect_distance(gap.ode_truth, squared(deviation_ode, std::sqrt(c)));
+    expect_distance(gap.sde_truth, squared(deviation_sde, std::sqrt(c)));
+  }
   EXPECT_GT(gap.ode_sde.w2_squared, 5 * gap.noise_floor);
   EXPECT_EQ(gap.over_time.has_value(), d == 2);
 }
@@ -159,13 +170,13 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
   const Model model = model_of(*data.exact());
   const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 4);
   std::vector<GapState> states;
-  GapOptions options{.samples = 20000, .seed = 3, .in_detail = true};
+  GapOptions options{.samples = 20000, .seed = 3, .in_detail = true, .box = {.n = 16}};
   const GroundTruth truth = ground_truth(context, data, options);
   const SamplerGap at_once = measure_gap(context, model, truth, grid, options);
   options.save = [&](const GapState& state) { states.push_back(state); };
   measure_gap(context, model, truth, grid, options);
   ASSERT_EQ(states.size(), 4u);  // 16384 and the rest, of each sampler
-  for (const GapState& state : std::vector<GapState>{{}, states[0], states[1], states[2], states[3]}) {
+  for (const GapState& state : {states[0], states[2]}) {
     SCOPED_TRACE(state.sde.drawn + state.ode.drawn);
     options.from = state;
     options.save = {};
@@ -189,7 +200,7 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
   if (d == 2) {
     EXPECT_THAT(refusal([](SamplerState& state) { state.histograms.pop_back(); }), HasSubstr("histograms; allowed: "));
     EXPECT_THAT(refusal([](SamplerState& state) { state.histograms[1].weights.pop_back(); }),
-                HasSubstr("16128 weights in histogram 1; allowed: 16129"));
+                HasSubstr("960 weights in histogram 1; allowed: 961"));
   } else {
     EXPECT_THAT(refusal([](SamplerState& state) { state.samples.pop_back(); }),
                 HasSubstr("59999 coordinates of its samples; allowed: 60000"));

@@ -12,7 +12,7 @@ src/model/                core/, io/
 src/operations/           core/, model/, io/
 src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
-src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and shared_layout.hpp
+src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and *_layout.hpp
 tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
 """
 import pathlib
@@ -55,8 +55,8 @@ def rule_broken(folder, path, header):
         if header == 'omp.h' and room not in ('cpu', 'cuda') and path.name != 'parallel.hpp':
             return 'only src/core/parallel.hpp makes threads'
         other = header.split('/')[0]
-        if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', 'shared_layout.hpp'))):
-            return 'only src/cuda sees kernels/, and of them the launches and shared_layout.hpp'
+        if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', '_layout.hpp'))):
+            return 'only src/cuda sees kernels/, and of them the launches and layouts'
         if other in ROOMS and other not in (room, *ROOMS[room]) and not (makes_backends and other in ('cpu', 'cuda')):
             return f'src/{room} includes ' + ', '.join((room, *ROOMS[room])) + ' only'
     elif top == 'tools' and header.startswith(('src/', 'kernels/', *(f'{name}/' for name in ROOMS))):

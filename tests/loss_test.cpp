@@ -62,8 +62,8 @@ Result evaluate(const Architecture& a, const ForwardSde& sde, const Problem& p, 
 // ---- the reference itself ------------------------------------------------------------------------------------------
 
 TEST(ReferenceNetwork, DerivativesAreThoseOfItsValue) {
-  for (const char* activation : {"softplus", "tanh", "silu", "sine"}) {
-    const auto a = architecture_of(3, {7, 5, 6}, parse_activation(activation), 2.5, Output::potential);
+  for (const Activation activation : Activations::all) {
+    const auto a = architecture_of(3, {7, 5, 6}, activation, 2.5, Output::potential);
     const auto net = testing::reference_network(a, Mlp::initialise(a, 3).parameters);
     const std::vector<double> at = {0.7, -0.4, 1.1, 0.3};
     const auto fields = testing::reference_fields(net, at[0], &at[1]);
@@ -74,9 +74,10 @@ TEST(ReferenceNetwork, DerivativesAreThoseOfItsValue) {
       down[i] -= h;
       const auto f = testing::reference_fields(net, up[0], &up[1]),
                  g = testing::reference_fields(net, down[0], &down[1]);
-      EXPECT_NEAR((f.value - g.value) / (2 * h), i == 0 ? fields.dt : fields.score[i - 1], 1e-9) << activation;
+      EXPECT_NEAR((f.value - g.value) / (2 * h), i == 0 ? fields.dt : fields.score[i - 1], 1e-9)
+          << to_string(activation);
       for (int j = 0; j < 3 && i > 0; ++j) {
-        EXPECT_NEAR((f.score[j] - g.score[j]) / (2 * h), fields.hessian[j * 3 + i - 1], 1e-8) << activation;
+        EXPECT_NEAR((f.score[j] - g.score[j]) / (2 * h), fields.hessian[j * 3 + i - 1], 1e-8) << to_string(activation);
       }
     }
   }
@@ -84,8 +85,8 @@ TEST(ReferenceNetwork, DerivativesAreThoseOfItsValue) {
 
 TEST(ReferenceNetwork, GradientsAreThoseOfItsLosses) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::subvp);
-  for (const char* activation : {"softplus", "tanh", "silu", "sine"}) {
-    const auto a = architecture_of(2, {5, 4}, parse_activation(activation), 3, Output::potential);
+  for (const Activation activation : Activations::all) {
+    const auto a = architecture_of(2, {5, 4}, activation, 3, Output::potential);
     const Problem p = make_problem(a, sde, 3, 3, true, 5);
     const auto reference = testing::reference_sde(sde);
     const auto both = [&](const std::vector<double>& parameters) {
@@ -105,7 +106,7 @@ TEST(ReferenceNetwork, GradientsAreThoseOfItsLosses) {
       differences.push_back((both(up).value - both(down).value) / 2e-5);
     }
     // Central differences: h² |L‴|/6 ~ 1e-9 and rounding ε |L|/h ~ 1e-10.
-    EXPECT_TRUE(agrees(gradient, differences, Bound{.of_rms = 1e-7, .norm = 2e-8})) << activation;
+    EXPECT_TRUE(agrees(gradient, differences, Bound{.of_rms = 1e-7, .norm = 2e-8})) << to_string(activation);
   }
 }
 
@@ -123,7 +124,6 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr Activation activations[] = {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine};
   constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
@@ -145,14 +145,14 @@ std::vector<Case> cases() {
                                      {2, {5}, 0, 0}};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
-    for (std::size_t k = 0; k < std::size(activations); ++k) {
+    for (std::size_t k = 0; k < std::size(Activations::all); ++k) {
       // Wide networks with each activation would only repeat what narrow ones show.
       if (shapes[s].hidden[0] > 80 && k != s % 4 && k != 0) continue;
       for (Output output : {Output::potential, Output::score}) {
         const Shape& shape = shapes[s];
         const double beta = s % 2 == 0 ? 3.0 : 100.0;
         Case c{"",
-               architecture_of(shape.d, shape.hidden, activations[k], beta, output),
+               architecture_of(shape.d, shape.hidden, Activations::all[k], beta, output),
                sdes[(s + k) % 5],
                shape.n,
                output == Output::potential ? shape.m : 0,

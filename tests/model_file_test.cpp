@@ -98,10 +98,9 @@ void expect_names(Parse parse, const std::vector<std::pair<E, const char*>>& nam
 }
 
 TEST(Names, ReadBackAndListTheAllowed) {
-  expect_names<Activation>(parse_activation, {{Activation::softplus, "softplus"},
-                                              {Activation::tanh, "tanh"},
-                                              {Activation::silu, "silu"},
-                                              {Activation::sine, "sine"}});
+  std::vector<std::pair<Activation, const char*>> activations;
+  for (const ActivationTraits& traits : Activations::traits) activations.push_back({traits.activation, traits.name});
+  expect_names<Activation>(parse_activation, activations);
   expect_names<Output>(parse_output, {{Output::potential, "potential"}, {Output::score, "score"}});
   expect_names<Scheme>(parse_scheme, {{Scheme::euler_maruyama, "euler-maruyama"},
                                       {Scheme::euler, "euler"},
@@ -226,7 +225,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
                              ForwardSde::parse("subvp"),
                              ForwardSde::ve({0.1, 9, 3, 1e-36})};
   int trial = 0;
-  for (const Activation activation : {Activation::softplus, Activation::tanh, Activation::silu, Activation::sine}) {
+  for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
       for (const std::int64_t d : {1, 2, 16}) {
         Architecture a = architecture(d, trial % 2 ? Shape{7, 1, 127} : Shape{19}, activation, output);
@@ -241,7 +240,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
         EXPECT_EQ(b.dimension, d);
         EXPECT_EQ(b.hidden, a.hidden);
         EXPECT_EQ(b.activation, activation);
-        if (activation == Activation::softplus) {
+        if (traits_of(activation).has_parameter()) {
           EXPECT_EQ(b.beta, a.beta);
         }
         EXPECT_EQ(b.output, output);
@@ -353,7 +352,7 @@ TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
 TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
   const Scratch scratch;
   const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
-  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr("activation=softplus|tanh|silu|sine"),
+  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr(fmt::format("activation={}", fmt::join(activation_names(), "|"))),
                                             HasSubstr("output=potential|score"), HasSubstr("beta=")));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
               AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
@@ -440,7 +439,8 @@ TEST(ForeignFile, RefusesWhatIsNotThisKindOfNetwork) {
 TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   const Scratch scratch;
   const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
-  EXPECT_THAT(refusal(scratch, good, {{"activation", "relu"}}), HasSubstr("softplus, tanh, silu, sine"));
+  EXPECT_THAT(refusal(scratch, good, {{"activation", "no"}}),
+              HasSubstr(fmt::format("{}", fmt::join(activation_names(), ", "))));
   EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("potential, score"));
   EXPECT_THAT(refusal(scratch, good, {{"sde", "edm"}}), HasSubstr("vp-linear"));
   EXPECT_THAT(refusal(scratch, good, {{"sde_parameters", "{"}}), HasSubstr("JSON"));

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/mlp_products-inl.hpp"
+#include "cpu/simd.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {
@@ -17,7 +18,7 @@ template <class T, int R, int V>
 MlpPrimitives<T> with_tile() {
   using P = Products<T, R, V>;
   MlpPrimitives<T> t{};
-  t.target = hwy::TargetName(HWY_TARGET);
+  t.target = simd_name(HWY_TARGET);
   t.lanes = P::lanes();
   t.row_block = R;
   t.column_block = V * P::lanes();

@@ -18,6 +18,7 @@
 
 #include "cpu/simd.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "simd_targets.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -87,19 +88,7 @@ TEST(Philox, UniformsAreExactAndInsideTheOpenInterval) {
 }
 
 // Every instruction set that is compiled in and that this machine has.
-class VectorDraws : public ::testing::TestWithParam<std::int64_t> {
- protected:
-  void SetUp() override {
-    if (!(hwy::SupportedTargets() & GetParam())) GTEST_SKIP() << "not on this machine";
-    hwy::SetSupportedTargetsForTest(GetParam());
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-    ASSERT_STREQ(simd_target_name(), hwy::TargetName(GetParam()));
-  }
-  void TearDown() override {
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
+class VectorDraws : public testing::EachTarget {};
 
 constexpr int kWidths[] = {1, 2, 3, 4, 5, 7, 8, 16, 64};
 constexpr Index kSizes[] = {0, 1, 19, 99, 989};
@@ -207,9 +196,7 @@ TEST_P(VectorDraws, ScaleMultiplies) {
   EXPECT_EQ(scaled, unit);
 }
 
-INSTANTIATE_TEST_SUITE_P(Targets, VectorDraws,
-                         ::testing::ValuesIn(std::set<std::int64_t>{HWY_AVX3, HWY_AVX2, HWY_STATIC_TARGET}),
-                         [](const auto& target) { return std::string(hwy::TargetName(target.param)); });
+INSTANTIATE_TEST_SUITE_P(Targets, VectorDraws, testing::each_target(), testing::target_name);
 
 // sup |empirical − exact| √n has the Kolmogorov law: above 1.95 with probability 1e-3; the seeds are fixed.
 template <class Cdf>

@@ -25,8 +25,8 @@ namespace fokker::testing {
 struct ReferenceNetwork {
   int dimension = 2;
   std::vector<int> hidden;
-  std::string activation;  // softplus, tanh, silu, sine
-  double beta = 1;         // softplus
+  std::string activation;  // its name
+  double beta = 1;         // its parameter
   bool potential = true;
   std::vector<double> parameters;  // layer after layer: W [outputs, inputs] row-major, b [outputs]
 };
@@ -35,10 +35,7 @@ inline ReferenceNetwork reference_network(const Architecture& a, std::vector<dou
   ReferenceNetwork net;
   net.dimension = static_cast<int>(a.dimension);
   for (auto width : a.hidden) net.hidden.push_back(static_cast<int>(width));
-  net.activation = a.activation == Activation::softplus ? "softplus"
-                   : a.activation == Activation::tanh   ? "tanh"
-                   : a.activation == Activation::silu   ? "silu"
-                                                        : "sine";
+  net.activation = to_string(a.activation);
   net.beta = a.beta;
   net.potential = a.output == Output::potential;
   net.parameters = std::move(parameters);
@@ -211,12 +208,12 @@ VariableOf<N> dot(const VariableOf<N>* w, const std::vector<VariableOf<N>>& h, c
 
 // f(z), f′(z), f″(z), each from elementary functions so that a tape can go on from there.
 template <class S>
-struct Derivatives {
-  S value, first, second;
+struct ReferenceActivation {
+  S value, d1, d2;
 };
 
 template <class S>
-Derivatives<S> reference_activation(const std::string& name, double beta, const S& z) {
+ReferenceActivation<S> reference_activation(const std::string& name, double beta, const S& z) {
   using std::cos, std::exp, std::log1p, std::sin;
   const S one = 1.0;
   if (name == "sine") return {sin(z), cos(z), S(0.0) - sin(z)};
@@ -279,9 +276,9 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
         const auto f = reference_activation<S>(net.activation, net.beta, next[0][j]);
         for (std::size_t k = 0; k < pairs.size(); ++k) {
           const auto [a, b] = pairs[k];
-          next[1 + n + k][j] = f.first * next[1 + n + k][j] + f.second * next[1 + a][j] * next[1 + b][j];
+          next[1 + n + k][j] = f.d1 * next[1 + n + k][j] + f.d2 * next[1 + a][j] * next[1 + b][j];
         }
-        for (int i = 0; i < n; ++i) next[1 + i][j] = f.first * next[1 + i][j];
+        for (int i = 0; i < n; ++i) next[1 + i][j] = f.d1 * next[1 + i][j];
         next[0][j] = f.value;
       }
     }

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 #include <hwy/highway.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <string>
+
+#include "cpu/simd.hpp"
 
 namespace fokker::testing {
 
@@ -16,6 +19,7 @@ class EachTarget : public ::testing::TestWithParam<std::int64_t> {
     if (!(hwy::SupportedTargets() & GetParam())) GTEST_SKIP() << "not on this machine";
     hwy::SetSupportedTargetsForTest(GetParam());
     hwy::GetChosenTarget().Update(hwy::SupportedTargets());
+    ASSERT_STREQ(cpu::simd_target_name(), cpu::simd_name(GetParam()));
   }
   void TearDown() override {
     hwy::SetSupportedTargetsForTest(0);
@@ -25,7 +29,9 @@ class EachTarget : public ::testing::TestWithParam<std::int64_t> {
 
 inline auto each_target() { return ::testing::ValuesIn(std::set<std::int64_t>{HWY_AVX3, HWY_AVX2, HWY_STATIC_TARGET}); }
 inline std::string target_name(const ::testing::TestParamInfo<std::int64_t>& target) {
-  return hwy::TargetName(target.param);
+  std::string name = cpu::simd_name(target.param);
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
 }
 
 }  // namespace fokker::testing

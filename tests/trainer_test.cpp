@@ -650,6 +650,7 @@ TEST(Divergence, StopsWithTheParametersBeforeIt) {
 TEST(News, TellsEveryRecordOnce) { testing::NewsOfARun(cpu()).check_records(); }
 TEST(News, StopsAtOnceWhereTheSinkSaysSo) { testing::NewsOfARun(cpu()).check_stop(true); }
 TEST(News, TellsWhatWasBeforeAFailure) { testing::NewsOfARun(cpu()).check_failure(); }
+TEST(News, ComesOfTheGroupsMembers) { testing::NewsOfARun(cpu()).check_members(); }
 TEST(News, RefusesTheTrainersInTheSink) { testing::NewsOfARun(cpu()).check_use_in_the_sink(); }
 
 // Bad input.

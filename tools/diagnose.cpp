@@ -11,7 +11,7 @@
 namespace fokker::tools {
 namespace {
 
-Json of(const Estimate& estimate) {
+Json estimate_json(const Estimate& estimate) {
   return {{"value", estimate.value}, {"standard_error", estimate.standard_error}, {"step_error", estimate.step_error}};
 }
 
@@ -137,19 +137,20 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, 
                     {"standard_error", errors},
                     {"step_error", step_errors}};
   json["energy"]["mass"] = energy.mass.empty() ? Json() : Json(energy.mass);
-  json["energy"]["dissipation"] = of(energy.dissipation);
-  json["energy"]["balance"] = {
-      {"left", of(energy.left)}, {"right", of(energy.right)}, {"difference", of(energy.difference)}};
+  json["energy"]["dissipation"] = estimate_json(energy.dissipation);
+  json["energy"]["balance"] = {{"left", estimate_json(energy.left)},
+                               {"right", estimate_json(energy.right)},
+                               {"difference", estimate_json(energy.difference)}};
   json["identity"] = nullptr;
   if (diagnosis.identity) {
     const EnergyIdentity& identity = *diagnosis.identity;
-    json["identity"] = {{"kl_end", of(identity.kl_end)},
-                        {"dissipation", of(energy.dissipation)},
-                        {"kl_prior", of(identity.kl_prior)},
-                        {"residual_work", of(identity.residual_work)},
-                        {"left", of(identity.left)},
-                        {"right", of(identity.right)},
-                        {"difference", of(identity.difference)}};
+    json["identity"] = {{"kl_end", estimate_json(identity.kl_end)},
+                        {"dissipation", estimate_json(energy.dissipation)},
+                        {"kl_prior", estimate_json(identity.kl_prior)},
+                        {"residual_work", estimate_json(identity.residual_work)},
+                        {"left", estimate_json(identity.left)},
+                        {"right", estimate_json(identity.right)},
+                        {"difference", estimate_json(identity.difference)}};
   }
   json["upper_bound"] = nullptr;
   if (const auto& bound = diagnosis.bound) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// What a potential says of its samplers, all of it; shared by `fokker diagnose` and whoever reports on models.
+// All diagnostics of a potential together, as text and as JSON, for `fokker diagnose` and the reproduction.
 #include <optional>
 
 #include "fokker/diagnostics/energy.hpp"
@@ -27,8 +27,7 @@ struct Diagnosis {
   Energy energy;
   std::optional<EnergyIdentity> identity;  // where e^φ is integrable
   std::optional<UpperBound> bound;         // d ≤ 64
-  // W2 between the samplers, not squared; the sliced distance elsewhere than in the plane. NaN where it was not
-  // measured.
+  // W2 between the samplers, not squared, or the sliced distance where d ≠ 2. Not a number where it was not measured.
   double gap = 0;
   bool gap_is_sliced = false;
   double seconds = 0;  // with those of earlier calls, as far as their work was saved
@@ -40,12 +39,11 @@ struct Diagnosis {
 Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& grid, const DiagnoseOptions& options,
                    const StepBegins& step, const SavedWork& saved = {});
 
-// What `fokker diagnose --json` prints of it; numbers that are not finite are null. grid: the text that the times come
-// from.
+// What `fokker diagnose --json` prints; numbers that are not finite are null. grid: the text that the times come from.
 Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, const std::string& grid);
 // "1.30e+12", from its natural logarithm, which double may not hold the exponential of.
 std::string exponential(double logarithm);
-// The same for a person to read.
+// The diagnosis for a person to read.
 std::string diagnosis_text(const Diagnosis& diagnosis);
 
 }  // namespace fokker::tools

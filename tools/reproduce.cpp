@@ -39,34 +39,44 @@ class Reproduction {
                    "quarter of an hour on two cores)")
         ->capture_default_str()
         ->check(CLI::IsMember(preset_names));
-    app.add_option("--out", out_, "folder for models, states, logs and results; going on where an earlier run stopped")
+    app.add_option("--out", out_,
+                   "folder for models, states, logs and results; a call goes on where an earlier one stopped there")
         ->required();
-    app.add_option("--data", data_, "instead of the preset's: blob, circles2, checker, MIXTURE.json, SAMPLES.npy")
+    app.add_option(
+           "--data", data_,
+           "data sets, with commas between: blob, circles2, checker, MIXTURE.json or SAMPLES.npy; if not given, "
+           "the preset's")
         ->delimiter(',')
         ->check(data_name());
     // What stands for the preset's own has no default to show.
-    add_numbers(app, "--weights", weights_, "instead of the preset's weights w_R: 0,0.1,1,10")->default_str("");
-    add_integer<std::int64_t>(app, "--iterations", iterations_, "instead of the preset's number of training iterations",
-                              1, max_samples)
+    add_numbers(app, "--weights", weights_,
+                "weights w_R of the residual in the loss, as 0,0.1,1,10; if not given, the preset's")
         ->default_str("");
-    add_integer<std::int64_t>(app, "--samples", samples_, "instead of the preset's number of samples", 1, max_samples)
+    add_integer<std::int64_t>(app, "--iterations", iterations_,
+                              "number of training iterations; if not given, the preset's", 1, max_samples)
+        ->default_str("");
+    add_integer<std::int64_t>(app, "--samples", samples_,
+                              "number of samples of each sampler and of the data; if not given, the preset's", 1,
+                              max_samples)
         ->default_str("");
     app.add_option("--grid", grid_,
-                   "instead of the preset's times: paper, uniform:STEPS[:END], geometric:STEPS[:END], file:TIMES.npy")
+                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy; "
+                   "if not given, the preset's")
         ->check(grid_text());
-    app.add_option("--activation", activation_, "instead of the preset's: " + activations_help());
-    add_number(app, "--beta", beta_, "softplus's beta, instead of the preset's")->default_str("");
-    add_integer(app, "--seed", seed_, "seed of everything random")->capture_default_str();
-    add_integer<std::int64_t>(app, "--seeds", seeds_, "instead of the preset's number of seeds, from --seed on", 1,
+    app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");
+    add_number(app, "--beta", beta_, "sharpness of softplus; if not given, the preset's")->default_str("");
+    add_integer(app, "--seed", seed_, "seed of everything that is drawn, the first where there are several")
+        ->capture_default_str();
+    add_integer<std::int64_t>(app, "--seeds", seeds_, "number of seeds, from --seed on; if not given, the preset's", 1,
                               1000)
         ->default_str("");
     app.add_option("--detail", detail_,
-                   "yes or no instead of the preset's: measure the gap also between T and 0, and on a finer grid, of "
-                   "planar data, some five seconds a run")
+                   "yes or no: whether the gap of planar data is measured also between T and 0 and on a finer grid, "
+                   "which takes some five seconds a run; if not given, as the preset has it")
         ->check(CLI::IsMember({"yes", "no"}));
     app.add_option("--bounds", bounds_,
-                   "yes or no instead of the preset's: compute the energy of the reverse SDE and the upper bound of "
-                   "the gap, of planar data, half a minute a run on two cores")
+                   "yes or no: whether the energy of the reverse SDE and the upper bound of the gap are computed for "
+                   "planar data, which takes half a minute a run on two cores; if not given, as the preset has it")
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "console.hpp"
+#include "fokker/diagnostics/energy.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
 #include "run.hpp"

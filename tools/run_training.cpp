@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 #include <variant>
 
 #include "files.hpp"
@@ -48,7 +49,7 @@ std::string title_of(const RunGroup& group) {
 
 void train(const Context& context, const RunGroup& group, Progress& progress) {
   std::vector<const Run*> runs;
-  std::vector<Trainer> trainers;
+  std::vector<Trainer> members;
   std::vector<TrainingFiles> files;
   std::vector<std::int64_t> first;
   std::vector<double> seconds_before;
@@ -59,17 +60,16 @@ void train(const Context& context, const RunGroup& group, Progress& progress) {
     runs.push_back(&run);
     const bool resumes = is_file(run.file(saved_training)) && is_file(run.file("training.json"));
     seconds_before.push_back(resumes ? read_training(run)["seconds"].get<double>() : 0);
-    trainers.push_back(trainer_of(context, run));
+    members.push_back(trainer_of(context, run));
     files.push_back({.state = run.file(saved_training),
                      .log = run.file("log.csv"),
                      .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
-    first.push_back(trainers.back().iteration());
+    first.push_back(members.back().iteration());
     done += double(first.back());
     all += double(run.train.iterations);
   }
   if (runs.empty()) return progress.skip();
-  std::vector<Trainer*> pointers;
-  for (Trainer& trainer : trainers) pointers.push_back(&trainer);
+  TrainingGroup trainers(std::move(members));
   progress.begin(done / all);
   const auto record = [&](std::span<const TrainingResult> results) {
     for (std::size_t i = 0; i < runs.size(); ++i) {
@@ -84,7 +84,7 @@ void train(const Context& context, const RunGroup& group, Progress& progress) {
     }
   };
   const std::vector<TrainingResult> results =
-      run_trainings(pointers, files, {.iterations = 0, .seconds = 20}, progress, record);
+      run_trainings(trainers, files, {.iterations = 0, .seconds = 20}, progress, record);
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (!results[i].failure.empty()) continue;
     save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});

@@ -24,8 +24,8 @@ namespace fokker {
 // A law as its samples show it: their histogram in the plane, the samples themselves in other dimensions.
 struct EmpiricalLaw {
   std::int64_t dimension = 2;
-  std::optional<Histogram> histogram;  // d = 2
-  Buffer<float> samples;               // d ≠ 2: [N, d] on the context's device
+  std::optional<Histogram> histogram = {};  // d = 2
+  Buffer<float> samples = {};               // d ≠ 2: [N, d] on the context's device
   // The share of the samples that distances leave out: outside the box for d = 2, not finite otherwise.
   double escaped = 0;
 };
@@ -44,11 +44,11 @@ struct SamplerState {
   std::int64_t drawn = 0;  // samples, the first ones
   double seconds = 0;      // that they took
   // d = 2: of the samples on the box, in detail on its half spacing, then at each of the times of GapOverTime.
-  std::vector<Histogram> histograms;
-  std::vector<float> samples;  // d ≠ 2: [drawn, d] on the host
+  std::vector<Histogram> histograms = {};
+  std::vector<float> samples = {};  // d ≠ 2: [drawn, d] on the host
 };
 struct GapState {
-  SamplerState sde, ode;
+  SamplerState sde = {}, ode = {};
 };
 
 struct GapOptions {
@@ -70,7 +70,7 @@ struct GapOptions {
 
 // What a perfect sampler draws: `samples` of the data, and the noise floor, the distance of two further such draws.
 struct GroundTruth {
-  EmpiricalLaw law;
+  EmpiricalLaw law = {};
   double noise_floor = 0;
 };
 // Reads samples, seed and box of the options. Throws Error where no draw falls into the box.
@@ -93,21 +93,21 @@ std::vector<std::vector<double>> potential_on_grid(const Context& context, const
 
 // The laws of both samplers and e^φ in the box at K times, from the paths of the gap's samples.
 struct GapOverTime {
-  std::vector<std::int32_t> steps;                            // [K] gap_steps() of the grid
-  std::vector<double> times;                                  // [K] after those steps, from T down
-  std::vector<Histogram> sde, ode;                            // [K]
-  std::vector<std::vector<double>> potential;                 // [K] of potential_on_grid(); empty for a vector score
-  std::vector<TransportResult> ode_sde;                       // [K]
-  std::vector<TransportResult> potential_sde, potential_ode;  // [K]; empty for a vector score
+  std::vector<std::int32_t> steps = {};             // [K] gap_steps() of the grid
+  std::vector<double> times = {};                   // [K] after those steps, from T down
+  std::vector<Histogram> sde = {}, ode = {};        // [K]
+  std::vector<std::vector<double>> potential = {};  // [K] of potential_on_grid(); empty for a vector score
+  std::vector<TransportResult> ode_sde = {};        // [K]
+  std::vector<TransportResult> potential_sde = {}, potential_ode = {};  // [K]; empty for a vector score
 };
 
 struct SamplerGap {
-  EmpiricalLaw ode, sde;
-  TransportResult ode_sde, ode_truth, sde_truth;
+  EmpiricalLaw ode = {}, sde = {};
+  TransportResult ode_sde = {}, ode_truth = {}, sde_truth = {};
   double noise_floor = 0;  // of the ground truth
   // In detail and for d = 2. The distance is between the same samples as ode_sde, on nodes half as far apart.
-  std::optional<TransportResult> ode_sde_at_half_spacing;
-  std::optional<GapOverTime> over_time;
+  std::optional<TransportResult> ode_sde_at_half_spacing = {};
+  std::optional<GapOverTime> over_time = {};
   double sde_seconds = 0, ode_seconds = 0;  // of sampling, with those of earlier calls
   double distance_seconds = 0;
 

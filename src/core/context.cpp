@@ -2,21 +2,21 @@
 
 #include <fmt/format.h>
 
+#include "core/names.hpp"
+#include "core/operations.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/backend.hpp"
 #include "fokker/error.hpp"
 #include "fokker/version.hpp"
-#include "core/operations.hpp"
 
 namespace fokker {
 
 const char* version() { return FOKKER_VERSION; }
 
 BackendKind parse_backend(const std::string& name) {
-  if (name == "auto") return BackendKind::automatic;
-  if (name == "cpu") return BackendKind::cpu;
-  if (name == "cuda") return BackendKind::cuda;
-  throw Error(fmt::format("unknown backend '{}'; allowed: auto, cpu, cuda", name));
+  static constexpr Named<BackendKind> backends[] = {
+      {"auto", BackendKind::automatic}, {"cpu", BackendKind::cpu}, {"cuda", BackendKind::cuda}};
+  return names("backend", backends).parse(name);
 }
 
 std::vector<BackendStatus> backend_status() {

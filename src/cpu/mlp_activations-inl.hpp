@@ -1,5 +1,5 @@
 // σ and its first three derivatives over vectors, once per instruction set; the formulas are those of
-// fokker/activation.hpp. U vectors go through a formula side by side, which hides the latency of its chains.
+// fokker/formulas/activation.hpp. U vectors go through a formula side by side, which hides the latency of its chains.
 //
 //   e = 2^{−c|z|}: n = round(−c|z|) by adding 1.5 · 2^{mantissa bits}, remainder r ∈ [−½, ½] with c in two parts (the
 //   first product is exact inside a fused multiply-add), 2^r = 1 + r P(r). log(1 + e) = e Q(e) on [0, 1]: a polynomial
@@ -9,7 +9,7 @@
 // Largest errors on the sweeps of activation_test with fused multiply-adds, float and double alike, in units in the
 // last place, of (h, σ′, σ″); σ‴, and what of SiLU has terms of opposite sign, in units of its largest value:
 //   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each.
-// Without them (the scalar fallback) e^{−y} is off by up to y/4 units more.
+// Without them, and lane by lane, e^{−y} is off by up to y/4 units more.
 
 // Per-target include guard
 #if defined(FOKKER_CPU_MLP_ACTIVATIONS_INL_HPP) == defined(HWY_TARGET_TOGGLE)
@@ -395,7 +395,7 @@ class VectorSoftplus {
 template <class T>
 class VectorTanh {
  public:
-  explicit VectorTanh(const Tanh&) : decay_(2) {}
+  VectorTanh() : decay_(2) {}
 
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
@@ -421,7 +421,7 @@ class VectorTanh {
 template <class T>
 class VectorSilu {
  public:
-  explicit VectorSilu(const Silu&) : decay_(1) {}
+  VectorSilu() : decay_(1) {}
 
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
@@ -450,8 +450,6 @@ class VectorSine {
   using C = MathConstants<T>;
 
  public:
-  explicit VectorSine(const Sine&) {}
-
   template <int Orders, int U>
   HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
     constexpr T magic = T(3) * (std::int64_t{1} << (C::mantissa_bits - 1));
@@ -486,21 +484,47 @@ class VectorSine {
   }
 };
 
-template <class T>
-VectorSoftplus<T> vector_form(const Softplus& s) {
-  return VectorSoftplus<T>(s);
+// The functor itself, lane by lane.
+template <class T, class Sigma>
+class LaneByLane {
+ public:
+  explicit LaneByLane(const Sigma& sigma) : sigma_(sigma) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    HWY_ALIGN T v[4][U * HWY_MAX_BYTES / sizeof(T)];
+    store(z, v[0]);
+    for (std::size_t i = 0; i < U * hn::Lanes(Tag<T>()); ++i) {
+      const ActivationValues<T> at = sigma_(v[0][i]);
+      v[0][i] = at.value, v[1][i] = at.d1, v[2][i] = at.d2, v[3][i] = at.d3;
+    }
+    out = {load<T, U>(v[0]), load<T, U>(v[1]), load<T, U>(v[2]), load<T, U>(v[3])};
+  }
+
+ private:
+  Sigma sigma_;
+};
+
+// The vector form of an activation that has one; of any other its functor.
+template <class T, class Sigma>
+LaneByLane<T, Sigma> vector_form(const Sigma& sigma) {
+  return LaneByLane<T, Sigma>(sigma);
 }
 template <class T>
-VectorTanh<T> vector_form(const Tanh& s) {
-  return VectorTanh<T>(s);
+VectorSoftplus<T> vector_form(const Softplus& sigma) {
+  return VectorSoftplus<T>(sigma);
 }
 template <class T>
-VectorSilu<T> vector_form(const Silu& s) {
-  return VectorSilu<T>(s);
+VectorTanh<T> vector_form(const Tanh&) {
+  return {};
 }
 template <class T>
-VectorSine<T> vector_form(const Sine& s) {
-  return VectorSine<T>(s);
+VectorSilu<T> vector_form(const Silu&) {
+  return {};
+}
+template <class T>
+VectorSine<T> vector_form(const Sine&) {
+  return {};
 }
 
 // Vectors side by side: what 16 registers hold of the longest formula.
@@ -535,9 +559,9 @@ HWY_NOINLINE void activate_orders(const Sigma& sigma, std::int64_t n, const T* z
 }
 
 template <class T>
-void activate(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
+void activate(Activation activation, T parameter, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) {
   const int orders = (h ? wants_value : 0) | (d1 ? wants_d1 : 0) | (d2 ? wants_d2 : 0) | (d3 ? wants_d3 : 0);
-  with_activation(activation, static_cast<double>(beta), [&](const auto& definition) {
+  with_activation(activation, static_cast<double>(parameter), [&](const auto& definition) {
     const auto sigma = vector_form<T>(definition);
     switch (orders) {
       case 0: return;

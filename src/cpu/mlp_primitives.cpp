@@ -14,6 +14,7 @@
 
 #include "cpu/mlp_activations-inl.hpp"
 #include "cpu/mlp_products-inl.hpp"
+#include "cpu/simd.hpp"
 
 HWY_BEFORE_NAMESPACE();
 namespace fokker::cpu::HWY_NAMESPACE {
@@ -107,7 +108,7 @@ template <class T>
 MlpPrimitives<T> table() {
   using P = Products<T, tile_rows, tile_vectors>;
   MlpPrimitives<T> t;
-  t.target = hwy::TargetName(HWY_TARGET);
+  t.target = simd_name(HWY_TARGET);
   t.lanes = P::lanes();
   t.row_block = tile_rows;
   t.column_block = tile_vectors * P::lanes();

@@ -51,7 +51,7 @@ struct Product {
 
 template <class T>
 struct MlpPrimitives {
-  const char* target;         // as Highway names it: "AVX2", …
+  const char* target;         // its instruction set: "AVX2", …
   std::int64_t lanes;         // of a vector
   std::int64_t row_block;     // rows a product takes at a time: any number is allowed, multiples are fastest
   std::int64_t column_block;  // columns of one packed block
@@ -77,7 +77,7 @@ struct MlpPrimitives {
                       std::int64_t out_stride);
   // h = σ(z) and its derivatives over n values (a multiple of lanes); nullptr: not wanted, and costs nothing. An output
   // may be z itself.
-  void (*activate)(Activation activation, T beta, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3);
+  void (*activate)(Activation activation, T parameter, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3);
 
   // Pointwise over n values (a multiple of lanes); out may be any of the inputs.
   void (*multiply)(std::int64_t n, const T* a, const T* b, T* out);                               // a ⊙ b

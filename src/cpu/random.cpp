@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 #include "cpu/simd.hpp"
 
@@ -201,7 +202,7 @@ void normals_of(float* out, std::int64_t n, int per_point, std::uint64_t seed, s
                 std::uint64_t step, float scale, std::uint32_t first_block) {
   draw<true>(out, n, per_point, seed, first_index, use, step, scale, first_block);
 }
-const char* target_name() { return hwy::TargetName(HWY_TARGET); }
+const char* target_name() { return simd_name(HWY_TARGET); }
 
 }  // namespace HWY_NAMESPACE
 }  // namespace fokker::cpu
@@ -214,6 +215,10 @@ HWY_EXPORT(uniforms_of);
 HWY_EXPORT(normals_of);
 HWY_EXPORT(target_name);
 
+const char* simd_name(std::int64_t target) {
+  const char* name = hwy::TargetName(target);
+  return std::string_view(name).starts_with("AVX3") ? "AVX-512" : name;
+}
 const char* simd_target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
 
 void draw_uniforms(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,

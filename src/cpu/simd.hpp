@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstdint>
+
 namespace fokker::cpu {
 
-// The instruction set that run-time dispatch chose, as Highway names it: "AVX2", "AVX3", "SSE4", ….
-const char* simd_target_name();  // random.cpp
+// "SSE2", "AVX2", "AVX-512", …: the instruction set of a target of Highway's, and the one that run-time dispatch chose.
+const char* simd_name(std::int64_t target);  // random.cpp
+const char* simd_target_name();
 
 }  // namespace fokker::cpu

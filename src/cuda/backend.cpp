@@ -88,13 +88,9 @@ class CudaBackend final : public Backend {
     const SetUp set_up(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }
-  void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                    const TrainingSink& sink) override {
+  std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) override {
     const SetUp set_up(queue_.device, queue_.stream);
-    cuda::run_together(training_queue(), trainers, counts, [&](const TrainingNews& news) {
-      const SetUp::Pause pause(set_up);
-      return sink(news);
-    });
+    return make_train_group(queue_, training_queue(), members);
   }
 
  private:

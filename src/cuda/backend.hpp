@@ -27,9 +27,9 @@ std::vector<std::int64_t> histogram(const Queue& queue, View<const float> sample
 class DeviceData;
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
                                             const TrainOptions& options);  // trainer.cpp
-// As Backend::run_together, of trainers made on one queue.
-void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                  const TrainingSink& sink);                                                   // trainer.cpp
+// The members were made on the queue `training`; `own` is the context's.
+std::unique_ptr<TrainGroup> make_train_group(const Queue& own, const Queue& training,
+                                             const std::vector<TrainOperator*>& members);      // trainer.cpp
 std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);  // transport.cpp
 Moments moments(const Queue& queue, View<const float> samples);                                // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,

@@ -393,14 +393,14 @@ class WideLoss final : public TrainingLoss {
   std::size_t workspace_bytes() const override { return sweeps_.workspace_bytes(); }
 
   // A model's products fill the device: one model after the other.
-  void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) override {
+  void evaluate(std::span<TrainingLoss* const> losses, std::span<const kernels::LossTask> tasks) override {
     for (std::size_t k = 0; k < losses.size(); ++k) dynamic_cast<WideLoss&>(*losses[k]).evaluate(tasks[k]);
   }
-  bool goes_with(const TrainingLoss&) const override { return false; }
+  bool shares_launches_with(const TrainingLoss&) const override { return false; }
 
  private:
   // Each chunk's points are drawn into the workspace.
-  void evaluate(const LossTask& task) {
+  void evaluate(const kernels::LossTask& task) {
     const kernels::TrainingDraw& draw = task.points;
     sweeps_.evaluate(
         task.parameters, draw.denoising_points,

@@ -8,7 +8,7 @@
 #include <variant>
 
 #include "cuda/backend.hpp"
-#include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 #include "kernels/shared_layout.hpp"
 
 namespace fokker::cuda {

@@ -189,7 +189,7 @@ class CudaSampler final : public SampleOperator {
       a.score = score_.as<float>();
       a.divergence = estimate ? divergence_.as<float>() : nullptr;
       a.x = x;
-      a.at = stage_.as<float>();
+      a.stage_x = stage_.as<float>();
       a.sum = sum_.as<float>();
       a.next_node = a.last ? 0 : path.stages[number + 1].node;
       a.log_density = estimate ? integral_.as<double>() : nullptr;

@@ -37,8 +37,7 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
 
 bool is_bounded(const Model& model) {
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
-  if (mlp == nullptr) return false;
-  return mlp->architecture.activation == Activation::tanh || mlp->architecture.activation == Activation::sine;
+  return mlp != nullptr && traits_of(mlp->architecture.activation).bounded;
 }
 
 }  // namespace

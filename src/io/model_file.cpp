@@ -4,18 +4,23 @@
 #include <set>
 #include <span>
 
-#include "io/file.hpp"
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
 #include "fokker/model.hpp"
 #include "fokker/safetensors.hpp"
+#include "io/file.hpp"
 #include "io/json_text.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 namespace {
 
-constexpr const char* known_keys[] = {"activation", "beta", "output", "layers", "sde", "sde_parameters"};
+std::vector<std::string> known_keys() {
+  std::vector<std::string> keys{"activation"};
+  for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
+  keys.insert(keys.end(), {"output", "layers", "sde", "sde_parameters"});
+  return keys;
+}
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 
@@ -91,11 +96,11 @@ std::vector<std::string> natural_layers(const SafeTensors& file) {
   return names;
 }
 
-double parse_beta(const std::string& text) {
+double parse_parameter(const char* name, const std::string& text) {
   double value = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc() || end != text.data() + text.size() || !(value > 0)) {
-    throw Error(fmt::format("its beta is {}: it must be a positive number", in_quotes(text)));
+  if (code != std::errc() || end != text.data() + text.size()) {
+    throw Error(fmt::format("its {} is {}: it must be a number", name, in_quotes(text)));
   }
   return value;
 }
@@ -123,8 +128,10 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
     a.activation = parse_activation(value("activation"));
   }
-  if (a.activation == Activation::softplus && require("beta", "NUMBER (for softplus; PyTorch's default is 1)")) {
-    a.beta = parse_beta(value("beta"));
+  const ActivationParameter& p = traits_of(a.activation).parameter;
+  if (p.name &&
+      require(p.name, fmt::format("NUMBER (for {}; PyTorch's default is {})", to_string(a.activation), p.usual))) {
+    a.beta = parse_parameter(p.name, value(p.name));
   }
   if (require("output", "potential|score")) a.output = parse_output(value("output"));
   if (!missing.empty()) {
@@ -306,7 +313,8 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   SafeTensors file;
   file.metadata = extra;
   file.metadata["activation"] = to_string(a.activation);
-  if (a.activation == Activation::softplus) file.metadata["beta"] = fmt::format("{}", a.beta);
+  const ActivationParameter& parameter = traits_of(a.activation).parameter;
+  if (parameter.name) file.metadata[parameter.name] = fmt::format("{}", a.beta);
   file.metadata["output"] = to_string(a.output);
   file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
   file.metadata["sde"] = sde.name();
@@ -358,9 +366,10 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
 }  // namespace
 
 Model load_model(const std::string& path, const ModelMetadata& overrides) {
+  const std::vector<std::string> known = known_keys();
   for (const auto& [key, value] : overrides) {
-    if (std::find(std::begin(known_keys), std::end(known_keys), key) == std::end(known_keys)) {
-      throw Error(fmt::format("unknown model option {}: allowed are {}", in_quotes(key), fmt::join(known_keys, ", ")));
+    if (std::find(known.begin(), known.end(), key) == known.end()) {
+      throw Error(fmt::format("unknown model option {}: allowed are {}", in_quotes(key), fmt::join(known, ", ")));
     }
   }
   if (path.ends_with(".json")) return load_json(path, overrides);
@@ -370,7 +379,7 @@ Model load_model(const std::string& path, const ModelMetadata& overrides) {
 
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra) {
   model.validate();
-  for (const char* key : known_keys) {
+  for (const std::string& key : known_keys()) {
     if (extra.contains(key)) throw Error(fmt::format("the metadata key {} is written from the model itself", key));
   }
   const Mlp* mlp = std::get_if<Mlp>(&model.network);

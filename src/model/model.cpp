@@ -5,10 +5,10 @@
 #include <limits>
 #include <set>
 
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
 #include "fokker/formulas/philox.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 namespace {
@@ -50,7 +50,7 @@ std::string Architecture::describe() const {
   std::string text = fmt::format("{}", inputs(0));
   for (std::int64_t l = 0; l < layers(); ++l) text += fmt::format("–{}", outputs(l));
   text += fmt::format(", {}", to_string(activation));
-  if (activation == Activation::softplus) text += fmt::format("({})", beta);
+  if (traits_of(activation).has_parameter()) text += fmt::format("({})", beta);
   return text + fmt::format(", {}", to_string(output));
 }
 
@@ -69,8 +69,10 @@ void Architecture::validate() const {
       throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
     }
   }
-  if (activation == Activation::softplus && !(beta >= 1e-6 && beta <= 1e6)) {
-    throw Error(fmt::format("softplus has beta = {}: allowed are 1e-6 to 1e6", beta));
+  const ActivationParameter& parameter = traits_of(activation).parameter;
+  if (parameter.name && !(beta >= parameter.smallest && beta <= parameter.largest)) {
+    throw Error(fmt::format("{} has {} = {}: allowed are {:g} to {:g}", to_string(activation), parameter.name, beta,
+                            parameter.smallest, parameter.largest));
   }
   if (parameter_count() > max_parameters) {
     throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));

@@ -1,84 +1,63 @@
-// The names of the public enumerations: one table each, read in both directions.
-#include <span>
+// The names of the public enumerations.
+#include "core/names.hpp"
+
+#include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "fmt/format.h"
-#include "fokker/formulas/activation.hpp"
 #include "fokker/context.hpp"
-#include "fokker/error.hpp"
+#include "fokker/formulas/activation.hpp"
 #include "fokker/model.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 namespace {
 
-// The first entry of a value is its name; later ones are accepted for it.
-template <class E>
-struct Entry {
-  std::string_view name;
-  E value;
-};
-
-template <class E>
-struct Table {
-  std::string_view what;
-  std::span<const Entry<E>> entries;
-
-  E parse(std::string_view name) const {
-    std::string allowed;
-    for (const auto& entry : entries) {
-      if (entry.name == name) return entry.value;
-      allowed += (allowed.empty() ? "" : ", ") + std::string(entry.name);
-    }
-    throw Error(fmt::format("unknown {} {}: allowed are {}", what, in_quotes(name), allowed));
-  }
-  std::string_view name(E value) const {
-    for (const auto& entry : entries) {
-      if (entry.value == value) return entry.name;
-    }
-    throw Error(fmt::format("{} number {} does not exist", what, static_cast<int>(value)));
-  }
-};
-
-constexpr Entry<Activation> activation_entries[] = {{"softplus", Activation::softplus},
-                                                    {"tanh", Activation::tanh},
-                                                    {"silu", Activation::silu},
-                                                    {"sine", Activation::sine}};
-constexpr Entry<Precision> precision_entries[] = {
+constexpr Named<Precision> precision_names[] = {
     {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
-constexpr Entry<Output> output_entries[] = {{"potential", Output::potential}, {"score", Output::score}};
-constexpr Entry<Scheme> scheme_entries[] = {{"euler-maruyama", Scheme::euler_maruyama},
-                                            {"sde", Scheme::euler_maruyama},
-                                            {"euler", Scheme::euler},
-                                            {"ode", Scheme::euler},
-                                            {"heun", Scheme::heun},
-                                            {"rk4", Scheme::rk4}};
-constexpr Entry<TimeLaw> time_law_entries[] = {
+constexpr Named<Output> output_names[] = {{"potential", Output::potential}, {"score", Output::score}};
+constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruyama},
+                                          {"sde", Scheme::euler_maruyama},
+                                          {"euler", Scheme::euler},
+                                          {"ode", Scheme::euler},
+                                          {"heun", Scheme::heun},
+                                          {"rk4", Scheme::rk4}};
+constexpr Named<TimeLaw> time_law_names[] = {
     {"paper", TimeLaw::paper}, {"uniform", TimeLaw::uniform}, {"importance", TimeLaw::importance}};
-constexpr Entry<RateSchedule> schedule_entries[] = {{"paper", RateSchedule::paper},
-                                                    {"one-cycle", RateSchedule::one_cycle},
-                                                    {"cosine", RateSchedule::cosine},
-                                                    {"constant", RateSchedule::constant}};
-constexpr Entry<WeightAverage> average_entries[] = {
+constexpr Named<RateSchedule> schedule_names[] = {{"paper", RateSchedule::paper},
+                                                  {"one-cycle", RateSchedule::one_cycle},
+                                                  {"cosine", RateSchedule::cosine},
+                                                  {"constant", RateSchedule::constant}};
+constexpr Named<WeightAverage> average_names[] = {
     {"none", WeightAverage::none}, {"exponential", WeightAverage::exponential}, {"tail", WeightAverage::tail}};
 
-constexpr Table<Activation> activations{"activation", activation_entries};
-constexpr Table<Precision> precisions{"precision", precision_entries};
-constexpr Table<Output> outputs{"output", output_entries};
-constexpr Table<Scheme> schemes{"scheme", scheme_entries};
-constexpr Table<TimeLaw> time_laws{"time law", time_law_entries};
-constexpr Table<RateSchedule> schedules{"rate schedule", schedule_entries};
-constexpr Table<WeightAverage> averages{"weight average", average_entries};
+constexpr NameTable<ActivationTraits, Activation ActivationTraits::*> activations{"activation", Activations::traits,
+                                                                                  &ActivationTraits::activation};
+constexpr auto precisions = names("precision", precision_names);
+constexpr auto outputs = names("output", output_names);
+constexpr auto schemes = names("scheme", scheme_names);
+constexpr auto time_laws = names("time law", time_law_names);
+constexpr auto schedules = names("rate schedule", schedule_names);
+constexpr auto averages = names("weight average", average_names);
 
 }  // namespace
 
 std::vector<std::string_view> activation_names() {
   std::vector<std::string_view> names;
-  for (const auto& entry : activation_entries) names.push_back(entry.name);
+  for (const ActivationTraits& traits : Activations::traits) names.push_back(traits.name);
   return names;
+}
+
+std::map<std::string, std::string> activation_parameters() {
+  std::map<std::string, std::string> parameters;
+  for (const ActivationTraits& traits : Activations::traits) {
+    if (!traits.has_parameter()) continue;
+    std::string& meanings = parameters[traits.parameter.name];
+    meanings += fmt::format("{}{}", meanings.empty() ? "" : "; ", traits.parameter.meaning);
+  }
+  return parameters;
 }
 
 Activation parse_activation(std::string_view name) { return activations.parse(name); }

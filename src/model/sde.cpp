@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/names.hpp"
 #include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
@@ -65,20 +66,11 @@ const std::vector<Kind>& kinds() {
   return table;
 }
 
-const Kind& find(SdeKind kind) {
-  for (const Kind& k : kinds()) {
-    if (k.defaults.kind == kind) return k;
-  }
-  throw Error(fmt::format("SDE kind number {} does not exist", static_cast<int>(kind)));
-}
-
-const Kind& find(const std::string& name) {
-  std::string allowed;
-  for (const Kind& k : kinds()) {
-    if (k.name == name) return k;
-    allowed += (allowed.empty() ? "" : ", ") + std::string(k.name);
-  }
-  throw Error(fmt::format("unknown SDE {}: allowed are {}", in_quotes(name), allowed));
+template <class NameOrKind>
+const Kind& find(const NameOrKind& of) {
+  static const auto kind_of = [](const Kind& kind) { return kind.defaults.kind; };
+  static const NameTable<Kind, decltype(kind_of)> table{"SDE", kinds(), kind_of};
+  return table.row(of);
 }
 
 // The smallest power of ten that is a normal float number, as is the variance at it; infinity where there is none.
@@ -116,10 +108,9 @@ ForwardSde::ForwardSde(const SdeFormulas& formulas) : formulas_(formulas) {
     }
   });
   if (const double least = least_time(formulas); !(t_min() >= least * (1 - 1e-12) && t_min() < horizon())) {
-    throw Error(
-        fmt::format("the SDE {} has t_min = {}: it must be at least {:g}, from where float holds the variance, and "
-                    "below T = {}",
-                    kind.name, t_min(), least, horizon()));
+    constexpr const char* message =
+        "the SDE {} has t_min = {}: it must be at least {:g}, from where float holds the variance, and below T = {}";
+    throw Error(fmt::format(message, kind.name, t_min(), least, horizon()));
   }
 }
 

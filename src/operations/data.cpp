@@ -48,9 +48,9 @@ void check_sample_count(std::int64_t size, std::int64_t dimension) {
 void check_finite(const std::vector<float>& samples, std::int64_t first, std::int64_t dimension) {
   const auto bad = std::find_if(samples.begin(), samples.end(), [](float v) { return !std::isfinite(v); });
   if (bad == samples.end()) return;
-  const std::int64_t at = bad - samples.begin();
+  const std::int64_t index = bad - samples.begin();
   throw Error(fmt::format("sample {}, coordinate {} is {}; allowed: numbers that are finite in float32",
-                          first + at / dimension, at % dimension, *bad));
+                          first + index / dimension, index % dimension, *bad));
 }
 
 }  // namespace
@@ -168,10 +168,8 @@ DataSet DataSet::named(const std::string& name) {
       throw Error(fmt::format("'{}' as a data set: {}", name, error.what()));
     }
   }
-  throw Error(
-      fmt::format("unknown data set {}; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
-                  "FILE.npy (samples of shape [N, d])",
-                  in_quotes(name)));
+  constexpr const char* allowed = "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy (samples [N, d])";
+  throw Error(fmt::format("unknown data set {}; allowed: {}", in_quotes(name), allowed));
 }
 
 std::string DataSet::fingerprint() const {
@@ -185,9 +183,7 @@ std::string DataSet::fingerprint() const {
 void DataSet::check_context(const Context& context) const {
   if (device_samples_ && context.device() != Device::cuda) {
     throw Error(
-        fmt::format("data set '{}' is on a GPU and was given to a context of the CPU; allowed: a context of "
-                    "that GPU, or samples on the host",
-                    name_));
+        fmt::format("data set '{}' is on a GPU, and the context is not; allowed: a context of that GPU", name_));
   }
 }
 

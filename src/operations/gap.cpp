@@ -123,7 +123,7 @@ class GapSamples {
       if (std::ssize(from.samples) != from.drawn * d_) {
         refuse("coordinates of its samples", from.samples.size(), from.drawn * d_);
       }
-      copy(context_, View<const float>(from.samples.data(), from.drawn, d_), rows(samples, 0, from.drawn));
+      copy(context_, View<const float>(from.samples.data(), from.drawn, d_), samples.view().slice(0, from.drawn));
       context_.synchronize();
     } else {
       for (std::size_t k = 0; k < grids_.size() + steps_.size(); ++k) {
@@ -181,7 +181,7 @@ class GapSamples {
                  const std::function<void(double)>& progress) const {
     Buffer<float> part, snapshots(context_, std::ssize(steps_) * count, d_);
     if (d_ == 2) part = Buffer<float>(context_, count, d_);
-    const View<float> out = d_ == 2 ? part.view() : rows(samples, state.drawn, count);
+    const View<float> out = d_ == 2 ? part.view() : samples.view().slice(state.drawn, count);
     SampleOptions options{.scheme = scheme,
                           .seed = options_.seed,
                           .first_index = static_cast<std::uint64_t>(state.drawn),
@@ -192,7 +192,7 @@ class GapSamples {
     context_.synchronize();
     for (std::size_t k = 0; k < state.histograms.size(); ++k) {
       const std::int64_t snapshot = std::int64_t(k) - std::ssize(grids_);
-      const View<const float> points = snapshot < 0 ? View<const float>(out) : rows(snapshots, snapshot * count, count);
+      const View<const float> points = snapshot < 0 ? out : snapshots.view().slice(snapshot * count, count);
       add_counts(state.histograms[k], histogram(context_, points, state.histograms[k].grid));
     }
     if (d_ == 2 || !options_.save) return;
@@ -206,10 +206,6 @@ class GapSamples {
     law.histogram = state.histograms.front();
     law.escaped = law.histogram->escaped();
     return law;
-  }
-
-  View<float> rows(Buffer<float>& buffer, std::int64_t first, std::int64_t count) const {
-    return {buffer.data() + first * d_, count, d_, context_.device()};
   }
 
   const Context& context_;

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "commands/command.hpp"
@@ -106,13 +107,16 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
     }
     const DataSet data = DataSet::named(data_);
     const Context context = machine_.context();
-    Trainer trainer = resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data);
+    std::vector<Trainer> one;
+    one.push_back(resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data));
+    TrainingGroup group(std::move(one));
+    const Trainer& trainer = group[0];
 
     const std::int64_t first = trainer.iteration();
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
     progress.begin(double(first) / double(trainer.options().iterations));
     const TrainingResult result =
-        run_training(trainer, {.state = state_, .log = log_, .log_every = log_every_}, save, progress);
+        run_training(group, {.state = state_, .log = log_, .log_every = log_every_}, save, progress);
 
     const Model model = trainer.model();
     const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());

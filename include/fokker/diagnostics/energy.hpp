@@ -36,10 +36,10 @@ enum class EnergyMethod { automatic, grid, paths };
 
 // How far an energy on a grid has come.
 struct EnergyState {
-  std::int64_t times = 0;       // of the time grid that are done; 0: none
-  double share = 0;             // of the work of a whole call, as `progress` counts it
-  std::vector<double> log_u;    // [nodes^d] at the last of them
-  std::vector<double> moments;  // [times · 9] the numbers that the result is made of
+  std::int64_t times = 0;            // of the time grid that are done; 0: none
+  double share = 0;                  // of the work of a whole call, as `progress` counts it
+  std::vector<double> log_u = {};    // [nodes^d] at the last of them
+  std::vector<double> moments = {};  // [times · 9] the numbers that the result is made of
 };
 
 struct EnergyOptions {
@@ -69,19 +69,19 @@ struct EnergyOptions {
 // which is the identity of EnergyIdentity with log Z_0 taken off both sides, and needs no Z.
 struct Energy {
   EnergyMethod method = EnergyMethod::grid;  // that was used
-  std::vector<double> times;                 // [K], decreasing from T
-  std::vector<Estimate> energy;              // [K] e_t
-  std::vector<double> mass;                  // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
-  Estimate dissipation;                      // ½ ∫ g² e_t dt
-  Estimate left, right;                      // the sides of the balance
-  Estimate difference;                       // left − right, with an error of its own
+  std::vector<double> times = {};            // [K], decreasing from T
+  std::vector<Estimate> energy = {};         // [K] e_t
+  std::vector<double> mass = {};             // [K] ∫ p^S_t over the grid, exactly 1 in theory; empty for paths
+  Estimate dissipation = {};                 // ½ ∫ g² e_t dt
+  Estimate left = {}, right = {};            // the sides of the balance
+  Estimate difference = {};                  // left − right, with an error of its own
   // False where a number is not to be trusted, and a warning says why: the grid is too coarse, the mass is not 1 though
   // no sample left the grid, tails are heavy, the dissipation's step error is above a quarter of it (grid), or the
   // sides differ by more than their errors though no sample left (on a grid those of the identity, where there is one).
   bool resolved = false;
   // One sentence each: why not resolved, and on a grid how many samples left it. The latter is no fault of the numbers,
   // which are those of the law of the samples that stayed; its sides need not agree.
-  std::vector<std::string> warnings;
+  std::vector<std::string> warnings = {};
 };
 
 // On a grid, u is carried backwards along the time grid by the formula of Feynman and Kac, with the forward SDE's exact
@@ -103,11 +103,11 @@ Energy reverse_sde_energy(const Context& context, const Model& model, const Time
 // KL(p^S_0 ‖ q_0) + ½ ∫ g² e_t dt = KL(π ‖ q_T) + ∫ (E_{p^S_t} R − E_{q_t} R) dt. Neither side changes where φ changes
 // by a function of time.
 struct EnergyIdentity {
-  Energy energy;
-  Estimate kl_end;         // KL(p^S_0 ‖ q_0)
-  Estimate kl_prior;       // KL(π ‖ q_T)
-  Estimate residual_work;  // ∫ (E_{p^S} R − E_q R) dt
-  Estimate left, right, difference;
+  Energy energy = {};
+  Estimate kl_end = {};         // KL(p^S_0 ‖ q_0)
+  Estimate kl_prior = {};       // KL(π ‖ q_T)
+  Estimate residual_work = {};  // ∫ (E_{p^S} R − E_q R) dt
+  Estimate left = {}, right = {}, difference = {};
 };
 
 // As reverse_sde_energy(); Z and E_q are by quadrature on the grid, or from the samples of p^S with weights 1/u. Throws

@@ -21,15 +21,15 @@ struct RadialSlopeOptions {
 // network is linear along a ray, and this is its slope there.
 struct RadialSlopes {
   double time = 0;
-  std::vector<double> directions;  // [N·d]
-  std::vector<double> slopes;      // [N], a unit of length
-  double largest = 0;              // of the slopes
-  double share_growing = 0;        // of the directions, those with a slope of 0 or more
+  std::vector<double> directions = {};  // [N·d]
+  std::vector<double> slopes = {};      // [N], a unit of length
+  double largest = 0;                   // of the slopes
+  double share_growing = 0;             // of the directions, those with a slope of 0 or more
   // Whether e^φ looks integrable: the activation is not bounded (e^φ of a bounded φ, as of tanh or sine, has no
   // integral), and φ falls by more than d log 2 from r to 2r in every direction looked at, as a decay beyond r^{−d}
   // takes. It is no proof, since φ may grow in a direction between two of them.
   bool integrable = false;
-  std::string reason;  // why not, in one sentence; empty where integrable
+  std::string reason = {};  // why not, in one sentence; empty where integrable
 };
 
 // Both evaluate φ on the context in double and wait for their results. They throw Error for a vector score net, an

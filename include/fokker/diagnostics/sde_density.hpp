@@ -23,16 +23,16 @@ struct SdeDensityOptions {
 
 // Numbers at N points; those of a point come from the weights w of its paths.
 struct SdeDensity {
-  std::vector<double> log_density;     // [N] log p^S(t, x)
-  std::vector<double> standard_error;  // [N] of log_density, from the spread of the weights
+  std::vector<double> log_density = {};     // [N] log p^S(t, x)
+  std::vector<double> standard_error = {};  // [N] of log_density, from the spread of the weights
   // [N] a third of the change of log_density where the same paths leave out every second time: about the error of
   // second order that the steps make.
-  std::vector<double> step_error;
-  std::vector<double> effective_paths;  // [N] (Σ w)²/Σ w², between 1 and the number of paths
+  std::vector<double> step_error = {};
+  std::vector<double> effective_paths = {};  // [N] (Σ w)²/Σ w², between 1 and the number of paths
   // [N] Hill's index of the largest min(paths/5, 3 √paths) weights, with a relative error of one over the root of that
   // number. At 2 or below the weights fall off so slowly that standard_error is not to be trusted and log_density is
   // likely too small. With few paths the index says little either way.
-  std::vector<double> tail_index;
+  std::vector<double> tail_index = {};
   std::int64_t heavy_tailed = 0;  // points with a tail_index of 2 or below
 };
 

@@ -29,15 +29,16 @@ struct UpperBoundOptions {
 // L is taken as the largest eigenvalue found: over samples of both samplers, which stay where the samplers go, or over
 // points of the box. A maximum over points is no bound, so these are estimates of the bound and may lie below it.
 struct UpperBound {
-  std::vector<double> times;                        // [K], those of the energy
-  std::vector<double> over_samples, over_box;       // [K] L(t), looked for at up to 65 times and interpolated between
+  std::vector<double> times = {};  // [K], those of the energy
+  // [K] L(t), looked for at up to 65 times and interpolated between.
+  std::vector<double> over_samples = {}, over_box = {};
   double log_bound_samples = 0, log_bound_box = 0;  // natural logarithms, since the bound itself may overflow
   double diameter = 0;  // of the box, 2 box √d: the largest distance of two laws inside it
   // Points at all times together, and those among them that were left out since they or their Hessians were not finite.
   std::int64_t points_samples = 0, points_box = 0, left_out_samples = 0, left_out_box = 0;
   // One sentence each, where the bound is not to be trusted or not a number: e_t is negative by noise (taken as 0) or
   // not finite, or points were left out.
-  std::vector<std::string> warnings;
+  std::vector<std::string> warnings = {};
   // Whether the bound says no more than that both laws are in the box, or is not a number.
   bool vacuous_samples() const;
   bool vacuous_box() const;

@@ -198,7 +198,6 @@ struct Shape {
 };
 
 std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
@@ -209,7 +208,7 @@ std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
         // A vector net's second and third works take the same.
         const int works = output == Output::score && shape.resident_works == 2 ? 3 : shape.resident_works;
         const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
-        all.push_back({case_name(a, fmt::format("n{}", shape.n)), path, a, sdes[(s + 2 * k) % 5], shape.n,
+        all.push_back({case_name(a, fmt::format("n{}", shape.n)), path, a, sde_kinds[(s + 2 * k) % 5], shape.n,
                        (s + k) % 3 == 0, works, shape.most_shared});
       }
     }

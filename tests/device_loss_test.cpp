@@ -266,7 +266,6 @@ struct Shape {
 };
 
 std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& shapes) {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
@@ -278,7 +277,7 @@ std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& s
         const std::int64_t m = output == Output::potential ? shape.m : 0;
         all.push_back({case_name(a, fmt::format("n{}_m{}", shape.n, m)),
                        a,
-                       sdes[(s + 2 * k) % 5],
+                       sde_kinds[(s + 2 * k) % 5],
                        shape.n,
                        m,
                        (s + k) % 2 == 1,

@@ -70,7 +70,6 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
     std::vector<std::int64_t> hidden;
@@ -100,8 +99,8 @@ std::vector<Case> cases() {
         const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 100 : 3;
         const auto a = architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output);
-        all.push_back(
-            {case_name(a, fmt::format("n{}", shapes[s].n)), a, sdes[(s + 2 * k) % 5], shapes[s].n, (s + k) % 3 == 0});
+        all.push_back({case_name(a, fmt::format("n{}", shapes[s].n)), a, sde_kinds[(s + 2 * k) % 5], shapes[s].n,
+                       (s + k) % 3 == 0});
       }
     }
   }

@@ -124,7 +124,6 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
     std::vector<std::int64_t> hidden;
@@ -153,7 +152,7 @@ std::vector<Case> cases() {
         const double beta = s % 2 == 0 ? 3.0 : 100.0;
         Case c{"",
                architecture_of(shape.d, shape.hidden, Activations::all[k], beta, output),
-               sdes[(s + k) % 5],
+               testing::sde_kinds[(s + k) % 5],
                shape.n,
                output == Output::potential ? shape.m : 0,
                (s + k) % 2 == 1};

@@ -1,6 +1,6 @@
 #pragma once
 
-// Architectures as tests of fields and losses ask for them, and their names as parameters of tests.
+// Cases of tests of fields and losses: architectures, SDEs, and names as parameters of tests.
 #include <fmt/ranges.h>
 
 #include <cstdint>
@@ -22,6 +22,10 @@ inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hi
   a.output = output;
   return a;
 }
+
+// In turn from case to case.
+inline constexpr SdeKind sde_kinds[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
+                                        SdeKind::ve};
 
 // Filters pick cases by these names, such as 2d_80x80x80_n19_tanh_potential. `points` says how many there are.
 inline std::string case_name(const Architecture& a, const std::string& points) {

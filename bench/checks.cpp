@@ -227,12 +227,10 @@ std::string check_training(const Context& context, const TrainWork& work, double
   return check_trainer(context, loss, work.model, work.options(), gradient);
 }
 
-std::string check_together(std::vector<Trainer>& together, std::vector<Trainer>& alone) {
+std::string check_together(TrainingGroup together, std::vector<Trainer>& alone) {
   constexpr int iterations = 2;
-  std::vector<Trainer*> all;
-  for (Trainer& trainer : together) all.push_back(&trainer);
-  const auto records = run_together(all, iterations);
-  for (std::size_t k = 0; k < all.size(); ++k) {
+  const auto records = together.run(iterations);
+  for (std::size_t k = 0; k < together.size(); ++k) {
     const TrainRecord own = alone[k].run(iterations).back(), beside = records[k].back();
     if (own.total != beside.total || own.gradient_norm != beside.gradient_norm) {
       return fmt::format("model {} has loss {} and gradient norm {} beside others, and {} and {} alone", k,

@@ -102,8 +102,8 @@ using LossEvaluation =
 std::string check_losses(const Context& context, const TrainWork& work, double unit, const LossEvaluation& evaluate);
 // check_losses() of Loss<float>; then the trainer's first iteration against losses of other draws of the same laws.
 std::string check_training(const Context& context, const TrainWork& work, double unit);
-// Two iterations of new trainers side by side against two of each of the others, which are their equals: the same bits.
-std::string check_together(std::vector<Trainer>& together, std::vector<Trainer>& alone);
+// Two iterations of new trainers in a group against two of each of the others, which are their equals: the same bits.
+std::string check_together(TrainingGroup together, std::vector<Trainer>& alone);
 
 // The value of --NAME=VALUE, taken out of the arguments.
 std::optional<std::string> take(int& argc, char** argv, const std::string& name);

@@ -347,25 +347,24 @@ std::vector<Trainer> twelve(const Context& context, const TrainWork& each) {
 }
 
 std::string check_twelve(const Gpu& gpu, const TrainWork& each, Precision precision) {
-  std::vector<Trainer> together = twelve(gpu.context(precision), each), alone = twelve(gpu.context(precision), each);
-  return check_together(together, alone);
+  std::vector<Trainer> alone = twelve(gpu.context(precision), each);
+  return check_together(TrainingGroup(twelve(gpu.context(precision), each)), alone);
 }
 
 // An iteration of all twelve.
 void time_twelve(benchmark::State& state, const Gpu& gpu, const TrainWork& each, Precision precision) {
   constexpr int iterations = 20;
   std::vector<Trainer> trainers = twelve(gpu.context(precision), each);
-  std::vector<Trainer*> all;
   double alone = 0;
   for (Trainer& trainer : trainers) {
-    all.push_back(&trainer);
     trainer.run(iterations);
     alone += gpu.time([&] { trainer.run(iterations); }, true) / iterations;
   }
+  TrainingGroup group(std::move(trainers));
   const TrainWork without{each.model, each.denoising, 0};
   time_and_count(
       state, gpu, precision, 9 * each.flop() + 3 * without.flop(),
-      9 * special_functions(each) + 3 * special_functions(without), [&] { run_together(all, iterations); }, iterations);
+      9 * special_functions(each) + 3 * special_functions(without), [&] { group.run(iterations); }, iterations);
   state.counters["over_alone"] = benchmark::Counter(alone, benchmark::Counter::kIsIterationInvariantRate);
 }
 

@@ -2,8 +2,7 @@
 
 // Everything that kernels ask of the machine, behind functions: where a thread stands, barriers, shuffles, shared
 // memory, and the instructions that C++ has no name for. Compiled by nvcc these are the instructions; compiled as plain
-// C++ (FOKKER_EMULATION) they are their twins of the emulation, so that kernels run, and are tested, where there is no
-// GPU.
+// C++ (FOKKER_EMULATION) they are the emulation's, so that kernels run, and are tested, where there is no GPU.
 #include <cstdint>
 
 #include "fokker/formulas/host_device.hpp"
@@ -39,10 +38,8 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, v, mask);
 }
 // The sum is the order of arrival's: for integers only.
-__device__ __forceinline__ void atomic_add(unsigned long long* at, unsigned long long v) { atomicAdd(at, v); }
-__device__ __forceinline__ void atomic_add(unsigned* at, unsigned v) { atomicAdd(at, v); }
-// a b, rounded before anything is added to it.
-__device__ __forceinline__ double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+__device__ __forceinline__ void atomic_add(unsigned long long* to, unsigned long long v) { atomicAdd(to, v); }
+__device__ __forceinline__ void atomic_add(unsigned* to, unsigned v) { atomicAdd(to, v); }
 
 // 2^x, log₂ x and 1/x to about 2 ulp, log₂ to 2^−22 absolute between ½ and 2; denormal operands and results are zero.
 __device__ __forceinline__ float exp2_approx(float x) {
@@ -98,8 +95,8 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], 
 __device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0,
                                              std::uint32_t b1) {
   asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-      "%3};"
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }

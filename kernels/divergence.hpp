@@ -20,7 +20,7 @@ __device__ __forceinline__ void draw_probes(const Divergence& estimate, std::uin
   sync_warp();
 }
 
-// Of rows g and g + 8, after forward (and reverse) with their derivatives kept. first_index: of row 0.
+// The divergence in the lane's rows, from the derivatives that forward (and reverse) left. first_index: row 0's.
 template <Precision P, int W, Work kWork>
 __device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W, kWork>& mlp,
                                            const Divergence& estimate, std::uint64_t first_index, float* probe,
@@ -44,7 +44,7 @@ __device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W,
     mlp.vector_tangent(tile);
     float along[2];
     if (exact) {
-      mlp.dot(tile, mlp.output(k), along);
+      mlp.score_derivative(k, tile, along);
     } else {
       mlp.along(tile, probe, along);
     }

@@ -7,12 +7,11 @@
 namespace fokker::kernels {
 namespace {
 
-// out[first + row] of the tile's rows g and g + 8, by one lane of each.
+// out[first + row] of the lane's rows, by their leader.
 __device__ __forceinline__ void store(const float (&v)[2], float* out, std::int64_t first, int rows, int stride = 1) {
-  const int g = lane_index() >> 2;
-  if ((lane_index() & 3) != 0) return;
-  if (g < rows) out[(first + g) * stride] = v[0];
-  if (g + 8 < rows) out[(first + g + 8) * stride] = v[1];
+  if (!leads_rows()) return;
+  if (tile_row(0) < rows) out[(first + tile_row(0)) * stride] = v[0];
+  if (tile_row(1) < rows) out[(first + tile_row(1)) * stride] = v[1];
 }
 
 // kWork: curvature where the divergence or the residual is wanted, else score.
@@ -21,28 +20,21 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
   load_image(plan);
   const ResidentMlp& net = plan.net;
   WarpMlp<P, W, kWork> mlp(plan);
-  const int d = net.dimension, g = lane_index() >> 2, q = lane_index() & 3;
+  const int d = net.dimension;
   for_tiles(a.n, [&](std::int64_t first, int rows) {
     float* in = mlp.inputs();
-    sync_warp();
-    for (int i = lane_index(); i < tile_rows * (1 + d); i += 32) {
-      const int row = i / (1 + d), column = i - row * (1 + d);
-      in[row * mlp.stride() + column] = row >= rows   ? 0.0f
-                                        : column == 0 ? a.t[(first + row) * a.t_stride]
-                                                      : a.x[(first + row) * d + column - 1];
-    }
+    mlp.load_points(a.t, a.t_stride, a.x, first, rows);
     Tile<W> tile;
     float value[2];
     [[maybe_unused]] float trace[2];
     [[maybe_unused]] const std::uint64_t index = a.estimate.first_index + static_cast<std::uint64_t>(first);
     mlp.template forward<true>(tile, value);
+    // A vector net has a way of its own: where the two join again, the compiler doubles the sweeps.
     if (!net.potential) {
 #pragma unroll 1
       for (int i = 0; a.score && i < d; ++i) {
         float score[2];
-        mlp.dot(tile, mlp.output(i), score);
-        score[0] += mlp.output_bias()[i];
-        score[1] += mlp.output_bias()[i];
+        mlp.score(i, tile, score);
         store(score, a.score + i, first, rows, d);
       }
       if constexpr (kWork == Work::curvature) {
@@ -60,20 +52,20 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
 #pragma unroll 1
     for (int i = 0; (a.score || a.residual) && i < d; ++i) {
       float score[2];
-      mlp.dot(tile, mlp.input(1 + i), score);
+      mlp.score(i, tile, score);
       if (a.score) store(score, a.score + i, first, rows, d);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         square[r] = fmaf(score[r], score[r], square[r]);
-        along[r] = fmaf(in[(g + 8 * r) * mlp.stride() + 1 + i], score[r], along[r]);
+        along[r] = fmaf(in[tile_row(r) * mlp.stride() + 1 + i], score[r], along[r]);
       }
     }
     if constexpr (kWork == Work::score) return;
     // The parts of the residual wait in shared memory: the divergence needs the registers.
-    if (a.residual && q == 0) {
+    if (a.residual && leads_rows()) {
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = g + 8 * r;
+        const int row = tile_row(r);
         const SdeCoefficients<double> c = a.sde.at(static_cast<double>(in[row * mlp.stride()]));
         mlp.scalar(0, row) = dt[r] + static_cast<float>(c.drift) * (static_cast<float>(d) + along[r]);
         mlp.scalar(1, row) = square[r];
@@ -82,11 +74,11 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
     }
     divergence(net, mlp, a.estimate, index, mlp.array(0), trace);
     if (a.divergence) store(trace, a.divergence, first, rows);
-    if (!a.residual || q != 0) return;
+    if (!a.residual || !leads_rows()) return;
     float residual[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      const int row = g + 8 * r;
+      const int row = tile_row(r);
       const float part = static_cast<float>(mlp.scalar(0, row)), squares = static_cast<float>(mlp.scalar(1, row));
       residual[r] = part - static_cast<float>(mlp.scalar(2, row)) * (trace[r] + squares);
     }
@@ -104,11 +96,11 @@ Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLi
   return work == Work::curvature ? prepare_for.operator()<Work::curvature>() : prepare_for.operator()<Work::score>();
 }
 
-Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& a, const DeviceLimits& limits,
+Status launch_resident_fields(const ResidentMlp& net, int warps, const FieldArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;
   const auto launch_for = [&]<Work kWork>() {
-    const ResidentLaunch with = resident_launch(net, kWork, a.n, limits);
+    const ResidentLaunch with = resident_launch(net, kWork, warps, a.n, limits);
     return with_resident_kernel<kWork>(net, [&]<Precision P, int W>() {
       return launch(resident_fields<P, W, kWork>, with.shape, stream, with.plan, a);
     });

@@ -1,7 +1,7 @@
 #pragma once
 
-// Kernels that give a thread one item after another: thread g of G takes items g, g + G, g + 2 G, …; and the sum over a
-// block.
+// Kernels that give a thread one item after another: thread g of G takes items g, g + G, g + 2 G, …. And the sum over
+// the threads of a block.
 #include <algorithm>
 #include <cstdint>
 

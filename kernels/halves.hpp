@@ -11,7 +11,7 @@ namespace fokker::kernels {
 
 // The powers of two that bring the largest magnitude `largest` into [2^8, 2^9), and back; below 2^−111 the factor stays
 // at its largest. Sums of products over a depth of 3 · 4096 stay below 2^31, and what a low half loses to the smallest
-// fp16 number, 2^{−24}, is 2^{−33} of the largest. Of NaN and infinity a product is NaN or infinite.
+// fp16 number, 2^{−24}, is 2^{−33} of the largest. A product with NaN or infinity is NaN or infinite.
 struct RowScale {
   float up, down;
   __device__ __forceinline__ explicit RowScale(float largest) {

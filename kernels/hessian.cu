@@ -11,17 +11,12 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_hessian(ResidentP
   load_image(plan);
   const ResidentMlp& net = plan.net;
   WarpMlp<P, W, Work::hessian> mlp(plan);
-  const int d = net.dimension, g = lane_index() >> 2, q = lane_index() & 3;
+  const int d = net.dimension;
   for_tiles(a.n, [&](std::int64_t first, int rows) {
-    float* in = mlp.inputs();
     float* direction = mlp.array(0);
-    sync_warp();
-    for (int i = lane_index(); i < tile_rows * (1 + d); i += 32) {
-      const int row = i / (1 + d), column = i - row * (1 + d);
-      const bool there = row < rows;
-      const std::int64_t at = (first + row) * d + column - 1;
-      in[row * mlp.stride() + column] = !there ? 0.0f : column == 0 ? a.t[(first + row) * a.t_stride] : a.x[at];
-      if (a.direction && column > 0) direction[row * d + column - 1] = there ? a.direction[at] : 0.0f;
+    mlp.load_points(a.t, a.t_stride, a.x, first, rows);
+    for (int i = lane_index(); a.direction && i < tile_rows * d; i += 32) {
+      direction[i] = i < rows * d ? a.direction[first * d + i] : 0.0f;
     }
     Tile<W> tile;
     float value[2];
@@ -46,11 +41,11 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_hessian(ResidentP
 #pragma unroll 1
       for (int i = a.hessian && net.potential ? k : 0; i < d; ++i) {
         float product[2];
-        mlp.dot(tile, net.potential ? mlp.input(1 + i) : mlp.output(i), product);
-        if (q != 0) continue;
+        mlp.score_derivative(i, tile, product);
+        if (!leads_rows()) continue;
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
-          const int row = g + 8 * r;
+          const int row = tile_row(r);
           if (row >= rows) continue;
           if (!a.hessian) {
             a.product[(first + row) * d + i] = product[r];
@@ -72,10 +67,10 @@ Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limi
       net, [&]<Precision P, int W>() { return prepare(resident_hessian<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& a, const DeviceLimits& limits,
+Status launch_resident_hessian(const ResidentMlp& net, int warps, const HessianArguments& a, const DeviceLimits& limits,
                                Stream stream) {
   if (a.n == 0) return 0;
-  const ResidentLaunch with = resident_launch(net, Work::hessian, a.n, limits);
+  const ResidentLaunch with = resident_launch(net, Work::hessian, warps, a.n, limits);
   return with_resident_kernel<Work::hessian>(
       net, [&]<Precision P, int W>() { return launch(resident_hessian<P, W>, with.shape, stream, with.plan, a); });
 }

@@ -71,13 +71,13 @@ __global__ void probability_flow_stage(StageArguments a) {
   const StepCoefficients<float> c = a.stage.coefficients;
   for (std::int64_t i = first_item(); i < a.n * a.dimension; i += item_stride()) {
     const float x = a.x[i];
-    const float slope = increment(c, a.first ? x : a.at[i], a.score[i]);
+    const float slope = increment(c, a.first ? x : a.stage_x[i], a.score[i]);
     const float sum = (a.first ? 0.0f : a.sum[i]) + a.stage.weight * slope;
     if (a.last) {
       a.x[i] = x + sum;
     } else {
       a.sum[i] = sum;
-      a.at[i] = x + a.next_node * slope;
+      a.stage_x[i] = x + a.next_node * slope;
     }
     if (a.log_density != nullptr && i < a.n) {  // point i, not coordinate i
       a.log_density[i] +=

@@ -35,8 +35,8 @@ struct ResidentMlp {
   float beta;
 };
 
-// A layer of Architecture, input layer first: W [outputs, inputs] row-major from parameter `weight` on, then b
-// [outputs].
+// A layer of Architecture, input layer first: W [outputs, inputs] row-major from parameter `weight` on, and b [outputs]
+// behind it.
 struct LayerShape {
   int inputs, outputs;
   int weight;
@@ -52,16 +52,15 @@ struct PackTask {
   void* image;
 };
 inline constexpr int most_models = 12;  // of one launch: kernels take their tasks by value
-// At set-up: loads the kernel.
+// Loads the kernel; called once, at set-up.
 Status prepare_pack_image();
-// For 1 … most_models networks of one shape; net.image is not used.
+// Packs 1 … most_models networks of one shape; net.image is not read.
 Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int count, Stream stream);
 
-// What a kernel of resident networks does. What it has of a tile beside registers depends on it (shared_layout.hpp):
-// planes of tile_rows × width numbers (σ′ of the layers, curvatures κ, and κ ż for the Hessian) and some numbers a
-// sample.
+// What a kernel of resident networks does. A warp's shared memory follows from it: planes of tile_rows × width numbers
+// (σ′ of the layers, curvatures κ, and κ ż for the Hessian), and some numbers a sample (shared_layout.hpp).
 enum class Work { score, curvature, hessian, sample, log_density };
-// Second derivatives of a potential, first ones of a vector net.
+// Whether a work takes second derivatives of a potential, and first ones of a vector net.
 FOKKER_HOST_DEVICE inline constexpr bool needs_curvature(Work work) {
   return work != Work::score && work != Work::sample;
 }
@@ -73,7 +72,7 @@ struct DeviceLimits {
   int loss_warps = most_warps;  // of a block at most, for benchmarks; fewer leave each more planes in shared memory
 };
 
-// At set-up, for a work that fits: loads its kernel and allows it the device's shared memory.
+// Loads the kernel of a work that fits, and allows it the device's shared memory; called once, at set-up.
 Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLimits& limits);
 Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limits);
 Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLimits& limits);
@@ -92,8 +91,10 @@ struct FieldArguments {
   SdeFormulas sde;
   Divergence estimate;
 };
-Status launch_resident_fields(const ResidentMlp& net, const FieldArguments& arguments, const DeviceLimits& limits,
-                              Stream stream);
+// `warps` of a block, here and below: resident_warps() of the work, Work::curvature where divergence or residual is
+// wanted, else Work::score.
+Status launch_resident_fields(const ResidentMlp& net, int warps, const FieldArguments& arguments,
+                              const DeviceLimits& limits, Stream stream);
 
 struct HessianArguments {
   std::int64_t n;
@@ -104,8 +105,8 @@ struct HessianArguments {
   float* product;          // [n, d]
   float* hessian;          // [n, d·d], or nullptr
 };
-Status launch_resident_hessian(const ResidentMlp& net, const HessianArguments& arguments, const DeviceLimits& limits,
-                               Stream stream);
+Status launch_resident_hessian(const ResidentMlp& net, int warps, const HessianArguments& arguments,
+                               const DeviceLimits& limits, Stream stream);
 
 inline constexpr int most_snapshots = 64;
 
@@ -129,8 +130,8 @@ struct SampleArguments {
   double prior_log_norm, prior_variance;  // log N(x; 0, variance I) = log_norm − |x|²/(2 variance)
   Divergence estimate;                    // probes stay fixed along a path
 };
-Status launch_resident_sample(const ResidentMlp& net, const SampleArguments& arguments, const DeviceLimits& limits,
-                              Stream stream);
+Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArguments& arguments,
+                              const DeviceLimits& limits, Stream stream);
 
 // ---- the same integrators a stage at a time, for models whose fields are not fused (integrate.cu) -------------------
 
@@ -145,10 +146,10 @@ struct StageArguments {
   bool first, last;  // stage of its step
   bool stochastic;
   std::uint64_t seed, first_index, step;
-  const float* score;       // [n, d] at (stage.time, at)
+  const float* score;       // [n, d] at (stage.time, stage_x)
   const float* divergence;  // [n] or nullptr
   float* x;                 // [n, d] state at the step's start; moved in its last stage
-  float* at;                // [n, d] state of this stage on entry (x where `first`), of the next on return
+  float* stage_x;           // [n, d] state of this stage on entry (x where `first`), of the next on return
   float* sum;               // [n, d] Σ of the weighted slopes; probability flow only
   float next_node;          // of the next stage
   double* log_density;      // [n] running integral, or nullptr

@@ -81,10 +81,10 @@ class Point {
   __device__ Point(const MixtureParameters& m, const MixtureWorkspace& workspace, std::int64_t slot, double t,
                    const T* x)
       : m_(m), d_(m.dimension), x_(x), sde_(m.sde.at<double>(t)) {
-    Column at{workspace.scratch + slot, workspace.slots};
-    const auto take = [&at](std::int64_t count) {
-      const Column taken = at;
-      at.first += count * at.slots;
+    Column next{workspace.scratch + slot, workspace.slots};
+    const auto take = [&next](std::int64_t count) {
+      const Column taken = next;
+      next.first += count * next.slots;
       return taken;
     };
     posterior_ = take(m.components);

@@ -3,13 +3,13 @@
 // A multilayer perceptron whose weights lie in shared memory, evaluated by each warp for a tile of 16 samples whose
 // activations never leave its registers.
 //
-// Data path. Lane l = 4 g + q of a warp holds of a tile [16, W] the entries (rows g and g + 8, columns 8 j + 2 q and +
-// 1), j < W/8: the accumulators of mma.m16n8k16. Two neighbouring blocks of 8 columns are an A operand of the next
-// product, so a layer's output becomes the next layer's input by rounding it to fp16 in place. A hidden matrix W_l
-// [outputs, inputs] is stored once, as blocks of 16 × 16 of four 8 × 8 matrices in ldmatrix's order; as it is loaded it
-// serves h W_lᵀ, and transposed δ W_l. With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), output row w of a potential:
+// Data path. A tile [16, W] lies in registers as mma leaves its sums (tile.hpp), and two neighbouring blocks of 8
+// columns are an A operand of the next product, so a layer's output becomes the next layer's input by rounding it to
+// fp16 in place. A hidden matrix W_l [outputs, inputs] is stored once, as blocks of 16 × 16 of four 8 × 8 matrices in
+// ldmatrix's order; as it is loaded it serves h W_lᵀ, and transposed δ W_l. With z_l = W_l h_{l−1} + b_l, h_l = σ(z_l),
+// output row w of a potential:
 //
-//   forward   h_l; keeps σ′_l and (curvature) σ″_l
+//   forward   h_l; leaves σ′_l and (curvature) σ″_l
 //   reverse   p_L = w, δ_l = σ′_l ⊙ p_l, p_{l−1} = W_lᵀ δ_l, κ_l = σ″_l ⊙ p_l;  (∂_t φ, ∇φ) = W_1ᵀ δ_1
 //   tangent   ż_1 = W_1 v, ż_l = W_l (σ′_{l−1} ⊙ ż_{l−1});  vᵀ ∇²φ v = Σ_l κ_l · ż_l²
 //   adjoint   γ_l = κ_l ⊙ ż_l + σ′_l ⊙ W_{l+1}ᵀ γ_{l+1};  ∇²φ v = the x columns of W_1ᵀ γ_1
@@ -20,9 +20,9 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high), the two
-// summed in fp32 apart where registers allow it: tensor cores round towards zero, and every small term would cost the
-// large sum one rounding.
+// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high); where
+// registers allow it the two have separate sums in fp32: tensor cores round towards zero, and every small term would
+// cost the large sum one rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -97,19 +97,19 @@ __device__ __forceinline__ void load_block(std::uint32_t (&r)[4], const void* ro
   }
 }
 
-// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kApart: the small products of
-// split have sums of their own.
-template <bool kTransposed, bool kApart, Precision P, int W>
+// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kSmallSums: the small products
+// of split have sums of their own.
+template <bool kTransposed, bool kSmallSums, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
   constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
   const char* rows = matrix + 16 * lane_index();
   const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
   for (int b = 0; b < n; ++b) {
-    float sum[2][4] = {}, apart[kApart ? 2 : 1][4] = {};
+    float sum[2][4] = {}, small_sum[kSmallSums ? 2 : 1][4] = {};
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-      // Of a block's matrices m = 2 (outputs' half) + (inputs' half), which two a block of 8 columns takes.
+      // A 16 × 16 block has matrices m = 2 (outputs' half) + (inputs' half); a block of 8 columns takes two of them.
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
       constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
       std::uint32_t high[4];
@@ -121,7 +121,7 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
         load_block<kTransposed>(low, block + 512);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          float(&small)[4] = kApart ? apart[kApart ? h : 0] : sum[h];
+          float(&small)[4] = kSmallSums ? small_sum[kSmallSums ? h : 0] : sum[h];
           multiply_add(small, a.low[k], high[column * h], high[column * h + next]);
           multiply_add(small, a.high[k], low[column * h], low[column * h + next]);
         }
@@ -131,14 +131,14 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const float small = kApart ? apart[kApart ? h : 0][e] : 0.0f;
+        const float small = kSmallSums ? small_sum[kSmallSums ? h : 0][e] : 0.0f;
         tile.v[2 * b + h][e] = (sum[h][e] + small) * scale[e >> 1];
       }
     }
   }
 }
 
-template <bool kTransposed, bool kApart, int W>
+template <bool kTransposed, bool kSmallSums, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
   const float *row_0 = a.stage + tile_row(0) * (W + 4), *row_1 = a.stage + tile_row(1) * (W + 4);
@@ -195,8 +195,19 @@ __device__ __forceinline__ void load_image(const ResidentPlan& plan) { load_imag
 template <Precision P, int W>
 class WarpNetwork {
  public:
-  // Σ_c tile[row, c] w[c] of the lane's rows: with w = input(0) the time derivative from δ_1, input(1 + i) the score
-  // or a product of the Hessian, output(i) a component of a vector net.
+  // Component i of the score in the lane's rows: ∂φ/∂x_i from a potential's δ_1, s_i from a vector net's h_L.
+  __device__ __forceinline__ void score(int i, const Tile<W>& tile, float (&sum)[2]) const {
+    score_derivative(i, tile, sum);
+    if (net_.potential) return;
+    sum[0] += output_bias()[i];
+    sum[1] += output_bias()[i];
+  }
+  // Component i of the score's derivative along a tangent: from a potential's γ_1, from a vector net's ḣ_L.
+  __device__ __forceinline__ void score_derivative(int i, const Tile<W>& tile, float (&sum)[2]) const {
+    dot(tile, net_.potential ? input(1 + i) : output(i), sum);
+  }
+
+  // sum = Σ_c tile[row, c] w[c] in the lane's rows; with w = input(0) and δ_1 it is the time derivative.
   __device__ __forceinline__ void dot(const Tile<W>& tile, const float* w, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
     for_blocks<W>([&](int j) {
@@ -212,14 +223,14 @@ class WarpNetwork {
   __device__ __forceinline__ const float* output(int i) const { return image_.output.in(shared_memory()) + i * W; }
   __device__ __forceinline__ const float* output_bias() const { return image_.output_bias.in(shared_memory()); }
 
-  // ż_1 along axis i.
+  // tile = ż_1 along axis i.
   __device__ __forceinline__ void set_axis(int i, Tile<W>& tile) const { set_rows(input(1 + i), tile); }
 
  protected:
   __device__ __forceinline__ WarpNetwork(const ResidentMlp& net, const ImageLayout& image) : net_(net), image_(image) {}
 
-  // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), rows being columns of W_1 or rows of the output's
-  // matrix.
+  // tile += Σ_i v[row · v_stride + i] (row i of `rows` [count, W]), where rows are columns of W_1 or rows of the
+  // output's matrix.
   __device__ __forceinline__ static void add_rows(Tile<W>& tile, const float* v, int v_stride, const float* rows,
                                                   int count) {
 #pragma unroll 1
@@ -235,15 +246,16 @@ class WarpNetwork {
     }
   }
 
-  // By hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kApart as in multiply(); stage: fp32 only, [16, W + 4].
-  template <bool kTransposed, bool kApart>
+  // tile times hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kSmallSums as in multiply(); stage [16, W + 4],
+  // which fp32 alone takes.
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
-    product<kTransposed, kApart>(l, Operand<P, W>(tile, stage), tile);
+    product<kTransposed, kSmallSums>(l, Operand<P, W>(tile, stage), tile);
   }
-  template <bool kTransposed, bool kApart>
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed, kApart>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
-                                  image_.factors.in(shared_memory())[l], tile);
+    multiply<kTransposed, kSmallSums>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                                      image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -257,14 +269,14 @@ class WarpMlp : public WarpNetwork<P, W> {
   using Network::net_;
 
  public:
-  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias;
+  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::score_derivative;
 
   __device__ __forceinline__ explicit WarpMlp(const ResidentPlan& plan)
       : Network(plan.net, plan.image),
         plan_(plan),
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
 
-  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): numbers of row r, for the caller.
+  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, for the caller.
   __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
   __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
@@ -272,8 +284,21 @@ class WarpMlp : public WarpNetwork<P, W> {
     return plan_.warp.scalars.in(memory_)[k * tile_rows + r];
   }
 
-  // From inputs(). A potential: `tile` is δ_L on return and, where kValue, value[r] the potential of the lane's rows.
-  // A vector net: `tile` is h_L.
+  // Points `first` … of t [n] with a stride and x [n, d] to inputs(); (0, 0) in the rows behind the last.
+  __device__ __forceinline__ void load_points(const float* t, std::int64_t t_stride, const float* x, std::int64_t first,
+                                              int rows) const {
+    const int d = net_.dimension;
+    sync_warp();  // the last tile's readers
+    for (int i = lane_index(); i < tile_rows * (1 + d); i += 32) {
+      const int row = i / (1 + d), column = i - row * (1 + d);
+      inputs()[row * stride() + column] = row >= rows   ? 0.0f
+                                          : column == 0 ? t[(first + row) * t_stride]
+                                                        : x[(first + row) * d + column - 1];
+    }
+  }
+
+  // The forward sweep takes inputs() to a vector net's h_L, or to a potential's δ_L and, where kValue, to the potential
+  // in the lane's rows.
   template <bool kValue>
   __device__ __forceinline__ void forward(Tile<W>& tile, float (&value)[2]) {
     sync_warp();  // inputs() were written by other lanes
@@ -299,7 +324,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // δ_L → δ_1; leaves κ where curvature is wanted. Potentials only.
+  // A potential's reverse sweep takes δ_L to δ_1, and leaves κ where curvature is wanted.
   __device__ __forceinline__ void reverse(Tile<W>& tile) {
     for (int l = net_.hidden - 2; l >= 0; --l) {
       product<true>(l, tile);
@@ -314,14 +339,14 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // ż_1 along v: v + r · d of row r.
+  // tile = ż_1 along v, which is v + r · d in row r.
   __device__ __forceinline__ void set_direction(const float* v, Tile<W>& tile) const {
     clear(tile);
     Network::add_rows(tile, v, net_.dimension, input(1), net_.dimension);
   }
 
-  // ż_1 → ż_L of a potential: adds Σ_l κ_l · ż_l² of the lane's rows, still to be summed over the row's lanes, to
-  // square; for the Hessian leaves κ ⊙ ż.
+  // A potential's tangent sweep takes ż_1 to ż_L, and adds to `square` what this lane has of Σ_l κ_l · ż_l² in its
+  // rows; for the Hessian it leaves κ ⊙ ż.
   __device__ __forceinline__ void tangent(Tile<W>& tile, float (&square)[2]) {
     for (int l = 0;; ++l) {
       const bool last = l + 1 == net_.hidden;
@@ -339,7 +364,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // ż_1 → ḣ_L of a vector net.
+  // A vector net's tangent sweep takes ż_1 to ḣ_L.
   __device__ __forceinline__ void vector_tangent(Tile<W>& tile) {
     for (int l = 0;; ++l) {
       scale_by_d1(l, tile);
@@ -348,7 +373,7 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // From the κ ⊙ ż that tangent() left: γ_1.
+  // A potential's adjoint sweep takes the κ ⊙ ż that tangent() left to γ_1.
   __device__ __forceinline__ void adjoint(Tile<W>& tile) {
     tangent_plane(net_.hidden - 1).load(tile);
     for (int l = net_.hidden - 2; l >= 0; --l) {
@@ -361,20 +386,20 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // Σ_i ∂_i s_i of a vector net along its tangent ḣ_L for axis i; of a probe v: vᵀ (∂s/∂x) v.
+  // sum = vᵀ (∂s/∂x) v from a vector net's tangent ḣ_L along v.
   __device__ __forceinline__ void along(const Tile<W>& tile, const float* v, float (&sum)[2]) const {
     sum[0] = sum[1] = 0;
 #pragma unroll 1
     for (int i = 0; i < net_.dimension; ++i) {
       float component[2];
-      dot(tile, output(i), component);
+      score_derivative(i, tile, component);
       sum[0] = fmaf(v[tile_row(0) * net_.dimension + i], component[0], sum[0]);
       sum[1] = fmaf(v[tile_row(1) * net_.dimension + i], component[1], sum[1]);
     }
   }
 
  private:
-  // Planes, a layer each: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
+  // The warp has a plane a layer: σ′ of the layers whose tangents go on to another, σ″ or κ of all, κ ⊙ ż of all.
   __device__ __forceinline__ Plane<W> plane(int k) const {
     return Plane<W>(plan_.warp.planes.in(memory_) + k * Plane<W>::size);
   }
@@ -393,12 +418,12 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    // Where registers allow it. One sum for all loses a factor four of accuracy.
-    constexpr bool kApart = P == Precision::split && W <= 80 && kWork != Work::hessian;
-    Network::template product<kTransposed, kApart>(l, tile, plan_.warp.stage.in(memory_));
+    // One sum for all loses a factor four of accuracy, but two take registers.
+    constexpr bool kSmallSums = P == Precision::split && W <= 80 && kWork != Work::hessian;
+    Network::template product<kTransposed, kSmallSums>(l, tile, plan_.warp.stage.in(memory_));
   }
 
-  // z → h.
+  // A layer takes z to h.
   template <class Sigma>
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
 #pragma unroll
@@ -414,7 +439,7 @@ class WarpMlp : public WarpNetwork<P, W> {
       if (kCurvature && net_.potential) d2_plane(l)[j] = d2;
     }
   }
-  // A potential's last layer: z → δ_L = σ′ w, κ_L = σ″ w, and h·w.
+  // A potential's last layer takes z to δ_L = σ′ w, κ_L = σ″ w and h·w.
   template <bool kValue, class Sigma>
   __device__ __forceinline__ void outer(const Sigma& sigma, int l, Tile<W>& tile, float (&value)[2]) {
 #pragma unroll
@@ -471,9 +496,9 @@ struct ResidentLaunch {
   ResidentPlan plan;
   LaunchShape shape;
 };
-inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, std::int64_t n, const DeviceLimits& limits) {
+inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, int warps, std::int64_t n,
+                                      const DeviceLimits& limits) {
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, work)};
-  const int warps = resident_warps(net, work, limits.shared_bytes);
   const std::int64_t tiles = (n + tile_rows - 1) / tile_rows;
   const int blocks = static_cast<int>(tiles < limits.multiprocessors ? tiles : limits.multiprocessors);
   return {plan, {blocks, 32 * warps, plan.image.bytes + warps * plan.warp.bytes}};

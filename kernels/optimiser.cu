@@ -42,11 +42,12 @@ __global__ void update_parameters(const UpdateTask* tasks, int blocks) {
   const std::int64_t stride = static_cast<std::int64_t>(blocks) * block_threads();
   for (std::int64_t i = static_cast<std::int64_t>(block) * block_threads() + thread_index(); i < task.parameter_count;
        i += stride) {
-    float first = step.restart ? 0 : task.first_moment[i], second = step.restart ? 0 : task.second_moment[i];
+    float first_moment = step.restart ? 0 : task.first_moment[i];
+    float second_moment = step.restart ? 0 : task.second_moment[i];
     float parameter = task.parameters[i];
-    adam(task.gradient[i], parameter, first, second);
-    task.first_moment[i] = first;
-    task.second_moment[i] = second;
+    adam(task.gradient[i], parameter, first_moment, second_moment);
+    task.first_moment[i] = first_moment;
+    task.second_moment[i] = second_moment;
     task.parameters[i] = parameter;
     if (step.share > 0) task.average[i] += step.share * (double{parameter} - task.average[i]);
   }

@@ -51,9 +51,9 @@ __device__ __forceinline__ void pack_matrix(const ResidentMlp& net, const LayerS
     const int row = i / layer.inputs, column = i - row * layer.inputs;
     const float x = weights[i] * scale.up;
     const SplitPair halves(x, 0);
-    std::uint16_t* at = words + block_offset(width, row, column, parts);
-    at[0] = static_cast<std::uint16_t>(halves.high);
-    if (parts == 2) at[256] = static_cast<std::uint16_t>(halves.low);
+    std::uint16_t* entry = words + block_offset(width, row, column, parts);
+    entry[0] = static_cast<std::uint16_t>(halves.high);
+    if (parts == 2) entry[256] = static_cast<std::uint16_t>(halves.low);
   }
   if (thread_index() == 0) *factor = scale.down;
 }

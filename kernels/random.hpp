@@ -1,8 +1,8 @@
 #pragma once
 
-// Draws of one block of four Philox words: the words and rules of the CPU backend (fokker/formulas/philox.hpp), so a draw is a
-// function of (seed, index, use, block, step) alone. Normals come from the shared formula; the CPU's vectors are within
-// a few units in the last place of it.
+// Draws of one block of four Philox words: the words and rules of the CPU backend (fokker/formulas/philox.hpp), so a
+// draw is a function of (seed, index, use, block, step) alone. Normals come from the shared formula; the CPU's vectors
+// are within a few units in the last place of it.
 #include <cstdint>
 
 #include "fokker/formulas/divergence.hpp"
@@ -36,8 +36,8 @@ FOKKER_HOST_DEVICE inline void normal_pair(std::uint64_t seed, std::uint64_t ind
   }
 }
 
-// Entries 4 block … 4 block + 3 of Hutchinson's probe `probe` of point `index` (absolute: estimate.first_index is
-// already in it).
+// Entries 4 block … 4 block + 3 of Hutchinson's probe `probe` of the point with the absolute index `index`, which has
+// estimate.first_index in it already.
 FOKKER_HOST_DEVICE inline void probe4(const Divergence& estimate, std::uint64_t index, std::uint32_t block, int probe,
                                       float (&v)[4]) {
   const auto step = static_cast<std::uint64_t>(probe);

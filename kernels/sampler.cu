@@ -3,8 +3,8 @@
 // stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
 // end (and for a step's coefficients, which all share).
 //
-// Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; for a log-density d or `probes` tangents
-// more.
+// Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; a log-density takes d or `probes`
+// tangents more.
 #include <numbers>
 
 #include "divergence.hpp"
@@ -35,10 +35,10 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
   const ResidentMlp& net = plan.net;
   WarpMlp<P, W, kWork> mlp(plan);
   constexpr bool kDensity = kWork == Work::log_density;
-  const int d = net.dimension, lane = lane_index(), g = lane >> 2, q = lane & 3;
-  // Entry i of these arrays belongs to lane i mod 32 all along, but for the scores and normals, which other lanes
-  // write.
-  float *x = mlp.array(0), *at = mlp.array(1), *score = mlp.array(2), *sum = mlp.array(3), *normal = mlp.array(4);
+  const int d = net.dimension, lane = lane_index();
+  // Entry i of these arrays is read and written by lane i mod 32 alone, but for the scores and normals, which other
+  // lanes write.
+  float *x = mlp.array(0), *stage_x = mlp.array(1), *score = mlp.array(2), *sum = mlp.array(3), *normal = mlp.array(4);
   const int entries = tile_rows * d;
 
   for_tiles(a.n, [&](std::int64_t first, int rows) {
@@ -49,7 +49,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
     }
     for (int i = lane; i < entries; i += 32) {
       x[i] = a.draw_prior ? a.prior_deviation * normal[i] : i < rows * d ? a.x[first * d + i] : 0.0f;
-      at[i] = x[i];
+      stage_x[i] = x[i];
     }
     if (kDensity && lane < tile_rows) mlp.scalar(0, lane) = 0;
 
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
 #pragma unroll 1
         for (int i = lane; i < entries; i += 32) {
           const int row = i / d, column = i - row * d;
-          in[row * mlp.stride() + 1 + column] = at[i];
+          in[row * mlp.stride() + 1 + column] = stage_x[i];
         }
         if (lane < tile_rows) in[lane * mlp.stride()] = a.stages[number].time;
 
@@ -71,11 +71,10 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
 #pragma unroll 1
         for (int i = 0; i < d; ++i) {
           float s[2];
-          mlp.dot(tile, net.potential ? mlp.input(1 + i) : mlp.output(i), s);
-          const float bias = net.potential ? 0.0f : mlp.output_bias()[i];
-          if (q == (i & 3)) {
-            score[g * d + i] = s[0] + bias;
-            score[(g + 8) * d + i] = s[1] + bias;
+          mlp.score(i, tile, s);
+          if (leads_rows(i)) {
+            score[tile_row(0) * d + i] = s[0];
+            score[tile_row(1) * d + i] = s[1];
           }
         }
         // Read after the score: at width 128 the network needs the registers.
@@ -84,9 +83,11 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
         if constexpr (kDensity) {
           float trace[2];
           divergence(net, mlp, a.estimate, a.estimate.first_index + static_cast<std::uint64_t>(first), normal, trace);
-          if (q == 0) {
-            mlp.scalar(0, g) += static_cast<double>(weight) * increment(c, static_cast<float>(d), trace[0]);
-            mlp.scalar(0, g + 8) += static_cast<double>(weight) * increment(c, static_cast<float>(d), trace[1]);
+          if (leads_rows()) {
+#pragma unroll
+            for (int r = 0; r < 2; ++r) {
+              mlp.scalar(0, tile_row(r)) += static_cast<double>(weight) * increment(c, static_cast<float>(d), trace[r]);
+            }
           }
         }
 
@@ -101,7 +102,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
 #pragma unroll 1
           for (int i = lane; i < entries; i += 32) {
             x[i] = c.noise == 0 ? x[i] + increment(c, x[i], score[i]) : euler_maruyama(c, x[i], score[i], normal[i]);
-            at[i] = x[i];
+            stage_x[i] = x[i];
           }
           continue;
         }
@@ -109,10 +110,10 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
         const float next_node = last_stage ? 0.0f : a.stages[number + 1].node;
 #pragma unroll 1
         for (int i = lane; i < entries; i += 32) {
-          const float slope = increment(c, at[i], score[i]);
+          const float slope = increment(c, stage_x[i], score[i]);
           sum[i] = (k > 0 ? sum[i] : 0.0f) + weight * slope;
           if (last_stage) x[i] += sum[i];
-          at[i] = last_stage ? x[i] : x[i] + next_node * slope;
+          stage_x[i] = last_stage ? x[i] : x[i] + next_node * slope;
         }
       }
       for (int k = 0; k < a.snapshot_count; ++k) {
@@ -124,10 +125,10 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
 
     if constexpr (kDensity) {
       sync_warp();
-      if (q != 0) return;
+      if (!leads_rows()) return;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const int row = g + 8 * r;
+        const int row = tile_row(r);
         if (row >= rows) continue;
         double square = 0;
         for (int i = 0; i < d; ++i) square += static_cast<double>(x[row * d + i]) * static_cast<double>(x[row * d + i]);
@@ -150,11 +151,11 @@ Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLi
   return work == Work::sample ? prepare_for.operator()<Work::sample>() : prepare_for.operator()<Work::log_density>();
 }
 
-Status launch_resident_sample(const ResidentMlp& net, const SampleArguments& a, const DeviceLimits& limits,
+Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;
   const auto launch_for = [&]<Work kWork>() {
-    const ResidentLaunch with = resident_launch(net, kWork, a.n, limits);
+    const ResidentLaunch with = resident_launch(net, kWork, warps, a.n, limits);
     return with_resident_kernel<kWork>(net, [&]<Precision P, int W>() {
       return launch(resident_sample<P, W, kWork>, with.shape, stream, with.plan, a);
     });

@@ -1,8 +1,8 @@
 #pragma once
 
 // Which networks are resident, and where everything lies in the shared memory of a resident kernel's block: the
-// network's image, and behind it a piece for each warp. The host decides it and passes it with the launch, and asks here
-// how many warps fit; compiles without CUDA.
+// network's image, and behind it a piece for each warp. The host decides it, passes it with the launch, and asks here
+// how many warps fit. Compiles without CUDA.
 #include <algorithm>
 
 #include "launch.hpp"

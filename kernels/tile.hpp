@@ -85,7 +85,7 @@ __device__ __forceinline__ auto for_entries_in_halves(First& first, Others&... o
   };
 }
 
-// Of a row vector [W] the two entries of this lane's columns of block j.
+// The two entries of a row vector [W] in this lane's columns of block j.
 __device__ __forceinline__ Float2 pair(const float* row, int j) {
   return *reinterpret_cast<const Float2*>(row + tile_column(j));
 }

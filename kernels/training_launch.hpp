@@ -21,7 +21,7 @@ struct TrainingDraw {
   float box;
 };
 
-// Denoising points first … first + n − 1 of the iteration that draw.iteration holds: t [n], x [n, d], target [n, d],
+// Denoising points first … first + n − 1 of the iteration that draw.iteration holds: t [n], x [n, d], target [n, d] and
 // weight [n].
 Status launch_denoising_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
                                float* target, float* weight, Stream stream);
@@ -41,8 +41,8 @@ struct UpdateRecord {
   double denoising, residual, total, gradient_norm;
 };
 
-// Iterations run in slices of at most so many: what a slice takes goes to the device ahead of it, what it leaves comes
-// back behind it.
+// Iterations run in slices of at most so many: what a slice takes goes to the device ahead of it, and what it leaves
+// comes back behind it.
 inline constexpr int most_iterations = 1024;
 struct UpdatePlan {
   std::int64_t first;  // iteration of entry 0

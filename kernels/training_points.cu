@@ -33,10 +33,10 @@ __global__ void draw_denoising_quads(PointArrays a) {
   for (std::int64_t item = first_item(); item < a.n * quads; item += item_stride()) {
     const std::int64_t i = item / quads, quad = item - i * quads;
     const PointKey key = key_of(a, i);
-    const DenoisingTime at = denoising_time(a.draw, key);
+    const DenoisingTime time = denoising_time(a.draw, key);
     float x[4], target[4];
     data_quad(a.draw.data, key, chosen_of(a.draw.data, key), static_cast<int>(quad), x);
-    denoising_quad(at, key, static_cast<int>(quad), x, target);
+    denoising_quad(time, key, static_cast<int>(quad), x, target);
 #pragma unroll
     for (int w = 0; w < 4; ++w) {
       if (4 * quad + w < d) {
@@ -45,8 +45,8 @@ __global__ void draw_denoising_quads(PointArrays a) {
       }
     }
     if (quad == 0) {
-      a.t[i] = at.t;
-      a.weight[i] = at.weight;
+      a.t[i] = time.t;
+      a.weight[i] = time.weight;
     }
   }
 }

@@ -18,22 +18,22 @@ struct DenoisingTime {
 FOKKER_HOST_DEVICE inline DenoisingTime denoising_time(const TrainingDraw& draw, const PointKey& key) {
   float u[4];
   uniforms4(key.seed, key.index, RandomUse::time, 0, key.step, u);
-  DenoisingTime at;
-  at.t = draw.time(u[0], at.weight);
-  const SdeCoefficients<float> sde = draw.sde.at(at.t);
-  at.mean = sde.mean;
-  at.deviation = std::sqrt(sde.variance);
-  return at;
+  DenoisingTime time;
+  time.t = draw.time(u[0], time.weight);
+  const SdeCoefficients<float> sde = draw.sde.at(time.t);
+  time.mean = sde.mean;
+  time.deviation = std::sqrt(sde.variance);
+  return time;
 }
 
-// Of coordinates 4 quad … : x_0 in x becomes x_t; those from d on hold nothing.
-FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingTime& at, const PointKey& key, int quad, float (&x)[4],
+// x: coordinates 4 quad … 4 quad + 3 of x_0, which become those of x_t; coordinates from d on mean nothing.
+FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingTime& time, const PointKey& key, int quad, float (&x)[4],
                                               float (&target)[4]) {
   float z[4];
   normals4(key.seed, key.index, RandomUse::denoising, static_cast<std::uint32_t>(quad), key.step, z);
-  const float scale = -1 / at.deviation;
+  const float scale = -1 / time.deviation;
   for (int w = 0; w < 4; ++w) {
-    x[w] = at.mean * x[w] + at.deviation * z[w];
+    x[w] = time.mean * x[w] + time.deviation * z[w];
     target[w] = scale * z[w];
   }
 }
@@ -42,15 +42,15 @@ FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingTime& at, const Poi
 FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, std::uint64_t iteration, std::uint64_t index,
                                                float& t, float* x, float* target, float& weight) {
   const PointKey key{draw.seed, index, iteration};
-  const DenoisingTime at = denoising_time(draw, key);
-  t = at.t;
-  weight = at.weight;
+  const DenoisingTime time = denoising_time(draw, key);
+  t = time.t;
+  weight = time.weight;
   data_point(draw.data, key, x);
   const int d = draw.data.dimension;
   for (int quad = 0; quad < quads_of(d); ++quad) {
     float part[4], part_target[4];
     for (int w = 0; w < 4; ++w) part[w] = 4 * quad + w < d ? x[4 * quad + w] : 0;
-    denoising_quad(at, key, quad, part, part_target);
+    denoising_quad(time, key, quad, part, part_target);
     for (int w = 0; w < 4; ++w) {
       if (4 * quad + w < d) {
         x[4 * quad + w] = part[w];
@@ -60,8 +60,8 @@ FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, std::ui
   }
 }
 
-// Collocation point `index`, uniform on [t_min, T] × [−box, box]^d: word w of its block b is coordinate 4 b + w of (t,
-// x).
+// Collocation point `index`, uniform on [t_min, T] × [−box, box]^d: word w of its block b is that of coordinate
+// 4 b + w of (t, x).
 FOKKER_HOST_DEVICE inline void collocation_point(const TrainingDraw& draw, std::uint64_t iteration, std::uint64_t index,
                                                  float& t, float* x) {
   const int d = draw.data.dimension;

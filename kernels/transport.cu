@@ -150,11 +150,11 @@ __global__ void quantile_distance(QuantileArguments a) {
   double total = 0;
   for (std::int64_t i = first_item(); i < a.n; i += item_stride()) {
     std::int64_t j = i * a.m / a.n;
-    for (std::int64_t at = i * a.m; at < (i + 1) * a.m; ++j) {
+    for (std::int64_t start = i * a.m; start < (i + 1) * a.m; ++j) {
       const std::int64_t p_end = (i + 1) * a.m, q_end = (j + 1) * a.n, end = p_end < q_end ? p_end : q_end;
       const double difference = a.p[i] - a.q[j];
-      total += static_cast<double>(end - at) * difference * difference;
-      at = end;
+      total += static_cast<double>(end - start) * difference * difference;
+      start = end;
     }
   }
   const double sum = block_sum(total);

@@ -44,7 +44,7 @@ Status launch_quantile_distance(const double* p, std::int64_t n, const double* q
                                 Stream stream);
 
 // Sums over the samples inside, in parts to be added: of x_j to parts [moment_parts(n, d), d]; around a mean [d] of
-// (x_j − mean_j)(x_l − mean_l), j ≤ l, to parts [moment_parts(n, d·d), d·d], of which the other entries are not
+// (x_j − mean_j)(x_l − mean_l), j ≤ l, to parts [moment_parts(n, d·d), d·d], whose other entries are not
 // written.
 int moment_parts(std::int64_t n, std::int64_t entries);
 Status launch_sums(const Samples& samples, double* parts, Stream stream);

@@ -8,7 +8,7 @@
 // written (in cache still): the power of two from the largest magnitude, then the halves. Sums over rows are a block's:
 // its warps share the rows, and their partial sums are added in order.
 //
-// Cost: bandwidth. Of a row's units the forward rule reads one number and writes three, the reverse rule reads three
+// Cost: bandwidth. For a unit of a row the forward rule reads one number and writes three, the reverse rule reads three
 // and writes two, a tangent reads three and writes one; the halves add 12 bytes a unit in split, 4 in half.
 #include <cmath>
 #include <cstdint>
@@ -32,7 +32,7 @@ __device__ __forceinline__ float unscale_of(const float* unscale, std::int64_t r
 
 // Largest magnitude of what a lane has seen; NaN is left out, and stays NaN in the halves.
 template <class T>
-__device__ __forceinline__ void keep_largest(float& largest, T v) {
+__device__ __forceinline__ void raise_largest(float& largest, T v) {
   if constexpr (std::is_same_v<T, float>) largest = fmaxf(largest, fabsf(v));
 }
 
@@ -62,7 +62,7 @@ __device__ __forceinline__ void make_operand(const HalfOperand& operand, std::in
 __global__ void largest_of_rows(PackArguments a) {
   for (std::int64_t row = first_item() / warp_size; row < a.outputs; row += item_stride() / warp_size) {
     float largest = 0;
-    for (std::int64_t c = lane_index(); c < a.inputs; c += warp_size) keep_largest(largest, a.w[row * a.inputs + c]);
+    for (std::int64_t c = lane_index(); c < a.inputs; c += warp_size) raise_largest(largest, a.w[row * a.inputs + c]);
     largest = largest_of_lanes<warp_size>(largest);
     if (lane_index() == 0) a.largest[row] = largest;
   }
@@ -136,7 +136,7 @@ __global__ void activate(ActivationArguments<T> a, Function function) {
       if (a.d1 != nullptr) a.d1[row * a.stride + c] = v.d1;
       if (a.d2 != nullptr) a.d2[row * a.stride + c] = v.d2;
       if (a.d3 != nullptr) a.d3[row * a.stride + c] = v.d3;
-      keep_largest(largest, v.value);
+      raise_largest(largest, v.value);
     }
     make_operand(a.operand, row, a.width, a.stride, z, largest);
   }
@@ -146,18 +146,18 @@ template <class T>
 __global__ void reverse(ReverseArguments<T> a) {
   for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
-    const std::int64_t at = row * a.stride;
+    const std::int64_t start = row * a.stride;
     float largest = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T p = a.p[row * a.p_stride + c] * unscale;
-      T delta = a.d1[at + c] * p;
-      if (a.source != nullptr) delta += a.source[at + c];
-      if (a.curvature != nullptr) a.curvature[at + c] = a.d2[at + c] * p;
-      if (a.d3 != nullptr) a.d3[at + c] *= p;
-      a.delta[at + c] = delta;
-      keep_largest(largest, delta);
+      T delta = a.d1[start + c] * p;
+      if (a.source != nullptr) delta += a.source[start + c];
+      if (a.curvature != nullptr) a.curvature[start + c] = a.d2[start + c] * p;
+      if (a.d3 != nullptr) a.d3[start + c] *= p;
+      a.delta[start + c] = delta;
+      raise_largest(largest, delta);
     }
-    make_operand(a.operand, row, a.width, a.stride, a.delta + at, largest);
+    make_operand(a.operand, row, a.width, a.stride, a.delta + start, largest);
   }
 }
 
@@ -168,21 +168,21 @@ __global__ void tangent(TangentArguments<T> a) {
     const std::int64_t stream = row / a.points, point = row - stream * a.points;
     const T unscale = static_cast<T>(unscale_of(a.tangents.unscale, row));
     const T* const z = a.tangents.z + stream * a.tangents.stream_stride + point * a.tangents.point_stride;
-    const std::int64_t at = point * a.stride;
+    const std::int64_t start = point * a.stride;
     T* const to = a.to == nullptr ? nullptr : a.to + row * a.stride;
     T sum = 0;
     float largest = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T v = z[c * a.tangents.unit_stride] * unscale;
       if (to != nullptr) {
-        const T moved = a.factor[at + c] * v;
+        const T moved = a.factor[start + c] * v;
         to[c] = moved;
-        keep_largest(largest, moved);
+        raise_largest(largest, moved);
       }
-      if (a.trace != nullptr) sum += a.curvature[at + c] * v * v;
-      if (a.curved != nullptr) a.curved[at + c] = a.curvature[at + c] * v;
-      if (a.unscaled != nullptr) a.unscaled[at + c] = v;
-      if (a.squares != nullptr) a.squares[at + c] = (a.begin_squares ? T(0) : a.squares[at + c]) + v * v;
+      if (a.trace != nullptr) sum += a.curvature[start + c] * v * v;
+      if (a.curved != nullptr) a.curved[start + c] = a.curvature[start + c] * v;
+      if (a.unscaled != nullptr) a.unscaled[start + c] = v;
+      if (a.squares != nullptr) a.squares[start + c] = (a.begin_squares ? T(0) : a.squares[start + c]) + v * v;
     }
     if (a.trace != nullptr) {
       sum = sum_of_lanes<warp_size>(sum);
@@ -198,20 +198,20 @@ __global__ void axis_adjoint(AxisAdjointArguments<T> a) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
     const T* const z = a.z + row * a.point_stride;
     const T twice = 2 * a.weight[row];
-    const std::int64_t at = row * a.stride;
+    const std::int64_t start = row * a.stride;
     float largest = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T v = z[c * a.unit_stride];
-      T alpha = twice * a.curvature[at + c] * v;
+      T alpha = twice * a.curvature[start + c] * v;
       if (a.p != nullptr) {
-        const T p = a.p[at + c] * unscale;
-        alpha += a.d1[at + c] * p;
-        a.source[at + c] = (a.begin ? T(0) : a.source[at + c]) + a.d2[at + c] * v * p;
+        const T p = a.p[start + c] * unscale;
+        alpha += a.d1[start + c] * p;
+        a.source[start + c] = (a.begin ? T(0) : a.source[start + c]) + a.d2[start + c] * v * p;
       }
-      a.alpha[at + c] = alpha;
-      keep_largest(largest, alpha);
+      a.alpha[start + c] = alpha;
+      raise_largest(largest, alpha);
     }
-    make_operand(a.operand, row, a.width, a.stride, a.alpha + at, largest);
+    make_operand(a.operand, row, a.width, a.stride, a.alpha + start, largest);
   }
 }
 
@@ -219,24 +219,24 @@ template <class T>
 __global__ void seed_tangent(SeedTangentArguments<T> a) {
   for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
-    const std::int64_t at = row * a.stride;
+    const std::int64_t start = row * a.stride;
     float largest = 0, largest_source = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
-      const T u = a.u[at + c] * unscale;
-      T moved = a.d1[at + c] * u, source = a.curvature[at + c] * u;
+      const T u = a.u[start + c] * unscale;
+      T moved = a.d1[start + c] * u, source = a.curvature[start + c] * u;
       if (a.weight != nullptr) {
-        const T q = a.weight[row] * a.squares[at + c];
-        moved += a.d2[at + c] * q;
-        source += a.d3[at + c] * q;
+        const T q = a.weight[row] * a.squares[start + c];
+        moved += a.d2[start + c] * q;
+        source += a.d3[start + c] * q;
       }
-      if (!a.begin) source += a.source[at + c];
-      a.source[at + c] = source;
-      a.to[at + c] = moved;
-      keep_largest(largest, moved);
-      keep_largest(largest_source, source);
+      if (!a.begin) source += a.source[start + c];
+      a.source[start + c] = source;
+      a.to[start + c] = moved;
+      raise_largest(largest, moved);
+      raise_largest(largest_source, source);
     }
-    make_operand(a.operand, row, a.width, a.stride, a.to + at, largest);
-    make_operand(a.source_operand, row, a.width, a.stride, a.source + at, largest_source);
+    make_operand(a.operand, row, a.width, a.stride, a.to + start, largest);
+    make_operand(a.source_operand, row, a.width, a.stride, a.source + start, largest_source);
   }
 }
 
@@ -269,11 +269,17 @@ __global__ void hessian_sum(HessianSumArguments<T> a) {
   }
 }
 
+// Entry i of a row and of the bias, which may be nullptr: here a wide network's score is put together.
+template <class T>
+__device__ __forceinline__ T with_bias(const T* row, const T* bias, std::int64_t i) {
+  return row[i] + (bias == nullptr ? T(0) : bias[i]);
+}
+
 template <class T>
 __global__ void columns(ColumnArguments<T> a) {
   for (std::int64_t item = first_item(); item < a.rows * a.columns; item += item_stride()) {
     const std::int64_t row = item / a.columns, column = item - row * a.columns;
-    a.out[item] = a.from[row * a.stride + a.begin + column] + (a.bias == nullptr ? T(0) : a.bias[column]);
+    a.out[item] = with_bias(a.from + row * a.stride, a.bias, column);
   }
 }
 
@@ -331,7 +337,7 @@ __global__ void misfit(MisfitArguments<T> a) {
     T* seed = a.seed == nullptr ? nullptr : a.seed + row * a.seed_stride;
     if (seed != nullptr && a.leading_zero) *seed++ = 0;
     for (int i = 0; i < a.dimension; ++i) {
-      const T score = a.score[row * a.score_stride + i] + (a.bias == nullptr ? T(0) : a.bias[i]);
+      const T score = with_bias(a.score + row * a.score_stride, a.bias, i);
       const double e = static_cast<double>(score) - static_cast<double>(a.target[row * a.dimension + i]);
       sum += weight * e * e;
       if (seed != nullptr) seed[i] = static_cast<T>(a.scale * weight * e);
@@ -344,7 +350,7 @@ __global__ void misfit(MisfitArguments<T> a) {
 
 constexpr int column_threads = 512, total_threads = 1024;
 
-// Of the rows that a block's warps take in turn, so that few columns occupy many multiprocessors.
+// Parts of the rows, which a block's warps take in turn, so that few columns occupy many multiprocessors.
 inline int column_parts(std::int64_t rows) {
   constexpr std::int64_t rows_of_a_part = 4 * column_threads / warp_size;
   return static_cast<int>(std::clamp<std::int64_t>(rows / rows_of_a_part, 1, most_column_parts));

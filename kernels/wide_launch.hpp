@@ -146,11 +146,11 @@ struct HessianSumArguments {
 template <class T>
 Status launch_hessian_sum(const HessianSumArguments<T>& arguments, Stream stream);
 
-// out [rows, columns] = from[r · stride + begin + j] + bias[j].
+// out [rows, columns] = from[r · stride + j] + bias[j].
 template <class T>
 struct ColumnArguments {
   std::int64_t rows;
-  int columns, begin, stride;
+  int columns, stride;
   const T* from;
   const T* bias;  // [columns], or nullptr
   T* out;

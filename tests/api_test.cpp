@@ -10,6 +10,11 @@
 #include <utility>
 #include <vector>
 
+#include "fokker/diagnostics/energy.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
+#include "fokker/diagnostics/sde_density.hpp"
+#include "fokker/diagnostics/upper_bound.hpp"
 #include "fokker/fokker.hpp"
 
 namespace fokker {
@@ -59,6 +64,8 @@ static_assert(std::is_convertible_v<Buffer<float>&, View<float>>);
 static_assert(std::is_convertible_v<Buffer<float>&, View<const float>>);
 static_assert(std::is_convertible_v<const Buffer<float>&, View<const float>>);
 static_assert(!std::is_convertible_v<const Buffer<float>&, View<float>>);
+static_assert(!std::is_convertible_v<Buffer<float>, View<float>> &&
+              !std::is_convertible_v<Buffer<float>, View<const float>>);
 
 TEST(Views, DeduceTheirEntries) {
   Doubles v{1, 2, 3, 4, 5, 6};
@@ -165,6 +172,20 @@ TEST(Aggregates, AreMadeByNamingAMember) {
   EXPECT_EQ((Histogram{.inside = 3}).outside, 0);
   EXPECT_EQ((Moments{.count = 3}).left_out, 0);
   EXPECT_EQ((TransportResult{.w2_squared = 3}).dual_value, 0);
+  EXPECT_EQ((EmpiricalLaw{.dimension = 3}).escaped, 0);
+  EXPECT_EQ((GapOptions{.samples = 3}).seed, 0u);
+  EXPECT_EQ((GapState{.sde = {.drawn = 3}}).ode.drawn, 0);
+  EXPECT_EQ((ResidualOptions{.seed = 3}).box, 3.5);
+  EXPECT_EQ((Estimate{.value = 3}).step_error, 0);
+  EXPECT_EQ((RadialSlopeOptions{.seed = 3}).seed, 3u);
+  EXPECT_EQ((RadialSlopes{.time = 3}).reason, "");
+  EXPECT_EQ((SdeDensityOptions{.seed = 3}).common_paths, false);
+  EXPECT_EQ((SdeDensity{.log_density = {3}}).tail_index.size(), 0u);
+  EXPECT_EQ((EnergyOptions{.seed = 3}).nodes, 0);
+  EXPECT_EQ((Energy{.times = {3}}).warnings.size(), 0u);
+  EXPECT_EQ((EnergyIdentity{.kl_end = {.value = 3}}).kl_prior.value, 0);
+  EXPECT_EQ((UpperBoundOptions{.seed = 3}).box, 3.5);
+  EXPECT_EQ((UpperBound{.times = {3}}).warnings.size(), 0u);
   EXPECT_EQ((NpyArray{.shape = {3}}).data.size(), 0u);
   EXPECT_EQ((Tensor{.dtype = "F64"}).bytes.size(), 0u);
   EXPECT_EQ((SafeTensors{.metadata = {{"a", "b"}}}).tensors.size(), 0u);

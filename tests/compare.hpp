@@ -67,9 +67,8 @@ template <class A, class E>
   const Wide allowed_rms = bound.norm * rms + bound.absolute;
   if (failures == 0 && difference_rms <= allowed_rms) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << fmt::format(
-             "{} of {} elements are outside their bound, the worst at {}: {} where {} is expected ({:.3g} times what "
-             "is "
-             "allowed); rms of the difference {:.3g}, allowed {:.3g}; rms expected {:.3g}",
+             "{} of {} elements are outside their bound, the worst at {}: {} where {} is expected "
+             "({:.3g} times what is allowed); rms of the difference {:.3g}, allowed {:.3g}; rms expected {:.3g}",
              failures, finite, worst, actual[worst], expected[worst], double(worst_excess), double(difference_rms),
              double(allowed_rms), double(rms));
 }

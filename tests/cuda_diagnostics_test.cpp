@@ -6,7 +6,10 @@
 #include <cmath>
 
 #include "compare.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/energy.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
+#include "fokker/diagnostics/sde_density.hpp"
+#include "fokker/diagnostics/upper_bound.hpp"
 #include "reverse_sde_reference.hpp"
 
 namespace fokker {

@@ -121,7 +121,7 @@ struct SineScore {
 kernels::StageArguments stage_of(Buffer<float>& x, Buffer<float>& at, Buffer<float>& sum, const Buffer<float>& score) {
   kernels::StageArguments a{};
   a.n = x.rows(), a.dimension = static_cast<int>(x.columns());
-  a.x = x.data(), a.at = at.data(), a.sum = sum.data(), a.score = score.data();
+  a.x = x.data(), a.stage_x = at.data(), a.sum = sum.data(), a.score = score.data();
   return a;
 }
 

@@ -21,7 +21,7 @@
 #include "cuda/runtime.hpp"
 #include "fields_reference.hpp"
 #include "fokker/data.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
@@ -244,14 +244,34 @@ struct LossWork {
 
 #ifdef FOKKER_EMULATION
 // A device allocates in larger pieces than the emulation.
+std::size_t free_bytes() {
+  std::size_t free = 0, all = 0;
+  check(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
+  return free;
+}
+
+// At this width samples are resident and log-densities wide, by a field whose score is resident: it shares the sampler's
+// packed network, so a sampler keeps no more beside its workspace than a field does.
+TEST_F(CudaStream, ASamplerPacksItsNetworkOnce) {
+  const Stream stream;
+  const Context context = stream.context();
+  const Architecture a = architecture_of(2, {128, 128}, Activation::softplus, 100, Output::potential);
+  const Model model = model_of(a, SdeKind::ou, 3);
+  const auto beside_workspace = [](const auto& make) {
+    const std::size_t before = free_bytes();
+    const auto made = make();
+    return before - free_bytes() - made.workspace_bytes();
+  };
+  const std::size_t field = beside_workspace([&] { return Fields<float>(context, model); });
+  const std::size_t sampler = beside_workspace([&] { return Sampler(context, model, TimeGrid::uniform(10, 1, 2)); });
+  const std::size_t stages = 16384;  // of every scheme
+  EXPECT_LT(sampler, field + stages);
+  EXPECT_GT(field, 4 * static_cast<std::size_t>(a.parameter_count()));
+}
+
 TEST_F(CudaStream, ALossKeepsTheMemoryThatItSays) {
   const Stream stream;
   const Context context = stream.context();
-  const auto free_bytes = [] {
-    std::size_t free = 0, all = 0;
-    check(cudaMemGetInfo(&free, &all), "cudaMemGetInfo");
-    return free;
-  };
   const auto keeps_what_it_says = [&]<class T>(const Model& model, T) {
     const std::size_t before = free_bytes();
     const Loss<T> loss(context, std::get<Mlp>(model.network).architecture, model.sde);

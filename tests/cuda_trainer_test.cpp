@@ -31,8 +31,8 @@
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
-#include "scratch.hpp"
 #include "operations/train_schedule.hpp"
+#include "scratch.hpp"
 #include "trainer_checks.hpp"
 
 namespace fokker {
@@ -274,9 +274,9 @@ TEST_F(CudaTrainer, UpdateFollowsADoubleReference) {
           .iteration = on_host<Index>(memory[i].report, 1)[0], .count = parts, .parts = {}};
       double square = 0;
       for (std::size_t j = 0; j < gradient.size(); ++j) {
-        const double of_it = double{gradient[j]} * double{gradient[j]};
-        square += of_it;
-        squares.parts[j % parts] += of_it;
+        const double g_squared = double{gradient[j]} * double{gradient[j]};
+        square += g_squared;
+        squares.parts[j % parts] += g_squared;
       }
       to_device(memory[i].squares.as<kernels::GradientSquares>(), &squares, 1);
       const double norm = std::sqrt(square), clip = models[i].clip;
@@ -343,20 +343,21 @@ TEST_F(CudaTrainer, LossesLeaveTheSquaresOfTheirGradient) {
     const std::vector<float> start(mlp.parameters.begin(), mlp.parameters.end());
     const DeviceMemory parameters = upload(start), iteration = upload(std::vector<Index>{41}), values(3 * 8),
                        gradient(start.size() * 4), squares(sizeof(kernels::GradientSquares));
-    const cuda::LossTask task{.parameters = parameters.as<float>(),
-                              .points = {.data = data.source(),
-                                         .sde = sde.formulas(),
-                                         .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
-                                                  static_cast<float>(sde.horizon()), nullptr, 0},
-                                         .seed = 7,
-                                         .iteration = iteration.as<Index>(),
-                                         .denoising_points = 19,
-                                         .collocation_points = shape.output == Output::potential ? 7 : 0,
-                                         .box = 3},
-                              .residual_weight = 0.5,
-                              .values = values.as<double>(),
-                              .gradient = gradient.as<float>(),
-                              .squares = squares.as<kernels::GradientSquares>()};
+    const kernels::LossTask task{.parameters = parameters.as<float>(),
+                                 .drawn = true,
+                                 .points = {.data = data.source(),
+                                            .sde = sde.formulas(),
+                                            .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
+                                                     static_cast<float>(sde.horizon()), nullptr, 0},
+                                            .seed = 7,
+                                            .iteration = iteration.as<Index>(),
+                                            .denoising_points = 19,
+                                            .collocation_points = shape.output == Output::potential ? 7 : 0,
+                                            .box = 3},
+                                 .residual_weight = 0.5,
+                                 .values = values.as<double>(),
+                                 .gradient = gradient.as<float>(),
+                                 .squares = squares.as<kernels::GradientSquares>()};
     const auto loss = cuda::make_device_loss(queue, mlp.architecture, sde);
     cuda::TrainingLoss* const one = loss.get();
     loss->evaluate({&one, 1}, {&task, 1});
@@ -686,11 +687,10 @@ TEST_F(CudaTrainer, SideBySideIsAsAlone) {
   const std::vector<Together> all = side_by_side();
   for (const Context& context : {gpu(), cpu()}) {
     SCOPED_TRACE(context.backend_name());
-    std::vector<Trainer> trainers;
-    for (const Together& t : all) trainers.emplace_back(context, t.model, t.data, t.options);
-    std::vector<Trainer*> pointers;
-    for (Trainer& trainer : trainers) pointers.push_back(&trainer);
-    const auto records = run_together(pointers, 6);
+    std::vector<Trainer> members;
+    for (const Together& t : all) members.emplace_back(context, t.model, t.data, t.options);
+    TrainingGroup trainers(std::move(members));
+    const auto records = trainers.run(6);
     ASSERT_EQ(records.size(), all.size());
     for (std::size_t k = 0; k < all.size(); ++k) {
       SCOPED_TRACE(k);
@@ -707,6 +707,7 @@ TEST_F(CudaTrainer, SideBySideIsAsAlone) {
 TEST_F(CudaTrainer, NewsTellsEveryRecordOnce) { testing::NewsOfARun(gpu()).check_records(); }
 TEST_F(CudaTrainer, NewsStopsWhereTheSinkSaysSo) { testing::NewsOfARun(gpu()).check_stop(false); }
 TEST_F(CudaTrainer, NewsTellsWhatWasBeforeAFailure) { testing::NewsOfARun(gpu()).check_failure(); }
+TEST_F(CudaTrainer, NewsComesOfTheGroupsMembers) { testing::NewsOfARun(gpu()).check_members(); }
 TEST_F(CudaTrainer, NewsRefusesTheTrainersInTheSink) { testing::NewsOfARun(gpu()).check_use_in_the_sink(); }
 
 #ifdef FOKKER_EMULATION
@@ -745,9 +746,10 @@ TEST_F(CudaTrainer, AFailedLaunchLosesNoIteration) {
       options.collocation_points = 7;
       trainers.emplace_back(gpu(), small_model(), DataSet::named("blob"), options);
     }
-    const std::array both{&trainers[0], &trainers[1]};
+    TrainingGroup group(std::move(trainers));
     emulate_failure(launches, 1);
-    EXPECT_THAT(message_of([&] { run_together(both, 9); }), HasSubstr("cudaGraphLaunch"));
+    EXPECT_THAT(message_of([&] { group.run(9); }), HasSubstr("cudaGraphLaunch"));
+    trainers = group.release();
     for (Trainer& trainer : trainers) {
       EXPECT_EQ(trainer.iteration(), static_cast<Index>(launches));
       Trainer alone(gpu(), small_model(), DataSet::named("blob"), trainer.options());
@@ -789,14 +791,14 @@ TEST_F(CudaTrainer, NewsComesInTheCallersCaptureMode) {
 }
 
 // The launches of kernels in one iteration of each, after one in which it was captured; 0 where they are not counted.
-std::size_t launches_of(std::span<Trainer* const> together) {
-  run_together(together, 1);
+std::size_t launches_of(TrainingGroup& group) {
+  group.run(1);
 #ifdef FOKKER_EMULATION
   const std::size_t before = emulated_launches();
-  run_together(together, 1);
+  group.run(1);
   return emulated_launches() - before;
 #else
-  run_together(together, 1);
+  group.run(1);
   return 0;
 #endif
 }
@@ -824,13 +826,16 @@ TEST_F(CudaTrainer, TheTwelveOfThePaperShareTheLaunchesOfOne) {
   ASSERT_EQ(std::ssize(all), kernels::most_models);
   options.seed = 1;
   all.push_back({model, DataSet::named("blob"), options});
-  std::vector<Trainer> trainers;
-  std::vector<Trainer*> pointers;
+  std::vector<Trainer> last, trainers;
   for (const Together& t : all) trainers.emplace_back(gpu(), t.model, t.data, t.options);
-  for (Trainer& trainer : trainers) pointers.push_back(&trainer);
-  const std::span<Trainer*const> thirteen(pointers), twelve = thirteen.first(12);
-  const std::size_t of_one = launches_of(thirteen.last(1)), of_twelve = launches_of(twelve),
-                    of_thirteen = launches_of(thirteen);
+  last.push_back(std::move(trainers.back()));
+  trainers.pop_back();
+  TrainingGroup one(std::move(last)), twelve(std::move(trainers));
+  const std::size_t of_one = launches_of(one), of_twelve = launches_of(twelve);
+  trainers = twelve.release();
+  trainers.push_back(std::move(one.release().front()));
+  TrainingGroup thirteen(std::move(trainers));
+  const std::size_t of_thirteen = launches_of(thirteen);
 #ifdef FOKKER_EMULATION
   // Packing, sweeps and the sum over blocks for each group of twelve; the update for all.
   EXPECT_EQ(of_one, 4u);
@@ -839,21 +844,11 @@ TEST_F(CudaTrainer, TheTwelveOfThePaperShareTheLaunchesOfOne) {
   EXPECT_EQ(of_thirteen, of_one > 0 ? of_one + 3 : 0);
   for (std::size_t k = 0; k < all.size(); ++k) {
     SCOPED_TRACE(k);
-    EXPECT_EQ(trainers[k].iteration(), 4);
+    EXPECT_EQ(thirteen[k].iteration(), 4);
     Trainer alone(gpu(), all[k].model, all[k].data, all[k].options);
     alone.run(4);
-    EXPECT_TRUE(state_bytes(trainers[k]) == state_bytes(alone));
+    EXPECT_TRUE(state_bytes(thirteen[k]) == state_bytes(alone));
   }
-}
-
-TEST_F(CudaTrainer, SideBySideRefusesWhatIsNotATrainer) {
-  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), small_options());
-  const std::vector<Trainer*> twice = {&trainer, &trainer}, null = {&trainer, nullptr};
-  EXPECT_THAT(message_of([&] { run_together(twice, 1); }), HasSubstr("twice"));
-  EXPECT_THAT(message_of([&] { run_together(null, 1); }), HasSubstr("null pointer"));
-  EXPECT_THAT(message_of([&] { run_together({}, -1); }), HasSubstr("-1 iterations"));
-  EXPECT_TRUE(run_together({}, 1).empty());
-  EXPECT_EQ(trainer.iteration(), 0);
 }
 
 TEST_F(CudaTrainer, HalfIsRefused) {

@@ -132,13 +132,9 @@ std::unique_ptr<DeviceField<T>> wide(const Model& model, Precision precision, st
 // half there is the first alone. Throws where it is another number, so that none takes the wide way unnoticed.
 std::unique_ptr<DeviceField<float>> resident(const Model& model, const Queue& on, int works = 3) {
   const auto& mlp = std::get<Mlp>(model.network);
-  const kernels::ResidentMlp shape = cuda::resident_shape(mlp.architecture, on.precision);
+  const cuda::Residency plan = cuda::plan_residency(mlp.architecture, on.precision, on.limits);
   const bool half = on.precision == Precision::half;
-  int are = 0;
-  for (const kernels::Work work : {kernels::Work::score, kernels::Work::curvature, kernels::Work::hessian}) {
-    if (half && work != kernels::Work::score) continue;
-    are += shape.width > 0 && kernels::resident_warps(shape, work, on.limits.shared_bytes) > 0;
-  }
+  const int are = plan.score.resident() + plan.curvature.resident() + plan.hessian.resident();
   if (are != (half ? 1 : works)) {
     throw std::logic_error(fmt::format("{} works are resident where {} should be", are, half ? 1 : works));
   }
@@ -462,10 +458,13 @@ TEST_F(DeviceFieldTest, ResidentPointsHaveTheirNumbersWhereverTheyAre) {
         // One multiprocessor, and room for two warps of the Hessian beside the network.
         Queue small = queue(precision);
         small.limits.multiprocessors = 1;
-        const kernels::ResidentMlp shape = cuda::resident_shape(std::get<Mlp>(model.network).architecture, precision);
+        const Architecture& architecture = std::get<Mlp>(model.network).architecture;
+        const kernels::ResidentMlp shape = cuda::plan_residency(architecture, precision, small.limits).shape;
         small.limits.shared_bytes =
             kernels::image_layout(shape).bytes + 2 * kernels::warp_layout(shape, kernels::Work::hessian).bytes;
-        ASSERT_EQ(kernels::resident_warps(shape, kernels::Work::hessian, small.limits.shared_bytes), 2);
+        if (product) {
+          ASSERT_EQ(cuda::plan_residency(architecture, precision, small.limits).hessian.warps, 2);
+        }
         part_agrees(*resident(model, small), 0, 989);
       }
     }

@@ -635,7 +635,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
       std::vector<std::unique_ptr<cuda::TrainingLoss>> losses;
       std::vector<cuda::TrainingLoss*> together;
       std::vector<DeviceMemory> parameters, values, gradients;
-      std::vector<cuda::LossTask> tasks;
+      std::vector<kernels::LossTask> tasks;
       for (const int k : {0, 1}) {
         losses.push_back(cuda::make_wide_loss(queue(precision), a, sde, rows));
         together.push_back(losses.back().get());
@@ -643,7 +643,12 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
         values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
         gradients.push_back(cuda::upload(std::vector<float>(count, 7.0f)));
         draw.seed = 5 + k;
-        tasks.push_back({parameters[k].as<float>(), draw, 0.1 + k, values[k].as<double>(), gradients[k].as<float>()});
+        tasks.push_back({.parameters = parameters[k].as<float>(),
+                         .drawn = true,
+                         .points = draw,
+                         .residual_weight = 0.1 + k,
+                         .values = values[k].as<double>(),
+                         .gradient = gradients[k].as<float>()});
       }
       losses[0]->evaluate(together, tasks);
       for (const int k : {0, 1}) {
@@ -667,7 +672,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
         EXPECT_EQ(download<float>(gradients[k]), download<float>(expected_gradient));
         EXPECT_TRUE(std::isfinite(download<double>(values[k])[2]));
       }
-      EXPECT_FALSE(losses[0]->goes_with(*losses[1]));
+      EXPECT_FALSE(losses[0]->shares_launches_with(*losses[1]));
       EXPECT_NE(download<float>(gradients[0]), download<float>(gradients[1]));
     }
   }
@@ -689,12 +694,12 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
     std::vector<std::unique_ptr<cuda::TrainingLoss>> losses;
     std::vector<cuda::TrainingLoss*> together;
     std::vector<DeviceMemory> parameters, values, gradients;
-    std::vector<cuda::LossTask> tasks;
+    std::vector<kernels::LossTask> tasks;
     for (std::int64_t k = 0; k < kernels::most_models + 2; ++k) {
       const auto start = as<float>(Mlp::initialise(shape(9 + k), static_cast<std::uint64_t>(k)).parameters);
       losses.push_back(cuda::make_resident_loss(on, shape(9 + k), sde));
       together.push_back(losses.back().get());
-      EXPECT_TRUE(losses.front()->goes_with(*losses.back()));
+      EXPECT_TRUE(losses.front()->shares_launches_with(*losses.back()));
       parameters.push_back(cuda::upload(start));
       values.push_back(cuda::upload(std::vector<double>(3, -1.0)));
       gradients.push_back(cuda::upload(std::vector<float>(start.size(), 7.0f)));
@@ -707,8 +712,12 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
                                        .denoising_points = k == 5 ? 300 : 19 - k,
                                        .collocation_points = output != Output::potential || k == 2 ? 0 : 10 + k,
                                        .box = 3};
-      tasks.push_back(
-          {parameters.back().as<float>(), draw, 0.3, values.back().as<double>(), gradients.back().as<float>()});
+      tasks.push_back({.parameters = parameters.back().as<float>(),
+                       .drawn = true,
+                       .points = draw,
+                       .residual_weight = 0.3,
+                       .values = values.back().as<double>(),
+                       .gradient = gradients.back().as<float>()});
     }
     using Numbers = std::pair<std::vector<double>, std::vector<float>>;
     const auto numbers = [&](std::size_t k) {
@@ -746,10 +755,10 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
       return cuda::make_resident_loss(on, architecture_of(2, {9, 32}, Activation::softplus, beta, output), sde);
     };
     const Architecture wider = architecture_of(2, {33, 9}, Activation::tanh, 1, output);
-    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_resident_loss(on, wider, sde)));
-    EXPECT_FALSE(losses.front()->goes_with(*softplus(1)));
-    EXPECT_FALSE(softplus(1)->goes_with(*softplus(2)));
-    EXPECT_FALSE(losses.front()->goes_with(*cuda::make_wide_loss(on, shape(9), sde)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*cuda::make_resident_loss(on, wider, sde)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*softplus(1)));
+    EXPECT_FALSE(softplus(1)->shares_launches_with(*softplus(2)));
+    EXPECT_FALSE(losses.front()->shares_launches_with(*cuda::make_wide_loss(on, shape(9), sde)));
   }
 }
 

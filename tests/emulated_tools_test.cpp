@@ -3,22 +3,17 @@
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "compare.hpp"
 #include "fokker/fokker.hpp"
+#include "process.hpp"
 #include "scratch.hpp"
 
 namespace fokker {
@@ -27,22 +22,18 @@ namespace {
 using ::testing::HasSubstr;
 using Json = nlohmann::json;
 using testing::get;
+using testing::Outcome;
+using testing::Process;
 using testing::Scratch;
 
 constexpr int iterations = 3;
 
-// What a shell runs; words need no quotes.
-std::string command(const Scratch& scratch, bool on_cuda, const char* out) {
-  return fmt::format(
-      "exec {} --backend {} --precision fp32 --preset smoke --iterations {} --samples 200 --data blob "
-      "--grid geometric:30:1e-2 --weights 0,0.1,1 --out {} > {} 2>&1",
-      on_cuda ? REPRODUCE_EMULATED : REPRODUCE_TOOL, on_cuda ? "cuda" : "cpu", iterations, scratch / out,
-      scratch / "said");
-}
-
-int code_of(const std::string& command) {
-  const int status = std::system(command.c_str());
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+Process reproduction(const Scratch& scratch, bool on_cuda, const char* out) {
+  return Process(
+      scratch.folder(),
+      fmt::format("{} --backend {} --precision fp32 --preset smoke --iterations {} --samples 200 --data blob "
+                  "--grid geometric:30:1e-2 --weights 0,0.1,1 --out {}",
+                  on_cuda ? REPRODUCE_EMULATED : REPRODUCE_TOOL, on_cuda ? "cuda" : "cpu", iterations, scratch / out));
 }
 
 std::string folder_of(const Scratch& scratch, const char* out, double weight) {
@@ -66,7 +57,8 @@ std::map<int, std::vector<double>> records_of(const std::string& log) {
 // Runs of a group, which train side by side on CUDA, of which one goes on from a state and one diverges.
 TEST(EmulatedReproduction, TrainsAGroupAsTheCpuTrainsEach) {
   const Scratch scratch;
-  ASSERT_EQ(code_of(command(scratch, false, "cpu")), 0) << get(scratch / "said");
+  const Outcome on_cpu = reproduction(scratch, false, "cpu").wait();
+  ASSERT_EQ(on_cpu.code, 0) << on_cpu.err;
 
   for (const double weight : {0.0, 0.1, 1.0}) {
     const std::string folder = folder_of(scratch, "cuda", weight);
@@ -91,18 +83,10 @@ TEST(EmulatedReproduction, TrainsAGroupAsTheCpuTrainsEach) {
 
   // Measuring would take the emulation minutes: ended before, it leaves that to the CPU.
   const std::string model = folder_of(scratch, "cuda", 1) + "model.safetensors";
-  const pid_t child = ::fork();
-  if (child == 0) {
-    ::execl("/bin/sh", "sh", "-c", command(scratch, true, "cuda").c_str(), nullptr);
-    ::_exit(127);
-  }
-  int status = 0;
-  while (!std::filesystem::exists(model) && ::waitpid(child, &status, WNOHANG) == 0) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  ASSERT_TRUE(std::filesystem::exists(model)) << get(scratch / "said");
-  ::kill(child, SIGKILL);
-  ::waitpid(child, &status, 0);
+  const Process process = reproduction(scratch, true, "cuda");
+  ASSERT_TRUE(process.wait_for(model)) << process.wait().err;
+  process.send(SIGKILL);
+  process.wait();
 
   const std::string failed = folder_of(scratch, "cuda", 0);
   EXPECT_EQ(Json::parse(get(failed + "failed.json"))["iteration"], 0);
@@ -124,12 +108,14 @@ TEST(EmulatedReproduction, TrainsAGroupAsTheCpuTrainsEach) {
     }
   }
 
-  EXPECT_EQ(code_of(command(scratch, false, "cuda")), 1);
-  EXPECT_THAT(get(scratch / "said"), HasSubstr("1 of 3 runs failed"));
+  const auto expect_one_failed = [](const Outcome& outcome) {
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_THAT(outcome.err, HasSubstr("1 of 3 runs failed"));
+  };
+  expect_one_failed(reproduction(scratch, false, "cuda").wait());
   const Json measured = Json::parse(get(scratch / "cuda/results.json"));
   const std::string bytes = get(model);
-  EXPECT_EQ(code_of(command(scratch, true, "cuda")), 1);  // all is done
-  EXPECT_THAT(get(scratch / "said"), HasSubstr("1 of 3 runs failed"));
+  expect_one_failed(reproduction(scratch, true, "cuda").wait());  // all is done
   EXPECT_EQ(get(model), bytes);
   const Json results = Json::parse(get(scratch / "cuda/results.json")),
              expected = Json::parse(get(scratch / "cpu/results.json"));
@@ -176,11 +162,12 @@ class EmulatedCommandLine : public ::testing::Test {
 
   // What it prints with --json.
   Json fokker(bool on_cuda, const std::string& arguments) const {
-    const int code =
-        code_of(fmt::format("{} {} --backend {} --json > {} 2> {}", on_cuda ? FOKKER_EMULATED : FOKKER_TOOL, arguments,
-                            on_cuda ? "cuda" : "cpu", scratch_ / "printed", scratch_ / "said"));
-    EXPECT_EQ(code, 0) << arguments << ": " << get(scratch_ / "said");
-    return Json::parse(get(scratch_ / "printed"), nullptr, false);
+    const Outcome outcome =
+        Process(scratch_.folder(), fmt::format("{} {} --backend {} --json", on_cuda ? FOKKER_EMULATED : FOKKER_TOOL,
+                                               arguments, on_cuda ? "cuda" : "cpu"))
+            .wait();
+    EXPECT_EQ(outcome.code, 0) << arguments << ": " << outcome.err;
+    return Json::parse(outcome.out, nullptr, false);
   }
 
   Scratch scratch_;

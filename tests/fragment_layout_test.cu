@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/device.hpp"
+#include "kernels/tile.hpp"
 
 namespace fokker::kernels {
 namespace {
@@ -38,7 +39,8 @@ __global__ void load_kernel(const std::uint16_t* from, const int* place, bool tr
   for (int m = 0; m < 4; ++m) out[lane_index() * 4 + m] = r[m];
 }
 
-// One warp, no ldmatrix: out [16, 8] = c + a [16, 16] b [16, 8], every number put where device.hpp says it belongs.
+// One warp, no ldmatrix: out [16, 8] = c + a [16, 16] b [16, 8], every number put where device.hpp says it belongs,
+// and taken from where tile.hpp finds it.
 __global__ void multiply_add_kernel(const float* a, const float* b, const float* c, float* out) {
   const int g = lane_index() / 4, q = lane_index() % 4;
   const auto pair_of_a = [&](int row, int column) {
@@ -50,10 +52,7 @@ __global__ void multiply_add_kernel(const float* a, const float* b, const float*
   float sums[4] = {c[g * columns + 2 * q], c[g * columns + 2 * q + 1], c[(g + 8) * columns + 2 * q],
                    c[(g + 8) * columns + 2 * q + 1]};
   multiply_add(sums, fragment, pair_of_b(2 * q), pair_of_b(2 * q + 8));
-  out[g * columns + 2 * q] = sums[0];
-  out[g * columns + 2 * q + 1] = sums[1];
-  out[(g + 8) * columns + 2 * q] = sums[2];
-  out[(g + 8) * columns + 2 * q + 1] = sums[3];
+  for_block_entries(0, sums)([&](int r, int column, float x) { out[tile_row(r) * columns + column] = x; });
 }
 
 // One warp, as products of tiles are done: out [16, 16] = a [16, 16] b [16, 16] by way of shared memory and ldmatrix.

@@ -2,6 +2,7 @@
 """Dependencies go downward only. Reads every #include of the tree (argument: its root) and prints each that breaks a rule.
 
 include/fokker/           the standard library and public headers: no CUDA, no third-party and no internal header
+include/fokker/diagnostics/  the same; only src/diagnostics/, tests, benchmarks and tools include it
 include/fokker/formulas/  plain structs and formulas: of the standard library <cmath>, <cstddef>, <cstdint>, <type_traits>,
                           and formulas/ itself
 kernels/                  the standard library, CUDA, formulas/ and kernels/ itself; device.hpp stands for the emulation too
@@ -11,7 +12,7 @@ src/model/                core/, io/
 src/operations/           core/, model/, io/
 src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
-src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and shared_layout.hpp
+src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and *_layout.hpp
 tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
 """
 import pathlib
@@ -37,6 +38,8 @@ def rule_broken(folder, path, header):
     if folder == 'include/fokker/formulas':
         if not (header in PLAIN or formulas):
             return 'formulas that host and device share include plain headers and each other only'
+    elif header.startswith('fokker/diagnostics/') and top != 'tools' and room not in ('diagnostics', 'fokker/diagnostics'):
+        return 'the library does not include its diagnostics, which are a target of their own'
     elif top == 'include':
         if not (system or ours):
             return 'a public header includes the standard library and public headers only'
@@ -52,8 +55,8 @@ def rule_broken(folder, path, header):
         if header == 'omp.h' and room not in ('cpu', 'cuda') and path.name != 'parallel.hpp':
             return 'only src/core/parallel.hpp makes threads'
         other = header.split('/')[0]
-        if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', 'shared_layout.hpp'))):
-            return 'only src/cuda sees kernels/, and of them the launches and shared_layout.hpp'
+        if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', '_layout.hpp'))):
+            return 'only src/cuda sees kernels/, and of them the launches and layouts'
         if other in ROOMS and other not in (room, *ROOMS[room]) and not (makes_backends and other in ('cpu', 'cuda')):
             return f'src/{room} includes ' + ', '.join((room, *ROOMS[room])) + ' only'
     elif top == 'tools' and header.startswith(('src/', 'kernels/', *(f'{name}/' for name in ROOMS))):
@@ -82,6 +85,7 @@ def self_check(root):
     """The rules find what they are there to find."""
     broken = [('include/fokker', 'cuda_runtime.h'), ('include/fokker', 'cpu/backend.hpp'),
               ('include/fokker', 'core/operations.hpp'), ('include/fokker', 'fmt/format.h'),
+              ('include/fokker', 'fokker/diagnostics/energy.hpp'), ('src/operations', 'fokker/diagnostics/energy.hpp'),
               ('include/fokker/formulas', 'string'), ('include/fokker/formulas', 'fokker/trainer.hpp'),
               ('include/fokker/formulas', 'fokker/sde.hpp'),
               ('kernels', 'core/operations.hpp'), ('kernels', 'fokker/data.hpp'), ('kernels', 'fokker/sde.hpp'), ('kernels', 'cpu/random.hpp'),
@@ -92,6 +96,8 @@ def self_check(root):
               ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'),
               ('tools', 'cpu/backend.hpp'), ('tools', 'core/operations.hpp')]
     allowed = [('include/fokker', 'vector'), ('include/fokker', 'fokker/view.hpp'),
+               ('include/fokker/diagnostics', 'fokker/diagnostics/energy.hpp'), ('tools', 'fokker/diagnostics/energy.hpp'),
+               ('src/diagnostics', 'fokker/diagnostics/energy.hpp'),
                ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
                ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
                ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),

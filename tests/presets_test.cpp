@@ -21,7 +21,7 @@ std::size_t runs(const Preset& preset) {
   return preset.data.size() * std::size_t(preset.seeds) * preset.activations.size() * preset.weights.size();
 }
 
-// Of the full size, as the paper has it.
+// The full size, as the paper has it.
 void expect_the_papers_recipe(const Preset& preset) {
   const TrainOptions& train = preset.train;
   EXPECT_THAT(preset.data, ElementsAre("blob", "circles2", "checker"));
@@ -34,7 +34,7 @@ void expect_the_papers_recipe(const Preset& preset) {
   EXPECT_EQ(train.average, WeightAverage::none);
   EXPECT_EQ(train.clip_norm, 0);
   EXPECT_EQ(preset.gap.samples, 3000000);
-  EXPECT_EQ(preset.gap.grid, "paper");
+  EXPECT_EQ(preset.grid, "paper");
   EXPECT_EQ(preset.gap.ode_scheme, Scheme::euler);
   EXPECT_TRUE(preset.gap.in_detail);
   EXPECT_TRUE(preset.bounds);
@@ -87,7 +87,7 @@ TEST(Presets, QuickActivationsAreTwentyFourSmallRuns) {
   EXPECT_EQ(preset.train.denoising_points, 4096);
   EXPECT_EQ(preset.train.collocation_points, 1024);
   EXPECT_EQ(preset.gap.samples, 40000);
-  EXPECT_EQ(preset.gap.grid, "geometric:150:1e-3");
+  EXPECT_EQ(preset.grid, "geometric:150:1e-3");
   EXPECT_EQ(preset.gap.ode_scheme, Scheme::heun);
   EXPECT_TRUE(preset.gap.in_detail);
   EXPECT_EQ(runs(preset), 24u);
@@ -107,7 +107,7 @@ TEST(Presets, QuickAndSmokeAreTwoSmallRuns) {
   EXPECT_EQ(quick.train.denoising_points, 4096);
   EXPECT_EQ(quick.train.collocation_points, 1024);
   EXPECT_EQ(quick.gap.samples, 50000);
-  EXPECT_EQ(quick.gap.grid, "paper");
+  EXPECT_EQ(quick.grid, "paper");
   EXPECT_TRUE(quick.gap.in_detail);
   EXPECT_EQ(quick.energy_nodes, 0);
   EXPECT_THAT(names(smoke), ElementsAre("softplus 20"));
@@ -115,7 +115,7 @@ TEST(Presets, QuickAndSmokeAreTwoSmallRuns) {
   EXPECT_EQ(smoke.train.denoising_points, 1024);
   EXPECT_EQ(smoke.train.collocation_points, 256);
   EXPECT_EQ(smoke.gap.samples, 5000);
-  EXPECT_EQ(smoke.gap.grid, "geometric:100:1e-3");
+  EXPECT_EQ(smoke.grid, "geometric:100:1e-3");
   EXPECT_FALSE(smoke.gap.in_detail);
   EXPECT_EQ(smoke.energy_nodes, 48);
 }

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "compare.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 

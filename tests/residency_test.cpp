@@ -1,75 +1,75 @@
-// The table of kernels/RESIDENCY.md is what the launches decide by; printed anew where it differs.
+// The table of kernels/RESIDENCY.md is what the plan of residency says; printed anew where it differs.
+#include "cuda/residency.hpp"
+
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <limits>
 #include <sstream>
 #include <string>
 #include <utility>
+#include <vector>
 
-#include "kernels/launch.hpp"
-#include "kernels/loss_launch.hpp"
 #include "kernels/shared_layout.hpp"
-#include "fokker/fields.hpp"
 
-namespace fokker::kernels {
+namespace fokker::cuda {
 namespace {
 
-constexpr std::pair<const char*, int> kArchitectures[] = {{"8.0 (A100; 163 KiB of shared memory a block)", 163 << 10},
-                                                          {"9.0, 10.0 (H100, H200, B200; 227 KiB)", 227 << 10}};
-constexpr std::pair<const char*, Work> kWorks[] = {{"score", Work::score},
-                                                   {"samples", Work::sample},
-                                                   {"divergence, residual", Work::curvature},
-                                                   {"log-density", Work::log_density},
-                                                   {"Hessian", Work::hessian}};
+constexpr std::pair<const char*, int> kDevices[] = {{"8.0 (A100; 163 KiB of shared memory a block)", 163 << 10},
+                                                    {"9.0, 10.0 (H100, H200, B200; 227 KiB)", 227 << 10}};
+constexpr std::pair<const char*, WorkPlan Residency::*> kWorks[] = {{"score", &Residency::score},
+                                                                    {"samples", &Residency::sample},
+                                                                    {"divergence, residual", &Residency::curvature},
+                                                                    {"log-density", &Residency::log_density},
+                                                                    {"Hessian", &Residency::hessian},
+                                                                    {"training", &Residency::loss}};
 
-ResidentMlp net(Precision precision, int width, int dimension, int hidden, bool potential) {
-  return {.image = nullptr,
-          .precision = precision,
-          .dimension = dimension,
-          .hidden = hidden,
-          .width = width,
-          .outputs = potential ? 1 : dimension,
-          .potential = potential,
-          .activation = Activation::softplus,
-          .beta = 1};
+Architecture net(int dimension, std::vector<std::int64_t> hidden, Output output) {
+  Architecture architecture;
+  architecture.dimension = dimension;
+  architecture.hidden = std::move(hidden);
+  architecture.output = output;
+  return architecture;
 }
 
-// The most hidden layers that are resident, up to 8, and the warps of a block at three of them.
-// warps_at(hidden): of a block.
-template <class WarpsAt>
-std::string entry(const WarpsAt& warps_at) {
+Residency plan(const Architecture& architecture, Precision precision, int shared_bytes) {
+  return plan_residency(architecture, precision, {.multiprocessors = 132, .shared_bytes = shared_bytes});
+}
+
+// The most hidden layers that are resident, up to 8, and the warps of a block at three of them. work_at(hidden): its
+// plan.
+template <class WorkAt>
+std::string entry(const WorkAt& work_at) {
+  if (!work_at(1).refusal.empty()) return "–";
   int deepest = 0;
   for (int hidden = 1; hidden <= 8; ++hidden) {
-    if (warps_at(hidden) > 0) deepest = hidden;
+    if (work_at(hidden).resident()) deepest = hidden;
   }
   if (deepest == 0) return "wide";
-  const int warps = warps_at(3);
-  return deepest < 3 ? fmt::format("{}", deepest) : fmt::format("{} ({})", deepest, warps);
+  return deepest < 3 ? fmt::format("{}", deepest) : fmt::format("{} ({})", deepest, work_at(3).warps);
 }
 
 std::string table() {
   std::string text;
-  for (const auto& [architecture, bytes] : kArchitectures) {
-    for (const bool potential : {true, false}) {
-      text += fmt::format("\n## {}: {}\n\n| width | precision | d |", architecture,
-                          potential ? "potentials" : "vector nets");
+  for (const auto& [device, bytes] : kDevices) {
+    for (const Output output : {Output::potential, Output::score}) {
+      text += fmt::format("\n## {}: {}\n\n| width | precision | d |", device,
+                          output == Output::potential ? "potentials" : "vector nets");
       for (const auto& [name, work] : kWorks) text += fmt::format(" {} |", name);
-      text += " training |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
-      for (const int width : resident_widths) {
+      text += "\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+      for (const int width : kernels::resident_widths) {
         for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
           for (const int d : {2, 16, 64}) {
             text += fmt::format("| {} | {} | {} |", width, to_string(precision), d);
-            const auto at = [&](int hidden) { return net(precision, width, d, hidden, potential); };
-            for (const auto& of : kWorks) {
-              const bool refused = precision == Precision::half && needs_curvature(of.second);
-              text += fmt::format(" {} |", refused ? "–" : entry([&](int hidden) {
-                                    return resident_warps(at(hidden), of.second, bytes);
-                                  }));
+            std::vector<Residency> plans;  // by the number of hidden layers
+            for (std::size_t hidden = 1; hidden <= 8; ++hidden) {
+              plans.push_back(plan(net(d, std::vector<std::int64_t>(hidden, width), output), precision, bytes));
             }
-            const bool refused = precision == Precision::half;
-            text += fmt::format(
-                " {} |\n", refused ? "–" : entry([&](int hidden) { return resident_loss_warps(at(hidden), bytes); }));
+            for (const auto& named : kWorks) {
+              text += fmt::format(" {} |", entry([&](int hidden) { return plans[hidden - 1].*named.second; }));
+            }
+            text += "\n";
           }
         }
       }
@@ -92,20 +92,45 @@ TEST(Residency, ThePublishedTableIsTrue) {
 // A deeper network is never resident where a shallower one is not.
 TEST(Residency, FallsWithDepth) {
   for (const auto& [name, work] : kWorks) {
-    for (const int width : resident_widths) {
-      for (int hidden = 1; hidden < 8; ++hidden) {
-        EXPECT_GE(resident_warps(net(Precision::split, width, 2, hidden, true), work, 227 << 10),
-                  resident_warps(net(Precision::split, width, 2, hidden + 1, true), work, 227 << 10));
+    SCOPED_TRACE(name);
+    for (const int width : kernels::resident_widths) {
+      int before = kernels::most_warps;
+      for (std::size_t hidden = 1; hidden <= 8; ++hidden) {
+        const int warps =
+            (plan(net(2, std::vector<std::int64_t>(hidden, width), Output::potential), Precision::split, 227 << 10).*
+             work)
+                .warps;
+        EXPECT_LE(warps, before);
+        before = warps;
       }
-    }
-  }
-  for (const int width : resident_widths) {
-    for (int hidden = 1; hidden < 8; ++hidden) {
-      EXPECT_GE(resident_loss_warps(net(Precision::split, width, 2, hidden, true), 227 << 10),
-                resident_loss_warps(net(Precision::split, width, 2, hidden + 1, true), 227 << 10));
     }
   }
 }
 
+// Whatever no kernel is compiled for is wide however much shared memory there is, and in half what half refuses is
+// refused there too.
+TEST(Residency, WhatNoKernelIsCompiledForIsWide) {
+  for (const Architecture& architecture :
+       {net(2, {129}, Output::potential), net(65, {7}, Output::score), net(2, {7, 4096, 7}, Output::score)}) {
+    for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
+      const Residency all = plan(architecture, precision, std::numeric_limits<int>::max());
+      for (const auto& [name, work] : kWorks) {
+        const bool refused = precision == Precision::half && work != &Residency::score && work != &Residency::sample;
+        EXPECT_FALSE((all.*work).resident()) << name;
+        EXPECT_EQ((all.*work).wide(), !refused) << name;
+      }
+    }
+  }
+}
+
+// A block of the loss has no more warps than the limits allow.
+TEST(Residency, ALossTakesNoMoreWarpsThanItMay) {
+  const Architecture architecture = net(2, {80, 80, 80}, Output::potential);
+  for (const int most : {1, 4, 8}) {
+    const kernels::DeviceLimits limits{.multiprocessors = 132, .shared_bytes = 227 << 10, .loss_warps = most};
+    EXPECT_EQ(plan_residency(architecture, Precision::split, limits).loss.warps, most);
+  }
+}
+
 }  // namespace
-}  // namespace fokker::kernels
+}  // namespace fokker::cuda

@@ -8,7 +8,7 @@
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/sde_density.hpp"
 #include "diagnostics/forward_paths.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"

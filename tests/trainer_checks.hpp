@@ -125,7 +125,7 @@ class NewsOfARun {
   // All records, each once and in their order.
   void check_records() {
     Set set = make();
-    run_together(set.pointers, 21, set.take());
+    set.trainers.run(21, set.take());
     for (std::size_t k = 0; k < 3; ++k) {
       SCOPED_TRACE(k);
       Trainer alone = trainer(k);
@@ -150,7 +150,7 @@ class NewsOfARun {
   void check_stop(bool at_once) {
     Set set = make();
     set.stop_after = 1;
-    run_together(set.pointers, 25, set.take());
+    set.trainers.run(25, set.take());
     for (std::size_t k = 0; k < 3; ++k) {
       SCOPED_TRACE(k);
       EXPECT_EQ(set.trainers[k].iteration(), std::ssize(set.told[k]));
@@ -167,12 +167,11 @@ class NewsOfARun {
       ++news_taken;
       throw std::runtime_error("the disk is full");
     };
-    EXPECT_THAT([&] { run_together(set.pointers, 25, fail); },
-                ::testing::ThrowsMessage<std::runtime_error>("the disk is full"));
+    EXPECT_THAT([&] { set.trainers.run(25, fail); }, ::testing::ThrowsMessage<std::runtime_error>("the disk is full"));
     EXPECT_EQ(news_taken, 1u);
     set.stop_after = 1000;
     for (std::size_t k = 0; k < 3; ++k) set.told[k].clear();
-    run_together(set.pointers, 25, set.take());
+    set.trainers.run(25, set.take());
     for (std::size_t k = 0; k < 3; ++k) {
       SCOPED_TRACE(k);
       EXPECT_EQ(set.trainers[k].iteration(), recipes_[k].iterations);
@@ -199,7 +198,7 @@ class NewsOfARun {
       }
     });
     Set set = make();
-    EXPECT_EQ(message_of([&] { run_together(set.pointers, 25, set.take()); }), message);
+    EXPECT_EQ(message_of([&] { set.trainers.run(25, set.take()); }), message);
     expect_same_records(set.told[1], before);
     EXPECT_EQ(set.trainers[1].iteration(), std::ssize(before));
     EXPECT_TRUE(state_bytes(set.trainers[1]) == state_bytes(wild));
@@ -211,6 +210,39 @@ class NewsOfARun {
       expect_same_records(set.told[k], alone.run(25));
       EXPECT_TRUE(state_bytes(set.trainers[k]) == state_bytes(alone));
     }
+    for (std::vector<TrainRecord>& told : set.told) told.clear();
+    set.trainers.run(25, set.take());  // leaves out the one that stopped
+    for (const std::vector<TrainRecord>& told : set.told) EXPECT_TRUE(told.empty());
+    std::vector<Trainer> released = set.trainers.release();
+    EXPECT_EQ(message_of([&] { released[1].run(1); }), message);
+  }
+
+  // What a group takes and gives back.
+  void check_members() {
+    Set set = make();
+    set.trainers.run(2, set.take());
+    std::vector<Trainer> released = set.trainers.release();
+    EXPECT_EQ(set.trainers.size(), 0u);
+    EXPECT_TRUE(set.trainers.run(1).empty());
+    ASSERT_EQ(released.size(), 3u);
+    for (std::size_t k = 0; k < 3; ++k) {
+      SCOPED_TRACE(k);
+      Trainer alone = trainer(k);
+      alone.run(3);
+      released[k].run(1);
+      EXPECT_TRUE(state_bytes(released[k]) == state_bytes(alone));
+    }
+    TrainingGroup again(std::move(released));
+    EXPECT_THAT(message_of([&] { again.run(-1); }), ::testing::HasSubstr("-1 iterations"));
+    again.run(1, [&](const TrainingNews&) {
+      EXPECT_THAT(message_of([&] { again.release(); }), ::testing::HasSubstr("used in the sink of its own run"));
+      return true;
+    });
+    released = again.release();
+    EXPECT_EQ(released[0].iteration(), 4);
+    const Trainer taken = std::move(released[1]);
+    EXPECT_THAT(message_of([&] { TrainingGroup(std::move(released)); }),
+                ::testing::HasSubstr("trainer 1 of 3 was moved away"));
   }
 
   void check_use_in_the_sink() {
@@ -231,12 +263,11 @@ class NewsOfARun {
 
  private:
   struct Set {
-    std::vector<Trainer> trainers;
-    std::vector<Trainer*> pointers;
-    std::vector<std::vector<TrainRecord>> told;
-    std::vector<std::string> stopped;
-    std::vector<std::size_t> calls;  // of the sink, about each
-    std::size_t stop_after = 1000;   // records of the first
+    TrainingGroup trainers;
+    std::vector<std::vector<TrainRecord>> told = std::vector<std::vector<TrainRecord>>(3);
+    std::vector<std::string> stopped = std::vector<std::string>(3);
+    std::vector<std::size_t> calls{0, 0, 0};  // of the sink, about each
+    std::size_t stop_after = 1000;            // records of the first
 
     TrainingSink take() {
       return [this](const TrainingNews& news) {
@@ -255,13 +286,9 @@ class NewsOfARun {
     return Trainer(context_, model, DataSet::named("circles2"), recipes_[k]);
   }
   Set make() const {
-    Set set;
-    for (std::size_t k = 0; k < 3; ++k) set.trainers.push_back(trainer(k));
-    for (Trainer& t : set.trainers) set.pointers.push_back(&t);
-    set.told.resize(3);
-    set.stopped.resize(3);
-    set.calls.resize(3);
-    return set;
+    std::vector<Trainer> trainers;
+    for (std::size_t k = 0; k < 3; ++k) trainers.push_back(trainer(k));
+    return {.trainers = TrainingGroup(std::move(trainers))};
   }
 
   Context context_;

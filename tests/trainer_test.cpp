@@ -3,13 +3,9 @@
 // bit.
 #include "fokker/trainer.hpp"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -27,11 +23,12 @@
 
 #include "compare.hpp"
 #include "fokker/error.hpp"
-#include "fokker/loss.hpp"
 #include "fokker/formulas/philox.hpp"
-#include "fokker/safetensors.hpp"
 #include "fokker/formulas/train.hpp"
+#include "fokker/loss.hpp"
+#include "fokker/safetensors.hpp"
 #include "operations/train_schedule.hpp"
+#include "process.hpp"
 #include "trainer_checks.hpp"
 
 namespace fokker {
@@ -39,10 +36,12 @@ namespace {
 
 using testing::agrees;
 using ::testing::AllOf;
+using testing::Arguments;
 using testing::Bound;
 using testing::get;
 using ::testing::HasSubstr;
 using testing::parameters_of;
+using testing::Process;
 using testing::Scratch;
 using testing::small_model;
 using testing::small_options;
@@ -464,62 +463,32 @@ TEST(Threads, DoNotChangeABit) {
   for (const std::string& state : states) EXPECT_TRUE(state == states.front());
 }
 
-// A child process trains and saves after every iteration until SIGKILL ends it, most likely in the middle of a save;
+// Another process trains and saves after every iteration until SIGKILL ends it, most likely in the middle of a save;
 // what it leaves is a whole state that goes on as if nothing had happened.
-constexpr const char* child_variable = "FOKKER_TRAINER_TEST_STATE";
-
-TrainOptions child_options() {
+TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
   TrainOptions options = small_options();
   options.iterations = 1'000'000;
   options.schedule = RateSchedule::constant;
   options.average_fraction = 1;
-  return options;
-}
-
-TEST(Killed, DISABLED_ChildThatTrainsForEver) {
-  const char* path = std::getenv(child_variable);
-  ASSERT_NE(path, nullptr);
-  Trainer trainer = std::filesystem::exists(path)
-                        ? Trainer::resume(cpu(), path, DataSet::named("blob"))
-                        : Trainer(cpu(), small_model(), DataSet::named("blob"), child_options());
-  while (!trainer.run(1).empty()) trainer.save_state(path);
-}
-
-TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
+  const DataSet data = DataSet::named("blob");
   const Scratch folder;
   const std::string path = folder / "state.safetensors";
+  Trainer(cpu(), small_model(), data, options).save_state(path);
   std::int64_t reached = 0;
   for (int kill = 0; kill < 5; ++kill) {
-    const std::string before = std::filesystem::exists(path) ? get(path) : std::string();
-    const pid_t child = ::fork();
-    ASSERT_GE(child, 0);
-    if (child == 0) {
-      ::setenv(child_variable, path.c_str(), 1);
-      const int null = ::open("/dev/null", O_WRONLY);
-      ::dup2(null, STDOUT_FILENO);
-      ::execl("/proc/self/exe", "trainer_test", "--gtest_also_run_disabled_tests",
-              "--gtest_filter=Killed.DISABLED_ChildThatTrainsForEver", static_cast<char*>(nullptr));
-      ::_exit(127);
-    }
-    // Until it has got further than the last one.
-    int status = 0;
-    bool further = false;
-    while (!further && ::waitpid(child, &status, WNOHANG) == 0) {
-      further = std::filesystem::exists(path) && get(path) != before;
-      std::this_thread::sleep_for(std::chrono::milliseconds(3));
-    }
-    ASSERT_TRUE(further) << "the child ended by itself, status " << status;
-    ASSERT_EQ(::kill(child, SIGKILL), 0);
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << status;
+    const std::string before = get(path);
+    const Process process(folder.folder(), Arguments{KILLED_TRAINER, path});
+    ASSERT_TRUE(process.wait_until([&] { return get(path) != before; })) << process.wait().err;
+    process.send(SIGKILL);
+    ASSERT_EQ(process.wait().signal, SIGKILL);
 
-    const Trainer left = Trainer::resume(cpu(), path, DataSet::named("blob"));
+    const Trainer left = Trainer::resume(cpu(), path, data);
     EXPECT_GT(left.iteration(), reached);
     reached = left.iteration();
   }
-  Trainer resumed = Trainer::resume(cpu(), path, DataSet::named("blob"));
+  Trainer resumed = Trainer::resume(cpu(), path, data);
   resumed.run(10);
-  Trainer uninterrupted(cpu(), small_model(), DataSet::named("blob"), child_options());
+  Trainer uninterrupted(cpu(), small_model(), data, options);
   uninterrupted.run(reached + 10);
   EXPECT_TRUE(state_bytes(resumed) == state_bytes(uninterrupted));
 }
@@ -681,6 +650,7 @@ TEST(Divergence, StopsWithTheParametersBeforeIt) {
 TEST(News, TellsEveryRecordOnce) { testing::NewsOfARun(cpu()).check_records(); }
 TEST(News, StopsAtOnceWhereTheSinkSaysSo) { testing::NewsOfARun(cpu()).check_stop(true); }
 TEST(News, TellsWhatWasBeforeAFailure) { testing::NewsOfARun(cpu()).check_failure(); }
+TEST(News, ComesOfTheGroupsMembers) { testing::NewsOfARun(cpu()).check_members(); }
 TEST(News, RefusesTheTrainersInTheSink) { testing::NewsOfARun(cpu()).check_use_in_the_sink(); }
 
 // Bad input.

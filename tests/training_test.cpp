@@ -43,6 +43,13 @@ Trainer trainer(const TrainOptions& o) {
   return Trainer(context, {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(architecture, o.seed)}, data, o);
 }
 
+template <class... T>
+TrainingGroup group_of(T... members) {
+  std::vector<Trainer> trainers;
+  (trainers.push_back(std::move(members)), ...);
+  return TrainingGroup(std::move(trainers));
+}
+
 std::vector<double> parameters(const Trainer& t) { return std::get<Mlp>(t.model().network).parameters; }
 
 const SaveInterval never{.iterations = 0, .seconds = 1e9};
@@ -50,37 +57,37 @@ const SaveInterval never{.iterations = 0, .seconds = 1e9};
 TEST(TrainingsSideBySide, AreAsAlone) {
   const Scratch scratch;
   const std::vector<TrainOptions> recipes{options(23, 0, 1), options(9, 1, 2), options(23, 1, 3)};
-  std::vector<Trainer> together;
-  std::vector<Trainer*> pointers;
+  std::vector<Trainer> trainers;
   std::vector<TrainingFiles> files;
   for (std::size_t i = 0; i < recipes.size(); ++i) {
-    together.push_back(trainer(recipes[i]));
+    trainers.push_back(trainer(recipes[i]));
     files.push_back({.state = scratch / fmt::format("{}.state", i), .log = scratch / fmt::format("{}.csv", i)});
   }
   // The third comes from a state, as after an interruption.
-  together[2].run(5);
-  together[2].save_state(scratch / "earlier");
-  together[2] = Trainer::resume(context, scratch / "earlier", data);
-  for (Trainer& t : together) pointers.push_back(&t);
+  trainers[2].run(5);
+  trainers[2].save_state(scratch / "earlier");
+  trainers[2] = Trainer::resume(context, scratch / "earlier", data);
+  TrainingGroup together(std::move(trainers));
   Progress progress({{"training", "train", 1}});
   progress.begin();
-  const std::vector<TrainingResult> results = run_trainings(pointers, files, never, progress);
+  const std::vector<TrainingResult> results = run_trainings(together, files, never, progress);
 
   ASSERT_EQ(results.size(), 3u);
   for (std::size_t i = 0; i < recipes.size(); ++i) {
     SCOPED_TRACE(i);
-    Trainer alone = trainer(recipes[i]);
-    if (i == 2) alone.run(5);
+    Trainer one = trainer(recipes[i]);
+    if (i == 2) one.run(5);
+    TrainingGroup alone = group_of(std::move(one));
     const TrainingFiles own{.state = "", .log = scratch / "alone.csv"};
     Progress of_one({{"training", "train", 1}});
     of_one.begin();
     const TrainingResult result = run_training(alone, own, never, of_one);
-    EXPECT_EQ(parameters(together[i]), parameters(alone));
+    EXPECT_EQ(parameters(together[i]), parameters(alone[0]));
     EXPECT_EQ(results[i].last.iteration, recipes[i].iterations - 1);
     EXPECT_EQ(results[i].last.total, result.last.total);
     EXPECT_FALSE(results[i].interrupted);
     EXPECT_EQ(get(files[i].log), get(own.log));
-    EXPECT_EQ(parameters(Trainer::resume(context, files[i].state, data)), parameters(alone));
+    EXPECT_EQ(parameters(Trainer::resume(context, files[i].state, data)), parameters(alone[0]));
     std::filesystem::remove(own.log);
   }
 }
@@ -125,15 +132,14 @@ TEST(TrainingsSideBySide, AreAsAloneWhereverStatesAreSaved) {
        {SaveInterval{.iterations = 0, .seconds = 1e-9}, SaveInterval{.iterations = 4, .seconds = 0}}) {
     SCOPED_TRACE(save.iterations);
     const Scratch scratch;
-    Trainer first = trainer(recipes[0]), second = trainer(recipes[1]);
-    Trainer* const both[] = {&first, &second};
+    TrainingGroup both = group_of(trainer(recipes[0]), trainer(recipes[1]));
     const std::vector<TrainingFiles> files{{.state = scratch / "first", .log = scratch / "first.csv"},
                                            {.state = scratch / "second", .log = scratch / "second.csv"}};
     Progress progress({{"training", "train", 1}});
     progress.begin();
     run_trainings(both, files, save, progress);
     for (std::size_t i = 0; i < recipes.size(); ++i) {
-      EXPECT_EQ(parameters(*both[i]), expected[i]);
+      EXPECT_EQ(parameters(both[i]), expected[i]);
       EXPECT_EQ(parameters(Trainer::resume(context, files[i].state, data)), expected[i]);
       const std::string log = get(files[i].log);
       EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1 + recipes[i].iterations);
@@ -148,8 +154,8 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   wild.schedule = RateSchedule::constant;
   wild.peak_rate = 1e30;
   wild.average = WeightAverage::none;
-  Trainer first = trainer(options(50, 0, 2)), second = trainer(wild);
-  Trainer* const both[] = {&first, &second};
+  TrainingGroup both = group_of(trainer(options(50, 0, 2)), trainer(wild));
+  const Trainer &first = both[0], &second = both[1];
   const std::vector<TrainingFiles> files{{.state = scratch / "first", .log = scratch / "first.csv"},
                                          {.state = scratch / "second", .log = scratch / "second.csv"}};
   Progress progress({{"training", "train", 1}});
@@ -176,13 +182,13 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   EXPECT_EQ(results[0].failure, "");
   EXPECT_THAT(results[1].failure, HasSubstr("finite"));
   EXPECT_LT(Trainer::resume(context, files[1].state, data).iteration(), 50);
-  Trainer alone = trainer(options(50, 0, 2));
+  TrainingGroup alone = group_of(trainer(options(50, 0, 2)));
   const TrainingFiles own{.state = "", .log = scratch / "alone.csv"};
   Progress of_alone({{"training", "train", 1}});
   of_alone.begin();
   run_training(alone, own, never, of_alone);
-  EXPECT_EQ(parameters(first), parameters(alone));
-  EXPECT_EQ(parameters(Trainer::resume(context, files[0].state, data)), parameters(alone));
+  EXPECT_EQ(parameters(first), parameters(alone[0]));
+  EXPECT_EQ(parameters(Trainer::resume(context, files[0].state, data)), parameters(alone[0]));
   // No record is lost: of the one all, of the other those before it stopped.
   const auto lines = [](const std::string& path) {
     const std::string text = get(path);
@@ -194,17 +200,16 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   EXPECT_EQ(results[1].last.iteration, second.iteration() - 1);
 
   // Two at once, and one by itself, which is an error.
-  Trainer third = trainer(wild), fourth = trainer(wild);
-  Trainer* const wild_ones[] = {&third, &fourth};
+  TrainingGroup wild_ones = group_of(trainer(wild), trainer(wild));
   Progress of_two({{"training", "train", 1}});
   of_two.begin();
   for (const TrainingResult& result : run_trainings(wild_ones, files, never, of_two)) {
     EXPECT_EQ(result.failure, results[1].failure);
   }
-  Trainer fifth = trainer(wild);
+  TrainingGroup wild_one = group_of(trainer(wild));
   Progress of_one({{"training", "train", 1}});
   of_one.begin();
-  EXPECT_THAT(message_of([&] { run_training(fifth, files[1], never, of_one); }),
+  EXPECT_THAT(message_of([&] { run_training(wild_one, files[1], never, of_one); }),
               AllOf(HasSubstr("finite"), HasSubstr("second'"), Not(HasSubstr("beside it"))));
 }
 

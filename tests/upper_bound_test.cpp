@@ -5,7 +5,7 @@
 #include <limits>
 
 #include "compare.hpp"
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/upper_bound.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 

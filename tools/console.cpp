@@ -8,7 +8,9 @@
 #include <csignal>
 #include <cstdio>
 #include <iostream>
+#include <memory>
 #include <new>
+#include <sstream>
 
 #include "fokker/error.hpp"
 
@@ -56,6 +58,47 @@ void check_repetition(const CLI::App& app) {
   for (const CLI::App* command : app.get_subcommands()) check_repetition(*command);
 }
 
+// CLI11's formatter also lists, with every option, those that exclude it, and breaks no lines.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_option(const CLI::Option* option, bool is_positional) const override {
+    constexpr std::size_t column = 30, width = 110;
+    std::string line = "  " + make_option_name(option, is_positional) + make_option_opts(option), help;
+    std::size_t used = line.size();
+    if (used + 2 > column) {
+      help = line + '\n';
+      line.clear(), used = 0;
+    }
+    std::istringstream words(make_option_desc(option));
+    bool first = true;
+    for (std::string word; words >> word; first = false) {
+      if (!first && used + 1 + word.size() > width) {
+        help += line + '\n';
+        line.clear(), used = 0;
+      }
+      const std::string gap(used < column ? column - used : 1, ' ');
+      line += gap + word;
+      used += gap.size() + word.size();
+    }
+    return help + line + '\n';
+  }
+  std::string make_option_opts(const CLI::Option* option) const override {
+    std::string text;
+    if (option->get_type_size() != 0) {
+      if (!option->get_type_name().empty()) text += ' ' + option->get_type_name();
+      if (!option->get_default_str().empty()) text += '=' + option->get_default_str();
+      if (option->get_expected_max() > 1) text += " ...";
+      if (option->get_required()) text += " REQUIRED";
+    }
+    return text;
+  }
+};
+
+void set_formatter(CLI::App& app) {
+  app.formatter(std::make_shared<HelpFormatter>());
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) set_formatter(*command);
+}
+
 void parse(CLI::App& app, int argc, char** argv) {
   check_command(app, argc, argv);
   try {
@@ -71,6 +114,7 @@ void parse(CLI::App& app, int argc, char** argv) {
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command) {
   std::signal(SIGXFSZ, SIG_IGN);
   const std::string name = app.get_name();
+  set_formatter(app);
   try {
     try {
       parse(app, argc, argv);

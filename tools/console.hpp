@@ -13,14 +13,16 @@ namespace fokker::tools {
 
 enum ExitCode : int { exit_done = 0, exit_failed = 1, exit_usage = 2 };
 constexpr const char* exit_codes_help =
-    "Exit codes: 0 done; 1 failed; 2 wrong usage, which is a command or option that there is not or a value that is "
-    "not\n"
-    "allowed by itself (a name, a number out of its range, a malformed --grid). One sentence on standard error says "
+    "Exit codes: 0 done; 1 failed; 2 wrong usage, which is a command or an option that does not exist, or a value that "
+    "is\n"
+    "not allowed by itself (a name, a number out of its range, a malformed --grid). One sentence on standard error "
+    "says "
     "why.";
 
 // Parses and calls `command`: 2 where the command line is wrong, which a CLI::ParseError says, be it thrown by the
 // parser or by the command; 1 where the work throws anything else or standard output cannot be written; else 0. Either
-// failure is one line on stderr. A write past a file size limit becomes an error instead of a signal.
+// failure is one line on stderr. A write past a file size limit becomes an error instead of a signal. Helps show each
+// option with its type and default in front of its description, in lines of up to 110 columns.
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command);
 
 class Stopwatch {

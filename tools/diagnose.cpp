@@ -11,7 +11,7 @@
 namespace fokker::tools {
 namespace {
 
-Json of(const Estimate& estimate) {
+Json estimate_json(const Estimate& estimate) {
   return {{"value", estimate.value}, {"standard_error", estimate.standard_error}, {"step_error", estimate.step_error}};
 }
 
@@ -29,17 +29,17 @@ Json bound_json(const std::vector<double>& largest_eigenvalue, double log_bound,
 }
 
 // An energy and the seconds that it took so far.
-void keep(const KeptWork& kept, const EnergyState& state, double seconds) {
+void save_energy(const SavedWork& saved, const EnergyState& state, double seconds) {
   SafeTensors file;
   const double progress[] = {double(state.times), state.share, seconds};
   file.tensors["progress"] = Tensor::from_double({3}, progress);
   file.tensors["log_u"] = Tensor::from_double({std::ssize(state.log_u)}, state.log_u.data());
   file.tensors["moments"] = Tensor::from_double({std::ssize(state.moments)}, state.moments.data());
-  kept.save(std::move(file));
+  saved.save(std::move(file));
 }
 
-EnergyState kept_energy(const KeptWork& kept, double& seconds) {
-  const std::optional<SafeTensors> file = kept.load();
+EnergyState load_energy(const SavedWork& saved, double& seconds) {
+  const std::optional<SafeTensors> file = saved.load();
   if (!file) return {};
   try {
     const std::vector<double> progress = file->at("progress").to_double();
@@ -47,16 +47,15 @@ EnergyState kept_energy(const KeptWork& kept, double& seconds) {
     seconds = progress[2];
     return {std::int64_t(progress[0]), progress[1], file->at("log_u").to_double(), file->at("moments").to_double()};
   } catch (const Error& error) {
-    throw kept.unusable(error.what());
+    throw saved.unusable(error.what());
   }
 }
 
 }  // namespace
 
-Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step,
-                   const KeptWork& kept) {
+Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& grid, const DiagnoseOptions& options,
+                   const StepBegins& step, const SavedWork& saved) {
   const Stopwatch clock;
-  const TimeGrid grid = TimeGrid::parse(options.grid, model.sde);
   Diagnosis diagnosis;
   diagnosis.slopes = worst_radial_slopes(context, model, grid);
 
@@ -64,11 +63,11 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   energy.seed = options.seed;
   double seconds_before = 0;
   Stopwatch since_save;
-  if (!kept.file.empty()) {
-    energy.from = kept_energy(kept, seconds_before);
-    energy.keep = [&](const EnergyState& state) {
-      if (since_save.seconds() < kept.seconds_between_saves && state.times < std::ssize(grid.times())) return;
-      keep(kept, state, seconds_before + clock.seconds());
+  if (!saved.file.empty()) {
+    energy.from = load_energy(saved, seconds_before);
+    energy.save = [&](const EnergyState& state) {
+      if (since_save.seconds() < saved.seconds_between_saves && state.times < std::ssize(grid.times())) return;
+      save_energy(saved, state, seconds_before + clock.seconds());
       since_save = {};
     };
   }
@@ -87,7 +86,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
       diagnosis.energy = reverse_sde_energy(context, model, grid, energy);
     }
   } catch (const Error& error) {
-    if (goes_on && !went_on) throw kept.unusable(error.what());  // its sizes are refused before any work
+    if (goes_on && !went_on) throw saved.unusable(error.what());  // its sizes are refused before any work
     throw;
   }
 
@@ -100,12 +99,12 @@ Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOpt
   diagnosis.gap = std::numeric_limits<double>::quiet_NaN();
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {
-    const auto cloud = [&](Scheme scheme, double before) {
-      return Cloud::of(context, draw_samples(context, model, grid, scheme, options.samples, options.seed,
-                                             [&](double done) { sampled(before + 0.5 * done); }));
+    const auto law = [&](Scheme scheme, double before) {
+      return empirical_law(context, draw_samples(context, model, grid, scheme, options.samples, options.seed,
+                                                 [&](double done) { sampled(before + 0.5 * done); }));
     };
-    const Cloud sde = cloud(Scheme::euler_maruyama, 0), ode = cloud(Scheme::heun, 0.5);
-    diagnosis.gap = std::sqrt(std::max(0.0, distance(context, ode, sde).value));
+    const EmpiricalLaw sde = law(Scheme::euler_maruyama, 0), ode = law(Scheme::heun, 0.5);
+    diagnosis.gap = std::sqrt(std::max(0.0, w2_squared(context, ode, sde).w2_squared));
   }
   diagnosis.seconds = seconds_before + clock.seconds();
   return diagnosis;
@@ -119,7 +118,7 @@ std::string exponential(double logarithm) {
   return fmt::format("{:.2f}e{:+.0f}", std::pow(10.0, decimal - exponent), exponent);
 }
 
-Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) {
+Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, const std::string& grid) {
   Json json;
   const RadialSlopes& slopes = diagnosis.slopes;
   json["radial_slopes"] = {{"time", slopes.time},
@@ -138,19 +137,20 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
                     {"standard_error", errors},
                     {"step_error", step_errors}};
   json["energy"]["mass"] = energy.mass.empty() ? Json() : Json(energy.mass);
-  json["energy"]["dissipation"] = of(energy.dissipation);
-  json["energy"]["balance"] = {
-      {"left", of(energy.left)}, {"right", of(energy.right)}, {"difference", of(energy.difference)}};
+  json["energy"]["dissipation"] = estimate_json(energy.dissipation);
+  json["energy"]["balance"] = {{"left", estimate_json(energy.left)},
+                               {"right", estimate_json(energy.right)},
+                               {"difference", estimate_json(energy.difference)}};
   json["identity"] = nullptr;
   if (diagnosis.identity) {
     const EnergyIdentity& identity = *diagnosis.identity;
-    json["identity"] = {{"kl_end", of(identity.kl_end)},
-                        {"dissipation", of(energy.dissipation)},
-                        {"kl_prior", of(identity.kl_prior)},
-                        {"residual_work", of(identity.residual_work)},
-                        {"left", of(identity.left)},
-                        {"right", of(identity.right)},
-                        {"difference", of(identity.difference)}};
+    json["identity"] = {{"kl_end", estimate_json(identity.kl_end)},
+                        {"dissipation", estimate_json(energy.dissipation)},
+                        {"kl_prior", estimate_json(identity.kl_prior)},
+                        {"residual_work", estimate_json(identity.residual_work)},
+                        {"left", estimate_json(identity.left)},
+                        {"right", estimate_json(identity.right)},
+                        {"difference", estimate_json(identity.difference)}};
   }
   json["upper_bound"] = nullptr;
   if (const auto& bound = diagnosis.bound) {
@@ -166,7 +166,7 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options) 
                  {"samples", options.samples}};
   json["resolved"] = energy.resolved;
   json["warnings"] = energy.warnings;
-  json["grid"] = options.grid;
+  json["grid"] = grid;
   json["seed"] = options.seed;
   return json;
 }

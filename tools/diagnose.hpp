@@ -1,19 +1,21 @@
 #pragma once
 
-// What a potential says of its samplers, all of it; shared by `fokker diagnose` and whoever reports on models.
+// All diagnostics of a potential together, as text and as JSON, for `fokker diagnose` and the reproduction.
 #include <optional>
 
+#include "fokker/diagnostics/energy.hpp"
+#include "fokker/diagnostics/radial_slopes.hpp"
+#include "fokker/diagnostics/upper_bound.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
 #include "options.hpp"
 
 namespace fokker::tools {
 
-// Raised where the same model and options give other numbers than before, so that kept ones are computed anew.
+// Raised where the same model and options give other numbers than before, so that saved ones are computed anew.
 constexpr int diagnosis_version = 5;
 
 struct DiagnoseOptions {
-  std::string grid = "geometric:200";  // the times of everything
   EnergyOptions energy;
   UpperBoundOptions bound;
   std::int64_t samples = 20000;  // of each sampler, for the measured gap; 0 measures none
@@ -25,23 +27,23 @@ struct Diagnosis {
   Energy energy;
   std::optional<EnergyIdentity> identity;  // where e^φ is integrable
   std::optional<UpperBound> bound;         // d ≤ 64
-  // W2 between the samplers, not squared; the sliced distance elsewhere than in the plane. NaN where it was not
-  // measured.
+  // W2 between the samplers, not squared, or the sliced distance where d ≠ 2. Not a number where it was not measured.
   double gap = 0;
   bool gap_is_sliced = false;
-  double seconds = 0;  // with those of earlier calls, as far as their work was kept
+  double seconds = 0;  // with those of earlier calls, as far as their work was saved
 };
 
 // Steps of diagnose(), for progress: step 0 the energy, 1 the bound, 2 the samplers.
-// The energy on a grid, which takes most of the time, is kept as often as `kept` says and at its end.
-Diagnosis diagnose(const Context& context, const Model& model, const DiagnoseOptions& options, const StepBegins& step,
-                   const KeptWork& kept = {});
+// `grid`: the times of everything. The energy on a grid, which takes most of the time, is saved as often as `saved`
+// says and at its end.
+Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& grid, const DiagnoseOptions& options,
+                   const StepBegins& step, const SavedWork& saved = {});
 
-// What `fokker diagnose --json` prints of it; numbers that are not finite are null.
-Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options);
+// What `fokker diagnose --json` prints; numbers that are not finite are null. grid: the text that the times come from.
+Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, const std::string& grid);
 // "1.30e+12", from its natural logarithm, which double may not hold the exponential of.
 std::string exponential(double logarithm);
-// The same for a person to read.
+// The diagnosis for a person to read.
 std::string diagnosis_text(const Diagnosis& diagnosis);
 
 }  // namespace fokker::tools

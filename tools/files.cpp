@@ -9,9 +9,11 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <span>
 #include <string_view>
 
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 
 namespace fokker::tools {
 
@@ -29,9 +31,7 @@ bool is_file(const std::string& path) {
 }
 
 std::string fingerprint(std::string_view bytes) {
-  std::uint64_t hash = 0xCBF29CE484222325ull;
-  for (const char byte : bytes) hash = (hash ^ static_cast<unsigned char>(byte)) * 0x100000001B3ull;
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", hash_bytes(std::as_bytes(std::span(bytes))));
 }
 
 bool same_file(const std::string& a, const std::string& b) {
@@ -92,7 +92,7 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
   }
 }
 
-std::optional<SafeTensors> KeptWork::load() const {
+std::optional<SafeTensors> SavedWork::load() const {
   if (!is_file(file)) return {};
   try {
     SafeTensors found = SafeTensors::load(file);
@@ -104,11 +104,11 @@ std::optional<SafeTensors> KeptWork::load() const {
   }
 }
 
-Error KeptWork::unusable(const std::string& why) const {
+Error SavedWork::unusable(const std::string& why) const {
   return Error(fmt::format("cannot go on from '{}': {}; remove it to begin anew", file, why));
 }
 
-void KeptWork::save(SafeTensors state) const {
+void SavedWork::save(SafeTensors state) const {
   if (file.empty()) return;
   state.metadata["work"] = work;
   state.save(file);

@@ -13,29 +13,28 @@ namespace fokker::tools {
 
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
-// Names contents: FNV-1a of the bytes, as text.
+// Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);
-// By whatever names: links, symbolic or hard, and the many spellings of a path lead to one file.
+// Whether both names lead to one file, through links, symbolic or hard, or as two spellings of a path.
 bool same_file(const std::string& a, const std::string& b);
 // Creates the folder and its parents; throws Error where a regular file is in the way.
 void make_folder(const std::string& path);
-// Throws Error where a file of that name could not be written: asked before long work, so that it is not lost at its
-// end.
+// Throws Error where a file of that name could not be written. Called before long work, whose result would be lost.
 void check_writable(const std::string& path);
 // As check_writable for each that is not empty, and throws Error where two outputs, or an output and an input, are one
 // file. Empty inputs are passed over.
 void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
 
-// A file in which unfinished work is kept, so that a call that was ended is gone on with by the next: with the same
-// result. What it holds of anything but `work`, a text that names all the result depends on, is passed over.
-struct KeptWork {
-  std::string file;  // empty: nothing is kept
+// A file in which a call saves unfinished work, so that the next goes on from there with the same result. It is passed
+// over where it was saved for any other `work`, a text that names all the result depends on.
+struct SavedWork {
+  std::string file;  // empty: nothing is saved
   std::string work;
   double seconds_between_saves = 20;
 
   std::optional<SafeTensors> load() const;
   void save(SafeTensors state) const;
-  // That what load() found cannot be gone on with.
+  // An Error which says that what load() found cannot be gone on with.
   Error unusable(const std::string& why) const;
 };
 

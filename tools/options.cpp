@@ -136,20 +136,75 @@ void check_usage(const std::function<void()>& check) {
   }
 }
 
+CLI::Option* add_data(CLI::App& app, std::string& data, const std::string& role) {
+  return app
+      .add_option("--data", data, role + ": blob, circles2 or checker, which are planar, MIXTURE.json or SAMPLES.npy")
+      ->check(data_name());
+}
+
+CLI::Option* add_grid(CLI::App& app, std::string& grid) {
+  return app
+      .add_option(
+          "--grid", grid,
+          "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
+          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy, decreasing")
+      ->capture_default_str()
+      ->check(grid_text());
+}
+
+CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {
+  return add_integer<std::int64_t>(app, "--samples", samples, help, low, max_samples);
+}
+
+CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& help) {
+  return add_integer(app, "--seed", seed, help);
+}
+
+CLI::Option* add_json(CLI::App& app, bool& json) {
+  return app.add_flag("--json", json, "print one JSON object instead of text");
+}
+
 CLI::Option* add_precision(CLI::App& app, std::string& precision) {
   return app
-      .add_option("--precision", precision,
-                  "products of hidden layers on CUDA: split (close to float, on tensor cores), fp32, or half (relative "
-                  "errors of 1e-3; values and scores only, no training); the CPU works in float whatever is given")
+      .add_option(
+          "--precision", precision,
+          "how CUDA computes the products of hidden layers: split (close to float, on tensor cores), fp32, or "
+          "half (relative errors of 1e-3; values and scores only, no training). The CPU works in float whatever "
+          "is given")
       ->capture_default_str()
       ->check(usable([](const std::string& text) { parse_precision(text); }));
 }
 
+std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
+const std::string beta_help = "sharpness of softplus, which is log(1 + exp(beta z))/beta; other activations have none";
+const std::string output_help = "what the network returns: potential, whose gradient is the score, or score";
+const std::string sde_help = "forward SDE: ou, vp-linear, vp-cosine, subvp or ve";
+const std::string sde_parameters_help =
+    "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
+
+std::string files_help(const std::vector<std::string>& options) {
+  std::string text = fmt::format("\nFiles of {}:", fmt::join(options, " and "));
+  for (const std::string& option : options) {
+    text += option == "--model" ? R"(
+  NAME.safetensors  an MLP with the inputs t, x_1 ... x_d in this order, as tensors LAYER.weight [out, in] and
+                    LAYER.bias [out])"
+                                : R"(
+  SAMPLES.npy       samples x, which are drawn with replacement: float32 or float64 [N, d])";
+  }
+  return text + R"(
+  MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d] or
+                    [K] for multiples of the identity; sde and sde_parameters may be left out. For example:
+                    {"weights": [1, 1], "means": [[1.5, -0.5], [0.5, -1]], "covariances": [0.05, 0.1]}
+)";
+}
+
 void MachineOptions::add_to(CLI::App& app) {
-  app.add_option("--backend", backend, "auto, cpu or cuda; auto takes CUDA where this build and machine have it")
+  app.add_option("--backend", backend,
+                 "where the work runs; auto is CUDA where this build and machine have it, else the CPU")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  add_integer<std::int64_t>(app, "--threads", threads, "CPU threads; 0: all that this process may run on", 0, 1024);
+  add_integer<std::int64_t>(app, "--threads", threads, "number of CPU threads; 0 is all that this process may run on",
+                            0, 1024);
   add_precision(app, precision);
 }
 
@@ -164,38 +219,44 @@ Context MachineOptions::context() const {
 namespace {
 
 struct Override {
-  const char *key, *option;
+  const char *key, *option, *type;
   std::string help;
   void (*check)(const std::string&);
 };
 
-const Override override_options[] = {
-    {"activation", "--activation", activations_help(), [](const std::string& text) { parse_activation(text); }},
-    {"beta", "--beta", "softplus: log(1 + exp(beta z))/beta",
-     [](const std::string& text) {
-       Architecture any{.hidden = {1}, .layer_names = {}};
-       if (!CLI::detail::lexical_cast(text, any.beta)) throw Error(fmt::format("'{}' given; allowed: a number", text));
-       any.validate();
-     }},
-    {"output", "--output", "potential or score", [](const std::string& text) { parse_output(text); }},
-    {"layers", "--layers", "tensor prefixes from input to output: input,hidden1,output", [](const std::string&) {}},
-    {"sde", "--sde", "ou, vp-linear, vp-cosine, subvp or ve", [](const std::string& text) { ForwardSde::parse(text); }},
-    {"sde_parameters", "--sde-parameters", "as JSON: '{\"rate\": 1, \"T\": 10}'",
-     [](const std::string& text) {
-       if (!Json::parse(text, nullptr, false).is_object()) {
-         throw Error(fmt::format("'{}' given, which is not valid JSON of an object; allowed: as {{\"T\": 1}}", text));
-       }
-     }},
-};
+const std::vector<Override>& override_options() {
+  static const std::vector<Override> options{
+      {"activation", "--activation", "TEXT", activation_help(),
+       [](const std::string& text) { parse_activation(text); }},
+      {"beta", "--beta", "NUMBER", beta_help,
+       [](const std::string& text) {
+         Architecture any{.hidden = {1}, .layer_names = {}};
+         if (!CLI::detail::lexical_cast(text, any.beta))
+           throw Error(fmt::format("'{}' given; allowed: a number", text));
+         any.validate();
+       }},
+      {"output", "--output", "TEXT", output_help, [](const std::string& text) { parse_output(text); }},
+      {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
+       [](const std::string&) {}},
+      {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
+      {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
+         if (!Json::parse(text, nullptr, false).is_object()) {
+           throw Error(fmt::format("'{}' given, which is not valid JSON of an object; allowed: as {{\"T\": 1}}", text));
+         }
+       }}};
+  return options;
+}
 
 }  // namespace
 
 void ModelOptions::add_to(CLI::App& app, bool required) {
-  app.add_option("--model", path, "model file: .safetensors of an MLP, or .json of a Gaussian mixture")
+  app.add_option("--model", path, "file of the model: .safetensors of an MLP, or .json of a Gaussian mixture")
+      ->type_name("FILE")
       ->required(required);
-  for (const Override& o : override_options) {
+  for (const Override& o : override_options()) {
     app.add_option_function<std::string>(
            o.option, [this, key = o.key](const std::string& text) { overrides[key] = text; }, o.help)
+        ->type_name(o.type)
         ->check(usable(o.check))
         ->group("What the model file does not say (these override its metadata)");
   }
@@ -203,13 +264,16 @@ void ModelOptions::add_to(CLI::App& app, bool required) {
 
 std::vector<std::string> ModelOptions::override_names() {
   std::vector<std::string> names;
-  for (const Override& o : override_options) names.emplace_back(o.option);
+  for (const Override& o : override_options()) names.emplace_back(o.option);
   return names;
 }
 
 void ProbeOptions::add_to(CLI::App& app) {
-  add_integer<std::int64_t>(app, "--probes", probes, "Hutchinson probes for divergence and Laplacian; 0: exact", 0,
-                            65536);
+  add_integer<std::int64_t>(
+      app, "--probes", probes,
+      "number of Hutchinson's probes for the divergence (of a potential: the Laplacian); 0 computes "
+      "it exactly",
+      0, 65536);
   app.add_option("--law", law, "law of the probes: rademacher or gaussian")
       ->capture_default_str()
       ->check(CLI::IsMember({"rademacher", "gaussian"}));
@@ -225,6 +289,8 @@ Divergence ProbeOptions::divergence() const {
 std::string text_of(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
+
+void print_json(const Json& json) { fmt::print("{}\n", text_of(json, 2)); }
 
 namespace {
 

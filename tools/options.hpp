@@ -44,8 +44,19 @@ std::string activations_help();
 // An Error of `check`, which looks at values of the command line alone, is wrong usage too.
 void check_usage(const std::function<void()>& check);
 
-// --precision, as text.
+// Options that several commands have, each with the same text. --data: `role` says what the data are there for.
+CLI::Option* add_data(CLI::App& app, std::string& data, const std::string& role);
+CLI::Option* add_grid(CLI::App& app, std::string& grid);
+CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low = 1);
+CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& help);
+CLI::Option* add_json(CLI::App& app, bool& json);
 CLI::Option* add_precision(CLI::App& app, std::string& precision);
+
+// The texts of options that describe a network and its SDE, whether they make a model or override a file's metadata.
+std::string activation_help();
+extern const std::string beta_help, output_help, sde_help, sde_parameters_help;
+// What the files of these options (--model, --data) hold, in whole lines after an empty one.
+std::string files_help(const std::vector<std::string>& options);
 
 // Where work runs.
 struct MachineOptions {
@@ -83,6 +94,7 @@ constexpr std::int64_t max_samples = 1'000'000'000'000;
 
 // JSON as text; bytes of a file name that are not UTF-8 are replaced.
 std::string text_of(const Json& json, int indent = -1);
+void print_json(const Json& json);
 
 Json describe_machine();
 Json describe_model(const Model& model);

@@ -40,7 +40,7 @@ Preset find_preset(const std::string& name) {
     preset.train.denoising_points = 1024;
     preset.train.collocation_points = 256;
     preset.gap.samples = 5000;
-    preset.gap.grid = "geometric:100:1e-3";
+    preset.grid = "geometric:100:1e-3";
     preset.gap.in_detail = false;  // it would take most of the time
     preset.energy_nodes = 48;      // too few to resolve most potentials, which the results say
   }
@@ -68,7 +68,7 @@ Preset find_preset(const std::string& name) {
   if (name == "activations-quick") {
     preset.train.iterations = 3000;
     preset.gap.samples = 40000;
-    preset.gap.grid = "geometric:150:1e-3";
+    preset.grid = "geometric:150:1e-3";
     preset.gap.ode_scheme = Scheme::heun;
   }
   return preset;

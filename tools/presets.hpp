@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "fokker/fokker.hpp"
-#include "measure.hpp"
 
 namespace fokker::tools {
 
@@ -29,10 +28,14 @@ struct Preset {
   std::vector<NetworkActivation> activations;
   std::vector<double> weights;
   TrainOptions train;
+  std::string grid = "paper";  // the samplers' times, as TimeGrid::parse() reads them
   GapOptions gap;
   bool published = false;         // the recipe of the paper, whose authors' numbers stand beside ours
   bool bounds = false;            // half a minute a run on two cores
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default
+
+  // Whether it trains too little for any of its numbers to mean anything.
+  bool only_tries() const { return name == "smoke"; }
 };
 
 extern const std::vector<std::string> preset_names;

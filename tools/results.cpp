@@ -31,7 +31,7 @@ constexpr Published published_results[] = {
     {"checker", 10, 0.00210, 0.03305, 0.03216, 0.02327, 0.02420, 0.00096},
 };
 
-// Of a number that each run's gap.json has.
+// The statistics of a number that the gap.json of each run has.
 template <class ValueOf>
 Json over_seeds(const Group& group, const ValueOf& value_of) {
   std::vector<double> values;
@@ -49,28 +49,29 @@ Json over_seeds(const Group& group, const ValueOf& value_of) {
           {"most", values.back()}};
 }
 
-// The same at each of the times of the way; null where a run did not look there.
-Json along_the_way(const Group& group) {
+// The same at each of the times of the gap over time; null where a run has none.
+Json over_time(const Group& group) {
   if (!std::all_of(group.begin(), group.end(),
                    [](const Json* run) { return run->at("gap").contains("along_the_way"); })) {
     return nullptr;
   }
   const Json& first = group.front()->at("gap").at("along_the_way");
-  Json way{{"times", first.at("times")}, {"w2_squared", Json::object()}};
-  const auto add = [&](Json& list, const Json::json_pointer& where) {
-    list = Json::array();
+  Json statistics{{"times", first.at("times")}, {"w2_squared", Json::object()}};
+  const auto list_over_seeds = [&](const Json::json_pointer& where) {
+    Json list = Json::array();
     for (std::size_t k = 0; k < first.at(where).size(); ++k) {
       list.push_back(over_seeds(group, [&](const Json& gap) { return gap.at("along_the_way").at(where).at(k); }));
     }
+    return list;
   };
   for (const auto& [pair, values] : first.at("w2_squared").items()) {
-    add(way["w2_squared"][pair], Json::json_pointer("/w2_squared/" + pair));
+    statistics["w2_squared"][pair] = list_over_seeds(Json::json_pointer("/w2_squared/" + pair));
   }
-  add(way["noise_floor"], Json::json_pointer("/noise_floor"));
-  return way;
+  statistics["noise_floor"] = list_over_seeds(Json::json_pointer("/noise_floor"));
+  return statistics;
 }
 
-// Of an entry of the summary: the most of either sampler's samples that a seed lost.
+// The largest share of a sampler's samples that a seed of an entry of the summary lost.
 double escaped(const Json& entry) {
   return std::max(number(entry.at("escaped_ode").at("most")), number(entry.at("escaped_sde").at("most")));
 }
@@ -161,7 +162,7 @@ Json summarise(const Json& finished) {
           group, [&](const Json& gap) { return gap.at("residual").is_null() ? Json() : gap.at("residual").at(name); });
     }
     entry["denoising_loss"] = over_seeds(group, [](const Json& gap) { return gap.at("denoising_loss"); });
-    entry["along_the_way"] = along_the_way(group);
+    entry["along_the_way"] = over_time(group);
     summary.push_back(std::move(entry));
   }
   return summary;

@@ -15,12 +15,12 @@ constexpr double most_escaped = 0.05;
 
 // NaN where it is null.
 double number(const Json& value);
-// Of gap.json: W2² in the plane, elsewhere the sliced distance.
+// The distances of a gap.json: W2² in the plane, the sliced W2² in other dimensions.
 const Json& distances(const Json& gap);
 
 Json without_failed(const Json& runs);
-// Of all that went into the runs, failed ones with it, over as many calls as it took, but for what a kill cost since
-// the last save.
+// The seconds that went into the runs, failed ones included, in all calls. What a killed call did after its last save is
+// not counted.
 double seconds_of(const Json& runs);
 
 // The finished runs of each data set, activation and weight over their seeds: mean, standard deviation (of a sample,
@@ -35,11 +35,11 @@ Json verdicts(const Json& summary, std::int64_t samples);
 // null where they published none.
 Json published(const std::string& data, double weight);
 
-// What the paper's runs have to show, of medians over seeds, each of {data, criterion, outcome: met, not met or not
-// evaluated, numbers}: on each data set the gap falls by more than the noise floor, from w_R = 0 to 0.1 and from 0.1 to
-// 10; each ODE–SDE and ODE–truth is within a factor 2 of the published over three seeds or more; SDE–truth rises with
-// w_R as the published does, where neighbours may tie within the noise floor. Distances of runs that lost many samples
-// are not evaluated.
+// What the medians over seeds of the paper's runs have to show, as a list of {data, criterion, outcome, numbers}; an
+// outcome is "met", "not met" or "not evaluated". On each data set the gap falls by more than the noise floor from
+// w_R = 0 to 0.1 and from 0.1 to 10. Each ODE–SDE and ODE–truth is within a factor 2 of the published, over three seeds
+// or more. SDE–truth rises with w_R as the published does, where neighbours may tie within the noise floor. Distances of
+// runs that lost many samples are not evaluated.
 Json acceptance(const Json& summary);
 
 }  // namespace fokker::tools

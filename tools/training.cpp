@@ -58,14 +58,15 @@ std::int64_t line_iteration(std::string_view line) {
   return iteration;
 }
 
-std::string kept_lines(const std::string& text, std::int64_t first_iteration) {
-  std::string kept;
+// The complete lines of the iterations before `end_iteration`.
+std::string lines_before(const std::string& text, std::int64_t end_iteration) {
+  std::string lines;
   for (std::size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string_view line(text.data() + begin, end + 1 - begin);
     const std::int64_t iteration = line_iteration(line);
-    if (iteration >= 0 && iteration < first_iteration) kept += line;
+    if (iteration >= 0 && iteration < end_iteration) lines += line;
   }
-  return kept;
+  return lines;
 }
 
 }  // namespace
@@ -81,7 +82,7 @@ RecordLog::RecordLog(const std::string& path, std::int64_t first_iteration, std:
 
 void RecordLog::open() {
   std::string text(json_ ? std::string_view() : header);
-  if (first_iteration_ > 0 && is_file(path_)) text += kept_lines(read_text(path_), first_iteration_);
+  if (first_iteration_ > 0 && is_file(path_)) text += lines_before(read_text(path_), first_iteration_);
   write_text(path_, text);
   file_ = std::fopen(path_.c_str(), "ab");
   if (file_ == nullptr) throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));
@@ -131,30 +132,28 @@ std::string where_saved(std::span<const TrainingFiles> files, std::size_t i) {
 
 }  // namespace
 
-std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
+std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress, const TrainingsSaved& saved) {
   const InterruptGuard interrupts;
   std::vector<RecordLog> logs;
-  std::vector<std::int64_t> done_of;
   std::int64_t iterations = 0;  // of all
   for (std::size_t i = 0; i < trainers.size(); ++i) {
     logs.push_back(files[i].log.empty() ? RecordLog()
-                                        : RecordLog(files[i].log, trainers[i]->iteration(), files[i].log_every));
-    done_of.push_back(trainers[i]->iteration());
-    iterations += trainers[i]->options().iterations;
+                                        : RecordLog(files[i].log, trainers[i].iteration(), files[i].log_every));
+    iterations += trainers[i].options().iterations;
   }
   std::vector<TrainingResult> results(trainers.size());
   for (TrainingResult& result : results) result.last.iteration = -1;
-  // Nothing is left to do of one that failed.
+  // A trainer that failed has nothing left to do.
   const auto left_of = [&](std::size_t i) {
-    return results[i].failure.empty() ? trainers[i]->options().iterations - done_of[i] : 0;
+    return results[i].failure.empty() ? trainers[i].options().iterations - trainers[i].iteration() : 0;
   };
   const auto done = [&] {
     std::int64_t left = 0;
     for (std::size_t i = 0; i < trainers.size(); ++i) left += left_of(i);
     return iterations - left;
   };
-  // The losses of those that are running, the latest that was heard of being one of them unless it failed.
+  // The range of the losses of trainers that run. The latest one that reported counts, unless it failed.
   const auto losses = [&](std::size_t latest) -> std::string {
     double least = std::numeric_limits<double>::infinity(), most = -least;
     for (std::size_t i = 0; i < trainers.size(); ++i) {
@@ -170,7 +169,7 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
   const auto save_states = [&] {
     for (std::size_t i = 0; i < trainers.size(); ++i) {
       logs[i].flush();  // the log is never behind the state
-      if (!files[i].state.empty()) trainers[i]->save_state(files[i].state);
+      if (!files[i].state.empty()) trainers[i].save_state(files[i].state);
     }
     const double share = clock.seconds() / double(trainers.size());
     for (TrainingResult& result : results) {
@@ -182,29 +181,23 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
 
   if (done() < iterations) progress.show();  // the first iteration may be a long one
   while (done() < iterations) {
-    std::vector<std::size_t> at;  // those that are not finished
-    std::vector<Trainer*> running;
-    std::int64_t count = std::numeric_limits<std::int64_t>::max();
-    for (std::size_t i = 0; i < trainers.size(); ++i) {
-      if (left_of(i) == 0) continue;
-      at.push_back(i);
-      running.push_back(trainers[i]);
-      if (save.iterations > 0) count = std::min(count, save.iterations - trainers[i]->iteration() % save.iterations);
+    std::int64_t count = std::numeric_limits<std::int64_t>::max();  // up to the next save
+    for (std::size_t i = 0; save.iterations > 0 && i < trainers.size(); ++i) {
+      if (left_of(i) > 0) count = std::min(count, save.iterations - trainers[i].iteration() % save.iterations);
     }
     const Stopwatch since_save;
     const auto take = [&](const TrainingNews& news) {
-      const std::size_t i = at[news.trainer];
+      const std::size_t i = news.trainer;
       logs[i].write(news.records);
       if (!news.records.empty()) results[i].last = news.records.back();
       if (news.stopped != nullptr) results[i].failure = news.stopped->what();
-      done_of[i] += std::ssize(news.records);
       progress.update(double(done()) / double(iterations), losses(i));
       return !interrupts.interrupted() && (save.iterations > 0 || since_save.seconds() < save.seconds);
     };
     try {
-      run_together(running, count, take);
+      trainers.run(count, take);
     } catch (const TrainingStopped&) {
-      // It is in the results.
+      // The results say so.
     }
     if (done() == iterations) break;
     save_states();
@@ -218,10 +211,9 @@ std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, st
   return results;
 }
 
-TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save,
+TrainingResult run_training(TrainingGroup& trainer, const TrainingFiles& files, const SaveInterval& save,
                             Progress& progress) {
-  Trainer* const one[] = {&trainer};
-  TrainingResult result = run_trainings(one, {&files, 1}, save, progress).front();
+  TrainingResult result = run_trainings(trainer, {&files, 1}, save, progress).front();
   if (!result.failure.empty()) throw Error(fmt::format("{}; {}", result.failure, where_saved({&files, 1}, 0)));
   return result;
 }

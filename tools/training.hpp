@@ -13,9 +13,8 @@
 
 namespace fokker::tools {
 
-// Which trainings run side by side, by their places: those of one architecture, since networks of several share no
-// launch on a GPU, and `most` of them or fewer. Groups stand in the order of their first members, and members in
-// theirs.
+// Which trainings run side by side, by their indices: up to `most` of one architecture, since networks of different
+// architectures share no launch on a GPU. Groups are in the order of their first members, and members in their own.
 std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most);
 
 // How often a state is saved: "500" iterations, or "60s".
@@ -65,15 +64,15 @@ struct TrainingResult {
 
 using TrainingsSaved = std::function<void(std::span<const TrainingResult>)>;
 
-// Runs the trainers to their ends, inside the progress's running phase: more than one of them side by side, which one
-// GPU has room for. SIGINT and SIGTERM, where iterations are left, save the states, with the records up to them, and
-// throw Error. A trainer whose loss is not finite stops there, with its state and records saved, and the others go on.
-// files [trainers]. `saved`: called with the results so far whenever the states
-// have been saved, the interrupted and the last among them.
-std::vector<TrainingResult> run_trainings(std::span<Trainer* const> trainers, std::span<const TrainingFiles> files,
+// Runs the trainers to their ends, inside the progress's running phase. SIGINT and SIGTERM, where iterations are left,
+// save the states and the records up to them and throw Error. A trainer whose loss is not finite stops there, with its
+// state and records saved, and the others go on. files [trainers]. Whenever the states have been saved, on an interrupt
+// and at the end too, `saved` is called with the results so far.
+std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress,
                                           const TrainingsSaved& saved = {});
-// One trainer. Throws Error also where the loss is not finite.
-TrainingResult run_training(Trainer& trainer, const TrainingFiles& files, const SaveInterval& save, Progress& progress);
+// The same for a group of one trainer. Throws Error also where its loss is not finite.
+TrainingResult run_training(TrainingGroup& trainer, const TrainingFiles& files, const SaveInterval& save,
+                            Progress& progress);
 
 }  // namespace fokker::tools

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "fokker/context.hpp"
@@ -20,7 +21,7 @@ struct Points {
   View<const T> x = {};
 };
 
-// What is wanted; an empty view is not computed.
+// Where the fields are written, on the context's device; a field whose view is empty is not computed.
 template <class T>
 struct FieldOutputs {
   View<T> value = {};       // [N] φ; potentials only
@@ -34,13 +35,15 @@ struct FieldOutputs {
 template <class T>
 class FieldOperator;  // internal: a backend's implementation
 
-// Fields of one model on one context, at T = float or double. Parameters are packed once. Working memory grows to what
-// the requests so far need, by a bounded number of points at a time whatever N, and is kept: on the CPU each thread has
-// its own and allocates when it first meets a request that needs more. On CUDA all of it is there after construction:
+// Fields of one model on one context, for T = float or double. Parameters are packed once, at construction, and points
+// are worked on in batches of bounded size, so that working memory does not grow with N. On the CPU each thread has its
+// own, which grows at the first request that needs more and is then kept. On CUDA the constructor allocates all of it:
 // calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph (context.hpp); a
 // captured graph is valid while the object lives.
 template <class T>
 class Fields {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "Fields are computed in float or double");
+
  public:
   // Throws Error where the model is not valid.
   Fields(const Context& context, const Model& model);

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <string>
 
 namespace fokker {
@@ -9,5 +12,8 @@ namespace fokker {
 // what was there, removes the temporary and throws Error. Only a process killed in the midst leaves its temporary,
 // which may be removed; nothing does so by itself, since a process of another machine may be writing in a shared folder.
 void write_text(const std::string& path, const std::string& text);
+
+// FNV-1a (Fowler, Noll and Vo) of bytes, going on from `hash`. It tells contents apart and does not withstand forgery.
+std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash = 0xCBF29CE484222325);
 
 }  // namespace fokker

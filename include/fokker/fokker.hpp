@@ -3,10 +3,10 @@
 // The whole public API.
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/file.hpp"
+#include "fokker/gap.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"

@@ -13,7 +13,7 @@
 
 namespace fokker {
 
-Activation parse_activation(std::string_view name);
+Activation parse_activation(std::string_view name);  // one of activation_names(); throws Error on any other name
 std::string_view to_string(Activation activation);
 std::vector<std::string_view> activation_names();
 // Names of the activations' parameters, each with what it means: "beta", "sharpness of softplus, which is …".
@@ -22,7 +22,7 @@ std::map<std::string, std::string> activation_parameters();
 // What an MLP's output means: a potential φ(t, x) ≈ log p_t(x) up to a function of t, with score ∇φ; or the score itself.
 enum class Output { potential, score };
 
-Output parse_output(std::string_view name);
+Output parse_output(std::string_view name);  // potential, score; throws Error on any other name
 std::string_view to_string(Output output);
 
 // A multilayer perceptron on (t, x_1 … x_d): hidden layers with one activation, a linear output layer.

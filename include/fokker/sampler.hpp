@@ -19,7 +19,8 @@ namespace fokker {
 // probability-flow ODE dx = [a x − ½ g² s] dt (Song et al. 2021), all backwards in time along a TimeGrid.
 enum class Scheme { euler_maruyama, euler, heun, rk4 };
 
-Scheme parse_scheme(std::string_view name);  // euler-maruyama (or sde), euler (or ode), heun, rk4
+// euler-maruyama (or sde), euler (or ode), heun, rk4; throws Error on any other name.
+Scheme parse_scheme(std::string_view name);
 std::string_view to_string(Scheme scheme);
 
 struct SampleOptions {
@@ -27,8 +28,8 @@ struct SampleOptions {
   std::uint64_t seed = 0;
   std::uint64_t first_index = 0;    // index of the first sample: a run may be split anywhere without changing a sample
   bool noise_in_last_step = false;  // the paper's last Euler–Maruyama step adds none
-  // After these steps of the grid (numbers from 1, increasing, up to 64 of them) the states are kept: those after step
-  // snapshot_steps[k] are rows k N … (k + 1) N − 1 of snapshots, [K N, d] on the context's device.
+  // The states after these steps of the grid, counted from 1, are written to `snapshots`, [K N, d] on the context's
+  // device: those after step snapshot_steps[k] are its rows k N … (k + 1) N − 1. K increasing numbers, at most 64.
   std::vector<std::int32_t> snapshot_steps = {};
   View<float> snapshots = {};
   // Called now and then with (samples finished, samples in all), from one thread at a time; CPU only.
@@ -45,20 +46,22 @@ class SampleOperator;  // internal: a backend's implementation
 // (context.hpp).
 class Sampler {
  public:
+  // Throws Error where the model is not valid or the grid starts beyond its horizon T.
   Sampler(const Context& context, const Model& model, TimeGrid grid);
   ~Sampler();
   Sampler(Sampler&&) noexcept;
   Sampler& operator=(Sampler&&) noexcept;
 
-  // samples [N, d]: written. The prior N(0, prior_variance I) is drawn inside. Throws Error, as below, where a shape, a
-  // device or a scheme does not fit, and where the grid does not start at T. A sample that stops being finite stays so.
+  // Draws samples [N, d] of the prior N(0, prior_variance I) and carries them along the grid. Throws Error where a
+  // shape, a device or a scheme does not fit, and where the grid does not start at T. A sample that stops being finite
+  // stays so.
   void sample(View<float> samples, const SampleOptions& options = {}) const;
-  // As sample(), but from the given states in `samples`, at the first time of the grid (any up to T), which are
-  // overwritten by x at its end.
+  // Carries the states in `samples` [N, d] from the first time of the grid, any up to T, to its last, in place. Throws
+  // Error as sample() does.
   void integrate(View<float> samples, const SampleOptions& options = {}) const;
-  // log_density [N] of the ODE model at x [N, d], at the last time of the grid: the flow is followed from there to T by
-  // `scheme` (an ODE scheme) with d log p/dt = −∇·(a x − ½ g² s), log p_T from the prior. Hutchinson's probes stay
-  // fixed along a path (Grathwohl et al. 2019).
+  // log_density [N] of the probability flow's law at x [N, d] and the last time of the grid: the flow is followed from
+  // there to T by `scheme`, euler, heun or rk4, with d log p/dt = −∇·(a x − ½ g² s), and log p_T is the prior's.
+  // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). Throws Error as sample() does.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme = Scheme::heun,
                    const Divergence& divergence = {}) const;
 

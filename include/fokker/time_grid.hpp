@@ -7,22 +7,24 @@
 
 namespace fokker {
 
-// Times at which an integrator stands, strictly decreasing from T to the end, backwards in time.
+// The times of an integrator's steps, strictly decreasing from T to the end, since samplers go backwards in time.
 class TimeGrid {
  public:
-  // At least two finite, non-negative, strictly decreasing times. Throws Error.
+  // Throws Error unless there are at least two times, finite, not negative and strictly decreasing.
   explicit TimeGrid(std::vector<double> times);
 
-  // The paper's, scaled to the horizon T: 790 steps of T/800, then 100 of T/8000; ends at 0.
+  // The paper's grid, scaled to the horizon T: 790 steps of T/800, then 100 of T/8000; ends at 0.
   static TimeGrid paper(double horizon);
   // `steps` equal steps from T to `end` ≥ 0.
   static TimeGrid uniform(double horizon, double end, int steps);
-  // `steps` steps from T to `end` > 0 with a constant ratio of times.
+  // `steps` steps from T to `end` > 0 with a constant ratio of times. Like uniform() it throws Error where the end does
+  // not lie below T or there are no steps.
   static TimeGrid geometric(double horizon, double end, int steps);
   // "paper", "uniform:STEPS[:END]" (END 0 by default), "geometric:STEPS[:END]" (END t_min by default), or
-  // "file:TIMES.npy" with the times themselves.
+  // "file:TIMES.npy" with the times themselves. Throws Error on any other text, an end that does not fit the SDE and a
+  // file that holds no such times.
   static TimeGrid parse(const std::string& text, const ForwardSde& sde);
-  // Throws Error where parse() would for any SDE: looks at the text alone, and opens no file.
+  // Throws Error where parse() would whatever the SDE, from the text alone: no file is opened.
   static void check(const std::string& text);
 
   const std::vector<double>& times() const { return times_; }

@@ -62,20 +62,22 @@ struct TrainRecord {
 // Thrown on the first loss or gradient that is not finite; what() names its iteration and its terms.
 struct TrainingStopped : Error {
   explicit TrainingStopped(const TrainRecord& failed);
-  std::vector<TrainRecord> records;  // those of the call before that iteration, where no sink took them
+  // Those of the call before that iteration; empty where the call had a sink, which got them.
+  std::vector<TrainRecord> records;
 };
 
-// What a run tells while it goes on: records of one of its trainers, in their order and each once.
+// A run's report about one of its trainers. The reports about a trainer hold its records in their order, each once.
 struct TrainingNews {
-  std::size_t trainer = 0;  // its place among those of the run
+  std::size_t trainer = 0;  // its index in the group; 0 where it runs alone
   std::span<const TrainRecord> records = {};
-  const TrainingStopped* stopped = nullptr;  // it stops after these, since its next loss or gradient is not finite
+  // Where this is not null, the trainer stops after these records: its next loss or gradient is not finite.
+  const TrainingStopped* stopped = nullptr;
 };
 
-// Takes the news of a run, on the thread that called it, and returns whether to go on. After false no iteration is
-// begun; what was under way ends and is told too. Of the run's trainers only options() and iteration() may be called in
-// it: what reads or moves their parameters throws Error. An exception from it ends the run likewise, untold, and is
-// passed on.
+// A run calls its sink with every report, on the thread that called run(), and goes on while the sink returns true.
+// After false no iteration begins; iterations that a GPU has begun are finished and reported too. An exception from the
+// sink ends the run in the same way, but for these reports, and then leaves run(). Inside the sink only options() and
+// iteration() of the run's trainers may be called: model(), save_state() and run() throw Error.
 using TrainingSink = std::function<bool(const TrainingNews& news)>;
 
 // Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on DSM + w_R · mean R². Iteration k draws its points from (seed, k)
@@ -85,7 +87,7 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 // On CUDA parameters, moments, average and points stay on the device, and an iteration is a CUDA graph on a stream of
 // the context's own; the caller's stream is left alone. Iterations run in slices of about 50 ms: while one runs, the
 // records of the one before go to the sink, and after the sink's false it is the last. Where a CUDA call fails, the
-// run ends with its Error once what was under way has ended, untold, and a next run goes on after that.
+// iterations that have begun are finished without a report, and run() throws Error; the next run goes on after them.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
@@ -101,7 +103,7 @@ class Trainer {
   // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws
   // TrainingStopped on the first loss or gradient that is not finite; the parameters stay those before it.
   std::vector<TrainRecord> run(std::int64_t count);
-  // The same with the records going to `sink`: on the CPU after every iteration.
+  // The same, but the records go to `sink`: on the CPU after every iteration.
   void run(std::int64_t count, const TrainingSink& sink);
 
   std::int64_t iteration() const;
@@ -114,19 +116,37 @@ class Trainer {
   void save_state(const std::string& path) const;
 
  private:
-  friend void run_together(std::span<Trainer* const>, std::int64_t, const TrainingSink&);
+  friend class TrainingGroup;
   struct State;
-  explicit Trainer(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
 
-// Trainer::run() of several trainers, each with the bits of a run of its own. On CUDA those of one context whose
-// networks have one shape share the launches of an iteration, so that small networks fill a GPU together; others, and
-// those of the CPU, run one after another. Parameters, data sets, options and seeds may differ. Where one stops, the
-// others go on to their end, and then TrainingStopped is thrown for the first in `trainers` that stopped. Throws Error
-// on a null pointer and on a trainer given twice.
-void run_together(std::span<Trainer* const> trainers, std::int64_t count, const TrainingSink& sink);
-// Returns the records of each. Where one stops, those of the others are lost, their trainers are not.
-std::vector<std::vector<TrainRecord>> run_together(std::span<Trainer* const> trainers, std::int64_t count);
+// Trainers that run together, each with the bits of a run of its own. On CUDA those of one context whose networks have
+// one shape share the launches of an iteration, so that small networks fill a GPU together; others, and those of the
+// CPU, run one after another. Parameters, data sets, options and seeds may differ.
+class TrainingGroup {
+ public:
+  // Throws Error for a trainer that was moved from.
+  explicit TrainingGroup(std::vector<Trainer> trainers);
+  ~TrainingGroup();
+  TrainingGroup(TrainingGroup&&) noexcept;
+  TrainingGroup& operator=(TrainingGroup&&) noexcept;
+
+  std::size_t size() const;
+  const Trainer& operator[](std::size_t k) const;  // k < size()
+
+  // Up to `count` more iterations of each trainer, as Trainer::run(). Where one stops, the others go on to their end;
+  // then TrainingStopped is thrown for the first in the group that stopped. Later runs leave out those that stopped.
+  void run(std::int64_t count, const TrainingSink& sink);
+  // Returns the records of each. Where one stops, those of the others are lost, their trainers are not.
+  std::vector<std::vector<TrainRecord>> run(std::int64_t count);
+
+  // Gives the trainers back, in their order; the group is empty then.
+  std::vector<Trainer> release();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 }  // namespace fokker

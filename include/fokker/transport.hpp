@@ -38,7 +38,7 @@ Histogram histogram(const Context& context, View<const float> samples, const Gri
 std::int64_t count_escaped(const Context& context, View<const float> samples,
                            double half_width = std::numeric_limits<double>::infinity());
 
-// Of the samples whose coordinates are all finite; without any, mean and covariance are 0.
+// Mean and covariance of the samples whose coordinates are all finite; 0 where there are none.
 struct Moments {
   std::int64_t count = 0, left_out = 0;
   std::vector<double> mean = {};  // [d]

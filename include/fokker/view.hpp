@@ -76,6 +76,8 @@ class Context;
 // moved from.
 template <class T>
 class Buffer {
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "a Buffer holds float or double");
+
  public:
   Buffer() = default;
   // Throws Error where a size is negative or does not fit in memory.
@@ -89,8 +91,9 @@ class Buffer {
 
   View<T> view() { return view_; }
   View<const T> view() const { return view_; }
-  operator View<T>() { return view_; }
-  operator View<const T>() const { return view_; }
+  operator View<T>() & { return view_; }
+  operator View<const T>() const& { return view_; }
+  operator View<const T>() && = delete;  // a temporary would be gone before the view is used
   T* data() { return view_.data; }
   const T* data() const { return view_.data; }
   std::int64_t rows() const { return view_.rows; }

@@ -25,7 +25,7 @@ class FieldOperator {
   virtual ~FieldOperator() = default;
   virtual void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) = 0;
   virtual void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) = 0;
-  // Of device memory beside the parameters: what an application has to leave free. The CPU's scratch is its threads'.
+  // The device memory beside the parameters, which an application has to leave free; the CPU's scratch is its threads'.
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 
@@ -48,7 +48,7 @@ class SampleOperator {
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 
-// Everything a run has to remember besides its options.
+// What a run has to remember besides its options.
 struct TrainState {
   std::int64_t iteration = 0;
   std::vector<float> parameters, first_moment, second_moment;
@@ -56,12 +56,21 @@ struct TrainState {
   std::int64_t average_count = 0;  // iterations in it
 };
 
+// A trainer of one model; a TrainGroup runs its iterations.
 class TrainOperator {
  public:
   virtual ~TrainOperator() = default;
   virtual std::int64_t iteration() const = 0;
   virtual TrainState state() const = 0;
   virtual void restore(TrainState state) = 0;
+};
+
+// Trainers of one backend that run together.
+class TrainGroup {
+ public:
+  virtual ~TrainGroup() = default;
+  // counts[k] more iterations of member k, never past its options' number. News goes to `sink` as TrainingSink says.
+  virtual void run(std::span<const std::int64_t> counts, const TrainingSink& sink) = 0;
 };
 
 class Backend {
@@ -93,10 +102,8 @@ class Backend {
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                                  const TrainOptions& options) = 0;
-  // counts[k] iterations of trainers[k], which are this backend's and all different, never past their options' numbers.
-  // All there is to tell goes to `sink`, with their places in `trainers`.
-  virtual void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                            const TrainingSink& sink) = 0;
+  // The members are this backend's, all different, and outlive the group.
+  virtual std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) = 0;
 };
 
 }  // namespace fokker

@@ -68,9 +68,8 @@ class CpuBackend : public Backend {
                                          const TrainOptions& options) override {
     return make_trainer(initial, data, options, threads_);
   }
-  void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                    const TrainingSink& sink) override {
-    cpu::run_together(trainers, counts, sink);
+  std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) override {
+    return make_train_group(members);
   }
 
  private:

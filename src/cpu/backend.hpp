@@ -22,8 +22,6 @@ std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, con
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);  // trainer.cpp
-// As Backend::run_together: one after another.
-void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                  const TrainingSink& sink);  // trainer.cpp
+std::unique_ptr<TrainGroup> make_train_group(const std::vector<TrainOperator*>& members);  // trainer.cpp
 
 }  // namespace fokker::cpu

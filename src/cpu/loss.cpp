@@ -38,8 +38,7 @@ struct GradientBlock {
 template <class T>
 struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
-  // Of a tile's samples: scores or seeds, g²/2, drift.
-  AlignedMemory<T> outputs, half_g2;
+  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its g²/2 and drift
 };
 
 template <class T>
@@ -265,7 +264,7 @@ class Sweeps {
       for (std::int64_t m = 0; m < l; ++m) p += 3 * n * strides_[m];
       return p + k * n * strides_[l];
     };
-    enum { kD1, kDelta, kValue };
+    enum { kD1, kZeta, kValue };
     T* inputs = scratch.inputs.data();  // (t, x, 1)
     for (std::int64_t r = 0; r < n; ++r) {
       inputs[r * x_stride] = tile.t[r];
@@ -289,13 +288,13 @@ class Sweeps {
     if (!gradient) return sum;
 
     for (std::int64_t l = last + 1; l > 0; --l) {
-      const T* delta = l > last ? score : plane(l, kDelta);
+      const T* zeta = l > last ? score : plane(l, kZeta);
       const std::int64_t stride = l > last ? score_stride : strides_[l];
-      add_weights(l, n, delta, stride, plane(l - 1, kValue), gradient);
-      add_bias(l, n, delta, stride, gradient);
-      reverse(l, n, delta, stride, plane(l - 1, kDelta), strides_[l - 1], {plane(l - 1, kD1)});
+      add_weights(l, n, zeta, stride, plane(l - 1, kValue), gradient);
+      add_bias(l, n, zeta, stride, gradient);
+      reverse(l, n, zeta, stride, plane(l - 1, kZeta), strides_[l - 1], {plane(l - 1, kD1)});
     }
-    add_first_layer(n, inputs, plane(0, kDelta), gradient);
+    add_first_layer(n, inputs, plane(0, kZeta), gradient);
     return sum;
   }
 

@@ -38,7 +38,7 @@ struct MlpScratch final : Scratch {
   AlignedMemory<T> streams, next_streams;  // [d, n, width]: tangents along all axes, for the Hessian
   AlignedMemory<T> vector;                 // [n, d]: score, or what a tangent sweep gives
   AlignedMemory<T> time_derivative;        // [n]
-  AlignedMemory<T> trace, probe_trace;     // [n]
+  AlignedMemory<T> trace;                  // [n]
   AlignedMemory<float> probe;              // [n, d]
 };
 

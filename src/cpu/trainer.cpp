@@ -135,6 +135,32 @@ class CpuTrainer final : public TrainOperator {
   std::vector<float> gradient_;
 };
 
+// One member after another.
+class CpuTrainGroup final : public TrainGroup {
+ public:
+  explicit CpuTrainGroup(const std::vector<TrainOperator*>& members) {
+    for (TrainOperator* member : members) members_.push_back(static_cast<CpuTrainer*>(member));
+  }
+
+  void run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
+    for (std::size_t k = 0; k < members_.size(); ++k) {
+      for (std::int64_t i = 0; i < counts[k]; ++i) {
+        const auto [record, finite] = members_[k]->iterate();
+        if (finite) {
+          if (!sink({k, {&record, 1}})) return;
+        } else {
+          const TrainingStopped stopped(record);
+          if (!sink({k, {}, &stopped})) return;
+          break;
+        }
+      }
+    }
+  }
+
+ private:
+  std::vector<CpuTrainer*> members_;
+};
+
 }  // namespace
 
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
@@ -142,20 +168,8 @@ std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet&
   return std::make_unique<CpuTrainer>(initial, data, options, threads);
 }
 
-void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                  const TrainingSink& sink) {
-  for (std::size_t k = 0; k < trainers.size(); ++k) {
-    for (std::int64_t i = 0; i < counts[k]; ++i) {
-      const auto [record, finite] = static_cast<CpuTrainer*>(trainers[k])->iterate();
-      if (finite) {
-        if (!sink({k, {&record, 1}})) return;
-      } else {
-        const TrainingStopped stopped(record);
-        if (!sink({k, {}, &stopped})) return;
-        break;
-      }
-    }
-  }
+std::unique_ptr<TrainGroup> make_train_group(const std::vector<TrainOperator*>& members) {
+  return std::make_unique<CpuTrainGroup>(members);
 }
 
 }  // namespace fokker::cpu

@@ -12,6 +12,4 @@ DeviceQuery query_devices() {
 
 std::shared_ptr<Backend> make_backend(const ContextOptions&, const DeviceQuery& query) { throw Error(why_not(query)); }
 
-std::vector<KernelPlan> kernel_plans(const Model&, Precision, const DeviceQuery&) { return {}; }
-
 }  // namespace fokker::cuda

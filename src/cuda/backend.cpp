@@ -23,12 +23,12 @@ class CudaBackend final : public Backend {
   int threads() const override { return threads_; }
   Precision precision() const override { return queue_.precision; }
   void synchronize() const override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     check(cudaStreamSynchronize(queue_.stream), "cudaStreamSynchronize");
   }
 
   std::shared_ptr<void> allocate(std::size_t bytes) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     const std::size_t size = std::max<std::size_t>(bytes, 1);
     // Its release waits for the device, so a buffer may be dropped while queued work still uses it.
     const std::shared_ptr<void> memory(cuda::allocate(size), release);
@@ -36,65 +36,61 @@ class CudaBackend final : public Backend {
     return memory;
   }
   void copy(const void* from, void* to, std::size_t bytes) override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, queue_.stream), "cudaMemcpyAsync");
   }
 
   void draw(const DataSet& data, View<float> out, std::uint64_t seed, std::uint64_t first_index,
             std::uint64_t step) override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     data_.of(data).draw(queue_, out, seed, first_index, step);
   }
   std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return cuda::histogram(queue_, samples, grid);
   }
   std::int64_t count_escaped(View<const float> samples, double half_width) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return cuda::count_escaped(queue_, samples, half_width);
   }
   Moments moments(View<const float> samples) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return cuda::moments(queue_, samples);
   }
   double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return cuda::sliced_w2_squared(queue_, a, b, projections, seed);
   }
 
   std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_fields<float>(queue_, model);
   }
   std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_fields<double>(queue_, model);
   }
   std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_sampler(queue_, model, grid);
   }
 
   std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_loss<float>(queue_, architecture, sde);
   }
   std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_loss<double>(queue_, architecture, sde);
   }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                          const TrainOptions& options) override {
-    const SetUp here(queue_.device, queue_.stream);
+    const SetUp set_up(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }
-  void run_together(std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                    const TrainingSink& sink) override {
-    const SetUp here(queue_.device, queue_.stream);
-    cuda::run_together(training_queue(), trainers, counts, [&](const TrainingNews& news) {
-      const SetUp::Pause pause(here);
-      return sink(news);
-    });
+  std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) override {
+    const SetUp set_up(queue_.device, queue_.stream);
+    return make_train_group(queue_, training_queue(), members);
   }
 
  private:

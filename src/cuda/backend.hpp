@@ -1,15 +1,15 @@
 #pragma once
 
-#include "cuda/status.hpp"
 #include "core/operations.hpp"
+#include "cuda/status.hpp"
 
 namespace fokker::cuda {
 
-// On the current device of `query`, for which why_not() has nothing to say.
+// A backend on the current device of `query`; why_not(query) has to be empty.
 std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query);
 
-// As fokker::kernel_plans().
-std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query);  // fields.cpp
+// As fokker::kernel_plans(); in residency.cpp.
+std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query);
 
 // What stands behind the table, each in the file of its operation. The arguments were checked, counts of points are
 // positive, and the queue's device is the current one.
@@ -23,13 +23,13 @@ std::unique_ptr<LossOperator<T>> make_loss(const Queue& queue, const Architectur
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
-// On the stream of the queue, which is not the default stream: it is captured. `data` outlives the trainer.
+// The trainer captures the queue's stream, which must not be the default stream. `data` outlives the trainer.
 class DeviceData;
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
                                             const TrainOptions& options);  // trainer.cpp
-// As Backend::run_together, of trainers made on one queue.
-void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                  const TrainingSink& sink);                                                   // trainer.cpp
+// The members were made on the queue `training`; `own` is the context's.
+std::unique_ptr<TrainGroup> make_train_group(const Queue& own, const Queue& training,
+                                             const std::vector<TrainOperator*>& members);      // trainer.cpp
 std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);  // transport.cpp
 Moments moments(const Queue& queue, View<const float> samples);                                // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,

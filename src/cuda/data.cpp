@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "operations/data_tables.hpp"
 #include "fokker/error.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker::cuda {
 

@@ -29,8 +29,8 @@ class DeviceData {
   DeviceMemory thresholds_, means_, deviations_, factors_, samples_;
 };
 
-// The sets that a context drew from, so that only the first draw of each uploads. They stay as long as the context: a
-// captured graph may draw from any of them.
+// The data sets that a context has drawn from. Each is uploaded at its first draw and stays as long as the context, since
+// a captured graph may draw from any of them.
 class DataCache {
  public:
   const DeviceData& of(const DataSet& data);

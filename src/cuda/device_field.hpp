@@ -4,8 +4,11 @@
 // the three implementations; make_device_field() is the one switch.
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <type_traits>
 
+#include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/context.hpp"
 #include "fokker/error.hpp"
@@ -36,27 +39,23 @@ class DeviceField {
   virtual std::size_t workspace_bytes() const = 0;
 };
 
-// Precision half carries relative errors of 1e-3 into every layer, and derivatives enlarge them: it serves values and
-// scores. Throws Error where it is asked for derivatives beyond those; in double the precision is not used.
+// Throws Error where derivatives are wanted and the precision refuses them. What is computed in double has no precision.
 template <class T>
 void check_precision(Precision precision, bool derivatives) {
-  if (std::is_same_v<T, double> || precision != Precision::half || !derivatives) return;
-  throw Error(
-      "precision 'half' serves values and scores only; time derivatives, divergences, Hessians, residuals and losses "
-      "are "
-      "there in split and fp32");
+  const std::string_view refusal = refusal_of_derivatives(precision);
+  if (!std::is_same_v<T, double> && derivatives && !refusal.empty()) throw Error(std::string(refusal));
 }
 template <class T>
 void check_precision(Precision precision, const FieldOutputs<T>& wanted) {
   check_precision<T>(precision, wanted.dt || wanted.divergence || wanted.hessian || wanted.residual);
 }
 
-// A network's shape as the resident kernels take it, without an image; width 0 where none is compiled for it, and its
-// fields are wide.
-kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision precision);  // fields.cpp
-// For a shape of which Work::score fits; what does not fit goes the wide way inside.
-std::unique_ptr<DeviceField<float>> make_resident_field(const Queue& queue, const Mlp& mlp,
-                                                        const ForwardSde& sde);  // mlp_resident.cpp
+// For a network whose score is resident; its wide works go the wide way inside. `packed`: the network as pack_network()
+// left it on this queue, or nullptr, and it is packed here.
+class ResidentImage;
+std::unique_ptr<DeviceField<float>> make_resident_field(
+    const Queue& queue, const Mlp& mlp, const ForwardSde& sde,
+    std::shared_ptr<const ResidentImage> packed = nullptr);  // mlp_resident.cpp
 // `rows`: points at a time, 0 for as many as its workspace takes.
 template <class T>
 std::unique_ptr<DeviceField<T>> make_wide_field(const Queue& queue, const Mlp& mlp, const ForwardSde& sde,

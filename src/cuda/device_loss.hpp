@@ -8,19 +8,9 @@
 
 #include "cuda/device_field.hpp"
 #include "fokker/loss.hpp"
-#include "kernels/training_launch.hpp"
+#include "kernels/loss_launch.hpp"
 
 namespace fokker::cuda {
-
-// One model's work of one training iteration; pointers are to device memory.
-struct LossTask {
-  const float* parameters;       // [P], in the layout of Architecture
-  kernels::TrainingDraw points;  // drawn where they are used
-  double residual_weight;
-  double* values;   // [3] = denoising, mean squared residual, denoising + residual_weight · residual
-  float* gradient;  // [P] of the third
-  kernels::GradientSquares* squares = nullptr;  // of the gradient, if wanted
-};
 
 template <class T>
 class DeviceLoss {
@@ -39,9 +29,9 @@ class DeviceLoss {
 // the device by then, or travels as their arguments.
 class TrainingLoss : public DeviceLoss<float> {
  public:
-  virtual void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) = 0;
-  // Whether evaluate() takes `other` along in the same launches.
-  virtual bool goes_with(const TrainingLoss& other) const = 0;
+  virtual void evaluate(std::span<TrainingLoss* const> losses, std::span<const kernels::LossTask> tasks) = 0;
+  // Whether evaluate() serves this and `other` by the same launches.
+  virtual bool shares_launches_with(const TrainingLoss& other) const = 0;
   using DeviceLoss<float>::evaluate;
 };
 

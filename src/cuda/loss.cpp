@@ -4,7 +4,7 @@
 
 #include "cuda/backend.hpp"
 #include "cuda/device_loss.hpp"
-#include "kernels/loss_launch.hpp"
+#include "cuda/residency.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -27,7 +27,7 @@ class CudaLoss final : public LossOperator<T> {
 
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) override {
-    const OnDevice here(device_);
+    const CurrentDevice guard(device_);
     loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
   }
   std::size_t workspace_bytes() const override { return loss_->workspace_bytes(); }
@@ -42,9 +42,8 @@ class CudaLoss final : public LossOperator<T> {
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
                                                const ForwardSde& sde) {
   check_precision<float>(queue.precision, true);
-  const kernels::ResidentMlp shape = resident_shape(architecture, queue.precision);
-  const bool fits = kernels::resident_loss_warps(shape, queue.limits.shared_bytes) > 0;
-  return fits ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
+  const bool resident = plan_residency(architecture, queue.precision, queue.limits).loss.resident();
+  return resident ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
 }
 
 template <class T>

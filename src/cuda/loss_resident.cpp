@@ -5,6 +5,7 @@
 #include "cuda/device_loss.hpp"
 #include "cuda/mlp_resident.hpp"
 #include "kernels/loss_launch.hpp"
+#include "kernels/loss_layout.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -13,7 +14,8 @@ class ResidentLoss final : public TrainingLoss {
  public:
   ResidentLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde)
       : queue_(queue), sde_(sde), image_(queue, architecture) {
-    const kernels::LossWorkspace bytes = kernels::resident_loss_workspace(image_.get(), queue.limits);
+    const kernels::LossWorkspace bytes =
+        kernels::resident_loss_workspace(image_.get(), image_.plan().loss.warps, queue.limits);
     planes_.reserve(bytes.planes);
     partial_.reserve(bytes.partial);
     partial_values_.reserve(bytes.partial_values);
@@ -27,35 +29,29 @@ class ResidentLoss final : public TrainingLoss {
   void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
                 float* gradient) override {
-    kernels::ResidentLossTask task = workspace(parameters);
-    task.denoising_t = denoising.t.data;
-    task.denoising_x = denoising.x.data;
-    task.denoising_target = denoising.target.data;
-    task.denoising_weight = denoising.weight.data;
-    task.collocation_t = collocation.t.data;
-    task.collocation_x = collocation.x.data;
-    task.points.sde = sde_.formulas();
-    task.points.denoising_points = denoising.t.rows;
-    task.points.collocation_points = collocation.t.rows;
-    task.residual_weight = residual_weight;
-    task.values = values;
-    task.gradient = gradient;
+    kernels::TrainingDraw points = {};
+    points.sde = sde_.formulas();
+    points.denoising_points = denoising.t.rows;
+    points.collocation_points = collocation.t.rows;
+    kernels::LossTask task{.parameters = parameters,
+                           .drawn = false,
+                           .points = points,
+                           .denoising_t = denoising.t.data,
+                           .denoising_x = denoising.x.data,
+                           .denoising_target = denoising.target.data,
+                           .denoising_weight = denoising.weight.data,
+                           .collocation_t = collocation.t.data,
+                           .collocation_x = collocation.x.data,
+                           .residual_weight = residual_weight,
+                           .values = values,
+                           .gradient = gradient};
+    add_workspace(task);
     launch({&task, 1});
   }
 
-  void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) override {
-    std::vector<kernels::ResidentLossTask> all;
-    for (std::size_t k = 0; k < losses.size(); ++k) {
-      const LossTask& from = tasks[k];
-      kernels::ResidentLossTask task = static_cast<const ResidentLoss&>(*losses[k]).workspace(from.parameters);
-      task.drawn = true;
-      task.points = from.points;
-      task.residual_weight = from.residual_weight;
-      task.values = from.values;
-      task.gradient = from.gradient;
-      task.squares = from.squares;
-      all.push_back(task);
-    }
+  void evaluate(std::span<TrainingLoss* const> losses, std::span<const kernels::LossTask> tasks) override {
+    std::vector<kernels::LossTask> all(tasks.begin(), tasks.end());
+    for (std::size_t k = 0; k < losses.size(); ++k) static_cast<const ResidentLoss&>(*losses[k]).add_workspace(all[k]);
     // As few launches as there can be, much of a size.
     const std::size_t launches = (all.size() + kernels::most_models - 1) / kernels::most_models;
     for (std::size_t k = 0, first = 0; k < launches; ++k) {
@@ -65,7 +61,7 @@ class ResidentLoss final : public TrainingLoss {
     }
   }
 
-  bool goes_with(const TrainingLoss& other) const override {
+  bool shares_launches_with(const TrainingLoss& other) const override {
     const auto* resident = dynamic_cast<const ResidentLoss*>(&other);
     if (resident == nullptr) return false;
     const kernels::ResidentMlp &a = image_.get(), &b = resident->image_.get();
@@ -74,17 +70,17 @@ class ResidentLoss final : public TrainingLoss {
   }
 
  private:
-  kernels::ResidentLossTask workspace(const float* parameters) const {
-    kernels::ResidentLossTask task = {};
-    task.network = image_.pack(parameters);
+  void add_workspace(kernels::LossTask& task) const {
+    const kernels::PackTask pack = image_.pack(task.parameters);
+    task.layers = pack.layers;
+    task.image = pack.image;
     task.planes = planes_.as<float>();
     task.partial = partial_.as<float>();
     task.partial_values = partial_values_.as<double>();
-    return task;
   }
-  void launch(std::span<const kernels::ResidentLossTask> tasks) const {
-    check(kernels::launch_resident_loss(image_.get(), tasks.data(), static_cast<int>(tasks.size()), queue_.limits,
-                                        queue_.stream),
+  void launch(std::span<const kernels::LossTask> tasks) const {
+    check(kernels::launch_resident_loss(image_.get(), image_.plan().loss.warps, tasks.data(),
+                                        static_cast<int>(tasks.size()), queue_.limits, queue_.stream),
           "launch_resident_loss");
   }
 

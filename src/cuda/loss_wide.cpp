@@ -74,11 +74,7 @@ class WideSweeps {
     if (denoising_points > 0) lay_out(workspace_.as<char>(), denoising_rows_, false);
     for (std::int64_t i = 0; i < denoising_points; i += denoising_rows_) {
       const std::int64_t n = std::min(denoising_rows_, denoising_points - i);
-      if (network_.potential()) {
-        denoise(n, denoising(i, n), 2 / coordinates, gradient);
-      } else {
-        denoise_vector(n, denoising(i, n), 2 / coordinates, gradient);
-      }
+      denoise(n, denoising(i, n), 2 / coordinates, gradient);
     }
     if (collocation_points > 0) lay_out(workspace_.as<char>(), residual_rows_, true);
     for (std::int64_t i = 0; i < collocation_points; i += residual_rows_) {
@@ -115,9 +111,7 @@ class WideSweeps {
     input_ = arena.take<T>(rows * network_.input_stride());
     seed_ = arena.take<T>(rows * std::max(network_.input_stride(), network_.output_stride()));
     output_ = arena.take<T>(rows * network_.output_stride());
-    T* const one = arena.take<T>(rows * network_.widest());
-    T* const other = arena.take<T>(rows * network_.widest());
-    turns_ = network_.in_turn(one, other);
+    ping_pong_ = network_.take_ping_pong(arena, rows);
     value_ = network_.take_planes(arena, rows);
     d1_ = network_.take_planes(arena, rows);
     if (network_.potential()) {
@@ -129,8 +123,8 @@ class WideSweeps {
       curvature_ = network_.take_planes(arena, rows);
       d3_ = network_.take_planes(arena, rows);
       squares_ = network_.take_planes(arena, rows);
-      tangent_ = network_.take_planes(arena, rows);
-      moved_ = network_.take_planes(arena, rows);
+      z_tangent_ = network_.take_planes(arena, rows);
+      h_tangent_ = network_.take_planes(arena, rows);
     } else {
       curvature_ = d2_;
     }
@@ -141,30 +135,45 @@ class WideSweeps {
   // ---- the losses of a chunk ----
 
   void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
-    const bool wanted = gradient != nullptr;
+    const bool wanted = gradient != nullptr, potential = network_.potential();
     input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, d1_, wanted ? d2_ : Planes<T>{}, {});
-    network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {});
-    network_.gradient(n, delta_[0], output_);
-    misfit(n, rows, output_ + 1, nullptr, scale, wanted ? seed_ : nullptr, network_.input_stride(), true);
-    if (wanted) seed_and_adjoint(n, nullptr, gradient);
+    network_.forward(n, input_, value_, d1_, potential && wanted ? d2_ : Planes<T>{}, {});
+    if (potential) network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {});
+    const Score<T> score = network_.score(n, potential ? delta_ : value_, output_);
+    check(kernels::launch_misfit<T>({.rows = n,
+                                     .dimension = dimension(),
+                                     .score = score.columns,
+                                     .score_stride = network_.output_stride(),
+                                     .bias = score.bias,
+                                     .target = rows.target,
+                                     .weight = rows.weight,
+                                     .scale = scale,
+                                     .loss = losses_,
+                                     .seed = wanted ? seed_ : nullptr,
+                                     .seed_stride = potential ? network_.input_stride() : network_.output_stride(),
+                                     .leading_zero = potential},
+                                    stream_),
+          "launch_misfit");
+    total(n, 0);
+    if (!wanted) return;
+    if (potential) {
+      seed_and_adjoint(n, nullptr, gradient);
+    } else {
+      vector_adjoint(n, gradient);
+    }
   }
 
-  void denoise_vector(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
+  // From c in seed_.
+  void vector_adjoint(std::int64_t n, T* gradient) {
     const std::int64_t top = network_.hidden();
     const int stride = network_.output_stride();
-    input(n, rows.t, rows.x);
-    network_.forward(n, input_, value_, d1_, {}, {});
-    network_.output(n, value_[last()], output_);
-    misfit(n, rows, output_, network_.bias(top), scale, gradient != nullptr ? seed_ : nullptr, stride, false);
-    if (gradient == nullptr) return;
     network_.add_weights(top, n, seed_, stride, value_[last()], network_.stride(last()), gradient);
     column_sum(n, dimension(), seed_, stride, gradient + network_.architecture().bias_offset(top), 1);
-    network_.from_output(n, seed_, turns_[last()]);
+    network_.from_output(n, seed_, ping_pong_[last()]);
     check(kernels::launch_reverse<T>({.rows = n,
                                       .width = network_.width(last()),
                                       .stride = network_.stride(last()),
-                                      .p = turns_[last()],
+                                      .p = ping_pong_[last()],
                                       .p_stride = network_.stride(last()),
                                       .unscale = nullptr,
                                       .d1 = d1_[last()],
@@ -172,11 +181,11 @@ class WideSweeps {
                                       .curvature = nullptr,
                                       .d3 = nullptr,
                                       .source = nullptr,
-                                      .delta = turns_[last()],
+                                      .delta = ping_pong_[last()],
                                       .operand = network_.operand(last())},
                                      stream_),
           "launch_reverse");
-    adjoint(n, turns_, {}, gradient);
+    adjoint(n, ping_pong_, {}, gradient);
   }
 
   void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
@@ -184,9 +193,9 @@ class WideSweeps {
     input(n, rows.t, rows.x);
     network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
     network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{});
-    network_.gradient(n, delta_[0], output_);
+    network_.score(n, delta_, output_);
     for (int i = 0; i < dimension(); ++i) {
-      network_.tangent(n, 1, network_.axis(i), turns_, turns_, d1_, [&](std::int64_t l, auto& rule) {
+      network_.tangent(n, 1, network_.axis_tangents(i), ping_pong_, ping_pong_, d1_, [&](std::int64_t l, auto& rule) {
         rule.curvature = curvature_[l];
         rule.trace = trace_;
         rule.begin = i == 0 && l == 0;
@@ -221,20 +230,20 @@ class WideSweeps {
 
   // The axis adjoint of axis i, behind its tangents.
   void axis_adjoint(std::int64_t n, int i, T* gradient) {
-    const kernels::Tangents<T> start = network_.axis(i);
-    network_.tangent(n, 1, start, tangent_, moved_, d1_, [&](std::int64_t l, auto& rule) {
-      if (rule.tangents.unscale != nullptr) rule.unscaled = tangent_[l];
+    const kernels::Tangents<T> start = network_.axis_tangents(i);
+    network_.tangent(n, 1, start, z_tangent_, h_tangent_, d1_, [&](std::int64_t l, auto& rule) {
+      if (rule.tangents.unscale != nullptr) rule.unscaled = z_tangent_[l];
       if (l == last()) rule.to = nullptr;
     });
     for (std::int64_t l = last(); l >= 0; --l) {
-      T* const alpha = turns_[l];
-      if (l != last()) network_.product(n, l + 1, WideNetwork<T>::Direction::reverse, turns_[l + 1], alpha);
+      T* const alpha = ping_pong_[l];
+      if (l != last()) network_.product(n, l + 1, WideNetwork<T>::Direction::reverse, ping_pong_[l + 1], alpha);
       check(kernels::launch_axis_adjoint<T>({.rows = n,
                                              .width = network_.width(l),
                                              .stride = network_.stride(l),
                                              .p = l == last() ? nullptr : alpha,
                                              .unscale = l == last() ? nullptr : network_.unscale(),
-                                             .z = l == 0 ? start.z : tangent_[l],
+                                             .z = l == 0 ? start.z : z_tangent_[l],
                                              .point_stride = l == 0 ? 0 : network_.stride(l),
                                              .unit_stride = l == 0 ? start.unit_stride : 1,
                                              .d1 = d1_[l],
@@ -248,7 +257,7 @@ class WideSweeps {
                                             stream_),
             "launch_axis_adjoint");
       if (l > 0) {
-        network_.add_weights(l, n, alpha, network_.stride(l), moved_[l - 1], network_.stride(l - 1), gradient);
+        network_.add_weights(l, n, alpha, network_.stride(l), h_tangent_[l - 1], network_.stride(l - 1), gradient);
       } else {
         column_sum(n, network_.width(0), alpha, network_.stride(0),
                    gradient + network_.architecture().weight_offset(0) + 1 + i, 1 + dimension());
@@ -261,17 +270,17 @@ class WideSweeps {
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
     const int seed_stride = network_.input_stride();
     network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
-    network_.along_input(n, seed_, turns_[0]);
+    network_.along_input(n, seed_, ping_pong_[0]);
     for (std::int64_t l = 0; l <= last(); ++l) {
       if (l > 0) {
-        network_.add_weights(l, n, delta_[l], network_.stride(l), turns_[l - 1], network_.stride(l - 1), gradient);
-        network_.product(n, l, WideNetwork<T>::Direction::forward, turns_[l - 1], turns_[l]);
+        network_.add_weights(l, n, delta_[l], network_.stride(l), ping_pong_[l - 1], network_.stride(l - 1), gradient);
+        network_.product(n, l, WideNetwork<T>::Direction::forward, ping_pong_[l - 1], ping_pong_[l]);
       }
       check(kernels::launch_seed_tangent<T>(
                 {.rows = n,
                  .width = network_.width(l),
                  .stride = network_.stride(l),
-                 .u = turns_[l],
+                 .u = ping_pong_[l],
                  .unscale = l == 0 ? nullptr : network_.unscale(),
                  .d1 = d1_[l],
                  .curvature = curvature_[l],
@@ -281,15 +290,15 @@ class WideSweeps {
                  .squares = weight != nullptr ? squares_[l] : nullptr,
                  .source = source_[l],
                  .begin = weight == nullptr || l == last(),
-                 .to = turns_[l],
+                 .to = ping_pong_[l],
                  .operand = network_.operand(l + 1),
                  .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{}},
                 stream_),
             "launch_seed_tangent");
     }
-    column_sum(n, network_.width(last()), turns_[last()], network_.stride(last()),
+    column_sum(n, network_.width(last()), ping_pong_[last()], network_.stride(last()),
                gradient + network_.architecture().weight_offset(network_.hidden()), 1);
-    Planes<T> zeta = turns_;
+    Planes<T> zeta = ping_pong_;
     zeta[last()] = source_[last()];
     adjoint(n, zeta, source_, gradient);
   }
@@ -314,14 +323,6 @@ class WideSweeps {
     check(kernels::launch_input<T>({n, dimension(), network_.input_stride(), t, 1, x, input_}, stream_),
           "launch_input");
   }
-  void misfit(std::int64_t n, const DenoisingRows<T>& rows, const T* score, const T* bias, double scale, T* seed,
-              int seed_stride, bool leading_zero) {
-    check(kernels::launch_misfit<T>({n, dimension(), score, network_.output_stride(), bias, rows.target, rows.weight,
-                                     scale, losses_, seed, seed_stride, leading_zero},
-                                    stream_),
-          "launch_misfit");
-    total(n, 0);
-  }
   void column_sum(std::int64_t n, int columns, const T* from, int stride, T* to, int to_stride) {
     check(kernels::launch_column_sum<T>({n, columns, stride, from, to, to_stride, column_parts_.as<T>()}, stream_),
           "launch_column_sum");
@@ -337,14 +338,14 @@ class WideSweeps {
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T* points_ = nullptr;
-  double* losses_ = nullptr;                  // [rows]
-  T *trace_ = nullptr, *weight_ = nullptr;    // [rows] Δφ, w
-  T *input_ = nullptr, *seed_ = nullptr;      // [rows, 1 + d] (t, x), c
-  T* output_ = nullptr;                       // [rows, max(1 + d, outputs)]
-  Planes<T> turns_;                           // two arrays in turn: what a product reads and what it writes
-  Planes<T> value_, d1_, d2_, curvature_;     // h, σ′, σ″, κ: in place of σ″ where that is not needed
-  Planes<T> delta_, source_;                  // δ, S
-  Planes<T> d3_, squares_, tangent_, moved_;  // σ‴ then τ, q, ż and ḣ of an axis
+  double* losses_ = nullptr;                        // [rows]
+  T *trace_ = nullptr, *weight_ = nullptr;          // [rows] Δφ, w
+  T *input_ = nullptr, *seed_ = nullptr;            // [rows, 1 + d] (t, x), c
+  T* output_ = nullptr;                             // [rows, max(1 + d, outputs)]
+  Planes<T> ping_pong_;                             // two arrays in turn: what a product reads and what it writes
+  Planes<T> value_, d1_, d2_, curvature_;           // h, σ′, σ″, κ: in place of σ″ where that is not needed
+  Planes<T> delta_, source_;                        // δ, S
+  Planes<T> d3_, squares_, z_tangent_, h_tangent_;  // σ‴ then τ, q, ż and ḣ of an axis
 };
 
 template <class T>
@@ -392,14 +393,14 @@ class WideLoss final : public TrainingLoss {
   std::size_t workspace_bytes() const override { return sweeps_.workspace_bytes(); }
 
   // A model's products fill the device: one model after the other.
-  void evaluate(std::span<TrainingLoss* const> losses, std::span<const LossTask> tasks) override {
+  void evaluate(std::span<TrainingLoss* const> losses, std::span<const kernels::LossTask> tasks) override {
     for (std::size_t k = 0; k < losses.size(); ++k) dynamic_cast<WideLoss&>(*losses[k]).evaluate(tasks[k]);
   }
-  bool goes_with(const TrainingLoss&) const override { return false; }
+  bool shares_launches_with(const TrainingLoss&) const override { return false; }
 
  private:
   // Each chunk's points are drawn into the workspace.
-  void evaluate(const LossTask& task) {
+  void evaluate(const kernels::LossTask& task) {
     const kernels::TrainingDraw& draw = task.points;
     sweeps_.evaluate(
         task.parameters, draw.denoising_points,

@@ -12,7 +12,7 @@
 namespace fokker::cuda {
 namespace {
 
-// Enough threads for any device where a point is small; else what fits this much scratch.
+// Points in flight: as many as fit this much scratch, but no more than occupy any device.
 constexpr std::int64_t most_slots = 1 << 16, scratch_bytes = 48 << 20;
 
 template <class T>
@@ -44,13 +44,13 @@ class MixtureField final : public DeviceField<T> {
     }
     mixture_ = {.dimension = d,
                 .components = components,
-                .means = store(means),
-                .eigenvalues = store(values),
-                .rotated_means = store(rotated_means),
-                .log_weights = store(log_weights),
-                .rotation = store(rotation),
-                .rotations = store(rotations),
-                .isotropic = store(isotropic),
+                .means = upload_table(means),
+                .eigenvalues = upload_table(values),
+                .rotated_means = upload_table(rotated_means),
+                .log_weights = upload_table(log_weights),
+                .rotation = upload_table(rotation),
+                .rotations = upload_table(rotations),
+                .isotropic = upload_table(isotropic),
                 .rotated = !rotations.empty(),
                 .sde = sde.formulas()};
     const std::int64_t numbers = kernels::mixture_scratch(mixture_);
@@ -65,7 +65,7 @@ class MixtureField final : public DeviceField<T> {
   std::int64_t dimension() const override { return mixture_.dimension; }
 
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& estimate) override {
-    kernels::MixtureArguments<T> arguments = at(points);
+    kernels::MixtureArguments<T> arguments = arguments_at(points);
     arguments.value = outputs.value.data;
     arguments.dt = outputs.dt.data;
     arguments.score = outputs.score.data;
@@ -77,7 +77,7 @@ class MixtureField final : public DeviceField<T> {
   }
 
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) override {
-    kernels::MixtureArguments<T> arguments = at(points);
+    kernels::MixtureArguments<T> arguments = arguments_at(points);
     arguments.direction = direction.data;
     arguments.product = product.data;
     check(kernels::launch_mixture(mixture_, workspace_, arguments, queue_.stream), "launch_mixture");
@@ -87,13 +87,13 @@ class MixtureField final : public DeviceField<T> {
 
  private:
   template <class U>
-  const U* store(const std::vector<U>& table) {
+  const U* upload_table(const std::vector<U>& table) {
     if (table.empty()) return nullptr;
     tables_.push_back(upload(table));
     return tables_.back().template as<const U>();
   }
 
-  static kernels::MixtureArguments<T> at(const Points<T>& points) {
+  static kernels::MixtureArguments<T> arguments_at(const Points<T>& points) {
     kernels::MixtureArguments<T> arguments{};
     arguments.n = points.x.rows;
     arguments.t = points.t.data;

@@ -2,13 +2,12 @@
 // (cpu/mlp.cpp has their formulas) over chunks of rows, each product of matrices by cuBLAS and everything between two
 // products by one launch (wide_network.hpp).
 //
-// Path of a chunk's rows: forward leaves σ′ and σ″ of every hidden layer in the workspace, reverse turns σ″ into κ in
-// place, and a product of the Hessian and a vector turns κ into κ ⊙ ż. Tangents along an axis start from a column of
-// W_1 that all rows share. All d tangents of a Hessian are alive together, as d times as many rows of a d-th of the
-// points.
+// A chunk's forward sweep leaves σ′ and σ″ of every hidden layer in the workspace; the reverse sweep turns σ″ into κ in
+// place, and a product of the Hessian with a vector turns κ into κ ⊙ ż. Tangents along an axis start from a column of W_1,
+// the same for all rows. A Hessian takes its d tangents together: a chunk has a d-th of the points and d rows for each.
 //
-// Cost: of a score two products a hidden matrix, of each tangent one; three times as deep in split, on tensor cores.
-// The workspace is a chunk's, whatever the number of points.
+// A score costs two products a hidden matrix and each tangent one more; in split they are three times as deep, on tensor
+// cores. The workspace is that of one chunk, whatever the number of points.
 #include <algorithm>
 #include <cstddef>
 #include <memory>
@@ -44,15 +43,15 @@ class WideField final : public DeviceField<T> {
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& estimate) override {
     check_precision(precision_, outputs);
     const bool streams = potential_ && outputs.hessian;
-    const auto at = [](const View<T>& view, std::int64_t i) { return view ? view.data + i : nullptr; };
+    const auto from = [](const View<T>& view, std::int64_t i) { return view ? view.data + i : nullptr; };
     for_chunks(points, streams ? std::max<std::int64_t>(1, rows_ / d_) : rows_,
                [&](std::int64_t i, const Chunk& chunk) {
-                 const Wanted out{at(outputs.value, i),
-                                  at(outputs.dt, i),
-                                  at(outputs.score, i * d_),
-                                  at(outputs.divergence, i),
-                                  at(outputs.hessian, i * d_ * d_),
-                                  at(outputs.residual, i)};
+                 const Wanted out{from(outputs.value, i),
+                                  from(outputs.dt, i),
+                                  from(outputs.score, i * d_),
+                                  from(outputs.divergence, i),
+                                  from(outputs.hessian, i * d_ * d_),
+                                  from(outputs.residual, i)};
                  if (potential_) {
                    potential(chunk, out, estimate);
                  } else {
@@ -77,13 +76,8 @@ class WideField final : public DeviceField<T> {
           rule.operand = network_.operand(l);
         }
       });
-      if (potential_) {
-        network_.adjoint(chunk.n, turns_, d1_, d2_, [](std::int64_t) {});
-        network_.gradient(chunk.n, turns_[0], output_);
-      } else {
-        network_.output(chunk.n, turns_[last()], output_);
-      }
-      columns(chunk.n, d_, potential_ ? 1 : 0, nullptr, product.data + i * d_);
+      if (potential_) network_.adjoint(chunk.n, ping_pong_, d1_, d2_, [](std::int64_t) {});
+      columns(chunk.n, d_, {network_.score(chunk.n, ping_pong_, output_).columns, nullptr}, product.data + i * d_);
     });
   }
 
@@ -105,9 +99,7 @@ class WideField final : public DeviceField<T> {
     Arena arena(base);
     input_ = arena.take<T>(rows * network_.input_stride());
     output_ = arena.take<T>(rows * network_.output_stride());
-    T* const one = arena.take<T>(rows * network_.widest());
-    T* const other = arena.take<T>(rows * network_.widest());
-    turns_ = network_.in_turn(one, other);
+    ping_pong_ = network_.take_ping_pong(arena, rows);
     trace_ = arena.take<T>(rows);
     d1_ = network_.take_planes(arena, rows);
     if (potential_) d2_ = network_.take_planes(arena, rows);
@@ -131,15 +123,14 @@ class WideField final : public DeviceField<T> {
     const bool curvature = out.divergence || out.residual || out.hessian;
     forward(chunk, out.score || out.dt || curvature, curvature);
     if (out.value) {
-      network_.output(n, turns_[last()], output_);
-      columns(n, 1, 0, network_.bias(network_.hidden()), out.value);
+      network_.output(n, ping_pong_[last()], output_);
+      columns(n, 1, {output_, network_.bias(network_.hidden())}, out.value);
     }
     if (!out.score && !out.dt && !curvature) return;
 
     reverse(n, curvature);
-    if (out.score || out.dt || out.residual) network_.gradient(n, turns_[0], output_);
-    if (out.score) columns(n, d_, 1, nullptr, out.score);
-    if (out.dt) columns(n, 1, 0, nullptr, out.dt);
+    if (out.score || out.dt || out.residual) score(n, out.score);
+    if (out.dt) columns(n, 1, {output_, nullptr}, out.dt);
     if (out.divergence || out.residual) {
       T* const trace = out.divergence ? out.divergence : trace_;
       for_directions(chunk, estimate, [&](std::int64_t, const kernels::Tangents<T>& start, bool begin, T weight) {
@@ -153,13 +144,13 @@ class WideField final : public DeviceField<T> {
       });
       if (out.residual) {
         check(kernels::launch_residual<T>({n, static_cast<int>(d_), network_.output_stride(), output_, trace, chunk.t,
-                                           chunk.t_stride, chunk.x, sde_, out.residual},
+                                           chunk.t_stride, chunk.x, sde_.formulas(), out.residual},
                                           stream_),
               "launch_residual");
       }
     }
     if (out.hessian) {
-      tangent(n, d_, network_.axis(0), [&](std::int64_t l, auto& rule) {
+      tangent(n, d_, network_.axis_tangents(0), [&](std::int64_t l, auto& rule) {
         check(kernels::launch_hessian_sum<T>(
                   {n, static_cast<int>(d_), rule.width, rule.stride, rule.tangents, d2_[l], l == 0, out.hessian},
                   stream_),
@@ -172,13 +163,10 @@ class WideField final : public DeviceField<T> {
   void score_net(const Chunk& chunk, const Wanted& out, const Divergence& estimate) {
     const std::int64_t n = chunk.n;
     forward(chunk, out.divergence || out.hessian, false);
-    if (out.score) {
-      network_.output(n, turns_[last()], output_);
-      columns(n, d_, 0, network_.bias(network_.hidden()), out.score);
-    }
+    if (out.score) score(n, out.score);
     const auto along = [&](const kernels::Tangents<T>& start, kernels::JacobianArguments<T> result) {
       tangent(n, 1, start, [](std::int64_t, auto&) {});
-      network_.output(n, turns_[last()], output_);
+      network_.output(n, ping_pong_[last()], output_);
       result.rows = n;
       result.dimension = static_cast<int>(d_);
       result.stride = network_.output_stride();
@@ -199,17 +187,17 @@ class WideField final : public DeviceField<T> {
     }
     if (out.hessian && !(out.divergence && exact)) {
       for (std::int64_t k = 0; k < d_; ++k) {
-        along(network_.axis(k), {.axis = static_cast<int>(k), .jacobian = out.hessian});
+        along(network_.axis_tangents(k), {.axis = static_cast<int>(k), .jacobian = out.hessian});
       }
     }
   }
 
-  // The tangents whose quadratic forms add up to a trace, all axes or all probes: visit(number, ż_1, whether it is the
-  // first, its weight).
+  // Calls visit(number, ż_1, whether it is the first, weight) for each direction whose quadratic form is a part of the
+  // trace: all axes, or all probes.
   template <class Visit>
   void for_directions(const Chunk& chunk, const Divergence& estimate, const Visit& visit) {
     if (estimate.probes == 0) {
-      for (std::int64_t k = 0; k < d_; ++k) visit(k, network_.axis(k), k == 0, T(1));
+      for (std::int64_t k = 0; k < d_; ++k) visit(k, network_.axis_tangents(k), k == 0, T(1));
     }
     for (int k = 0; k < estimate.probes; ++k) {
       check(kernels::launch_probe<T>({chunk.n, static_cast<int>(d_), network_.input_stride(), estimate,
@@ -225,15 +213,15 @@ class WideField final : public DeviceField<T> {
   // Leaves h_L, and σ′ and σ″ where wanted.
   void forward(const Chunk& chunk, bool d1, bool d2) {
     input(chunk.n, chunk.t, chunk.t_stride, chunk.x);
-    network_.forward(chunk.n, input_, turns_, d1 ? d1_ : Planes<T>{}, d2 ? d2_ : Planes<T>{}, {});
+    network_.forward(chunk.n, input_, ping_pong_, d1 ? d1_ : Planes<T>{}, d2 ? d2_ : Planes<T>{}, {});
   }
   // Leaves δ_1; turns σ″ into κ where `curvature`.
   void reverse(std::int64_t n, bool curvature) {
-    network_.reverse(n, turns_, d1_, d2_, curvature ? d2_ : Planes<T>{}, {});
+    network_.reverse(n, ping_pong_, d1_, d2_, curvature ? d2_ : Planes<T>{}, {});
   }
   template <class Visit>
   void tangent(std::int64_t n, std::int64_t streams, const kernels::Tangents<T>& start, const Visit& visit) {
-    network_.tangent(n, streams, start, turns_, turns_, d1_, visit);
+    network_.tangent(n, streams, start, ping_pong_, ping_pong_, d1_, visit);
   }
 
   // input_ [n, 1 + d] = (t, x), or (0, x) without t.
@@ -243,14 +231,19 @@ class WideField final : public DeviceField<T> {
   }
   // ż_1 of the directions in input_.
   kernels::Tangents<T> along_input(std::int64_t n) {
-    network_.along_input(n, input_, turns_[0]);
-    return {turns_[0], network_.stride(0), 0, 1, nullptr};
+    network_.along_input(n, input_, ping_pong_[0]);
+    return {ping_pong_[0], network_.stride(0), 0, 1, nullptr};
   }
 
-  // out [n, count] = columns begin … of output_, plus bias.
-  void columns(std::int64_t n, std::int64_t count, int begin, const T* bias, T* out) {
-    check(kernels::launch_columns<T>({n, static_cast<int>(count), begin, network_.output_stride(), output_, bias, out},
-                                     stream_),
+  // Leaves the score's product in output_, and the score in out [n, d] where it is wanted.
+  void score(std::int64_t n, T* out) {
+    const Score<T> from = network_.score(n, ping_pong_, output_);
+    if (out != nullptr) columns(n, d_, from, out);
+  }
+  // out [n, count] = the first `count` of each row's columns, plus their bias.
+  void columns(std::int64_t n, std::int64_t count, const Score<T>& from, T* out) {
+    check(kernels::launch_columns<T>(
+              {n, static_cast<int>(count), network_.output_stride(), from.columns, from.bias, out}, stream_),
           "launch_columns");
   }
 
@@ -265,7 +258,7 @@ class WideField final : public DeviceField<T> {
   std::int64_t rows_ = 0;
   DeviceMemory workspace_;
   T *input_ = nullptr, *output_ = nullptr;  // [rows, 1 + d], [rows, max(1 + d, outputs)]
-  Planes<T> turns_;                         // two arrays in turn: what a product reads and what it writes
+  Planes<T> ping_pong_;                     // two arrays in turn: what a product reads and what it writes
   T* trace_ = nullptr;                      // [rows]
   Planes<T> d1_, d2_;                       // σ′; σ″, κ, κ ⊙ ż in turn
 };

@@ -60,12 +60,12 @@ DeviceMemory upload(const void* from, std::size_t bytes) {
   return memory;
 }
 
-OnDevice::OnDevice(int device) {
+CurrentDevice::CurrentDevice(int device) {
   check(cudaGetDevice(&before_), "cudaGetDevice");
   if (before_ != device) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
-OnDevice::~OnDevice() {
+CurrentDevice::~CurrentDevice() {
   int now = before_;
   if (cudaGetDevice(&now) != cudaSuccess || now != before_) cudaSetDevice(before_);
 }

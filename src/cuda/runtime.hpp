@@ -31,21 +31,22 @@ inline void check(int status, const char* call, const CallSite& where = CallSite
 void* allocate(std::size_t bytes, const CallSite& where = CallSite::here());
 void release(void* data);
 
-// Makes a device the calling thread's current one while it lives, and then the one that was: an application's threads
-// may have another. Every operation of a context begins with one.
-class OnDevice {
+// Makes a device the calling thread's current one, and at its end the one that was: an application's threads may have
+// another. Every operation of a context begins with such a guard.
+class CurrentDevice {
  public:
-  explicit OnDevice(int device);
-  ~OnDevice();
-  OnDevice(const OnDevice&) = delete;
-  OnDevice& operator=(const OnDevice&) = delete;
+  explicit CurrentDevice(int device);
+  ~CurrentDevice();
+  CurrentDevice(const CurrentDevice&) = delete;
+  CurrentDevice& operator=(const CurrentDevice&) = delete;
   int before() const { return before_; }
 
  private:
   int before_ = 0;
 };
 
-// The calling thread's mode for what captures forbid, while it lives, and then the one that was.
+// Sets the mode by which the runtime refuses calls of this thread while a stream is capturing, and at its end the mode
+// that was.
 class CaptureMode {
  public:
   // Unchecked: destructors use it, after main() too.
@@ -65,7 +66,7 @@ struct RelaxedCapture : CaptureMode {
   RelaxedCapture() : CaptureMode(cudaStreamCaptureModeRelaxed) {}
 };
 
-// Begins every operation of a context that may allocate or wait, as OnDevice begins the others. Throws Error where
+// Begins every operation of a context that may allocate or wait, as CurrentDevice begins the others. Throws Error where
 // `stream`, the context's own, is capturing: what set-up does belongs into no graph.
 class SetUp {
  public:
@@ -77,12 +78,12 @@ class SetUp {
     explicit Pause(const SetUp& operation) : device_(operation.device_.before()), mode_(operation.relaxed_.before()) {}
 
    private:
-    OnDevice device_;
+    CurrentDevice device_;
     CaptureMode mode_;
   };
 
  private:
-  OnDevice device_;
+  CurrentDevice device_;
   RelaxedCapture relaxed_;
 };
 
@@ -114,7 +115,7 @@ class DeviceMemory {
   std::size_t bytes_ = 0;
 };
 
-// Host memory with one owner that copies to and from the device read and write by themselves: those of other memory
+// Page-locked host memory with one owner. Copies between it and the device are asynchronous; copies of other host memory
 // may wait for what is queued before them.
 class PinnedMemory {
  public:

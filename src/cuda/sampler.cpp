@@ -3,14 +3,15 @@
 // queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler.
 #include <array>
 #include <cmath>
+#include <memory>
 #include <numbers>
-#include <optional>
+#include <utility>
 
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
 #include "cuda/mlp_resident.hpp"
+#include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
-#include "kernels/shared_layout.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker::cuda {
@@ -31,26 +32,20 @@ class CudaSampler final : public SampleOperator {
       }
     }
     const auto* mlp = std::get_if<Mlp>(&model.network);
-    const auto resident = [&](kernels::Work work) {
-      if (mlp == nullptr) return false;
-      const kernels::ResidentMlp shape = resident_shape(mlp->architecture, queue.precision);
-      return shape.width > 0 && kernels::resident_warps(shape, work, queue.limits.shared_bytes) > 0;
-    };
-    samples_resident_ = resident(kernels::Work::sample);
-    density_resident_ = resident(kernels::Work::log_density);
-    density_resident_ = density_resident_ && queue.precision != Precision::half;
-    if (samples_resident_ || density_resident_) network_.emplace(queue, *mlp);
-    for (const auto& [work, fits] : {std::pair(kernels::Work::sample, samples_resident_),
-                                     std::pair(kernels::Work::log_density, density_resident_)}) {
-      if (fits) check(kernels::prepare_resident_sample(network_->get(), work, queue.limits), "prepare_resident_sample");
+    if (mlp != nullptr) plan_ = plan_residency(mlp->architecture, queue.precision, queue.limits);
+    if (plan_.sample.resident() || plan_.log_density.resident()) packed_ = pack_network(queue, *mlp);
+    for (const auto& [work, plan] :
+         {std::pair(kernels::Work::sample, plan_.sample), std::pair(kernels::Work::log_density, plan_.log_density)}) {
+      if (!plan.resident()) continue;
+      check(kernels::prepare_resident_sample(packed_->get(), work, queue.limits), "prepare_resident_sample");
     }
-    if (samples_resident_ && (density_resident_ || queue.precision == Precision::half)) return;
+    if (!plan_.sample.wide() && !plan_.log_density.wide()) return;
 
-    field_ = make_device_field<float>(queue, model);
+    field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_device_field<float>(queue, model);
     const std::size_t point = (4 * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
     chunk_ = static_cast<std::int64_t>(kWorkspace / point);
     integral_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(double));
-    for (DeviceMemory* memory : {&state_, &at_, &sum_, &score_}) {
+    for (DeviceMemory* memory : {&state_, &stage_, &sum_, &score_}) {
       *memory = DeviceMemory(static_cast<std::size_t>(chunk_ * d_) * sizeof(float));
     }
     divergence_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(float));
@@ -58,11 +53,11 @@ class CudaSampler final : public SampleOperator {
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     if (samples.rows == 0) return;
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
     const Path& path = backwards_[static_cast<std::size_t>(options.scheme)];
     const float deviation = static_cast<float>(std::sqrt(variance_));
-    if (samples_resident_) {
+    if (plan_.sample.resident()) {
       kernels::SampleArguments a = arguments(path, samples.rows, samples.data);
       a.stochastic = stochastic;
       a.noise_in_last_step = options.noise_in_last_step;
@@ -73,7 +68,7 @@ class CudaSampler final : public SampleOperator {
       a.snapshot_count = static_cast<int>(options.snapshot_steps.size());
       std::copy(options.snapshot_steps.begin(), options.snapshot_steps.end(), a.snapshot_steps);
       a.snapshots = options.snapshots.data;
-      launch(a);
+      launch(plan_.sample, a);
       return;
     }
     for (std::int64_t first = 0; first < samples.rows; first += chunk_) {
@@ -100,16 +95,16 @@ class CudaSampler final : public SampleOperator {
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate) override {
     if (x.rows == 0) return;
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
     const Path& path = forwards_[static_cast<std::size_t>(scheme) - 1];
-    if (density_resident_) {
+    if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
       a.log_density = log_density.data;
       a.prior_variance = variance_;
       a.prior_log_norm = -0.5 * static_cast<double>(d_) * std::log(2 * std::numbers::pi * variance_);
       a.estimate = estimate;
-      launch(a);
+      launch(plan_.log_density, a);
       return;
     }
     for (std::int64_t first = 0; first < x.rows; first += chunk_) {
@@ -119,10 +114,10 @@ class CudaSampler final : public SampleOperator {
             "cudaMemcpyAsync");
       check(cudaMemsetAsync(integral_.data(), 0, static_cast<std::size_t>(n) * sizeof(double), queue_.stream),
             "cudaMemsetAsync");
-      Divergence here_estimate = estimate;
-      here_estimate.first_index += static_cast<std::uint64_t>(first);
+      Divergence chunk_estimate = estimate;
+      chunk_estimate.first_index += static_cast<std::uint64_t>(first);
       for (std::int64_t step = 0; step < steps_; ++step) {
-        take_step(path, step, state_.as<float>(), n, nullptr, 0, &here_estimate);
+        take_step(path, step, state_.as<float>(), n, nullptr, 0, &chunk_estimate);
       }
       check(kernels::launch_prior_log_density(state_.as<float>(), integral_.as<double>(), log_density.data + first, n,
                                               static_cast<int>(d_), variance_, queue_.stream),
@@ -131,7 +126,7 @@ class CudaSampler final : public SampleOperator {
   }
 
   std::size_t workspace_bytes() const override {
-    return (field_ ? field_->workspace_bytes() : 0) + state_.bytes() + at_.bytes() + sum_.bytes() + score_.bytes() +
+    return (field_ ? field_->workspace_bytes() : 0) + state_.bytes() + stage_.bytes() + sum_.bytes() + score_.bytes() +
            divergence_.bytes() + integral_.bytes();
   }
 
@@ -140,42 +135,44 @@ class CudaSampler final : public SampleOperator {
   struct Path {
     int per_step;
     std::vector<Stage> stages;
-    DeviceMemory there;
+    DeviceMemory on_device;
   };
 
   static Path upload_path(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme) {
     std::vector<Stage> stages = stages_of(sde, times, scheme);
-    DeviceMemory there = upload(stages);
-    return {stages_per_step(scheme), std::move(stages), std::move(there)};
+    DeviceMemory on_device = upload(stages);
+    return {stages_per_step(scheme), std::move(stages), std::move(on_device)};
   }
 
   kernels::SampleArguments arguments(const Path& path, std::int64_t n, float* x) const {
     kernels::SampleArguments a{};
     a.n = n;
     a.x = x;
-    a.stages = path.there.as<const Stage>();
+    a.stages = path.on_device.as<const Stage>();
     a.steps = static_cast<int>(steps_);
     a.stages_per_step = path.per_step;
     return a;
   }
 
-  void launch(const kernels::SampleArguments& a) const {
-    check(kernels::launch_resident_sample(network_->get(), a, queue_.limits, queue_.stream), "launch_resident_sample");
+  void launch(const WorkPlan& plan, const kernels::SampleArguments& a) const {
+    check(kernels::launch_resident_sample(packed_->get(), plan.warps, a, queue_.limits, queue_.stream),
+          "launch_resident_sample");
   }
 
-  // One step of x [n, d]. noise: the options of a stochastic scheme; estimate: of the divergence, where its integral is
-  // wanted.
+  // One step of x [n, d]. noise: the options of a stochastic scheme; estimate: how the divergence is found, where its
+  // integral is wanted.
   void take_step(const Path& path, std::int64_t step, float* x, std::int64_t n, const SampleOptions* noise,
                  std::uint64_t index, const Divergence* estimate) {
     for (int k = 0; k < path.per_step; ++k) {
       const std::size_t number = static_cast<std::size_t>(step * path.per_step + k);
       const Stage& stage = path.stages[number];
-      const float* at = k == 0 ? x : at_.as<float>();
+      const float* stage_x = k == 0 ? x : stage_.as<float>();
       FieldOutputs<float> outputs;
       outputs.score = {score_.as<float>(), n, d_, Device::cuda};
       if (estimate) outputs.divergence = {divergence_.as<float>(), n, 1, Device::cuda};
-      field_->evaluate({{&path.there.as<const Stage>()[number].time, 1, 1, Device::cuda}, {at, n, d_, Device::cuda}},
-                       outputs, estimate ? *estimate : Divergence{});
+      field_->evaluate(
+          {{&path.on_device.as<const Stage>()[number].time, 1, 1, Device::cuda}, {stage_x, n, d_, Device::cuda}},
+          outputs, estimate ? *estimate : Divergence{});
       kernels::StageArguments a{};
       a.n = n;
       a.dimension = static_cast<int>(d_);
@@ -192,7 +189,7 @@ class CudaSampler final : public SampleOperator {
       a.score = score_.as<float>();
       a.divergence = estimate ? divergence_.as<float>() : nullptr;
       a.x = x;
-      a.at = at_.as<float>();
+      a.stage_x = stage_.as<float>();
       a.sum = sum_.as<float>();
       a.next_node = a.last ? 0 : path.stages[number + 1].node;
       a.log_density = estimate ? integral_.as<double>() : nullptr;
@@ -203,13 +200,13 @@ class CudaSampler final : public SampleOperator {
   Queue queue_;
   std::int64_t d_, steps_;
   double variance_;
-  std::vector<Path> backwards_;  // by scheme
-  std::vector<Path> forwards_;   // by scheme after euler_maruyama
-  std::optional<ResidentNetwork> network_;
-  bool samples_resident_ = false, density_resident_ = false;
-  std::unique_ptr<DeviceField<float>> field_;  // where something is not resident
+  std::vector<Path> backwards_;                  // by scheme
+  std::vector<Path> forwards_;                   // by scheme after euler_maruyama
+  Residency plan_;                               // of a mixture, all wide
+  std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too
+  std::unique_ptr<DeviceField<float>> field_;    // where a work is wide
   std::int64_t chunk_ = 0;
-  DeviceMemory state_, at_, sum_, score_, divergence_, integral_;
+  DeviceMemory state_, stage_, sum_, score_, divergence_, integral_;
 };
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace fokker::cuda {
 namespace {
 
-// The first that the build has code for; m16n8k16 of fp16 is there from it on.
+// The first compute capability that the build has code for, and the first with products m16n8k16 of fp16.
 constexpr int needed_major = 8;
 
 std::string version(int v) { return fmt::format("{}.{}", v / 1000, v % 1000 / 10); }

@@ -2,18 +2,20 @@
 // draw the points of (seed, iteration) themselves; then norm, clipping, Adam, average and record in one update. The
 // iteration's number is on the device too, so the host does nothing between two launches.
 //
-// Iterations go in slices of some 50 ms. On the stream a slice is: its plan to the device (what varies with the
-// iteration and is computed in double: rates, shares of the average), a launch of the graph for every iteration, its
-// report back to the host (the records, and the iteration that comes next), an event. The host queues a slice, waits
-// for the event of the one before, hands its records out, and queues the next: the device always has one to work on,
-// unless the sink takes longer. Plans and reports lie in pinned memory, in two slots that slices take in turn.
+// Iterations run in slices of some 50 ms. A slice on the stream: the copy of its plan to the device (what varies with
+// the iteration and is computed in double: rates, shares of the average), a launch of the graph for every iteration,
+// the copy of its report back to the host (the records, and the number of the next iteration), an event. The host
+// queues a slice, waits for the event of the one before, passes its records on, and queues the next: the device always
+// has one to work on, unless the sink takes longer. Plans and reports lie in pinned memory, in two slots that the
+// slices use alternately.
 #include "fokker/trainer.hpp"
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstddef>
 #include <exception>
+#include <map>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -41,44 +43,17 @@ void to_host(const Queue& queue, T* to, const DeviceMemory& from, std::size_t co
 }
 void wait(const Queue& queue) { check(cudaStreamSynchronize(queue.stream), "cudaStreamSynchronize"); }
 
-class CudaTrainer;
-
-// An iteration of some models side by side, and how many of them make a slice.
-class IterationGraph {
- public:
-  IterationGraph(const Queue& queue, std::span<CudaTrainer* const> members);
-  ~IterationGraph() { cudaGraphExecDestroy(executable_); }
-  IterationGraph(const IterationGraph&) = delete;
-  IterationGraph& operator=(const IterationGraph&) = delete;
-  bool is_of(std::span<CudaTrainer* const> members) const;
-  void launch() const { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
-  std::int64_t slice() const { return slice_; }
-  void took(double milliseconds, std::int64_t iterations) {
-    slice_ = static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations),
-                                                  1.0, double{kernels::most_iterations}));
-  }
-
- private:
-  cudaStream_t stream_;
-  std::vector<std::uint64_t> members_;  // their numbers, since an address may be another trainer's by now
-  DeviceMemory tasks_;                  // kernels::UpdateTask of each
-  cudaGraphExec_t executable_ = nullptr;
-  std::int64_t slice_ = 1;
-};
-
 class CudaTrainer final : public TrainOperator {
  public:
   CudaTrainer(const Queue& queue, const Model& initial, const DeviceData& data, const TrainOptions& options)
       : queue_(queue),
         options_(options),
         loss_(make_device_loss(queue, std::get<Mlp>(initial.network).architecture, initial.sde)),
-        begin_(average_begin(options)) {
-    static std::atomic<std::uint64_t> trainers = 0;
-    number_ = trainers++;
+        average_begin_(average_begin(options)) {
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
     count_ = parameters.size();
     for (DeviceMemory* memory : {&parameters_, &first_, &second_, &gradient_}) memory->reserve(count_ * sizeof(float));
-    if (begin_ < options.iterations) average_.reserve(count_ * sizeof(double));
+    if (average_begin_ < options.iterations) average_.reserve(count_ * sizeof(double));
     values_.reserve(3 * sizeof(double));
     squares_.reserve(sizeof(kernels::GradientSquares));
     plan_.reserve(sizeof(kernels::UpdatePlan));
@@ -105,10 +80,10 @@ class CudaTrainer final : public TrainOperator {
 
   TrainState state() const override {
     check_known();
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     TrainState state;
     state.iteration = iteration_;
-    state.average_count = std::max<std::int64_t>(0, iteration_ - begin_);
+    state.average_count = std::max<std::int64_t>(0, iteration_ - average_begin_);
     for (const auto& [numbers, memory] :
          {std::pair(&state.parameters, &parameters_), std::pair(&state.first_moment, &first_),
           std::pair(&state.second_moment, &second_)}) {
@@ -124,7 +99,7 @@ class CudaTrainer final : public TrainOperator {
   }
 
   void restore(TrainState state) override {
-    const OnDevice here(queue_.device);
+    const CurrentDevice guard(queue_.device);
     iteration_ = state.iteration;
     to_device(queue_, parameters_, state.parameters);
     to_device(queue_, first_, state.first_moment);
@@ -138,8 +113,8 @@ class CudaTrainer final : public TrainOperator {
     wait(queue_);
   }
 
-  // Goes to the iteration that the device is at, once all that is queued has ended: after an error among slices, of
-  // which some may have run untold.
+  // Reads the iteration that the device is at, once all that is queued has ended: after an error among slices, some of
+  // which may have run without a report.
   void catch_up() {
     try {
       std::int64_t next = 0;
@@ -148,20 +123,19 @@ class CudaTrainer final : public TrainOperator {
       wait(queue_);
       iteration_ = next;
     } catch (const Error&) {
-      known_ = false;
+      iteration_known_ = false;
     }
   }
-  // Throws Error where that was not to be learnt.
+  // Throws Error where catch_up() could not read it.
   void check_known() const {
-    if (known_) return;
+    if (iteration_known_) return;
     throw Error(
         "a trainer was used after CUDA failed in its run and its iteration on the GPU could not be read; allowed: to "
         "resume from a saved state");
   }
 
-  // A slice of `count` iterations in a slot, with launches of a graph between the two: its plan goes ahead of them, its
-  // report comes back behind them.
-  void send(int slot, std::int64_t first, std::int64_t count) {
+  // A slice of `count` iterations in a slot: its plan is sent ahead of the launches, its report is fetched behind them.
+  void send_plan(int slot, std::int64_t first, std::int64_t count) {
     auto* const plan = slots_[slot].plan.as<kernels::UpdatePlan>();
     plan->first = first;
     for (std::int64_t i = 0; i < count; ++i) {
@@ -169,24 +143,24 @@ class CudaTrainer final : public TrainOperator {
       const RateStep rate = rate_step(options_, k);
       plan->steps[i] = {.adam = AdamStep(rate.rate, rate.steps_before + 1, 1),
                         .restart = rate.steps_before == 0,
-                        .share = k < begin_ ? 0 : average_share(options_, k - begin_)};
+                        .share = k < average_begin_ ? 0 : average_share(options_, k - average_begin_)};
     }
     check(cudaMemcpyAsync(plan_.data(), plan, offsetof(kernels::UpdatePlan, steps) + count * sizeof plan->steps[0],
                           cudaMemcpyHostToDevice, queue_.stream),
           "cudaMemcpyAsync");
   }
-  void fetch(int slot, std::int64_t count) {
+  void fetch_report(int slot, std::int64_t count) {
     auto* const report = slots_[slot].report.as<kernels::UpdateReport>();
     check(cudaMemcpyAsync(report, report_.data(),
                           offsetof(kernels::UpdateReport, records) + count * sizeof report->records[0],
                           cudaMemcpyDeviceToHost, queue_.stream),
           "cudaMemcpyAsync");
   }
-  // What came back: the records of the slice, and that of the iteration that failed in it.
-  std::optional<TrainRecord> read(int slot, std::int64_t count, std::vector<TrainRecord>& records) {
+  // Puts the slice's records into `records` and returns the record of the iteration that failed in it, if one did.
+  std::optional<TrainRecord> read_report(int slot, std::int64_t count, std::vector<TrainRecord>& records) {
     records.clear();
     const std::int64_t first = slots_[slot].plan.as<const kernels::UpdatePlan>()->first;
-    if (iteration_ < first) return std::nullopt;  // it failed before
+    if (iteration_ < first) return std::nullopt;  // an iteration of an earlier slice failed
     const auto* const report = slots_[slot].report.as<const kernels::UpdateReport>();
     const auto record = [&](std::int64_t k) {
       const kernels::UpdateRecord& r = report->records[k - first];
@@ -197,17 +171,11 @@ class CudaTrainer final : public TrainOperator {
     return std::nullopt;
   }
 
-  // The graph of an iteration of members, of which this is the first.
-  IterationGraph& graph(std::span<CudaTrainer* const> members) {
-    if (!graph_ || !graph_->is_of(members)) graph_ = std::make_unique<IterationGraph>(queue_, members);
-    return *graph_;
-  }
-
-  std::uint64_t number() const { return number_; }
   std::int64_t parameter_count() const { return static_cast<std::int64_t>(count_); }
   TrainingLoss* loss() const { return loss_.get(); }
-  LossTask loss_task() const {
+  kernels::LossTask loss_task() const {
     return {.parameters = parameters_.as<const float>(),
+            .drawn = true,
             .points = draw_,
             .residual_weight = options_.residual_weight,
             .values = values_.as<double>(),
@@ -231,22 +199,20 @@ class CudaTrainer final : public TrainOperator {
  private:
   Queue queue_;
   TrainOptions options_;
-  std::uint64_t number_;
   std::unique_ptr<TrainingLoss> loss_;
-  std::int64_t begin_;  // of the average
-  std::size_t count_;   // of parameters
+  std::int64_t average_begin_;  // the first iteration in the average
+  std::size_t count_;           // of parameters
   std::int64_t iteration_ = 0;
-  bool known_ = true;  // that this is the device's
+  bool iteration_known_ = true;  // whether the device is at iteration_
   DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_;
   struct Slot {
     PinnedMemory plan{sizeof(kernels::UpdatePlan)}, report{sizeof(kernels::UpdateReport)};
   };
   std::array<Slot, 2> slots_;
   kernels::TrainingDraw draw_;
-  std::unique_ptr<IterationGraph> graph_;  // the latest that began with this trainer
 };
 
-// A capture that ends whatever happens, and disturbs no other thread's.
+// A capture of a stream's work. It ends with this object at the latest, and other threads may go on with theirs.
 class Capture {
  public:
   explicit Capture(cudaStream_t stream) : stream_(stream) {
@@ -273,68 +239,168 @@ class Capture {
   bool under_way_ = false;
 };
 
-IterationGraph::IterationGraph(const Queue& queue, std::span<CudaTrainer* const> members) : stream_(queue.stream) {
-  std::vector<TrainingLoss*> losses;
-  std::vector<LossTask> loss_tasks;
-  std::vector<kernels::UpdateTask> update_tasks;
-  std::int64_t most_parameters = 0;
-  for (const CudaTrainer* member : members) {
-    members_.push_back(member->number());
-    losses.push_back(member->loss());
-    loss_tasks.push_back(member->loss_task());
-    update_tasks.push_back(member->update_task());
-    most_parameters = std::max(most_parameters, member->parameter_count());
+// One iteration of some trainers as a CUDA graph, and how many iterations make a slice.
+class IterationGraph {
+ public:
+  IterationGraph(const Queue& queue, std::span<CudaTrainer* const> trainers) : stream_(queue.stream) {
+    std::vector<TrainingLoss*> losses;
+    std::vector<kernels::LossTask> loss_tasks;
+    std::vector<kernels::UpdateTask> update_tasks;
+    std::int64_t most_parameters = 0;
+    for (const CudaTrainer* trainer : trainers) {
+      losses.push_back(trainer->loss());
+      loss_tasks.push_back(trainer->loss_task());
+      update_tasks.push_back(trainer->update_task());
+      most_parameters = std::max(most_parameters, trainer->parameter_count());
+    }
+    update_tasks_ = upload(update_tasks);
+    check(kernels::prepare_update(), "prepare_update");
+    // Kernels and cuBLAS cannot be loaded in a capture: the losses are evaluated once before it, which changes no state.
+    losses.front()->evaluate(losses, loss_tasks);
+    Capture capture(stream_);
+    losses.front()->evaluate(losses, loss_tasks);
+    check(kernels::launch_update(update_tasks_.as<const kernels::UpdateTask>(), static_cast<int>(trainers.size()),
+                                 most_parameters, stream_),
+          "launch_update");
+    executable_ = capture.instantiate();
   }
-  tasks_ = upload(update_tasks);
-  check(kernels::prepare_update(), "prepare_update");
-  // Once outside of the capture, in which neither kernels nor cuBLAS can be loaded; it changes nothing that is kept.
-  losses.front()->evaluate(losses, loss_tasks);
-  Capture capture(stream_);
-  losses.front()->evaluate(losses, loss_tasks);
-  check(kernels::launch_update(tasks_.as<const kernels::UpdateTask>(), static_cast<int>(members.size()),
-                               most_parameters, stream_),
-        "launch_update");
-  executable_ = capture.instantiate();
-}
+  ~IterationGraph() { cudaGraphExecDestroy(executable_); }
+  IterationGraph(const IterationGraph&) = delete;
+  IterationGraph& operator=(const IterationGraph&) = delete;
 
-bool IterationGraph::is_of(std::span<CudaTrainer* const> members) const {
-  return std::equal(members.begin(), members.end(), members_.begin(), members_.end(),
-                    [](const CudaTrainer* member, std::uint64_t number) { return member->number() == number; });
-}
+  void launch() const { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
+  std::int64_t slice() const { return slice_; }
+  // Sets the next slice's length by what `iterations` took.
+  void set_slice(double milliseconds, std::int64_t iterations) {
+    slice_ = static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations),
+                                                  1.0, double{kernels::most_iterations}));
+  }
 
-// Up to `count` iterations of trainers that go together. `arrived(m, slot, iterations)` is told of every slice of every
-// member; after its false no further slice begins, and what has begun arrives too.
-template <class Arrived>
-void run_group(const Queue& queue, std::span<CudaTrainer* const> members, std::int64_t count, const Arrived& arrived) {
-  struct Slice {
-    std::int64_t count = 0;
-    Event begin, end;
+ private:
+  cudaStream_t stream_;
+  DeviceMemory update_tasks_;
+  cudaGraphExec_t executable_ = nullptr;
+  std::int64_t slice_ = 1;
+};
+
+class CudaTrainGroup final : public TrainGroup {
+ public:
+  CudaTrainGroup(const Queue& own, const Queue& training, const std::vector<TrainOperator*>& members)
+      : own_stream_(own.stream), queue_(training) {
+    for (TrainOperator* member : members) members_.push_back(static_cast<CudaTrainer*>(member));
+  }
+
+  void run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
+    const SetUp set_up(queue_.device, own_stream_);
+    std::vector<std::int64_t> left(counts.begin(), counts.end());
+    std::vector<TrainRecord> records;
+    std::exception_ptr thrown;  // by the sink
+    bool goes_on = true;
+    for (std::size_t first = 0; goes_on && first < members_.size();) {
+      if (left[first] == 0) {
+        ++first;
+        continue;
+      }
+      const std::vector<std::size_t> places = side_by_side(first, left);
+      // Reads the report of a slice and passes it on; returns whether another slice may begin.
+      const auto report = [&](std::size_t place, int slot, std::int64_t iterations) {
+        const std::optional<TrainRecord> failed = members_[place]->read_report(slot, iterations, records);
+        left[place] = failed ? 0 : left[place] - static_cast<std::int64_t>(records.size());
+        if (!thrown && (failed || !records.empty())) {
+          std::optional<TrainingStopped> stopped;
+          if (failed) stopped.emplace(*failed);
+          try {
+            const SetUp::Pause pause(set_up);
+            goes_on = sink({place, records, stopped ? &*stopped : nullptr}) && goes_on;
+          } catch (...) {
+            thrown = std::current_exception();
+            goes_on = false;
+          }
+        }
+        return goes_on && !failed;
+      };
+      try {
+        run_slices(places, left, report);
+      } catch (...) {
+        for (const std::size_t place : places) members_[place]->catch_up();
+        throw;
+      }
+    }
+    if (thrown) std::rethrow_exception(thrown);
+  }
+
+ private:
+  struct SideBySide {
+    std::vector<std::size_t> places;
+    IterationGraph graph;
   };
-  std::array<Slice, 2> slices;  // in the slots
-  IterationGraph& graph = members.front()->graph(members);
-  std::vector<std::int64_t> next;  // iteration of each
-  for (const CudaTrainer* member : members) next.push_back(member->iteration());
-  bool goes_on = true;
-  for (int slot = 0;; slot = 1 - slot) {
-    Slice &slice = slices[slot], &before = slices[1 - slot];
-    slice.count = goes_on ? std::min(graph.slice(), count) : 0;
-    count -= slice.count;
-    if (slice.count > 0) {
-      slice.begin.record(queue.stream);
-      for (std::size_t m = 0; m < members.size(); ++m) members[m]->send(slot, next[m], slice.count);
-      for (std::int64_t i = 0; i < slice.count; ++i) graph.launch();
-      for (CudaTrainer* member : members) member->fetch(slot, slice.count);
-      for (std::int64_t& iteration : next) iteration += slice.count;
-      slice.end.record(queue.stream);
+
+  // The places of `first` and of those with iterations left that share its launches.
+  std::vector<std::size_t> side_by_side(std::size_t first, const std::vector<std::int64_t>& left) const {
+    std::vector<std::size_t> places;
+    for (std::size_t k = first; k < members_.size(); ++k) {
+      if (left[k] == 0 || (k != first && !members_[first]->loss()->shares_launches_with(*members_[k]->loss())))
+        continue;
+      members_[k]->check_known();
+      places.push_back(k);
     }
-    if (before.count > 0) {
-      before.end.wait();
-      graph.took(before.end.milliseconds_since(before.begin), before.count);
-      for (std::size_t m = 0; m < members.size(); ++m) goes_on = arrived(m, 1 - slot, before.count) && goes_on;
-    }
-    if (slice.count == 0) return;
+    return places;
   }
-}
+
+  IterationGraph& graph_of(const std::vector<std::size_t>& places) {
+    std::unique_ptr<SideBySide>& latest = graphs_[places.front()];
+    if (!latest || latest->places != places) {
+      std::vector<CudaTrainer*> trainers;
+      for (const std::size_t place : places) trainers.push_back(members_[place]);
+      latest.reset();
+      latest.reset(new SideBySide{places, {queue_, trainers}});
+    }
+    return latest->graph;
+  }
+
+  // As many iterations as each of the places has left. `report(place, slot, iterations)` takes every slice of every
+  // place; after it returns false no further slice begins, and the one under way is reported too.
+  template <class Report>
+  void run_slices(const std::vector<std::size_t>& places, const std::vector<std::int64_t>& left, const Report& report) {
+    struct Slice {
+      std::int64_t count = 0;
+      Event begin, end;
+    };
+    std::array<Slice, 2> slices;  // in the slots
+    IterationGraph& graph = graph_of(places);
+    std::int64_t count = left[places.front()];
+    std::vector<std::int64_t> next;  // iteration of each
+    for (const std::size_t place : places) {
+      count = std::min(count, left[place]);
+      next.push_back(members_[place]->iteration());
+    }
+    bool goes_on = true;
+    for (int slot = 0;; slot = 1 - slot) {
+      Slice &slice = slices[slot], &before = slices[1 - slot];
+      slice.count = goes_on ? std::min(graph.slice(), count) : 0;
+      count -= slice.count;
+      if (slice.count > 0) {
+        slice.begin.record(queue_.stream);
+        for (std::size_t m = 0; m < places.size(); ++m) members_[places[m]]->send_plan(slot, next[m], slice.count);
+        for (std::int64_t i = 0; i < slice.count; ++i) graph.launch();
+        for (const std::size_t place : places) members_[place]->fetch_report(slot, slice.count);
+        for (std::int64_t& iteration : next) iteration += slice.count;
+        slice.end.record(queue_.stream);
+      }
+      if (before.count > 0) {
+        before.end.wait();
+        graph.set_slice(before.end.milliseconds_since(before.begin), before.count);
+        for (const std::size_t place : places) goes_on = report(place, 1 - slot, before.count) && goes_on;
+      }
+      if (slice.count == 0) return;
+    }
+  }
+
+  cudaStream_t own_stream_;  // the context's, which must not be capturing
+  Queue queue_;
+  std::vector<CudaTrainer*> members_;
+  std::map<std::size_t, std::unique_ptr<SideBySide>> graphs_;  // the latest of each first place
+};
 
 }  // namespace
 
@@ -343,54 +409,9 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
   return std::make_unique<CudaTrainer>(queue, initial, data, options);
 }
 
-void run_together(const Queue& queue, std::span<TrainOperator* const> trainers, std::span<const std::int64_t> counts,
-                  const TrainingSink& sink) {
-  const OnDevice here(queue.device);
-  std::vector<std::int64_t> left(counts.begin(), counts.end());
-  std::vector<TrainRecord> records;
-  std::exception_ptr thrown;  // by the sink
-  bool wanted = true;
-  for (std::size_t first = 0; wanted && first < trainers.size();) {
-    if (left[first] == 0) {
-      ++first;
-      continue;
-    }
-    // All that go with the first which has iterations left, as many as each of them has.
-    std::vector<std::size_t> places;
-    std::vector<CudaTrainer*> members;
-    std::int64_t count = left[first];
-    for (std::size_t k = first; k < trainers.size(); ++k) {
-      auto* const trainer = static_cast<CudaTrainer*>(trainers[k]);
-      if (left[k] == 0 || (k != first && !members.front()->loss()->goes_with(*trainer->loss()))) continue;
-      places.push_back(k);
-      members.push_back(trainer);
-      count = std::min(count, left[k]);
-    }
-    for (const CudaTrainer* member : members) member->check_known();
-    const auto arrived = [&](std::size_t m, int slot, std::int64_t iterations) {
-      const std::optional<TrainRecord> failed = members[m]->read(slot, iterations, records);
-      std::int64_t& of_it = left[places[m]];
-      of_it = failed ? 0 : of_it - static_cast<std::int64_t>(records.size());
-      if (!thrown && (failed || !records.empty())) {
-        std::optional<TrainingStopped> stopped;
-        if (failed) stopped.emplace(*failed);
-        try {
-          wanted = sink({places[m], records, stopped ? &*stopped : nullptr}) && wanted;
-        } catch (...) {
-          thrown = std::current_exception();
-          wanted = false;
-        }
-      }
-      return wanted && !failed;
-    };
-    try {
-      run_group(queue, members, count, arrived);
-    } catch (...) {
-      for (CudaTrainer* member : members) member->catch_up();
-      throw;
-    }
-  }
-  if (thrown) std::rethrow_exception(thrown);
+std::unique_ptr<TrainGroup> make_train_group(const Queue& own, const Queue& training,
+                                             const std::vector<TrainOperator*>& members) {
+  return std::make_unique<CudaTrainGroup>(own, training, members);
 }
 
 }  // namespace fokker::cuda

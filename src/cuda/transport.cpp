@@ -1,8 +1,8 @@
 // Histograms, counts, moments and sliced W2 of samples on the device. All of them return to the host, so they wait, and
 // allocate what they need for the call.
 //
-// Sliced W2² keeps one projection of each side at a time: projected in double, sorted, and integrated, with nothing for
-// the host to wait for before the last. A sample that is not finite projects to +∞ and is sorted behind those that are.
+// Sliced W2² takes one direction after another: both sides are projected in double, sorted and integrated, and the host
+// waits only after the last. A sample that is not finite projects to +∞ and is sorted behind those that are.
 #include <fmt/format.h>
 
 #include <limits>

@@ -16,7 +16,7 @@ std::int64_t padded(std::int64_t n) {
 }
 
 template <class T>
-T* at(const Planes<T>& planes, std::int64_t l) {
+T* plane_or_null(const Planes<T>& planes, std::int64_t l) {
   return planes.empty() ? nullptr : planes[static_cast<std::size_t>(l)];
 }
 
@@ -95,7 +95,9 @@ Planes<T> WideNetwork<T>::take_planes(Arena& arena, std::int64_t rows) const {
 }
 
 template <class T>
-Planes<T> WideNetwork<T>::in_turn(T* one, T* other) const {
+Planes<T> WideNetwork<T>::take_ping_pong(Arena& arena, std::int64_t rows) const {
+  T* const one = arena.take<T>(rows * widest());
+  T* const other = arena.take<T>(rows * widest());
   Planes<T> planes;
   for (std::int64_t l = 0; l < hidden(); ++l) planes.push_back(l % 2 == 0 ? one : other);
   return planes;
@@ -119,10 +121,11 @@ void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& va
     } else {
       product(n, l, Direction::forward, value[l - 1], value[l]);
     }
-    check(kernels::launch_activation<T>(architecture_.activation, architecture_.beta,
-                                        {n, width(l), stride(l), value[l], bias(l), l == 0 ? nullptr : unscale(),
-                                         at(d1, l), at(d2, l), at(d3, l), operand(l + 1)},
-                                        stream_),
+    check(kernels::launch_activation<T>(
+              architecture_.activation, architecture_.beta,
+              {n, width(l), stride(l), value[l], bias(l), l == 0 ? nullptr : unscale(), plane_or_null(d1, l),
+               plane_or_null(d2, l), plane_or_null(d3, l), operand(l + 1)},
+              stream_),
           "launch_activation");
   }
 }
@@ -140,9 +143,9 @@ void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Plane
                                       .p_stride = last ? 0 : stride(l),
                                       .unscale = last ? nullptr : unscale(),
                                       .d1 = d1[l],
-                                      .d2 = at(d2, l),
-                                      .curvature = at(curvature, l),
-                                      .d3 = at(d3, l),
+                                      .d2 = plane_or_null(d2, l),
+                                      .curvature = plane_or_null(curvature, l),
+                                      .d3 = plane_or_null(d3, l),
                                       .source = nullptr,
                                       .delta = delta[l],
                                       .operand = operand(l)},
@@ -164,7 +167,7 @@ void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T
                                     .d2 = nullptr,
                                     .curvature = nullptr,
                                     .d3 = nullptr,
-                                    .source = at(source, l),
+                                    .source = plane_or_null(source, l),
                                     .delta = gamma[l],
                                     .operand = operand(l)},
                                    stream_),
@@ -203,9 +206,14 @@ void WideNetwork<T>::along_input(std::int64_t n, const T* input, T* c) const {
 }
 
 template <class T>
-void WideNetwork<T>::gradient(std::int64_t n, const T* delta, T* c) const {
-  gemm_.multiply(Product<T, T>{n, 1 + dimension(), width(0), delta, stride(0), weights(0), 1 + dimension(), false, c,
-                               output_stride()});
+Score<T> WideNetwork<T>::score(std::int64_t n, const Planes<T>& planes, T* c) const {
+  if (!potential()) {
+    output(n, planes.back(), c);
+    return {c, bias(hidden())};
+  }
+  gemm_.multiply(Product<T, T>{n, 1 + dimension(), width(0), planes.front(), stride(0), weights(0), 1 + dimension(),
+                               false, c, output_stride()});
+  return {c + 1, nullptr};
 }
 
 template <class T>

@@ -26,9 +26,9 @@ class Arena {
   explicit Arena(char* base) : base_(base) {}
   template <class V>
   V* take(std::int64_t count) {
-    char* const at = base_ ? base_ + used_ : nullptr;
+    char* const part = base_ ? base_ + used_ : nullptr;
     used_ += (static_cast<std::size_t>(count) * sizeof(V) + 255) / 256 * 256;
-    return reinterpret_cast<V*>(at);
+    return reinterpret_cast<V*>(part);
   }
   std::size_t used() const { return used_; }
 
@@ -41,16 +41,23 @@ class Arena {
 template <class T>
 using Planes = std::vector<T*>;
 
-// Layers are counted from 0: hidden() of them, and the output layer.
-// Device memory that a wide network may keep beside its parameters: in all, and of that for cuBLAS. Fields keep a
-// sampler's under 64 MiB. Losses take more rows at a time, and their gradient's products are small in rows and columns
-// and deep, which cuBLAS splits in its workspace, of which it asks for 32 MiB on Hopper.
+// Device memory that a wide network may keep beside its parameters: in all, and of that for cuBLAS. With the budget of
+// fields a sampler stays under 64 MiB. Losses take more rows at a time, and the products of their gradients are small in
+// rows and columns and deep: cuBLAS splits those in its workspace, and asks for 32 MiB of it on Hopper.
 struct WideBudget {
   std::size_t workspace, products;
 };
 inline constexpr WideBudget field_budget{std::size_t{48} << 20, std::size_t{8} << 20},
     loss_budget{std::size_t{256} << 20, std::size_t{32} << 20};
 
+// Where WideNetwork::score() left a score.
+template <class T>
+struct Score {
+  const T* columns;  // [n, output_stride], of each row the first d numbers
+  const T* bias;     // [d], still to be added, or nullptr
+};
+
+// Layers are counted from 0: hidden() of them, and the output layer.
 template <class T>
 class WideNetwork {
  public:
@@ -71,13 +78,15 @@ class WideNetwork {
   const Architecture& architecture() const { return architecture_; }
   const T* weights(std::int64_t l) const { return parameters_ + architecture_.weight_offset(l); }
   const T* bias(std::int64_t l) const { return parameters_ + architecture_.bias_offset(l); }
-  // The column of W_1 that x_i goes through, as the tangents that all points start from.
-  kernels::Tangents<T> axis(std::int64_t i) const { return {weights(0) + 1 + i, 0, 1, 1 + dimension(), nullptr}; }
+  // The tangents of the first layer along x_i, the same for all points: column 1 + i of W_1.
+  kernels::Tangents<T> axis_tangents(std::int64_t i) const {
+    return {weights(0) + 1 + i, 0, 1, 1 + dimension(), nullptr};
+  }
 
   // ---- workspace ----
 
-  // Most rows with which a workspace fits beside that of the products; bytes_of(rows) is what it takes. Where even the
-  // fewest take more, they take more: products of fewer would leave the device idle.
+  // The most rows whose workspace of bytes_of(rows) bytes fits the budget beside that of the products. Never fewer than
+  // 256, even where those exceed the budget: products of fewer rows would leave the device idle.
   template <class Bytes>
   std::int64_t rows_that_fit(const Bytes& bytes_of) const {
     constexpr std::int64_t fewest = 256, most = 1 << 16;
@@ -85,10 +94,11 @@ class WideNetwork {
     return std::clamp(static_cast<std::int64_t>(available / bytes_of(fewest)) * fewest, fewest, most);
   }
   std::size_t workspace_bytes() const { return gemm_.workspace_bytes(); }
-  // An array [rows, stride] of each hidden layer; one array in turn with another of the widest layer's.
+  // An array [rows, stride] for each hidden layer.
   Planes<T> take_planes(Arena& arena, std::int64_t rows) const;
-  Planes<T> in_turn(T* one, T* other) const;
-  // What the halves of a product's left operand take.
+  // Two arrays [rows, widest] that hidden layers use in turn: a product reads one and writes the other.
+  Planes<T> take_ping_pong(Arena& arena, std::int64_t rows) const;
+  // Takes room for the halves of a product's left operand.
   void take_operand(Arena& arena, std::int64_t rows);
 
   // ---- sweeps of n rows ----
@@ -97,7 +107,7 @@ class WideNetwork {
   // not wanted.
   void forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1, const Planes<T>& d2,
                const Planes<T>& d3) const;
-  // Of a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴.
+  // For a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴.
   void reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
                const Planes<T>& curvature, const Planes<T>& d3) const;
   // γ_l into gamma[l], from γ of the last hidden layer there: γ_l = source_l + σ′_l W_{l+1}ᵀ γ_{l+1}; source without
@@ -147,16 +157,19 @@ class WideNetwork {
   // ---- products of n rows ----
 
   enum class Direction { forward, reverse };
-  // Between hidden layers l − 1 and l: c = a W_lᵀ, or reverse c = a W_l. In halves a is what the last operand was made
-  // from, and the launch that reads c takes unscale().
+  // The product between hidden layers l − 1 and l: c = a W_lᵀ, or in reverse c = a W_l. In halves `a` has to be the
+  // array that the last launch with operand() split, and the launch that reads c takes unscale().
   void product(std::int64_t n, std::int64_t l, Direction direction, const T* a, T* c) const;
-  // Of the product with hidden matrix l; nothing where there is none or halves are not used.
+  // Where a launch puts the halves that product() with hidden matrix l reads; empty where there is no such matrix or
+  // halves are not used.
   kernels::HalfOperand operand(std::int64_t l) const;
   const float* unscale() const { return operand_.unscale; }
   // c [n, stride] = input W_1ᵀ.
   void along_input(std::int64_t n, const T* input, T* c) const;
-  // c [n, output_stride] = (∂_t, ∇) from δ_1.
-  void gradient(std::int64_t n, const T* delta, T* c) const;
+  // The score of n rows in c [n, output_stride]: of a potential (∂_t φ, ∇φ) from δ_1, the first layer's of `planes`, of a
+  // vector net the output from h_L, the last layer's. From adjoints γ_1 or tangents ḣ_L instead, its derivative along
+  // them, to which no bias belongs.
+  Score<T> score(std::int64_t n, const Planes<T>& planes, T* c) const;
   // c [n, output_stride] = h Wᵀ with the output layer's W, and its reverse c [n, stride] = a W, a [n, output_stride].
   void output(std::int64_t n, const T* h, T* c) const;
   void from_output(std::int64_t n, const T* a, T* c) const;
@@ -168,7 +181,7 @@ class WideNetwork {
   void adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& d1,
                     const Planes<T>& source) const;
 
-  struct Halves {  // of a hidden matrix
+  struct Halves {  // a hidden matrix
     kernels::Half* forward = nullptr;
     kernels::Half* reverse = nullptr;
     float* unscale = nullptr;

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <cmath>
 
-#include "fokker/error.hpp"
 #include "diagnostics/host_fields.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {
 
-// Before an energy is not resolved: its step error as a share of the dissipation on a grid, and between the sides by
-// paths standard errors, where those of 16 batches exceed four by chance once in a thousand times.
+// An energy is resolved up to this step error, as a share of the dissipation (grid), and up to this number of standard
+// errors between the sides (paths): those of 16 batches exceed four by chance once in a thousand times.
 constexpr double kTolerated = 0.25;
 constexpr double kStandardErrors = 4;
 // On a grid the sides may differ by this share of the dissipation whatever their step errors, which can be 0; and an

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/energy.hpp"
 
 namespace fokker {
 
@@ -26,8 +26,8 @@ struct EnergyMeasurement {
   std::vector<double> half_times;
   std::vector<std::vector<EnergyMoments>> left_out;  // one a batch; none where nothing is random
   std::vector<double> mass;                          // [K], grid only
-  double share_left = 0;                             // of the samples, that have left the grid; 0: too few to tell
-  std::vector<std::string> warnings;                 // of what the numbers are
+  double share_left = 0;                             // share of the samples that left the grid; 0: too few to tell
+  std::vector<std::string> warnings;                 // what law the numbers are of
   std::vector<std::string> faults;                   // why no number is to be trusted
   std::vector<std::string> normaliser_faults;        // why those of Z and E_q are not
 };

@@ -21,7 +21,7 @@ namespace fokker {
 namespace {
 
 constexpr int kBatches = 16;
-constexpr double kStep = 1e-3;  // of a difference, in standard deviations of the noise
+constexpr double kStep = 1e-3;  // h of the differences, in standard deviations of the noise
 
 // Sums over the samples of a batch at one time; weights of q are e^{log_weight − shift}.
 struct Sums {
@@ -43,7 +43,7 @@ struct Values {
 
   explicit Values(std::int64_t n) : energy(n), log_u(n), log_weight(n) {}
 
-  // Of sample i, from the weights of the paths from x − h v and x + h v.
+  // Sets the numbers of sample i from the weights of the paths from x − h v and x + h v.
   void take(std::int64_t i, const double* low, const double* high, std::int64_t paths, double h) {
     const std::int64_t half = paths / 2;
     double derivative[2];
@@ -70,7 +70,7 @@ struct Values {
     }
     return largest;
   }
-  // Of the batches.
+  // [batches]
   std::vector<Sums> sums(const std::vector<bool>& used, const std::vector<double>& residual, double shift) const {
     std::vector<Sums> sums(kBatches);
     for (std::size_t i = 0; i < used.size(); ++i) {
@@ -96,12 +96,12 @@ std::vector<std::vector<double>> draw(const Context& context, const Model& model
   const std::int64_t n = options.samples, d = model.dimension(), size = n * d;
   SampleOptions sampling{.seed = options.seed, .noise_in_last_step = true};
   sampling.snapshot_steps.assign(steps.begin() + 1, steps.end());
-  const std::int64_t kept = static_cast<std::int64_t>(sampling.snapshot_steps.size());
-  Buffer<float> samples(context, n, d), snapshots(context, kept * n, d);
+  const std::int64_t stops = static_cast<std::int64_t>(sampling.snapshot_steps.size());
+  Buffer<float> samples(context, n, d), snapshots(context, stops * n, d);
   sampling.snapshots = snapshots.view();
   Sampler(context, model, grid).sample(samples.view(), sampling);
-  std::vector<float> here(kept * size);
-  copy(context, snapshots.view(), View<float>(here, d));
+  std::vector<float> states_on_host(stops * size);
+  copy(context, snapshots.view(), View<float>(states_on_host, d));
   context.synchronize();
   std::vector<std::vector<double>> states{std::vector<double>(size)};
   const double deviation = std::sqrt(model.sde.prior_variance());
@@ -110,7 +110,9 @@ std::vector<std::vector<double>> draw(const Context& context, const Model& model
                  ReservedStep::prior);
   }
   for (double& x : states[0]) x *= deviation;
-  for (std::int64_t k = 0; k < kept; ++k) states.emplace_back(here.begin() + k * size, here.begin() + (k + 1) * size);
+  for (std::int64_t k = 0; k < stops; ++k) {
+    states.emplace_back(states_on_host.begin() + k * size, states_on_host.begin() + (k + 1) * size);
+  }
   return states;
 }
 

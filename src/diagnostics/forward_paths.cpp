@@ -19,7 +19,7 @@ ForwardPaths::ForwardPaths(const Context& context, const Model& model, int steps
 
 void ForwardPaths::run(double t, std::vector<double>& x, const std::vector<std::uint64_t>& index,
                        std::vector<double>& log_weight, std::vector<double>& coarse,
-                       const DiagnosticProgress& progress) {
+                       const std::function<void(double)>& progress) {
   const ForwardSde& sde = model_.sde;
   const std::int64_t rows = static_cast<std::int64_t>(index.size()), d = model_.dimension();
   std::vector<double> times{t};

@@ -2,9 +2,9 @@
 
 // Weights of forward paths, from which p^S at points, log u and its derivatives are made.
 #include <cstdint>
+#include <functional>
 #include <vector>
 
-#include "fokker/diagnostics.hpp"
 #include "diagnostics/host_fields.hpp"
 
 namespace fokker {
@@ -18,7 +18,7 @@ class ForwardPaths {
   // log_weight [rows] = log(π e^{−φ_T})(X_T) + ∫_t^T R(s, X_s) ds; coarse [rows]: with every second time of the
   // integral.
   void run(double t, std::vector<double>& x, const std::vector<std::uint64_t>& index, std::vector<double>& log_weight,
-           std::vector<double>& coarse, const DiagnosticProgress& progress = {});
+           std::vector<double>& coarse, const std::function<void(double)>& progress = {});
 
   // Rows to give at a time, so that what they need stays small.
   static constexpr std::int64_t rows_at_once = 1 << 16;

@@ -1,5 +1,7 @@
 // Is e^φ integrable? φ has to fall faster than −d log r along every ray. Far out a softplus or SiLU network is linear
 // along a ray, so its slope there decides; a network whose activation is bounded is bounded itself.
+#include "fokker/diagnostics/radial_slopes.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,7 +9,6 @@
 #include <numbers>
 
 #include "diagnostics/host_fields.hpp"
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/draws.hpp"
 

@@ -3,13 +3,14 @@
 // double inside, so the residual of an exact density comes out at rounding. Sums are in double, one time after the
 // other, so the result does not depend on how points are put into batches. Points are drawn and sums are made on the
 // host, whatever the backend that evaluates R.
+#include "fokker/diagnostics/residual_statistics.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/formulas/draws.hpp"

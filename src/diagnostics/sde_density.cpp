@@ -1,12 +1,13 @@
+#include "fokker/diagnostics/sde_density.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "core/check.hpp"
-#include "fokker/diagnostics.hpp"
-#include "fokker/error.hpp"
 #include "diagnostics/forward_paths.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 
@@ -71,8 +72,8 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
       density.standard_error.push_back(mean.relative_error);
       density.step_error.push_back(std::abs(mean.log_mean - rough.log_mean) / 3);
       density.effective_paths.push_back(mean.effective);
-      const double* own = all.data() + i * paths;
-      density.tail_index.push_back(tail_index({own, own + paths}));
+      const double* of_point = all.data() + i * paths;
+      density.tail_index.push_back(tail_index({of_point, of_point + paths}));
       if (!(density.tail_index.back() > kHeavyTail)) ++density.heavy_tailed;
     }
   }

@@ -1,6 +1,8 @@
 // The bound of the gap between the samplers (the paper's argument with an L that depends on time): along coupled paths
 // of the two probability flows, |x − y|′ ≤ L |x − y| + ½ g² |∇ log p^S − s|, and Grönwall. L has to hold between the
 // paths; it is looked for where samples of both are, and all over the box.
+#include "fokker/diagnostics/upper_bound.hpp"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include <limits>
 
 #include "diagnostics/host_fields.hpp"
-#include "fokker/diagnostics.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/sampler.hpp"
@@ -17,18 +18,18 @@
 namespace fokker {
 namespace {
 
-constexpr std::int64_t kMostTimes = 64;    // as many snapshots as a sampler keeps
-constexpr std::int64_t kLeastSteps = 256;  // of the samplers
+constexpr std::int64_t kMostTimes = 64;    // the most snapshots that a sampler takes
+constexpr std::int64_t kLeastSteps = 256;  // that the samplers take
 
-// Of the Hessians of φ at points [n, d], the largest eigenvalue, not a number where there is none. Points that are not
+// The largest eigenvalue of the Hessians of φ at points [n, d]; not a number where there is no point. Points that are not
 // finite, or whose Hessian is not, are passed over and counted in `left_out`.
 double largest_curvature(HostFields& fields, double t, const std::vector<double>& points, std::int64_t d,
                          std::int64_t& left_out) {
   std::vector<double> x;
   const std::int64_t given = static_cast<std::int64_t>(points.size()) / d;
   for (std::int64_t i = 0; i < given; ++i) {
-    const auto at = points.begin() + i * d;
-    if (std::all_of(at, at + d, [](double v) { return std::isfinite(v); })) x.insert(x.end(), at, at + d);
+    const auto point = points.begin() + i * d;
+    if (std::all_of(point, point + d, [](double v) { return std::isfinite(v); })) x.insert(x.end(), point, point + d);
   }
   const std::int64_t n = static_cast<std::int64_t>(x.size()) / d;
   std::vector<double> hessian(n * d * d), values(d), vectors(d * d);
@@ -39,27 +40,27 @@ double largest_curvature(HostFields& fields, double t, const std::vector<double>
     double* h = hessian.data() + i * d * d;
     if (!std::all_of(h, h + d * d, [](double v) { return std::isfinite(v); })) continue;
     eigen_decomposition(d, h, values.data(), vectors.data());
-    const double here = *std::max_element(values.begin(), values.end());
-    largest = used++ == 0 ? here : std::max(largest, here);
+    const double eigenvalue = *std::max_element(values.begin(), values.end());
+    largest = used++ == 0 ? eigenvalue : std::max(largest, eigenvalue);
   }
   left_out += given - used;
   return largest;
 }
 
-// y at the times of `times`, decreasing, from (at, y) at some of them, the first and the last among these.
-std::vector<double> interpolated(const std::vector<double>& times, const std::vector<double>& at,
+// y at `times`, which decrease, from its values at `some` of them, the first and the last included.
+std::vector<double> interpolated(const std::vector<double>& times, const std::vector<double>& some,
                                  const std::vector<double>& y) {
   std::vector<double> all;
   std::size_t piece = 0;
   for (const double t : times) {
-    while (piece + 2 < at.size() && t < at[piece + 1]) ++piece;
-    all.push_back(std::lerp(y[piece], y[piece + 1], (at[piece] - t) / (at[piece] - at[piece + 1])));
+    while (piece + 2 < some.size() && t < some[piece + 1]) ++piece;
+    all.push_back(std::lerp(y[piece], y[piece + 1], (some[piece] - t) / (some[piece] - some[piece + 1])));
   }
   return all;
 }
 
 // log ½ ∫ exp(∫_0^t L) g² √e_t dt, both integrals by the trapezoidal rule from the end of the times on. energy [K]:
-// e_t, none negative. Not a number where any L or e_t is none.
+// e_t, none negative. The result is not a number where an L or an e_t is none.
 double log_bound(const ForwardSde& sde, const std::vector<double>& times, const std::vector<double>& energy,
                  const std::vector<double>& bound) {
   const auto unknown = [](double v) { return std::isnan(v); };
@@ -81,8 +82,8 @@ double log_bound(const ForwardSde& sde, const std::vector<double>& times, const 
   return largest + std::log(sum);
 }
 
-// e_t, with 0 for what is negative by noise. Where nothing is positive but that, nothing is known of the energy, which
-// is not the same as none: not a number throughout.
+// e_t, with 0 in place of values that noise makes negative. Where there are such values and none is positive, the energy
+// is unknown, which is not the same as 0: all are not a number.
 std::vector<double> usable_energy(const Energy& energy, std::vector<std::string>& warnings) {
   constexpr double unknown = std::numeric_limits<double>::quiet_NaN();
   std::vector<double> used;
@@ -162,10 +163,10 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
     fine.push_back(to);
   }
   std::vector<std::int32_t> steps;
-  std::vector<double> at{grid.times().front()};
+  std::vector<double> stop_times{grid.times().front()};
   for (std::int64_t k = 1; k <= stops; ++k) {
     steps.push_back(static_cast<std::int32_t>(k * grid.steps() / stops * pieces));
-    at.push_back(fine[steps.back()]);
+    stop_times.push_back(fine[steps.back()]);
   }
   // [stops · n, d] of both samplers.
   const Sampler sampler(context, model, TimeGrid(fine));
@@ -186,7 +187,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
   UpperBound bound;
   std::vector<double> over_samples, over_box, x;
   for (std::int64_t k = 0; k <= stops; ++k) {
-    const double t = std::min(at[k], sde.horizon());
+    const double t = std::min(stop_times[k], sde.horizon());
     const SdeCoefficients<double> c = sde.at(t);
     x.clear();
     if (k == 0) {
@@ -213,8 +214,8 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
     if (options.progress) options.progress(double(k + 1) / double(stops + 1));
   }
   bound.times = energy.times;
-  bound.over_samples = interpolated(bound.times, at, over_samples);
-  bound.over_box = interpolated(bound.times, at, over_box);
+  bound.over_samples = interpolated(bound.times, stop_times, over_samples);
+  bound.over_box = interpolated(bound.times, stop_times, over_box);
   const std::vector<double> used = usable_energy(energy, bound.warnings);
   bound.log_bound_samples = log_bound(sde, bound.times, used, bound.over_samples);
   bound.log_bound_box = log_bound(sde, bound.times, used, bound.over_box);

@@ -13,9 +13,9 @@
 #include <system_error>
 #include <utility>
 
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 namespace {
@@ -146,6 +146,11 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   if (::rename(name.c_str(), target.c_str()) != 0) throw fail_code(errno);
   temporary.keep();
   if (const int code = sync_folder(target)) throw fail_code(code);
+}
+
+std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash) {
+  for (const std::byte byte : bytes) hash = (hash ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001B3;
+  return hash;
 }
 
 void write_text(const std::string& path, const std::string& text) {

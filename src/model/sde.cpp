@@ -108,10 +108,9 @@ ForwardSde::ForwardSde(const SdeFormulas& formulas) : formulas_(formulas) {
     }
   });
   if (const double least = least_time(formulas); !(t_min() >= least * (1 - 1e-12) && t_min() < horizon())) {
-    throw Error(
-        fmt::format("the SDE {} has t_min = {}: it must be at least {:g}, from where float holds the variance, and "
-                    "below T = {}",
-                    kind.name, t_min(), least, horizon()));
+    constexpr const char* message =
+        "the SDE {} has t_min = {}: it must be at least {:g}, from where float holds the variance, and below T = {}";
+    throw Error(fmt::format(message, kind.name, t_min(), least, horizon()));
   }
 }
 

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <utility>
 
+#include "core/quote.hpp"
 #include "fokker/error.hpp"
 #include "fokker/npy.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 namespace {
@@ -72,9 +72,9 @@ Formula parse_formula(const std::string& text) {
     throw Error(fmt::format("time grid {} is not known; {}", in_quotes(text), kAllowed));
   }
   const std::string_view rest = view.substr(colon + 1);
-  const std::size_t second = rest.find(':');
-  formula.steps = parse_number<int>(rest.substr(0, second), "number of steps", text);
-  if (second != std::string_view::npos) formula.end = parse_number<double>(rest.substr(second + 1), "end", text);
+  const std::size_t end = rest.find(':');
+  formula.steps = parse_number<int>(rest.substr(0, end), "number of steps", text);
+  if (end != std::string_view::npos) formula.end = parse_number<double>(rest.substr(end + 1), "end", text);
   return formula;
 }
 

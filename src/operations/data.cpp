@@ -4,15 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <string_view>
 
 #include "core/check.hpp"
-#include "operations/data_tables.hpp"
-#include "fokker/error.hpp"
-#include "fokker/model.hpp"
-#include "fokker/npy.hpp"
 #include "core/operations.hpp"
 #include "core/quote.hpp"
+#include "fokker/error.hpp"
+#include "fokker/file.hpp"
+#include "fokker/model.hpp"
+#include "fokker/npy.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker {
 namespace {
@@ -31,16 +33,6 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
 }
 
-constexpr std::uint64_t empty_hash = 0xCBF29CE484222325ull;
-
-// FNV-1a (Fowler, Noll and Vo) of the bytes of some numbers.
-template <class T>
-std::uint64_t hash(std::uint64_t value, const std::vector<T>& numbers) {
-  const auto* bytes = reinterpret_cast<const unsigned char*>(numbers.data());
-  for (std::size_t i = 0; i < numbers.size() * sizeof(T); ++i) value = (value ^ bytes[i]) * 0x100000001B3ull;
-  return value;
-}
-
 void check_sample_count(std::int64_t size, std::int64_t dimension) {
   if (dimension < 1) throw Error(fmt::format("samples of dimension {} given; allowed: 1 or more", dimension));
   if (size == 0) throw Error("no samples given; allowed: 1 or more");
@@ -56,9 +48,9 @@ void check_sample_count(std::int64_t size, std::int64_t dimension) {
 void check_finite(const std::vector<float>& samples, std::int64_t first, std::int64_t dimension) {
   const auto bad = std::find_if(samples.begin(), samples.end(), [](float v) { return !std::isfinite(v); });
   if (bad == samples.end()) return;
-  const std::int64_t at = bad - samples.begin();
+  const std::int64_t index = bad - samples.begin();
   throw Error(fmt::format("sample {}, coordinate {} is {}; allowed: numbers that are finite in float32",
-                          first + at / dimension, at % dimension, *bad));
+                          first + index / dimension, index % dimension, *bad));
 }
 
 }  // namespace
@@ -122,7 +114,7 @@ DataSet DataSet::samples(const Context& context, View<const float> samples) {
     return DataSet::samples(std::vector<float>(samples.data, samples.data + samples.size()), d);
   }
   check_sample_count(samples.size(), d);
-  DeviceSamples device{Buffer<float>(context, samples.rows, d), empty_hash};
+  DeviceSamples device{Buffer<float>(context, samples.rows, d), hash_bytes({})};
   copy(context, samples, device.samples);
   const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 24) / d);  // at a time: 64 MB
   for (std::int64_t first = 0; first < samples.rows; first += rows) {
@@ -131,7 +123,7 @@ DataSet DataSet::samples(const Context& context, View<const float> samples) {
     copy(context, device.samples.view().slice(first, n), View(part, d));
     context.synchronize();
     check_finite(part, first, d);
-    device.hash = hash(device.hash, part);
+    device.hash = hash_bytes(std::as_bytes(std::span(part)), device.hash);
   }
   DataSet data;
   data.kind_ = Kind::samples;
@@ -176,25 +168,22 @@ DataSet DataSet::named(const std::string& name) {
       throw Error(fmt::format("'{}' as a data set: {}", name, error.what()));
     }
   }
-  throw Error(
-      fmt::format("unknown data set {}; allowed: blob, circles2, checker, FILE.json (a Gaussian mixture), "
-                  "FILE.npy (samples of shape [N, d])",
-                  in_quotes(name)));
+  constexpr const char* allowed = "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy (samples [N, d])";
+  throw Error(fmt::format("unknown data set {}; allowed: {}", in_quotes(name), allowed));
 }
 
 std::string DataSet::fingerprint() const {
-  std::uint64_t value = device_samples_ ? device_samples_->hash : empty_hash;
-  if (mixture_) value = hash(hash(hash(value, mixture_->weights()), mixture_->means()), mixture_->covariances());
-  if (samples_) value = hash(value, *samples_);
-  return fmt::format("{}:{}:{:016x}", static_cast<int>(kind_), dimension_, value);
+  std::uint64_t hash = device_samples_ ? device_samples_->hash : hash_bytes({});
+  const auto add = [&](const auto& numbers) { hash = hash_bytes(std::as_bytes(std::span(numbers)), hash); };
+  if (mixture_) add(mixture_->weights()), add(mixture_->means()), add(mixture_->covariances());
+  if (samples_) add(*samples_);
+  return fmt::format("{}:{}:{:016x}", static_cast<int>(kind_), dimension_, hash);
 }
 
 void DataSet::check_context(const Context& context) const {
   if (device_samples_ && context.device() != Device::cuda) {
     throw Error(
-        fmt::format("data set '{}' is on a GPU and was given to a context of the CPU; allowed: a context of "
-                    "that GPU, or samples on the host",
-                    name_));
+        fmt::format("data set '{}' is on a GPU, and the context is not; allowed: a context of that GPU", name_));
   }
 }
 

@@ -5,13 +5,14 @@
 #include <type_traits>
 
 #include "core/check.hpp"
-#include "fokker/error.hpp"
 #include "core/operations.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {
 
 constexpr std::int64_t kLargestHessian = 64;
+constexpr const char* kFieldsOfScores = "score, divergence, hessian";
 
 template <class T>
 void check_points(const Points<T>& points, std::int64_t dimension, Device device) {
@@ -27,10 +28,8 @@ void check_output(const char* what, const View<T>& view, std::int64_t rows, std:
 
 void check_potential(const char* what, bool wanted, Output output) {
   if (!wanted || output == Output::potential) return;
-  throw Error(
-      fmt::format("{} is asked of a model whose output is the score itself; allowed there: score, divergence, "
-                  "hessian",
-                  what));
+  throw Error(fmt::format("{} is there for potentials, and this model's output is the score; allowed: {}", what,
+                          kFieldsOfScores));
 }
 
 }  // namespace
@@ -61,9 +60,8 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
   check_potential("the value", static_cast<bool>(outputs.value), output_);
   check_potential("the time derivative", static_cast<bool>(outputs.dt), output_);
   if (outputs.residual && output_ != Output::potential) {
-    throw Error(
-        "the residual is asked of a model whose output is the score itself; the score form of the residual is not "
-        "there yet, allowed: score, divergence, hessian");
+    throw Error(fmt::format("the residual of a model whose output is the score is not there yet; allowed: {}",
+                            kFieldsOfScores));
   }
   check_output("value", outputs.value, n, 1, device_);
   check_output("dt", outputs.dt, n, 1, device_);
@@ -71,10 +69,8 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
   check_output("divergence", outputs.divergence, n, 1, device_);
   check_output("residual", outputs.residual, n, 1, device_);
   if (outputs.hessian && d > kLargestHessian) {
-    throw Error(
-        fmt::format("a Hessian of {} x {} entries a point is asked for; allowed: dimensions up to {}, and "
-                    "hessian_vector beyond",
-                    d, d, kLargestHessian));
+    throw Error(fmt::format("a Hessian in {} dimensions asked for; allowed: up to {}, and hessian_vector beyond", d,
+                            kLargestHessian));
   }
   check_output("hessian", outputs.hessian, n, d * d, device_);
   if (divergence.probes < 0) {

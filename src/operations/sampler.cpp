@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "core/check.hpp"
-#include "fokker/error.hpp"
 #include "core/operations.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {
@@ -43,9 +43,7 @@ void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t 
   for (const std::int32_t step : asked) {
     if (step <= last || step > steps) {
       throw Error(
-          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 1 to {}, the grid's "
-                      "steps",
-                      step, steps));
+          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 1 to {}", step, steps));
     }
     last = step;
   }
@@ -89,9 +87,7 @@ void Sampler::log_density(View<const float> x, View<float> log_density, Scheme s
   check_view("log_density", log_density, x.rows, 1, device_);
   check_scheme(scheme);
   if (scheme == Scheme::euler_maruyama) {
-    throw Error(
-        "a log-density follows the probability flow; scheme euler-maruyama was given, allowed are euler, heun and "
-        "rk4");
+    throw Error("scheme euler-maruyama given for a log-density; allowed: euler, heun, rk4, of the probability flow");
   }
   if (divergence.probes < 0) {
     throw Error(

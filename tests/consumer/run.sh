@@ -54,6 +54,7 @@ case $way in
       for program in fokker fokker-reproduce fokker-report; do
         "$work/prefix/bin/$program" --help > /dev/null || fail "the installed $program does not run"
       done
+      [ -f "$work/prefix/share/fokker/fokker_report/page.py" ] || fail 'the modules of fokker-report are not installed'
     fi
     ;;
   subdirectory)

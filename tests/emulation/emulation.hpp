@@ -86,10 +86,6 @@ T shuffle_xor(T v, int mask) {
 }
 inline void atomic_add(unsigned long long* at, unsigned long long v) { *at += v; }
 inline void atomic_add(unsigned* at, unsigned v) { *at += v; }
-inline double rounded_product(double a, double b) {
-  const volatile double product = a * b;  // in memory, so that no compiler fuses it
-  return product;
-}
 
 inline float exp2_approx(float x) { return emulation::flush(std::exp2(x)); }
 inline float log2_approx(float x) { return std::log2(emulation::flush(x)); }

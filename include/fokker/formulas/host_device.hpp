@@ -18,5 +18,12 @@ FOKKER_HOST_DEVICE inline float rounded_product(float a, float b) {
   return a * b;
 #endif
 }
+FOKKER_HOST_DEVICE inline double rounded_product(double a, double b) {
+#ifdef __CUDA_ARCH__
+  return __dmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
 
 }  // namespace fokker

@@ -1,4 +1,4 @@
-#include "fokker/diagnostics.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
 
 #include <gmock/gmock.h>
 

@@ -1,0 +1,127 @@
+#pragma once
+
+// The ODE–SDE gap of a model: how far the law of its probability flow lies from that of its reverse SDE, and both from
+// the data. The distance is W2² between histograms in the plane and the sliced W2² in other dimensions, in squared
+// units of x. A distance says something above the noise floor alone, that of two draws of the data of the same size,
+// and as long as few samples escaped.
+//
+// Samples are drawn on the context; transports are solved on the host, one a thread. All calls wait for their results.
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "fokker/context.hpp"
+#include "fokker/data.hpp"
+#include "fokker/model.hpp"
+#include "fokker/sampler.hpp"
+#include "fokker/time_grid.hpp"
+#include "fokker/transport.hpp"
+#include "fokker/view.hpp"
+
+namespace fokker {
+
+// A law as its samples show it: their histogram in the plane, the samples themselves in other dimensions.
+struct EmpiricalLaw {
+  std::int64_t dimension = 2;
+  std::optional<Histogram> histogram = {};  // d = 2
+  Buffer<float> samples = {};               // d ≠ 2: [N, d] on the context's device
+  // The share of the samples that distances leave out: outside the box for d = 2, not finite otherwise.
+  double escaped = 0;
+};
+
+// The law of samples [N, d] on the context's device, with a histogram on `box` for d = 2. Throws Error as histogram().
+EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box = {});
+
+// W2² of two histograms on one grid, or the sliced W2² of samples, which is its own dual value; not a number where a
+// side has no sample left. Throws Error where the dimensions differ.
+TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b);
+
+enum class GapStage { sde_samples, ode_samples, distances };
+
+// What a sampler has drawn.
+struct SamplerState {
+  std::int64_t drawn = 0;  // samples, the first ones
+  double seconds = 0;      // that they took
+  // d = 2: of the samples on the box, in detail on its half spacing, then at each of the times of GapOverTime.
+  std::vector<Histogram> histograms = {};
+  std::vector<float> samples = {};  // d ≠ 2: [drawn, d] on the host
+};
+struct GapState {
+  SamplerState sde = {}, ode = {};
+};
+
+struct GapOptions {
+  std::int64_t samples = 100000;      // of each sampler and of the data, 1 or more
+  std::uint64_t seed = 0;             // of the prior and the noise; the data are drawn apart from training's
+  Scheme ode_scheme = Scheme::euler;  // euler, heun or rk4; the reverse SDE is integrated by Euler–Maruyama
+  // For d = 2: also the gap at times between T and the end, and at the end on nodes half as far apart.
+  bool in_detail = false;
+  Grid box = {};  // of the histograms, up to 256 nodes a side; up to 128 in detail
+  // Called at the begin of each stage with the fraction of it that `from` has, then with the fraction that is done.
+  std::function<void(GapStage, double)> progress = {};
+  // Called with the samples so far, after parts of some seconds each; without it all are drawn at once. `from` is such
+  // a state of an earlier call with the same model, time grid and options, to go on from with the same result.
+  std::function<void(const GapState&)> save = {};
+  GapState from = {};
+
+  void validate() const;  // throws Error where a number is out of its range
+};
+
+// What a perfect sampler draws: `samples` of the data, and the noise floor, the distance of two further such draws.
+struct GroundTruth {
+  EmpiricalLaw law = {};
+  double noise_floor = 0;
+};
+// Reads samples, seed and box of the options. Throws Error where no draw falls into the box.
+GroundTruth ground_truth(const Context& context, const DataSet& data, const GapOptions& options = {});
+
+// The numbers of the steps of a grid, from 1, after which the gap over time is measured: the last, and those whose
+// times are nearest to T, 0.3 T, 0.1 T, 0.05 T, 0.02 T, … 0.002 T. They increase; there are at most nine.
+std::vector<std::int32_t> gap_steps(const TimeGrid& grid);
+
+// The noise floor of the forward SDE's law at each of `times`, of planar data: the distance of two draws of x_0 and of
+// the noise. Reads samples, seed and box of the options. Throws Error where the data are not planar.
+std::vector<double> marginal_noise_floors(const Context& context, const ForwardSde& sde, const DataSet& data,
+                                          const std::vector<double>& times, const GapOptions& options = {});
+
+// e^φ at each of `times`, restricted to the box and normalised there: weights [times][n²], index n·iy + ix, each the
+// mass of the points of the box that are nearest to its node; all 0 where e^φ is not finite. Throws Error where the
+// model is not a planar potential.
+std::vector<std::vector<double>> potential_on_grid(const Context& context, const Model& model,
+                                                   const std::vector<double>& times, const Grid& box = {});
+
+// The laws of both samplers and e^φ in the box at K times, from the paths of the gap's samples.
+struct GapOverTime {
+  std::vector<std::int32_t> steps = {};             // [K] gap_steps() of the grid
+  std::vector<double> times = {};                   // [K] after those steps, from T down
+  std::vector<Histogram> sde = {}, ode = {};        // [K]
+  std::vector<std::vector<double>> potential = {};  // [K] of potential_on_grid(); empty for a vector score
+  std::vector<TransportResult> ode_sde = {};        // [K]
+  std::vector<TransportResult> potential_sde = {}, potential_ode = {};  // [K]; empty for a vector score
+};
+
+struct SamplerGap {
+  EmpiricalLaw ode = {}, sde = {};
+  TransportResult ode_sde = {}, ode_truth = {}, sde_truth = {};
+  double noise_floor = 0;  // of the ground truth
+  // In detail and for d = 2. The distance is between the same samples as ode_sde, on nodes half as far apart.
+  std::optional<TransportResult> ode_sde_at_half_spacing = {};
+  std::optional<GapOverTime> over_time = {};
+  double sde_seconds = 0, ode_seconds = 0;  // of sampling, with those of earlier calls
+  double distance_seconds = 0;
+
+  // The share of ode_sde that is the grid's, extrapolated linearly in the spacing; negative values are noise. Nothing
+  // where the half spacing was not measured.
+  std::optional<double> grid_share() const;
+};
+
+// Draws from both samplers along `grid`, which starts at T, and compares them with each other and with the truth. Both
+// start from the same draw of the prior. Throws Error where dimensions, boxes or `from` do not fit.
+SamplerGap measure_gap(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
+                       const GapOptions& options = {});
+// The same, with the ground truth of `data`.
+SamplerGap measure_gap(const Context& context, const Model& model, const DataSet& data, const TimeGrid& grid,
+                       const GapOptions& options = {});
+
+}  // namespace fokker

@@ -1,0 +1,174 @@
+#pragma once
+
+// The points of a resident loss: read or drawn where they are used, and what a network's score at them gives, the loss
+// and the seeds c and w of its gradient (src/operations/LOSS_GRADIENT.md).
+#include <cstdint>
+
+#include "loss_products.hpp"
+#include "training_points.hpp"
+
+namespace fokker::kernels {
+
+template <Precision P, int W>
+class LossPoints : public LossProducts<P, W> {
+  using Products = LossProducts<P, W>;
+
+ protected:
+  using Products::inputs, Products::net_, Products::of_residual, Products::potential, Products::seeds, Products::share,
+      Products::stride, Products::task, Products::tile_index, Products::values, Products::weights;
+  using Products::Products;
+
+  // The tile's points into inputs(); with weights() = their weight, and seeds() = (0, target) of denoising points. Rows
+  // beyond the last point, and all rows of a warp that holds none, have the weight zero.
+  __device__ __forceinline__ void load_points() {
+    this->protocol_.begin(net_.hidden);
+    const bool residual = of_residual();
+    const int tile = residual ? tile_index() : tile_index() - share().collocation_tiles;
+    const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
+    const std::int64_t first = (std::int64_t{tile} * share().warps + warp_index()) * tile_rows;
+    sync_warp();  // the last tile's readers
+    if (residual) {
+      load_collocation(warp_index() < share().warps ? first : beyond);
+    } else {
+      load_denoising(warp_index() < share().warps ? first : beyond);
+    }
+    sync_warp();
+  }
+
+  // From δ_1, or h_L of a vector net: the loss, and seeds() = c in place of the target.
+  __device__ __forceinline__ void seed_denoising(const Tile<W>& tile) {
+    this->protocol_.enter("seed_denoising", potential() ? TileHolds::delta_first : TileHolds::h_last,
+                          LayerHolds::anything);
+    const int d = net_.dimension;
+    const auto scale =
+        static_cast<float>(2.0 / (static_cast<double>(task().points.denoising_points) * static_cast<double>(d)));
+    double sum[2] = {0, 0};
+#pragma unroll 1
+    for (int i = 0; i < d; ++i) {
+      float score[2];
+      this->dot(tile, potential() ? this->input(1 + i) : this->output(i), score);
+      const float add = potential() ? 0.0f : this->output_bias()[i];
+      if (!leads_rows()) continue;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float& c = seeds()[tile_row(r) * stride() + 1 + i];
+        const float error = score[r] + add - c, weight = weights()[tile_row(r)];
+        sum[r] += static_cast<double>(weight) * error * error;
+        c = scale * weight * error;
+      }
+    }
+    if (leads_rows()) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) values()[tile_row(r)] += sum[r];
+    }
+    sync_warp();
+  }
+
+  // From δ_1: seeds() = (R but for its Laplacian, a x − g² s) and weights() = ½ g², zero in rows that are not points.
+  __device__ __forceinline__ void first_order_residual(const Tile<W>& tile) {
+    this->protocol_.enter("first_order_residual", TileHolds::delta_first, LayerHolds::anything);
+    const int d = net_.dimension;
+    float drift[2], half_g2[2], sum[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const SdeCoefficients<double> sde = task().points.sde.at(static_cast<double>(inputs()[tile_row(r) * stride()]));
+      drift[r] = static_cast<float>(sde.drift);
+      half_g2[r] = static_cast<float>(sde.diffusion_squared / 2);
+    }
+    this->dot(tile, this->input(0), sum);
+#pragma unroll
+    for (int r = 0; r < 2; ++r) sum[r] += drift[r] * static_cast<float>(d);
+#pragma unroll 1
+    for (int i = 0; i < d; ++i) {
+      float score[2];
+      this->dot(tile, this->input(1 + i), score);
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        const float flow = drift[r] * inputs()[tile_row(r) * stride() + 1 + i];
+        sum[r] = fmaf(score[r], fmaf(-half_g2[r], score[r], flow), sum[r]);
+        if (leads_rows()) {
+          seeds()[tile_row(r) * stride() + 1 + i] = weights()[tile_row(r)] * fmaf(-2 * half_g2[r], score[r], flow);
+        }
+      }
+    }
+    if (!leads_rows()) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      seeds()[tile_row(r) * stride()] = weights()[tile_row(r)] * sum[r];
+      weights()[tile_row(r)] *= half_g2[r];
+    }
+  }
+
+  // From there and the lanes' parts of the Laplacian: the loss, seeds() = c and weights() = w.
+  __device__ __forceinline__ void seed_residual(const float (&trace)[2]) {
+    const auto scale =
+        static_cast<float>(2 * task().residual_weight / static_cast<double>(task().points.collocation_points));
+    const float laplacian[2] = {row_sum(trace[0]), row_sum(trace[1])};
+    if (leads_rows()) {
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        float *c = seeds() + tile_row(r) * stride(), &w = weights()[tile_row(r)];
+        const float residual = fmaf(-w, laplacian[r], c[0]), factor = scale * residual;
+        values()[tile_rows + tile_row(r)] += static_cast<double>(residual) * residual;
+        w *= -factor;
+        c[0] = factor;
+#pragma unroll 1
+        for (int i = 1; i <= net_.dimension; ++i) c[i] *= factor;
+      }
+    }
+    sync_warp();
+  }
+
+ private:
+  __device__ __forceinline__ void load_denoising(std::int64_t first) {
+    const TrainingDraw& points = task().points;
+    const int d = net_.dimension, lane = lane_index();
+    if (task().drawn) {
+      if (lane < tile_rows) {
+        const auto index = static_cast<std::uint64_t>(first + lane);
+        float *x = inputs() + lane * stride(), *target = seeds() + lane * stride(), weight;
+        denoising_point(points, static_cast<std::uint64_t>(*points.iteration), index, x[0], x + 1, target + 1, weight);
+        target[0] = 0;
+        weights()[lane] = first + lane < points.denoising_points ? weight : 0.0f;
+      }
+    } else {
+      for (int i = lane; i < tile_rows * (1 + d); i += 32) {
+        const int r = i / (1 + d), column = i - r * (1 + d);
+        const std::int64_t index = first + r, entry = index * d + column - 1;
+        const bool there = index < points.denoising_points;
+        inputs()[r * stride() + column] = !there        ? 0.0f
+                                          : column == 0 ? task().denoising_t[index]
+                                                        : task().denoising_x[entry];
+        seeds()[r * stride() + column] = there && column > 0 ? task().denoising_target[entry] : 0.0f;
+        if (column == 0) {
+          weights()[r] = !there ? 0.0f : task().denoising_weight ? task().denoising_weight[index] : 1.0f;
+        }
+      }
+    }
+  }
+
+  __device__ __forceinline__ void load_collocation(std::int64_t first) {
+    const TrainingDraw& points = task().points;
+    const int d = net_.dimension, lane = lane_index();
+    if (task().drawn) {
+      if (lane < tile_rows) {
+        float* x = inputs() + lane * stride();
+        weights()[lane] = first + lane < points.collocation_points ? 1.0f : 0.0f;
+        collocation_point(points, static_cast<std::uint64_t>(*points.iteration),
+                          static_cast<std::uint64_t>(first + lane), x[0], x + 1);
+      }
+    } else {
+      for (int i = lane; i < tile_rows * (1 + d); i += 32) {
+        const int r = i / (1 + d), column = i - r * (1 + d);
+        const std::int64_t index = first + r;
+        const bool there = index < points.collocation_points;
+        inputs()[r * stride() + column] = !there        ? 0.0f
+                                          : column == 0 ? task().collocation_t[index]
+                                                        : task().collocation_x[index * d + column - 1];
+        if (column == 0) weights()[r] = there ? 1.0f : 0.0f;
+      }
+    }
+  }
+};
+
+}  // namespace fokker::kernels

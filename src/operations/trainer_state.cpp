@@ -1,0 +1,179 @@
+#include "operations/trainer_state.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "core/quote.hpp"
+#include "fokker/error.hpp"
+#include "fokker/safetensors.hpp"
+#include "io/json_text.hpp"
+#include "operations/train_schedule.hpp"
+
+namespace fokker {
+namespace {
+
+constexpr const char* state_format = "fokker training state";
+constexpr const char* state_version = "1";
+
+nlohmann::json to_json(const Architecture& a) {
+  return {
+      {"dimension", a.dimension},      {"hidden", a.hidden}, {"activation", to_string(a.activation)}, {"beta", a.beta},
+      {"output", to_string(a.output)}, {"layers", a.names()}};
+}
+
+Architecture architecture_from(const nlohmann::json& j) {
+  Architecture a;
+  j.at("dimension").get_to(a.dimension);
+  j.at("hidden").get_to(a.hidden);
+  a.activation = parse_activation(j.at("activation").get<std::string>());
+  j.at("beta").get_to(a.beta);
+  a.output = parse_output(j.at("output").get<std::string>());
+  j.at("layers").get_to(a.layer_names);
+  return a;
+}
+
+nlohmann::json to_json(const TrainOptions& o) {
+  return {{"iterations", o.iterations},
+          {"denoising_points", o.denoising_points},
+          {"collocation_points", o.collocation_points},
+          {"residual_weight", o.residual_weight},
+          {"box", o.box},
+          {"time_law", to_string(o.time_law)},
+          {"schedule", to_string(o.schedule)},
+          {"peak_rate", o.peak_rate},
+          {"average", to_string(o.average)},
+          {"average_decay", o.average_decay},
+          {"average_fraction", o.average_fraction},
+          {"clip_norm", o.clip_norm},
+          {"seed", o.seed}};
+}
+
+TrainOptions options_from(const nlohmann::json& j) {
+  TrainOptions o;
+  j.at("iterations").get_to(o.iterations);
+  j.at("denoising_points").get_to(o.denoising_points);
+  j.at("collocation_points").get_to(o.collocation_points);
+  j.at("residual_weight").get_to(o.residual_weight);
+  j.at("box").get_to(o.box);
+  o.time_law = parse_time_law(j.at("time_law").get<std::string>());
+  o.schedule = parse_rate_schedule(j.at("schedule").get<std::string>());
+  j.at("peak_rate").get_to(o.peak_rate);
+  o.average = parse_weight_average(j.at("average").get<std::string>());
+  j.at("average_decay").get_to(o.average_decay);
+  j.at("average_fraction").get_to(o.average_fraction);
+  j.at("clip_norm").get_to(o.clip_norm);
+  j.at("seed").get_to(o.seed);
+  return o;
+}
+
+// The numbers of a tensor of exactly this type and length.
+template <class T>
+std::vector<T> read(const SafeTensors& file, const std::string& name, const char* dtype, std::int64_t size) {
+  static_assert(std::endian::native == std::endian::little);
+  const Tensor& tensor = file.at(name);
+  if (tensor.dtype != dtype || tensor.shape != std::vector<std::int64_t>{size}) {
+    throw Error(fmt::format("tensor '{}' is {} with {} numbers; expected {} with {}", name, in_quotes(tensor.dtype),
+                            tensor.size(), dtype, size));
+  }
+  std::vector<T> numbers(size);
+  std::memcpy(numbers.data(), tensor.bytes.data(), numbers.size() * sizeof(T));
+  for (const T value : numbers) {
+    if (!std::isfinite(static_cast<double>(value))) {
+      throw Error(fmt::format("tensor '{}' holds {}; allowed: finite numbers", name, value));
+    }
+  }
+  return numbers;
+}
+
+TrainState read_state(const SafeTensors& file, std::int64_t parameters, const TrainOptions& options) {
+  TrainState state;
+  state.iteration = read<std::int64_t>(file, "iteration", "I64", 1)[0];
+  state.average_count = read<std::int64_t>(file, "average_count", "I64", 1)[0];
+  if (state.iteration < 0 || state.iteration > options.iterations) {
+    throw Error(fmt::format("its iteration is {}; allowed: 0 to {}", state.iteration, options.iterations));
+  }
+  const std::int64_t averaged = std::max<std::int64_t>(0, state.iteration - average_begin(options));
+  if (state.average_count != averaged) {
+    throw Error(fmt::format("{} iterations in the average where {} are expected", state.average_count, averaged));
+  }
+  state.parameters = read<float>(file, "parameters", "F32", parameters);
+  state.first_moment = read<float>(file, "first_moment", "F32", parameters);
+  state.second_moment = read<float>(file, "second_moment", "F32", parameters);
+  if (averaged > 0) state.average = read<double>(file, "average", "F64", parameters);
+  for (const float value : state.second_moment) {
+    if (value < 0) throw Error(fmt::format("tensor 'second_moment' holds {}; allowed: 0 or more", value));
+  }
+  return state;
+}
+
+}  // namespace
+
+void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
+                    const TrainState& state) {
+  const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(state.parameters.size())};
+  SafeTensors file;
+  file.tensors["parameters"] = Tensor::from_float(shape, state.parameters.data());
+  file.tensors["first_moment"] = Tensor::from_float(shape, state.first_moment.data());
+  file.tensors["second_moment"] = Tensor::from_float(shape, state.second_moment.data());
+  if (state.average_count > 0) file.tensors["average"] = Tensor::from_double(shape, state.average.data());
+  file.tensors["iteration"] = Tensor::from_int64({1}, &state.iteration);
+  file.tensors["average_count"] = Tensor::from_int64({1}, &state.average_count);
+  const nlohmann::json configuration = {
+      {"architecture", to_json(std::get<Mlp>(model.network).architecture)},
+      {"sde", {{"name", model.sde.name()}, {"parameters", nlohmann::json::parse(model.sde.parameters_json())}}},
+      {"data", {{"name", data.name()}, {"fingerprint", data.fingerprint()}}},
+      {"options", to_json(options)}};
+  // A file name need not be UTF-8.
+  const std::string text = configuration.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
+  file.save(path);
+}
+
+SavedTraining read_training(const std::string& path, const DataSet& data) {
+  const SafeTensors file = SafeTensors::load(path);
+  const auto entry = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    return found == file.metadata.end() ? std::string() : found->second;
+  };
+  if (entry("format") != state_format) {
+    throw Error(fmt::format("'{}' is not a training state; allowed: a file that Trainer::save_state() wrote", path));
+  }
+  if (entry("version") != state_version) {
+    throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
+                            state_version));
+  }
+  SavedTraining saved;
+  std::string data_name, data_fingerprint;
+  try {
+    const nlohmann::json configuration = parse_json(entry("configuration"), "its configuration", 8, 10'000);
+    Mlp mlp{architecture_from(configuration.at("architecture")), {}};
+    mlp.architecture.validate();
+    const auto& sde = configuration.at("sde");
+    saved.model.sde = ForwardSde::parse(sde.at("name").get<std::string>(), sde.at("parameters").dump());
+    saved.options = options_from(configuration.at("options"));
+    saved.options.validate();
+    configuration.at("data").at("name").get_to(data_name);
+    configuration.at("data").at("fingerprint").get_to(data_fingerprint);
+    saved.state = read_state(file, mlp.architecture.parameter_count(), saved.options);
+    mlp.parameters.assign(saved.state.parameters.begin(), saved.state.parameters.end());
+    saved.model.network = std::move(mlp);
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(fmt::format("the configuration of the training state '{}' is not readable: {}", path, error.what()));
+  } catch (const Error& error) {
+    throw Error(fmt::format("the training state '{}' is not consistent: {}", path, error.what()));
+  }
+  if (data.fingerprint() != data_fingerprint) {
+    throw Error(
+        fmt::format("the training state '{}' is of data set {}; another one, '{}', or changed contents were given",
+                    path, in_quotes(data_name), data.name()));
+  }
+  return saved;
+}
+
+}  // namespace fokker

@@ -1,0 +1,250 @@
+// The gap where the answer is known: models whose potential is the exact log-density of Gaussian data. Their samplers
+// agree, but for a horizon so short that the prior is not yet the data's law: reverse SDE and probability flow forget
+// that at rates of their own, and for one Gaussian both laws have a closed form.
+#include "fokker/gap.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "backend_under_test.hpp"
+#include "fokker/fokker.hpp"
+#include "scratch.hpp"
+
+namespace fokker {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::message_of;
+
+const Context context({.backend = testing::backend_under_test});
+
+GaussianMixture gaussian(double variance, std::vector<double> mean) {
+  const std::int64_t d = std::ssize(mean);
+  return GaussianMixture::isotropic(d, {1}, std::move(mean), {variance});
+}
+
+Model model_of(GaussianMixture mixture) { return {ForwardSde::defaults(SdeKind::ou), std::move(mixture)}; }
+
+TEST(GapSteps, AreNearestToTheTimesAndEndWithTheGrid) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  for (const char* text : {"paper", "geometric:150:1e-3", "uniform:3:1", "uniform:1"}) {
+    SCOPED_TRACE(text);
+    const TimeGrid grid = TimeGrid::parse(text, sde);
+    const std::vector<std::int32_t> steps = gap_steps(grid);
+    EXPECT_EQ(steps.back(), grid.steps());
+    EXPECT_EQ(steps.front(), 1);
+    for (std::size_t k = 1; k < steps.size(); ++k) EXPECT_LT(steps[k - 1], steps[k]);
+  }
+  const TimeGrid paper = TimeGrid::paper(10);
+  std::vector<double> times;
+  for (const std::int32_t step : gap_steps(paper)) times.push_back(paper.times()[step]);
+  const std::vector<double> expected{9.9875, 3, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0};
+  ASSERT_EQ(times.size(), expected.size());
+  for (std::size_t k = 0; k < times.size(); ++k) EXPECT_NEAR(times[k], expected[k], 0.5 * 10.0 / 8000 + 1e-9);
+}
+
+// Masses of a Gaussian in the cells about the nodes, by the error function.
+TEST(PotentialOnGrid, HasTheMassesOfAGaussianInTheBox) {
+  const double variance = 0.09, mean[] = {0.5, -3.2}, t = 0.4;  // a fifth of it outside the box
+  const std::vector<double> found =
+      potential_on_grid(context, model_of(gaussian(variance, {mean[0], mean[1]})), {t}).front();
+  const double shrink = std::exp(-t), deviation = std::sqrt(shrink * shrink * variance + 0.5 * (1 - shrink * shrink)),
+               h = 7.0 / 63;
+  std::vector<double> masses[2];
+  for (const int axis : {0, 1}) {
+    const auto below = [&](double x) {
+      return 0.5 * std::erfc((shrink * mean[axis] - x) / (std::sqrt(2.0) * deviation));
+    };
+    for (int i = 0; i < 64; ++i) {
+      const double low = std::max(-3.5, -3.5 + (i - 0.5) * h), high = std::min(3.5, -3.5 + (i + 0.5) * h);
+      masses[axis].push_back((below(high) - below(low)) / (below(3.5) - below(-3.5)));
+    }
+  }
+  ASSERT_EQ(found.size(), 64u * 64u);
+  double difference = 0;
+  for (int i = 0; i < 64 * 64; ++i) difference += std::abs(found[i] - masses[0][i % 64] * masses[1][i / 64]);
+  // The midpoint rule in cells of width h/4 has the relative error (h/4)²/24 f″/f, here 2e-4 in the mean.
+  EXPECT_LT(difference, 4e-4);
+  EXPECT_NEAR(std::accumulate(found.begin(), found.end(), 0.0), 1, 1e-12);
+}
+
+// All distances are those of draws from one law.
+TEST(Gap, IsNoneOfAnExactModelAtAnyTime) {
+  const DataSet data = DataSet::named("blob");
+  const Model model = model_of(*data.exact());
+  const TimeGrid grid = TimeGrid::paper(model.sde.horizon());
+  double last = 0;
+  GapOptions options{.samples = 10000, .in_detail = true};
+  options.progress = [&](GapStage, double done) { last = done; };
+  const SamplerGap gap = measure_gap(context, model, data, grid, options);
+  EXPECT_GT(last, 0.5);
+  ASSERT_TRUE(gap.over_time && gap.grid_share());
+  const GapOverTime& over_time = *gap.over_time;
+  const std::vector<double> floors = marginal_noise_floors(context, model.sde, data, over_time.times, options);
+  ASSERT_EQ(over_time.times.size(), over_time.steps.size());
+  ASSERT_EQ(floors.size(), over_time.steps.size());
+  for (std::size_t k = 0; k < over_time.steps.size(); ++k) {
+    SCOPED_TRACE(over_time.times[k]);
+    EXPECT_GT(floors[k], 0);
+    EXPECT_LT(over_time.ode_sde[k].w2_squared, 1.5 * floors[k]);
+    EXPECT_LT(over_time.potential_sde[k].w2_squared, 1.5 * floors[k]);
+    EXPECT_LT(over_time.potential_ode[k].w2_squared, 1.5 * floors[k]);
+    EXPECT_LT(std::abs(over_time.ode_sde[k].certificate_gap()), 1e-12);
+  }
+  for (const TransportResult& distance : {gap.ode_sde, gap.ode_truth, gap.sde_truth}) {
+    EXPECT_LT(distance.w2_squared, 1.5 * gap.noise_floor);
+  }
+  EXPECT_EQ(over_time.ode_sde.back().w2_squared, gap.ode_sde.w2_squared);
+  EXPECT_EQ(over_time.times.back(), 0);
+  // As by itself, without what is measured in detail.
+  options.in_detail = false;
+  const SamplerGap same = measure_gap(context, model, data, grid, options);
+  EXPECT_EQ(same.ode_sde.w2_squared, gap.ode_sde.w2_squared);
+  EXPECT_EQ(same.sde_truth.w2_squared, gap.sde_truth.w2_squared);
+  EXPECT_FALSE(same.over_time || same.ode_sde_at_half_spacing || same.grid_share());
+  // The grid's share of so small a distance is proportional to its spacing.
+  EXPECT_LT(gap.ode_sde_at_half_spacing->w2_squared, gap.ode_sde.w2_squared);
+  EXPECT_GT(*gap.grid_share(), 0);
+}
+
+// The potential of a law elsewhere: its samplers agree with each other, and both miss the data by the shift.
+TEST(Gap, OfAnotherLawIsBetweenItAndTheData) {
+  const DataSet data = DataSet::mixture(gaussian(0.2, {0.5, 0.25}));
+  const Model model = model_of(gaussian(0.2, {-0.5, 0.25}));
+  const SamplerGap gap =
+      measure_gap(context, model, data, TimeGrid::geometric(model.sde.horizon(), 1e-3, 150), {.samples = 10000});
+  EXPECT_LT(gap.ode_sde.w2_squared, 1.5 * gap.noise_floor);
+  EXPECT_NEAR(gap.ode_truth.w2_squared, 1, 0.05);
+  EXPECT_NEAR(gap.sde_truth.w2_squared, 1, 0.05);
+  EXPECT_EQ(gap.ode.escaped, 0);
+}
+
+class GapIn : public ::testing::TestWithParam<std::int64_t> {};
+
+// From the prior N(0, v I) at T and with the score of N(0, c I), whose law at T has the variance w = m² c + σ²: the
+// flow scales by √(c/w), the reverse SDE draws x_0 given x_T, of mean (m c/w) x_T and variance c − (m c)²/w.
+TEST_P(GapIn, ShowsAPriorThatIsNotTheLawAtTheHorizon) {
+  const std::int64_t d = GetParam();
+  const double c = 0.04;
+  const DataSet data = DataSet::mixture(gaussian(c, std::vector<double>(static_cast<std::size_t>(d), 0)));
+  const Model model{ForwardSde::ou({.horizon = 0.2}), *data.exact()};
+  const SdeCoefficients<double> at = model.sde.at(0.2);
+  const double v = model.sde.prior_variance(), w = at.mean * at.mean * c + at.variance, slope = at.mean * c / w,
+               deviation_ode = std::sqrt(v * c / w), deviation_sde = std::sqrt(c + slope * slope * (v - w));
+  const SamplerGap gap =
+      measure_gap(context, model, data, TimeGrid::uniform(0.2, 0, 200),
+                  {.samples = d == 2 ? 20000 : 10000, .ode_scheme = Scheme::heun, .in_detail = true});
+  const auto squared = [](double a, double b) { return (a - b) * (a - b); };
+  if (d == 2) {  // both coordinates count
+    // To round a law to its nodes moves it by h/√6.
+    const auto expect_distance = [](const TransportResult& found, double expected) {
+      EXPECT_NEAR(std::sqrt(found.w2_squared), std::sqrt(expected), Grid{}.spacing() / std::sqrt(6.0));
+    };
+    expect_distance(gap.ode_sde, 2 * squared(deviation_ode, deviation_sde));
+    expect_distance(gap.ode_truth, 2 * squared(deviation_ode, std::sqrt(c)));
+    expect_distance(gap.sde_truth, 2 * squared(deviation_sde, std::sqrt(c)));
+    const double expected = 2 * squared(deviation_ode, deviation_sde);
+    EXPECT_NEAR(gap.ode_sde.w2_squared - *gap.grid_share(), expected, 0.1 * expected + gap.noise_floor);
+  } else {  // a direction counts; the SDE's steps change its deviation by a few per mille
+    const auto expect_distance = [&](const TransportResult& found, double expected) {
+      EXPECT_NEAR(found.w2_squared, expected, 0.1 * expected + gap.noise_floor);
+    };
+    expect_distance(gap.ode_sde, squared(deviation_ode, deviation_sde));
+    expect_distance(gap.ode_truth, squared(deviation_ode, std::sqrt(c)));
+    expect_distance(gap.sde_truth, squared(deviation_sde, std::sqrt(c)));
+  }
+  EXPECT_GT(gap.ode_sde.w2_squared, 5 * gap.noise_floor);
+  EXPECT_EQ(gap.over_time.has_value(), d == 2);
+}
+
+// Saved after each part, and gone on from any of them.
+TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
+  const std::int64_t d = GetParam();
+  const DataSet data = DataSet::mixture(gaussian(0.3, std::vector<double>(static_cast<std::size_t>(d), 0.5)));
+  const Model model = model_of(*data.exact());
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 4);
+  std::vector<GapState> states;
+  GapOptions options{.samples = 20000, .seed = 3, .in_detail = true, .box = {.n = 16}};
+  const GroundTruth truth = ground_truth(context, data, options);
+  const SamplerGap at_once = measure_gap(context, model, truth, grid, options);
+  options.save = [&](const GapState& state) { states.push_back(state); };
+  measure_gap(context, model, truth, grid, options);
+  ASSERT_EQ(states.size(), 4u);  // 16384 and the rest, of each sampler
+  for (const GapState& state : {states[0], states[2]}) {
+    SCOPED_TRACE(state.sde.drawn + state.ode.drawn);
+    options.from = state;
+    options.save = {};
+    const SamplerGap gap = measure_gap(context, model, truth, grid, options);
+    EXPECT_EQ(gap.ode_sde.w2_squared, at_once.ode_sde.w2_squared);
+    EXPECT_EQ(gap.sde_truth.w2_squared, at_once.sde_truth.w2_squared);
+    EXPECT_EQ(gap.ode.escaped, at_once.ode.escaped);
+    EXPECT_GE(gap.sde_seconds, state.sde.seconds);
+    if (d == 2) {
+      EXPECT_EQ(gap.over_time->ode.front().weights, at_once.over_time->ode.front().weights);
+    }
+  }
+  const auto refusal = [&](const auto& change) {
+    options.from = states[1];
+    change(options.from.sde);
+    return message_of([&] { measure_gap(context, model, truth, grid, options); });
+  };
+  EXPECT_THAT(refusal([](SamplerState& state) { state.drawn = 20001; }),
+              HasSubstr("20001 samples; allowed: 0 to 20000"));
+  EXPECT_THAT(refusal([](SamplerState& state) { state.drawn = -1; }), HasSubstr("-1 samples"));
+  if (d == 2) {
+    EXPECT_THAT(refusal([](SamplerState& state) { state.histograms.pop_back(); }), HasSubstr("histograms; allowed: "));
+    EXPECT_THAT(refusal([](SamplerState& state) { state.histograms[1].weights.pop_back(); }),
+                HasSubstr("960 weights in histogram 1; allowed: 961"));
+  } else {
+    EXPECT_THAT(refusal([](SamplerState& state) { state.samples.pop_back(); }),
+                HasSubstr("59999 coordinates of its samples; allowed: 60000"));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dimension, GapIn, ::testing::Values(2, 3), ::testing::PrintToStringParamName());
+
+TEST(Gap, RefusesWhatDoesNotFit) {
+  const DataSet planar = DataSet::mixture(gaussian(0.3, {0, 0})), spatial = DataSet::mixture(gaussian(0.3, {0, 0, 0}));
+  const Model model = model_of(*planar.exact());
+  const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 0.1, 2);
+  const auto refusal = [&](const DataSet& data, const GapOptions& options) {
+    return message_of([&] { measure_gap(context, model, data, grid, options); });
+  };
+  EXPECT_THAT(refusal(spatial, {}), HasSubstr("the model has dimension 2 and the data 3"));
+  EXPECT_THAT(refusal(planar, {.samples = 0}), HasSubstr("a gap between 0 samples each; allowed: 1 or more"));
+  EXPECT_THAT(refusal(planar, {.ode_scheme = Scheme::euler_maruyama}), HasSubstr("allowed: euler, heun, rk4"));
+  EXPECT_THAT(refusal(planar, {.box = {.n = 257}}), HasSubstr("257 nodes a side; allowed: up to 256"));
+  EXPECT_THAT(refusal(planar, {.in_detail = true, .box = {.n = 129}}), HasSubstr("129 nodes a side in detail"));
+  const GroundTruth truth = ground_truth(context, planar, {.samples = 100});
+  EXPECT_THAT(message_of([&] { measure_gap(context, model, truth, grid, {.samples = 100, .box = {.n = 32}}); }),
+              HasSubstr("another grid"));
+  EXPECT_THAT(message_of([&] { marginal_noise_floors(context, model.sde, spatial, {0.5}); }),
+              HasSubstr("has dimension 3; allowed: 2"));
+  EXPECT_THAT(message_of([&] { potential_on_grid(context, model_of(*spatial.exact()), {0.5}); }),
+              HasSubstr("has dimension 3; allowed: 2"));
+  EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, empirical_law(context, Buffer<float>(context, 4, 3))); }),
+              HasSubstr("laws of dimension 2 and 3"));
+}
+
+// Laws of which no sample is left have no distance.
+TEST(Gap, OfLostSamplesIsNotANumber) {
+  const std::vector<float> far{9, 9, -9, 9};
+  Buffer<float> samples(context, 2, 2);
+  copy(context, View<const float>(far.data(), 2, 2), samples.view());
+  context.synchronize();
+  const EmpiricalLaw lost = empirical_law(context, std::move(samples));
+  const EmpiricalLaw origin = empirical_law(context, Buffer<float>(context, 2, 2));
+  EXPECT_EQ(lost.escaped, 1);
+  EXPECT_TRUE(std::isnan(w2_squared(context, lost, origin).w2_squared));
+  EXPECT_TRUE(std::isnan(w2_squared(context, origin, lost).certificate_gap()));
+  EXPECT_EQ(w2_squared(context, origin, origin).w2_squared, 0);
+}
+
+}  // namespace
+}  // namespace fokker

@@ -1,0 +1,292 @@
+// What all commands have alike: help, exit codes, backends, and files that are never destroyed.
+#include "command_line.hpp"
+
+#include <cstring>
+#include <limits>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fokker::testing {
+namespace {
+
+// As the tests were started, before they hide the GPUs.
+const std::string visible_devices = [] {
+  const char* value = std::getenv("CUDA_VISIBLE_DEVICES");
+  return std::string(value == nullptr ? "all" : value);
+}();
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+
+TEST_F(CommandLine, HelpTeachesAndExitCodesTellUsageFromFailure) {
+  for (const Arguments& arguments : std::vector<Arguments>{{"--help"}, {"--version"}, {"info"}}) {
+    EXPECT_EQ(fokker(arguments).code, 0) << arguments[0];
+  }
+  const std::string help = fokker({"--help"}).out;
+  for (const char* word : {"train", "sample", "field", "density", "gap", "diagnose", "info", "Exit codes",
+                           "fokker train --data", "vp-linear", "vp-cosine", "subvp", "sigma_max"}) {
+    EXPECT_THAT(help, HasSubstr(word));
+  }
+  for (const char* command : {"train", "sample", "field", "density", "gap", "diagnose", "info"}) {
+    const Outcome outcome = fokker({command, "--help"});
+    EXPECT_EQ(outcome.code, 0);
+    EXPECT_THAT(outcome.out, AllOf(HasSubstr(fmt::format("fokker {} --", command)), HasSubstr("Exit codes: 0 done")));
+  }
+  EXPECT_THAT(fokker({"--version"}).out, HasSubstr(version()));
+
+  const std::string model = planar_mixture();
+  for (const Arguments& arguments : std::vector<Arguments>{
+           {"train"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--nonsense", "1"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--iterations", "many"},
+           {"train", "--data", "blob", "--out", file("m.safetensors"), "--resume", file("s"), "--iterations", "5"},
+           {"sample", "--model", model, "--out", file("s.npy"), "--backend", "abacus"},
+           {"gap"},
+           {"gap", "--model", model},
+           {"gap", "--a", file("a.npy")},
+           {"gap", "--model", model, "--a", file("a.npy"), "--b", file("b.npy")},
+           {"field", "--model", model}}) {
+    const Outcome outcome = fokker(arguments);
+    EXPECT_EQ(outcome.code, 2) << fmt::format("{}", fmt::join(arguments, " "));
+    EXPECT_THAT(outcome.out, IsEmpty());
+    EXPECT_NE(outcome.err, "");
+  }
+  expect_refused({"nonsense"}, "command 'nonsense' given; allowed: train, sample, field, density, gap, diagnose, info",
+                 2);
+  expect_refused({}, "no command given; allowed: train, sample, field, density, gap, diagnose, info", 2);
+  expect_refused({"--bogus"}, "option '--bogus' given before a command; allowed: --help", 2);
+  expect_refused({"info", "--json", "--precision", "half", "--precision", "fp32"},
+                 "--precision given 2 times; allowed: once", 2);
+  expect_refused({"info", "--model", ""}, "'' is not the name of a model file");
+  expect_refused({"gap", "--model", "", "--data", "blob"}, "'' is not the name of a model file");
+  for (const char* arguments : {"--help", "--version", "train --help", "info --json"}) {
+    expect_failure(start({"/bin/sh", "-c", fmt::format("{} {} > /dev/full", fokker_tool, arguments)}).wait(), "fokker",
+                   "standard output");
+  }
+}
+
+TEST_F(CommandLine, AutoFallsBackSayingWhyOnStandardError) {
+  const std::string model = planar_mixture(), out = file("s.npy");
+  const std::string reason = fokker_json({"info", "--json"})["backends"][1]["detail"];
+  const Arguments sample{"sample", "--model", model, "--samples", "19", "--grid", "uniform:3", "--out", out, "--json"};
+  const Outcome fallen = fokker(sample);
+  EXPECT_EQ(fallen.code, 0);
+  EXPECT_THAT(fallen.err, HasSubstr("backend cpu: " + reason + "\n"));
+  const Json json = Json::parse(fallen.out, nullptr, false);
+  EXPECT_EQ(json.value("backend", ""), "cpu") << fallen.out;
+  EXPECT_EQ(json.value("precision", ""), "fp32");  // as the CPU works, whatever CUDA would have done
+  const Arguments by_name = with(sample, {"--backend", "cpu", "--precision", "half"});
+  const Outcome chosen = fokker(by_name);
+  EXPECT_EQ(chosen.code, 0);
+  EXPECT_THAT(chosen.err, Not(HasSubstr("backend cpu")));
+}
+
+// On whatever this machine has: --backend cuda works, or fails with the reason that `fokker info` gives.
+TEST_F(CommandLine, CudaByNameWorksOrSaysWhyNot) {
+  if (visible_devices == "all") {
+    ::unsetenv("CUDA_VISIBLE_DEVICES");
+  } else {
+    ::setenv("CUDA_VISIBLE_DEVICES", visible_devices.c_str(), 1);
+  }
+  const Json backend = fokker_json({"info", "--json"})["backends"][1];
+  const std::string net = network("net.safetensors", Output::potential), out = file("out");
+  const std::vector<float> points{0.5, 1, -1};
+  save_npy(file("points.npy"), {1, 3}, points.data());
+  for (const Arguments& arguments : std::vector<Arguments>{
+           {"sample", "--model", net, "--samples", "19", "--grid", "uniform:3", "--out", out + ".npy"},
+           {"field", "--model", net, "--points", file("points.npy"), "--out", out + ".safetensors"},
+           {"gap", "--model", net, "--data", "blob", "--samples", "99", "--grid", "uniform:3"},
+           {"train", "--data", "blob", "--out", out + ".safetensors", "--hidden", "7", "--iterations", "2",
+            "--denoising-points", "19"}}) {
+    for (const std::string precision : {"split", "fp32", "half"}) {
+      if (arguments[0] == "train" && precision == "half") continue;
+      SCOPED_TRACE(arguments[0] + " " + precision);
+      const Arguments given = with(arguments, {"--backend", "cuda", "--precision", precision, "--json"});
+      if (backend["available"] == true) {
+        const Json json = fokker_json(given);
+        EXPECT_EQ(json["backend"], "cuda");
+        EXPECT_EQ(json["precision"], precision);
+        if (arguments[0] == "gap") {
+          EXPECT_EQ(json["residual"].is_null(), precision == "half");
+        }
+        if (arguments[0] == "field") {
+          EXPECT_EQ(json["tensors"].contains("residual"), precision != "half");
+        }
+      } else {
+        const Outcome outcome = fokker(given);
+        expect_failure(outcome, "fokker", "backend 'cuda' is not available: " + backend["detail"].get<std::string>());
+        EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+        EXPECT_FALSE(std::filesystem::exists(out + ".npy") || std::filesystem::exists(out + ".safetensors"));
+      }
+    }
+  }
+}
+
+TEST_F(CommandLine, PrecisionIsAnOptionWhereAModelRuns) {
+  for (const char* command : {"sample", "field", "gap", "diagnose", "info", "train"}) {
+    EXPECT_THAT(fokker({command, "--help"}).out, HasSubstr("--precision")) << command;
+  }
+  expect_refused({"sample", "--model", planar_mixture(), "--out", file("s.npy"), "--precision", "bf16"},
+                 "unknown precision 'bf16': allowed are split, fp32, half", 2);
+}
+
+// A model file that is none, of every kind: one sentence, and what is at the place of an output stays.
+TEST_F(CommandLine, AModelFileThatIsNoneIsRefused) {
+  const std::string net = network("net.safetensors", Output::potential);
+  const std::string good_net = get(net), out = file("out.npy");
+
+  const auto altered = [&](const std::string& name, const std::string& bytes) {
+    put(file(name), bytes);
+    return file(name);
+  };
+  const auto length = [](std::uint64_t n) { return std::string(reinterpret_cast<const char*>(&n), 8); };
+  const auto safetensors = [&](const std::string& header, std::size_t data = 0) {
+    return length(header.size()) + header + std::string(data, '\0');
+  };
+  std::string not_finite = good_net;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(not_finite.data() + not_finite.size() - 4, &nan, 4);
+
+  struct Bad {
+    std::string file, what;
+  };
+  const std::vector<Bad> models{
+      {file("absent.safetensors"), "absent.safetensors"},
+      {folder(), ""},
+      {altered("empty.safetensors", ""), "empty.safetensors"},
+      {altered("cut.safetensors", good_net.substr(0, good_net.size() - 5)), "cut.safetensors"},
+      {altered("cut_header.safetensors", good_net.substr(0, 30)), "cut_header.safetensors"},
+      {altered("longer.safetensors", good_net + "x"), "longer.safetensors"},
+      {altered("huge_header.safetensors", length(~std::uint64_t{0}) + "{}"), "huge_header.safetensors"},
+      {altered("no_json.safetensors", safetensors("{{{{")), "no_json.safetensors"},
+      {altered("deep.safetensors", safetensors(std::string(200000, '['))), "deep.safetensors"},
+      {altered(
+           "offsets.safetensors",
+           safetensors(R"({"a.weight":{"dtype":"F32","shape":[1,3],"data_offsets":[0,18446744073709551612]}})", 12)),
+       "offsets.safetensors"},
+      {altered("shape.safetensors",
+               safetensors(R"({"a.weight":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,0]}})")),
+       "shape.safetensors"},
+      {altered("negative.safetensors",
+               safetensors(R"({"a.weight":{"dtype":"F32","shape":[-1,-3],"data_offsets":[0,12]}})", 12)),
+       "negative.safetensors"},
+      {altered("nan.safetensors", not_finite), "finite"},
+      {altered("name.txt", good_net), "name.txt"},
+      {altered("bad.json", R"({"weights": [1], "means": [[0, 0]]})"), "bad.json"},
+      {altered("weights.json", R"({"weights": [-1], "means": [[0, 0]], "covariances": [1]})"), "weights.json"},
+  };
+  std::vector<Refused> commands;
+  for (const Bad& bad : models) {
+    commands.push_back({{"sample", "--model", bad.file, "--samples", "10", "--out", out}, bad.what});
+    commands.push_back({{"info", "--model", bad.file, "--json"}, bad.what});
+  }
+  expect_refused(commands);
+  EXPECT_EQ(get(net), good_net);
+}
+
+// Whatever an option reads, no option may write, by whatever name.
+TEST_F(CommandLine, OutputsAreNeverInputs) {
+  const std::string net = network("net.safetensors", Output::potential), mixture = planar_mixture();
+  const std::vector<float> numbers{2, 1, 0.5f, 0.25f, 0.125f, 0.1f};
+  save_npy(file("times.npy"), {6}, numbers.data());
+  save_npy(file("points.npy"), {2, 3}, numbers.data());
+  save_npy(file("samples.npy"), {3, 2}, numbers.data());
+  fokker_json({"train", "--data", "blob", "--hidden", "4", "--iterations", "2", "--denoising-points", "8", "--out",
+               file("t.safetensors"), "--state", file("t.state"), "--json"});
+  std::filesystem::create_directory(file("h"));
+  const auto hard = [&](const std::string& from, const std::string& name) {
+    std::filesystem::create_hard_link(from, file(name));
+    return file(name);
+  };
+  const auto soft = [&](const std::string& from, const std::string& name) {
+    std::filesystem::create_symlink(from, file(name));
+    return file(name);
+  };
+  const std::string model_link = hard(net, "h/truth.npy"), data_link = hard(file("samples.npy"), "h/sde.npy"),
+                    grid_link = soft(file("times.npy"), "h/ode.npy"), state_link = hard(file("t.state"), "state.csv");
+  std::map<std::string, std::string> before;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder())) {
+    if (entry.is_regular_file() && entry.path().parent_path().filename() != "streams") {
+      before[entry.path()] = get(entry.path());
+    }
+  }
+
+  const Arguments sample{"sample", "--model", net, "--samples", "10"},
+      gap{"gap", "--model", mixture, "--samples", "10", "--histograms", file("h")},
+      resume{"train", "--data", "blob", "--resume", file("t.state")},
+      train{"train", "--hidden", "4", "--iterations", "2", "--denoising-points", "8"};
+  const std::string out = file("out.safetensors");
+  const std::vector<std::pair<Arguments, Arguments>> commands{
+      {sample, {"--grid", "file:" + file("times.npy"), "--out", file("times.npy")}},
+      {sample, {"--grid", "file:" + file("times.npy"), "--out", file("s.npy"), "--log-density", grid_link}},
+      {sample, {"--grid", "uniform:2", "--out", model_link}},
+      {{"field", "--model", net, "--points", file("points.npy")}, {"--out", net}},
+      {{"field", "--model", net, "--points", file("points.npy")}, {"--out", hard(file("points.npy"), "p.safetensors")}},
+      {gap, {"--data", "blob", "--grid", "file:" + file("times.npy")}},
+      {gap, {"--data", file("samples.npy"), "--grid", "uniform:2"}},
+      {{"gap", "--model", net, "--samples", "10", "--histograms", file("h")},
+       {"--data", "blob", "--grid", "uniform:2"}},
+      {resume, {"--out", out, "--log", state_link}},
+      {resume, {"--out", hard(file("t.state"), "state.safetensors")}},
+      {resume, {"--out", out, "--state", file("new.state"), "--log", state_link}},
+      {train, {"--data", file("samples.npy"), "--out", out, "--state", data_link}},
+      {train, {"--data", file("samples.npy"), "--out", out, "--log", soft(file("samples.npy"), "log.csv")}},
+      {train, {"--data", mixture, "--out", out, "--log", soft(mixture, "mixture.csv")}},
+      {train, {"--data", "blob", "--out", out, "--state", out}},
+  };
+  for (const auto& [command, more] : commands) {
+    const Arguments arguments = with(command, more);
+    SCOPED_TRACE(fmt::format("{}", fmt::join(arguments, " ")));
+    expect_refused(arguments, " given ");
+  }
+  for (const auto& [path, bytes] : before) EXPECT_EQ(get(path), bytes) << path;
+  EXPECT_FALSE(std::filesystem::exists(out));
+  // The state that is gone on from is the one file that may be both.
+  fokker_json({"train", "--data", "blob", "--resume", file("t.state"), "--state", state_link, "--out", out, "--json"});
+
+  // All histograms are looked at before any work.
+  for (const char* name : {"ode", "sde", "truth"}) {
+    const std::string folder = file(fmt::format("folder_{}", name));
+    std::filesystem::create_directories(fmt::format("{}/{}.npy", folder, name));
+    expect_refused({"gap", "--model", mixture, "--data", "blob", "--histograms", folder}, "a folder has that name");
+  }
+}
+
+TEST_F(CommandLine, AFullDiskIsOneSentenceAndLeavesWhatWasThere) {
+  const std::string net = network("net.safetensors", Output::potential), mixture = planar_mixture();
+  std::filesystem::create_directory(file("results"));
+  const auto expect_kept = [&](const std::string& name, const Arguments& arguments) {
+    SCOPED_TRACE(name);
+    const std::string path = file("results/" + name);
+    put(path, "precious");
+    Outcome outcome = start_fokker(arguments, 2048).wait();
+    if (arguments[0] == "gap") {  // what it measured is out before it saves
+      EXPECT_THAT(outcome.out, AllOf(HasSubstr("ODE–SDE"), HasSubstr("mean R²")));
+      outcome.out.clear();
+    }
+    expect_failure(outcome, "fokker", "cannot write");
+    EXPECT_EQ(get(path), "precious");
+    for (const auto& entry : std::filesystem::directory_iterator(file("results"))) {
+      EXPECT_EQ(entry.path().filename(), name) << "left behind";
+    }
+    std::filesystem::remove(path);
+  };
+  const Arguments quick{"--grid", "uniform:4:1e-3"};
+  expect_kept("s.npy",
+              {"sample", "--model", net, "--samples", "1000", "--grid", "uniform:4", "--out", file("results/s.npy")});
+  std::vector<float> points(3 * 1000, 0.5f);
+  save_npy(file("points.npy"), {1000, 3}, points.data());
+  expect_kept("f.safetensors",
+              {"field", "--model", net, "--points", file("points.npy"), "--out", file("results/f.safetensors")});
+  expect_kept("ode.npy", {"gap", "--model", mixture, "--data", mixture, "--samples", "100", "--grid", "uniform:4:1e-3",
+                          "--histograms", file("results")});
+  expect_kept("m.safetensors", {"train", "--data", "blob", "--hidden", "32,32", "--iterations", "3",
+                                "--denoising-points", "16", "--out", file("results/m.safetensors")});
+}
+
+}  // namespace
+}  // namespace fokker::testing

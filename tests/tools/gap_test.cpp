@@ -1,0 +1,144 @@
+// fokker gap: the numbers and nulls that it prints, its histograms, and two files compared.
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "command_line.hpp"
+
+namespace fokker::testing {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class GapCommand : public CommandLine {};
+
+TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
+  const std::string model = planar_mixture();
+  const Json json = fokker_json({"gap", "--model", model, "--data", model, "--samples", "3000", "--seed", "5", "--grid",
+                                 "geometric:60:1e-3", "--histograms", file("h/deep"), "--json"});
+  EXPECT_THAT(keys(json["w2_squared"]), ElementsAre("ode_sde", "ode_truth", "sde_truth"));
+  EXPECT_TRUE(json["sliced_w2_squared"].is_null());
+  EXPECT_THAT(keys(json["escaped"]), ElementsAre("ode", "sde"));
+  EXPECT_THAT(keys(json["residual"]), ElementsAre("centred_mean_square", "mean_square"));
+  EXPECT_EQ(json["samples"], 3000);
+  EXPECT_EQ(json["seed"], 5);
+  EXPECT_EQ(json["model"], model);
+
+  // An exact model's samplers are as far from the truth as two draws of the truth, within the discretisation of 60
+  // steps.
+  const double floor = json["noise_floor"];
+  EXPECT_GT(floor, 0);
+  for (const auto& item : json["w2_squared"].items()) EXPECT_LT(item.value().get<double>(), 4 * floor) << item.key();
+  EXPECT_EQ(json["escaped"]["ode"], 0.0);
+  // Mixtures work in double. The exact potential's residual is rounding of terms up to (5/0.05)² = 1e4: less than 2^6
+  // units of 2^−53 of those, and the square of that is 5e-21.
+  EXPECT_LT(json["residual"]["mean_square"].get<double>(), 5e-21);
+
+  std::map<std::string, std::vector<double>> weights;
+  for (const char* name : {"ode", "sde", "truth"}) {
+    const NpyArray array = load_npy(file(fmt::format("h/deep/{}.npy", name)));
+    ASSERT_EQ(array.shape, std::vector<std::int64_t>({4096}));
+    EXPECT_FALSE(array.is_float32);
+    double sum = 0, x = 0, y = 0;
+    for (int i = 0; i < 4096; ++i) {
+      sum += array.data[i];
+      x += array.data[i] * (-3.5 + 7.0 * (i % 64) / 63);
+      y += array.data[i] * (-3.5 + 7.0 * (i / 64) / 63);
+    }
+    EXPECT_NEAR(sum, 1, 1e-12);
+    // Five standard errors of 3000 draws: √((0.25 + 0.1)/3000) = 0.011.
+    EXPECT_NEAR(x, 1.0, 0.055) << name;
+    EXPECT_NEAR(y, -0.75, 0.055) << name;
+    weights[name] = array.data;
+  }
+  EXPECT_NEAR(w2_squared(weights["ode"], weights["sde"]).w2_squared, json["w2_squared"]["ode_sde"].get<double>(), 1e-9);
+  EXPECT_NEAR(w2_squared(weights["ode"], weights["truth"]).w2_squared, json["w2_squared"]["ode_truth"].get<double>(),
+              1e-9);
+  EXPECT_NEAR(w2_squared(weights["sde"], weights["truth"]).w2_squared, json["w2_squared"]["sde_truth"].get<double>(),
+              1e-9);
+}
+
+TEST_F(GapCommand, HasNullsWhereTheContractSaysSo) {
+  const std::string net = network("net.safetensors", Output::score);
+  const Json vector = fokker_json({"gap", "--model", net, "--data", "blob", "--samples", "200", "--json"});
+  EXPECT_TRUE(vector["residual"].is_null());
+  EXPECT_TRUE(vector["w2_squared"].is_object());
+  EXPECT_EQ(vector["grid"], "paper");
+
+  const std::string model = mixture_3d();
+  const Arguments arguments{"gap",    "--model",           model,   "--data", model, "--samples", "500",
+                            "--grid", "geometric:40:1e-3", "--json"};
+  const Json spatial = fokker_json(arguments);
+  EXPECT_TRUE(spatial["w2_squared"].is_null());
+  EXPECT_EQ(keys(spatial["sliced_w2_squared"]), (std::vector<std::string>{"ode_sde", "ode_truth", "sde_truth"}));
+  EXPECT_GT(spatial["noise_floor"].get<double>(), 0);
+  EXPECT_LT(spatial["sliced_w2_squared"]["sde_truth"].get<double>(), 10 * spatial["noise_floor"].get<double>());
+  EXPECT_TRUE(spatial["residual"].is_object());
+  const Arguments with_histograms = with(arguments, {"--histograms", file("h")});
+  expect_refused(with_histograms, "dimension 3");
+}
+
+TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
+  const std::vector<float> a{0, 0, 1, 1, 100, 0}, b{0, 0, 1, 1};
+  save_npy(file("a.npy"), {3, 2}, a.data());
+  save_npy(file("b.npy"), {2, 2}, b.data());
+  const Json json = fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--json"});
+  EXPECT_NEAR(json["w2_squared"]["a_b"].get<double>(), 0, 1e-12);
+  EXPECT_NEAR(json["escaped"]["a"].get<double>(), 1.0 / 3, 1e-15);
+  EXPECT_EQ(json["escaped"]["b"], 0.0);
+  EXPECT_TRUE(json["noise_floor"].is_null());
+  const Json with_truth = fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--json"});
+  EXPECT_TRUE(with_truth["w2_squared"]["b_truth"].is_number());
+  EXPECT_TRUE(with_truth["noise_floor"].is_number());
+  save_npy(file("c.npy"), {2, 1}, b.data());
+  expect_refused({"gap", "--a", file("a.npy"), "--b", file("c.npy")}, "must be the same");
+
+  const std::vector<float> far(4, 100.0f);
+  save_npy(file("far.npy"), {2, 2}, far.data());
+  const Outcome lost = fokker({"gap", "--a", file("far.npy"), "--b", file("b.npy")});
+  EXPECT_EQ(lost.code, 0);
+  EXPECT_THAT(lost.out, AllOf(HasSubstr("a_b          –\n"), Not(HasSubstr("nan"))));
+  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all samples in '{}' are outside", file("far.npy"))));
+
+  // What would be ignored is refused.
+  const std::string mixture = planar_mixture();
+  for (const auto& [option, value] : std::vector<std::pair<std::string, std::string>>{{"--model", mixture},
+                                                                                      {"--samples", "10"},
+                                                                                      {"--grid", "paper"},
+                                                                                      {"--scheme", "heun"},
+                                                                                      {"--precision", "half"},
+                                                                                      {"--histograms", file("h")},
+                                                                                      {"--activation", "tanh"},
+                                                                                      {"--beta", "3"},
+                                                                                      {"--output", "score"},
+                                                                                      {"--layers", "a,b"},
+                                                                                      {"--sde", "ve"},
+                                                                                      {"--sde-parameters", "{}"},
+                                                                                      {"--seed", "1"}}) {
+    expect_refused({"gap", "--a", file("a.npy"), "--b", file("b.npy"), option, value}, option, 2);
+  }
+  EXPECT_FALSE(std::filesystem::exists(file("h")));
+  fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--seed", "1", "--json"});
+}
+
+TEST_F(GapCommand, RefusesWhatIsNotAllowed) {
+  const std::string mixture = planar_mixture();
+  put(file("regular"), "a file");
+  const Arguments gap{"gap", "--model", mixture};
+  expect_refused({{with(gap, {"--data", "spiral", "--samples", "10"}), "spiral", 2},
+                  {with(gap, {"--data", mixture_3d(), "--samples", "10"}), "must be the same"},
+                  {with(gap, {"--data", "blob", "--samples", "0"}), "--samples 0", 2},
+                  {with(gap, {"--data", "blob", "--samples", "10", "--scheme", "sde"}), "allowed for the ODE", 2},
+                  {with(gap, {"--data", "blob", "--samples", "10", "--histograms", file("regular")}), "regular"},
+                  {with(gap, {"--data", "blob", "--samples", "10", "--histograms", file("regular/deep")}), "regular"},
+                  {with(gap, {"--data", "blob", "--seed", std::string("18446744073709551616")}),
+                   "--seed " + std::string("18446744073709551616"), 2}});
+  EXPECT_EQ(get(file("regular")), "a file");
+}
+
+}  // namespace
+}  // namespace fokker::testing

@@ -1,0 +1,44 @@
+// bench/peers/run.sh: its help, and the options that it refuses.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "command_line.hpp"
+
+namespace fokker::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+class PeersScript : public CommandLine {};
+
+// Asked for help or the impossible, it answers before it builds or installs anything.
+TEST_F(PeersScript, ExplainsItself) {
+  const std::string script = FOKKER_SOURCE_FOLDER "/bench/peers/run.sh";
+  const Outcome help = start({script, "--help"}).wait();
+  EXPECT_EQ(help.code, 0) << help.err;
+  for (const char* option : {"--build DIR", "--venv DIR", "--rounds", "--small"}) {
+    EXPECT_THAT(help.out, HasSubstr(option));
+  }
+  const std::vector<std::pair<Arguments, std::string>> refused{
+      {{"--build"}, "--build needs a folder"}, {{"--venv"}, "--venv needs a folder"},
+      {{"--threads", "0"}, "--threads 0"},     {{"--threads", "many"}, "--threads"},
+      {{"--rounds", "0"}, "--rounds 0"},       {{"--seconds", "-1"}, "--seconds -1"},
+      {{"--works", "sleep"}, "sleep"},         {{"--peers", "abacus"}, "abacus"},
+      {{"--nonsense"}, "--nonsense"}};
+  for (const auto& [given, what] : refused) {
+    SCOPED_TRACE(fmt::format("{}", fmt::join(given, " ")));
+    // Folders that are not there, and must not be made.
+    const bool whole = given.size() > 1 || given[0] == "--nonsense";
+    const Arguments arguments =
+        with(given, whole ? Arguments{"--build", file("build"), "--venv", file("venv")} : Arguments{});
+    const Outcome outcome = start(with({script}, arguments)).wait();
+    EXPECT_EQ(outcome.code, 2) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr(what));
+    EXPECT_FALSE(std::filesystem::exists(file("build")));
+    EXPECT_FALSE(std::filesystem::exists(file("venv")));
+  }
+}
+
+}  // namespace
+}  // namespace fokker::testing

@@ -1,0 +1,111 @@
+// fokker sample: the library's samples for any number of threads, and what is refused.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "command_line.hpp"
+
+namespace fokker::testing {
+namespace {
+
+class SampleCommand : public CommandLine {};
+
+TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
+  const std::string model = network("net.safetensors", Output::potential);
+  const Arguments base{"sample", "--model", model,    "--samples",         "989",
+                       "--seed", "11",      "--grid", "geometric:30:1e-3", "--scheme"};
+  for (const char* scheme : {"sde", "euler", "heun", "rk4"}) {
+    const Arguments one = with(base, {scheme, "--threads", "1", "--out", file("one.npy"), "--log-density",
+                                      file("one_p.npy"), "--json"}),
+                    two = with(base, {scheme, "--threads", "2", "--out", file("two.npy"), "--log-density",
+                                      file("two_p.npy"), "--json"});
+    const Json json = fokker_json(one);
+    EXPECT_EQ(json["steps"], 30);
+    fokker_json(two);
+    EXPECT_EQ(get(file("one.npy")), get(file("two.npy"))) << scheme;
+    EXPECT_EQ(get(file("one_p.npy")), get(file("two_p.npy"))) << scheme;
+
+    const NpyArray array = load_npy(file("one.npy")), density = load_npy(file("one_p.npy"));
+    EXPECT_TRUE(array.is_float32);
+    EXPECT_EQ(array.shape, (std::vector<std::int64_t>{989, 2}));
+    double mean[2] = {0, 0}, covariance[2][2] = {};
+    for (std::size_t i = 0; i < 2 * 989; ++i) mean[i % 2] += array.data[i] / 989;
+    for (std::size_t i = 0; i < 2 * 989; i += 2) {
+      for (std::size_t k = 0; k < 4; ++k) {
+        covariance[k / 2][k % 2] += (array.data[i + k / 2] - mean[k / 2]) * (array.data[i + k % 2] - mean[k % 2]) / 989;
+      }
+    }
+    EXPECT_EQ(json["moments"]["count"], 989);
+    EXPECT_EQ(json["moments"]["left_out"], 0);
+    const double square = covariance[0][0] + covariance[1][1];  // sums of 989 terms round by less than 1e-12 of it
+    for (std::size_t k = 0; k < 4; ++k) {
+      EXPECT_NEAR(json["moments"]["mean"][k / 2].get<double>(), mean[k / 2], 1e-12 * std::sqrt(square));
+      EXPECT_NEAR(json["moments"]["covariance"][k / 2][k % 2].get<double>(), covariance[k / 2][k % 2], 1e-12 * square);
+    }
+    EXPECT_EQ(density.shape, std::vector<std::int64_t>{989});
+    const Model loaded = load_model(model);
+    const Sampler sampler(Context(), loaded, TimeGrid::parse("geometric:30:1e-3", loaded.sde));
+    std::vector<float> samples(2 * 989), log_density(989);
+    SampleOptions options;
+    options.scheme = parse_scheme(scheme);
+    options.seed = 11;
+    sampler.sample(View<float>(samples, 2), options);
+    EXPECT_EQ(array.data, std::vector<double>(samples.begin(), samples.end())) << scheme;
+    sampler.log_density(View<const float>(samples, 2), View<float>(log_density),
+                        options.scheme == Scheme::euler_maruyama ? Scheme::heun : options.scheme);
+    EXPECT_EQ(density.data, std::vector<double>(log_density.begin(), log_density.end())) << scheme;
+  }
+  Arguments other = with(base, {"sde", "--out", file("other.npy"), "--json"});
+  other[6] = "12";
+  fokker_json(other);
+  EXPECT_NE(get(file("one.npy")), get(file("other.npy")));
+}
+
+TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
+  const std::string net = network("net.safetensors", Output::potential), good_net = get(net), out = file("out.npy"),
+                    net_out = file("out.safetensors");
+  const std::string huge = "9000000000000000000", huge_seed = "18446744073709551616";
+  put(file("regular"), "a file");
+  std::filesystem::create_directory(file("folder.npy"));
+  const Arguments sample{"sample", "--model", net};
+  expect_refused({
+      {with(sample, {"--samples", "0", "--out", out}), "--samples 0", 2},
+      {with(sample, {"--samples", "-5", "--out", out}), "--samples -5", 2},
+      {with(sample, {"--samples", huge, "--out", out}), "--samples " + huge, 2},
+      {with(sample, {"--samples", "900000000000", "--out", out}), "memory"},
+      {with(sample, {"--scheme", "leapfrog", "--out", out}), "leapfrog", 2},
+      {with(sample, {"--grid", "cubic", "--out", out}), "cubic", 2},
+      {with(sample, {"--grid", "uniform:0", "--out", out}), "steps; 0", 2},
+      {with(sample, {"--grid", "file:" + file("absent.npy"), "--out", out}), "absent.npy"},
+      {with(sample, {"--threads", "-1", "--out", out}), "--threads -1", 2},
+      {with(sample, {"--activation", "relu", "--out", out}), "relu", 2},
+      {with(sample, {"--beta", "nan", "--out", out}), "beta", 2},
+      {with(sample, {"--sde", "levy", "--out", out}), "levy", 2},
+      {with(sample, {"--sde-parameters", "{\"T\": -1}", "--out", out}), "T"},
+      {with(sample, {"--sde-parameters", "{", "--out", out}), "not valid JSON", 2},
+      {with(sample, {"--layers", "input,nothing", "--out", out}), "nothing"},
+      {with(sample, {"--out", file("nowhere/s.npy")}), "nowhere"},
+      {with(sample, {"--out", file("folder.npy")}), "folder"},
+      {with(sample, {"--out", file("regular/s.npy")}), "regular"},
+      {with(sample, {"--out", file("s.txt")}), ".npy", 2},
+      {with(sample, {"--out", ""}), ".npy", 2},
+      {with(sample, {"--log-density", net_out, "--out", out}), ".npy", 2},
+      {with(sample, {"--seed", "-5", "--out", out}), "--seed -5 given; allowed: integers from 0 to 1844", 2},
+      {with(sample, {"--seed", huge_seed, "--out", out}), "--seed " + huge_seed + " given", 2},
+      {with(sample, {"--seed", "0x10", "--out", out}), "--seed 0x10", 2},
+      {with(sample, {"--seed", "", "--out", out}), "--seed '' given", 2},
+      {with(sample, {"--samples", huge + "0", "--out", out}), "--samples " + huge + "0", 2},
+      {with(sample, {"--samples", "1e5", "--out", out}), "--samples 1e5", 2},
+      {with(sample, {"--threads", huge_seed, "--out", out}), "--threads " + huge_seed, 2},
+      {with(sample, {"--grid", "uniform:5:-1", "--out", out}), "-1", 2},
+      {with(sample, {"--grid", "geometric:5:0", "--out", out}), "a finite end above 0; 0 was given", 2},
+      {with(sample, {"--grid", "file:", "--out", out}), "names no file", 2},
+      {with(sample, {"--grid", "uniform:5:10", "--out", out}), "10 was given"},  // this model's horizon
+      {with(sample, {"--sde-parameters", "{\"t_min\": 1e-40}", "--out", out}), "at least 1e-37"},
+  });
+  EXPECT_EQ(get(net), good_net);
+  EXPECT_EQ(get(file("regular")), "a file");
+}
+
+}  // namespace
+}  // namespace fokker::testing

@@ -1,0 +1,275 @@
+// fokker train: its files, states and records; killed, interrupted, diverging and resumed runs.
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "command_line.hpp"
+
+namespace fokker::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class TrainCommand : public CommandLine {};
+
+TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
+  const std::string out = file("m.safetensors");
+  const Arguments train =
+      with(words("train --data blob --hidden 7 --iterations 2 --denoising-points 19 --json"), {"--out", out});
+  for (const std::string backend : {"auto", "cpu"}) {  // here there is no GPU
+    const Arguments given = with(train, {"--backend", backend});
+    const Outcome done = fokker(given);
+    EXPECT_EQ(done.code, 0) << done.err;
+    EXPECT_EQ(done.err.find("backend cpu: ") != std::string::npos, backend == "auto") << done.err;
+    EXPECT_EQ(Json::parse(done.out, nullptr, false).value("backend", ""), "cpu") << done.out;
+  }
+}
+
+TEST_F(TrainCommand, KeepsTheFilesOfOthers) {
+  const auto train = [&](const Arguments& more) {
+    return fokker(with(words("train --data blob --hidden 4 --iterations 3 --denoising-points 8"),
+                       with({"--out", file("t.safetensors")}, more)));
+  };
+  put(file("state"), "another's");
+  expect_failure(
+      train({"--state", file("state")}), "fokker",
+      fmt::format("'{0}' is there already: go on from the state in it with --resume '{0}', remove it", file("state")));
+  EXPECT_EQ(get(file("state")), "another's");
+  for (const char* name : {"notes.csv", "notes.jsonl"}) {
+    put(file(name), "another's\n");
+    expect_failure(train({"--log", file(name)}), "fokker", "is not a log of a training");
+    EXPECT_EQ(get(file(name)), "another's\n");
+  }
+  for (const char* name : {"log.csv", "log.jsonl"}) {
+    ASSERT_EQ(train({"--log", file(name)}).code, 0);
+    const std::string log = get(file(name));
+    // Not even the first iteration is done: in this box the residual is not finite.
+    expect_failure(train({"--residual-weight", "1", "--box", "1e30", "--log", file(name)}), "fokker",
+                   "stopped at iteration 0");
+    EXPECT_EQ(get(file(name)), log);
+    ASSERT_EQ(train({"--log", file(name)}).code, 0);  // our own is begun anew
+    EXPECT_EQ(get(file(name)), log);
+  }
+  put(file("empty.csv"), "");
+  EXPECT_EQ(train({"--log", file("empty.csv")}).code, 0);
+}
+
+TEST_F(TrainCommand, DivergingLeavesItsRecordsAndTheStateBefore) {
+  const Arguments arguments =
+      with(words("train --data blob --hidden 8,8 --iterations 300 --peak-rate 2e4 --denoising-points 64"),
+           {"--out", file("t.safetensors"), "--log", file("t.csv")});
+  const Outcome without = fokker(arguments);
+  expect_failure(without, "fokker", "nothing was saved");
+  const std::string log = get(file("t.csv"));
+  const Arguments with_state = with(arguments, {"--state", file("t.state")});
+  const Outcome outcome = fokker(with_state);
+  expect_failure(outcome, "fokker", fmt::format("the state is in '{}'", file("t.state")));
+  EXPECT_THAT(outcome.err, Not(HasSubstr("nan")));
+  EXPECT_FALSE(std::filesystem::exists(file("t.safetensors")));
+
+  std::int64_t stopped = 0;
+  const Tensor iteration = SafeTensors::load(file("t.state")).at("iteration");
+  ASSERT_EQ(iteration.bytes.size(), 8u);
+  std::memcpy(&stopped, iteration.bytes.data(), 8);
+  EXPECT_GT(stopped, 1);  // the rate rises from a 25th of its peak
+  EXPECT_THAT(outcome.err, HasSubstr(fmt::format("stopped at iteration {},", stopped)));
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 1 + stopped);
+  EXPECT_EQ(get(file("t.csv")), log);
+  // The state can be gone on from, to the same end.
+  expect_refused(
+      {"train", "--data", "blob", "--resume", file("t.state"), "--log", file("t.csv"), "--out", file("t.safetensors")},
+      fmt::format("stopped at iteration {},", stopped));
+  EXPECT_EQ(get(file("t.csv")), log);
+}
+
+// A training so long that it cannot end before the signal, compared with the library's own trainer, which is run from
+// the start to the iteration that the state names.
+TEST_F(TrainCommand, KilledOrInterruptedGoesOnAsIfUndisturbed) {
+  TrainOptions options;
+  options.iterations = 1'000'000'000'000;
+  options.denoising_points = 64;
+  options.collocation_points = 16;
+  options.residual_weight = 0.5;
+  options.seed = 7;
+  const DataSet data = DataSet::named("circles2");
+  const Architecture architecture{.hidden = {8, 8}, .beta = 20, .layer_names = {}};
+  const std::string reference = file("reference.state");
+  const auto expect_undisturbed = [&](const std::string& state, const std::string& log) {
+    std::int64_t iteration = 0;
+    std::memcpy(&iteration, SafeTensors::load(state).at("iteration").bytes.data(), 8);
+    Trainer trainer(Context(), {ForwardSde(), Mlp::initialise(architecture, options.seed)}, data, options);
+    std::string expected = "iteration,denoising,residual,total,gradient_norm,rate\n";
+    for (const TrainRecord& r : trainer.run(iteration)) {
+      expected += fmt::format("{},{:.8g},{:.8g},{:.8g},{:.8g},{:.8g}\n", r.iteration, r.denoising, r.residual, r.total,
+                              r.gradient_norm, r.rate);
+    }
+    trainer.save_state(reference);
+    EXPECT_EQ(get(state), get(reference));
+    EXPECT_EQ(get(log).substr(0, expected.size()), expected);  // a killed run's log may be ahead of its state
+    return iteration;
+  };
+  for (const int signal : {SIGKILL, SIGTERM, SIGINT}) {
+    SCOPED_TRACE(signal);
+    const std::string name = fmt::format("part{}", signal), state = file(name + ".state"), log = file(name + ".csv");
+    const auto train = [&](const Arguments& more) {
+      return start_fokker(
+          with({"train", "--data", "circles2", "--out", file(name + ".safetensors"), "--log", log}, more));
+    };
+    const Process process = train({"--state", state, "--save-every", "20", "--hidden", "8,8", "--iterations",
+                                   "1000000000000", "--denoising-points", "64", "--collocation-points", "16",
+                                   "--residual-weight", "0.5", "--seed", "7", "--threads", "1"});
+    ASSERT_TRUE(process.wait_for(state));
+    process.send(signal);
+    const Outcome outcome = process.wait();
+    if (signal == SIGKILL) {
+      EXPECT_EQ(outcome.signal, SIGKILL);
+    } else {
+      expect_failure(outcome, "fokker", "interrupted after");
+    }
+    const std::int64_t first = expect_undisturbed(state, log);
+    EXPECT_GE(first, 20);
+
+    const std::string again = file(name + "_again.state");
+    const Process resumed = train({"--resume", state, "--state", again, "--save-every", "20", "--threads", "2"});
+    ASSERT_TRUE(resumed.wait_for(again));
+    resumed.send(SIGTERM);
+    expect_failure(resumed.wait(), "fokker", "interrupted after");
+    EXPECT_GT(expect_undisturbed(again, log), first);
+    EXPECT_FALSE(std::filesystem::exists(file(name + ".safetensors")));
+  }
+}
+
+// The second signal does not wait for the iteration, which here takes seconds. A signal may find the one before it not
+// yet delivered and be one with it, so they are sent until the process ends.
+TEST_F(TrainCommand, ASecondSignalEndsATrainingAtOnce) {
+  const Process process = start_fokker({"train", "--data", "circles2", "--iterations", "1000000", "--denoising-points",
+                                        "2000000", "--out", file("m.safetensors")});
+  ASSERT_TRUE(process.wait_for_text("training on circles2: 0 %\n"));
+  while (process.runs()) {
+    process.send(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.signal, SIGTERM) << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(file("m.safetensors")));
+}
+
+// A signal in the last iteration, which takes a while here, finds nothing left to stop.
+TEST_F(TrainCommand, ASignalInTheLastIterationLosesNothing) {
+  const Process process = start_fokker({"train", "--data", "circles2", "--iterations", "1", "--denoising-points",
+                                        "1000000", "--out", file("m.safetensors")});
+  ASSERT_TRUE(process.wait_for_text("training on circles2: 0 %\n"));
+  process.send(SIGTERM);
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, ::testing::ContainsRegex("1 iteration in [0-9.e-]+ (s|min)"));
+  EXPECT_TRUE(std::filesystem::exists(file("m.safetensors")));
+}
+
+TEST_F(TrainCommand, ResumedEndsAsIfUndisturbed) {
+  const Arguments recipe = words(
+      "--hidden 8,8 --iterations 200 --denoising-points 64 --collocation-points 16 --residual-weight 0.5 --seed 7");
+  const auto train = [&](const std::string& name, const Arguments& more) {
+    return with(words("train --data circles2 --json"),
+                with({"--out", file(name + ".safetensors"), "--log", file(name + ".csv")}, more));
+  };
+  const Json whole = fokker_json(train("whole", recipe));
+  EXPECT_EQ(whole["first_iteration"], 0);
+  EXPECT_EQ(whole["iterations"], 200);
+  EXPECT_EQ(whole["recipe"]["residual_weight"], 0.5);
+  const std::string model = get(file("whole.safetensors")), log = get(file("whole.csv"));
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 201);
+
+  // Before and within the average of the last fifth; the log of the part is ahead of its state, and ends within a line.
+  for (const std::int64_t part : {1, 99, 177}) {
+    SCOPED_TRACE(part);
+    TrainOptions options;
+    options.iterations = 200;
+    options.denoising_points = 64;
+    options.collocation_points = 16;
+    options.residual_weight = 0.5;
+    options.seed = 7;
+    const Architecture architecture{.hidden = {8, 8}, .beta = 20, .layer_names = {}};
+    Trainer trainer(Context(), {ForwardSde(), Mlp::initialise(architecture, 7)}, DataSet::named("circles2"), options);
+    trainer.run(part);
+    const std::string name = fmt::format("part{}", part), state = file(name + ".state");
+    trainer.save_state(state);
+    put(file(name + ".csv"), log.substr(0, log.size() - 5));
+    EXPECT_EQ(fokker_json(train(name, {"--resume", state}))["first_iteration"], part);
+    EXPECT_EQ(get(file(name + ".safetensors")), model);
+    EXPECT_EQ(get(file(name + ".csv")), log);
+
+    // A finished state has nothing left to do, and says so by the same model.
+    std::filesystem::remove(file(name + ".safetensors"));
+    EXPECT_EQ(fokker_json(train(name, {"--resume", state}))["first_iteration"], 200);
+    EXPECT_EQ(get(file(name + ".safetensors")), model);
+    EXPECT_EQ(get(file(name + ".csv")), log);
+    Arguments other_data = train(name, {"--resume", state});
+    other_data[2] = "blob";
+    expect_refused(other_data, "circles2");
+  }
+}
+
+TEST_F(TrainCommand, WritesRecordsAsJsonLinesAndOtherNetworks) {
+  fokker_json(with(words("train --output score --activation silu --sde vp-linear --hidden 8 --iterations 20 "
+                         "--denoising-points 64 --log-every 5 --json"),
+                   {"--data", planar_mixture(), "--out", file("v.safetensors"), "--log", file("v.jsonl")}));
+  std::ifstream lines(file("v.jsonl"));
+  std::vector<int> iterations;
+  for (std::string line; std::getline(lines, line);) {
+    const Json record = Json::parse(line);
+    iterations.push_back(record["iteration"]);
+    EXPECT_GT(record["denoising"].get<double>(), 0);
+    EXPECT_EQ(record["residual"], 0.0);
+  }
+  EXPECT_EQ(iterations, (std::vector<int>{0, 5, 10, 15}));
+  const Model model = load_model(file("v.safetensors"));
+  EXPECT_EQ(model.output(), Output::score);
+  EXPECT_EQ(model.sde.kind(), SdeKind::vp_linear);
+}
+
+TEST_F(TrainCommand, RefusesWhatIsNotAllowed) {
+  const std::string net = network("net.safetensors", Output::potential), good_net = get(net), out = file("out.npy"),
+                    net_out = file("out.safetensors");
+  const std::string huge = "9000000000000000000", huge_seed = "18446744073709551616";
+  put(file("regular"), "a file");
+  const Arguments train{"train", "--data", "blob", "--out", net_out};
+  expect_refused({{{"train", "--data", "blob", "--out", out}, ".safetensors", 2},
+                  {with(train, {"--hidden", "16,,16"}), "16,,16", 2},
+                  {with(train, {"--hidden", "16,"}), "16,", 2},
+                  {with(train, {"--seed", huge_seed}), "--seed " + huge_seed, 2},
+                  {with(train, {"--iterations", huge + "0"}), "--iterations " + huge + "0", 2},
+                  {with(train, {"--output", "energy"}), "energy", 2},
+                  {with(train, {"--sde-parameters", "{\"T\": -1}"}), "T = -1", 2},
+                  {with(train, {"--sde-parameters", "{\"t_min\": 0}"}), "at least 1e-37", 2},
+                  {{"train", "--data", "spiral", "--out", net_out}, "spiral", 2},
+                  {with(train, {"--iterations", "-1"}), "-1", 2},
+                  {with(train, {"--denoising-points", "0"}), "0", 2},
+                  {with(train, {"--collocation-points", "-3"}), "-3", 2},
+                  {with(train, {"--hidden", "16,0"}), "0", 2},
+                  {with(train, {"--activation", "relu"}), "relu", 2},
+                  {with(train, {"--schedule", "warm"}), "warm", 2},
+                  {with(train, {"--time-law", "late"}), "late", 2},
+                  {with(train, {"--average", "sum"}), "sum", 2},
+                  {with(train, {"--peak-rate", "nan"}), "nan", 2},
+                  {with(train, {"--peak-rate", "abc"}), "--peak-rate abc given; allowed: a number", 2},
+                  {with(train, {"--box", ""}), "--box '' given; allowed: a number", 2},
+                  {with(train, {"--log", file("log.txt")}), "ends in .csv or .jsonl", 2},
+                  {with(train, {"--residual-weight", "-1"}), "-1", 2},
+                  {with(train, {"--save-every", "often"}), "often", 2},
+                  {with(train, {"--log-every", "0"}), "--log-every 0", 2},
+                  {with(train, {"--resume", file("absent.state")}), "absent.state"},
+                  {with(train, {"--resume", net}), "net.safetensors"},
+                  {with(train, {"--log", file("regular/log.csv")}), "regular"},
+                  {with(train, {"--state", folder()}), "folder"}});
+  EXPECT_EQ(get(net), good_net);
+  EXPECT_EQ(get(file("regular")), "a file");
+}
+
+}  // namespace
+}  // namespace fokker::testing

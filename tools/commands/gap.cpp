@@ -1,0 +1,201 @@
+// fokker gap: distances between a model's two samplers and the truth, or between two files of samples.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands/command.hpp"
+#include "files.hpp"
+#include "fokker/fokker.hpp"
+#include "measure.hpp"
+
+namespace fokker::tools {
+namespace {
+
+class GapCommand : public Command {
+ public:
+  explicit GapCommand(CLI::App& parent)
+      : Command(parent, "gap", "Measure the distance between a model's two samplers and the truth") {
+    explain(R"(
+With --model it samples the model by the reverse SDE and by the probability-flow ODE, draws as many from the data, and
+prints the squared Wasserstein distances between the three, beside the noise floor, which is that of two draws of the
+data. In the plane they are those of 64 x 64 histograms on [-3.5, 3.5]^2, and samples outside the box are left out and
+counted as escaped. In other dimensions they are sliced distances, and samples that are not finite are left out. Of a
+potential it prints the mean of R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it
+is and with the mean of R taken off at each time.
+With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
+options of the model and of its samplers are refused.
+)",
+            files_help({"--model", "--data"}), R"(
+  fokker train --data circles2 --out circles2.safetensors
+  fokker gap --model circles2.safetensors --data circles2 --samples 100000 --json
+  fokker sample --model circles2.safetensors --scheme sde --out sde.npy
+  fokker sample --model circles2.safetensors --scheme heun --out ode.npy
+  fokker gap --a ode.npy --b sde.npy --data circles2 --json
+)");
+    model_.add_to(*app_, false);
+    add_data(*app_, data_, "the truth");
+    const std::string two_files = "Two files of samples, instead of a model";
+    auto* a = app_->add_option("--a", a_, "file of samples to compare, a .npy file [N, d]; with --b")
+                  ->type_name("FILE")
+                  ->group(two_files);
+    auto* b = app_->add_option("--b", b_, "file of samples to compare them with, a .npy file [M, d]")
+                  ->type_name("FILE")
+                  ->group(two_files);
+    a->needs(b);
+    b->needs(a);
+    add_samples(*app_, options_.samples, "number of samples of each sampler and of draws of the data");
+    add_seed(*app_, options_.seed, "seed of the samplers, of the draws of the data and of the residual's points");
+    add_grid(*app_, grid_);
+    app_->add_option("--scheme", scheme_, "scheme that integrates the ODE: euler, heun or rk4")
+        ->capture_default_str()
+        ->check(usable([](const std::string& text) {
+          if (parse_scheme(text) != Scheme::euler_maruyama) return;
+          throw Error(fmt::format("'{}' given; allowed for the ODE: euler, heun, rk4", text));
+        }));
+    app_->add_option("--histograms", histograms_,
+                     "folder for the histograms of planar data: ode.npy, sde.npy and truth.npy, float64 [4096], index "
+                     "64 iy + ix")
+        ->type_name("FOLDER");
+    add_json(*app_, json_);
+    machine_.add_to(*app_);
+    std::vector<std::string> of_models = ModelOptions::override_names();
+    of_models.insert(of_models.end(), {"--model", "--samples", "--grid", "--scheme", "--histograms", "--precision"});
+    for (const std::string& name : of_models) a->excludes(app_->get_option(name));
+  }
+
+  void run() override {
+    if (app_->count("--a") > 0) {
+      if (app_->count("--seed") > 0 && data_.empty()) {
+        throw CLI::ValidationError("--seed given with --a and --b; allowed with --data, whose draws it names");
+      }
+      return compare_files();
+    }
+    if (app_->count("--model") == 0) throw CLI::ValidationError("gap needs --model, or --a and --b");
+    if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
+    options_.ode_scheme = parse_scheme(scheme_);
+    const DataSet data = DataSet::named(data_);
+    const Model model = model_.load();
+    if (data.dimension() != model.dimension()) {
+      throw Error(fmt::format("the model '{}' has dimension {} and the data '{}' {}; they must be the same",
+                              model_.path, model.dimension(), data_, data.dimension()));
+    }
+    const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
+    if (!histograms_.empty()) {
+      if (data.dimension() != 2) {
+        throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
+      }
+      make_folder(histograms_);
+      std::vector<std::string> outputs;
+      for (const char* name : histogram_files) outputs.push_back(fmt::format("{}/{}.npy", histograms_, name));
+      check_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(grid_)});
+    }
+    const Context context = machine_.context();
+
+    const Stopwatch clock;
+    Progress progress(
+        {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
+    const GroundTruth truth = ground_truth(context, data, options_);
+    const MeasuredGap measured = measure(context, model, truth, grid, options_, [&](int, double) -> FractionDone {
+      progress.begin();
+      return [&](double done) { progress.update(done); };
+    });
+    progress.clear();
+    const SamplerGap& gap = measured.gap;
+    for (const auto& [name, law] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
+      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all {} samples of the {}", options_.samples, name));
+    }
+    Json json = gap_json(measured, options_, grid_);
+    json["model"] = model_.path;
+    json["data"] = data_;
+    json["backend"] = context.backend_name();
+    json["threads"] = context.threads();
+    json["seconds"]["total"] = clock.seconds();
+    print(json, measured);
+    // The numbers are out before anything else can fail.
+    std::fflush(stdout);
+    if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
+  }
+
+ private:
+  void print(const Json& json, const MeasuredGap& measured) const {
+    if (json_) return print_json(json);
+    const SamplerGap& gap = measured.gap;
+    fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
+    fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
+               number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
+    fmt::print("  noise floor  {:.5f}\n", gap.noise_floor);
+    fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
+    if (measured.residual) {
+      fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", measured.residual->mean_square,
+                 measured.residual->centred_mean_square);
+    }
+  }
+
+  static EmpiricalLaw load_law(const Context& context, const std::string& path, std::int64_t& n) {
+    const NpyArray array = load_npy(path);
+    if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
+      throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
+                              fmt::join(array.shape, ", ")));
+    }
+    n = array.shape[0];
+    return empirical_law(context, to_device(context, {array.data.begin(), array.data.end()}, array.shape[1]));
+  }
+
+  void compare_files() {
+    const Context context = machine_.context();
+    std::int64_t n_a = 0, n_b = 0;
+    const EmpiricalLaw a = load_law(context, a_, n_a), b = load_law(context, b_, n_b);
+    if (a.dimension != b.dimension) {
+      throw Error(
+          fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
+    }
+    const bool planar = a.histogram.has_value();
+    for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
+      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all samples in '{}'", path));
+    }
+    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
+    if (!data_.empty()) {
+      const DataSet data = DataSet::named(data_);
+      if (data.dimension() != a.dimension) {
+        throw Error(fmt::format("the samples have dimension {} and the data '{}' {}; they must be the same",
+                                a.dimension, data_, data.dimension()));
+      }
+      GapOptions options = options_;
+      options.samples = std::min(n_a, n_b);
+      const GroundTruth truth = ground_truth(context, data, options);
+      distances["a_truth"] = w2_squared(context, a, truth.law).w2_squared;
+      distances["b_truth"] = w2_squared(context, b, truth.law).w2_squared;
+      floor = truth.noise_floor;
+    }
+    if (json_) {
+      Json json;
+      json["w2_squared"] = planar ? distances : Json();
+      json["sliced_w2_squared"] = planar ? Json() : distances;
+      json["noise_floor"] = floor;
+      json["escaped"] = {{"a", a.escaped}, {"b", b.escaped}};
+      json["samples"] = {{"a", n_a}, {"b", n_b}};
+      return print_json(json);
+    }
+    for (const auto& [name, value] : distances.items()) {
+      fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
+    }
+    if (!floor.is_null()) fmt::print("noise floor      {:.5f}\n", floor.get<double>());
+    fmt::print("escaped: a {:.5f}, b {:.5f}\n", a.escaped, b.escaped);
+  }
+
+  ModelOptions model_;
+  std::string data_, a_, b_, grid_ = "paper", scheme_ = "euler", histograms_;
+  GapOptions options_;
+  bool json_ = false;
+  MachineOptions machine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> gap_command(CLI::App& parent) { return std::make_unique<GapCommand>(parent); }
+
+}  // namespace fokker::tools

@@ -1,0 +1,83 @@
+// fokker info: the machine, the backends and what a model file holds.
+#include <fmt/format.h>
+
+#include <string>
+#include <vector>
+
+#include "commands/command.hpp"
+#include "fokker/fokker.hpp"
+
+namespace fokker::tools {
+namespace {
+
+class Info : public Command {
+ public:
+  explicit Info(CLI::App& parent) : Command(parent, "info", "Describe a model file, this machine and the backends") {
+    explain(R"(
+With --model it also says which kernels the CUDA backend takes for the model: resident ones, which hold the weights in
+shared memory, or wide ones, which go through cuBLAS.
+)",
+            files_help({"--model"}), R"(
+  fokker info
+  fokker train --data circles2 --out circles2.safetensors
+  fokker info --model circles2.safetensors --json
+)");
+    model_.add_to(*app_, false);
+    add_precision(*app_, precision_);
+    add_json(*app_, json_);
+  }
+
+  void run() override {
+    Json json = describe_machine();
+    std::vector<KernelPlan> plans;
+    if (app_->count("--model") > 0) {
+      const Model described = model_.load();
+      plans = kernel_plans(described, parse_precision(precision_));
+      json["model"] = describe_model(described);
+      json["model"]["kernels"] = Json::array();
+      for (const KernelPlan& plan : plans) {
+        json["model"]["kernels"].push_back(
+            {{"device", plan.device}, {"precision", precision_}, {"detail", plan.detail}});
+      }
+      json["model"]["path"] = model_.path;
+      json["model"]["metadata"] = nullptr;
+      if (model_.path.ends_with(".safetensors")) json["model"]["metadata"] = SafeTensors::load(model_.path).metadata;
+    }
+    if (json_) return print_json(json);
+
+    fmt::print("fokker {}\n", version());
+    fmt::print("machine   {}, {}\n", json["machine"]["cpu"].get<std::string>(),
+               counted(json["machine"]["hardware_threads"].get<unsigned>(), "thread"));
+    for (const BackendStatus& backend : backend_status()) {
+      fmt::print("backend   {}: {}{}\n", backend.name, backend.available ? "" : "not available: ", backend.detail);
+    }
+    if (!json.contains("model")) return;
+    const Json& model = json["model"];
+    fmt::print("model     {}\n", model_.path);
+    fmt::print("  network     {}\n", model["summary"].get<std::string>());
+    if (model.contains("layers")) {
+      fmt::print("  layers      {}\n  parameters  {}\n",
+                 fmt::join(model["layers"].get<std::vector<std::string>>(), ", "),
+                 model["parameters"].get<std::int64_t>());
+    }
+    fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
+    for (const KernelPlan& plan : plans) {
+      fmt::print("  kernels     on {}, {}: {}\n", plan.device, precision_, plan.detail);
+    }
+    if (!model["metadata"].is_object()) return;
+    for (const auto& [key, value] : model["metadata"].items()) {
+      fmt::print("  metadata    {} = {}\n", key, value.get<std::string>());
+    }
+  }
+
+ private:
+  ModelOptions model_;
+  std::string precision_ = "split";
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> info_command(CLI::App& parent) { return std::make_unique<Info>(parent); }
+
+}  // namespace fokker::tools

@@ -1,0 +1,190 @@
+// fokker train: options of network, SDE and training; states, records and the trained model.
+#include <fmt/format.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "commands/command.hpp"
+#include "files.hpp"
+#include "fokker/fokker.hpp"
+#include "training.hpp"
+
+namespace fokker::tools {
+namespace {
+
+class Train : public Command {
+ public:
+  explicit Train(CLI::App& parent) : Command(parent, "train", "Train an MLP on a data set") {
+    explain(R"(
+The defaults train circles2 in about half a minute on two cores.
+SIGINT or SIGTERM ends a training after the iteration that is running, with its state saved; a second signal ends
+it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
+parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
+and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state,
+and beside it a file .fokker-PID-N.tmp that may be removed.
+)",
+            files_help({"--data"}), R"(
+  fokker train --data circles2 --residual-weight 1 --out circles2.safetensors --log circles2.csv
+  fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors
+  fokker train --data blob --resume blob.state --out blob.safetensors
+  fokker sample --model blob.safetensors --out samples.npy
+  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --out mine.safetensors
+)");
+    add_data(*app_, data_, "what to train on")->required();
+    app_->add_option("--out", out_, "file for the trained model, a .safetensors file")
+        ->required()
+        ->type_name("FILE")
+        ->check(ends_in({".safetensors"}));
+
+    recipe_group_ = "Network and forward SDE (not with --resume, whose state holds them)";
+    recipe(add_integers(*app_, "--hidden", architecture_.hidden, "widths of the hidden layers, from first to last", 1,
+                        16384));
+    recipe("--activation", activation_, activation_help());
+    recipe("--beta", architecture_.beta, beta_help);
+    recipe("--output", output_, output_help);
+    recipe("--sde", sde_, sde_help);
+    recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
+
+    recipe_group_ = "Training (not with --resume, whose state holds it)";
+    const auto count = [&](const char* name, std::int64_t& value, const char* help, std::int64_t low,
+                           std::int64_t high) {
+      recipe(add_integer<std::int64_t>(*app_, name, value, help, low, high));
+    };
+    count("--iterations", options_.iterations, "number of iterations of Adam", 1, 1'000'000'000'000);
+    count("--denoising-points", options_.denoising_points, "points that an iteration draws for the denoising loss", 1,
+          1'000'000'000);
+    count("--collocation-points", options_.collocation_points,
+          "points that an iteration draws for the residual; none at --residual-weight 0", 0, 1'000'000'000);
+    recipe("--residual-weight", options_.residual_weight,
+           "w_R, the weight of the mean squared Fokker-Planck residual in the loss; above 0 for potentials only");
+    recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");
+    recipe("--time-law", time_law_, "law of the times in the denoising loss: paper, uniform or importance");
+    recipe("--schedule", schedule_, "schedule of the learning rate: paper, one-cycle, cosine or constant");
+    recipe("--peak-rate", options_.peak_rate, "largest learning rate; the schedule paper has rates of its own");
+    recipe("--average", average_, "average of the weights that the model is made of: none, exponential or tail");
+    recipe("--average-decay", options_.average_decay, "decay of the exponential average in an iteration");
+    recipe("--average-fraction", options_.average_fraction,
+           "share of the iterations, the last ones, that an average is taken over");
+    recipe("--clip-norm", options_.clip_norm, "norm that a larger gradient is scaled down to; 0 scales none");
+    recipe(add_seed(*app_, options_.seed, "seed of the initial weights and of all points"));
+
+    const std::string files = "States and records";
+    app_->add_option("--state", state_,
+                     "file to save the state of the training to, which must not exist; if not given, the file of "
+                     "--resume, or none")
+        ->type_name("FILE")
+        ->group(files);
+    auto* resume =
+        app_->add_option("--resume", resume_, "file with a saved state to go on from")->type_name("FILE")->group(files);
+    app_->add_option("--save-every", save_every_,
+                     "how often the state is saved: every N iterations, or every Ns seconds")
+        ->capture_default_str()
+        ->check(usable(SaveInterval::parse))
+        ->group(files);
+    app_->add_option("--log", log_, "file for the records of the iterations: .csv, or .jsonl for JSON lines")
+        ->type_name("FILE")
+        ->check(ends_in({".csv", ".jsonl"}))
+        ->group(files);
+    add_integer<std::int64_t>(*app_, "--log-every", log_every_, "write every N-th record only, from the first on", 1,
+                              max_samples)
+        ->group(files);
+    for (CLI::Option* option : recipe_) option->excludes(resume);
+    add_json(*app_, json_);
+    machine_.add_to(*app_);
+  }
+
+  void run() override {
+    if (resume_.empty()) check_usage([&] { read_recipe(); });
+    const SaveInterval save = SaveInterval::parse(save_every_);
+    if (state_.empty()) state_ = resume_;
+    const bool same_state = !resume_.empty() && same_file(state_, resume_);
+    check_outputs({out_, state_, log_}, {file_of_data(data_), same_state ? "" : resume_});
+    if (!state_.empty() && !same_state && is_file(state_)) {
+      throw Error(fmt::format(
+          "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",
+          state_));
+    }
+    const DataSet data = DataSet::named(data_);
+    const Context context = machine_.context();
+    std::vector<Trainer> one;
+    one.push_back(resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data));
+    TrainingGroup group(std::move(one));
+    const Trainer& trainer = group[0];
+
+    const std::int64_t first = trainer.iteration();
+    Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
+    progress.begin(double(first) / double(trainer.options().iterations));
+    const TrainingResult result =
+        run_training(group, {.state = state_, .log = log_, .log_every = log_every_}, save, progress);
+
+    const Model model = trainer.model();
+    const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
+    save_model(out_, model, {{"training", text_of(recipe)}});
+    if (json_) {
+      Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
+      json["precision"] = to_string(context.precision());
+      json["first_iteration"] = first;
+      json["iterations"] = trainer.iteration();
+      json["last"] = nullptr;
+      if (result.last.iteration >= 0) {
+        json["last"] = {{"denoising", result.last.denoising},
+                        {"residual", result.last.residual},
+                        {"total", result.last.total},
+                        {"gradient_norm", result.last.gradient_norm}};
+      }
+      json["seconds"] = result.seconds;
+      json["recipe"] = recipe;
+      print_json(json);
+    } else {
+      progress.say(fmt::format("{} in {}; the model is in '{}'", counted(trainer.iteration() - first, "iteration"),
+                               format_duration(result.seconds), out_));
+    }
+  }
+
+ private:
+  // Options of the recipe, which a resumed state has already.
+  void recipe(CLI::Option* option) { recipe_.push_back(option->group(recipe_group_)); }
+  void recipe(const char* name, std::string& value, const std::string& help) {
+    recipe(app_->add_option(name, value, help)->capture_default_str());
+  }
+  void recipe(const char* name, double& value, const std::string& help) {
+    recipe(add_number(*app_, name, value, help));
+  }
+
+  // What the command line says of the recipe; throws Error where that alone is wrong.
+  void read_recipe() {
+    architecture_.activation = parse_activation(activation_);
+    architecture_.output = parse_output(output_);
+    architecture_.validate();
+    options_.time_law = parse_time_law(time_law_);
+    options_.schedule = parse_rate_schedule(schedule_);
+    options_.average = parse_weight_average(average_);
+    options_.validate();
+    forward_ = ForwardSde::parse(sde_, sde_parameters_);
+  }
+
+  Trainer start(const Context& context, const DataSet& data) {
+    architecture_.dimension = data.dimension();
+    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed)}, data, options_);
+  }
+
+  std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
+  std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
+  Architecture architecture_{.beta = 20, .layer_names = {}};
+  ForwardSde forward_;
+  TrainOptions options_;
+  std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},
+      average_{to_string(options_.average)};
+  std::int64_t log_every_ = 1;
+  bool json_ = false;
+  std::string recipe_group_;
+  std::vector<CLI::Option*> recipe_;
+  MachineOptions machine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> train_command(CLI::App& parent) { return std::make_unique<Train>(parent); }
+
+}  // namespace fokker::tools

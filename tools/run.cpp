@@ -1,0 +1,155 @@
+#include "run.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <utility>
+
+#include "files.hpp"
+
+namespace fokker::tools {
+namespace {
+
+// What is there already is overwritten only where a reproduction wrote it.
+void check_results(const std::string& path) {
+  check_writable(path);
+  if (!is_file(path)) return;
+  const Json found = read_json(path);
+  if (found.is_object() && found.contains("preset") && found.contains("runs")) return;
+  throw Error(fmt::format(
+      "'{}' is there and is not of a reproduction, which has \"preset\" and \"runs\"; choose another --out", path));
+}
+
+// A folder that holds what was trained also says by which recipe, and both say the same.
+void check_folder(const Run& run) {
+  const std::string advice = "choose another --out, or remove that folder";
+  if (!is_file(run.file("recipe.json"))) {
+    for (const char* name : {"model.safetensors", saved_training}) {
+      if (!is_file(run.file(name))) continue;
+      throw Error(
+          fmt::format("'{}' holds {} and no recipe.json that says how it was trained; {}", run.folder, name, advice));
+    }
+    return;
+  }
+  const Json found = read_json(run.file("recipe.json"));
+  if (found != run.recipe) {
+    throw Error(fmt::format("'{}' holds a run with another recipe ({}); {}", run.folder,
+                            first_difference(found, run.recipe), advice));
+  }
+  if (run.failed()) read_failure(run);
+  if (!run.trained()) return;
+  read_training(run);
+  const ModelMetadata metadata = SafeTensors::load(run.file("model.safetensors")).metadata;
+  const auto trained_by = metadata.find("training");
+  if (trained_by == metadata.end() || trained_by->second != text_of(run.recipe)) {
+    throw Error(
+        fmt::format("'{}' was not trained by the recipe.json beside it; {}", run.file("model.safetensors"), advice));
+  }
+}
+
+}  // namespace
+
+std::string Run::file(const char* name) const { return fmt::format("{}/{}", folder, name); }
+bool Run::trained() const { return is_file(file("model.safetensors")) && is_file(file("training.json")); }
+bool Run::failed() const { return is_file(file("failed.json")); }
+
+Json read_json(const std::string& path) {
+  try {
+    return Json::parse(read_text(path));
+  } catch (const Json::parse_error&) {
+    throw Error(fmt::format("'{}' is not JSON; remove it, or choose another --out", path));
+  }
+}
+
+Json read_training(const Run& run) {
+  const Json training = read_json(run.file("training.json"));
+  if (!training.is_object() || !training.contains("seconds") || !training["seconds"].is_number()) {
+    throw Error(fmt::format("'{}' has no number \"seconds\"; remove the folder '{}' to train again",
+                            run.file("training.json"), run.folder));
+  }
+  return training;
+}
+
+std::string read_failure(const Run& run) {
+  const Json found = read_json(run.file("failed.json"));
+  if (!found.is_object() || !found.contains("failed") || !found["failed"].is_string()) {
+    throw Error(fmt::format("'{}' has no text \"failed\"; remove the folder '{}' to train again",
+                            run.file("failed.json"), run.folder));
+  }
+  return found["failed"];
+}
+
+std::string first_difference(const Json& found, const Json& wanted) {
+  for (const auto& [key, value] : wanted.items()) {
+    const Json other = found.is_object() && found.contains(key) ? found[key] : Json();
+    if (other == value) continue;
+    if (value.is_object()) return fmt::format("{}.{}", key, first_difference(other, value));
+    return fmt::format("{}: {} there, {} asked for", key, other.dump(), value.dump());
+  }
+  return "other keys";
+}
+
+Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data,
+               const TrainOptions& train) {
+  Json recipe = describe_recipe(architecture, sde, data, train);
+  recipe["data_contents"] = data.fingerprint();  // a file of the same name may hold another law by the next call
+  return recipe;
+}
+
+std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uint64_t seed, const std::string& out) {
+  std::vector<Run> runs;
+  const auto add = [&](const DataSet& data, std::uint64_t run_seed, const NetworkActivation& activation,
+                       double weight) {
+    Architecture architecture;
+    architecture.dimension = data.dimension();
+    architecture.activation = activation.activation;
+    architecture.beta = activation.beta;
+    check_usage([&] { architecture.validate(); });
+    TrainOptions train = preset.train;
+    train.residual_weight = weight;
+    train.seed = run_seed;
+    check_usage([&] { train.validate(); });
+    std::string word = activation.name(), title = data.name();
+    std::erase(word, ' ');
+    const std::string folder = fmt::format("{}/{}_{}_w{}_s{}", out, std::filesystem::path(data.name()).stem().string(),
+                                           word, weight, run_seed);
+    if (preset.activations.size() > 1) title += ", " + activation.name();
+    title += fmt::format(", w_R = {}", weight);
+    if (preset.seeds > 1) title += fmt::format(", seed {}", run_seed);
+    if (std::any_of(runs.begin(), runs.end(), [&](const Run& run) { return run.folder == folder; })) {
+      throw Error(fmt::format(
+          "two runs would share the folder '{}'; allowed: weights that differ, and data of names that differ", folder));
+    }
+    runs.push_back({.data = data,
+                    .seed = run_seed,
+                    .activation = activation,
+                    .architecture = architecture,
+                    .sde = sde,
+                    .train = train,
+                    .folder = folder,
+                    .title = title,
+                    .recipe = recipe_of(architecture, sde, data, train)});
+  };
+  for (const std::string& name : preset.data) {
+    const DataSet data = DataSet::named(name);
+    for (std::int64_t i = 0; i < preset.seeds; ++i) {
+      for (const NetworkActivation& activation : preset.activations) {
+        for (const double weight : preset.weights) add(data, seed + static_cast<std::uint64_t>(i), activation, weight);
+      }
+    }
+  }
+  return runs;
+}
+
+void prepare_folders(const std::vector<Run>& runs, const std::string& out) {
+  make_folder(out);
+  check_results(out + "/results.json");
+  for (const Run& run : runs) check_folder(run);
+  for (const Run& run : runs) {
+    make_folder(run.folder);
+    if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
+  }
+}
+
+}  // namespace fokker::tools

@@ -1,0 +1,57 @@
+#pragma once
+
+// A run of the reproduction: one training and what is measured of it. Its folder, DIR/DATA_ACTIVATION_wW_sSEED, holds
+// recipe.json, state.safetensors while it trains, log.csv, training.json, then model.safetensors, samples.safetensors
+// while it is sampled, gap.json, the histograms, along_the_way.npy and, where it was asked for, energy.safetensors
+// while it is diagnosed and diagnosis.json. A run whose loss was not finite leaves failed.json and is not tried again
+// until its folder is removed.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+#include "options.hpp"
+#include "presets.hpp"
+
+namespace fokker::tools {
+
+// In a run's folder, until model.safetensors, gap.json and diagnosis.json are there.
+constexpr const char *saved_training = "state.safetensors", *saved_samples = "samples.safetensors",
+                     *saved_energy = "energy.safetensors";
+
+struct Run {
+  DataSet data;
+  std::uint64_t seed;  // of the training and of the samples
+  NetworkActivation activation;
+  Architecture architecture;
+  ForwardSde sde;
+  TrainOptions train;
+  std::string folder, title;
+  Json recipe;
+
+  std::string file(const char* name) const;
+  bool planar() const { return data.dimension() == 2; }
+  bool trained() const;
+  bool failed() const;
+};
+
+// The runs of a preset, with seeds from `seed` on and folders in `out`. Throws CLI::ParseError where an architecture or
+// training is wrong by itself, and Error where a data set cannot be read or two runs would share a folder.
+std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uint64_t seed, const std::string& out);
+
+// Makes the runs' folders, each with its recipe. Throws Error, before it changes any, where one holds a run of another
+// recipe or a file that is not as a reproduction writes it, and where results.json is of something else.
+void prepare_folders(const std::vector<Run>& runs, const std::string& out);
+
+Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data, const TrainOptions& train);
+// The first key, with its path, whose values differ.
+std::string first_difference(const Json& found, const Json& wanted);
+
+// Throws Error where the file is not JSON.
+Json read_json(const std::string& path);
+// training.json of a run that trained, or began to. Throws Error where it has no seconds.
+Json read_training(const Run& run);
+// The sentence in failed.json. Throws Error where there is none.
+std::string read_failure(const Run& run);
+
+}  // namespace fokker::tools

@@ -1,0 +1,97 @@
+#include "run_training.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <variant>
+
+#include "files.hpp"
+#include "training.hpp"
+
+namespace fokker::tools {
+namespace {
+
+// The run's trainer, where an earlier call left it.
+Trainer trainer_of(const Context& context, const Run& run) {
+  const std::string state = run.file(saved_training);
+  if (!is_file(state)) {
+    return Trainer(context, {run.sde, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
+  }
+  Trainer trainer = Trainer::resume(context, state, run.data);
+  const Model model = trainer.model();
+  const Json found = recipe_of(std::get<Mlp>(model.network).architecture, model.sde, run.data, trainer.options());
+  if (found != run.recipe) {
+    throw Error(fmt::format("'{}' is the state of another recipe ({}); remove it to train anew", state,
+                            first_difference(found, run.recipe)));
+  }
+  return trainer;
+}
+
+}  // namespace
+
+std::vector<RunGroup> group_runs(const std::vector<Run>& runs, std::size_t most) {
+  std::vector<Architecture> architectures;
+  for (const Run& run : runs) architectures.push_back(run.architecture);
+  std::vector<RunGroup> groups;
+  for (const std::vector<std::size_t>& places : side_by_side(architectures, most)) {
+    RunGroup& group = groups.emplace_back();
+    for (const std::size_t place : places) group.push_back(&runs[place]);
+  }
+  return groups;
+}
+
+std::string title_of(const RunGroup& group) {
+  return group.size() == 1 ? group.front()->title
+                           : fmt::format("{} and {} more", group.front()->title, group.size() - 1);
+}
+
+void train(const Context& context, const RunGroup& group, Progress& progress) {
+  std::vector<const Run*> runs;
+  std::vector<Trainer> members;
+  std::vector<TrainingFiles> files;
+  std::vector<std::int64_t> first;
+  std::vector<double> seconds_before;
+  double done = 0, all = 0;
+  for (const Run* const member : group) {
+    const Run& run = *member;
+    if (run.trained() || run.failed()) continue;
+    runs.push_back(&run);
+    const bool resumes = is_file(run.file(saved_training)) && is_file(run.file("training.json"));
+    seconds_before.push_back(resumes ? read_training(run)["seconds"].get<double>() : 0);
+    members.push_back(trainer_of(context, run));
+    files.push_back({.state = run.file(saved_training),
+                     .log = run.file("log.csv"),
+                     .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
+    first.push_back(members.back().iteration());
+    done += double(first.back());
+    all += double(run.train.iterations);
+  }
+  if (runs.empty()) return progress.skip();
+  TrainingGroup trainers(std::move(members));
+  progress.begin(done / all);
+  const auto record = [&](std::span<const TrainingResult> results) {
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      const Json training{{"seconds", seconds_before[i] + results[i].seconds},
+                          {"first_iteration", first[i]},
+                          {"iterations", runs[i]->train.iterations},
+                          {"trained_together", runs.size()}};
+      write_text(runs[i]->file("training.json"), training.dump(1) + "\n");
+      if (results[i].failure.empty()) continue;
+      const Json failure{{"failed", results[i].failure}, {"iteration", trainers[i].iteration()}};
+      write_text(runs[i]->file("failed.json"), text_of(failure, 1) + "\n");
+    }
+  };
+  const std::vector<TrainingResult> results =
+      run_trainings(trainers, files, {.iterations = 0, .seconds = 20}, progress, record);
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (!results[i].failure.empty()) continue;
+    save_model(runs[i]->file("model.safetensors"), trainers[i].model(), {{"training", text_of(runs[i]->recipe)}});
+  }
+  if (results.front().interrupted) {
+    throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", title_of(group)));
+  }
+}
+
+}  // namespace fokker::tools

@@ -75,7 +75,7 @@ struct Silu {
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
     const T e = std::exp(-std::fabs(z)), s_abs = T(1) / (T(1) + e), s = z > T(0) ? s_abs : e * s_abs;
     const T q = e * s_abs * s_abs, r = T(1) - 2 * s;
-    return {z * s, s + z * q, q * (2 + z * r), q * r * (3 + z * r) - 2 * z * q * q};
+    return {z * s, s + z * q, q * (2 + z * r), q * r * (3 + z * r) - 2 * (z * q) * q};
   }
 };
 

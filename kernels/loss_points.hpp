@@ -46,13 +46,12 @@ class LossPoints : public LossProducts<P, W> {
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
-      this->dot(tile, potential() ? this->input(1 + i) : this->output(i), score);
-      const float add = potential() ? 0.0f : this->output_bias()[i];
+      this->score(i, tile, score);
       if (!leads_rows()) continue;
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         float& c = seeds()[tile_row(r) * stride() + 1 + i];
-        const float error = score[r] + add - c, weight = weights()[tile_row(r)];
+        const float error = score[r] - c, weight = weights()[tile_row(r)];
         sum[r] += static_cast<double>(weight) * error * error;
         c = scale * weight * error;
       }
@@ -81,7 +80,7 @@ class LossPoints : public LossProducts<P, W> {
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
-      this->dot(tile, this->input(1 + i), score);
+      this->score(i, tile, score);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const float flow = drift[r] * inputs()[tile_row(r) * stride() + 1 + i];

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
@@ -99,9 +100,9 @@ TEST(Context, DeviceMemoryAndKernelsOfAModel) {
   }
 }
 
-// Where there is a GPU, or its emulation.
-TEST(Context, OfCudaIsWhatWasAskedFor) {
-  if (!backend_status()[1].available) GTEST_SKIP() << "no CUDA backend here: " << backend_status()[1].detail;
+class CudaContext : public testing::GpuTest {};
+
+TEST_F(CudaContext, IsWhatWasAskedFor) {
   const Context cuda({.backend = BackendKind::cuda, .precision = Precision::fp32});
   EXPECT_EQ(cuda.backend_name(), "cuda");
   EXPECT_EQ(cuda.note(), "");

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "fokker/diagnostics/energy.hpp"
 #include "fokker/diagnostics/radial_slopes.hpp"
@@ -18,13 +19,8 @@ namespace {
 using testing::agrees;
 using testing::rough_well;
 
-class CudaDiagnostics : public ::testing::Test {
+class CudaDiagnostics : public testing::GpuTest {
  protected:
-  void SetUp() override {
-    for (const BackendStatus& status : backend_status()) {
-      if (status.name == "cuda" && !status.available) GTEST_SKIP() << status.detail;
-    }
-  }
   static Context cpu() { return Context({.backend = BackendKind::cpu, .threads = 1}); }
   // Double is computed as double whatever the precision.
   static Context cuda() { return Context({.backend = BackendKind::cuda, .precision = Precision::half}); }

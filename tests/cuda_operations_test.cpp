@@ -18,14 +18,15 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "fokker/data.hpp"
-#include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "fokker/transport.hpp"
 #include "kernels/launch.hpp"
 #include "reference_mixture.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
@@ -47,18 +48,10 @@ const Context& cuda() {
   return context;
 }
 
-class CudaTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    for (const BackendStatus& status : backend_status()) {
-      if (status.name == "cuda" && !status.available) GTEST_SKIP() << status.detail;
-    }
-  }
-};
-class CudaData : public CudaTest {};
-class CudaIntegrators : public CudaTest {};
-class CudaTransport : public CudaTest {};
-class CudaMixture : public CudaTest {};
+class CudaData : public GpuTest {};
+class CudaIntegrators : public GpuTest {};
+class CudaTransport : public GpuTest {};
+class CudaMixture : public GpuTest {};
 
 template <class T>
 Buffer<T> on_device(const std::vector<T>& values, Index columns = 1) {
@@ -465,20 +458,10 @@ TEST_F(CudaTransport, SlicedW2LeavesOutWhatIsNotFiniteAndIsDeterministic) {
   EXPECT_EQ(sliced(b, marked, 2, 19, 8), expected);
 }
 
-template <class Call>
-std::string refusal(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 TEST_F(CudaTransport, SlicedW2NeedsFiniteSamples) {
   const std::vector<float> a{1, 2, 3, 4}, bad{float(kNan), 0, 0, float(kInfinity)};
-  EXPECT_THAT(refusal([&] { sliced(a, bad, 2, 3, 1); }), HasSubstr("on both sides, and the second has none"));
-  EXPECT_THAT(refusal([&] { sliced({}, a, 2, 3, 1); }), HasSubstr("on both sides, and the first has none"));
+  EXPECT_THAT(message_of([&] { sliced(a, bad, 2, 3, 1); }), HasSubstr("on both sides, and the second has none"));
+  EXPECT_THAT(message_of([&] { sliced({}, a, 2, 3, 1); }), HasSubstr("on both sides, and the first has none"));
 }
 
 // Coordinates on the edge and beside it, far away and not finite, in every column.
@@ -580,7 +563,7 @@ Values<T> evaluate(const GaussianMixture& mixture, const ForwardSde& sde, const 
   return evaluate(Fields<T>(context, {sde, mixture}), mixture.dimension(), t, x, divergence, context);
 }
 
-class CudaMixtureFields : public CudaTest, public ::testing::WithParamInterface<std::tuple<int, int>> {};
+class CudaMixtureFields : public GpuTest, public ::testing::WithParamInterface<std::tuple<int, int>> {};
 
 // Errors as on the CPU: ℓ_k carries a few roundings of its largest term, a few hundred at these points, and so do the
 // posteriors; the reference's own slopes are good to 1e-13. So 1e-11 of the rms leaves a factor of ten.

@@ -10,30 +10,30 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <iostream>
 #include <string>
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "fields_reference.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
+#include "paper_data.hpp"
 
 namespace fokker {
 namespace {
 
 using namespace testing;
 
-class CudaPublished : public ::testing::TestWithParam<const char*> {
+class CudaPublished : public GpuTest, public ::testing::WithParamInterface<const char*> {
  protected:
   void SetUp() override {
-    const BackendStatus status = backend_status()[1];
-    if (!status.available) GTEST_SKIP() << status.detail;
-    const char* folder = std::getenv("FOKKER_PAPER_DATA");
-    if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
-    stem_ = std::string(folder) + "/checkpoints/" + GetParam();
+    GpuTest::SetUp();
+    const std::string folder = paper_data();
+    if (folder.empty()) return;
+    stem_ = folder + "/checkpoints/" + GetParam();
     model_ = load_model(stem_ + ".safetensors");
   }
 
@@ -144,14 +144,8 @@ TEST_P(CudaPublished, HowFarAPrecisionMovesTheSamples) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaPublished,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, CudaPublished, ::testing::ValuesIn(paper_checkpoints),
+                         [](const auto& test) { return name_in_test(test.param); });
 
 }  // namespace
 }  // namespace fokker

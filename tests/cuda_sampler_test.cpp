@@ -19,8 +19,8 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
-#include "cuda/status.hpp"
 #include "fields_reference.hpp"
 #include "fokker/error.hpp"
 #include "fokker/sampler.hpp"
@@ -39,13 +39,7 @@ using testing::model_of;
 
 constexpr Scheme kSchemes[] = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
 
-class CudaSampler : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string why = cuda::why_not(cuda::query_devices());
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
+class CudaSampler : public testing::GpuTest {};
 
 Context on(BackendKind backend, Precision precision = Precision::split) {
   return Context({.backend = backend, .precision = precision});

@@ -17,6 +17,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "cuda/runtime.hpp"
 #include "fields_reference.hpp"
@@ -43,13 +44,7 @@ constexpr std::int64_t kSamples = 19, kManySamples = 35;
 constexpr std::int64_t kSamples = 989, kManySamples = 100000;
 #endif
 
-class CudaStream : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const BackendStatus status = backend_status()[1];
-    if (!status.available) GTEST_SKIP() << status.detail;
-  }
-};
+class CudaStream : public testing::GpuTest {};
 
 class Stream {
  public:

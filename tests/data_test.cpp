@@ -19,14 +19,16 @@
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/error.hpp"
 #include "fokker/npy.hpp"
+#include "paper_data.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
 
 using testing::agrees;
 using ::testing::HasSubstr;
+using testing::message_of;
 
 const Context& cpu() {
   static const Context context({.backend = BackendKind::cpu});
@@ -140,15 +142,6 @@ struct FullMixture {
   DataSet data(std::int64_t d) const { return DataSet::mixture(GaussianMixture(d, weights, means, covariances)); }
 };
 
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
 class TemporaryFolder {
  public:
   TemporaryFolder() : path_(std::filesystem::temp_directory_path() / fmt::format("fokker_data_test_{}", ::getpid())) {
@@ -243,8 +236,8 @@ TEST(Checker, IsUniformInEightSquaresAndNowhereElse) {
 class PublishedTruth : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PublishedTruth, IsTheLawDrawn) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (folder == nullptr) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the published data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const NpyArray published = load_npy(fmt::format("{}/histograms/{}_truth.npy", folder, GetParam()));
   ASSERT_EQ(published.data.size(), 4096u);
 
@@ -428,40 +421,40 @@ TEST(Mixture, IsReadFromAJsonFile) {
 
 TEST(BadInput, GivesOneClearSentence) {
   const TemporaryFolder folder;
-  const std::string unknown = error_of([] { DataSet::named("circles"); });
+  const std::string unknown = message_of([] { DataSet::named("circles"); });
   for (const char* name : {"circles", "blob", "circles2", "checker", "FILE.json", "FILE.npy"}) {
     EXPECT_THAT(unknown, HasSubstr(name));
   }
-  EXPECT_THAT(error_of([] { DataSet::named(""); }), HasSubstr("circles2"));
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "absent.npy"); }), HasSubstr("absent.npy"));
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "absent.json"); }), HasSubstr("absent.json"));
+  EXPECT_THAT(message_of([] { DataSet::named(""); }), HasSubstr("circles2"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "absent.npy"); }), HasSubstr("absent.npy"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "absent.json"); }), HasSubstr("absent.json"));
   std::filesystem::create_directories(folder / "folder.npy");
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "folder.npy"); }), HasSubstr("folder.npy"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "folder.npy"); }), HasSubstr("folder.npy"));
 
   const std::vector<double> numbers = {0, 1, std::nan(""), 3, 1e300, 5};
   save_npy(folder / "flat.npy", {2}, numbers.data());
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "flat.npy"); }), HasSubstr("[N, d]"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "flat.npy"); }), HasSubstr("[N, d]"));
   save_npy(folder / "nan.npy", {2, 2}, numbers.data());
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "nan.npy"); }),
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "nan.npy"); }),
               ::testing::AllOf(HasSubstr("nan.npy"), HasSubstr("sample 1, coordinate 0 is nan")));
   save_npy(folder / "large.npy", {1, 3}, numbers.data() + 3);
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "large.npy"); }), HasSubstr("coordinate 1 is inf"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "large.npy"); }), HasSubstr("coordinate 1 is inf"));
   save_npy(folder / "empty.npy", {0, 2}, numbers.data());
-  EXPECT_THAT(error_of([&] { DataSet::named(folder / "empty.npy"); }), HasSubstr("empty.npy"));
+  EXPECT_THAT(message_of([&] { DataSet::named(folder / "empty.npy"); }), HasSubstr("empty.npy"));
 
-  EXPECT_THAT(error_of([] { DataSet::samples({1, 2, 3}, 2); }), HasSubstr("3 numbers"));
-  EXPECT_THAT(error_of([] { DataSet::samples({1, 2, 3}, 0); }), HasSubstr("dimension 0"));
-  EXPECT_THAT(error_of([] { DataSet::samples({}, 2); }), HasSubstr("no samples"));
-  EXPECT_THAT(error_of([] { DataSet::mixture(GaussianMixture()); }), HasSubstr("without components"));
+  EXPECT_THAT(message_of([] { DataSet::samples({1, 2, 3}, 2); }), HasSubstr("3 numbers"));
+  EXPECT_THAT(message_of([] { DataSet::samples({1, 2, 3}, 0); }), HasSubstr("dimension 0"));
+  EXPECT_THAT(message_of([] { DataSet::samples({}, 2); }), HasSubstr("no samples"));
+  EXPECT_THAT(message_of([] { DataSet::mixture(GaussianMixture()); }), HasSubstr("without components"));
 
   const DataSet blob = DataSet::named("blob");
   std::vector<float> x(6);
-  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x, 3), 0); }),
+  EXPECT_THAT(message_of([&] { blob.draw(cpu(), View<float>(x, 3), 0); }),
               ::testing::AllOf(HasSubstr("draws of data set 'blob'"), HasSubstr("[2, 3]"), HasSubstr("[2, 2]")));
-  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x.data(), 3, 2, Device::cuda), 0); }),
+  EXPECT_THAT(message_of([&] { blob.draw(cpu(), View<float>(x.data(), 3, 2, Device::cuda), 0); }),
               HasSubstr("is on device cuda; allowed here: cpu"));
-  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(nullptr, 3, 2), 0); }), HasSubstr("no data"));
-  EXPECT_THAT(error_of([&] { blob.draw(cpu(), View<float>(x.data(), -3, 2), 0); }), HasSubstr("[-3, 2]"));
+  EXPECT_THAT(message_of([&] { blob.draw(cpu(), View<float>(nullptr, 3, 2), 0); }), HasSubstr("no data"));
+  EXPECT_THAT(message_of([&] { blob.draw(cpu(), View<float>(x.data(), -3, 2), 0); }), HasSubstr("[-3, 2]"));
   blob.draw(cpu(), {}, 0);  // nothing
   EXPECT_EQ(x, std::vector<float>(6, 0.0f));
 }

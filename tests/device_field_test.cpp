@@ -54,6 +54,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "compare.hpp"
 #include "cpu/probes.hpp"
 #include "cuda/gemm.hpp"
@@ -168,7 +169,7 @@ Bound bound_of(Precision precision, const std::vector<double>& deviations, std::
   return bound;
 }
 
-class DeviceFieldTest : public DeviceTest {};
+class DeviceFieldTest : public GpuTest {};
 
 // ---- against the reference, on random architectures ----------------------------------------------------------------
 
@@ -197,7 +198,6 @@ struct Shape {
 };
 
 std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
@@ -207,8 +207,8 @@ std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
         const double beta = s % 2 == 0 ? 100 : 3;
         // A vector net's second and third works take the same.
         const int works = output == Output::score && shape.resident_works == 2 ? 3 : shape.resident_works;
-        all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)), path,
-                       architecture_of(shape.d, shape.hidden, activation, beta, output), sdes[(s + 2 * k) % 5], shape.n,
+        const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
+        all.push_back({case_name(a, fmt::format("n{}", shape.n)), path, a, sde_kinds[(s + 2 * k) % 5], shape.n,
                        (s + k) % 3 == 0, works, shape.most_shared});
       }
     }

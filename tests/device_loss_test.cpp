@@ -25,7 +25,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -38,6 +37,7 @@
 #include <variant>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/data.hpp"
 #include "cuda/runtime.hpp"
@@ -47,6 +47,7 @@
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
 #include "operations/train_schedule.hpp"
+#include "paper_data.hpp"
 
 #ifdef FOKKER_EMULATION
 #include "kernels/activation.hpp"
@@ -147,7 +148,7 @@ class PathLoss {
   std::unique_ptr<DeviceLoss<double>> wide_;
 };
 
-class DeviceLossTest : public DeviceTest {};
+class DeviceLossTest : public GpuTest {};
 
 // ---- an activation as one number ------------------------------------------------------------------------------------
 
@@ -265,7 +266,6 @@ struct Shape {
 };
 
 std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& shapes) {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   std::vector<Case> all;
   for (std::size_t s = 0; s < shapes.size(); ++s) {
     const Shape& shape = shapes[s];
@@ -273,11 +273,13 @@ std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& s
       for (const Output output : {Output::potential, Output::score}) {
         const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 3 : 100;
-        all.push_back({fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(activation), to_string(output)),
-                       architecture_of(shape.d, shape.hidden, activation, beta, output),
-                       sdes[(s + 2 * k) % 5],
+        const Architecture a = architecture_of(shape.d, shape.hidden, activation, beta, output);
+        const std::int64_t m = output == Output::potential ? shape.m : 0;
+        all.push_back({case_name(a, fmt::format("n{}_m{}", shape.n, m)),
+                       a,
+                       sde_kinds[(s + 2 * k) % 5],
                        shape.n,
-                       output == Output::potential ? shape.m : 0,
+                       m,
                        (s + k) % 2 == 1,
                        {paths.begin(), paths.end()}});
       }
@@ -482,9 +484,9 @@ TEST_F(DeviceLossTest, GradientsAreThoseOfTheirValues) {
 class PublishedNetworks : public DeviceLossTest, public ::testing::WithParamInterface<const char*> {};
 
 TEST_P(PublishedNetworks, LossesAndGradients) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
-  const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
+  const std::string stem = folder + "/checkpoints/" + GetParam();
   const Model model = load_model(stem + ".safetensors");
   const Architecture& a = std::get<Mlp>(model.network).architecture;
   const SafeTensors reference = SafeTensors::load(stem + ".reference.safetensors");
@@ -526,14 +528,8 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks, ::testing::ValuesIn(testing::paper_checkpoints),
+                         [](const auto& test) { return testing::name_in_test(test.param); });
 
 // ---- chunks, what is not finite ------------------------------------------------------------------------------------
 

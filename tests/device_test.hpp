@@ -1,6 +1,6 @@
 #pragma once
 
-// What tests of device code share below the public API: a fixture that needs a GPU, the queue of one, its memory.
+// What tests of device code share below the public API: the queue of a GPU, its memory.
 #include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 
@@ -13,18 +13,6 @@
 #include "cuda/status.hpp"
 
 namespace fokker::testing {
-
-// Skips without a GPU.
-class DeviceTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    const std::string why = cuda::why_not(cuda::query_devices());
-#ifdef FOKKER_EMULATION
-    ASSERT_EQ(why, "");  // nothing is missing there
-#endif
-    if (!why.empty()) GTEST_SKIP() << why;
-  }
-};
 
 // `most_shared`: at most so much shared memory of what a block of the device may have.
 inline cuda::Queue queue(Precision precision, int most_shared = std::numeric_limits<int>::max()) {

@@ -23,6 +23,7 @@ using ::testing::IsEmpty;
 using testing::kEnd;
 using testing::LineReference;
 using testing::message_of;
+using testing::MixtureReverse;
 using ::testing::Not;
 using testing::rough_well;
 using testing::short_ou;

@@ -12,69 +12,14 @@ namespace {
 
 using testing::context;
 using testing::expect_converged;
-using testing::GaussianReverse;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using testing::kEnd;
 using testing::message_of;
-using testing::Normal;
+using testing::MixtureReverse;
 using testing::rough_well;
 using testing::short_ou;
 using testing::SoftplusSum;
-
-// The law of a mixture's reverse SDE with the wrong prior, by integrals on a grid that share nothing with the library:
-// p_t(x) = q_t(x) ∫ N(y; m x, v) π(y)/q_T(y) dy, so u_t is the integral, and its logarithm's derivative is e_t's.
-class MixtureReverse {
- public:
-  MixtureReverse(std::vector<double> weights, std::vector<double> means, std::vector<double> variances, double horizon)
-      : weights_(std::move(weights)), means_(std::move(means)), variances_(std::move(variances)), horizon_(horizon) {}
-
-  double density(double t, double x) const {  // q_t
-    double q = 0;
-    for (std::size_t k = 0; k < weights_.size(); ++k) {
-      q += weights_[k] * std::exp(GaussianReverse{means_[k], variances_[k], horizon_}.exact(t).log_density(x));
-    }
-    return q;
-  }
-  struct Moments {
-    double mass, energy, divergence;  // ∫ p, E_p |∂ log u|², KL(p_t ‖ q_t)
-  };
-  Moments at(double t) const {
-    const double m = std::exp(t - horizon_), v = 0.5 * (1 - m * m), h = 0.02;
-    std::vector<double> ratio;  // π/q_T at y = j h
-    for (int j = -kReach; j <= kReach; ++j) {
-      ratio.push_back(std::exp(Normal{0, 0.5}.log_density(j * h)) / density(horizon_, j * h));
-    }
-    Moments moments{};
-    for (int i = -kReach; i <= kReach; ++i) {
-      const double x = i * h, q = density(t, x);
-      double u = 0, slope = 0;
-      for (int j = -kReach; j <= kReach; ++j) {
-        const double y = j * h, w = h * std::exp(Normal{m * x, v}.log_density(y)) * ratio[j + kReach];
-        u += w, slope += w * m * (y - m * x) / v;
-      }
-      moments.mass += h * q * u;
-      moments.energy += h * q * slope * slope / u;
-      moments.divergence += h * q * u * std::log(u);
-    }
-    return moments;
-  }
-  // KL(π ‖ q_T).
-  double kl_prior() const {
-    double sum = 0;
-    const double h = 0.02;
-    for (int j = -kReach; j <= kReach; ++j) {
-      const double log_pi = Normal{0, 0.5}.log_density(j * h);
-      sum += h * std::exp(log_pi) * (log_pi - std::log(density(horizon_, j * h)));
-    }
-    return sum;
-  }
-
- private:
-  static constexpr int kReach = 250;  // nodes on either side: |x| ≤ 5
-  std::vector<double> weights_, means_, variances_;
-  double horizon_;
-};
 
 // R = 0, so what the prior has too much is spent or left over; e_t and both divergences are large and no Gaussian's.
 TEST(EnergyOfAMixture, WithTheWrongPriorByBothMethods) {

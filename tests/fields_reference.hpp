@@ -22,6 +22,7 @@
 #include "compare.hpp"
 #include "fokker/fields.hpp"
 #include "core/parallel.hpp"
+#include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 
@@ -30,17 +31,6 @@ namespace fokker::testing {
 template <class T>
 std::vector<T> as(const std::vector<double>& v) {
   return {v.begin(), v.end()};
-}
-
-inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
-                                    double beta, Output output) {
-  Architecture a;
-  a.dimension = d;
-  a.hidden = std::move(hidden);
-  a.activation = activation;
-  a.beta = beta;
-  a.output = output;
-  return a;
 }
 
 // Parameters that are exact in float, so that both precisions and the reference have the same network.

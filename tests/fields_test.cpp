@@ -29,7 +29,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -44,6 +43,7 @@
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
+#include "paper_data.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 #include "scratch.hpp"
@@ -70,7 +70,6 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
     std::vector<std::int64_t> hidden;
@@ -99,10 +98,9 @@ std::vector<Case> cases() {
       for (const Output output : {Output::potential, Output::score}) {
         const Activation activation = Activations::all[(s + k) % Activations::size];
         const double beta = s % 2 == 0 ? 100 : 3;
-        Case c{fmt::format("{}d_shape{}_{}_{}", shapes[s].d, s, to_string(activation), to_string(output)),
-               architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output), sdes[(s + 2 * k) % 5],
-               shapes[s].n, (s + k) % 3 == 0};
-        all.push_back(c);
+        const auto a = architecture_of(shapes[s].d, shapes[s].hidden, activation, beta, output);
+        all.push_back({case_name(a, fmt::format("n{}", shapes[s].n)), a, sde_kinds[(s + 2 * k) % 5], shapes[s].n,
+                       (s + k) % 3 == 0});
       }
     }
   }
@@ -665,8 +663,8 @@ class PublishedFields : public ::testing::TestWithParam<const char*> {
     Problem p;
     std::vector<double> of(const char* name) const { return reference.at(name).to_double(); }
   };
-  static Published load(const char* folder) {
-    const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  static Published load(const std::string& folder) {
+    const std::string stem = folder + "/checkpoints/" + GetParam();
     Published f{load_model(stem + ".safetensors"), SafeTensors::load(stem + ".reference.safetensors"), {2, {}, {}, {}}};
     f.p.t = f.of("t");
     f.p.x = f.of("x");
@@ -690,8 +688,8 @@ class PublishedFields : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(PublishedFields, EveryField) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const Published f = load(folder);
   const auto& mlp = std::get<Mlp>(f.model.network);
   ASSERT_EQ(f.p.n(), 512);
@@ -737,8 +735,8 @@ TEST_P(PublishedFields, EveryField) {
 // The probability-flow map of the reference file: Euler's scheme on the paper's grid. It is stiff near t = 0, so paths
 // that leave |x| < 4 are left out, at most one in twenty.
 TEST_P(PublishedFields, TheProbabilityFlowMap) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const Published f = load(folder);
   std::vector<double> start = f.of("ode_x_T");
   const std::vector<double> end = f.of("ode_x_0");
@@ -799,14 +797,8 @@ TEST_P(PublishedFields, TheProbabilityFlowMap) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedFields,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedFields, ::testing::ValuesIn(testing::paper_checkpoints),
+                         [](const auto& test) { return testing::name_in_test(test.param); });
 
 }  // namespace
 }  // namespace fokker

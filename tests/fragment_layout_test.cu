@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
 #include "kernels/device.hpp"
 #include "kernels/tile.hpp"
 
@@ -171,7 +172,8 @@ class Instructions : public ::testing::Test {
  protected:
   void SetUp() override {
     int count = 0;
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) GTEST_SKIP() << "no GPU is here";
+    const bool found = cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
+    testing::skip_without_gpu(found ? "" : "no GPU is here");
   }
 };
 

@@ -207,7 +207,8 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Dimension, GapIn, ::testing::Values(2, 3), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Dimension, GapIn, ::testing::Values(2, 3),
+                         [](const auto& test) { return std::to_string(test.param) + "d"; });
 
 TEST(Gap, RefusesWhatDoesNotFit) {
   const DataSet planar = DataSet::mixture(gaussian(0.3, {0, 0})), spatial = DataSet::mixture(gaussian(0.3, {0, 0, 0}));

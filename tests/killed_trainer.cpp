@@ -1,4 +1,4 @@
-// The program that trainer_test kills: trains on from the state in the file that is named, and saves it there after
+// The program that trainer_state_test kills: trains on from the state in the file that is named, and saves it there after
 // every iteration.
 #include "fokker/trainer.hpp"
 

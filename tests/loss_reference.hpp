@@ -14,21 +14,11 @@
 #include "compare.hpp"
 #include "fokker/model.hpp"
 #include "core/parallel.hpp"
+#include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
 
 namespace fokker::testing {
-
-inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
-                                    double beta, Output output) {
-  Architecture a;
-  a.dimension = d;
-  a.hidden = std::move(hidden);
-  a.activation = activation;
-  a.beta = beta;
-  a.output = output;
-  return a;
-}
 
 // Numbers that are exact in float, so that both precisions and the reference see the same problem.
 struct Problem {

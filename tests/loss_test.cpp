@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <random>
 #include <string>
@@ -20,6 +19,7 @@
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "loss_reference.hpp"
+#include "paper_data.hpp"
 
 namespace fokker {
 namespace {
@@ -124,7 +124,6 @@ void PrintTo(const Case& c, std::ostream* out) {
 }
 
 std::vector<Case> cases() {
-  constexpr SdeKind sdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   struct Shape {
     std::int64_t d;
     std::vector<std::int64_t> hidden;
@@ -153,11 +152,11 @@ std::vector<Case> cases() {
         const double beta = s % 2 == 0 ? 3.0 : 100.0;
         Case c{"",
                architecture_of(shape.d, shape.hidden, Activations::all[k], beta, output),
-               sdes[(s + k) % 5],
+               testing::sde_kinds[(s + k) % 5],
                shape.n,
                output == Output::potential ? shape.m : 0,
                (s + k) % 2 == 1};
-        c.name = fmt::format("{}d_shape{}_{}_{}", shape.d, s, to_string(Activations::all[k]), to_string(output));
+        c.name = testing::case_name(c.architecture, fmt::format("n{}_m{}", c.n, c.m));
         all.push_back(c);
       }
     }
@@ -213,9 +212,9 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AgainstReference, ::testing::ValuesIn(cases()),
 class PublishedNetworks : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PublishedNetworks, LossesAndGradients) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
-  const std::string stem = std::string(folder) + "/checkpoints/" + GetParam();
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
+  const std::string stem = folder + "/checkpoints/" + GetParam();
   const Model model = load_model(stem + ".safetensors");
   const auto& mlp = std::get<Mlp>(model.network);
   const SafeTensors reference = SafeTensors::load(stem + ".reference.safetensors");
@@ -261,14 +260,8 @@ TEST_P(PublishedNetworks, LossesAndGradients) {
   EXPECT_TRUE(agrees(narrow_fp.gradient, fp_gradient, gradient_rounding(fp_errors, fp_gradient, unit<float>)));
 }
 
-INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks,
-                         ::testing::Values("blob_w0.0", "blob_w0.1", "blob_w1.0", "blob_w10.0", "checker_w0.0",
-                                           "checker_w0.1", "checker_w1.0", "checker_w10.0"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), '.', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks, ::testing::ValuesIn(testing::paper_checkpoints),
+                         [](const auto& test) { return testing::name_in_test(test.param); });
 
 // ---- determinism, batches cut into chunks, refusals ----------------------------------------------------------------
 

@@ -114,7 +114,8 @@ TEST_P(MeasureIn, GoesOnFromWhatWasSaved) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Dimension, MeasureIn, ::testing::Values(2, 3), ::testing::PrintToStringParamName());
+INSTANTIATE_TEST_SUITE_P(Dimension, MeasureIn, ::testing::Values(2, 3),
+                         [](const auto& test) { return std::to_string(test.param) + "d"; });
 
 // Ended in the midst of the energy, then before the bound, and gone on with: the numbers of one call.
 TEST(Diagnose, GoesOnFromTheEnergyThatWasSaved) {

@@ -11,9 +11,9 @@
 
 #include "compare.hpp"
 #include "cpu/block_field.hpp"
-#include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "reference_mixture.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
@@ -350,42 +350,35 @@ TEST(GaussianMixture, NormalisesItsWeights) {
   EXPECT_TRUE(agrees(mixture.cumulative_weights(), std::vector<double>{0.125, 0.375, 1}, Bound{}));
 }
 
-template <class Make>
-std::string refusal(Make make) {
-  try {
-    make();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 TEST(GaussianMixture, RefusesWhatIsNoMixture) {
   using G = GaussianMixture;
   const double nan = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_THAT(refusal([] { G(0, {1}, {}, {}); }), HasSubstr("dimension of 1 to 4096, and 0"));
-  EXPECT_THAT(refusal([] { G(-2, {1}, {}, {}); }), HasSubstr("and -2 was given"));
-  EXPECT_THAT(refusal([] { G::isotropic(-2, {1}, {}, {1}); }), HasSubstr("and -2 was given"));
-  EXPECT_THAT(refusal([] { G(1, {}, {}, {}); }), HasSubstr("at least one component"));
-  EXPECT_THAT(refusal([] { G(2, {1}, {0}, {1, 0, 0, 1}); }), HasSubstr("needs 2 numbers for its means, and 1"));
-  EXPECT_THAT(refusal([] { G(2, {1}, {0, 0}, {1, 0, 0}); }), HasSubstr("needs 4 numbers for its covariances, and 3"));
-  EXPECT_THAT(refusal([] { G(1, {1, 0}, {0, 0}, {1, 1}); }), HasSubstr("weight 1 is 0"));
-  EXPECT_THAT(refusal([] { G(1, {-1}, {0}, {1}); }), HasSubstr("weight 0 is -1"));
-  EXPECT_THAT(refusal([&] { G(1, {nan}, {0}, {1}); }), HasSubstr("weights must be finite"));
-  EXPECT_THAT(refusal([] { G(1, {1e308, 1e308}, {0, 0}, {1, 1}); }), HasSubstr("finite sum"));
-  EXPECT_THAT(refusal([] { G(1, {1, kInfinity}, {0, 0}, {1, 1}); }), HasSubstr("weights must be finite"));
-  EXPECT_THAT(refusal([&] { G(1, {1}, {nan}, {1}); }), HasSubstr("means must be finite"));
-  EXPECT_THAT(refusal([&] { G(1, {1}, {0}, {kInfinity}); }), HasSubstr("covariances must be finite"));
-  EXPECT_THAT(refusal([] { G(2, {1}, {0, 0}, {1, 0.1, 0.2, 1}); }), HasSubstr("symmetric, and covariance 0"));
-  EXPECT_THAT(refusal([] {
+  EXPECT_THAT(message_of([] { G(0, {1}, {}, {}); }), HasSubstr("dimension of 1 to 4096, and 0"));
+  EXPECT_THAT(message_of([] { G(-2, {1}, {}, {}); }), HasSubstr("and -2 was given"));
+  EXPECT_THAT(message_of([] { G::isotropic(-2, {1}, {}, {1}); }), HasSubstr("and -2 was given"));
+  EXPECT_THAT(message_of([] { G(1, {}, {}, {}); }), HasSubstr("at least one component"));
+  EXPECT_THAT(message_of([] { G(2, {1}, {0}, {1, 0, 0, 1}); }), HasSubstr("needs 2 numbers for its means, and 1"));
+  EXPECT_THAT(message_of([] {
+                G(2, {1}, {0, 0}, {1, 0, 0});
+              }),
+              HasSubstr("needs 4 numbers for its covariances, and 3"));
+  EXPECT_THAT(message_of([] { G(1, {1, 0}, {0, 0}, {1, 1}); }), HasSubstr("weight 1 is 0"));
+  EXPECT_THAT(message_of([] { G(1, {-1}, {0}, {1}); }), HasSubstr("weight 0 is -1"));
+  EXPECT_THAT(message_of([&] { G(1, {nan}, {0}, {1}); }), HasSubstr("weights must be finite"));
+  EXPECT_THAT(message_of([] { G(1, {1e308, 1e308}, {0, 0}, {1, 1}); }), HasSubstr("finite sum"));
+  EXPECT_THAT(message_of([] { G(1, {1, kInfinity}, {0, 0}, {1, 1}); }), HasSubstr("weights must be finite"));
+  EXPECT_THAT(message_of([&] { G(1, {1}, {nan}, {1}); }), HasSubstr("means must be finite"));
+  EXPECT_THAT(message_of([&] { G(1, {1}, {0}, {kInfinity}); }), HasSubstr("covariances must be finite"));
+  EXPECT_THAT(message_of([] { G(2, {1}, {0, 0}, {1, 0.1, 0.2, 1}); }), HasSubstr("symmetric, and covariance 0"));
+  EXPECT_THAT(message_of([] {
                 G(2, {1}, {0, 0}, {1, 2, 2, 1});
               }),
               HasSubstr("no negative eigenvalue, and covariance 0 has"));
-  EXPECT_THAT(refusal([] { G(1, {1}, {0}, {-1}); }), HasSubstr("no negative eigenvalue"));
-  EXPECT_THAT(refusal([] { G::isotropic(1, {1}, {0}, {1, 2}); }), HasSubstr("as many variances, and 2"));
+  EXPECT_THAT(message_of([] { G(1, {1}, {0}, {-1}); }), HasSubstr("no negative eigenvalue"));
+  EXPECT_THAT(message_of([] { G::isotropic(1, {1}, {0}, {1, 2}); }), HasSubstr("as many variances, and 2"));
   // Rounding of a decimal file is no fault; neither is a singular covariance.
-  EXPECT_EQ(refusal([] { G(2, {1}, {0, 0}, {1, 0.1 + 1e-12, 0.1, 1}); }), "accepted");
-  EXPECT_EQ(refusal([] { G(2, {1}, {0, 0}, {1, 1, 1, 1}); }), "accepted");
+  EXPECT_NO_THROW(G(2, {1}, {0, 0}, {1, 0.1 + 1e-12, 0.1, 1}));
+  EXPECT_NO_THROW(G(2, {1}, {0, 0}, {1, 1, 1, 1}));
 }
 
 }  // namespace

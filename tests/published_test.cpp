@@ -14,7 +14,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <iostream>
 #include <iterator>
 #include <limits>
@@ -22,11 +21,13 @@
 #include <string>
 #include <vector>
 
+#include "backend_under_test.hpp"
+#include "core/parallel.hpp"
 #include "fokker/model.hpp"
 #include "fokker/npy.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/transport.hpp"
-#include "core/parallel.hpp"
+#include "paper_data.hpp"
 
 namespace fokker {
 namespace {
@@ -47,9 +48,7 @@ constexpr Checkpoint kCheckpoints[] = {{"blob_w0.0", 0.00147, 0.00052},    {"blo
                                        {"checker_w1.0", 0.00333, 0.00330}, {"checker_w10.0", 0.02327, 0.02420}};
 
 std::string test_name(const ::testing::TestParamInfo<Checkpoint>& test) {
-  std::string name = test.param.name;
-  std::replace(name.begin(), name.end(), '.', '_');
-  return name;
+  return testing::name_in_test(test.param.name);
 }
 
 // What `n` independent draws from `weights` give at each node, divided by n.
@@ -133,13 +132,19 @@ TEST(PublishedHistograms, WhatEscapesOrIsNotFiniteIsDropped) {
   is_binned_as_in_the_paper(all, samples, bin(samples));
 }
 
-class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
+#ifdef FOKKER_GPU_TESTS
+using Machine = testing::GpuTest;
+#else
+using Machine = ::testing::Test;
+#endif
+
+class PublishedSampling : public Machine, public ::testing::WithParamInterface<Checkpoint> {
  protected:
   // pairs: compared with distances of two draws, as where ours are as many as the published.
   void samples_have_the_published_law(std::int64_t n, BackendKind backend = BackendKind::cpu, bool pairs = false) {
-    const char* folder = std::getenv("FOKKER_PAPER_DATA");
-    if (!folder) GTEST_SKIP() << "FOKKER_PAPER_DATA does not name the folder of the paper's data";
-    const std::string data = folder, name = GetParam().name;
+    const std::string data = testing::paper_data();
+    if (data.empty()) return;
+    const std::string name = GetParam().name;
     const Model model = load_model(data + "/checkpoints/" + name + ".safetensors");
     const Context context({.backend = backend}), host({.backend = BackendKind::cpu});
     const Sampler sampler(context, model, TimeGrid::paper(model.sde.horizon()));
@@ -210,7 +215,6 @@ class PublishedSampling : public ::testing::TestWithParam<Checkpoint> {
 
 // As many as published, which a GPU takes a second or two for.
 TEST_P(PublishedSampling, ThreeMillionSamplesHaveThePublishedLaw) {
-  if (!backend_status()[1].available) GTEST_SKIP() << backend_status()[1].detail;
   samples_have_the_published_law(3000000, BackendKind::cuda, true);
 }
 

@@ -1,12 +1,12 @@
 #include <gmock/gmock.h>
 
 #include <cmath>
-#include <cstdlib>
 #include <limits>
 #include <string>
 
 #include "compare.hpp"
 #include "fokker/diagnostics/radial_slopes.hpp"
+#include "paper_data.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 
@@ -99,11 +99,11 @@ TEST(RadialSlopes, TheWorstTimeIsFound) {
 }
 
 TEST(RadialSlopes, OfThePublishedNetworks) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  if (folder == nullptr) GTEST_SKIP() << "FOKKER_PAPER_DATA is not set";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const ModelMetadata metadata{{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}, {"sde", "ou"}};
   for (const auto& [name, growing] : {std::pair("blob_w1.0", false), {"checker_w0.1", true}, {"checker_w10.0", true}}) {
-    const Model model = load_model(std::string(folder) + "/checkpoints/" + name + ".safetensors", metadata);
+    const Model model = load_model(folder + "/checkpoints/" + name + ".safetensors", metadata);
     const RadialSlopes slopes = radial_slopes(context(), model, 1);
     EXPECT_EQ(slopes.integrable, !growing) << name;
     // "in about a tenth of the directions"

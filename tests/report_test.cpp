@@ -164,7 +164,7 @@ TEST(Report, HasHelpAndNamesThePackagesItLacks) {
   const Scratch scratch;
   // -S leaves out every installed package.
   const std::string bare = fmt::format("/usr/bin/python3 -S {}/report.py ", tools_folder);
-  if (std::system("/usr/bin/python3 -S -c '' 2> /dev/null") != 0) GTEST_SKIP() << "there is no /usr/bin/python3";
+  if (run(scratch, "/usr/bin/python3 -S -c ''").code != 0) GTEST_SKIP() << "there is no /usr/bin/python3";
   const Outcome help = run(scratch, bare + "--help");
   EXPECT_EQ(help.code, 0) << help.err;
   EXPECT_THAT(help.out, AllOf(HasSubstr("examples:"), HasSubstr("report.py build/demo")));

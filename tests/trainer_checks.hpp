@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -37,6 +38,21 @@ inline TrainOptions small_options() {
   options.peak_rate = 1e-2;
   options.seed = 7;
   return options;
+}
+
+inline Context cpu(int threads = 2) { return Context({.backend = BackendKind::cpu, .threads = threads}); }
+
+// The known law: N((0.5, −0.3), diag(0.3, 0.8)).
+inline DataSet gaussian() { return DataSet::mixture(GaussianMixture(2, {1.0}, {0.5, -0.3}, {0.3, 0.0, 0.0, 0.8})); }
+
+// What an Error says, or "no error".
+inline std::string error_of(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
 }
 
 // The loss is not finite after a few iterations.

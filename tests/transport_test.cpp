@@ -6,21 +6,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <filesystem>
 #include <limits>
 #include <numeric>
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/error.hpp"
 #include "fokker/npy.hpp"
+#include "paper_data.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
 
 using fokker::testing::agrees;
 using fokker::testing::Bound;
+using fokker::testing::message_of;
 using ::testing::HasSubstr;
 
 const Context& cpu() {
@@ -226,31 +226,21 @@ TEST(Transport, WeightsOfAnyScale) {
   EXPECT_NEAR(checked_w2(a, b, grid), expected, kExact);
 }
 
-template <class Call>
-std::string refusal(Call call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
 TEST(Transport, Refusals) {
   const std::vector<double> good(4, 1.0), zero(4, 0.0);
   const Grid grid{.n = 2};
   const auto with = [&](double v) { return std::vector<double>{1, v, 1, 1}; };
-  EXPECT_THAT(refusal([&] { w2_squared(good, with(-1), grid); }), HasSubstr("weight 1 of the second is -1"));
-  EXPECT_THAT(refusal([&] { w2_squared(with(kNan), good, grid); }), HasSubstr("weight 1 of the first is nan"));
-  EXPECT_THAT(refusal([&] { w2_squared(with(kInfinity), good, grid); }), HasSubstr("weight 1 of the first is inf"));
-  EXPECT_THAT(refusal([&] { w2_squared(zero, good, grid); }), HasSubstr("all weights of the first are 0"));
-  EXPECT_THAT(refusal([&] { w2_squared(good, {1, 1, 1}, grid); }), HasSubstr("the second has 3"));
-  EXPECT_THAT(refusal([&] { w2_squared(good, good); }), HasSubstr("needs 4096 weights a side, and the first has 4"));
-  EXPECT_THAT(refusal([&] { w2_squared({1}, {1}, {.n = 1}); }), HasSubstr("2 to 1024 nodes a side, and 1 "));
-  EXPECT_THAT(refusal([&] { w2_squared({}, {}, {.n = -3}); }), HasSubstr("and -3 were given"));
-  EXPECT_THAT(refusal([&] { w2_squared({}, {}, {.n = 300}); }), HasSubstr("up to 256 nodes a side, and 300"));
-  EXPECT_THAT(refusal([&] { w2_squared(good, good, {.n = 2, .half_width = 0}); }), HasSubstr("half width"));
-  EXPECT_THAT(refusal([&] { w2_squared(good, good, {.n = 2, .half_width = kNan}); }), HasSubstr("half width"));
+  EXPECT_THAT(message_of([&] { w2_squared(good, with(-1), grid); }), HasSubstr("weight 1 of the second is -1"));
+  EXPECT_THAT(message_of([&] { w2_squared(with(kNan), good, grid); }), HasSubstr("weight 1 of the first is nan"));
+  EXPECT_THAT(message_of([&] { w2_squared(with(kInfinity), good, grid); }), HasSubstr("weight 1 of the first is inf"));
+  EXPECT_THAT(message_of([&] { w2_squared(zero, good, grid); }), HasSubstr("all weights of the first are 0"));
+  EXPECT_THAT(message_of([&] { w2_squared(good, {1, 1, 1}, grid); }), HasSubstr("the second has 3"));
+  EXPECT_THAT(message_of([&] { w2_squared(good, good); }), HasSubstr("needs 4096 weights a side, and the first has 4"));
+  EXPECT_THAT(message_of([&] { w2_squared({1}, {1}, {.n = 1}); }), HasSubstr("2 to 1024 nodes a side, and 1 "));
+  EXPECT_THAT(message_of([&] { w2_squared({}, {}, {.n = -3}); }), HasSubstr("and -3 were given"));
+  EXPECT_THAT(message_of([&] { w2_squared({}, {}, {.n = 300}); }), HasSubstr("up to 256 nodes a side, and 300"));
+  EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .half_width = 0}); }), HasSubstr("half width"));
+  EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .half_width = kNan}); }), HasSubstr("half width"));
 }
 
 struct PublishedRow {
@@ -263,12 +253,12 @@ void PrintTo(const PublishedRow& row, std::ostream* out) { *out << row.data << "
 class PublishedHistograms : public ::testing::TestWithParam<PublishedRow> {};
 
 TEST_P(PublishedHistograms, ReproduceTheirTable) {
-  const char* folder = std::getenv("FOKKER_PAPER_DATA");
-  const std::string base = std::string(folder ? folder : "") + "/histograms/";
-  if (!folder || !std::filesystem::exists(base))
-    GTEST_SKIP() << "FOKKER_PAPER_DATA names no folder with the paper's data";
+  const std::string folder = testing::paper_data();
+  if (folder.empty()) return;
   const PublishedRow row = GetParam();
-  const auto load = [&](const std::string& name) { return load_npy(base + row.data + name + ".npy").data; };
+  const auto load = [&](const std::string& name) {
+    return load_npy(folder + "/histograms/" + row.data + name + ".npy").data;
+  };
   const auto ode = load(std::string("_w") + row.weight + "_ode"), sde = load(std::string("_w") + row.weight + "_sde");
   const auto truth = load("_truth");
   // Five decimals, of values whose masses had been rounded to 1e-9: that moves W2² by up to 2e-7 (blob, w 10, ODE–truth
@@ -315,11 +305,11 @@ TEST(Histogram, EmptyAndAllOutside) {
   const auto gone = histogram(cpu(), View<const float>(far, 2));
   EXPECT_EQ(gone.escaped(), 1);
   EXPECT_EQ(gone.weights, std::vector<double>(4096, 0.0));
-  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far, 1)); }),
+  EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(far, 1)); }),
               HasSubstr("the set of samples has shape [2, 1]; allowed here: [2, 2]"));
-  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(nullptr, 3, 2)); }), HasSubstr("[3, 2] has no data"));
-  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far.data(), -1, 2)); }), HasSubstr("[-1, 2]"));
-  EXPECT_THAT(refusal([&] { histogram(cpu(), View<const float>(far.data(), 1, 2, Device::cuda)); }),
+  EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(nullptr, 3, 2)); }), HasSubstr("[3, 2] has no data"));
+  EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(far.data(), -1, 2)); }), HasSubstr("[-1, 2]"));
+  EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(far.data(), 1, 2, Device::cuda)); }),
               HasSubstr("on device cuda; allowed here: cpu"));
 }
 
@@ -344,10 +334,10 @@ TEST(CountEscaped, CountsWhatHasACoordinateOutside) {
   EXPECT_EQ(count_escaped(cpu(), View<const float>(nullptr, 0, 2), 3.5), 0);
   EXPECT_EQ(histogram(cpu(), view).outside, 8);
   for (const double half_width : {0.0, -1.0, kNan}) {
-    EXPECT_THAT(refusal([&] { count_escaped(cpu(), view, half_width); }), HasSubstr("must be positive"));
+    EXPECT_THAT(message_of([&] { count_escaped(cpu(), view, half_width); }), HasSubstr("must be positive"));
   }
-  EXPECT_THAT(refusal([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 0)); }), HasSubstr("[2, 0]"));
-  EXPECT_THAT(refusal([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 2, Device::cuda)); }),
+  EXPECT_THAT(message_of([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 0)); }), HasSubstr("[2, 0]"));
+  EXPECT_THAT(message_of([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 2, Device::cuda)); }),
               HasSubstr("on device cuda; allowed here: cpu"));
 }
 
@@ -389,10 +379,11 @@ TEST(SampleMoments, NoneAndRefusals) {
   EXPECT_EQ(none.mean, (std::vector<double>{0, 0}));
   EXPECT_EQ(none.covariance, std::vector<double>(4, 0.0));
   EXPECT_EQ(moments(cpu(), View<const float>(nullptr, 0, 3)).covariance, std::vector<double>(9, 0.0));
-  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(bad.data(), 1, 0)); }),
+  EXPECT_THAT(message_of([&] { moments(cpu(), View<const float>(bad.data(), 1, 0)); }),
               HasSubstr("in 0 dimensions; allowed: 1 to 4096"));
-  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(nullptr, 0, 4097)); }), HasSubstr("in 4097 dimensions"));
-  EXPECT_THAT(refusal([&] { moments(cpu(), View<const float>(bad.data(), 1, 2, Device::cuda)); }),
+  EXPECT_THAT(message_of([&] { moments(cpu(), View<const float>(nullptr, 0, 4097)); }),
+              HasSubstr("in 4097 dimensions"));
+  EXPECT_THAT(message_of([&] { moments(cpu(), View<const float>(bad.data(), 1, 2, Device::cuda)); }),
               HasSubstr("on device cuda; allowed here: cpu"));
 }
 
@@ -447,21 +438,22 @@ TEST(SlicedW2, LeavesOutWhatIsNotFiniteAndIsDeterministic) {
 
 TEST(SlicedW2, Refusals) {
   const std::vector<float> a{1, 2}, bad{std::numeric_limits<float>::quiet_NaN(), 1};
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 1), View<const float>(a, 2)); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 1), View<const float>(a, 2)); }),
               HasSubstr("one dimension, and 1 and 2"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(bad, 2)); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(bad, 2)); }),
               HasSubstr("the second has none"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),
               HasSubstr("the first has none"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(a, 2), 0); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(a, 2), 0); }),
               HasSubstr("at least one projection, and 0"));
   const View<const float> there(a.data(), 1, 2, Device::cuda), here(a, 2);
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), there, here); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), there, here); }),
               HasSubstr("first set of samples is on device cuda"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), here, there); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), here, there); }),
               HasSubstr("second set of samples is on device cuda"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 3, 2), here); }), HasSubstr("no data"));
-  EXPECT_THAT(refusal([&] { sliced_w2_squared(cpu(), View<const float>(a.data(), -1, 2), here); }),
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 3, 2), here); }),
+              HasSubstr("no data"));
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a.data(), -1, 2), here); }),
               HasSubstr("[-1, 2]"));
 }
 
@@ -499,9 +491,9 @@ TEST(NoiseFloor, IsSlicedInOtherDimensions) {
   const double floor = noise_floor(cpu(), line, 1000, 3);
   EXPECT_GT(floor, least / 2);
   EXPECT_LT(floor, 2 * most);
-  EXPECT_THAT(refusal([&] { noise_floor(cpu(), line, 0, 3); }), HasSubstr("at least one sample, and 0"));
+  EXPECT_THAT(message_of([&] { noise_floor(cpu(), line, 0, 3); }), HasSubstr("at least one sample, and 0"));
   const auto away = DataSet::mixture(GaussianMixture::isotropic(2, {1}, {50, 50}, {1}));
-  EXPECT_THAT(refusal([&] { noise_floor(cpu(), away, 10, 3); }), HasSubstr("none of 10 fell there"));
+  EXPECT_THAT(message_of([&] { noise_floor(cpu(), away, 10, 3); }), HasSubstr("none of 10 fell there"));
 }
 
 }  // namespace

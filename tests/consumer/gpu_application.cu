@@ -9,7 +9,8 @@ static void check(cudaError_t error) {
   if (error != cudaSuccess) throw fokker::Error(cudaGetErrorString(error));
 }
 
-int main(int, char** arguments) try {
+int main(int count, char** arguments) try {
+  if (count != 3) throw fokker::Error("two arguments are needed, MODEL and COUNT");
   const std::int64_t n = std::atoll(arguments[2]);
   cudaStream_t stream;  // the application's own stream and memory
   float *samples, first[2];
@@ -22,8 +23,11 @@ int main(int, char** arguments) try {
 
   cudaGraph_t graph;  // all paths from the prior to the data, to be launched as often as needed
   cudaGraphExec_t paths;
+  const fokker::View view(samples, n, 2, fokker::Device::cuda);
+  const fokker::SampleOptions options{.scheme = fokker::Scheme::heun, .seed = 1};
+  sampler.sample(view, options);  // a network that is not resident loads its kernels in a first call
   check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-  sampler.sample({samples, n, 2, fokker::Device::cuda}, {.scheme = fokker::Scheme::heun, .seed = 1});
+  sampler.sample(view, options);
   check(cudaStreamEndCapture(stream, &graph));
   check(cudaGraphInstantiate(&paths, graph, 0));
   check(cudaGraphLaunch(paths, stream));  // asynchronous

@@ -230,7 +230,7 @@ const std::vector<Override>& override_options() {
        [](const std::string& text) { parse_activation(text); }},
       {"beta", "--beta", "NUMBER", beta_help,
        [](const std::string& text) {
-         Architecture any{.hidden = {1}, .layer_names = {}};
+         Architecture any{.hidden = {1}};
          if (!CLI::detail::lexical_cast(text, any.beta))
            throw Error(fmt::format("'{}' given; allowed: a number", text));
          any.validate();

@@ -52,13 +52,13 @@ template __global__ void shared_formulas<double>(SdeFormulas, double, std::uint6
 
 }  // namespace
 
-// parameter, first, second [gridDim.x · blockDim.x]: a parameter and its moments a thread.
-__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter, float* first,
-                                      float* second) {
+// parameter, first_moment, second_moment [gridDim.x · blockDim.x]: a parameter and its moments a thread.
+__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter,
+                                      float* first_moment, float* second_moment) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   float weight;
   const float t = draw(uniform_from_word(philox4x32_10(seed, index, 0).word[0]), weight);
-  adam(weight * t, parameter[index], first[index], second[index]);
+  adam(weight * t, parameter[index], first_moment[index], second_moment[index]);
 }
 
 }  // namespace fokker

@@ -44,9 +44,9 @@
 #include "checks.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
-#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 namespace {

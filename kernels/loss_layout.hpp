@@ -13,11 +13,11 @@ namespace fokker::kernels {
 inline constexpr int fragment_floats = 16 * 8;
 struct LossGradientLayout {
   int first_layer = 0;  // [width, first_columns] in fragments
-  int first_columns;  // 1 + d, padded to 16
-  int hidden;         // [hidden − 1][width, width] in fragments
-  int bias;           // [hidden, width]
-  int output;         // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
-  int output_bias;    // [outputs padded to 16]
+  int first_columns;    // 1 + d, padded to 16
+  int hidden;           // [hidden − 1][width, width] in fragments
+  int bias;             // [hidden, width]
+  int output;           // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
+  int output_bias;      // [outputs padded to 16]
   int size;
 };
 

@@ -109,8 +109,8 @@ class LossProducts : public LossMemory<P, W> {
       load_rows(rows_of_warp, begin, 1 + net_.dimension, part);
       publish(right, part);
       const int count = columns - begin < W ? columns - begin : W;
-      accumulate(unit_blocks, count / 16, gradient() + plan_.gradient.first_layer + begin / 8 * fragment_floats, columns / 8,
-                 begin == 0 ? sums : no_sums());
+      accumulate(unit_blocks, count / 16, gradient() + plan_.gradient.first_layer + begin / 8 * fragment_floats,
+                 columns / 8, begin == 0 ? sums : no_sums());
     }
   }
   // Sums of left's columns alone.

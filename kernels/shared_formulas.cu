@@ -5,8 +5,8 @@
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "fokker/formulas/train.hpp"
 #include "fokker/formulas/sde.hpp"
+#include "fokker/formulas/train.hpp"
 
 namespace fokker {
 namespace {
@@ -33,7 +33,8 @@ __device__ T runge_kutta_step(const RungeKutta& scheme, const SdeFormulas& sde, 
 
 // out [gridDim.x · blockDim.x], one number a thread.
 template <class T>
-__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
+__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt,
+                                T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   T normal[2], uniform;
   draw_normals(normal, 2, RandomUse::noise, seed, index, step);

@@ -377,8 +377,7 @@ TEST_F(CudaSampler, RefusesSnapshotsThatDoNotFit) {
     Buffer<float> x(context, 3, 2), snapshots(context, 6, 2);
     const Sampler sampler(context, c.model, TimeGrid::uniform(10, 1, 4));
     const auto says = [&](std::vector<std::int32_t> steps, View<float> given) {
-      return message_of(
-          [&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = given}); });
+      return message_of([&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = given}); });
     };
     EXPECT_THAT(says({0, 1}, snapshots.view()), HasSubstr("step 0 asked for; allowed: increasing numbers from 1 to 4"));
     EXPECT_THAT(says({2, 2}, snapshots.view()), HasSubstr("step 2 asked for"));

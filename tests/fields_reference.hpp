@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "fokker/fields.hpp"
 #include "core/parallel.hpp"
+#include "fokker/fields.hpp"
 #include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"

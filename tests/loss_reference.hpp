@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "fokker/model.hpp"
 #include "core/parallel.hpp"
+#include "fokker/model.hpp"
 #include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"

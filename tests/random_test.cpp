@@ -130,7 +130,7 @@ TEST_P(VectorDraws, NormalsDoNotDependOnSplits) {
       Index begin = 0;
       for (const Index size : {Index{0}, Index{1}, Index{19}, Index{99}, Index{870}}) {
         draw_point_normals(parts.data() + begin * width, size, width, seed, first + static_cast<std::uint64_t>(begin),
-                     RandomUse::noise, step, 0.7f);
+                           RandomUse::noise, step, 0.7f);
         begin += size;
       }
       ASSERT_EQ(begin, n);

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cpu/random.hpp"
-#include "operations/data_tables.hpp"
 #include "fokker/formulas/data.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -222,12 +222,12 @@ const char* simd_name(std::int64_t target) {
 const char* simd_target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
 
 void draw_point_uniforms(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
-                   RandomUse use, std::uint64_t step, std::uint32_t first_block) {
+                         RandomUse use, std::uint64_t step, std::uint32_t first_block) {
   HWY_DYNAMIC_DISPATCH(uniforms_of)(out, n, per_point, seed, first_index, use, step, first_block);
 }
 
 void draw_point_normals(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
-                  RandomUse use, std::uint64_t step, float scale, std::uint32_t first_block) {
+                        RandomUse use, std::uint64_t step, float scale, std::uint32_t first_block) {
   HWY_DYNAMIC_DISPATCH(normals_of)(out, n, per_point, seed, first_index, use, step, scale, first_block);
 }
 

@@ -16,12 +16,12 @@
 #include <utility>
 #include <vector>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "core/parallel.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker::cpu {

@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
-#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 
@@ -120,7 +120,7 @@ double sliced_w2_squared(View<const float> a, View<const float> b, int projectio
     // A normal vector, scaled to length 1, is a uniform direction.
     std::vector<float> normals(a.columns);
     draw_point_normals(normals.data(), 1, static_cast<int>(a.columns), seed, static_cast<std::uint64_t>(projection),
-                 RandomUse::projection, 0);
+                       RandomUse::projection, 0);
     std::vector<double> direction(normals.begin(), normals.end());
     const double length = std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
     for (double& v : direction) v /= length;

@@ -2,7 +2,7 @@
 #include <fokker/fokker.hpp>
 
 int main() {
-  const fokker::Context context;  // a GPU where there is one, else the CPU
+  const fokker::Context context;      // a GPU where there is one, else the CPU
   fokker::Architecture architecture;  // 3–80–80–80–1, a potential φ(t, x) ≈ log p_t(x)
   architecture.beta = 20;
   const auto sde = fokker::ForwardSde::ou();

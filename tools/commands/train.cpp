@@ -173,7 +173,7 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
-  Architecture architecture_{.beta = 20, .layer_names = {}};
+  Architecture architecture_{.beta = 20};
   ForwardSde forward_;
   TrainOptions options_;
   std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},

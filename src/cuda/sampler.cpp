@@ -1,6 +1,7 @@
 // Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
 // in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
 // queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <memory>

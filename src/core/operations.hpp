@@ -19,6 +19,10 @@
 
 namespace fokker {
 
+// What the public classes allow, on every backend.
+inline constexpr std::int64_t most_snapshots = 64;   // of a call
+inline constexpr std::int64_t largest_hessian = 64;  // dimensions
+
 template <class T>
 class FieldOperator {
  public:

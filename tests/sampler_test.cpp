@@ -751,7 +751,7 @@ TEST(SamplerContract, BadRequestsSayWhatIsAllowed) {
                {"17", "euler-maruyama, euler, heun"});
   const View<const float> points(x, 2);
   expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::euler_maruyama); },
-               {"euler, heun and rk4"});
+               {"allowed: euler, heun, rk4"});
   expect_error([&] { sampler.log_density(points, View<float>(density.data(), 5)); }, {"[5, 1]", "[6, 1]"});
   expect_error([&] { sampler.log_density(points, View<float>(density, 2)); }, {"[3, 2]", "[6, 1]"});
   expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::heun, {.probes = -1}); }, {"-1 probes"});

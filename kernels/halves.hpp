@@ -1,7 +1,7 @@
 #pragma once
 
 // fp16 operands as every kernel makes them: the power of two of a row or matrix, and sums and maxima over the lanes
-// that share a row. Both are exact but for the sum, whose order is always the same.
+// that share a row. Powers of two and maxima are exact; the order of a sum is always the same.
 #include <cmath>
 #include <cstdint>
 

@@ -1,6 +1,6 @@
-// Training losses of a resident network and their gradient in two launches: this one draws (or reads) points, sweeps
-// and sums them up where they are, so that what leaves a multiprocessor is one partial gradient a block; loss_sum.cu
-// adds those up. Each header has one part of it:
+// Training losses of a resident network and their gradient in three launches: pack.cu packs the parameters; this one
+// draws (or reads) points, sweeps and sums them up where they are, so that what leaves a multiprocessor is one partial
+// gradient a block; loss_sum.cu adds those up. Each header has one part of it:
 //
 //   loss_layout.hpp    what lies where in shared memory and in the workspace
 //   loss_memory.hpp    a block's task, its warps' memory and planes

@@ -26,10 +26,8 @@ __global__ void update_parameters(const UpdateTask* tasks, int blocks) {
   double square = 0;
   for (int part = lane_index(); part < task.squares->count; part += 32) square += task.squares->parts[part];
   const double norm = std::sqrt(sum_of_lanes<32>(square)), total = task.values[2];
-  // Adam squares the gradient in float.
-  constexpr double largest = 1e18;
   const double clip = task.clip_norm > 0 && norm > task.clip_norm ? task.clip_norm / norm : 1.0;
-  const bool goes_on = std::isfinite(total) && norm * clip <= largest;
+  const bool goes_on = std::isfinite(total) && norm * clip <= largest_norm;
   if (block == 0 && thread_index() == 0) {
     task.report->records[entry] = {task.values[0], task.values[1], total, norm};
     if (goes_on) task.report->iteration = iteration + 1;

@@ -82,10 +82,10 @@ struct UpdateTask {
   UpdateReport* report;
 };
 
-// The update of every task's iteration: its record, and then, where loss and gradient are finite, Adam, the average and
-// the next iteration. Where they are not, nothing else changes, so that an iteration that failed fails again, without a
-// trace in slices after its own. tasks [count] on the device; the result for one does not depend on the others.
-// most_parameters: the largest of their P.
+// The update of every task's iteration: its record, and then, where loss and gradient are finite and the norm is at
+// most largest_norm, Adam, the average and the next iteration. Elsewhere nothing else changes, so that an iteration
+// that failed fails again, without a trace in slices after its own. tasks [count] on the device; the result for one
+// does not depend on the others. most_parameters: the largest of their P.
 Status launch_update(const UpdateTask* tasks, int count, std::int64_t most_parameters, Stream stream);
 Status prepare_update();
 

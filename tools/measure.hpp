@@ -17,7 +17,7 @@ namespace fokker::tools {
 
 // Called with the fraction of the work that is done.
 using FractionDone = std::function<void(double)>;
-// Called at the begin of a step, numbered from 0, with the fraction of it that an earlier call did.
+// Called at the beginning of a step, numbered from 0, with the fraction of it that an earlier call did.
 using StepBegins = std::function<FractionDone(int step, double done)>;
 
 std::vector<float> to_host(const Context& context, View<const float> values);

@@ -13,7 +13,8 @@ namespace fokker {
 enum class BackendKind { automatic, cpu, cuda };
 
 // "auto", "cpu" or "cuda"; throws Error on any other name.
-BackendKind parse_backend(const std::string& name);
+BackendKind parse_backend(std::string_view name);
+std::string_view to_string(BackendKind kind);
 
 Precision parse_precision(std::string_view name);  // split, fp32, half; throws Error on any other name
 std::string_view to_string(Precision precision);
@@ -45,14 +46,15 @@ class Backend;  // internal: one table of operations per backend
 // context's own stream is capturing. Another thread's capture of another stream, in whatever mode, forbids no set-up
 // and is not ended by it; CUDA itself refuses the default stream while a stream that waits for it is capturing.
 //
-// After set-up the calls of Fields and Sampler are queued on the stream and return: they allocate nothing, wait for
-// nothing, read and write only the views given and their own workspace, and can be captured into a CUDA graph; where
-// products go through cuBLAS (networks that are not resident) call once before capturing, since it loads its kernels
-// then. So does DataSet::draw(), which also puts a set on the device at its first call. copy() is asynchronous where
-// host memory is page-locked, and a captured copy reads its host memory again at every launch. Calls whose result is on
-// the host (histograms, moments, distances, residual_statistics) wait for it, allocate what they need for the call, and
-// are refused during a capture as set-up is. Every error of the CUDA runtime is thrown as Error with the call, file and
-// line; one that happens while the device works, by a later call or by synchronize().
+// After set-up the calls of Fields, Loss, Sampler and DataSet::draw() are queued on the stream and return: they
+// allocate nothing, wait for nothing, read and write only the views given and their own workspace, and can be captured
+// into a CUDA graph; where products go through cuBLAS (networks that are not resident) call once before capturing,
+// since it loads its kernels then. draw() also puts a set on the device at its first call, where it stays as long as
+// the context. copy() is asynchronous where host memory is page-locked, and a captured copy reads its host memory again
+// at every launch. Calls whose result is on the host (histograms, moments, distances, residual_statistics) wait for it,
+// allocate what they need for the call, and are refused during a capture as set-up is. Every error of the CUDA runtime
+// is thrown as Error with the call, file and line; one that happens while the device works, by a later call or by
+// synchronize().
 class Context {
  public:
   // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then.

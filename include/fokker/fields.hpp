@@ -69,7 +69,7 @@ extern template class Fields<float>;
 extern template class Fields<double>;
 
 // Which kernels the CUDA backend takes for a model in float: on the device that a context would use, or, where there is
-// none, on the architectures that it has been tuned for. Empty in a build without CUDA.
+// none, on compute capability 8.0 and 9.0. Empty in a build without CUDA.
 struct KernelPlan {
   std::string device = {};  // "NVIDIA H100", or "compute capability 9.0"
   std::string detail = {};  // for each operation the resident path with its warps a block, or the wide path

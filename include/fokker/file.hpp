@@ -9,8 +9,9 @@ namespace fokker {
 
 // Writes `text` as every file of the library is written: to a temporary name beside `path` (.fokker-PID-N.tmp), synced,
 // renamed over the file that `path` leads to. A failure (a full disk, a missing folder, a folder of that name) leaves
-// what was there, removes the temporary and throws Error. Only a process killed in the midst leaves its temporary,
-// which may be removed; nothing does so by itself, since a process of another machine may be writing in a shared folder.
+// what was there, removes the temporary and throws Error; where the folder's sync fails after the rename, Error is
+// thrown too, and the new file is in place. Only a process killed in the midst leaves its temporary, which may be
+// removed; nothing does so by itself, since a process of another machine may be writing in a shared folder.
 void write_text(const std::string& path, const std::string& text);
 
 // FNV-1a (Fowler, Noll and Vo) of bytes, going on from `hash`. It tells contents apart and does not withstand forgery.

@@ -2,8 +2,8 @@
 
 // The ODE–SDE gap of a model: how far the law of its probability flow lies from that of its reverse SDE, and both from
 // the data. The distance is W2² between histograms in the plane and the sliced W2² in other dimensions, in squared
-// units of x. A distance says something above the noise floor alone, that of two draws of the data of the same size,
-// and as long as few samples escaped.
+// units of x. A distance says something only where it is above the noise floor, the distance of two such draws of
+// the data, and where few samples escaped.
 //
 // Samples are drawn on the context; transports are solved on the host, one a thread. All calls wait for their results.
 #include <cstdint>
@@ -58,7 +58,7 @@ struct GapOptions {
   // For d = 2: also the gap at times between T and the end, and at the end on nodes half as far apart.
   bool in_detail = false;
   Grid box = {};  // of the histograms, up to 256 nodes a side; up to 128 in detail
-  // Called at the begin of each stage with the fraction of it that `from` has, then with the fraction that is done.
+  // Called at the beginning of each stage with the fraction of it that `from` has, then with the fraction that is done.
   std::function<void(GapStage, double)> progress = {};
   // Called with the samples so far, after parts of some seconds each; without it all are drawn at once. `from` is such
   // a state of an earlier call with the same model, time grid and options, to go on from with the same result.

@@ -7,7 +7,7 @@
 
 namespace fokker {
 
-// The times of an integrator's steps, strictly decreasing from T to the end, since samplers go backwards in time.
+// The times of an integrator's steps, strictly decreasing, from T where samples are drawn.
 class TimeGrid {
  public:
   // Throws Error unless there are at least two times, finite, not negative and strictly decreasing.

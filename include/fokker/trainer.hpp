@@ -59,7 +59,8 @@ struct TrainRecord {
   double rate = 0;             // Adam's step size of this update
 };
 
-// Thrown on the first loss or gradient that is not finite; what() names its iteration and its terms.
+// Thrown on the first loss or gradient that is not finite, or whose norm after clipping is above largest_norm
+// (formulas/train.hpp); what() names its iteration and its terms.
 struct TrainingStopped : Error {
   explicit TrainingStopped(const TrainRecord& failed);
   // Those of the call before that iteration; empty where the call had a sink, which got them.
@@ -70,13 +71,13 @@ struct TrainingStopped : Error {
 struct TrainingNews {
   std::size_t trainer = 0;  // its index in the group; 0 where it runs alone
   std::span<const TrainRecord> records = {};
-  // Where this is not null, the trainer stops after these records: its next loss or gradient is not finite.
+  // Where this is not null, the trainer stops after these records, for the reason that what() gives.
   const TrainingStopped* stopped = nullptr;
 };
 
 // A run calls its sink with every report, on the thread that called run(), and goes on while the sink returns true.
 // After false no iteration begins; iterations that a GPU has begun are finished and reported too. An exception from the
-// sink ends the run in the same way, but for these reports, and then leaves run(). Inside the sink only options() and
+// sink ends the run in the same way, without further reports, and then leaves run(). Inside the sink only options() and
 // iteration() of the run's trainers may be called: model(), save_state() and run() throw Error.
 using TrainingSink = std::function<bool(const TrainingNews& news)>;
 
@@ -86,8 +87,9 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 //
 // On CUDA parameters, moments, average and points stay on the device, and an iteration is a CUDA graph on a stream of
 // the context's own; the caller's stream is left alone. Iterations run in slices of about 50 ms: while one runs, the
-// records of the one before go to the sink, and after the sink's false it is the last. Where a CUDA call fails, the
-// iterations that have begun are finished without a report, and run() throws Error; the next run goes on after them.
+// records of the one before go to the sink; where that returns false, the slice that is running is the last. Where a
+// CUDA call fails, the iterations that have begun are finished without a report, and run() throws Error; the next run
+// goes on after them.
 class Trainer {
  public:
   // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
@@ -101,7 +103,7 @@ class Trainer {
   Trainer& operator=(Trainer&&) noexcept;
 
   // Runs up to `count` more iterations, never past options.iterations, and returns their records. Throws
-  // TrainingStopped on the first loss or gradient that is not finite; the parameters stay those before it.
+  // TrainingStopped on the first loss or gradient that forbids an update; the parameters stay those before it.
   std::vector<TrainRecord> run(std::int64_t count);
   // The same, but the records go to `sink`: on the CPU after every iteration.
   void run(std::int64_t count, const TrainingSink& sink);

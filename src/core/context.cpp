@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "core/names.hpp"
 #include "core/operations.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/backend.hpp"
@@ -12,12 +11,6 @@
 namespace fokker {
 
 const char* version() { return FOKKER_VERSION; }
-
-BackendKind parse_backend(const std::string& name) {
-  static constexpr Named<BackendKind> backends[] = {
-      {"auto", BackendKind::automatic}, {"cpu", BackendKind::cpu}, {"cuda", BackendKind::cuda}};
-  return names("backend", backends).parse(name);
-}
 
 std::vector<BackendStatus> backend_status() {
   const cuda::DeviceQuery query = cuda::query_devices();

@@ -19,6 +19,10 @@
 
 namespace fokker {
 
+// What the public classes allow, on every backend.
+inline constexpr std::int64_t most_snapshots = 64;   // of a call
+inline constexpr std::int64_t largest_hessian = 64;  // dimensions
+
 template <class T>
 class FieldOperator {
  public:
@@ -56,7 +60,7 @@ struct TrainState {
   std::int64_t average_count = 0;  // iterations in it
 };
 
-// A trainer of one model; a TrainGroup runs its iterations.
+// A trainer of one model; a TrainGroupOperator runs its iterations.
 class TrainOperator {
  public:
   virtual ~TrainOperator() = default;
@@ -66,9 +70,9 @@ class TrainOperator {
 };
 
 // Trainers of one backend that run together.
-class TrainGroup {
+class TrainGroupOperator {
  public:
-  virtual ~TrainGroup() = default;
+  virtual ~TrainGroupOperator() = default;
   // counts[k] more iterations of member k, never past its options' number. News goes to `sink` as TrainingSink says.
   virtual void run(std::span<const std::int64_t> counts, const TrainingSink& sink) = 0;
 };
@@ -103,7 +107,7 @@ class Backend {
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                                  const TrainOptions& options) = 0;
   // The members are this backend's, all different, and outlive the group.
-  virtual std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) = 0;
+  virtual std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) = 0;
 };
 
 }  // namespace fokker

@@ -68,7 +68,7 @@ class CpuBackend : public Backend {
                                          const TrainOptions& options) override {
     return make_trainer(initial, data, options, threads_);
   }
-  std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) override {
+  std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) override {
     return make_train_group(members);
   }
 

@@ -12,7 +12,6 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
-#include <numbers>
 #include <utility>
 #include <vector>
 
@@ -28,8 +27,8 @@ namespace fokker::cpu {
 namespace {
 
 // A larger block amortises calls, a smaller one balances threads and stays in cache.
-constexpr std::int64_t kLargestBlock = 512, kBlocksPerThread = 16;
-constexpr std::int64_t kMostReports = 200;
+constexpr std::int64_t largest_block = 512, blocks_per_thread = 16;
+constexpr std::int64_t most_reports = 200;
 
 // A thread's own memory.
 struct Workspace {
@@ -46,7 +45,7 @@ class Progress {
     if (!report_) return;
     const std::lock_guard lock(mutex_);
     done_ += samples;
-    if (done_ == all_ || done_ - reported_ > all_ / kMostReports) report_(reported_ = done_, all_);
+    if (done_ == all_ || done_ - reported_ > all_ / most_reports) report_(reported_ = done_, all_);
   }
 
  private:
@@ -100,7 +99,7 @@ class CpuSampler final : public SampleOperator {
     const std::vector<Stage> stages = stages_of(sde_, {times_.rbegin(), times_.rend()}, scheme);
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
-    const double log_norm = -0.5 * static_cast<double>(d_) * std::log(2 * std::numbers::pi * variance);
+    const double log_norm = prior_log_norm(d_, variance);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       reserve(w.state, n * d_);
       reserve(w.log_density, n);
@@ -128,8 +127,8 @@ class CpuSampler final : public SampleOperator {
   template <class Body>
   void for_blocks(std::int64_t points, Body&& body) {
     const std::int64_t unit = field_->block_size();
-    const std::int64_t largest = std::max<std::int64_t>(kLargestBlock / unit, 1);
-    const std::int64_t fair = points / (unit * kBlocksPerThread * static_cast<std::int64_t>(workspaces_.size()));
+    const std::int64_t largest = std::max<std::int64_t>(largest_block / unit, 1);
+    const std::int64_t fair = points / (unit * blocks_per_thread * static_cast<std::int64_t>(workspaces_.size()));
     const std::int64_t block = unit * std::clamp<std::int64_t>(fair, 1, largest);
     parallel_for(static_cast<int>(workspaces_.size()), (points + block - 1) / block,
                  [&](std::int64_t item, int thread) {

@@ -7,6 +7,7 @@
 // Nothing is remembered but TrainState, and nothing depends on the number of threads.
 #include "fokker/trainer.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -19,8 +20,6 @@
 
 namespace fokker::cpu {
 namespace {
-
-constexpr std::int32_t time_cells = 4096;
 
 class CpuTrainer final : public TrainOperator {
  public:
@@ -43,7 +42,7 @@ class CpuTrainer final : public TrainOperator {
   TrainState state() const override { return state_; }
   void restore(TrainState state) override { state_ = std::move(state); }
 
-  // The record, and whether its loss and gradient are finite; nothing is changed where they are not.
+  // The record, and whether its loss and gradient allow an update (largest_norm); without one nothing is changed.
   std::pair<TrainRecord, bool> iterate() {
     const std::int64_t k = state_.iteration;
     const std::int64_t collocation_points = options_.residual_weight > 0 ? options_.collocation_points : 0;
@@ -57,12 +56,10 @@ class CpuTrainer final : public TrainOperator {
     double square = 0;
     for (const float g : gradient_) square += double{g} * double{g};
     const double norm = std::sqrt(square), total = loss.denoising + options_.residual_weight * loss.residual;
-    // Adam squares the gradient in float.
-    constexpr double largest = 1e18;
     const double clip = options_.clip_norm > 0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
     const RateStep rate = rate_step(options_, k);
     const TrainRecord record{k, loss.denoising, loss.residual, total, norm, rate.rate};
-    if (!std::isfinite(total) || !(norm * clip <= largest)) return {record, false};
+    if (!std::isfinite(total) || !(norm * clip <= largest_norm)) return {record, false};
 
     update(rate, clip);
     if (k >= average_begin(options_)) average();
@@ -136,7 +133,7 @@ class CpuTrainer final : public TrainOperator {
 };
 
 // One member after another.
-class CpuTrainGroup final : public TrainGroup {
+class CpuTrainGroup final : public TrainGroupOperator {
  public:
   explicit CpuTrainGroup(const std::vector<TrainOperator*>& members) {
     for (TrainOperator* member : members) members_.push_back(static_cast<CpuTrainer*>(member));
@@ -168,7 +165,7 @@ std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet&
   return std::make_unique<CpuTrainer>(initial, data, options, threads);
 }
 
-std::unique_ptr<TrainGroup> make_train_group(const std::vector<TrainOperator*>& members) {
+std::unique_ptr<TrainGroupOperator> make_train_group(const std::vector<TrainOperator*>& members) {
   return std::make_unique<CpuTrainGroup>(members);
 }
 

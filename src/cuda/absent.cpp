@@ -1,4 +1,4 @@
-// In place of all other files of this folder, and of kernels/, in a build without CUDA.
+// In place of what needs CUDA of this folder, and of the kernels, in a build without it.
 #include "cuda/backend.hpp"
 #include "fokker/error.hpp"
 

@@ -88,7 +88,7 @@ class CudaBackend final : public Backend {
     const SetUp set_up(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }
-  std::unique_ptr<TrainGroup> train_group(const std::vector<TrainOperator*>& members) override {
+  std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) override {
     const SetUp set_up(queue_.device, queue_.stream);
     return make_train_group(queue_, training_queue(), members);
   }

@@ -12,12 +12,11 @@
 #include <cstddef>
 #include <memory>
 
+#include "core/operations.hpp"
 #include "cuda/wide_network.hpp"
 
 namespace fokker::cuda {
 namespace {
-
-constexpr std::int64_t kMostHessian = 64;  // dimensions, as the public Fields
 
 template <class T>
 class WideField final : public DeviceField<T> {
@@ -31,7 +30,7 @@ class WideField final : public DeviceField<T> {
         network_(queue, mlp.architecture, potential_, field_budget),
         parameters_(upload(std::vector<T>(mlp.parameters.begin(), mlp.parameters.end()))) {
     if (rows == 0) rows = network_.rows_that_fit([&](std::int64_t n) { return lay_out(nullptr, n); });
-    rows_ = potential_ ? std::max(rows, std::min(d_, kMostHessian)) : rows;
+    rows_ = potential_ ? std::max(rows, std::min(d_, largest_hessian)) : rows;
     workspace_.reserve(lay_out(nullptr, rows_));
     lay_out(workspace_.template as<char>(), rows_);
     network_.use(parameters_.template as<T>());

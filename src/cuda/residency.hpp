@@ -11,8 +11,8 @@
 namespace fokker::cuda {
 
 // A work is resident where a block's shared memory holds the network and the state of at least one warp: then one
-// launch does it, in blocks of `warps` warps. What is neither resident nor refused is wide: matrix products in global
-// memory, with launches between them.
+// launch does it (three a training's losses: pack, sweeps, sums), in blocks of `warps` warps. What is neither resident
+// nor refused is wide: matrix products in global memory, with launches between them.
 struct WorkPlan {
   int warps = 0;                  // 0: not resident
   std::string_view refusal = {};  // why the work is not done in this precision; empty where it is

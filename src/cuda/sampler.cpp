@@ -1,10 +1,10 @@
 // Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
 // in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
 // queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <memory>
-#include <numbers>
 #include <utility>
 
 #include "cuda/backend.hpp"
@@ -17,15 +17,17 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::size_t kWorkspace = std::size_t{8} << 20;  // of the states that go through the grid together
-constexpr std::array kSchemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
+static_assert(most_snapshots <= kernels::most_snapshots);
+
+constexpr std::size_t workspace_limit = std::size_t{8} << 20;  // of the states that go through the grid together
+constexpr std::array all_schemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
 
 class CudaSampler final : public SampleOperator {
  public:
   CudaSampler(const Queue& queue, const Model& model, const TimeGrid& grid)
       : queue_(queue), d_(model.dimension()), steps_(grid.steps()), variance_(model.sde.prior_variance()) {
     const std::vector<double>& times = grid.times();
-    for (const Scheme scheme : kSchemes) {
+    for (const Scheme scheme : all_schemes) {
       backwards_.push_back(upload_path(model.sde, times, scheme));
       if (scheme != Scheme::euler_maruyama) {
         forwards_.push_back(upload_path(model.sde, {times.rbegin(), times.rend()}, scheme));
@@ -43,7 +45,7 @@ class CudaSampler final : public SampleOperator {
 
     field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_device_field<float>(queue, model);
     const std::size_t point = (4 * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
-    chunk_ = static_cast<std::int64_t>(kWorkspace / point);
+    chunk_ = static_cast<std::int64_t>(workspace_limit / point);
     integral_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(double));
     for (DeviceMemory* memory : {&state_, &stage_, &sum_, &score_}) {
       *memory = DeviceMemory(static_cast<std::size_t>(chunk_ * d_) * sizeof(float));
@@ -102,7 +104,7 @@ class CudaSampler final : public SampleOperator {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
       a.log_density = log_density.data;
       a.prior_variance = variance_;
-      a.prior_log_norm = -0.5 * static_cast<double>(d_) * std::log(2 * std::numbers::pi * variance_);
+      a.prior_log_norm = prior_log_norm(d_, variance_);
       a.estimate = estimate;
       launch(plan_.log_density, a);
       return;

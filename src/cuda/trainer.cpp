@@ -17,6 +17,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "cuda/backend.hpp"
@@ -29,7 +30,6 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::int32_t time_cells = 4096;
 constexpr double slice_milliseconds = 50;
 
 template <class T>
@@ -283,7 +283,7 @@ class IterationGraph {
   std::int64_t slice_ = 1;
 };
 
-class CudaTrainGroup final : public TrainGroup {
+class CudaTrainGroup final : public TrainGroupOperator {
  public:
   CudaTrainGroup(const Queue& own, const Queue& training, const std::vector<TrainOperator*>& members)
       : own_stream_(own.stream), queue_(training) {
@@ -409,8 +409,8 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
   return std::make_unique<CudaTrainer>(queue, initial, data, options);
 }
 
-std::unique_ptr<TrainGroup> make_train_group(const Queue& own, const Queue& training,
-                                             const std::vector<TrainOperator*>& members) {
+std::unique_ptr<TrainGroupOperator> make_train_group(const Queue& own, const Queue& training,
+                                                     const std::vector<TrainOperator*>& members) {
   return std::make_unique<CudaTrainGroup>(own, training, members);
 }
 

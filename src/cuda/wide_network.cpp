@@ -9,7 +9,7 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::int64_t kWidest = 4096;
+constexpr std::int64_t widest_layer = 4096;
 
 std::int64_t padded(std::int64_t n) {
   return (n + kernels::wide_padding - 1) / kernels::wide_padding * kernels::wide_padding;
@@ -27,9 +27,9 @@ WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture
                             const WideBudget& budget)
     : stream_(queue.stream), architecture_(architecture), budget_(budget), gemm_(queue.stream, budget.products) {
   for (std::size_t l = 0; l < architecture.hidden.size(); ++l) {
-    if (architecture.hidden[l] <= kWidest) continue;
+    if (architecture.hidden[l] <= widest_layer) continue;
     throw Error(fmt::format("hidden layer {} has {} units; the CUDA backend takes up to {}", l + 1,
-                            architecture.hidden[l], kWidest));
+                            architecture.hidden[l], widest_layer));
   }
   if constexpr (std::is_same_v<T, float>) {
     operand_.parts = queue.precision == Precision::split ? 3 : queue.precision == Precision::half ? 1 : 0;

@@ -13,7 +13,7 @@ namespace {
 
 // Rounding that a symmetric or semi-definite matrix may carry, relative to its largest entry: decimal files of ten
 // digits.
-constexpr double kRounding = 1e-9;
+constexpr double rounding = 1e-9;
 
 void require_finite(const std::vector<double>& values, const char* what) {
   const auto bad = std::find_if(values.begin(), values.end(), [](double v) { return !std::isfinite(v); });
@@ -81,7 +81,7 @@ GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> wei
     for (std::size_t i = 0; i < d; ++i) {
       for (std::size_t j = 0; j < i; ++j) {
         double &lower = c[i * d + j], &upper = c[j * d + i];
-        if (!(std::abs(lower - upper) <= kRounding * largest)) {
+        if (!(std::abs(lower - upper) <= rounding * largest)) {
           throw Error(
               fmt::format("a Gaussian mixture's covariances must be symmetric, and covariance {} holds {} at ({}, "
                           "{}) and {} at ({}, {})",
@@ -96,7 +96,7 @@ GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> wei
     double* values = eigenvalues_.data() + component * d;
     eigen_decomposition(dimension, matrix.data(), values, eigenvectors_.data() + component * d * d);
     for (std::size_t i = 0; i < d; ++i) {
-      if (!(values[i] >= -kRounding)) {
+      if (!(values[i] >= -rounding)) {
         throw Error(
             fmt::format("a Gaussian mixture's covariances must have no negative eigenvalue, and covariance {} has {}",
                         component, values[i] * scale));

@@ -15,6 +15,8 @@
 namespace fokker {
 namespace {
 
+constexpr Named<BackendKind> backend_names[] = {
+    {"auto", BackendKind::automatic}, {"cpu", BackendKind::cpu}, {"cuda", BackendKind::cuda}};
 constexpr Named<Precision> precision_names[] = {
     {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
 constexpr Named<Output> output_names[] = {{"potential", Output::potential}, {"score", Output::score}};
@@ -35,6 +37,7 @@ constexpr Named<WeightAverage> average_names[] = {
 
 constexpr NameTable<ActivationTraits, Activation ActivationTraits::*> activations{"activation", Activations::traits,
                                                                                   &ActivationTraits::activation};
+constexpr auto backends = names("backend", backend_names);
 constexpr auto precisions = names("precision", precision_names);
 constexpr auto outputs = names("output", output_names);
 constexpr auto schemes = names("scheme", scheme_names);
@@ -61,6 +64,7 @@ std::map<std::string, std::string> activation_parameters() {
 }
 
 Activation parse_activation(std::string_view name) { return activations.parse(name); }
+BackendKind parse_backend(std::string_view name) { return backends.parse(name); }
 Precision parse_precision(std::string_view name) { return precisions.parse(name); }
 Output parse_output(std::string_view name) { return outputs.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
@@ -69,6 +73,7 @@ RateSchedule parse_rate_schedule(std::string_view name) { return schedules.parse
 WeightAverage parse_weight_average(std::string_view name) { return averages.parse(name); }
 
 std::string_view to_string(Activation activation) { return activations.name(activation); }
+std::string_view to_string(BackendKind kind) { return backends.name(kind); }
 std::string_view to_string(Precision precision) { return precisions.name(precision); }
 std::string_view to_string(Output output) { return outputs.name(output); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }

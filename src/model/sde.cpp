@@ -30,13 +30,13 @@ struct Kind {
 };
 
 // Squares and ratios of squares of numbers in this range stay within float's.
-constexpr double kLeast = 1e-6, kMost = 1e6;
+constexpr double least_value = 1e-6, most_value = 1e6;
 
 template <class Sde>
 struct Key {
   const char* key;
   double Sde::*member;
-  double most = kMost;
+  double most = most_value;
 };
 
 // A row of the table: `own` are the keys of the kind besides T and t_min, which every kind has.
@@ -88,9 +88,9 @@ ForwardSde::ForwardSde(const SdeFormulas& formulas) : formulas_(formulas) {
   const Kind& kind = find(formulas.kind);
   for (const Parameter& p : kind.parameters) {
     if (p.key == std::string_view("t_min")) continue;
-    if (const double value = p.in(formulas_); !(value >= kLeast && value <= p.most)) {
-      throw Error(fmt::format("the SDE {} has {} = {}: it must lie between {} and {}", kind.name, p.key, value, kLeast,
-                              p.most));
+    if (const double value = p.in(formulas_); !(value >= least_value && value <= p.most)) {
+      throw Error(fmt::format("the SDE {} has {} = {}: it must lie between {} and {}", kind.name, p.key, value,
+                              least_value, p.most));
     }
   }
   formulas.visit([&](const auto& sde) {

@@ -15,12 +15,12 @@
 namespace fokker {
 namespace {
 
-constexpr int kMaxSteps = 10'000'000;
-constexpr const char* kAllowed = "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy";
+constexpr int most_steps = 10'000'000;
+constexpr const char* all_grids = "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy";
 
 void check_steps(const char* name, int steps) {
-  if (steps >= 1 && steps <= kMaxSteps) return;
-  throw Error(fmt::format("a {} time grid needs 1 to {} steps; {} was given", name, kMaxSteps, steps));
+  if (steps >= 1 && steps <= most_steps) return;
+  throw Error(fmt::format("a {} time grid needs 1 to {} steps; {} was given", name, most_steps, steps));
 }
 
 void check_range(const char* name, double horizon, double end, bool positive_end, int steps) {
@@ -40,7 +40,7 @@ T parse_number(std::string_view text, const char* what, const std::string& grid)
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) {
     throw Error(
-        fmt::format("{} is not a valid {} in time grid {}; {}", in_quotes(text), what, in_quotes(grid), kAllowed));
+        fmt::format("{} is not a valid {} in time grid {}; {}", in_quotes(text), what, in_quotes(grid), all_grids));
   }
   return value;
 }
@@ -49,7 +49,7 @@ T parse_number(std::string_view text, const char* what, const std::string& grid)
 std::optional<std::string> file_of(std::string_view text) {
   constexpr std::string_view prefix = "file:";
   if (!text.starts_with(prefix)) return {};
-  if (text == prefix) throw Error(fmt::format("time grid {} names no file; {}", in_quotes(text), kAllowed));
+  if (text == prefix) throw Error(fmt::format("time grid {} names no file; {}", in_quotes(text), all_grids));
   return std::string(text.substr(prefix.size()));
 }
 
@@ -69,7 +69,7 @@ Formula parse_formula(const std::string& text) {
   Formula formula;
   formula.geometric = kind == "geometric";
   if (colon == std::string_view::npos || kind != formula.name()) {
-    throw Error(fmt::format("time grid {} is not known; {}", in_quotes(text), kAllowed));
+    throw Error(fmt::format("time grid {} is not known; {}", in_quotes(text), all_grids));
   }
   const std::string_view rest = view.substr(colon + 1);
   const std::size_t end = rest.find(':');
@@ -82,8 +82,8 @@ Formula parse_formula(const std::string& text) {
 
 TimeGrid::TimeGrid(std::vector<double> times) : times_(std::move(times)) {
   if (times_.size() < 2) throw Error(fmt::format("a time grid needs at least two times; {} was given", times_.size()));
-  if (times_.size() - 1 > static_cast<std::size_t>(kMaxSteps)) {
-    throw Error(fmt::format("a time grid may have at most {} steps; {} were given", kMaxSteps, times_.size() - 1));
+  if (times_.size() - 1 > static_cast<std::size_t>(most_steps)) {
+    throw Error(fmt::format("a time grid may have at most {} steps; {} were given", most_steps, times_.size() - 1));
   }
   for (std::size_t i = 0; i < times_.size(); ++i) {
     if (!(std::isfinite(times_[i]) && times_[i] >= 0)) {

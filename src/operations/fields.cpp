@@ -11,8 +11,7 @@
 namespace fokker {
 namespace {
 
-constexpr std::int64_t kLargestHessian = 64;
-constexpr const char* kFieldsOfScores = "score, divergence, hessian";
+constexpr const char* fields_of_scores = "score, divergence, hessian";
 
 template <class T>
 void check_points(const Points<T>& points, std::int64_t dimension, Device device) {
@@ -29,7 +28,7 @@ void check_output(const char* what, const View<T>& view, std::int64_t rows, std:
 void check_potential(const char* what, bool wanted, Output output) {
   if (!wanted || output == Output::potential) return;
   throw Error(fmt::format("{} is there for potentials, and this model's output is the score; allowed: {}", what,
-                          kFieldsOfScores));
+                          fields_of_scores));
 }
 
 }  // namespace
@@ -61,16 +60,16 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
   check_potential("the time derivative", static_cast<bool>(outputs.dt), output_);
   if (outputs.residual && output_ != Output::potential) {
     throw Error(fmt::format("the residual of a model whose output is the score is not there yet; allowed: {}",
-                            kFieldsOfScores));
+                            fields_of_scores));
   }
   check_output("value", outputs.value, n, 1, device_);
   check_output("dt", outputs.dt, n, 1, device_);
   check_output("score", outputs.score, n, d, device_);
   check_output("divergence", outputs.divergence, n, 1, device_);
   check_output("residual", outputs.residual, n, 1, device_);
-  if (outputs.hessian && d > kLargestHessian) {
+  if (outputs.hessian && d > largest_hessian) {
     throw Error(fmt::format("a Hessian in {} dimensions asked for; allowed: up to {}, and hessian_vector beyond", d,
-                            kLargestHessian));
+                            largest_hessian));
   }
   check_output("hessian", outputs.hessian, n, d * d, device_);
   if (divergence.probes < 0) {

@@ -13,8 +13,7 @@ namespace fokker {
 namespace {
 
 // Times that come from a float32 file are rounded, up or down.
-constexpr double kTimeTolerance = 1e-6;
-constexpr std::int64_t kMostSnapshots = 64;
+constexpr double time_tolerance = 1e-6;
 
 void check_scheme(Scheme scheme) {
   switch (scheme) {
@@ -28,7 +27,7 @@ void check_scheme(Scheme scheme) {
 }
 
 void check_start(const TimeGrid& grid, double horizon) {
-  if (const double start = grid.times().front(); start < horizon * (1 - kTimeTolerance)) {
+  if (const double start = grid.times().front(); start < horizon * (1 - time_tolerance)) {
     throw Error(fmt::format("the time grid starts at {} where the prior is the law at the horizon {}", start, horizon));
   }
 }
@@ -36,8 +35,8 @@ void check_start(const TimeGrid& grid, double horizon) {
 void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t dimension, int steps, Device device) {
   const auto& asked = options.snapshot_steps;
   const auto count = static_cast<std::int64_t>(asked.size());
-  if (count > kMostSnapshots) {
-    throw Error(fmt::format("{} snapshots asked for; allowed: up to {}", count, kMostSnapshots));
+  if (count > most_snapshots) {
+    throw Error(fmt::format("{} snapshots asked for; allowed: up to {}", count, most_snapshots));
   }
   std::int64_t last = 0;
   for (const std::int32_t step : asked) {
@@ -56,7 +55,7 @@ Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
     : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon()) {
   model.validate();
   dimension_ = model.dimension();
-  if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + kTimeTolerance))) {
+  if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
   operator_ = context.backend().sampler(model, grid_);

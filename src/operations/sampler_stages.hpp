@@ -2,12 +2,20 @@
 
 // The stages of a path along a time grid, in the order in which every backend takes them. Coefficients of the SDE are
 // computed in double.
+#include <cmath>
+#include <cstdint>
+#include <numbers>
 #include <vector>
 
 #include "fokker/formulas/integrator.hpp"
 #include "fokker/sampler.hpp"
 
 namespace fokker {
+
+// log N(0; 0, variance I) in d dimensions.
+inline double prior_log_norm(std::int64_t d, double variance) {
+  return -0.5 * static_cast<double>(d) * std::log(2 * std::numbers::pi * variance);
+}
 
 // Stages a step: 1 for euler_maruyama.
 int stages_per_step(Scheme scheme);

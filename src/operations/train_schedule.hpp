@@ -30,6 +30,9 @@ inline double average_share(const TrainOptions& options, std::int64_t count) {
   return options.average == WeightAverage::tail ? 1 / static_cast<double>(count + 1) : 1 - options.average_decay;
 }
 
+// Cells of TimeLaw::importance in a training, on every backend.
+inline constexpr std::int32_t time_cells = 4096;
+
 // The edges of TimeLaw::importance [cells + 1]. sde: valid, so that its t_min is above 0.
 std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells);
 

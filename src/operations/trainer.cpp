@@ -52,9 +52,9 @@ TrainingStopped::TrainingStopped(const TrainRecord& failed)
           return std::isfinite(value) ? fmt::format("{:.4g}", value) : std::string("not finite");
         };
         return fmt::format(
-            "training stopped at iteration {}, whose loss or gradient is not finite or above 1e18 (denoising {}, mean "
-            "squared residual {}, gradient norm {}); a smaller rate or clipping may help",
-            failed.iteration, text(failed.denoising), text(failed.residual), text(failed.gradient_norm));
+            "training stopped at iteration {}, whose loss or gradient is not finite or whose gradient has a norm above "
+            "{} (denoising {}, mean squared residual {}, gradient norm {}); a smaller rate or clipping may help",
+            failed.iteration, largest_norm, text(failed.denoising), text(failed.residual), text(failed.gradient_norm));
       }()) {}
 
 namespace {
@@ -145,7 +145,7 @@ class Runner {
   struct Part {
     Backend* backend;
     std::vector<std::size_t> places;  // in members_
-    std::unique_ptr<TrainGroup> group;
+    std::unique_ptr<TrainGroupOperator> group;
   };
   struct Running {
     const std::vector<Member>& members;

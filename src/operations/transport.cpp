@@ -70,7 +70,7 @@ namespace {
 
 // Masses are integers with this sum, so that both sides are exactly equal: 2^60 leaves a rounding of 2^−61 a node, less
 // than that of the doubles they come from.
-constexpr std::int64_t kTotalMass = std::int64_t{1} << 60;
+constexpr std::int64_t total_mass = std::int64_t{1} << 60;
 
 std::vector<std::int64_t> integer_masses(const std::vector<double>& weights, const Grid& grid, const char* name) {
   if (static_cast<std::int64_t>(weights.size()) != grid.n * grid.n) {
@@ -92,10 +92,10 @@ std::vector<std::int64_t> integer_masses(const std::vector<double>& weights, con
   std::vector<std::int64_t> masses(weights.size());
   std::int64_t total = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    masses[i] = std::llround(weights[i] / largest / sum * kTotalMass);
+    masses[i] = std::llround(weights[i] / largest / sum * total_mass);
     total += masses[i];
   }
-  masses[where] += kTotalMass - total;
+  masses[where] += total_mass - total;
   return masses;
 }
 
@@ -160,7 +160,7 @@ class GridTransport {
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
       if (b_id[i] >= 0) v_[i] = simplex.potential(graph.node(b_id[i]));
     }
-    return static_cast<double>(simplex.totalCost<long double>() / kTotalMass);
+    return static_cast<double>(simplex.totalCost<long double>() / total_mass);
   }
 
   // The value of the dual that v_ extends to, in units of h².
@@ -184,7 +184,7 @@ class GridTransport {
       }
       value += static_cast<long double>(a_[i]) * u;
     }
-    return static_cast<double>(value / kTotalMass);
+    return static_cast<double>(value / total_mass);
   }
 
  private:

@@ -18,8 +18,8 @@ class Train : public Command {
   explicit Train(CLI::App& parent) : Command(parent, "train", "Train an MLP on a data set") {
     explain(R"(
 The defaults train circles2 in about half a minute on two cores.
-SIGINT or SIGTERM ends a training after the iteration that is running, with its state saved; a second signal ends
-it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
+SIGINT or SIGTERM ends a training after the iterations that have begun, with its state saved; a second signal
+ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
 and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state,
 and beside it a file .fokker-PID-N.tmp that may be removed.

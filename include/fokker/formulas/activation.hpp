@@ -7,9 +7,10 @@
 namespace fokker {
 
 // An activation is its functor: traits, at most one parameter, and σ with three derivatives in float and double. This
-// file is the one place that a new one touches: its enumerator, its functor and its entry in `Activations`, from which
-// names, messages, help, the dispatchers of host and device and the tests' lists follow. Everything computes by the
-// functor, but where src/cpu/mlp_activations-inl.hpp has a vector_form and kernels/activation.hpp a fast_form of it.
+// file is the one place of the library that a new one touches: its enumerator, its functor and its entry in
+// `Activations`, from which names, messages, help, the dispatchers of host and device and the tests' lists follow.
+// Everything computes by the functor, but where src/cpu/mlp_activations-inl.hpp has a vector_form and
+// kernels/activation.hpp a fast_form of it.
 enum class Activation { softplus, tanh, silu, sine };
 
 // σ(z) and its derivatives σ′, σ″, σ‴.

@@ -4,8 +4,8 @@
 // where samples are drawn, dt > 0 where a density is followed up to T), and the coefficients of the SDE enter
 // multiplied by dt:
 //   reverse SDE        x ← x + a dt x − g² dt s + g √|dt| z                     (Euler–Maruyama)
-//   probability flow   x ← x + Σ_i w_i k_i,  k_i = a dt x_i − ½ g² dt s(t_i, x_i),  t_i = t + c_i dt,  x_i = x + c_i
-//   k_{i−1}
+//   probability flow   x ← x + Σ_i w_i k_i,  k_i = a dt x_i − ½ g² dt s(t_i, x_i),  t_i = t + c_i dt,
+//                      x_i = x + c_i k_{i−1}
 // The explicit Runge–Kutta schemes at hand (Euler, Heun, the classical fourth order) all have this chain form.
 #include <cmath>
 

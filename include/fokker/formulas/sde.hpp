@@ -2,8 +2,8 @@
 
 // Forward SDEs with isotropic linear drift, dx = a(t) x dt + g(t) dW on [0, T], whose transition kernel is
 // x_t | x_0 ~ N(m(t) x_0, σ²(t) I) with m′ = a m and (σ²)′ = 2 a σ² + g². Each is a plain struct of its parameters,
-// with their defaults, and its closed forms, shared by host and device. Times are in the unit of the horizon T; τ =
-// t/T.
+// with their defaults, and its closed forms, shared by host and device. Times are in the unit of the horizon T;
+// τ = t/T.
 //
 // To add one: a struct and its line in SdeKind and SdeFormulas here, a factory in sde.hpp, and a row with its name,
 // keys and ranges in src/model/sde.cpp.

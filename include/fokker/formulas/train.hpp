@@ -19,8 +19,8 @@ enum class TimeLaw { paper, uniform, importance };
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion
 //   uniform     density 1/(T − t_min)
 //   importance  edges [cells + 1] cut [t_min, T] into cells of equal mass under 15/16 of p/σ² and 1/16 of 1/t, both
-//               normalised; t is uniform inside its
-//               cell. The density drawn from is thus known exactly, 1/(cells · width), and with it the weight.
+//               normalised; t is uniform inside its cell. The density drawn from is thus known exactly,
+//               1/(cells · width), and with it the weight.
 struct TimeDraw {
   TimeLaw law;
   float t_min, horizon;
@@ -41,6 +41,9 @@ struct TimeDraw {
     return t;
   }
 };
+
+// Training stops on a gradient whose norm, after clipping, is above this: Adam squares the gradient in float.
+inline constexpr double largest_norm = 1e18;
 
 // One step of Adam (Kingma and Ba 2015), in PyTorch's order of operations: first ← first + (1 − β₁)(g − first),
 // second ← β₂ second + (1 − β₂) g², parameter ← parameter − rate/(1 − β₁ᵗ) first/(√second/√(1 − β₂ᵗ) + ε).

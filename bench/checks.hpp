@@ -67,7 +67,7 @@ struct FieldWork {
   const Architecture& architecture() const { return std::get<Mlp>(model.network).architecture; }
   std::int64_t columns() const { return residual ? 1 : model.dimension(); }
   RandomPoints points() const { return random_points(model.sde, model.dimension(), n, 1); }
-  // Of one evaluation: the matrix products alone.
+  // The matrix products of one evaluation, and nothing else, count.
   double flop() const { return sweeps * flop_per_sweep(architecture()) * static_cast<double>(n); }
   // `at` and `result` are on the device of the fields' context.
   void evaluate(const Fields<float>& fields, const Points<float>& at, View<float> result) const;

@@ -72,8 +72,8 @@ double fma_peak_gflops(int threads) {
     }
     best = std::max(best, flop / std::chrono::duration<double>(end - begin).count());
   }
-  volatile float kept = sink;
-  (void)kept;
+  volatile float result = sink;
+  (void)result;
   return best * 1e-9;
 }
 

@@ -25,9 +25,9 @@
 
 #include "checks.hpp"
 #include "fma_peak.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
-#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 namespace {

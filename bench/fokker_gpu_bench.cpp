@@ -44,9 +44,9 @@
 #include "checks.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
-#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 namespace {
@@ -62,8 +62,8 @@ struct Limits {
   }
 };
 
-// Of a multiprocessor in a clock, over those of compute capability 9.0: the CUDA C++ Programming Guide's table of
-// arithmetic instructions (64 or 128 fp32 multiply-adds, 16 special functions) and the architectures' white papers
+// What a multiprocessor does in a clock, over what one of compute capability 9.0 does, from the CUDA C++ Programming
+// Guide's table of arithmetic instructions (64 or 128 fp32 multiply-adds, 16 special functions) and the architectures' white papers
 // (dense fp16 products with fp32 sums: 2048, 4096 and 8192 FLOP).
 struct PerClock {
   int major, minor;
@@ -174,7 +174,7 @@ void time_and_count(benchmark::State& state, const Gpu& gpu, Precision precision
                                       : std::string("limit: special functions"));
 }
 
-// Of one evaluation at a point.
+// The number that one evaluation at a point takes.
 double special_functions(const Architecture& architecture) {
   double units = 0;
   for (const std::int64_t width : architecture.hidden) units += static_cast<double>(width);

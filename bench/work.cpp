@@ -1,11 +1,12 @@
 #include "work.hpp"
-#include "fokker/formulas/philox.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <random>
+
+#include "fokker/formulas/philox.hpp"
 
 namespace fokker::bench {
 

@@ -12,25 +12,25 @@ namespace fokker::kernels {
 // row after row of blocks, each as its 32 lanes hold it after mma.m16n8k16.
 inline constexpr int fragment_floats = 16 * 8;
 struct LossGradientLayout {
-  int first = 0;      // [width, first_columns] in fragments
-  int first_columns;  // 1 + d, padded to 16
-  int hidden;         // [hidden − 1][width, width] in fragments
-  int bias;           // [hidden, width]
-  int output;         // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
-  int output_bias;    // [outputs padded to 16]
+  int first_layer = 0;  // [width, first_columns] in fragments
+  int first_columns;    // 1 + d, padded to 16
+  int hidden;           // [hidden − 1][width, width] in fragments
+  int bias;             // [hidden, width]
+  int output;           // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
+  int output_bias;      // [outputs padded to 16]
   int size;
 };
 
 inline LossGradientLayout loss_gradient_layout(const ResidentMlp& net) {
-  LossGradientLayout at;
-  at.first_columns = (1 + net.dimension + 15) / 16 * 16;
+  LossGradientLayout layout;
+  layout.first_columns = (1 + net.dimension + 15) / 16 * 16;
   const int outputs = (net.outputs + 15) / 16 * 16;
-  at.hidden = net.width * at.first_columns;
-  at.bias = at.hidden + (net.hidden - 1) * net.width * net.width;
-  at.output = at.bias + net.hidden * net.width;
-  at.output_bias = at.output + (net.potential ? 1 : outputs) * net.width;
-  at.size = at.output_bias + outputs;
-  return at;
+  layout.hidden = net.width * layout.first_columns;
+  layout.bias = layout.hidden + (net.hidden - 1) * net.width * net.width;
+  layout.output = layout.bias + net.hidden * net.width;
+  layout.output_bias = layout.output + (net.potential ? 1 : outputs) * net.width;
+  layout.size = layout.output_bias + outputs;
+  return layout;
 }
 
 // Planes of tile_rows × width numbers that a tile's sweeps leave for later ones, each of a hidden layer; of a vector
@@ -44,10 +44,10 @@ enum class LossPlane {
   count
 };
 
-// The layers that have a plane: `first` … hidden − 1 − `without`. P of the last layer and ż and q of the first are rows
+// The layers that have a plane: `lowest` … hidden − 1 − `without`. P of the last layer and ż and q of the first are rows
 // of the network, S of the last layer and ż there stay in registers.
 struct LossPlaneLayers {
-  int first, without;
+  int lowest, without;
 };
 FOKKER_HOST_DEVICE constexpr LossPlaneLayers layers_of(LossPlane plane) {
   switch (plane) {
@@ -64,12 +64,12 @@ FOKKER_HOST_DEVICE constexpr int planes_before(LossPlane plane, int hidden) {
   int planes = 0;
   for (int k = 0; k < static_cast<int>(plane); ++k) {
     const LossPlaneLayers layers = layers_of(static_cast<LossPlane>(k));
-    planes += hidden - layers.first - layers.without;
+    planes += hidden - layers.lowest - layers.without;
   }
   return planes;
 }
 FOKKER_HOST_DEVICE constexpr int plane_number(LossPlane plane, int hidden, int l) {
-  return planes_before(plane, hidden) + l - layers_of(plane).first;
+  return planes_before(plane, hidden) + l - layers_of(plane).lowest;
 }
 // Planes of a warp. A single layer has its code alone, as the layers of a vector net have.
 inline int loss_planes(const ResidentMlp& net) {

@@ -109,8 +109,8 @@ class LossProducts : public LossMemory<P, W> {
       load_rows(rows_of_warp, begin, 1 + net_.dimension, part);
       publish(right, part);
       const int count = columns - begin < W ? columns - begin : W;
-      accumulate(unit_blocks, count / 16, gradient() + plan_.gradient.first + begin / 8 * fragment_floats, columns / 8,
-                 begin == 0 ? sums : no_sums());
+      accumulate(unit_blocks, count / 16, gradient() + plan_.gradient.first_layer + begin / 8 * fragment_floats,
+                 columns / 8, begin == 0 ? sums : no_sums());
     }
   }
   // Sums of left's columns alone.
@@ -126,7 +126,7 @@ class LossProducts : public LossMemory<P, W> {
   }
   // To column i of the first layer's fragments.
   __device__ __forceinline__ ColumnSums first_column_sums(int i) const {
-    return {gradient() + plan_.gradient.first + i / 8 * fragment_floats + i % 8 / 2 * 4 + i % 2,
+    return {gradient() + plan_.gradient.first_layer + i / 8 * fragment_floats + i % 8 / 2 * 4 + i % 2,
             plan_.gradient.first_columns * 16, 16, 2};
   }
 
@@ -153,7 +153,7 @@ class LossProducts : public LossMemory<P, W> {
         const float* b = reinterpret_cast<const float*>(plan_.warp.stage[right].in(from)) + 16 * cb + tile_column(0);
 #pragma unroll 4
         for (int r = 0; r < tile_rows; ++r) {
-          const float x = a[r * floats_of_row], y = a[r * floats_of_row + 8];
+          const float x = a[r * floats_of_row], y = a[r * floats_of_row + rows_apart];
 #pragma unroll
           for (int h = 0; h < 2; ++h) {
             const Float2 w = *reinterpret_cast<const Float2*>(b + r * floats_of_row + 8 * h);
@@ -204,7 +204,7 @@ class LossProducts : public LossMemory<P, W> {
 #pragma unroll 4
         for (int r = 0; r < tile_rows; ++r) {
           total[0] += a[r * floats_of_row];
-          total[1] += a[r * floats_of_row + 8];
+          total[1] += a[r * floats_of_row + rows_apart];
         }
       } else {
         const char* a = plan_.warp.stage[left].in(from) + row_of_lane() + 32 * rb;

@@ -79,7 +79,7 @@ class LossProtocol {
 
   int& held(LossPlane plane, int l) {
     const LossPlaneLayers layers = layers_of(plane);
-    if (l < layers.first || l >= hidden_ - layers.without) {
+    if (l < layers.lowest || l >= hidden_ - layers.without) {
       fail(std::string("takes plane ") + name(plane) + " of layer " + std::to_string(l) + " of " +
            std::to_string(hidden_) + ", which has none");
     }

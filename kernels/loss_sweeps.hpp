@@ -3,13 +3,13 @@
 // The sweeps of a resident loss and its gradient over a tile of 16 samples a warp. The formulas, the symbols and the
 // names of the sweeps are those of src/operations/LOSS_GRADIENT.md.
 //
-// What differs. Of z_l one number is stored, its code, from which σ, σ′, σ″ and σ‴ follow by a few multiplications
+// What differs. One number is stored for z_l, its code, from which σ, σ′, σ″ and σ‴ follow by a few multiplications
 // (activation.hpp). No plane holds what is a row of the network (P_L, ż_1 and with it q_1) or is in registers where the
 // next sweep begins. The axis adjoints take the last axis first, whose tangents the axis tangents have left; those of
 // the others they make again. All sums over samples are the block's, so its warps go through tiles and sweeps in
 // lockstep, and where samples run out they go on with samples whose c and w are zero.
 //
-// Cost. Of the paper's network (width 80; counted, not measured) no plane fits in shared memory beside 8 warps: a warp
+// Cost. No plane of the paper's network (width 80; counted, not measured) fits in shared memory beside 8 warps: a warp
 // reads and writes 5 KB 15 times for 16 denoising samples and 57 times for 16 collocation samples (1.9 GB for 200 000
 // and 50 000 points), and takes special functions for three layers and a logarithm for two. On 132 multiprocessors the
 // planes of denoising take 27 MB, those of collocation 54. Fewer warps with planes in shared memory trade the one

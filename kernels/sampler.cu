@@ -16,8 +16,8 @@ namespace fokker::kernels {
 namespace {
 
 // out [16, d] = normals of rows 0 … 15.
-__device__ __forceinline__ void draw_normals(std::uint64_t seed, std::uint64_t first_index, RandomUse use,
-                                             std::uint64_t step, int d, float* out) {
+__device__ __forceinline__ void draw_tile_normals(std::uint64_t seed, std::uint64_t first_index, RandomUse use,
+                                                  std::uint64_t step, int d, float* out) {
   const int pairs = (d + 1) / 2;
   for (int i = lane_index(); i < tile_rows * pairs; i += 32) {
     const int row = i / pairs, pair = i - row * pairs;
@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
   for_tiles(a.n, [&](std::int64_t first, int rows) {
     sync_warp();
     if (a.draw_prior) {
-      draw_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::prior, 0, d, normal);
+      draw_tile_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::prior, 0, d, normal);
       sync_warp();
     }
     for (int i = lane; i < entries; i += 32) {
@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
         if (a.stochastic) {
           if (last_step && !a.noise_in_last_step) c.noise = 0;
           if (c.noise != 0) {
-            draw_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::noise,
-                         static_cast<std::uint64_t>(step), d, normal);
+            draw_tile_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::noise,
+                              static_cast<std::uint64_t>(step), d, normal);
           }
           sync_warp();
 #pragma unroll 1

@@ -5,8 +5,8 @@
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "fokker/formulas/train.hpp"
 #include "fokker/formulas/sde.hpp"
+#include "fokker/formulas/train.hpp"
 
 namespace fokker {
 namespace {
@@ -33,7 +33,8 @@ __device__ T runge_kutta_step(const RungeKutta& scheme, const SdeFormulas& sde, 
 
 // out [gridDim.x · blockDim.x], one number a thread.
 template <class T>
-__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt, T* out) {
+__global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t seed, std::uint64_t step, T dt,
+                                T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   T normal[2], uniform;
   draw_normals(normal, 2, RandomUse::noise, seed, index, step);
@@ -52,13 +53,13 @@ template __global__ void shared_formulas<double>(SdeFormulas, double, std::uint6
 
 }  // namespace
 
-// parameter, first, second [gridDim.x · blockDim.x]: a parameter and its moments a thread.
-__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter, float* first,
-                                      float* second) {
+// parameter, first_moment, second_moment [gridDim.x · blockDim.x]: a parameter and its moments a thread.
+__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter,
+                                      float* first_moment, float* second_moment) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   float weight;
   const float t = draw(uniform_from_word(philox4x32_10(seed, index, 0).word[0]), weight);
-  adam(weight * t, parameter[index], first[index], second[index]);
+  adam(weight * t, parameter[index], first_moment[index], second_moment[index]);
 }
 
 }  // namespace fokker

@@ -19,9 +19,10 @@ namespace fokker::kernels {
 // ---- which lane has what --------------------------------------------------------------------------------------------
 
 inline constexpr int lanes_of_row = 4;
+inline constexpr int rows_apart = 8;  // of a lane's second row from its first
 
 // The rows of a block that lane `lane` holds, r = 0 or 1, and its columns, c = 0 or 1.
-__device__ __forceinline__ int block_row(int lane, int r) { return (lane >> 2) + 8 * r; }
+__device__ __forceinline__ int block_row(int lane, int r) { return (lane >> 2) + rows_apart * r; }
 __device__ __forceinline__ int block_column(int lane, int c) { return 2 * (lane & 3) + c; }
 
 // The same of this lane and tile: row r, and column c of block j.

@@ -63,7 +63,7 @@ double unit_of(Precision precision) {
   return precision == Precision::fp32 ? 0x1p-24 : precision == Precision::split ? 0x1p-22 : 0x1p-11;
 }
 
-// Of paths of `steps` steps, whose moves are of the size of the states.
+// The bound of paths of `steps` steps, whose moves are of the size of the states.
 Bound path_bound(Precision precision, int steps, double scale = 1) {
   const double unit = unit_of(precision) * std::sqrt(double(steps)) * scale;
   return {.of_rms = 24 * unit, .norm = 4 * unit};
@@ -174,12 +174,12 @@ TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
       SCOPED_TRACE(fmt::format("{}, {}", context.backend_name(), to_string(scheme)));
       SampleOptions options{.scheme = scheme, .seed = 2, .noise_in_last_step = true};
       const auto plain = samples_of(context, c.model, grid, c.n, options);
-      Buffer<float> x(context, c.n, d), kept(context, 3 * c.n, d);
+      Buffer<float> x(context, c.n, d), snapshots(context, 3 * c.n, d);
       options.snapshot_steps = {1, 4, 5};
-      options.snapshots = kept.view();
+      options.snapshots = snapshots.view();
       Sampler(context, c.model, grid).sample(x.view(), options);
       EXPECT_EQ(to_host(context, x), plain);
-      const auto all = to_host(context, kept);
+      const auto all = to_host(context, snapshots);
       options.snapshot_steps = {};
       for (std::size_t k = 0; k < 3; ++k) {
         const int steps = k == 0 ? 1 : k == 1 ? 4 : 5;
@@ -368,18 +368,17 @@ TEST_F(CudaSampler, RefusesSnapshotsThatDoNotFit) {
   const Case c = networks()[0];
   for (const BackendKind backend : {BackendKind::cuda, BackendKind::cpu}) {
     const Context context = on(backend);
-    Buffer<float> x(context, 3, 2), kept(context, 6, 2);
+    Buffer<float> x(context, 3, 2), snapshots(context, 6, 2);
     const Sampler sampler(context, c.model, TimeGrid::uniform(10, 1, 4));
-    const auto says = [&](std::vector<std::int32_t> steps, View<float> snapshots) {
-      return message_of(
-          [&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = snapshots}); });
+    const auto says = [&](std::vector<std::int32_t> steps, View<float> given) {
+      return message_of([&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = given}); });
     };
-    EXPECT_THAT(says({0, 1}, kept.view()), HasSubstr("step 0 asked for; allowed: increasing numbers from 1 to 4"));
-    EXPECT_THAT(says({2, 2}, kept.view()), HasSubstr("step 2 asked for"));
-    EXPECT_THAT(says({1, 5}, kept.view()), HasSubstr("step 5 asked for"));
-    EXPECT_THAT(says({1, 2, 3}, kept.view()), HasSubstr("shape [6, 2]; allowed here: [9, 2]"));
+    EXPECT_THAT(says({0, 1}, snapshots.view()), HasSubstr("step 0 asked for; allowed: increasing numbers from 1 to 4"));
+    EXPECT_THAT(says({2, 2}, snapshots.view()), HasSubstr("step 2 asked for"));
+    EXPECT_THAT(says({1, 5}, snapshots.view()), HasSubstr("step 5 asked for"));
+    EXPECT_THAT(says({1, 2, 3}, snapshots.view()), HasSubstr("shape [6, 2]; allowed here: [9, 2]"));
     EXPECT_THAT(says({1, 2}, {}), HasSubstr("snapshots"));
-    EXPECT_THAT(says(std::vector<std::int32_t>(65, 1), kept.view()),
+    EXPECT_THAT(says(std::vector<std::int32_t>(65, 1), snapshots.view()),
                 HasSubstr("65 snapshots asked for; allowed: up to 64"));
   }
 }

@@ -129,7 +129,7 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
     const Stream stream;
     const Context context = stream.context();
     Work work(context, c.model, kSamples);
-    // Of a resident network the first call is captured; cuBLAS loads its kernels in one before.
+    // The first call of a resident network is captured; a wide one has a call before, in which cuBLAS loads its kernels.
     if (std::string(c.name) == "wide") work.queue();
     work.clear(context);
 
@@ -267,7 +267,7 @@ TEST_F(CudaStream, ALossKeepsTheMemoryThatItSays) {
     const std::size_t taken = before - free_bytes(), said = loss.workspace_bytes();
     EXPECT_GT(said, 0u);
     EXPECT_LE(said, taken);
-    // Of a wide network's parameters there are two halves of the matrices and of their transposes, padded.
+    // A wide network has two halves of its matrices and of their transposes, padded.
     const auto parameters = static_cast<std::size_t>(std::get<Mlp>(model.network).architecture.parameter_count());
     EXPECT_LE(taken - said, 16 * parameters);
   };

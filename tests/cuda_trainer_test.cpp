@@ -319,13 +319,13 @@ TEST_F(CudaTrainer, StopsWithTheParametersBeforeTheFailingIteration) {
   EXPECT_LT(stopped, 20);
   EXPECT_EQ(before, static_cast<std::size_t>(stopped));
   EXPECT_THAT(message, AllOf(HasSubstr(fmt::format("stopped at iteration {}", stopped)), HasSubstr("not finite")));
-  const std::vector<double> kept = parameters_of(trainer.model());
-  for (const double value : kept) ASSERT_TRUE(std::isfinite(value));
+  const std::vector<double> parameters = parameters_of(trainer.model());
+  for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
 
   // They are what the iterations before it made.
   Trainer again(gpu(), small_model(), DataSet::named("blob"), options);
   again.run(stopped);
-  EXPECT_EQ(parameters_of(again.model()), kept);
+  EXPECT_EQ(parameters_of(again.model()), parameters);
   EXPECT_EQ(message_of([&] { trainer.run(1); }), message);  // and it stays there
 }
 

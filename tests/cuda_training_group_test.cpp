@@ -52,7 +52,7 @@ std::vector<Together> side_by_side() {
   all[3].model = small_model(2, Output::score);  // of another shape
   all[3].options.residual_weight = 0;
   all[4].model = small_model(2, Output::potential, {}, {130});
-  // Of the first one's shape, with other activations.
+  // These have the shape of the first one, and other activations.
   for (const double beta : {100, 20}) {
     all.push_back(all[0]);
     Architecture& architecture = std::get<Mlp>(all.back().model.network).architecture;

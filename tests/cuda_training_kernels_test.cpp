@@ -180,7 +180,7 @@ TEST_F(CudaTrainingKernels, UpdateFollowsADoubleReference) {
     const std::array<int, 4> counts{1, 19, kernels::most_square_parts, 64};
     for (std::size_t i = 0; i < models.size(); ++i) {
       const int parts = counts[i];
-      // Of Σ h (p − 1)²/2 with noise, h over six orders of magnitude.
+      // The gradient of Σ h (p − 1)²/2 with noise, h over six orders of magnitude.
       std::vector<float> gradient(p[i].size());
       for (std::size_t j = 0; j < gradient.size(); ++j) {
         const double h = std::pow(10.0, static_cast<double>(j % 7) - 3);

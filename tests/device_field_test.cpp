@@ -10,9 +10,9 @@
 // On the emulation the wide path's products are sums in order, in fp32; a GPU sums in an order of its own. Measured
 // there on the networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and
 // the median and largest over networks of the rms error over the rms of the quantity, much of it the networks'
-// conditioning. Tensor cores round towards zero there, as hardware is found to. Of the resident split, measured with
-// the sums of the small products apart at every width; where they are not (beyond 80, Hessians) its errors are up to
-// four times as large:
+// conditioning. Tensor cores round towards zero there, as hardware is found to. The resident split
+// is measured with the sums of the small products apart at every width; where they are not (beyond 80, Hessians) its
+// errors are up to four times as large:
 //
 //   resident         fp32                           split                          half
 //   value            1.16  4.0  1.2e-7 1.6e-6       0.29  1.0  1.1e-7 1.6e-6       0.32  0.7  1.0e-4 8.3e-4
@@ -528,8 +528,8 @@ TYPED_TEST(EveryPath, NoPointsWriteNothing) {
 
 // ---- Hutchinson ----------------------------------------------------------------------------------------------------
 
-// The probes are the CPU backend's, point by point, so the estimates are its numbers to rounding. Of Σ v_i v_j ∂_i s_j
-// an entry carries the rounding of ∂_i s_j and of the probes' normals, which the two backends compute to 4 units each.
+// The probes are the CPU backend's, point by point, so the estimates are its numbers to rounding. An entry of
+// Σ v_i v_j ∂_i s_j carries the rounding of ∂_i s_j and of the probes' normals, which the two backends compute to 4 units each.
 TYPED_TEST(EveryPath, HutchinsonGivesTheNumbersOfTheCpu) {
   using T = typename TypeParam::T;
   for (const std::int64_t d : {1, 2, 5, 16, 33}) {

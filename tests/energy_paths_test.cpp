@@ -79,7 +79,7 @@ TEST(EnergyByPaths, OfANetworkAgreesWithTheLawItself) {
   }
 }
 
-// The spread over seeds is what the jackknife says. Of n seeds it is known to 1/√(2 n), and so is the root mean square
+// The spread over seeds is what the jackknife says. From n seeds it is known to 1/√(2 n), and so is the root mean square
 // of the errors of 16 batches, to 1/√(30 n).
 TEST(EnergyByPaths, StandardErrorsAreTheSpreadOverSeeds) {
   const Model model{short_ou(1), GaussianMixture(3, {1}, {0.7, -0.2, 0}, {0.3, 0, 0, 0, 0.8, 0, 0, 0, 0.4})};

@@ -20,8 +20,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "fokker/fields.hpp"
 #include "core/parallel.hpp"
+#include "fokker/fields.hpp"
 #include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
@@ -229,7 +229,7 @@ inline Expected rounding_deviations(const Model& model, const Problem& p) {
   return all;
 }
 
-// Of Hutchinson's estimate Σ v_i v_j ∂_i s_j with probes of ±1: at most that of all entries together.
+// Hutchinson's estimate Σ v_i v_j ∂_i s_j with probes of ±1 deviates by at most all entries together.
 inline Expected deviations_with_probes(const Model& model, const Problem& p, Expected deviations) {
   const auto sde = reference_sde(model.sde);
   const std::int64_t entries = p.d * p.d;

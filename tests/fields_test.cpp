@@ -698,11 +698,11 @@ TEST_P(PublishedFields, EveryField) {
   // where a pre-activation of some unit is nearer to it than its rounding, some 1e-13; these points are left out, at
   // most one in a hundred. In float nothing is: the jumps are far below its rounding.
   const auto net = testing::reference_network(mlp.architecture, mlp.parameters);
-  std::vector<char> keep(512);
+  std::vector<char> comparable(512);
   std::size_t left_out = 0;
   for (std::size_t i = 0; i < 512; ++i) {
-    keep[i] = testing::distance_to_softplus_threshold(net, {f.p.t[i]}, {f.p.x[2 * i], f.p.x[2 * i + 1]}) > 1e-10;
-    left_out += !keep[i];
+    comparable[i] = testing::distance_to_softplus_threshold(net, {f.p.t[i]}, {f.p.x[2 * i], f.p.x[2 * i + 1]}) > 1e-10;
+    left_out += !comparable[i];
   }
   RecordProperty("left_out", static_cast<int>(left_out));
   EXPECT_LE(left_out, 5u);
@@ -715,20 +715,20 @@ TEST_P(PublishedFields, EveryField) {
     SCOPED_TRACE(narrow[q].name);
     EXPECT_TRUE(agrees(narrow[q].numbers, expected, rounding<float>(deviations[q].numbers, 512, expected, one_side)));
 
-    std::vector<double> kept, kept_expected, kept_deviations;
+    std::vector<double> compared, compared_expected, compared_deviations;
     const std::size_t columns = expected.size() / 512;
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      if (!keep[i / columns]) continue;
-      kept.push_back(wide[q].numbers[i]);
-      kept_expected.push_back(expected[i]);
-      kept_deviations.push_back(deviations[q].numbers[i]);
+      if (!comparable[i / columns]) continue;
+      compared.push_back(wide[q].numbers[i]);
+      compared_expected.push_back(expected[i]);
+      compared_deviations.push_back(deviations[q].numbers[i]);
     }
     Bound bound =
-        rounding<double>(kept_deviations, static_cast<std::int64_t>(512 - left_out), kept_expected, both_sides);
+        rounding<double>(compared_deviations, static_cast<std::int64_t>(512 - left_out), compared_expected, both_sides);
     // PyTorch writes 1 − s for the other half of σ″ = β s (1 − s), so where it is small it keeps its absolute error.
     bound.each.clear();
     bound.relative = 1e-9;
-    EXPECT_TRUE(agrees(kept, kept_expected, bound));
+    EXPECT_TRUE(agrees(compared, compared_expected, bound));
   }
 }
 

@@ -231,6 +231,8 @@ TEST(Gap, RefusesWhatDoesNotFit) {
               HasSubstr("has dimension 3; allowed: 2"));
   EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, empirical_law(context, Buffer<float>(context, 4, 3))); }),
               HasSubstr("laws of dimension 2 and 3"));
+  const EmpiricalLaw wider = empirical_law(context, Buffer<float>(context, 4, 2), {.half_width = 7});
+  EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, wider); }), HasSubstr("within ±3.5 and on 64 within ±7"));
 }
 
 // Laws of which no sample is left have no distance.

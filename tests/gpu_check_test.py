@@ -194,7 +194,7 @@ def test_failures(folder):
     error = {'context': {}, 'benchmarks': [{'name': 'gpu/score/w64/99/half', 'error_occurred': True, 'error_message': 'the score is wrong'}]}
     failing(folder / 'wrong', 'gpu/score/w64/99/half: the score is wrong', bench=error, bench_status=1)
     failing(folder / 'no bench', 'no benchmark ran', bench={'context': {}, 'benchmarks': []})
-    # Of benchmarks that were ended in between, the rows that are there count and the others are named.
+    # Where benchmarks were ended in between, the rows that are there count and the others are named.
     rows = json.dumps({'context': {}, 'benchmarks': BENCH['benchmarks'][:3]}, indent=2)
     report = failing(folder / 'cut off', 'problem: gpu/train/paper/200000_50000/split: not run\n',
                      bench=rows[:rows.index('    },\n', rows.index('/w64/')) + 5], bench_status=137,
@@ -306,11 +306,11 @@ def test_paper(folder):
     (run / 'blob_softplus100_w0_s1').mkdir()
     (run / 'blob_softplus100_w0_s1/recipe.json').write_text('{}')
     refusal(check(*arguments, path=path), 2, 'has runs of more seeds')
-    # Of another device, and of runs whose time is not known.
-    kept = (run / 'calls').read_text()
+    # Nor of seeds on another device, nor of runs whose time is not known.
+    calls = (run / 'calls').read_text()
     program(path / 'nvidia-smi', 'echo "NVIDIA H8, 580.1, 81559 MiB, 1980 MHz"\n')
     refusal(check(*arguments, path=path), 2, 'NVIDIA H9 80GB', 'NVIDIA H8')
-    assert (run / 'calls').read_text() == kept
+    assert (run / 'calls').read_text() == calls
     (folder / 'plain/blob_softplus100_w0_s0').mkdir(parents=True)
     (folder / 'plain/blob_softplus100_w0_s0/recipe.json').write_text('{}')
     refusal(check(*arguments[:3], '--paper', folder / 'plain', path=path), 2, 'not begun by gpu_check')

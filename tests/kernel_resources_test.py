@@ -22,7 +22,7 @@ import sys
 
 MOST_REGISTERS = 255
 NAME = 'resident_'
-# Of a template argument fokker::Precision in a mangled name; the enumerators' order is that of context.hpp.
+# A template argument fokker::Precision in a mangled name; the enumerators have the order of formulas/precision.hpp.
 PRECISION = re.compile(r'9PrecisionE(\d)E')
 PRECISIONS = ('split', 'fp32', 'half')
 

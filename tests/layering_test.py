@@ -10,7 +10,7 @@ src/core/                 public headers and itself; context.cpp, which makes th
 src/io/                   core/
 src/model/                core/, io/
 src/operations/           core/, model/, io/
-src/diagnostics/          core/, model/: a target of its own on the public API; no backend, no operations/
+src/diagnostics/          core/, model/: a target of its own on the public API, core/'s headers and symmetric_eigen
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
 src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and *_layout.hpp
 tools/                    only fokker/ headers of ours: nothing of src/ or kernels/
@@ -88,8 +88,8 @@ def self_check(root):
               ('include/fokker', 'fokker/diagnostics/energy.hpp'), ('src/operations', 'fokker/diagnostics/energy.hpp'),
               ('include/fokker/formulas', 'string'), ('include/fokker/formulas', 'fokker/trainer.hpp'),
               ('include/fokker/formulas', 'fokker/sde.hpp'),
-              ('kernels', 'core/operations.hpp'), ('kernels', 'fokker/data.hpp'), ('kernels', 'fokker/sde.hpp'), ('kernels', 'cpu/random.hpp'),
-              ('kernels', 'emulation.hpp'), ('src/core', 'cpu/random.hpp'), ('src/core', 'operations/sampler_stages.hpp'),
+              ('kernels', 'core/operations.hpp'), ('kernels', 'fokker/data.hpp'), ('kernels', 'fokker/sde.hpp'),
+              ('kernels', 'cpu/random.hpp'), ('kernels', 'emulation.hpp'), ('src/core', 'cpu/random.hpp'), ('src/core', 'operations/sampler_stages.hpp'),
               ('src/model', 'cuda_runtime_api.h'), ('src/operations', 'cuda/status.hpp'), ('src/operations', 'omp.h'),
               ('src/diagnostics', 'operations/sampler_stages.hpp'), ('src/diagnostics', 'cuda_runtime_api.h'),
               ('src/cpu', 'cuda_runtime_api.h'), ('src/cpu', 'cuda/status.hpp'), ('src/cpu', 'kernels/launch.hpp'),

@@ -117,7 +117,7 @@ TEST(LossPlanes, AreNumberedWithoutGaps) {
     for (int k = 0; k < static_cast<int>(LossPlane::count); ++k) {
       const auto plane = static_cast<LossPlane>(k);
       const LossPlaneLayers layers = layers_of(plane);
-      for (int l = layers.first; l < hidden - layers.without; ++l) EXPECT_EQ(plane_number(plane, hidden, l), next++);
+      for (int l = layers.lowest; l < hidden - layers.without; ++l) EXPECT_EQ(plane_number(plane, hidden, l), next++);
     }
     EXPECT_EQ(loss_planes(network(hidden, true)), next);
   }

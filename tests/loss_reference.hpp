@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "compare.hpp"
-#include "fokker/model.hpp"
 #include "core/parallel.hpp"
+#include "fokker/model.hpp"
 #include "networks.hpp"
 #include "reference_network.hpp"
 #include "rounding_noise.hpp"
@@ -62,7 +62,7 @@ struct LossDeviations {
   double denoising = 0, residual = 0;
 };
 
-// Of the SDE's coefficients: as by so many of the time, whose condition is theirs.
+// The roundings of the SDE's coefficients are as many of the time, whose condition is theirs.
 inline std::vector<double> with_roundings(std::vector<double> times, int count) {
   for (double& t : times) {
     for (int k = 0; k < count; ++k) t = rounded(t).value;

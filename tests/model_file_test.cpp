@@ -219,11 +219,8 @@ TEST(ModelValidation, NamesTheTensorOfABadParameter) {
 
 TEST(ModelFile, NetworksRoundTripBitForBit) {
   const Scratch scratch;
-  const ForwardSde sdes[] = {ForwardSde{},
-                             ForwardSde::vp_linear({1.0 / 3, 7, 2, 1e-5}),
-                             ForwardSde::parse("vp-cosine"),
-                             ForwardSde::parse("subvp"),
-                             ForwardSde::ve({0.1, 9, 3, 1e-36})};
+  const ForwardSde sdes[] = {ForwardSde{}, ForwardSde::vp_linear({1.0 / 3, 7, 2, 1e-5}), ForwardSde::parse("vp-cosine"),
+                             ForwardSde::parse("subvp"), ForwardSde::ve({0.1, 9, 3, 1e-36})};
   int trial = 0;
   for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {

@@ -1,3 +1,5 @@
+#include "fokker/diagnostics/radial_slopes.hpp"
+
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -5,7 +7,6 @@
 #include <string>
 
 #include "compare.hpp"
-#include "fokker/diagnostics/radial_slopes.hpp"
 #include "paper_data.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"

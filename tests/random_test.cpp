@@ -101,7 +101,7 @@ TEST_P(VectorDraws, UniformsAreThoseOfTheWords) {
     for (const Index n : kSizes) {
       for (const std::uint64_t first : kFirst) {
         std::vector<float> u(static_cast<std::size_t>(n * width + 1), kUntouched);
-        draw_uniforms(u.data(), n, width, seed, first, RandomUse::collocation, step, 3);
+        draw_point_uniforms(u.data(), n, width, seed, first, RandomUse::collocation, step, 3);
         for (Index i = 0; i < n; ++i) {
           for (int j = 0; j < width; ++j) {
             const Words words =
@@ -125,12 +125,12 @@ TEST_P(VectorDraws, NormalsDoNotDependOnSplits) {
     for (const std::uint64_t first : kFirst) {
       const Index n = 989;
       std::vector<float> whole(static_cast<std::size_t>(n * width));
-      draw_normals(whole.data(), n, width, seed, first, RandomUse::noise, step, 0.7f);
+      draw_point_normals(whole.data(), n, width, seed, first, RandomUse::noise, step, 0.7f);
       std::vector<float> parts(whole.size() + 1, kUntouched);
       Index begin = 0;
       for (const Index size : {Index{0}, Index{1}, Index{19}, Index{99}, Index{870}}) {
-        draw_normals(parts.data() + begin * width, size, width, seed, first + static_cast<std::uint64_t>(begin),
-                     RandomUse::noise, step, 0.7f);
+        draw_point_normals(parts.data() + begin * width, size, width, seed, first + static_cast<std::uint64_t>(begin),
+                           RandomUse::noise, step, 0.7f);
         begin += size;
       }
       ASSERT_EQ(begin, n);
@@ -139,13 +139,13 @@ TEST_P(VectorDraws, NormalsDoNotDependOnSplits) {
       ASSERT_EQ(parts, whole) << "width " << width << " first " << first;
 
       std::vector<float> narrow(static_cast<std::size_t>(n));
-      draw_normals(narrow.data(), n, 1, seed, first, RandomUse::noise, step, 0.7f);
+      draw_point_normals(narrow.data(), n, 1, seed, first, RandomUse::noise, step, 0.7f);
       for (Index i = 0; i < n; ++i) {
         ASSERT_EQ(narrow[static_cast<std::size_t>(i)], whole[static_cast<std::size_t>(i * width)]);
       }
       if (width <= 4) continue;
       std::vector<float> later(static_cast<std::size_t>(n * (width - 4)));
-      draw_normals(later.data(), n, width - 4, seed, first, RandomUse::noise, step, 0.7f, 1);
+      draw_point_normals(later.data(), n, width - 4, seed, first, RandomUse::noise, step, 0.7f, 1);
       for (Index i = 0; i < n; ++i) {
         for (int j = 4; j < width; ++j) {
           ASSERT_EQ(later[static_cast<std::size_t>(i * (width - 4) + j - 4)],
@@ -163,7 +163,7 @@ TEST_P(VectorDraws, NormalsFollowTheFormula) {
   const Index n = 1'000'000;
   const std::uint64_t seed = 2024, first = 99;
   std::vector<float> z(static_cast<std::size_t>(2 * n));
-  draw_normals(z.data(), n, 2, seed, first, RandomUse::prior, 0);
+  draw_point_normals(z.data(), n, 2, seed, first, RandomUse::prior, 0);
   double worst_ulps = 0, worst_scalar = 0;
   Index worst = 0;
   for (Index i = 0; i < n; ++i) {
@@ -190,8 +190,8 @@ TEST_P(VectorDraws, NormalsFollowTheFormula) {
 
 TEST_P(VectorDraws, ScaleMultiplies) {
   std::vector<float> unit(2 * 99), scaled(2 * 99);
-  draw_normals(unit.data(), 99, 2, 3, 0, RandomUse::noise, 1);
-  draw_normals(scaled.data(), 99, 2, 3, 0, RandomUse::noise, 1, 4.0f);
+  draw_point_normals(unit.data(), 99, 2, 3, 0, RandomUse::noise, 1);
+  draw_point_normals(scaled.data(), 99, 2, 3, 0, RandomUse::noise, 1, 4.0f);
   for (float& z : unit) z *= 4;  // a power of two: exact
   EXPECT_EQ(scaled, unit);
 }
@@ -215,7 +215,7 @@ constexpr Index kDraws = 400'000;
 
 TEST(Laws, UniformsAreUniform) {
   std::vector<float> u(kDraws);
-  draw_uniforms(u.data(), kDraws / 4, 4, 5, 0, RandomUse::data, 0);
+  draw_point_uniforms(u.data(), kDraws / 4, 4, 5, 0, RandomUse::data, 0);
   EXPECT_LT(kolmogorov(u, [](double x) { return x; }), 1.95);
   double mean = 0, square = 0;
   for (const float x : u) mean += x, square += (x - 0.5) * (x - 0.5);
@@ -226,7 +226,7 @@ TEST(Laws, UniformsAreUniform) {
 
 TEST(Laws, NormalsAreNormal) {
   std::vector<float> z(kDraws);
-  draw_normals(z.data(), kDraws / 4, 4, 6, 0, RandomUse::noise, 3);
+  draw_point_normals(z.data(), kDraws / 4, 4, 6, 0, RandomUse::noise, 3);
   EXPECT_LT(kolmogorov(z, [](double x) { return 0.5 * std::erfc(-x / std::numbers::sqrt2); }), 1.95);
   std::array<double, 5> moment{};
   for (const float x : z) {
@@ -251,7 +251,7 @@ TEST(Laws, StreamsAreUncorrelated) {
   const auto draw = [](std::uint64_t seed, RandomUse use, std::uint64_t step, std::uint64_t first = 0,
                        std::uint32_t block = 0) {
     std::vector<float> z(kDraws);
-    draw_normals(z.data(), kDraws, 1, seed, first, use, step, 1, block);
+    draw_point_normals(z.data(), kDraws, 1, seed, first, use, step, 1, block);
     return z;
   };
   const std::vector<float> base = draw(1, RandomUse::noise, 7);
@@ -264,7 +264,7 @@ TEST(Laws, StreamsAreUncorrelated) {
   EXPECT_LT(std::fabs(correlation(base, draw(1, RandomUse::noise, 7, kDraws))), bound);
   EXPECT_LT(std::fabs(correlation(base, draw(1, RandomUse::noise, 7, 0, 1))), bound);
   std::vector<float> pairs(2 * kDraws), cosine(kDraws), sine(kDraws);
-  draw_normals(pairs.data(), kDraws, 2, 1, 0, RandomUse::noise, 7);
+  draw_point_normals(pairs.data(), kDraws, 2, 1, 0, RandomUse::noise, 7);
   for (std::size_t i = 0; i < kDraws; ++i) cosine[i] = pairs[2 * i], sine[i] = pairs[2 * i + 1];
   EXPECT_EQ(cosine, base);
   EXPECT_LT(std::fabs(correlation(cosine, sine)), bound);

@@ -165,8 +165,12 @@ inline Reference reference(const GaussianMixture& mixture, const ForwardSde& sde
 }
 
 inline std::vector<ForwardSde> all_sdes() {
-  return {ForwardSde::ou(),    ForwardSde::vp_linear(),                               ForwardSde::vp_cosine(),
-          ForwardSde::subvp(), ForwardSde::ou({.rate = 0.7, .g = 1.3, .horizon = 4}), ForwardSde::ve()};
+  return {ForwardSde::ou(),
+          ForwardSde::vp_linear(),
+          ForwardSde::vp_cosine(),
+          ForwardSde::subvp(),
+          ForwardSde::ou({.rate = 0.7, .g = 1.3, .horizon = 4}),
+          ForwardSde::ve()};
 }
 
 inline std::string sde_and_dimension(const ::testing::TestParamInfo<std::tuple<int, int>>& test) {

@@ -22,8 +22,8 @@
 
 #include "compare.hpp"
 #include "fokker/error.hpp"
-#include "fokker/npy.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "fokker/npy.hpp"
 
 namespace fokker {
 namespace {

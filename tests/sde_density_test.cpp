@@ -1,5 +1,7 @@
 // Densities of the reverse SDE where they are known. Errors are held to five standard errors each and their spread to
 // one, so that the errors reported are neither too small nor too large.
+#include "fokker/diagnostics/sde_density.hpp"
+
 #include <gmock/gmock.h>
 
 #include <cmath>
@@ -8,7 +10,6 @@
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/diagnostics/sde_density.hpp"
 #include "diagnostics/forward_paths.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"

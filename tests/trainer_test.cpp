@@ -326,13 +326,13 @@ TEST(Divergence, StopsWithTheParametersBeforeIt) {
   EXPECT_LT(stopped, 60);
   EXPECT_THAT(message, AllOf(HasSubstr(fmt::format("stopped at iteration {}", stopped)), HasSubstr("denoising"),
                              HasSubstr("residual"), HasSubstr("not finite")));
-  const std::vector<double> kept = parameters_of(trainer.model());
-  for (const double value : kept) ASSERT_TRUE(std::isfinite(value));
+  const std::vector<double> parameters = parameters_of(trainer.model());
+  for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
 
   // They are what the iterations before it made.
   Trainer again(cpu(), small_model(), DataSet::named("blob"), options);
   again.run(stopped);
-  EXPECT_EQ(parameters_of(again.model()), kept);
+  EXPECT_EQ(parameters_of(again.model()), parameters);
   EXPECT_EQ(error_of([&] { trainer.run(1); }), message);  // and it stays there
 }
 

@@ -1,11 +1,12 @@
 // The bound for Gaussians, where L, e_t and the distance that is bounded are known, and L of networks by its formula.
+#include "fokker/diagnostics/upper_bound.hpp"
+
 #include <gmock/gmock.h>
 
 #include <cmath>
 #include <limits>
 
 #include "compare.hpp"
-#include "fokker/diagnostics/upper_bound.hpp"
 #include "reverse_sde_reference.hpp"
 #include "scratch.hpp"
 

@@ -157,12 +157,12 @@ def benchmark_results(folder):
         failures.append('no benchmark ran')
     failures += [f'{name}: {NOT_RUN}' for name in missing]
     context = report.get('context', {})
-    kept = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
-    return {'limits': kept, 'works': works, 'failures': failures}
+    limits = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
+    return {'limits': limits, 'works': works, 'failures': failures}
 
 
 def device_name(report):
-    """Of a result of gpu_check or of bench/peers/run.sh; None of one that has no device."""
+    """The device that a result of gpu_check or of bench/peers/run.sh names; None where it names none."""
     return (report.get('device') or report.get('gpu') or {}).get('name')
 
 

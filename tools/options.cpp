@@ -176,7 +176,7 @@ CLI::Option* add_precision(CLI::App& app, std::string& precision) {
 }
 
 std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
-const std::string beta_help = "sharpness of softplus, which is log(1 + exp(beta z))/beta; other activations have none";
+std::string parameter_help(const std::string& meaning) { return meaning + "; other activations have none"; }
 const std::string output_help = "what the network returns: potential, whose gradient is the score, or score";
 const std::string sde_help = "forward SDE: ou, vp-linear, vp-cosine, subvp or ve";
 const std::string sde_parameters_help =
@@ -219,31 +219,40 @@ Context MachineOptions::context() const {
 namespace {
 
 struct Override {
-  const char *key, *option, *type;
-  std::string help;
-  void (*check)(const std::string&);
+  std::string key, option, type, help;
+  std::function<void(const std::string&)> check;
 };
 
+// A value for the first activation that has the parameter.
+void check_parameter(std::string_view name, const std::string& text) {
+  for (const ActivationTraits& traits : Activations::traits) {
+    if (!traits.has_parameter() || traits.parameter.name != name) continue;
+    Architecture any{.hidden = {1}, .activation = traits.activation};
+    if (!CLI::detail::lexical_cast(text, any.beta)) throw Error(fmt::format("'{}' given; allowed: a number", text));
+    return any.validate();
+  }
+}
+
 const std::vector<Override>& override_options() {
-  static const std::vector<Override> options{
-      {"activation", "--activation", "TEXT", activation_help(),
-       [](const std::string& text) { parse_activation(text); }},
-      {"beta", "--beta", "NUMBER", beta_help,
-       [](const std::string& text) {
-         Architecture any{.hidden = {1}, .layer_names = {}};
-         if (!CLI::detail::lexical_cast(text, any.beta))
-           throw Error(fmt::format("'{}' given; allowed: a number", text));
-         any.validate();
-       }},
-      {"output", "--output", "TEXT", output_help, [](const std::string& text) { parse_output(text); }},
-      {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
-       [](const std::string&) {}},
-      {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
-      {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
-         if (!Json::parse(text, nullptr, false).is_object()) {
-           throw Error(fmt::format("'{}' given, which is not valid JSON of an object; allowed: as {{\"T\": 1}}", text));
-         }
-       }}};
+  static const std::vector<Override> options = [] {
+    std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), parse_activation}};
+    for (const auto& [name, meaning] : activation_parameters()) {
+      all.push_back({name, "--" + name, "NUMBER", parameter_help(meaning),
+                     [name = name](const std::string& text) { check_parameter(name, text); }});
+    }
+    all.insert(all.end(),
+               {{"output", "--output", "TEXT", output_help, parse_output},
+                {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
+                 [](const std::string&) {}},
+                {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
+                {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
+                   if (!Json::parse(text, nullptr, false).is_object()) {
+                     throw Error(fmt::format(
+                         "'{}' given, which is not valid JSON of an object; allowed: as {{\"T\": 1}}", text));
+                   }
+                 }}});
+    return all;
+  }();
   return options;
 }
 
@@ -327,7 +336,8 @@ Json describe_architecture(const Architecture& architecture) {
             {"hidden", architecture.hidden},
             {"activation", to_string(architecture.activation)},
             {"output", to_string(architecture.output)}};
-  if (architecture.activation == Activation::softplus) json["beta"] = architecture.beta;
+  const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
+  if (parameter.name) json[parameter.name] = architecture.beta;
   return json;
 }
 

@@ -10,7 +10,8 @@ namespace fokker::tools {
 const std::vector<std::string> preset_names = {"smoke", "quick", "paper", "activations", "activations-quick"};
 
 std::string NetworkActivation::name() const {
-  return activation == Activation::softplus ? fmt::format("softplus {}", beta) : std::string(to_string(activation));
+  const std::string name(to_string(activation));
+  return traits_of(activation).has_parameter() ? fmt::format("{} {}", name, beta) : name;
 }
 
 double NetworkActivation::roughness() const {

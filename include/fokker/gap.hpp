@@ -34,7 +34,7 @@ struct EmpiricalLaw {
 EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box = {});
 
 // W2² of two histograms on one grid, or the sliced W2² of samples, which is its own dual value; not a number where a
-// side has no sample left. Throws Error where the dimensions differ.
+// side has no sample left. Throws Error where the dimensions or the grids differ.
 TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b);
 
 enum class GapStage { sde_samples, ode_samples, distances };

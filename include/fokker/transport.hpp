@@ -16,6 +16,7 @@ struct Grid {
   std::int64_t n = 64;
   double half_width = 3.5;
 
+  bool operator==(const Grid&) const = default;
   double spacing() const { return 2 * half_width / static_cast<double>(n - 1); }
   void validate() const;
 };

@@ -21,7 +21,7 @@ std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, con
                                            int threads);                                              // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
-                                            int threads);  // trainer.cpp
+                                            int threads);                                          // trainer.cpp
 std::unique_ptr<TrainGroupOperator> make_train_group(const std::vector<TrainOperator*>& members);  // trainer.cpp
 
 }  // namespace fokker::cpu

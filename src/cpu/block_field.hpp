@@ -52,7 +52,8 @@ class BlockField {
 template <class T>
 std::unique_ptr<BlockField<T>> make_mlp_field(const Mlp& mlp, const ForwardSde& sde);  // mlp.cpp
 template <class T>
-std::unique_ptr<BlockField<T>> make_mixture_field(const GaussianMixture& mixture, const ForwardSde& sde);  // mixture.cpp
+std::unique_ptr<BlockField<T>> make_mixture_field(const GaussianMixture& mixture,
+                                                  const ForwardSde& sde);  // mixture.cpp
 
 // The one switch on what a model is.
 template <class T>

@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "cpu/random.hpp"
-#include "operations/data_tables.hpp"
 #include "fokker/formulas/data.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -18,8 +18,8 @@ constexpr std::int64_t block_points = 256;
 
 void draw_circles2(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t step) {
   float ring[block_points], z[4 * block_points];
-  draw_uniforms(ring, n, 1, seed, first, RandomUse::data, step, 0);
-  draw_normals(z, n, 4, seed, first, RandomUse::data, step, 1.0f, 1);
+  draw_point_uniforms(ring, n, 1, seed, first, RandomUse::data, step, 0);
+  draw_point_normals(z, n, 4, seed, first, RandomUse::data, step, 1.0f, 1);
   for (std::int64_t i = 0; i < n; ++i) {
     const PlanePoint p = circles2_point(ring[i], z[4 * i], z[4 * i + 1], z[4 * i + 2]);
     out[2 * i] = p.x;
@@ -29,7 +29,7 @@ void draw_circles2(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t
 
 void draw_checker(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t first, std::uint64_t step) {
   float u[3 * block_points];
-  draw_uniforms(u, n, 3, seed, first, RandomUse::data, step, 0);
+  draw_point_uniforms(u, n, 3, seed, first, RandomUse::data, step, 0);
   for (std::int64_t i = 0; i < n; ++i) {
     const PlanePoint p = checker_point(u[3 * i], u[3 * i + 1], u[3 * i + 2]);
     out[2 * i] = p.x;
@@ -69,9 +69,9 @@ void draw_mixture(float* out, std::int64_t n, std::uint64_t seed, std::uint64_t 
   const std::vector<float>&means = tables.means, &deviations = tables.deviations, &factors = tables.factors;
   float u[block_points];
   std::int32_t component[block_points];
-  draw_uniforms(u, n, 1, seed, first, RandomUse::data, step, 0);
+  draw_point_uniforms(u, n, 1, seed, first, RandomUse::data, step, 0);
   choose_components(tables, u, n, component);
-  draw_normals(out, n, static_cast<int>(d), seed, first, RandomUse::data, step, 1.0f, 1);
+  draw_point_normals(out, n, static_cast<int>(d), seed, first, RandomUse::data, step, 1.0f, 1);
   if (!deviations.empty()) {
     if (d == 2) {  // worth its own loop: the planar sets are what training draws most
       for (std::int64_t i = 0; i < n; ++i) {

@@ -3,9 +3,9 @@
 #include <memory>
 #include <vector>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
-#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 namespace {

@@ -3,7 +3,7 @@
 //
 // Denoising, potential: a layer keeps five numbers a unit, σ′, (δ, ζ) and (π, h), the pairs one below the other, so
 // that the gradient δ_l π_{l−1}ᵀ + ζ_l h_{l−1}ᵀ is one product over twice the rows. σ″ becomes κ, S = κ u and ζ in
-// place, and u becomes π. Of the last hidden layer h is not needed.
+// place, and u becomes π. h of the last hidden layer is not needed.
 //
 // Residual: the streams z, z_1 … z_d and z_𝒜 are further rows of a tile, and what stands between two products is in
 // loss_rules.hpp. σ′, σ′_i and σ′_𝒜 take the place of z, z_i and z_𝒜.
@@ -323,12 +323,12 @@ class Sweeps {
       half_g2[r] = static_cast<T>(sde.diffusion_squared / 2);
       drift[r] = static_cast<T>(sde.drift);
       T* value = inputs + r * x_stride;
-      T* generator = inputs + ((d + 1) * n + r) * x_stride;
+      T* operator_row = inputs + ((d + 1) * n + r) * x_stride;  // h_𝒜
       value[0] = tile.t[r];
-      generator[0] = T(1);
+      operator_row[0] = T(1);
       for (std::int64_t i = 1; i <= d; ++i) {
         value[i] = tile.x[r * d + i - 1];
-        generator[i] = drift[r] * value[i];
+        operator_row[i] = drift[r] * value[i];
         inputs[(i * n + r) * x_stride + i] = T(1);
       }
       value[d + 1] = T(1);

@@ -63,16 +63,16 @@ void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t di
           return hn::LoadU(tag, bar + stream * plane + k);
       };
       const auto s1 = hn::LoadU(tag, z + k);
-      const auto generator = seeded(d + 1), g2_generator = hn::Mul(g2, generator);
-      auto sum = hn::Mul(hn::LoadU(tag, z + (d + 1) * plane + k), generator);
+      const auto h_operator = seeded(d + 1), g2_h_operator = hn::Mul(g2, h_operator);  // h̄_𝒜
+      auto sum = hn::Mul(hn::LoadU(tag, z + (d + 1) * plane + k), h_operator);
       if constexpr (!kLast) sum = hn::MulAdd(s1, hn::LoadU(tag, bar + k), sum);
       for (std::int64_t i = 1; i <= d; ++i) {
         const auto u = hn::LoadU(tag, z + i * plane + k), hi = seeded(i);
         sum = hn::MulAdd(u, hi, sum);
-        hn::StoreU(hn::NegMulAdd(u, g2_generator, hn::Mul(s1, hi)), tag, bar + i * plane + k);
+        hn::StoreU(hn::NegMulAdd(u, g2_h_operator, hn::Mul(s1, hi)), tag, bar + i * plane + k);
       }
       hn::StoreU(sum, tag, bar + k);
-      hn::StoreU(hn::Mul(s1, generator), tag, bar + (d + 1) * plane + k);
+      hn::StoreU(hn::Mul(s1, h_operator), tag, bar + (d + 1) * plane + k);
     }
   }
 }

@@ -495,8 +495,8 @@ class LaneByLane {
     HWY_ALIGN T v[4][U * HWY_MAX_BYTES / sizeof(T)];
     store(z, v[0]);
     for (std::size_t i = 0; i < U * hn::Lanes(Tag<T>()); ++i) {
-      const ActivationValues<T> at = sigma_(v[0][i]);
-      v[0][i] = at.value, v[1][i] = at.d1, v[2][i] = at.d2, v[3][i] = at.d3;
+      const ActivationValues<T> values = sigma_(v[0][i]);
+      v[0][i] = values.value, v[1][i] = values.d1, v[2][i] = values.d2, v[3][i] = values.d3;
     }
     out = {load<T, U>(v[0]), load<T, U>(v[1]), load<T, U>(v[2]), load<T, U>(v[3])};
   }

@@ -11,10 +11,10 @@ inline void draw_probes(float* out, std::int64_t n, int d, const Divergence& div
                         int probe) {
   const auto step = static_cast<std::uint64_t>(probe);
   if (divergence.law == ProbeLaw::gaussian) {
-    draw_normals(out, n, d, divergence.seed, first_index, RandomUse::probe, step);
+    draw_point_normals(out, n, d, divergence.seed, first_index, RandomUse::probe, step);
     return;
   }
-  draw_uniforms(out, n, d, divergence.seed, first_index, RandomUse::probe, step);
+  draw_point_uniforms(out, n, d, divergence.seed, first_index, RandomUse::probe, step);
   for (std::int64_t i = 0; i < n * d; ++i) out[i] = out[i] < 0.5f ? -1.0f : 1.0f;
 }
 

@@ -179,16 +179,16 @@ HWY_INLINE void draw(float* out, std::int64_t n, int per_point, std::uint64_t se
       } else {
         v0 = uniform(w.w0), v1 = uniform(w.w1), v2 = uniform(w.w2), v3 = uniform(w.w3);
       }
-      float* at = out + i * per_point + column;
+      float* target = out + i * per_point + column;
       if (count == lanes && per_point == 2) {
-        hn::StoreInterleaved2(v0, v1, d, at);
+        hn::StoreInterleaved2(v0, v1, d, target);
       } else if (count == lanes && per_point == 4) {
-        hn::StoreInterleaved4(v0, v1, v2, v3, d, at);
+        hn::StoreInterleaved4(v0, v1, v2, v3, d, target);
       } else if (count == lanes && per_point == 1) {
-        hn::StoreU(v0, d, at);
+        hn::StoreU(v0, d, target);
       } else {
         hn::StoreInterleaved4(v0, v1, v2, v3, d, staged);
-        for (std::int64_t p = 0; p < count; ++p) std::copy_n(staged + 4 * p, width, at + p * per_point);
+        for (std::int64_t p = 0; p < count; ++p) std::copy_n(staged + 4 * p, width, target + p * per_point);
       }
     }
   }
@@ -221,13 +221,13 @@ const char* simd_name(std::int64_t target) {
 }
 const char* simd_target_name() { return HWY_DYNAMIC_DISPATCH(target_name)(); }
 
-void draw_uniforms(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
-                   RandomUse use, std::uint64_t step, std::uint32_t first_block) {
+void draw_point_uniforms(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
+                         RandomUse use, std::uint64_t step, std::uint32_t first_block) {
   HWY_DYNAMIC_DISPATCH(uniforms_of)(out, n, per_point, seed, first_index, use, step, first_block);
 }
 
-void draw_normals(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
-                  RandomUse use, std::uint64_t step, float scale, std::uint32_t first_block) {
+void draw_point_normals(float* out, std::int64_t n, int per_point, std::uint64_t seed, std::uint64_t first_index,
+                        RandomUse use, std::uint64_t step, float scale, std::uint32_t first_block) {
   HWY_DYNAMIC_DISPATCH(normals_of)(out, n, per_point, seed, first_index, use, step, scale, first_block);
 }
 

@@ -15,12 +15,12 @@
 #include <utility>
 #include <vector>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/integrator.hpp"
-#include "core/parallel.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker::cpu {
@@ -76,7 +76,7 @@ class CpuSampler final : public SampleOperator {
       float* x = samples.data + first * d_;
       const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
       if (draw_prior) {
-        draw_normals(x, n, static_cast<int>(d_), options.seed, index, RandomUse::prior, 0, prior_deviation);
+        draw_point_normals(x, n, static_cast<int>(d_), options.seed, index, RandomUse::prior, 0, prior_deviation);
       }
       // After so many steps the state goes to the snapshot that asks for it.
       const auto after_step = [&](std::int64_t done) {
@@ -153,7 +153,7 @@ class CpuSampler final : public SampleOperator {
       if (c.noise == 0) {
         for (std::int64_t i = 0; i < size; ++i) x[i] += increment(c, x[i], score[i]);
       } else {
-        draw_normals(normal, n, static_cast<int>(d_), seed, index, RandomUse::noise, step);
+        draw_point_normals(normal, n, static_cast<int>(d_), seed, index, RandomUse::noise, step);
         for (std::int64_t i = 0; i < size; ++i) x[i] = euler_maruyama(c, x[i], score[i], normal[i]);
       }
       after_step(static_cast<std::int64_t>(step) + 1);
@@ -171,16 +171,16 @@ class CpuSampler final : public SampleOperator {
     reserve(w.stage_state, size);
     if (log_density) reserve(w.divergence, n);
     float *const score = w.score.data(), *const slope = w.slope.data(), *const sum = w.sum.data();
-    float* const at = w.stage_state.data();
+    float* const stage_state = w.stage_state.data();
     float* const trace = log_density ? w.divergence.data() : nullptr;
     for (std::size_t first = 0; first < stages.size(); first += static_cast<std::size_t>(per_step)) {
       for (int i = 0; i < per_step; ++i) {
         const Stage& stage = stages[first + static_cast<std::size_t>(i)];
         const StepCoefficients<float> c = stage.coefficients;
         if (i > 0) {
-          for (std::int64_t j = 0; j < size; ++j) at[j] = x[j] + stage.node * slope[j];
+          for (std::int64_t j = 0; j < size; ++j) stage_state[j] = x[j] + stage.node * slope[j];
         }
-        const float* state = i > 0 ? at : x;
+        const float* state = i > 0 ? stage_state : x;
         field_->evaluate({&stage.time, 0, state, n, index}, {.score = score, .divergence = trace}, divergence,
                          *w.field);
         for (std::int64_t j = 0; j < size; ++j) {

@@ -72,9 +72,9 @@ class CpuTrainer final : public TrainOperator {
     const std::int64_t d = data_.dimension();
     const auto index = static_cast<std::uint64_t>(first), step = static_cast<std::uint64_t>(k);
     float *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
-    draw_uniforms(t, n, 1, options_.seed, index, RandomUse::time, step);
+    draw_point_uniforms(t, n, 1, options_.seed, index, RandomUse::time, step);
     draw_data(data_, {x, n, d}, options_.seed, index, step);
-    draw_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
+    draw_point_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
     for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
     for (std::int64_t i = 0; i < n; ++i) {
       const SdeCoefficients<float> at = sde_.at(t[i]);
@@ -90,8 +90,8 @@ class CpuTrainer final : public TrainOperator {
   CollocationChunk<float> collocation(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
     const std::int64_t d = data_.dimension(), row = 1 + d;
     float *t = storage, *x = t + n, *u = x + n * d;  // n (2 + 2 d) values of room: t, x, and the uniforms of both
-    draw_uniforms(u, n, static_cast<int>(row), options_.seed, static_cast<std::uint64_t>(first), RandomUse::collocation,
-                  static_cast<std::uint64_t>(k));
+    draw_point_uniforms(u, n, static_cast<int>(row), options_.seed, static_cast<std::uint64_t>(first),
+                        RandomUse::collocation, static_cast<std::uint64_t>(k));
     const float t_min = time_.t_min, span = time_.horizon - time_.t_min, box = static_cast<float>(options_.box);
     for (std::int64_t i = 0; i < n; ++i) {
       t[i] = t_min + span * u[i * row];

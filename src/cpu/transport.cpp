@@ -9,10 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
-#include "core/parallel.hpp"
 
 namespace fokker::cpu {
 
@@ -119,8 +119,8 @@ double sliced_w2_squared(View<const float> a, View<const float> b, int projectio
   parallel_for(threads, projections, [&](std::int64_t projection, int) {
     // A normal vector, scaled to length 1, is a uniform direction.
     std::vector<float> normals(a.columns);
-    draw_normals(normals.data(), 1, static_cast<int>(a.columns), seed, static_cast<std::uint64_t>(projection),
-                 RandomUse::projection, 0);
+    draw_point_normals(normals.data(), 1, static_cast<int>(a.columns), seed, static_cast<std::uint64_t>(projection),
+                       RandomUse::projection, 0);
     std::vector<double> direction(normals.begin(), normals.end());
     const double length = std::sqrt(std::inner_product(direction.begin(), direction.end(), direction.begin(), 0.0));
     for (double& v : direction) v /= length;

@@ -1,9 +1,10 @@
 // A network that fits a multiprocessor's shared memory: has it packed into the image that the resident kernels copy
 // there (kernels/mlp.hpp), and launches them.
 #include "cuda/mlp_resident.hpp"
-#include "kernels/shared_layout.hpp"
 
 #include <utility>
+
+#include "kernels/shared_layout.hpp"
 
 namespace fokker::cuda {
 namespace {

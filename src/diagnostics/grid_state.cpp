@@ -46,14 +46,14 @@ constexpr std::array<double, 4> kWeights{0.17392742256872693, 0.3260725774312730
                                          0.17392742256872693};
 
 // Derivative of log u along an axis: five nodes, two at the edges.
-double slope(const std::vector<double>& log_u, std::int64_t at, std::int64_t i, std::int64_t n, std::int64_t stride,
+double slope(const std::vector<double>& log_u, std::int64_t node, std::int64_t i, std::int64_t n, std::int64_t stride,
              double h) {
   if (i >= 2 && i < n - 2) {
-    return (8 * (log_u[at + stride] - log_u[at - stride]) - (log_u[at + 2 * stride] - log_u[at - 2 * stride])) /
+    return (8 * (log_u[node + stride] - log_u[node - stride]) - (log_u[node + 2 * stride] - log_u[node - 2 * stride])) /
            (12 * h);
   }
   const std::int64_t low = i > 0 ? 1 : 0, high = i < n - 1 ? 1 : 0;
-  return (log_u[at + high * stride] - log_u[at - low * stride]) / (double(low + high) * h);
+  return (log_u[node + high * stride] - log_u[node - low * stride]) / (double(low + high) * h);
 }
 
 double largest_of(const std::vector<double>& values) {
@@ -107,9 +107,9 @@ void GridState::step(double t) {
   constexpr std::int64_t points = kPoints.size();
   std::vector<double> cubic, safe, mean_at[points];  // mean_at: of R over paths, at a point of the rule
   const auto take_mean = [&](std::int64_t point) {
-    const double at = t + kPoints[point] * kPoints[point] * duration;
-    std::vector<double> v = apply(kernel(at, between, later, from, Interpolation::cubic), u);
-    const Transition rest = kernel(t, to, at, between, Interpolation::cubic);
+    const double s = t + kPoints[point] * kPoints[point] * duration;
+    std::vector<double> v = apply(kernel(s, between, later, from, Interpolation::cubic), u);
+    const Transition rest = kernel(t, to, s, between, Interpolation::cubic);
     // For K_{s,t} u, so that what interpolation leaves in both cancels.
     const std::vector<double> all = apply(rest, v);
     for (std::int64_t i = 0; i < nodes_; ++i) v[i] *= residual_[i];

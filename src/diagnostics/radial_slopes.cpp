@@ -21,16 +21,17 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
   if (d == 1) return {1, -1};
   std::vector<double> e(options.directions * d);
   for (std::int64_t i = 0; i < options.directions; ++i) {
-    double* at = e.data() + i * d;
+    double* direction = e.data() + i * d;
     if (d == 2) {
       const double angle = 2 * std::numbers::pi * double(i) / double(options.directions);
-      at[0] = std::cos(angle), at[1] = std::sin(angle);
+      direction[0] = std::cos(angle), direction[1] = std::sin(angle);
       continue;
     }
-    draw_normals(at, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i), ReservedStep::direction);
+    draw_normals(direction, d, RandomUse::diagnostic, options.seed, static_cast<std::uint64_t>(i),
+                 ReservedStep::direction);
     double square = 0;
-    for (std::int64_t k = 0; k < d; ++k) square += at[k] * at[k];
-    for (std::int64_t k = 0; k < d; ++k) at[k] /= std::sqrt(square);
+    for (std::int64_t k = 0; k < d; ++k) square += direction[k] * direction[k];
+    for (std::int64_t k = 0; k < d; ++k) direction[k] /= std::sqrt(square);
   }
   return e;
 }

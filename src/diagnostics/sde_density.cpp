@@ -17,8 +17,8 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
   const std::int64_t d = model.dimension(), n = x.rows, paths = options.paths;
   check_view("x", x, any_rows, d, Device::cpu);
   if (!(t >= 0 && t <= model.sde.horizon())) {
-    throw Error(
-        fmt::format("the density of the reverse SDE at time {} was asked for; allowed: 0 to {}", t, model.sde.horizon()));
+    throw Error(fmt::format("the density of the reverse SDE at time {} was asked for; allowed: 0 to {}", t,
+                            model.sde.horizon()));
   }
   if (paths < 2 || options.steps < 2 || options.steps > 1'000'000) {
     throw Error(

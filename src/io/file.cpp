@@ -38,7 +38,7 @@ class Descriptor {
   int value_;
 };
 
-// Removes a file unless told to keep it.
+// Removes a file at its end, unless released.
 class Temporary {
  public:
   explicit Temporary(std::string path) : path_(std::move(path)) {}
@@ -47,7 +47,7 @@ class Temporary {
   ~Temporary() {
     if (!path_.empty()) ::unlink(path_.c_str());
   }
-  void keep() { path_.clear(); }
+  void release() { path_.clear(); }
 
  private:
   std::string path_;
@@ -144,7 +144,7 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   if (::fsync(file.get()) != 0) throw fail_code(errno);
   if (file.close() != 0) throw fail_code(errno);
   if (::rename(name.c_str(), target.c_str()) != 0) throw fail_code(errno);
-  temporary.keep();
+  temporary.release();
   if (const int code = sync_folder(target)) throw fail_code(code);
 }
 

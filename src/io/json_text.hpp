@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
-#include "core/quote.hpp"
 
 namespace fokker {
 

@@ -8,10 +8,10 @@
 #include <span>
 #include <string_view>
 
-#include "io/file.hpp"
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
-#include "core/quote.hpp"
+#include "io/file.hpp"
 
 // The format: numpy/lib/format.py. "\x93NUMPY", major, minor, the header's length (2 bytes little-endian in version 1,
 // 4 in 2 and 3), the header — a Python dictionary {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } —, the

@@ -9,11 +9,11 @@
 #include <span>
 #include <string_view>
 
-#include "io/file.hpp"
+#include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
+#include "io/file.hpp"
 #include "io/json_text.hpp"
-#include "core/quote.hpp"
 
 // The format: 8 bytes N, little-endian; N bytes of JSON {"NAME": {"dtype": …, "shape": […], "data_offsets": [begin,
 // end]}, …, "__metadata__": {"KEY": "VALUE", …}}, blanks at its end allowed; the data, offsets counted from here. As

@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include "core/check.hpp"
-#include "fokker/error.hpp"
 #include "core/operations.hpp"
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {

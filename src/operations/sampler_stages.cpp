@@ -28,8 +28,9 @@ std::vector<Stage> stages_of(const ForwardSde& sde, const std::vector<double>& t
     const double dt = times[k + 1] - times[k];
     for (int i = 0; i < rule.stages; ++i) {
       const double t = std::lerp(times[k], times[k + 1], rule.node[i]);  // exact at both ends
-      const StepCoefficients<double> c =
-          scheme == Scheme::euler_maruyama ? reverse_sde_step(sde.formulas(), t, dt) : probability_flow_step(sde.formulas(), t, dt);
+      const StepCoefficients<double> c = scheme == Scheme::euler_maruyama
+                                             ? reverse_sde_step(sde.formulas(), t, dt)
+                                             : probability_flow_step(sde.formulas(), t, dt);
       stages.push_back({static_cast<float>(t),
                         static_cast<float>(rule.node[i]),
                         static_cast<float>(rule.weight[i]),

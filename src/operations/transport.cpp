@@ -200,9 +200,9 @@ TransportResult w2_squared(const std::vector<double>& a, const std::vector<doubl
   if (grid.n > 256) {
     throw Error(fmt::format("exact W2 is offered on grids of up to 256 nodes a side, and {} were given", grid.n));
   }
-  auto first = integer_masses(a, grid, "the first");
-  auto second = integer_masses(b, grid, "the second");
-  GridTransport problem(std::move(first), std::move(second), grid.n);
+  auto supply = integer_masses(a, grid, "the first");
+  auto demand = integer_masses(b, grid, "the second");
+  GridTransport problem(std::move(supply), std::move(demand), grid.n);
   const double scale = grid.spacing() * grid.spacing();
   TransportResult result;
   result.w2_squared = scale * problem.primal();
@@ -226,11 +226,11 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
 double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
   if (n < 1) throw Error(fmt::format("a noise floor needs at least one sample, and {} were asked for", n));
   grid.validate();
-  Buffer<float> first(context, n, data.dimension()), second(context, n, data.dimension());
-  data.draw(context, first.view(), seed, 0, ReservedStep::first_noise_floor);
-  data.draw(context, second.view(), seed, 0, ReservedStep::second_noise_floor);
-  if (data.dimension() != 2) return sliced_w2_squared(context, first.view(), second.view(), 256, seed);
-  const Histogram p = histogram(context, first.view(), grid), q = histogram(context, second.view(), grid);
+  Buffer<float> draws(context, n, data.dimension()), others(context, n, data.dimension());
+  data.draw(context, draws.view(), seed, 0, ReservedStep::first_noise_floor);
+  data.draw(context, others.view(), seed, 0, ReservedStep::second_noise_floor);
+  if (data.dimension() != 2) return sliced_w2_squared(context, draws.view(), others.view(), 256, seed);
+  const Histogram p = histogram(context, draws.view(), grid), q = histogram(context, others.view(), grid);
   if (p.inside == 0 || q.inside == 0) {
     throw Error(
         fmt::format("a noise floor on a grid needs samples inside ±{}, and none of {} fell there", grid.half_width, n));

@@ -32,7 +32,11 @@ case $way in
     "$work/cmake/consumer"
     is_in_readme cpp readme.cpp
     is_in_readme cuda gpu_application.cu
-    "$work/cmake/readme"
+    "$work/cmake/readme" | tee "$work/printed"
+    # Training's bits are an instruction set's; README shows those of AVX-512.
+    if "$work/prefix/bin/fokker" info | grep -q 'AVX-512' && ! grep -qF "\`$(cat "$work/printed")\`" "$source/README.md"; then
+      fail 'README.md shows another number than its program prints'
+    fi
     [ -z "$nvcc" ] || runs_or_says_why "$work/cmake/gpu_application"
 
     pc=$(find "$work/prefix" -name fokker.pc)
@@ -65,6 +69,9 @@ case $way in
     cmake --build "$work/cmake" --target consumer
     "$work/cmake/consumer"
     [ -e "$work/cmake/fokker/libfokker.so" ] || fail 'BUILD_SHARED_LIBS gave no shared library'
+    # A parent with CUDA gets the device code for its own architecture; configuring shows it.
+    [ -z "$nvcc" ] || cmake "${common[@]}" -S "$here" -B "$work/cuda" -DFOKKER_SOURCE="$source" -DCONSUMER_CUDA=ON \
+      -DCMAKE_CUDA_COMPILER="$nvcc"
     ;;
   *) echo "unknown way '$way'; allowed: package, subdirectory" >&2; exit 2 ;;
 esac

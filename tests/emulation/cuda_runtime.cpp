@@ -137,7 +137,8 @@ cudaError_t refused(cudaError_t error) {
   return returned(error);
 }
 
-// Of calls that a capture forbids: allocation, release, and what waits. As cudaThreadExchangeStreamCaptureMode says.
+// Whether a call that a capture forbids (allocation, release, what waits) may be made, by the rules of
+// cudaThreadExchangeStreamCaptureMode.
 cudaError_t permitted() {
   if (thread_mode == cudaStreamCaptureModeRelaxed) return cudaSuccess;
   int own_global = 0;

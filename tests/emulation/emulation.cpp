@@ -147,7 +147,7 @@ void complete_multiply_add(const Operands& operands) {
     for (int k = 0; k < 16; ++k) sum += a[i][k] * b[k];
     for (int j = 0; j < 8; ++j) {
       const auto nearest = static_cast<float>(sum[j]);
-      // Of a float the number before it, towards zero, has the bits before its own; without a branch, which would go
+      // The float next to another towards zero has the bits before its own; without a branch, which would go
       // either way as often.
       c[i][j] = float_of(bits_of(nearest) - (std::fabs(double{nearest}) > std::fabs(sum[j])));
     }

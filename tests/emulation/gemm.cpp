@@ -27,8 +27,7 @@ Result number(Operand v) {
 
 // As much workspace as with cuBLAS: tests look at what a field keeps.
 Gemm::Gemm(cudaStream_t stream, std::size_t workspace_bytes)
-    : workspace_(workspace_bytes),
-      handle_(new cublasContext{stream}, [](cublasContext* handle) { delete handle; }) {}
+    : workspace_(workspace_bytes), handle_(new cublasContext{stream}, [](cublasContext* handle) { delete handle; }) {}
 
 namespace {
 

@@ -97,7 +97,7 @@ TEST_F(TrainCommand, KilledOrInterruptedGoesOnAsIfUndisturbed) {
   options.residual_weight = 0.5;
   options.seed = 7;
   const DataSet data = DataSet::named("circles2");
-  const Architecture architecture{.hidden = {8, 8}, .beta = 20, .layer_names = {}};
+  const Architecture architecture{.hidden = {8, 8}, .beta = 20};
   const std::string reference = file("reference.state");
   const auto expect_undisturbed = [&](const std::string& state, const std::string& log) {
     std::int64_t iteration = 0;
@@ -194,7 +194,7 @@ TEST_F(TrainCommand, ResumedEndsAsIfUndisturbed) {
     options.collocation_points = 16;
     options.residual_weight = 0.5;
     options.seed = 7;
-    const Architecture architecture{.hidden = {8, 8}, .beta = 20, .layer_names = {}};
+    const Architecture architecture{.hidden = {8, 8}, .beta = 20};
     Trainer trainer(Context(), {ForwardSde(), Mlp::initialise(architecture, 7)}, DataSet::named("circles2"), options);
     trainer.run(part);
     const std::string name = fmt::format("part{}", part), state = file(name + ".state");

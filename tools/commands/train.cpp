@@ -41,7 +41,9 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
     recipe(add_integers(*app_, "--hidden", architecture_.hidden, "widths of the hidden layers, from first to last", 1,
                         16384));
     recipe("--activation", activation_, activation_help());
-    recipe("--beta", architecture_.beta, beta_help);
+    for (const auto& [name, meaning] : activation_parameters()) {
+      recipe("--" + name, architecture_.beta, parameter_help(meaning));
+    }
     recipe("--output", output_, output_help);
     recipe("--sde", sde_, sde_help);
     recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
@@ -145,10 +147,10 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
  private:
   // Options of the recipe, which a resumed state has already.
   void recipe(CLI::Option* option) { recipe_.push_back(option->group(recipe_group_)); }
-  void recipe(const char* name, std::string& value, const std::string& help) {
+  void recipe(const std::string& name, std::string& value, const std::string& help) {
     recipe(app_->add_option(name, value, help)->capture_default_str());
   }
-  void recipe(const char* name, double& value, const std::string& help) {
+  void recipe(const std::string& name, double& value, const std::string& help) {
     recipe(add_number(*app_, name, value, help));
   }
 
@@ -171,7 +173,7 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
-  Architecture architecture_{.beta = 20, .layer_names = {}};
+  Architecture architecture_{.beta = 20};
   ForwardSde forward_;
   TrainOptions options_;
   std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},

@@ -16,24 +16,16 @@
 #include "fokker/diagnostics/sde_density.hpp"
 #include "fokker/diagnostics/upper_bound.hpp"
 #include "fokker/fokker.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
 using Doubles = std::vector<double>;
 using Three = std::array<double, 3>;
-
-template <class Action>
-std::string message_of(const Action& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
 
 template <class View, class Range>
 constexpr bool is_made_of = std::is_constructible_v<View, Range>&& std::is_constructible_v<View, Range, std::int64_t>;

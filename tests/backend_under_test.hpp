@@ -1,12 +1,15 @@
 #pragma once
 
 // What a test runs on that is compiled twice: on the CPU, and on the emulation with CUDA (tests/emulation). And the
-// fixture of tests that need a GPU.
+// fixture of tests that need a GPU, and what a context's device holds.
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <string>
+#include <vector>
 
 #include "fokker/context.hpp"
+#include "fokker/view.hpp"
 
 namespace fokker::testing {
 
@@ -23,6 +26,13 @@ inline void skip_without_gpu(const std::string& why_not) {
 #else
   if (!why_not.empty()) GTEST_SKIP() << why_not;
 #endif
+}
+
+inline std::vector<float> to_host(const Context& context, View<const float> there) {
+  std::vector<float> v(static_cast<std::size_t>(there.size()), 7.0f);  // which a copy has to overwrite
+  copy(context, there, View<float>(v.data(), there.rows, there.columns));
+  context.synchronize();
+  return v;
 }
 
 class GpuTest : public ::testing::Test {

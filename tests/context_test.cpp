@@ -115,6 +115,7 @@ TEST(Context, BackendNames) {
   EXPECT_EQ(parse_backend("auto"), BackendKind::automatic);
   EXPECT_EQ(parse_backend("cpu"), BackendKind::cpu);
   EXPECT_EQ(parse_backend("cuda"), BackendKind::cuda);
+  EXPECT_EQ(to_string(BackendKind::automatic), "auto");
   EXPECT_THROW(parse_backend("gpu"), Error);
   EXPECT_THROW(parse_backend(""), Error);
 }

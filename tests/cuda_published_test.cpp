@@ -41,12 +41,6 @@ class CudaPublished : public GpuTest, public ::testing::WithParamInterface<const
   Model model_;
 };
 
-std::vector<float> to_host(const Context& context, const Buffer<float>& there) {
-  std::vector<float> v(static_cast<std::size_t>(there.size()));
-  copy(context, there.view(), View<float>(v, there.columns()));
-  context.synchronize();
-  return v;
-}
 Buffer<float> to_device(const Context& context, const std::vector<double>& v, std::int64_t columns) {
   const std::vector<float> narrow(v.begin(), v.end());
   Buffer<float> there(context, static_cast<std::int64_t>(v.size()) / columns, columns);

@@ -36,6 +36,7 @@ using testing::Bound;
 using ::testing::HasSubstr;
 using testing::message_of;
 using testing::model_of;
+using testing::to_host;
 
 constexpr Scheme kSchemes[] = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
 
@@ -43,13 +44,6 @@ class CudaSampler : public testing::GpuTest {};
 
 Context on(BackendKind backend, Precision precision = Precision::split) {
   return Context({.backend = backend, .precision = precision});
-}
-
-std::vector<float> to_host(const Context& context, const Buffer<float>& buffer) {
-  std::vector<float> v(static_cast<std::size_t>(buffer.size()), 7.0f);
-  copy(context, buffer.view(), View<float>(v, std::max<std::int64_t>(buffer.columns(), 1)));
-  context.synchronize();
-  return v;
 }
 
 Buffer<float> to_device(const Context& context, const std::vector<float>& v, std::int64_t columns) {

@@ -37,6 +37,7 @@ using testing::agrees;
 using testing::architecture_of;
 using testing::message_of;
 using testing::model_of;
+using testing::to_host;
 
 #ifdef FOKKER_EMULATION
 constexpr std::int64_t kSamples = 19, kManySamples = 35;
@@ -58,13 +59,6 @@ class Stream {
  private:
   cudaStream_t stream_ = nullptr;
 };
-
-std::vector<float> to_host(const Context& context, View<const float> there) {
-  std::vector<float> v(static_cast<std::size_t>(there.size()));
-  copy(context, there, View<float>(v, there.columns));
-  context.synchronize();
-  return v;
-}
 
 struct Case {
   const char* name;

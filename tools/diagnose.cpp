@@ -131,7 +131,7 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, 
   for (const Estimate& e : energy.energy) {
     values.push_back(e.value), errors.push_back(e.standard_error), step_errors.push_back(e.step_error);
   }
-  json["energy"] = {{"method", energy.method == EnergyMethod::grid ? "grid" : "paths"},
+  json["energy"] = {{"method", to_string(energy.method)},
                     {"times", energy.times},
                     {"energy", values},
                     {"standard_error", errors},
@@ -181,7 +181,7 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
         fmt::format("  e^φ is not integrable, so there is no q and no energy identity: {}\n", diagnosis.slopes.reason);
   }
   out += fmt::format("energy e_t by {}, t from {:.4g} to {:.4g}\n",
-                     energy.method == EnergyMethod::grid ? "grid" : "paths", energy.times.front(), energy.times.back());
+                     to_string(energy.method), energy.times.front(), energy.times.back());
   out += fmt::format("  at T {}, at the end {}\n", text(energy.energy.front()), text(energy.energy.back()));
   out += fmt::format("  ½ ∫ g² e_t dt                {}\n", text(energy.dissipation));
   if (diagnosis.identity) {

@@ -291,7 +291,7 @@ void ProbeOptions::add_to(CLI::App& app) {
 
 Divergence ProbeOptions::divergence() const {
   return {.probes = static_cast<int>(probes),
-          .law = law == "gaussian" ? ProbeLaw::gaussian : ProbeLaw::rademacher,
+          .law = parse_probe_law(law),
           .seed = seed};
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
@@ -13,6 +14,9 @@
 #include "fokker/view.hpp"
 
 namespace fokker {
+
+ProbeLaw parse_probe_law(std::string_view name);  // rademacher, gaussian; throws Error on any other name
+std::string_view to_string(ProbeLaw law);
 
 // Where fields are evaluated: t [N] (or [1]: one time for all, also where N = 0), x [N, d].
 template <class T>

@@ -29,9 +29,9 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
                                             const TrainOptions& options);  // trainer.cpp
 // The members were made on the queue `training`; `own` is the context's.
 std::unique_ptr<TrainGroupOperator> make_train_group(const Queue& own, const Queue& training,
-                                             const std::vector<TrainOperator*>& members);      // trainer.cpp
-std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);  // transport.cpp
-Moments moments(const Queue& queue, View<const float> samples);                                // transport.cpp
+                                                     const std::vector<TrainOperator*>& members);  // trainer.cpp
+std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);      // transport.cpp
+Moments moments(const Queue& queue, View<const float> samples);                                    // transport.cpp
 double sliced_w2_squared(const Queue& queue, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed);  // transport.cpp
 

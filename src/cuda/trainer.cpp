@@ -410,7 +410,7 @@ std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& ini
 }
 
 std::unique_ptr<TrainGroupOperator> make_train_group(const Queue& own, const Queue& training,
-                                             const std::vector<TrainOperator*>& members) {
+                                                     const std::vector<TrainOperator*>& members) {
   return std::make_unique<CudaTrainGroup>(own, training, members);
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/names.hpp"
 #include "diagnostics/host_fields.hpp"
 #include "fokker/error.hpp"
 
@@ -18,6 +19,10 @@ constexpr double kStandardErrors = 4;
 // On a grid the sides may differ by this share of the dissipation whatever their step errors, which can be 0; and an
 // exact potential leaves no dissipation to compare with.
 constexpr double kNegligible = 0.01, kNothing = 1e-6;
+
+constexpr Named<EnergyMethod> method_names[] = {
+    {"auto", EnergyMethod::automatic}, {"grid", EnergyMethod::grid}, {"paths", EnergyMethod::paths}};
+constexpr auto methods = names("method of the energy", method_names);
 
 // Everything that is a sum over times.
 struct Totals {
@@ -182,6 +187,9 @@ EnergyIdentity measure(const Context& context, const Model& model, const TimeGri
 }
 
 }  // namespace
+
+EnergyMethod parse_energy_method(std::string_view name) { return methods.parse(name); }
+std::string_view to_string(EnergyMethod method) { return methods.name(method); }
 
 void EnergyOptions::validate() const {
   if (!(nodes == 0 || (nodes >= 16 && nodes <= 4096)) || !(box > 0) || !std::isfinite(box)) {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "fokker/context.hpp"
+#include "fokker/fields.hpp"
 #include "fokker/formulas/activation.hpp"
 #include "fokker/model.hpp"
 #include "fokker/sampler.hpp"
@@ -19,6 +20,7 @@ constexpr Named<BackendKind> backend_names[] = {
     {"auto", BackendKind::automatic}, {"cpu", BackendKind::cpu}, {"cuda", BackendKind::cuda}};
 constexpr Named<Precision> precision_names[] = {
     {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
+constexpr Named<ProbeLaw> probe_law_names[] = {{"rademacher", ProbeLaw::rademacher}, {"gaussian", ProbeLaw::gaussian}};
 constexpr Named<Output> output_names[] = {{"potential", Output::potential}, {"score", Output::score}};
 constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruyama},
                                           {"sde", Scheme::euler_maruyama},
@@ -39,6 +41,7 @@ constexpr NameTable<ActivationTraits, Activation ActivationTraits::*> activation
                                                                                   &ActivationTraits::activation};
 constexpr auto backends = names("backend", backend_names);
 constexpr auto precisions = names("precision", precision_names);
+constexpr auto probe_laws = names("law of probes", probe_law_names);
 constexpr auto outputs = names("output", output_names);
 constexpr auto schemes = names("scheme", scheme_names);
 constexpr auto time_laws = names("time law", time_law_names);
@@ -66,6 +69,7 @@ std::map<std::string, std::string> activation_parameters() {
 Activation parse_activation(std::string_view name) { return activations.parse(name); }
 BackendKind parse_backend(std::string_view name) { return backends.parse(name); }
 Precision parse_precision(std::string_view name) { return precisions.parse(name); }
+ProbeLaw parse_probe_law(std::string_view name) { return probe_laws.parse(name); }
 Output parse_output(std::string_view name) { return outputs.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
 TimeLaw parse_time_law(std::string_view name) { return time_laws.parse(name); }
@@ -75,6 +79,7 @@ WeightAverage parse_weight_average(std::string_view name) { return averages.pars
 std::string_view to_string(Activation activation) { return activations.name(activation); }
 std::string_view to_string(BackendKind kind) { return backends.name(kind); }
 std::string_view to_string(Precision precision) { return precisions.name(precision); }
+std::string_view to_string(ProbeLaw law) { return probe_laws.name(law); }
 std::string_view to_string(Output output) { return outputs.name(output); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }

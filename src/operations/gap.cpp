@@ -256,8 +256,8 @@ TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const 
   }
   if (a.histogram && b.histogram && a.histogram->grid != b.histogram->grid) {
     const Grid &p = a.histogram->grid, &q = b.histogram->grid;
-    throw Error(fmt::format("laws on {} nodes within ±{} and on {} within ±{} are compared; they must be on one grid", p.n,
-                            p.half_width, q.n, q.half_width));
+    throw Error(fmt::format("laws on {} nodes within ±{} and on {} within ±{} are compared; they must be on one grid",
+                            p.n, p.half_width, q.n, q.half_width));
   }
   if (a.escaped == 1 || b.escaped == 1) return no_distance();
   if (a.histogram && b.histogram) return w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);

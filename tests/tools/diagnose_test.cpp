@@ -63,7 +63,7 @@ TEST_F(DiagnoseCommand, FollowsItsContract) {
   };
   fails({"--energy-samples", "33"}, "33, 32, 48 and 33 were given", 2);
   fails({"--box", "0"}, "0 and 0 were given", 2);
-  fails({"--method", "guess"}, "'guess' given; allowed: auto, grid, paths", 2);
+  fails({"--method", "guess"}, "'guess': allowed are auto, grid, paths", 2);
   expect_refused({"diagnose", "--model", mixture_3d(), "--method", "grid"}, "in dimension 3; allowed: 1 and 2", 1);
   expect_refused({"diagnose", "--model", network("v.safetensors", Output::score)}, "needs a potential", 1);
 }

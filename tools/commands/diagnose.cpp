@@ -38,7 +38,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
             "--method", method_,
             "method of the energy: grid (one and two dimensions), paths, or auto, which takes grid where it can")
         ->capture_default_str()
-        ->check(usable([](const std::string& text) { parse_method(text); }));
+        ->check(usable([](const std::string& text) { parse_energy_method(text); }));
     add_integer<std::int64_t>(
         *app_, "--nodes", options_.energy.nodes,
         "nodes of the grid on each axis, 16 to 4096; if not given, 1024 in one dimension and 192 in "
@@ -62,7 +62,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
   }
 
   void run() override {
-    options_.energy.method = parse_method(method_);
+    options_.energy.method = parse_energy_method(method_);
     options_.energy.box = options_.bound.box = box_;
     check_usage([&] {
       options_.energy.validate();
@@ -88,13 +88,6 @@ and 0 stands for the last time of --grid. A score net has none of these:
   }
 
  private:
-  static EnergyMethod parse_method(const std::string& text) {
-    if (text == "auto") return EnergyMethod::automatic;
-    if (text == "grid") return EnergyMethod::grid;
-    if (text == "paths") return EnergyMethod::paths;
-    throw Error(fmt::format("'{}' given; allowed: auto, grid, paths", text));
-  }
-
   ModelOptions model_;
   std::string grid_ = "geometric:200", method_ = "auto";
   double box_ = 3.5;

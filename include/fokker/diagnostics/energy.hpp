@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fokker/context.hpp"
@@ -33,6 +34,8 @@ struct Estimate {
 // grid: u on a grid, for d ≤ 2. paths: samples of the reverse SDE and u at them as in sde_log_density(), for any d.
 // automatic: grid where d ≤ 2.
 enum class EnergyMethod { automatic, grid, paths };
+EnergyMethod parse_energy_method(std::string_view name);  // auto, grid, paths; throws Error on any other name
+std::string_view to_string(EnergyMethod method);
 
 // How far an energy on a grid has come.
 struct EnergyState {

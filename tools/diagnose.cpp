@@ -180,8 +180,8 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
     out +=
         fmt::format("  e^φ is not integrable, so there is no q and no energy identity: {}\n", diagnosis.slopes.reason);
   }
-  out += fmt::format("energy e_t by {}, t from {:.4g} to {:.4g}\n",
-                     to_string(energy.method), energy.times.front(), energy.times.back());
+  out += fmt::format("energy e_t by {}, t from {:.4g} to {:.4g}\n", to_string(energy.method), energy.times.front(),
+                     energy.times.back());
   out += fmt::format("  at T {}, at the end {}\n", text(energy.energy.front()), text(energy.energy.back()));
   out += fmt::format("  ½ ∫ g² e_t dt                {}\n", text(energy.dissipation));
   if (diagnosis.identity) {

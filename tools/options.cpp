@@ -290,9 +290,7 @@ void ProbeOptions::add_to(CLI::App& app) {
 }
 
 Divergence ProbeOptions::divergence() const {
-  return {.probes = static_cast<int>(probes),
-          .law = parse_probe_law(law),
-          .seed = seed};
+  return {.probes = static_cast<int>(probes), .law = parse_probe_law(law), .seed = seed};
 }
 
 std::string text_of(const Json& json, int indent) {

@@ -9,7 +9,6 @@
 namespace fokker::cuda {
 namespace {
 
-using kernels::ResidentMlp;
 using kernels::Work;
 
 class ResidentField final : public DeviceField<float> {

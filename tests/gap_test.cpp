@@ -194,15 +194,15 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
     change(options.from.sde);
     return message_of([&] { measure_gap(context, model, truth, grid, options); });
   };
-  EXPECT_THAT(refusal([](SamplerState& state) { state.drawn = 20001; }),
+  EXPECT_THAT(refusal([](DrawnSamples& state) { state.drawn = 20001; }),
               HasSubstr("20001 samples; allowed: 0 to 20000"));
-  EXPECT_THAT(refusal([](SamplerState& state) { state.drawn = -1; }), HasSubstr("-1 samples"));
+  EXPECT_THAT(refusal([](DrawnSamples& state) { state.drawn = -1; }), HasSubstr("-1 samples"));
   if (d == 2) {
-    EXPECT_THAT(refusal([](SamplerState& state) { state.histograms.pop_back(); }), HasSubstr("histograms; allowed: "));
-    EXPECT_THAT(refusal([](SamplerState& state) { state.histograms[1].weights.pop_back(); }),
+    EXPECT_THAT(refusal([](DrawnSamples& state) { state.histograms.pop_back(); }), HasSubstr("histograms; allowed: "));
+    EXPECT_THAT(refusal([](DrawnSamples& state) { state.histograms[1].weights.pop_back(); }),
                 HasSubstr("960 weights in histogram 1; allowed: 961"));
   } else {
-    EXPECT_THAT(refusal([](SamplerState& state) { state.samples.pop_back(); }),
+    EXPECT_THAT(refusal([](DrawnSamples& state) { state.samples.pop_back(); }),
                 HasSubstr("59999 coordinates of its samples; allowed: 60000"));
   }
 }

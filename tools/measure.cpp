@@ -15,7 +15,7 @@ namespace {
 
 // For each sampler its progress [2] (samples, seconds) and the histograms [n² + 2] (weights, inside, outside) or the
 // samples [drawn, d].
-void write_state(SafeTensors& file, const std::string& sampler, const SamplerState& state, std::int64_t dimension) {
+void write_state(SafeTensors& file, const std::string& sampler, const DrawnSamples& state, std::int64_t dimension) {
   const double progress[] = {double(state.drawn), state.seconds};
   file.tensors[sampler + ".progress.0"] = Tensor::from_double({2}, progress);
   for (std::size_t k = 0; k < state.histograms.size(); ++k) {
@@ -30,8 +30,8 @@ void write_state(SafeTensors& file, const std::string& sampler, const SamplerSta
 }
 
 // Whether it fits the gap is for measure_gap() to say.
-SamplerState read_state(const SafeTensors& file, const std::string& sampler, std::int64_t dimension) {
-  SamplerState state;
+DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std::int64_t dimension) {
+  DrawnSamples state;
   const std::vector<double> progress = file.at(sampler + ".progress.0").to_double();
   if (progress.size() != 2 || !(std::abs(progress[0]) < 1e15)) {
     throw Error(fmt::format("{}.progress.0 is not a number of samples and seconds", sampler));

@@ -40,7 +40,7 @@ TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const 
 enum class GapStage { sde_samples, ode_samples, distances };
 
 // What a sampler has drawn.
-struct SamplerState {
+struct DrawnSamples {
   std::int64_t drawn = 0;  // samples, the first ones
   double seconds = 0;      // that they took
   // d = 2: of the samples on the box, in detail on its half spacing, then at each of the times of GapOverTime.
@@ -48,7 +48,7 @@ struct SamplerState {
   std::vector<float> samples = {};  // d ≠ 2: [drawn, d] on the host
 };
 struct GapState {
-  SamplerState sde = {}, ode = {};
+  DrawnSamples sde = {}, ode = {};
 };
 
 struct GapOptions {

@@ -104,15 +104,15 @@ class GapSamples {
     draw(state_.ode, ode_samples_, options_.ode_scheme, GapStage::ode_samples);
   }
 
-  const SamplerState& sde() const { return state_.sde; }
-  const SamplerState& ode() const { return state_.ode; }
+  const DrawnSamples& sde() const { return state_.sde; }
+  const DrawnSamples& ode() const { return state_.ode; }
   // To be called once, after draw().
   EmpiricalLaw sde_law() { return law(state_.sde, std::move(sde_samples_)); }
   EmpiricalLaw ode_law() { return law(state_.ode, std::move(ode_samples_)); }
 
  private:
   // Empty, or as an earlier call left it.
-  void start(SamplerState& state, Buffer<float>& samples, const SamplerState& from, const char* name) {
+  void start(DrawnSamples& state, Buffer<float>& samples, const DrawnSamples& from, const char* name) {
     const auto refuse = [&](const std::string& what, auto given, auto allowed) {
       throw Error(fmt::format("the state of the {} to go on from has {} {}; allowed: {}", name, given, what, allowed));
     };
@@ -151,7 +151,7 @@ class GapSamples {
     if (options_.save) state.samples = from.samples;
   }
 
-  void draw(SamplerState& state, Buffer<float>& samples, Scheme scheme, GapStage stage) {
+  void draw(DrawnSamples& state, Buffer<float>& samples, Scheme scheme, GapStage stage) {
     // Samples of one part, at first and as long as its seconds lie between these.
     constexpr std::int64_t first_part = 16384;
     constexpr double short_part = 5, long_part = 15;
@@ -177,7 +177,7 @@ class GapSamples {
     }
   }
 
-  void draw_part(SamplerState& state, Buffer<float>& samples, Scheme scheme, std::int64_t count,
+  void draw_part(DrawnSamples& state, Buffer<float>& samples, Scheme scheme, std::int64_t count,
                  const std::function<void(double)>& progress) const {
     Buffer<float> part, snapshots(context_, std::ssize(steps_) * count, d_);
     if (d_ == 2) part = Buffer<float>(context_, count, d_);
@@ -200,7 +200,7 @@ class GapSamples {
     state.samples.insert(state.samples.end(), drawn.begin(), drawn.end());
   }
 
-  EmpiricalLaw law(const SamplerState& state, Buffer<float> samples) const {
+  EmpiricalLaw law(const DrawnSamples& state, Buffer<float> samples) const {
     if (d_ != 2) return empirical_law(context_, std::move(samples));
     EmpiricalLaw law;
     law.histogram = state.histograms.front();
@@ -385,7 +385,7 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
   }
   GapSamples samples(context, model, grid, options, grids, over_time.steps);
   samples.draw();
-  const SamplerState &sde = samples.sde(), &ode = samples.ode();
+  const DrawnSamples &sde = samples.sde(), &ode = samples.ode();
   SamplerGap gap;
   gap.noise_floor = truth.noise_floor;
   gap.sde_seconds = sde.seconds;

@@ -59,8 +59,8 @@ __global__ void draw_full(DrawKernelArguments a) {
   const MixtureDraw& mixture = a.data.mixture;
   const std::int64_t d = a.data.dimension, quads = quads_of(a.data.dimension);
   const int points = full_points(a.data.dimension);
-  auto* z = reinterpret_cast<float*>(shared_memory());               // [points, 4 quads]
-  auto* component = reinterpret_cast<int*>(z + points * 4 * quads);  // [points]
+  float* const z = shared_array<float>();                                                          // [points, 4 quads]
+  int* const component = shared_array<int>(static_cast<int>(sizeof(float) * points * 4 * quads));  // [points]
   for (std::int64_t first = static_cast<std::int64_t>(block_index()) * points; first < a.draw.n;
        first += static_cast<std::int64_t>(grid_blocks()) * points) {
     const std::int64_t left = a.draw.n - first, count = left < points ? left : points;

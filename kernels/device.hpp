@@ -130,3 +130,13 @@ int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* stream,
 }  // namespace fokker::kernels
 
 #endif
+
+namespace fokker::kernels {
+
+// The block's shared memory, from `offset` bytes behind its start on, as numbers of one type.
+template <class T>
+__device__ __forceinline__ T* shared_array(int offset = 0) {
+  return reinterpret_cast<T*>(shared_memory() + offset);
+}
+
+}  // namespace fokker::kernels

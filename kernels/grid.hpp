@@ -29,7 +29,7 @@ __device__ __forceinline__ std::int64_t item_stride() {
 
 // The sum over the block's threads for thread 0, always in the same order. Once a kernel.
 __device__ __forceinline__ double block_sum(double v) {
-  auto* const of_warps = reinterpret_cast<double*>(shared_memory());
+  double* const of_warps = shared_array<double>();
 #pragma unroll
   for (int mask = 16; mask > 0; mask /= 2) v += shuffle_xor(v, mask);
   if (lane_index() == 0) of_warps[warp_index()] = v;

@@ -3,6 +3,7 @@
 // What the resident loss (loss.cu) has in shared memory and in its workspace, and by it for which networks there is one;
 // shared_layout.hpp goes before. Compiles without CUDA.
 #include <cstddef>
+#include <utility>
 
 #include "shared_layout.hpp"
 
@@ -12,24 +13,25 @@ namespace fokker::kernels {
 // row after row of blocks, each as its 32 lanes hold it after mma.m16n8k16.
 inline constexpr int fragment_floats = 16 * 8;
 struct LossGradientLayout {
-  int first_layer = 0;  // [width, first_columns] in fragments
-  int first_columns;    // 1 + d, padded to 16
-  int hidden;           // [hidden − 1][width, width] in fragments
-  int bias;             // [hidden, width]
-  int output;           // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
-  int output_bias;      // [outputs padded to 16]
-  int size;
+  int first_layer;    // [width, first_columns] in fragments
+  int first_columns;  // 1 + d, padded to 16
+  int hidden;         // [hidden − 1][width, width] in fragments
+  int bias;           // [hidden, width]
+  int output;         // a potential: [width]; a vector net: [outputs padded to 16, width] in fragments
+  int output_bias;    // [outputs padded to 16]
+  int size = 0;
 };
 
 inline LossGradientLayout loss_gradient_layout(const ResidentMlp& net) {
+  const auto padded = [](int count) { return (count + 15) / 16 * 16; };
   LossGradientLayout layout;
-  layout.first_columns = (1 + net.dimension + 15) / 16 * 16;
-  const int outputs = (net.outputs + 15) / 16 * 16;
-  layout.hidden = net.width * layout.first_columns;
-  layout.bias = layout.hidden + (net.hidden - 1) * net.width * net.width;
-  layout.output = layout.bias + net.hidden * net.width;
-  layout.output_bias = layout.output + (net.potential ? 1 : outputs) * net.width;
-  layout.size = layout.output_bias + outputs;
+  const auto take = [&](int count) { return std::exchange(layout.size, layout.size + count); };
+  layout.first_columns = padded(1 + net.dimension);
+  layout.first_layer = take(net.width * layout.first_columns);
+  layout.hidden = take((net.hidden - 1) * net.width * net.width);
+  layout.bias = take(net.hidden * net.width);
+  layout.output = take((net.potential ? 1 : padded(net.outputs)) * net.width);
+  layout.output_bias = take(padded(net.outputs));
   return layout;
 }
 
@@ -77,10 +79,11 @@ inline int loss_planes(const ResidentMlp& net) {
 }
 
 // What a block has in shared memory before its warps' pieces.
+struct BlockTask;  // loss_memory.hpp
 inline constexpr int loss_task_bytes = 512;
 struct LossBlockLayout {
   Place<float> gradient;  // as in LossGradientLayout, behind the network's image
-  Place<char> task;       // what the block works on, loss_task_bytes
+  Place<BlockTask> task;  // what the block works on, loss_task_bytes
   int bytes;
 };
 inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
@@ -88,7 +91,7 @@ inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
   memory.take<char>(image_layout(net).bytes);
   LossBlockLayout block;
   block.gradient = memory.take<float>(loss_gradient_layout(net).size, load_alignment);
-  block.task = memory.take<char>(loss_task_bytes, load_alignment);
+  block.task = {memory.take<char>(loss_task_bytes, load_alignment).offset};
   block.bytes = memory.bytes();
   return block;
 }

@@ -62,9 +62,7 @@ static_assert(sizeof(BlockTask) <= loss_task_bytes);
 template <Precision P, int W>
 class LossMemory : public WarpNetwork<P, W> {
  public:
-  __device__ __forceinline__ BlockTask& block_task() const {
-    return *reinterpret_cast<BlockTask*>(plan_.block.task.in(shared_memory()));
-  }
+  __device__ __forceinline__ BlockTask& block_task() const { return *plan_.block.task.in(shared_memory()); }
 
  protected:
   using Network = WarpNetwork<P, W>;

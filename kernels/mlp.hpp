@@ -185,7 +185,7 @@ struct ResidentPlan {
 // Copies the image into the block's shared memory.
 __device__ __forceinline__ void load_image(const void* image, int bytes) {
   const Float4* from = static_cast<const Float4*>(image);
-  Float4* to = reinterpret_cast<Float4*>(shared_memory());
+  Float4* to = shared_array<Float4>();
   for (int i = thread_index(); i < bytes / 16; i += block_threads()) to[i] = from[i];
   sync_block();
 }

@@ -16,7 +16,7 @@ struct PackArguments {
 
 // max |w| over the block's threads.
 __device__ __forceinline__ float block_max(float v) {
-  float* of_warps = reinterpret_cast<float*>(shared_memory());
+  float* const of_warps = shared_array<float>();
   v = largest_of_lanes<32>(v);
   if (lane_index() == 0) of_warps[warp_index()] = v;
   sync_block();

@@ -36,7 +36,7 @@ __device__ bool node_of(const HistogramArguments& a, std::int64_t i, std::int64_
 }
 
 __global__ void count_in_shared_memory(HistogramArguments a) {
-  auto* counts = reinterpret_cast<unsigned*>(shared_memory());  // [nodes²]; a block counts fewer than 2^32
+  unsigned* const counts = shared_array<unsigned>();  // [nodes²]; a block counts fewer than 2^32
   const std::int64_t size = a.nodes * a.nodes;
   for (std::int64_t node = thread_index(); node < size; node += block_threads()) counts[node] = 0;
   sync_block();

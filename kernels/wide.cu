@@ -360,7 +360,7 @@ inline int column_parts(std::int64_t rows) {
 // what the block's have found.
 template <class T>
 __global__ void column_sum(ColumnSumArguments<T> a, int parts) {
-  T* const found = reinterpret_cast<T*>(shared_memory());  // [warps, 32]
+  T* const found = shared_array<T>();  // [warps, 32]
   const int warps = block_threads() / warp_size, part = block_index() % parts;
   const int column = block_index() / parts * warp_size + lane_index();
   T sum = 0;

@@ -45,6 +45,8 @@ struct TrainOptions {
   double clip_norm = 0;           // gradients of a larger norm are scaled down to it; 0: never
   std::uint64_t seed = 0;
 
+  static constexpr std::int64_t most_iterations = 1'000'000'000'000;  // a step of the random numbers has 40 bits
+  static constexpr std::int64_t most_points = 1'000'000'000;          // of either kind
   // Throws Error where a number is outside its range.
   void validate() const;
 };

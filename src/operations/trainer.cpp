@@ -30,9 +30,9 @@ void TrainOptions::validate() const {
     }
   };
   const double huge = 1e30;
-  count("the number of iterations", iterations, 1, 1'000'000'000'000);  // a step of the random numbers has 40 bits
-  count("the number of denoising points", denoising_points, 1, 1'000'000'000);
-  count("the number of collocation points", collocation_points, 0, 1'000'000'000);
+  count("the number of iterations", iterations, 1, most_iterations);
+  count("the number of denoising points", denoising_points, 1, most_points);
+  count("the number of collocation points", collocation_points, 0, most_points);
   number("the residual weight", residual_weight, 0, true, huge);
   if (residual_weight > 0 && collocation_points == 0) {
     throw Error(

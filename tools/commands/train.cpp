@@ -53,11 +53,11 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
                            std::int64_t high) {
       recipe(add_integer<std::int64_t>(*app_, name, value, help, low, high));
     };
-    count("--iterations", options_.iterations, "number of iterations of Adam", 1, 1'000'000'000'000);
+    count("--iterations", options_.iterations, "number of iterations of Adam", 1, TrainOptions::most_iterations);
     count("--denoising-points", options_.denoising_points, "points that an iteration draws for the denoising loss", 1,
-          1'000'000'000);
+          TrainOptions::most_points);
     count("--collocation-points", options_.collocation_points,
-          "points that an iteration draws for the residual; none at --residual-weight 0", 0, 1'000'000'000);
+          "points that an iteration draws for the residual; none at --residual-weight 0", 0, TrainOptions::most_points);
     recipe("--residual-weight", options_.residual_weight,
            "w_R, the weight of the mean squared Fokker-Planck residual in the loss; above 0 for potentials only");
     recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");

@@ -40,31 +40,22 @@ using testing::Bound;
 using testing::cpu;
 using testing::data_sets;
 using testing::DataCase;
-using testing::diverging_options;
 using testing::gpu;
 using ::testing::HasSubstr;
 using testing::message_of;
+using testing::norm_of;
 using testing::on_host;
 using testing::parameters_of;
 using testing::Scratch;
 using testing::small_model;
 using testing::small_options;
 using testing::state_bytes;
+using testing::tensor_of;
 using Index = std::int64_t;
 
 class CudaTrainer : public testing::GpuTest {};
 
 // Trainers.
-
-std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
-  const Scratch folder;
-  trainer.save_state(folder / "state.safetensors");
-  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
-}
-
-double norm_of(const std::vector<double>& v) {
-  return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
-}
 
 struct RunCase {
   DataSet data;
@@ -282,51 +273,11 @@ TEST_F(CudaTrainer, MomentsRestartWithThePapersRates) {
   }
 }
 
-TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) {
-  const auto moment_norm = [&](double clip, double& norm) {
-    TrainOptions options = small_options();
-    options.clip_norm = clip;
-    Trainer trainer(gpu(), small_model(), DataSet::named("checker"), options);
-    norm = trainer.run(1)[0].gradient_norm;
-    return 10 * norm_of(tensor_of(trainer, "first_moment"));
-  };
-  double norm = 0, clipped = 0, loose = 0;
-  const double unclipped_moment = moment_norm(0, norm);
-  EXPECT_TRUE(agrees(unclipped_moment, norm, 1e-6));
-  const double clipped_moment = moment_norm(norm / 3, clipped);
-  EXPECT_TRUE(agrees(clipped_moment, norm / 3, 1e-6));
-  const double loose_moment = moment_norm(3 * norm, loose);
-  EXPECT_TRUE(agrees(loose_moment, norm, 1e-6));
-  EXPECT_EQ(clipped, norm);  // the record tells the norm before clipping
-  EXPECT_EQ(loose, norm);
-}
-
+TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) { testing::check_clipping(gpu()); }
 TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) { testing::check_averages(gpu()); }
 
 TEST_F(CudaTrainer, StopsWithTheParametersBeforeTheFailingIteration) {
-  const TrainOptions options = diverging_options();
-  Trainer trainer(gpu(), small_model(), DataSet::named("blob"), options);
-  std::string message;
-  std::size_t before = 0;
-  try {
-    trainer.run(20);
-  } catch (const TrainingStopped& stopped) {
-    message = stopped.what();
-    before = stopped.records.size();
-  }
-  const Index stopped = trainer.iteration();
-  EXPECT_GE(stopped, 1);
-  EXPECT_LT(stopped, 20);
-  EXPECT_EQ(before, static_cast<std::size_t>(stopped));
-  EXPECT_THAT(message, AllOf(HasSubstr(fmt::format("stopped at iteration {}", stopped)), HasSubstr("not finite")));
-  const std::vector<double> parameters = parameters_of(trainer.model());
-  for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
-
-  // They are what the iterations before it made.
-  Trainer again(gpu(), small_model(), DataSet::named("blob"), options);
-  again.run(stopped);
-  EXPECT_EQ(parameters_of(again.model()), parameters);
-  EXPECT_EQ(message_of([&] { trainer.run(1); }), message);  // and it stays there
+  testing::check_stop_before_what_is_not_finite(gpu());
 }
 
 TEST_F(CudaTrainer, HalfIsRefused) {

@@ -1,19 +1,23 @@
 #pragma once
 
-// What the trainers of both backends have to show alike: averages of the weights, and the news of a run.
+// What the trainers of both backends have to show alike: averages of the weights, clipping, the stop before what is not
+// finite, and the news of a run.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <functional>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "compare.hpp"
+#include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
 #include "scratch.hpp"
 
@@ -44,25 +48,6 @@ inline Context cpu(int threads = 2) { return Context({.backend = BackendKind::cp
 
 // The known law: N((0.5, −0.3), diag(0.3, 0.8)).
 inline DataSet gaussian() { return DataSet::mixture(GaussianMixture(2, {1.0}, {0.5, -0.3}, {0.3, 0.0, 0.0, 0.8})); }
-
-// What an Error says, or "no error".
-inline std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-// The loss is not finite after a few iterations.
-inline TrainOptions diverging_options() {
-  TrainOptions options = small_options();
-  options.schedule = RateSchedule::constant;
-  options.peak_rate = 1e30;
-  options.average = WeightAverage::none;
-  return options;
-}
 
 inline const std::vector<double>& parameters_of(const Model& model) { return std::get<Mlp>(model.network).parameters; }
 
@@ -122,6 +107,74 @@ inline void check_averages(const Context& context) {
     EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
   }
   EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
+}
+
+// A tensor of the trainer's state.
+inline std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
+  const Scratch folder;
+  trainer.save_state(folder / "state.safetensors");
+  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
+}
+
+inline double norm_of(const std::vector<double>& v) {
+  return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
+}
+
+// After the first step Adam's first moment is 0.1 times the gradient it was given.
+inline void check_clipping(const Context& context) {
+  const auto moment_norm = [&](double clip, double& norm) {
+    TrainOptions options = small_options();
+    options.clip_norm = clip;
+    Trainer trainer(context, small_model(), DataSet::named("checker"), options);
+    norm = trainer.run(1)[0].gradient_norm;
+    return 10 * norm_of(tensor_of(trainer, "first_moment"));
+  };
+  double norm = 0, clipped = 0, loose = 0;
+  const double unclipped_moment = moment_norm(0, norm);
+  EXPECT_TRUE(agrees(unclipped_moment, norm, 1e-6));
+  const double clipped_moment = moment_norm(norm / 3, clipped);
+  EXPECT_TRUE(agrees(clipped_moment, norm / 3, 1e-6));
+  const double loose_moment = moment_norm(3 * norm, loose);
+  EXPECT_TRUE(agrees(loose_moment, norm, 1e-6));
+  EXPECT_EQ(clipped, norm);  // the record tells the norm before clipping
+  EXPECT_EQ(loose, norm);
+}
+
+// The loss is not finite after a few iterations.
+inline TrainOptions diverging_options() {
+  TrainOptions options = small_options();
+  options.schedule = RateSchedule::constant;
+  options.peak_rate = 1e30;
+  options.average = WeightAverage::none;
+  return options;
+}
+
+inline void check_stop_before_what_is_not_finite(const Context& context) {
+  const TrainOptions options = diverging_options();
+  Trainer trainer(context, small_model(), DataSet::named("blob"), options);
+  std::string message;
+  std::size_t before = 0;
+  try {
+    trainer.run(20);
+  } catch (const TrainingStopped& stopped) {
+    message = stopped.what();
+    before = stopped.records.size();
+  }
+  const std::int64_t stopped = trainer.iteration();
+  EXPECT_GE(stopped, 1);
+  EXPECT_LT(stopped, 20);
+  EXPECT_EQ(before, static_cast<std::size_t>(stopped));
+  using ::testing::HasSubstr;
+  EXPECT_THAT(message, ::testing::AllOf(HasSubstr(fmt::format("stopped at iteration {}", stopped)),
+                                        HasSubstr("denoising"), HasSubstr("residual"), HasSubstr("not finite")));
+  const std::vector<double> parameters = parameters_of(trainer.model());
+  for (const double value : parameters) ASSERT_TRUE(std::isfinite(value));
+
+  // They are what the iterations before it made.
+  Trainer again(context, small_model(), DataSet::named("blob"), options);
+  again.run(stopped);
+  EXPECT_EQ(parameters_of(again.model()), parameters);
+  EXPECT_EQ(message_of([&] { trainer.run(1); }), message);  // and it stays there
 }
 
 // Three trainers of which the last is of another shape and the second ends early, and what each of them does alone.

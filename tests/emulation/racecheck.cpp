@@ -114,24 +114,25 @@ Access joined(const Thread& now, Access old, Access mine) {
   return {mine.tick(), mine.atomic(), reach, mine.block(), mine.thread()};
 }
 
-[[noreturn]] void fail(const Thread& now, Kind kind, const void* at, std::size_t bytes, Access old, bool old_read,
-                       const void* code) {
-  const char *verbs[] = {"reads", "writes", "adds to"}, *address = static_cast<const char*>(at);
-  const bool shared = address >= now.shared && address < now.shared + now.shared_bytes;
-  const std::string who = old.block() != (now.block & 0xFFFFFu) || old.reach() == Reach::grid
-                              ? "another block"
-                              : "thread " + std::to_string(old.thread());
-  Dl_info where{};
-  dladdr(code, &where);
-  std::fprintf(
-      stderr,
-      "racecheck: block %d, thread %d %s %zu bytes %s %zu, which %s has %s, and no barrier is between: addr2line -ife "
-      "%s %#zx\n",
-      position.block, position.thread, verbs[static_cast<int>(kind)], bytes,
-      shared ? "of shared memory at" : "of memory at",
-      shared ? static_cast<std::size_t>(address - now.shared) : reinterpret_cast<std::size_t>(at), who.c_str(),
-      old_read ? "read" : "written", where.dli_fname == nullptr ? "" : where.dli_fname,
-      static_cast<std::size_t>(static_cast<const char*>(code) - static_cast<const char*>(where.dli_fbase)) - 1);
+[[noreturn]] void fail(Kind kind, const void* at, std::size_t bytes, Access old, bool old_read, const void* code) {
+  constexpr const char* verbs[] = {"reads", "writes", "adds to"};
+  const Thread& now = state.now;
+  const auto address = reinterpret_cast<std::uintptr_t>(at),
+             from_shared = address - reinterpret_cast<std::uintptr_t>(now.shared);
+  const bool shared = from_shared < now.shared_bytes,
+             other_block = old.reach() == Reach::grid || old.block() != (now.block & 0xFFFFFu);
+  const std::string who = other_block                    ? "another block"
+                          : old.reach() == Reach::thread ? "thread " + std::to_string(old.thread())
+                                                         : "its block";
+  Dl_info file{};
+  dladdr(code, &file);
+  std::fprintf(stderr,
+               "racecheck: block %d, thread %d %s %zu bytes of %s %#zx, which %s has %s, and no barrier is between: "
+               "addr2line -ife %s %#zx\n",
+               position.block, position.thread, verbs[static_cast<int>(kind)], bytes,
+               shared ? "shared memory at" : "memory at", shared ? from_shared : address, who.c_str(),
+               old_read ? "read" : "written", file.dli_fname,
+               reinterpret_cast<std::uintptr_t>(code) - reinterpret_cast<std::uintptr_t>(file.dli_fbase) - 1);
   std::abort();
 }
 
@@ -142,9 +143,9 @@ void access(Kind kind, const void* at, std::size_t bytes, const void* code) {
   const Access mine(state.tick, kind == Kind::atomic, Reach::thread, now.block, now.thread);
   const auto next = [&](const Cell& cell) -> Cell {
     const bool both_atomic = kind == Kind::atomic && cell.written.atomic();
-    if (!both_atomic && !follows(now, cell.written)) fail(now, kind, at, bytes, cell.written, false, code);
+    if (!both_atomic && !follows(now, cell.written)) fail(kind, at, bytes, cell.written, false, code);
     if (kind == Kind::read) return {cell.written, joined(now, cell.read, mine)};
-    if (!follows(now, cell.read)) fail(now, kind, at, bytes, cell.read, true, code);
+    if (!follows(now, cell.read)) fail(kind, at, bytes, cell.read, true, code);
     if (kind == Kind::write) return {mine, {}};
     return {both_atomic ? joined(now, cell.written, mine) : mine, cell.read};
   };
@@ -225,24 +226,25 @@ using racecheck::Kind;
     return __atomic_compare_exchange_n(static_cast<volatile type*>(at), static_cast<type*>(is), v, weak,  \
                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                               \
   }
-#define FOKKER_ATOMIC(bits, type)                                                           \
-  type __tsan_atomic##bits##_load(const volatile void* at, int) {                           \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                            \
-    return __atomic_load_n(static_cast<const volatile type*>(at), __ATOMIC_SEQ_CST);        \
-  }                                                                                         \
-  void __tsan_atomic##bits##_store(volatile void* at, type v, int) {                        \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                            \
-    __atomic_store_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);                 \
-  }                                                                                         \
-  type __tsan_atomic##bits##_exchange(volatile void* at, type v, int) {                     \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                            \
-    return __atomic_exchange_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);       \
-  }                                                                                         \
-  FOKKER_FETCH(bits, type, add)                                                             \
-  FOKKER_FETCH(bits, type, sub)                                                             \
-  FOKKER_FETCH(bits, type, and)                                                             \
-  FOKKER_FETCH(bits, type, or) FOKKER_FETCH(bits, type, xor) FOKKER_FETCH(bits, type, nand) \
-      FOKKER_COMPARE(bits, type, strong, false) FOKKER_COMPARE(bits, type, weak, true)
+#define FOKKER_ATOMIC(bits, type)                                                                        \
+  type __tsan_atomic##bits##_load(const volatile void* at, int) {                                        \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
+    return __atomic_load_n(static_cast<const volatile type*>(at), __ATOMIC_SEQ_CST);                     \
+  }                                                                                                      \
+  void __tsan_atomic##bits##_store(volatile void* at, type v, int) {                                     \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
+    __atomic_store_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);                              \
+  }                                                                                                      \
+  type __tsan_atomic##bits##_exchange(volatile void* at, type v, int) {                                  \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
+    return __atomic_exchange_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);                    \
+  }                                                                                                      \
+  FOKKER_FETCH(bits, type, add)                                                                          \
+  FOKKER_FETCH(bits, type, sub)                                                                          \
+  FOKKER_FETCH(bits, type, and)                                                                          \
+  FOKKER_FETCH(bits, type, or)                                                                           \
+  FOKKER_FETCH(bits, type, xor) FOKKER_FETCH(bits, type, nand) FOKKER_COMPARE(bits, type, strong, false) \
+      FOKKER_COMPARE(bits, type, weak, true)
 
 extern "C" {
 

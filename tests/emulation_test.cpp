@@ -177,7 +177,7 @@ bool reduction_is_right() {
 
 TEST(Emulation, AReductionOfTwoWarpsNeedsItsBarrier) {
   EXPECT_EQ(wrong_results(reduction_is_right<true>), 0);
-  expect_fault(reduction_is_right<false>, "racecheck: block 0, .* of shared memory at 0(x4)?, which thread");
+  expect_fault(reduction_is_right<false>, "racecheck: block 0, .* of shared memory at 0(x4)?, which");
 }
 
 // Every lane of a warp takes its neighbour's number, three times through the same memory.

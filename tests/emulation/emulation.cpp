@@ -310,6 +310,7 @@ class Scheduler {
   // The running thread waits for its block.
   void meet_block() {
     need_kernel();
+    racecheck::run_host();
     running_->at = At::sync_block;
     ++block().at_barrier;
     release_block_if_complete();
@@ -319,6 +320,7 @@ class Scheduler {
   // The running thread waits for its warp; the operation is done on return.
   void meet_warp(At operation, void* operands) {
     need_kernel();
+    racecheck::run_host();
     const int w = running_->number / lanes;
     Warp& warp = warps_[w];
     running_->at = operation;
@@ -349,6 +351,7 @@ class Scheduler {
 #endif
     for (;;) {
       body_(argument_);
+      racecheck::run_host();
       running_->at = At::returned;
       if (--block().live > 0) {
         release_block_if_complete();
@@ -455,11 +458,7 @@ class Scheduler {
   // Gives the turn to the next thread, or to the host where all have returned; comes back when it is this one's again.
   void leave() {
     Fiber &from = *running_, &to = next();
-    if (&to == &host_) {
-      racecheck::run_host();
-    } else {
-      place_thread(to);
-    }
+    if (&to != &host_) place_thread(to);
     if (&from == &to) return;
     previous_ = &from;
     running_ = &to;

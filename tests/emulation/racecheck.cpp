@@ -11,6 +11,7 @@
 #include <new>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "emulation.hpp"
 
@@ -95,6 +96,18 @@ constinit thread_local struct {
   Thread now{};
 } state;
 
+// What is done meanwhile is ours, not the kernel's.
+class Paused {
+ public:
+  Paused() : running_(std::exchange(state.running, false)) {}
+  Paused(const Paused&) = delete;
+  Paused& operator=(const Paused&) = delete;
+  ~Paused() { state.running = running_; }
+
+ private:
+  bool running_;
+};
+
 // Whether the running thread comes after all that an access stands for.
 bool follows(const Thread& now, Access old) {
   if (old.tick() < now.launch_ordered) return true;
@@ -140,6 +153,7 @@ void access(Kind kind, const void* at, std::size_t bytes, const void* code) {
   if (!state.running) return;
   const Thread& now = state.now;
   if (static_cast<std::size_t>(static_cast<const char*>(at) - now.stack) < now.stack_bytes) return;
+  const Paused paused;
   const Access mine(state.tick, kind == Kind::atomic, Reach::thread, now.block, now.thread);
   const auto next = [&](const Cell& cell) -> Cell {
     const bool both_atomic = kind == Kind::atomic && cell.written.atomic();
@@ -179,6 +193,7 @@ void run_host() { state.running = false; }
 void read(const void* begin, std::size_t bytes) { access(Kind::read, begin, bytes, __builtin_return_address(0)); }
 
 void forget(void* begin, std::size_t bytes) {
+  const Paused paused;
   shadow().for_cells(begin, bytes, false,
                      [](Cell* cells, std::size_t count) { std::fill(cells, cells + count, Cell{}); });
 }
@@ -226,25 +241,31 @@ using racecheck::Kind;
     return __atomic_compare_exchange_n(static_cast<volatile type*>(at), static_cast<type*>(is), v, weak,  \
                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);                               \
   }
-#define FOKKER_ATOMIC(bits, type)                                                                        \
-  type __tsan_atomic##bits##_load(const volatile void* at, int) {                                        \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
-    return __atomic_load_n(static_cast<const volatile type*>(at), __ATOMIC_SEQ_CST);                     \
-  }                                                                                                      \
-  void __tsan_atomic##bits##_store(volatile void* at, type v, int) {                                     \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
-    __atomic_store_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);                              \
-  }                                                                                                      \
-  type __tsan_atomic##bits##_exchange(volatile void* at, type v, int) {                                  \
-    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                                         \
-    return __atomic_exchange_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);                    \
-  }                                                                                                      \
-  FOKKER_FETCH(bits, type, add)                                                                          \
-  FOKKER_FETCH(bits, type, sub)                                                                          \
-  FOKKER_FETCH(bits, type, and)                                                                          \
-  FOKKER_FETCH(bits, type, or)                                                                           \
-  FOKKER_FETCH(bits, type, xor) FOKKER_FETCH(bits, type, nand) FOKKER_COMPARE(bits, type, strong, false) \
-      FOKKER_COMPARE(bits, type, weak, true)
+#define FOKKER_COMPARE_VALUE(bits, type)                                                                       \
+  type __tsan_atomic##bits##_compare_exchange_val(volatile void* at, type is, type v, int first, int second) { \
+    __tsan_atomic##bits##_compare_exchange_strong(at, &is, v, first, second);                                  \
+    return is;                                                                                                 \
+  }
+#define FOKKER_ATOMIC(bits, type)                                                     \
+  type __tsan_atomic##bits##_load(const volatile void* at, int) {                     \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                      \
+    return __atomic_load_n(static_cast<const volatile type*>(at), __ATOMIC_SEQ_CST);  \
+  }                                                                                   \
+  void __tsan_atomic##bits##_store(volatile void* at, type v, int) {                  \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                      \
+    __atomic_store_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST);           \
+  }                                                                                   \
+  type __tsan_atomic##bits##_exchange(volatile void* at, type v, int) {               \
+    FOKKER_SEEN(Kind::atomic, at, sizeof(type));                                      \
+    return __atomic_exchange_n(static_cast<volatile type*>(at), v, __ATOMIC_SEQ_CST); \
+  }                                                                                   \
+  FOKKER_FETCH(bits, type, add)                                                       \
+  FOKKER_FETCH(bits, type, sub)                                                       \
+  FOKKER_FETCH(bits, type, and)                                                       \
+  FOKKER_FETCH(bits, type, or)                                                        \
+  FOKKER_FETCH(bits, type, xor)                                                       \
+  FOKKER_FETCH(bits, type, nand)                                                      \
+  FOKKER_COMPARE(bits, type, strong, false) FOKKER_COMPARE(bits, type, weak, true) FOKKER_COMPARE_VALUE(bits, type)
 
 extern "C" {
 
@@ -261,6 +282,25 @@ FOKKER_ATOMIC(32, unsigned)
 FOKKER_ATOMIC(64, unsigned long)
 void __tsan_atomic_thread_fence(int) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 void __tsan_atomic_signal_fence(int) {}
+
+// The linker leads calls of memcpy and so on here, to which a compiler may turn accesses of its own accord.
+void* __real_memcpy(void* to, const void* from, std::size_t bytes);
+void* __real_memmove(void* to, const void* from, std::size_t bytes);
+void* __real_memset(void* at, int value, std::size_t bytes);
+void* __wrap_memcpy(void* to, const void* from, std::size_t bytes) {
+  FOKKER_SEEN(Kind::read, from, bytes);
+  FOKKER_SEEN(Kind::write, to, bytes);
+  return __real_memcpy(to, from, bytes);
+}
+void* __wrap_memmove(void* to, const void* from, std::size_t bytes) {
+  FOKKER_SEEN(Kind::read, from, bytes);
+  FOKKER_SEEN(Kind::write, to, bytes);
+  return __real_memmove(to, from, bytes);
+}
+void* __wrap_memset(void* at, int value, std::size_t bytes) {
+  FOKKER_SEEN(Kind::write, at, bytes);
+  return __real_memset(at, value, bytes);
+}
 
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

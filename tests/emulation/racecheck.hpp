@@ -33,7 +33,7 @@ struct Thread {
 Tick next_launch();
 Tick next_tick();
 void run_thread(const Thread& thread);
-void run_host();
+void run_host();  // or the emulation itself
 void read(const void* begin, std::size_t bytes);
 // The memory is another's from here on.
 void forget(void* begin, std::size_t bytes);

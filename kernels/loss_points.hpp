@@ -19,14 +19,14 @@ class LossPoints : public LossProducts<P, W> {
   using Products::Products;
 
   // The tile's points into inputs(); with weights() = their weight, and seeds() = (0, target) of denoising points. Rows
-  // beyond the last point, and all rows of a warp that holds none, have the weight zero.
+  // beyond the last point, and all rows of a warp that holds none, have the weight zero. The last tile's readers are
+  // done: behind all of them a warp or the block has met.
   __device__ __forceinline__ void load_points() {
     this->protocol_.begin(net_.hidden);
     const bool residual = of_residual();
     const int tile = residual ? tile_index() : tile_index() - share().collocation_tiles;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
     const std::int64_t first = (std::int64_t{tile} * share().warps + warp_index()) * tile_rows;
-    sync_warp();  // the last tile's readers
     if (residual) {
       load_collocation(warp_index() < share().warps ? first : beyond);
     } else {

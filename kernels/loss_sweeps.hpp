@@ -70,10 +70,10 @@ class LossSweeps : public LossPoints<P, W> {
 
   __device__ __forceinline__ explicit LossSweeps(const ResidentLossPlan& plan) : Points(plan) {}
 
+  // What comes to them waits for the block, or for the warp, first.
   __device__ __forceinline__ void clear_sums() {
     for (int i = thread_index(); i < plan_.gradient.size; i += block_threads()) gradient()[i] = 0;
     values()[lane_index()] = 0;
-    sync_block();
   }
 
   // The losses and their gradient of the samples of the block's tiles.

@@ -1,12 +1,13 @@
-// The emulation finds what it is there to find: missing barriers by wrong results, reads outside an allocation by
-// AddressSanitizer, barriers that not all threads reach by one sentence; and lets right kernels through under every
-// schedule. Its instructions are held by fragment_layout_test.cu.
+// The emulation finds what it is there to find: missing barriers and blocks that disturb each other by wrong results
+// and by the racecheck, reads outside an allocation by AddressSanitizer, barriers that not all threads reach by one
+// sentence; and lets right kernels through under every schedule. Its instructions are held by fragment_layout_test.cu.
 #include "emulation.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <numeric>
@@ -43,6 +44,19 @@ int wrong_results(Run run) {
   return wrong;
 }
 
+// A kernel with a fault is a race under every seed to the racecheck, and without it gives wrong results under some.
+template <class Run>
+void expect_fault(Run run, [[maybe_unused]] const char* race) {
+#ifdef FOKKER_RACECHECK
+  for (int seed = 1; seed <= 5; ++seed) {
+    set_seed(seed);
+    EXPECT_DEATH(run(), race) << "seed " << seed;
+  }
+#else
+  EXPECT_GT(wrong_results(run), 0);
+#endif
+}
+
 // ---- what a thread sees ---------------------------------------------------------------------------------------------
 
 __global__ void positions_kernel(int* count) {
@@ -59,21 +73,21 @@ TEST(Emulation, EveryThreadRunsOnceAndKnowsItsPlace) {
 }
 
 // Leaves the block's shared memory dirty for the next.
-__global__ void shared_kernel(int floats, int* not_nan, std::uintptr_t* address) {
+__global__ void shared_kernel(int floats, unsigned* not_nan, std::uintptr_t* address) {
   auto* shared = reinterpret_cast<float*>(shared_memory());
   if (thread_index() != 0) return;
-  *address = reinterpret_cast<std::uintptr_t>(shared);
+  if (block_index() == 0) *address = reinterpret_cast<std::uintptr_t>(shared);
   for (int i = 0; i < floats; ++i) {
-    if (!std::isnan(shared[i])) ++*not_nan;
+    if (!std::isnan(shared[i])) atomic_add(not_nan, 1);
     shared[i] = 1;
   }
 }
 
 TEST(Emulation, SharedMemoryBeginsAsNaN) {
-  int not_nan = 0;
+  unsigned not_nan = 0;
   std::uintptr_t address = 1;
   EXPECT_EQ(launch(shared_kernel, {5, 32, 1000 * 4}, nullptr, 1000, &not_nan, &address), cudaSuccess);
-  EXPECT_EQ(not_nan, 0);
+  EXPECT_EQ(not_nan, 0u);
   EXPECT_EQ(address % 16, 0u);
 }
 
@@ -88,7 +102,7 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   EXPECT_EQ(count[0], 0);
   EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidConfiguration);  // a launch's error stays until it is asked for
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
-  int not_nan = 0;
+  unsigned not_nan = 0;
   std::uintptr_t address;
   const auto launch_with = [&](int bytes) {
     return launch(shared_kernel, {1, 1024, bytes}, nullptr, bytes / 4, &not_nan, &address);
@@ -98,20 +112,21 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   EXPECT_EQ(prepare(shared_kernel, (227 << 10) + 1), cudaErrorInvalidValue);
   EXPECT_EQ(prepare(shared_kernel, 227 << 10), cudaSuccess);
   EXPECT_EQ(launch_with(227 << 10), cudaSuccess);
-  EXPECT_EQ(not_nan, 0);
+  EXPECT_EQ(not_nan, 0u);
 }
 
 // ---- schedules ------------------------------------------------------------------------------------------------------
 
-__global__ void order_kernel(std::vector<int>* order) {
-  order->push_back(block_index() * block_threads() + thread_index());
+__global__ void order_kernel(int* order, int* count) {
+  order[std::atomic_ref(*count).fetch_add(1)] = block_index() * block_threads() + thread_index();
 }
 
 TEST(Emulation, TheSeedDecidesTheOrder) {
   const auto order = [](std::uint64_t seed) {
     set_seed(seed);
-    std::vector<int> threads;
-    launch(order_kernel, {5, 64, 0}, nullptr, &threads);
+    std::vector<int> threads(5 * 64);
+    int count = 0;
+    launch(order_kernel, {5, 64, 0}, nullptr, threads.data(), &count);
     return threads;
   };
   const std::vector<int> first = order(1);
@@ -121,6 +136,23 @@ TEST(Emulation, TheSeedDecidesTheOrder) {
   std::sort(sorted.begin(), sorted.end());
   std::iota(all.begin(), all.end(), 0);
   EXPECT_EQ(sorted, all);
+}
+
+TEST(Emulation, ChosenBlocksRunAlone) {
+  const auto ran = [](std::vector<int> blocks) {
+    emulation::run_only(std::move(blocks));
+    std::vector<int> count(7 * 96);
+    EXPECT_EQ(launch(positions_kernel, {7, 96, 0}, nullptr, count.data()), cudaSuccess);
+    emulation::run_only({});
+    std::vector<int> of_blocks;
+    for (int b = 0; b < 7; ++b) {
+      of_blocks.push_back(std::accumulate(count.begin() + b * 96, count.begin() + (b + 1) * 96, 0));
+    }
+    return of_blocks;
+  };
+  EXPECT_EQ(ran({-1, 2}), (std::vector<int>{0, 0, 96, 0, 0, 0, 96}));
+  EXPECT_EQ(ran({}), std::vector<int>(7, 96));
+  EXPECT_DEATH(ran({7}), "emulation: a block was chosen beyond a grid of 7");
 }
 
 // out [warps]: the sum over the block of what its threads hold, as every warp sees it.
@@ -145,7 +177,7 @@ bool reduction_is_right() {
 
 TEST(Emulation, AReductionOfTwoWarpsNeedsItsBarrier) {
   EXPECT_EQ(wrong_results(reduction_is_right<true>), 0);
-  EXPECT_GT(wrong_results(reduction_is_right<false>), 0);
+  expect_fault(reduction_is_right<false>, "racecheck: block 0, .* of shared memory at 0(x4)?, which");
 }
 
 // Every lane of a warp takes its neighbour's number, three times through the same memory.
@@ -174,8 +206,8 @@ bool neighbours_are_right() {
 
 TEST(Emulation, LanesThatShareMemoryNeedBothBarriers) {
   EXPECT_EQ(wrong_results(neighbours_are_right<true, true>), 0);
-  EXPECT_GT(wrong_results(neighbours_are_right<false, true>), 0);
-  EXPECT_GT(wrong_results(neighbours_are_right<true, false>), 0);
+  expect_fault(neighbours_are_right<false, true>, "racecheck: block 0, .* of shared memory at");
+  expect_fault(neighbours_are_right<true, false>, "racecheck: block 0, .* of shared memory at");
 }
 
 // The reader is several hundred operations behind the writer, and yet there is nothing that orders the two.
@@ -199,25 +231,160 @@ bool far_apart_is_right() {
 
 TEST(Emulation, WarpsOvertakeOneAnotherByHundredsOfOperations) {
   EXPECT_EQ(wrong_results(far_apart_is_right<true>), 0);
-  EXPECT_GT(wrong_results(far_apart_is_right<false>), 0);
+  expect_fault(far_apart_is_right<false>, "racecheck: block 0, thread (0|32) .* of shared memory at 0");
 }
 
 // A block whose second warp returns at once.
 __global__ void early_return_kernel(unsigned long long* count) {
   if (warp_index() == 1) return;
-  atomic_add(count, 1);
+  atomic_add(count + block_index(), 1);
   sync_block();
-  if (*count % 64 != 0) atomic_add(count, 1000000);
+  if (count[block_index()] != 64) atomic_add(count + block_index(), 1000000);
 }
 
 TEST(Emulation, ABarrierWaitsForThreadsThatHaveNotReturned) {
   const auto right = [] {
-    unsigned long long count = 0;
-    launch(early_return_kernel, {3, 96, 0}, nullptr, &count);
-    return count == 3 * 64;
+    std::vector<unsigned long long> count(3);
+    launch(early_return_kernel, {3, 96, 0}, nullptr, count.data());
+    return count == std::vector<unsigned long long>(3, 64);
   };
   EXPECT_EQ(wrong_results(right), 0);
 }
+
+// Every lane takes its opposite's number out of a place in global memory, the block's own or the same for all.
+template <bool own>
+__global__ void scratch_kernel(int* scratch, int* out) {
+  int* const mine = scratch + (own ? block_index() * 32 : 0);
+  mine[lane_index()] = block_index();
+  sync_block();
+  out[block_index() * 32 + lane_index()] = mine[31 - lane_index()];
+}
+
+template <bool own>
+bool scratch_is_right() {
+  std::vector<int> scratch(9 * 32), out(9 * 32), expected(9 * 32);
+  for (int i = 0; i < 9 * 32; ++i) expected[i] = i / 32;
+  launch(scratch_kernel<own>, {9, 32, 0}, nullptr, scratch.data(), out.data());
+  return out == expected;
+}
+
+TEST(Emulation, BlocksDisturbEachOtherWhereTheyShareMemory) {
+  EXPECT_EQ(wrong_results(scratch_is_right<true>), 0);
+  expect_fault(scratch_is_right<false>, "writes 4 bytes of memory at .*, which another block has (read|written)");
+}
+
+// Every thread adds to one of four numbers that all blocks share.
+template <bool atomic>
+__global__ void count_kernel(unsigned* count) {
+  unsigned& mine = count[thread_index() % 4];
+  if (atomic) return atomic_add(&mine, 1);
+  const unsigned before = mine;
+  sync_warp();  // where others add
+  mine = before + 1;
+}
+
+template <bool atomic>
+bool counts_are_right() {
+  std::vector<unsigned> count(4);
+  launch(count_kernel<atomic>, {5, 64, 0}, nullptr, count.data());
+  return count == std::vector<unsigned>(4, 5 * 16);
+}
+
+TEST(Emulation, AdditionsToOneNumberNeedAtomics) {
+  EXPECT_EQ(wrong_results(counts_are_right<true>), 0);
+  expect_fault(counts_are_right<false>, "racecheck: .* 4 bytes of memory");
+}
+
+#ifdef FOKKER_RACECHECK
+
+// Every warp leaves a row for the one behind it, in lockstep by what brings a warp together and orders no memory.
+enum class Between { nothing, shuffle, load, multiply, warp, block };
+__global__ void between_kernel(Between what, int* out) {
+  auto* shared = reinterpret_cast<int*>(shared_memory());
+  std::uint32_t r[4] = {};
+  float c[4] = {};
+  shared[128 + thread_index()] = 0;
+  sync_block();
+  shared[thread_index()] = thread_index();
+  switch (what) {
+    case Between::nothing: break;
+    case Between::shuffle: shuffle_xor(1, 1); break;
+    case Between::load: load_matrices(r, shared + 128); break;
+    case Between::multiply: multiply_add(c, r, 0, 0); break;
+    case Between::warp: sync_warp(); break;
+    case Between::block: sync_block(); break;
+  }
+  out[thread_index()] = shared[thread_index() ^ 1];
+}
+
+TEST(Racecheck, BarriersAloneOrderMemory) {
+  std::vector<int> out(64);
+  const auto run = [&](Between what) { launch(between_kernel, {1, 64, 192 * 4}, nullptr, what, out.data()); };
+  for (const Between what : {Between::nothing, Between::shuffle, Between::load, Between::multiply}) {
+    EXPECT_DEATH(run(what), "racecheck: block 0, .* of shared memory at") << static_cast<int>(what);
+  }
+  run(Between::warp);
+  run(Between::block);
+  for (int i = 0; i < 64; ++i) EXPECT_EQ(out[i], i ^ 1);
+}
+
+// The second warp reads what the first has written before a barrier of warps only.
+__global__ void other_warp_kernel(int* out) {
+  auto* shared = reinterpret_cast<int*>(shared_memory());
+  if (thread_index() == 0) shared[0] = 7;
+  sync_warp();
+  if (thread_index() == 32) *out = shared[0];
+}
+
+// A lane names the row that its neighbour has written.
+template <bool barrier>
+__global__ void row_kernel() {
+  auto* rows = reinterpret_cast<std::uint16_t*>(shared_memory());
+  for (int j = 0; j < 8; ++j) rows[lane_index() * 8 + j] = 0;
+  if (barrier) sync_warp();
+  std::uint32_t r[4];
+  load_matrices(r, rows + (lane_index() ^ 1) * 8);
+}
+
+// Many read a number before one writes it; an access to a part of it is an access to it.
+template <bool barrier>
+__global__ void many_readers_kernel(int* out) {
+  auto* shared = reinterpret_cast<int*>(shared_memory());
+  if (thread_index() == 17) shared[0] = 0;
+  sync_block();
+  out[thread_index()] = shared[0];
+  if (barrier) sync_block();
+  if (thread_index() == 17) reinterpret_cast<unsigned char*>(shared)[3] = 1;
+}
+
+__global__ void add_and_read_kernel(unsigned* count, unsigned* out) {
+  atomic_add(count, 1);
+  if (thread_index() == 0) *out = *count;
+}
+
+TEST(Racecheck, SaysWhatMet) {
+  std::vector<int> out(1024);
+  EXPECT_DEATH(launch(other_warp_kernel, {1, 64, 4}, nullptr, out.data()),
+               "racecheck: block 0, thread (32 reads|0 writes) 4 bytes of shared memory at 0, which thread (0|32) has "
+               "(written|read), and no barrier is between: addr2line -ife .*emulation_test.* 0x");
+  launch(row_kernel<true>, {1, 32, 32 * 16}, nullptr);
+  EXPECT_DEATH(launch(row_kernel<false>, {1, 32, 32 * 16}, nullptr), "(reads 16|writes (2|16)) bytes of shared memory");
+  launch(many_readers_kernel<true>, {1, 1024, 4}, nullptr, out.data());
+  EXPECT_DEATH(launch(many_readers_kernel<false>, {1, 1024, 4}, nullptr, out.data()),
+               "bytes of shared memory at 0(x3)?");
+  unsigned count = 0, seen = 0;
+  EXPECT_DEATH(launch(add_and_read_kernel, {1, 32, 0}, nullptr, &count, &seen), "(adds to|reads) 4 bytes of memory at");
+}
+
+TEST(Racecheck, LaunchesAreInOrder) {
+  std::vector<int> scratch(32), out(32);
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    launch(scratch_kernel<false>, {1, 32, 0}, nullptr, scratch.data(), out.data());
+  }
+  EXPECT_EQ(out, std::vector<int>(32, 0));
+}
+
+#endif
 
 TEST(Emulation, HostThreadsLaunchAtOnce) {
   std::vector<int> wrong(4, -1);
@@ -383,7 +550,7 @@ TEST(EmulatedRuntime, HasOneDevice) {
   EXPECT_STREQ(cudaGetErrorString(cudaErrorMemoryAllocation), "out of memory");
 }
 
-__global__ void add_kernel(int* sum, int v) { *sum += v; }
+__global__ void add_kernel(int* sum, int v) { std::atomic_ref(*sum) += v; }
 
 class CapturingStream {
  public:

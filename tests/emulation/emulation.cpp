@@ -1,7 +1,7 @@
 // The scheduler of the emulation: fibers, the choice of the next one, and the operations at which they meet.
 //
 // Every host thread has its own scheduler with fibers that live as long as it does: a fiber runs a kernel, parks, and
-// runs the next block's. Fibers switch to each other directly, one switch for each lane of an operation; the last lane
+// runs the next block's. Where a block has ended, the next one takes its fibers. Fibers switch to each other directly, one switch for each lane of an operation; the last lane
 // to arrive computes for all. A switch is a _setjmp and a _longjmp, which make no system call: 50 ns or so. Sanitizers
 // are told of it; ThreadSanitizer watches longjmp all the same, so that with it a switch is a getcontext and a
 // setcontext, and takes 1 µs.
@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
+#include "racecheck.hpp"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define FOKKER_ASAN
@@ -58,6 +59,7 @@ constinit thread_local Position position;
 namespace {
 
 constexpr int lanes = 32, most_threads = 1024, most_shared_bytes = 227 << 10;
+constexpr int most_blocks_at_once = 4;  // and most_threads threads, of which one block may have all
 constexpr std::size_t stack_bytes = 256 << 10;
 
 [[noreturn]] void fail(const std::string& sentence) {
@@ -219,7 +221,8 @@ struct Fiber {
 #ifdef FOKKER_TSAN
   void* tsan = nullptr;
 #endif
-  int thread = 0;
+  int number = 0;
+  int slot = 0;  // of its block
   At at = At::returned;
 };
 
@@ -228,7 +231,7 @@ void enter();
 struct OwnedFiber : Fiber {
   Stack stack;
   explicit OwnedFiber(int index) {
-    thread = index;
+    number = index;
     getcontext(&context);
     context.uc_stack.ss_sp = stack.begin();
     context.uc_stack.ss_size = stack_bytes;
@@ -250,9 +253,19 @@ struct OwnedFiber : Fiber {
 struct Warp {
   std::array<std::uint8_t, lanes> ready;  // lanes that can go on, the first `ready_count`
   int ready_count = 0;
-  int slot = 0;                                          // of this warp in ready_warps_, where a lane is ready
+  int place = 0;                                         // of this warp in ready_warps_, where a lane is ready
   std::array<int, static_cast<int>(At::count)> arrived;  // lanes at each operation
   Operands operands;
+  racecheck::Tick ordered = 0;  // what its lanes did before is done before whatever they do now
+};
+
+// A block that runs.
+struct Block {
+  int index = 0;                 // in the grid
+  int live = 0, at_barrier = 0;  // threads that have not returned; those of them at sync_block
+  std::uint32_t number = 0;      // of those that this launch has begun
+  racecheck::Tick ordered = 0;   // as a warp's
+  std::unique_ptr<char, void (*)(void*)> shared{nullptr, std::free};
 };
 
 class Scheduler {
@@ -264,21 +277,32 @@ class Scheduler {
 
   void set_seed(std::uint64_t seed) { random_ = seed; }
 
+  void run_only(std::vector<int> blocks) { only_ = std::move(blocks); }
+
   int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {
     if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
         shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
       return cudaErrorInvalidConfiguration;
     }
-    if (live_ > 0) fail("a kernel launches a kernel (" + place() + ")");
+    if (running_ != &host_) fail("a kernel launches a kernel (" + place() + ")");
+    shape_ = shape;
     body_ = body;
     argument_ = argument;
-    while (static_cast<int>(fibers_.size()) < shape.threads) {
+    order_blocks();
+    const int at_once = std::min<int>({static_cast<int>(waiting_.size()), most_threads / shape.threads,
+                                       1 + static_cast<int>(below(most_blocks_at_once))});
+    const int fibers = at_once * shape.threads;
+    while (static_cast<int>(fibers_.size()) < fibers) {
       fibers_.push_back(std::make_unique<OwnedFiber>(static_cast<int>(fibers_.size())));
     }
-    std::vector<int> order(shape.blocks);
-    std::iota(order.begin(), order.end(), 0);
-    for (int i = shape.blocks - 1; i > 0; --i) std::swap(order[i], order[below(i + 1)]);
-    for (const int block : order) run_block(shape, block);
+    blocks_.resize(at_once);
+    warps_.resize(fibers / lanes);
+    launched_ = racecheck::next_launch();
+    begun_ = 0;
+    running_blocks_ = at_once;
+    for (int slot = 0; slot < at_once; ++slot) begin_block(slot);
+    leave();
+    blocks_.clear();
     position = {};
     return cudaSuccess;
   }
@@ -286,8 +310,9 @@ class Scheduler {
   // The running thread waits for its block.
   void meet_block() {
     need_kernel();
+    racecheck::run_host();
     running_->at = At::sync_block;
-    ++at_block_;
+    ++block().at_barrier;
     release_block_if_complete();
     leave();
   }
@@ -295,20 +320,25 @@ class Scheduler {
   // The running thread waits for its warp; the operation is done on return.
   void meet_warp(At operation, void* operands) {
     need_kernel();
-    Warp& warp = warps_[running_->thread / lanes];
+    racecheck::run_host();
+    const int w = running_->number / lanes;
+    Warp& warp = warps_[w];
     running_->at = operation;
-    warp.operands[running_->thread % lanes] = operands;
+    warp.operands[running_->number % lanes] = operands;
     if (++warp.arrived[static_cast<int>(operation)] == lanes) {
       complete(operation, warp.operands);
+      // The others converge a warp and order no memory: so the CUDA programming guide of shuffles, and the PTX
+      // documentation names no order for ldmatrix and mma either.
+      if (operation == At::sync_warp) warp.ordered = racecheck::next_tick();
       warp.arrived[static_cast<int>(operation)] = 0;
-      for (int l = 0; l < lanes; ++l) make_ready(running_->thread / lanes * lanes + l);
+      for (int l = 0; l < lanes; ++l) make_ready(w * lanes + l);
     }
     leave();
   }
 
   bool is_shared(const void* begin, std::size_t bytes) const {
     const auto at = reinterpret_cast<std::uintptr_t>(begin), shared = reinterpret_cast<std::uintptr_t>(position.shared);
-    return at >= shared && at + bytes <= shared + shared_bytes_;
+    return at >= shared && at + bytes <= shared + shape_.shared_bytes;
   }
 
   // A fiber's life: it returns here from one kernel and goes on with the next.
@@ -321,71 +351,105 @@ class Scheduler {
 #endif
     for (;;) {
       body_(argument_);
+      racecheck::run_host();
       running_->at = At::returned;
-      --live_;
-      release_block_if_complete();
+      if (--block().live > 0) {
+        release_block_if_complete();
+      } else if (!waiting_.empty()) {
+        begin_block(running_->slot);
+      } else {
+        --running_blocks_;
+      }
       leave();
     }
   }
 
  private:
   void need_kernel() const {
-    if (live_ == 0) fail("an operation of device code is called outside a kernel");
+    if (running_ == &host_) fail("an operation of device code is called outside a kernel");
   }
 
-  void run_block(const LaunchShape& shape, int block) {
-    const std::unique_ptr<void, void (*)(void*)> shared(std::malloc(shape.shared_bytes), std::free);
-    if (shared == nullptr && shape.shared_bytes > 0) fail("no memory for a block's shared memory");
-    if (shape.shared_bytes > 0) std::memset(shared.get(), 0xFF, shape.shared_bytes);
-    shared_bytes_ = shape.shared_bytes;
-    position = {0, shape.threads, block, shape.blocks, static_cast<char*>(shared.get())};
+  Block& block() { return blocks_[running_->slot]; }
+
+  // The blocks of the launch, the first to begin last.
+  void order_blocks() {
+    if (only_.empty()) {
+      waiting_.resize(shape_.blocks);
+      std::iota(waiting_.begin(), waiting_.end(), 0);
+    } else {
+      waiting_ = only_;
+      for (int& index : waiting_) {
+        if (index < 0) index += shape_.blocks;
+        if (index < 0 || index >= shape_.blocks)
+          fail("a block was chosen beyond a grid of " + std::to_string(shape_.blocks));
+      }
+    }
+    for (std::size_t i = waiting_.size() - 1; i > 0; --i) std::swap(waiting_[i], waiting_[below(i + 1)]);
+  }
+
+  // The next block takes a slot: its threads' fibers, warps and place among blocks_.
+  void begin_block(int slot) {
+    Block& block = blocks_[slot];
+    block.index = waiting_.back();
+    waiting_.pop_back();
+    block.live = shape_.threads;
+    block.at_barrier = 0;
+    block.number = begun_++;
+    block.ordered = launched_;
+    block.shared.reset(static_cast<char*>(std::malloc(shape_.shared_bytes)));
+    if (block.shared == nullptr && shape_.shared_bytes > 0) fail("no memory for a block's shared memory");
+    if (shape_.shared_bytes > 0) std::memset(block.shared.get(), 0xFF, shape_.shared_bytes);
+    racecheck::forget(block.shared.get(), shape_.shared_bytes);
     // Warps in turn after every operation, warps that run a while, warps that run until they have to wait: bugs of
     // neighbouring operations show under the first, those of warps that overtake one another by many under the last.
     constexpr std::uint32_t choices[] = {0, 0xF000, 0x10000};
     patience_ = choices[below(3)];
-    warps_.resize(shape.threads / lanes);
-    for (Warp& warp : warps_) {
-      warp.ready_count = 0;
-      warp.arrived.fill(0);
+    const int first = slot * shape_.threads;
+    for (int w = first / lanes; w < (first + shape_.threads) / lanes; ++w) {
+      warps_[w].ready_count = 0;
+      warps_[w].arrived.fill(0);
+      warps_[w].ordered = launched_;
     }
-    live_ = shape.threads;
-    at_block_ = 0;
-    for (int i = 0; i < shape.threads; ++i) make_ready(i);
-    running_ = &host_;
-    leave();
+    for (int i = first; i < first + shape_.threads; ++i) {
+      fibers_[i]->slot = slot;
+      make_ready(i);
+    }
   }
 
   void release_block_if_complete() {
-    if (at_block_ == 0 || at_block_ < live_) return;
-    at_block_ = 0;
-    for (int i = 0; i < position.threads; ++i) {
+    Block& all = block();
+    if (all.at_barrier == 0 || all.at_barrier < all.live) return;
+    all.at_barrier = 0;
+    all.ordered = racecheck::next_tick();
+    const int first = running_->slot * shape_.threads;
+    for (int i = first; i < first + shape_.threads; ++i) {
       if (fibers_[i]->at == At::sync_block) make_ready(i);
     }
   }
 
-  void make_ready(int thread) {
-    fibers_[thread]->at = At::ready;
-    Warp& warp = warps_[thread / lanes];
+  void make_ready(int fiber) {
+    fibers_[fiber]->at = At::ready;
+    Warp& warp = warps_[fiber / lanes];
     if (warp.ready_count == 0) {
-      warp.slot = static_cast<int>(ready_warps_.size());
-      ready_warps_.push_back(thread / lanes);
+      warp.place = static_cast<int>(ready_warps_.size());
+      ready_warps_.push_back(fiber / lanes);
     }
-    warp.ready[warp.ready_count++] = static_cast<std::uint8_t>(thread % lanes);
+    warp.ready[warp.ready_count++] = static_cast<std::uint8_t>(fiber % lanes);
   }
 
   Fiber& next() {
-    if (live_ == 0) return host_;
+    if (running_blocks_ == 0) return host_;
     if (ready_warps_.empty()) fail(deadlock());
     const bool stay =
-        running_ != &host_ && warps_[running_->thread / lanes].ready_count > 0 && (random() & 0xFFFFu) < patience_;
-    const int w = stay ? running_->thread / lanes : ready_warps_[below(ready_warps_.size())];
+        running_ != &host_ && warps_[running_->number / lanes].ready_count > 0 && (random() & 0xFFFFu) < patience_;
+    const int w = stay ? running_->number / lanes : ready_warps_[below(ready_warps_.size())];
     Warp& warp = warps_[w];
     const std::uint32_t choice = below(warp.ready_count);
     const int lane = warp.ready[choice];
     warp.ready[choice] = warp.ready[--warp.ready_count];
     if (warp.ready_count == 0) {
-      ready_warps_[warp.slot] = ready_warps_.back();
-      warps_[ready_warps_[warp.slot]].slot = warp.slot;
+      ready_warps_[warp.place] = ready_warps_.back();
+      warps_[ready_warps_[warp.place]].place = warp.place;
       ready_warps_.pop_back();
     }
     return *fibers_[w * lanes + lane];
@@ -394,10 +458,10 @@ class Scheduler {
   // Gives the turn to the next thread, or to the host where all have returned; comes back when it is this one's again.
   void leave() {
     Fiber &from = *running_, &to = next();
+    if (&to != &host_) place_thread(to);
     if (&from == &to) return;
     previous_ = &from;
     running_ = &to;
-    position.thread = to.thread;
 #ifdef FOKKER_ASAN
     __sanitizer_start_switch_fiber(&from.fake_stack, to.stack_begin, to.stack_size);
 #endif
@@ -424,17 +488,35 @@ class Scheduler {
 #endif
   }
 
+  void place_thread(const Fiber& fiber) {
+    const Block& block = blocks_[fiber.slot];
+    position = {fiber.number - fiber.slot * shape_.threads, shape_.threads, block.index, shape_.blocks,
+                block.shared.get()};
+    racecheck::run_thread({.block = block.number,
+                           .thread = static_cast<std::uint32_t>(position.thread),
+                           .launch_ordered = launched_,
+                           .block_ordered = block.ordered,
+                           .warp_ordered = warps_[fiber.number / lanes].ordered,
+                           .stack = fibers_[fiber.number]->stack.begin(),
+                           .shared = position.shared,
+                           .stack_bytes = stack_bytes,
+                           .shared_bytes = static_cast<std::size_t>(shape_.shared_bytes)});
+  }
+
+  // Of the first block that has threads left.
   std::string deadlock() const {
-    std::string text = "deadlock in block " + std::to_string(position.block) + " of " +
-                       std::to_string(position.blocks) + ", where no thread can go on:";
-    for (int w = 0; w < static_cast<int>(warps_.size()); ++w) {
+    const auto stuck = std::find_if(blocks_.begin(), blocks_.end(), [](const Block& block) { return block.live > 0; });
+    const int first_warp = static_cast<int>(stuck - blocks_.begin()) * shape_.threads / lanes;
+    std::string text = "deadlock in block " + std::to_string(stuck->index) + " of " + std::to_string(shape_.blocks) +
+                       ", where no thread can go on:";
+    for (int w = 0; w < shape_.threads / lanes; ++w) {
       text += (w > 0 ? "; warp " : " warp ") + std::to_string(w);
+      const auto at_of = [&](int lane) { return fibers_[(first_warp + w) * lanes + lane]->at; };
       for (int first = 0; first < lanes;) {
-        const At at = fibers_[w * lanes + first]->at;
         int last = first;
-        while (last + 1 < lanes && fibers_[w * lanes + last + 1]->at == at) ++last;
+        while (last + 1 < lanes && at_of(last + 1) == at_of(first)) ++last;
         text += (first > 0 ? ", lanes " : ": lanes ") + std::to_string(first) + " to " + std::to_string(last) + " " +
-                names[static_cast<int>(at)];
+                names[static_cast<int>(at_of(first))];
         first = last + 1;
       }
     }
@@ -451,15 +533,21 @@ class Scheduler {
   std::uint32_t below(std::uint64_t n) { return static_cast<std::uint32_t>((random() >> 32) * n >> 32); }
 
   Fiber host_;
-  std::vector<std::unique_ptr<OwnedFiber>> fibers_;  // thread i of a block is fiber i
+  // Of `slot`, the fibers from slot · threads on are the threads of blocks_[slot].
+  std::vector<std::unique_ptr<OwnedFiber>> fibers_;
+  std::vector<Block> blocks_;
   std::vector<Warp> warps_;
   std::vector<int> ready_warps_;  // those with a lane that can go on, in no order
+  std::vector<int> waiting_;      // blocks that have not begun, the next one last
+  std::vector<int> only_;
   Fiber *running_ = &host_, *previous_ = &host_;
+  LaunchShape shape_{};
   void (*body_)(const void*) = nullptr;
   const void* argument_ = nullptr;
-  int live_ = 0, at_block_ = 0;  // threads that have not returned; those of them at sync_block
-  std::uint32_t patience_ = 0;   // of 65536: how likely a warp keeps the turn
-  int shared_bytes_ = 0;
+  int running_blocks_ = 0;
+  std::uint32_t begun_ = 0;     // blocks of this launch
+  std::uint32_t patience_ = 0;  // of 65536: how likely a warp keeps the turn
+  racecheck::Tick launched_ = 0;
   std::uint64_t random_;
 };
 
@@ -473,6 +561,7 @@ void enter() { scheduler().live(); }
 }  // namespace
 
 void set_seed(std::uint64_t seed) { scheduler().set_seed(seed); }
+void run_only(std::vector<int> blocks) { scheduler().run_only(std::move(blocks)); }
 
 namespace {
 
@@ -524,6 +613,7 @@ void load(At operation, std::uint32_t (&r)[4], const void* row) {
   if (!scheduler().is_shared(row, row_bytes)) {
     fail("a row of load_matrices lies outside the shared memory of " + place());
   }
+  racecheck::read(row, row_bytes);
   Load operands{r, row};
   scheduler().meet_warp(operation, &operands);
 }

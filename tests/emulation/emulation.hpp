@@ -3,12 +3,13 @@
 // The CUDA execution model on the host: the twins of everything in kernels/device.hpp, so that the same kernel sources
 // compile as plain C++ and run, and are tested, where there is no GPU.
 //
-// A launch runs in the calling thread and is finished at return. The blocks run one after another in a random order,
-// the threads of a block as fibers. A fiber runs until it comes to a synchronising operation (sync_block, sync_warp, a
-// shuffle, ldmatrix, mma) or returns; then one of those that can go on is chosen at random. What one thread writes
-// another may therefore find unwritten or overwritten unless an operation orders the two: a missing barrier shows as a
-// wrong result under some seed. Shared memory is a heap allocation of exactly the size asked for, filled with NaN, so
-// that AddressSanitizer sees what lies outside and results show what was never written.
+// A launch runs in the calling thread and is finished at return. Up to four blocks run at once, as many as the seed
+// says, their threads as fibers; the others follow in a random order. A fiber runs until it comes to a synchronising
+// operation (sync_block, sync_warp, a shuffle, ldmatrix, mma) or returns; then one of those that can go on is chosen at
+// random. What one thread writes another may therefore find unwritten or overwritten unless an operation orders the
+// two: a missing barrier shows as a wrong result under some seed, and under any to racecheck.hpp. Shared memory is a
+// heap allocation of exactly the size asked for, filled with NaN, so that AddressSanitizer sees what lies outside and
+// results show what was never written.
 //
 // Operations of a warp need all of its 32 lanes, sync_block all threads of the block that have not returned. Where that
 // cannot come about, one sentence says where every lane stands and the process aborts.
@@ -22,6 +23,7 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -41,6 +43,9 @@ namespace emulation {
 // Schedules of this host thread's launches from here on are a function of the seed. Without a call it is that of the
 // environment's FOKKER_EMULATION_SEED, or 1.
 void set_seed(std::uint64_t seed);
+
+// Of this host thread's launches from here on these blocks run alone, −1 being the last of a grid; without any, all.
+void run_only(std::vector<int> blocks);
 
 // Where the running thread stands.
 struct Position {
@@ -84,8 +89,8 @@ T shuffle_xor(T v, int mask) {
   std::memcpy(&v, &bits, sizeof(T));
   return v;
 }
-inline void atomic_add(unsigned long long* at, unsigned long long v) { *at += v; }
-inline void atomic_add(unsigned* at, unsigned v) { *at += v; }
+inline void atomic_add(unsigned long long* at, unsigned long long v) { __atomic_fetch_add(at, v, __ATOMIC_RELAXED); }
+inline void atomic_add(unsigned* at, unsigned v) { __atomic_fetch_add(at, v, __ATOMIC_RELAXED); }
 
 inline float exp2_approx(float x) { return emulation::flush(std::exp2(x)); }
 inline float log2_approx(float x) { return std::log2(emulation::flush(x)); }

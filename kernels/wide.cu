@@ -379,12 +379,12 @@ __global__ void column_sum(ColumnSumArguments<T> a, int parts) {
 // The parts in their order.
 template <class T>
 __global__ void column_total(ColumnSumArguments<T> a, int parts) {
-  const int column = block_index() * block_threads() + thread_index();
-  if (column >= a.columns) return;
-  T sum = 0;
+  for (std::int64_t column = first_item(); column < a.columns; column += item_stride()) {
+    T sum = 0;
 #pragma unroll 16
-  for (int part = 0; part < parts; ++part) sum += a.partial[static_cast<std::int64_t>(part) * a.columns + column];
-  a.to[static_cast<std::int64_t>(column) * a.to_stride] += sum;
+    for (int part = 0; part < parts; ++part) sum += a.partial[static_cast<std::int64_t>(part) * a.columns + column];
+    a.to[column * a.to_stride] += sum;
+  }
 }
 
 // One block.

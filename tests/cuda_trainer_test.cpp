@@ -22,7 +22,6 @@
 #include "compare.hpp"
 #include "cuda/data.hpp"
 #include "cuda/runtime.hpp"
-#include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
@@ -50,17 +49,12 @@ using testing::Scratch;
 using testing::small_model;
 using testing::small_options;
 using testing::state_bytes;
+using testing::tensor_of;
 using Index = std::int64_t;
 
 class CudaTrainer : public testing::GpuTest {};
 
 // Trainers.
-
-std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
-  const Scratch folder;
-  trainer.save_state(folder / "state.safetensors");
-  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
-}
 
 double norm_of(const std::vector<double>& v) {
   return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
@@ -300,6 +294,8 @@ TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) {
   EXPECT_EQ(clipped, norm);  // the record tells the norm before clipping
   EXPECT_EQ(loose, norm);
 }
+
+TEST_F(CudaTrainer, StepsAreAdamsFromItsRestartOn) { testing::check_steps(gpu()); }
 
 TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) { testing::check_averages(gpu()); }
 

@@ -20,7 +20,6 @@
 #include "fokker/formulas/philox.hpp"
 #include "fokker/formulas/train.hpp"
 #include "fokker/loss.hpp"
-#include "fokker/safetensors.hpp"
 #include "operations/train_schedule.hpp"
 #include "trainer_checks.hpp"
 
@@ -35,7 +34,6 @@ using testing::gaussian;
 using testing::get;
 using ::testing::HasSubstr;
 using testing::parameters_of;
-using testing::Scratch;
 using testing::small_model;
 using testing::small_options;
 using testing::state_bytes;
@@ -147,19 +145,19 @@ INSTANTIATE_TEST_SUITE_P(Cases, Iteration,
                            return name;
                          });
 
+TEST(Steps, AreAdamsFromTheirRestartOn) { testing::check_steps(cpu()); }
+
 TEST(Average, IsExponentialOrTheMeanOfTheTail) { testing::check_averages(cpu()); }
 
 // After the first step Adam's first moment is 0.1 times the gradient it was given.
 TEST(Clipping, ScalesTheGradientToTheNormAndNoFurther) {
-  const Scratch folder;
   const DataSet data = DataSet::named("checker");
   const auto moment_norm = [&](double clip, double& norm) {
     TrainOptions options = small_options();
     options.clip_norm = clip;
     Trainer trainer(cpu(), small_model(), data, options);
     norm = trainer.run(1)[0].gradient_norm;
-    trainer.save_state(folder / "state.safetensors");
-    const auto moment = SafeTensors::load(folder / "state.safetensors").at("first_moment").to_double();
+    const std::vector<double> moment = testing::tensor_of(trainer, "first_moment");
     return 10 * std::sqrt(std::inner_product(moment.begin(), moment.end(), moment.begin(), 0.0));
   };
   double norm = 0, clipped = 0, loose = 0;

@@ -28,18 +28,7 @@
 #include <vector>
 
 #include "cuda_runtime_api.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define FOKKER_ASAN
-#elif defined(__SANITIZE_THREAD__)
-#define FOKKER_TSAN
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FOKKER_ASAN
-#elif __has_feature(thread_sanitizer)
-#define FOKKER_TSAN
-#endif
-#endif
+#include "sanitizer.hpp"
 
 #ifdef FOKKER_ASAN
 #include <dlfcn.h>
@@ -265,11 +254,6 @@ class Scheduler {
   void set_seed(std::uint64_t seed) { random_ = seed; }
 
   int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {
-    if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
-        shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
-      return cudaErrorInvalidConfiguration;
-    }
-    if (live_ > 0) fail("a kernel launches a kernel (" + place() + ")");
     body_ = body;
     argument_ = argument;
     while (static_cast<int>(fibers_.size()) < shape.threads) {
@@ -494,11 +478,17 @@ int allow(const void* kernel, int shared_bytes) {
   return cudaSuccess;
 }
 
-int check_allowed(const void* kernel, int shared_bytes) {
-  if (shared_bytes <= 48 << 10) return cudaSuccess;
+int check_launch(const void* kernel, const LaunchShape& shape) {
+  if (position.threads > 0) fail("a kernel launches a kernel (" + place() + ")");
+  if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
+      shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
+    return remembered(cudaErrorInvalidConfiguration);
+  }
+  if (shape.shared_bytes <= 48 << 10) return cudaSuccess;
   const std::lock_guard lock(allowed().mutex);
   const auto found = allowed().bytes.find(kernel);
-  return found != allowed().bytes.end() && shared_bytes <= found->second ? cudaSuccess : cudaErrorInvalidValue;
+  const bool fits = found != allowed().bytes.end() && shape.shared_bytes <= found->second;
+  return remembered(fits ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {

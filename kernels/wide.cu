@@ -501,7 +501,7 @@ Status launch_total(const TotalArguments& arguments, Stream stream) {
 }
 
 Status launch_loss_values(const LossValueArguments& arguments, Stream stream) {
-  const int parts = arguments.squares != nullptr ? most_square_parts : 1;
+  const int parts = arguments.squares != nullptr ? std::min<int>(most_square_parts, most_item_blocks) : 1;
   return launch(loss_values, LaunchShape{parts, item_threads, block_sum_bytes(item_threads)}, stream, arguments);
 }
 

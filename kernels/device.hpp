@@ -18,6 +18,9 @@
 
 namespace fokker::kernels {
 
+// Of a grid whose threads take one item after another: they fill any device several times over.
+inline constexpr std::int64_t most_item_blocks = 1 << 14;
+
 __device__ __forceinline__ int thread_index() { return static_cast<int>(threadIdx.x); }
 __device__ __forceinline__ int block_threads() { return static_cast<int>(blockDim.x); }
 __device__ __forceinline__ int block_index() { return static_cast<int>(blockIdx.x); }

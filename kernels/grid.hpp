@@ -14,10 +14,10 @@ inline constexpr int item_threads = 256;
 // Shared memory that block_sum() takes, from its start.
 inline constexpr int block_sum_bytes(int threads) { return threads / 32 * static_cast<int>(sizeof(double)); }
 
-// One item a thread up to a grid that fills any device several times over; for items ≥ 1.
-inline LaunchShape one_item_a_thread(std::int64_t items) {
-  constexpr std::int64_t most_blocks = 1 << 14;
-  return {static_cast<int>(std::min((items + item_threads - 1) / item_threads, most_blocks)), item_threads, 0};
+// One item a thread, up to most_item_blocks of them or fewer; for items ≥ 1.
+inline LaunchShape one_item_a_thread(std::int64_t items, std::int64_t most_blocks = most_item_blocks) {
+  const std::int64_t blocks = std::min({(items + item_threads - 1) / item_threads, most_blocks, most_item_blocks});
+  return {static_cast<int>(blocks), item_threads, 0};
 }
 
 __device__ __forceinline__ std::int64_t first_item() {

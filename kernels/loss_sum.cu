@@ -1,6 +1,5 @@
 // The second pass of the resident loss (loss.cu): every derivative as the sum of the blocks' partial ones in their
 // order, the losses likewise, and a part of the gradient's squares from each of this pass's own blocks.
-#include <algorithm>
 #include <cstdint>
 
 #include "grid.hpp"
@@ -84,7 +83,7 @@ __global__ void __launch_bounds__(item_threads) sum_loss(LossSumArguments a, int
 Status prepare_loss_sum() { return prepare(sum_loss, 0); }
 
 Status launch_loss_sum(const LossSumArguments& arguments, int count, Stream stream) {
-  const int blocks_of_task = std::min((arguments.gradient.size + item_threads - 1) / item_threads, most_square_parts);
+  const int blocks_of_task = one_item_a_thread(arguments.gradient.size, most_square_parts).blocks;
   const LaunchShape shape{count * blocks_of_task, item_threads, block_sum_bytes(item_threads)};
   return launch(sum_loss, shape, stream, arguments, blocks_of_task);
 }

@@ -54,8 +54,7 @@ __global__ void update_parameters(const UpdateTask* tasks, int blocks) {
 }  // namespace
 
 Status launch_update(const UpdateTask* tasks, int count, std::int64_t most_parameters, Stream stream) {
-  const int blocks =
-      static_cast<int>(std::min<std::int64_t>((most_parameters + item_threads - 1) / item_threads, 4096));
+  const int blocks = one_item_a_thread(most_parameters, 4096).blocks;
   return launch(update_parameters, {count * blocks, item_threads, 0}, stream, tasks, blocks);
 }
 

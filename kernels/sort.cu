@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "device.hpp"
 #include "transport_launch.hpp"
 
 #ifndef FOKKER_EMULATION
@@ -18,10 +19,12 @@ Status sort_workspace(std::int64_t, std::size_t& bytes) {
   return 0;
 }
 
-Status launch_sort(const double* in, double* out, std::int64_t n, void*, std::size_t, Stream) {
-  std::copy(in, in + n, out);
-  std::sort(out, out + n);
-  return 0;
+Status launch_sort(const double* in, double* out, std::int64_t n, void*, std::size_t, Stream stream) {
+  return emulation::submit(stream, [=] {
+    std::copy(in, in + n, out);
+    std::sort(out, out + n);
+    return 0;
+  });
 }
 
 #else

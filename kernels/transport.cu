@@ -225,7 +225,7 @@ Status launch_project(const Samples& samples, const double* direction, double* o
 
 int quantile_parts(std::int64_t n) {
   constexpr std::int64_t most_parts = 256;
-  return static_cast<int>(std::min((n + item_threads - 1) / item_threads, most_parts));
+  return one_item_a_thread(n, most_parts).blocks;
 }
 
 Status launch_quantile_distance(const double* p, std::int64_t n, const double* q, std::int64_t m, double* parts,
@@ -237,7 +237,7 @@ Status launch_quantile_distance(const double* p, std::int64_t n, const double* q
 int moment_parts(std::int64_t n, std::int64_t entries) {
   constexpr std::int64_t most_parts = 256, most_blocks = 1 << 16;
   const std::int64_t most = std::clamp<std::int64_t>(most_blocks / entries, 1, most_parts);
-  return static_cast<int>(std::clamp<std::int64_t>((n + item_threads - 1) / item_threads, 1, most));
+  return one_item_a_thread(std::max<std::int64_t>(n, 1), most).blocks;
 }
 
 Status launch_sums(const Samples& samples, double* parts, Stream stream) {

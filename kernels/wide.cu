@@ -379,12 +379,12 @@ __global__ void column_sum(ColumnSumArguments<T> a, int parts) {
 // The parts in their order.
 template <class T>
 __global__ void column_total(ColumnSumArguments<T> a, int parts) {
-  const int column = block_index() * block_threads() + thread_index();
-  if (column >= a.columns) return;
-  T sum = 0;
+  for (std::int64_t column = first_item(); column < a.columns; column += item_stride()) {
+    T sum = 0;
 #pragma unroll 16
-  for (int part = 0; part < parts; ++part) sum += a.partial[static_cast<std::int64_t>(part) * a.columns + column];
-  a.to[static_cast<std::int64_t>(column) * a.to_stride] += sum;
+    for (int part = 0; part < parts; ++part) sum += a.partial[static_cast<std::int64_t>(part) * a.columns + column];
+    a.to[column * a.to_stride] += sum;
+  }
 }
 
 // One block.
@@ -501,7 +501,7 @@ Status launch_total(const TotalArguments& arguments, Stream stream) {
 }
 
 Status launch_loss_values(const LossValueArguments& arguments, Stream stream) {
-  const int parts = arguments.squares != nullptr ? most_square_parts : 1;
+  const int parts = arguments.squares != nullptr ? std::min<int>(most_square_parts, most_item_blocks) : 1;
   return launch(loss_values, LaunchShape{parts, item_threads, block_sum_bytes(item_threads)}, stream, arguments);
 }
 

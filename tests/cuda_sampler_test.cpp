@@ -49,6 +49,7 @@ Context on(BackendKind backend, Precision precision = Precision::split) {
 Buffer<float> to_device(const Context& context, const std::vector<float>& v, std::int64_t columns) {
   Buffer<float> buffer(context, static_cast<std::int64_t>(v.size()) / columns, columns);
   copy(context, View<const float>(v, columns), buffer.view());
+  context.synchronize();  // the numbers are the caller's to change
   return buffer;
 }
 

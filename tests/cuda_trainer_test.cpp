@@ -22,7 +22,6 @@
 #include "compare.hpp"
 #include "cuda/data.hpp"
 #include "cuda/runtime.hpp"
-#include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "loss_reference.hpp"
@@ -274,6 +273,9 @@ TEST_F(CudaTrainer, MomentsRestartWithThePapersRates) {
 }
 
 TEST_F(CudaTrainer, ClippingScalesTheGradientToTheNormAndNoFurther) { testing::check_clipping(gpu()); }
+
+TEST_F(CudaTrainer, StepsAreAdamsFromItsRestartOn) { testing::check_steps(gpu()); }
+
 TEST_F(CudaTrainer, AverageIsExponentialOrTheMeanOfTheTail) { testing::check_averages(gpu()); }
 
 TEST_F(CudaTrainer, StopsWithTheParametersBeforeTheFailingIteration) {

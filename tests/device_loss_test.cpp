@@ -807,7 +807,8 @@ TEST_F(DeviceLossTest, AGraphReadsTheParametersOfItsLaunch) {
     cuda::check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
     for (const Problem& p : {second, first}) {
       const std::vector<float> now = as<float>(p.parameters);
-      cuda::check(cudaMemcpy(parameters.data(), now.data(), parameters.bytes(), cudaMemcpyHostToDevice), "cudaMemcpy");
+      cuda::check(cudaMemcpyAsync(parameters.data(), now.data(), parameters.bytes(), cudaMemcpyHostToDevice, on.stream),
+                  "cudaMemcpyAsync");
       cuda::check(cudaGraphLaunch(executable, on.stream), "cudaGraphLaunch");
       cuda::check(cudaStreamSynchronize(on.stream), "cudaStreamSynchronize");
       const std::vector<float> g = download<float>(gradient);

@@ -80,7 +80,8 @@ int run(Order order) {
   const ResidentLossPlan plan = resident_loss_plan(network(3, true), 1, 227 << 10);
   EXPECT_EQ(plan.shared_planes, plan.planes);
   prepare(ordered_kernel, 227 << 10);
-  return launch(ordered_kernel, {1, 32, plan.block.bytes + plan.warp_bytes}, nullptr, plan, task, order);
+  launch(ordered_kernel, {1, 32, plan.block.bytes + plan.warp_bytes}, nullptr, plan, task, order);
+  return cudaDeviceSynchronize();
 }
 
 TEST(LossProtocol, LetsTheRightOrderThrough) { EXPECT_EQ(run(Order::right), cudaSuccess); }

@@ -58,6 +58,13 @@ inline std::string state_bytes(const Trainer& trainer) {
   return get(folder / "state.safetensors");
 }
 
+// A tensor of the state.
+inline std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
+  const Scratch folder;
+  trainer.save_state(folder / "state.safetensors");
+  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
+}
+
 inline void expect_same_records(const std::vector<TrainRecord>& a, const std::vector<TrainRecord>& b) {
   ASSERT_EQ(a.size(), b.size());
   for (std::size_t i = 0; i < a.size(); ++i) {
@@ -68,6 +75,29 @@ inline void expect_same_records(const std::vector<TrainRecord>& a, const std::ve
     EXPECT_EQ(a[i].total, b[i].total);
     EXPECT_EQ(a[i].gradient_norm, b[i].gradient_norm);
     EXPECT_EQ(a[i].rate, b[i].rate);
+  }
+}
+
+// Every step is that of Kingma and Ba's algorithm 1 from the moments that it leaves, with their bias corrected by the
+// number of steps since the latest restart.
+inline void check_steps(const Context& context) {
+  TrainOptions options = small_options();
+  options.schedule = RateSchedule::paper;
+  options.iterations = 24;  // restarts at 6 and 21
+  Trainer trainer(context, small_model(), DataSet::named("blob"), options);
+  std::vector<double> expected = tensor_of(trainer, "parameters");
+  for (int k = 0; k < 9; ++k) {
+    const double rate = trainer.run(1)[0].rate, t = k < 6 ? k + 1 : k - 5;
+    const std::vector<double> m = tensor_of(trainer, "first_moment"), v = tensor_of(trainer, "second_moment");
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const double m_hat = m[i] / (1 - std::pow(0.9, t)), v_hat = v[i] / (1 - std::pow(0.999, t));
+      expected[i] -= rate * m_hat / (std::sqrt(v_hat) + 1e-8);
+    }
+    const std::vector<double> parameters = tensor_of(trainer, "parameters");
+    // Half a unit of |p| ≤ 4, and some units of a step of a few rates.
+    const Bound bound{.relative = 0, .of_rms = 0, .norm = 0, .absolute = 0x1p-23 + 0x1p-20 * rate};
+    EXPECT_TRUE(agrees(parameters, expected, bound)) << k;
+    expected = parameters;
   }
 }
 
@@ -107,13 +137,6 @@ inline void check_averages(const Context& context) {
     EXPECT_TRUE(agrees(parameters_of(tail.model()), mean, bound)) << k;
   }
   EXPECT_NE(parameters_of(exponential.model()), parameters_of(plain.model()));
-}
-
-// A tensor of the trainer's state.
-inline std::vector<double> tensor_of(const Trainer& trainer, const char* name) {
-  const Scratch folder;
-  trainer.save_state(folder / "state.safetensors");
-  return SafeTensors::load(folder / "state.safetensors").at(name).to_double();
 }
 
 inline double norm_of(const std::vector<double>& v) {

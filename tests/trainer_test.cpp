@@ -20,7 +20,6 @@
 #include "fokker/formulas/philox.hpp"
 #include "fokker/formulas/train.hpp"
 #include "fokker/loss.hpp"
-#include "fokker/safetensors.hpp"
 #include "operations/train_schedule.hpp"
 #include "trainer_checks.hpp"
 
@@ -35,7 +34,6 @@ using testing::get;
 using ::testing::HasSubstr;
 using testing::message_of;
 using testing::parameters_of;
-using testing::Scratch;
 using testing::small_model;
 using testing::small_options;
 using testing::state_bytes;
@@ -146,6 +144,8 @@ INSTANTIATE_TEST_SUITE_P(Cases, Iteration,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+TEST(Steps, AreAdamsFromTheirRestartOn) { testing::check_steps(cpu()); }
 
 TEST(Average, IsExponentialOrTheMeanOfTheTail) { testing::check_averages(cpu()); }
 

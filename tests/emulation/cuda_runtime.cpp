@@ -1,46 +1,28 @@
-// The stand-in for the CUDA runtime; see cuda_runtime_api.h.
+// The stand-in for the CUDA runtime; see cuda_runtime_api.h, and streams.hpp for when work is done.
 #include <atomic>
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "cuda_runtime_api.h"
+#include "device_memory.hpp"
 #include "emulation.hpp"
+#include "streams.hpp"
 
-using Work = std::function<int()>;
+using fokker::emulated::Allocations;
+using fokker::emulated::Call;
+using fokker::emulated::HostRange;
+using fokker::emulated::Node;
+using fokker::emulated::Place;
 
-struct CUgraph_st {
-  std::vector<Work> nodes;
-};
 struct CUgraphExec_st {
-  std::vector<Work> nodes;
-};
-// Between pinned memory of the host and the device, whose side has its bytes already.
-struct PinnedCopy {
-  void* host;
-  std::vector<char> bytes;
-  bool to_host;
-};
-struct CUstream_st {
-  std::vector<PinnedCopy> under_way = {};         // until the host waits for them
-  std::size_t finished = 0;                       // copies that came before these
-  bool blocking = true;                           // waits for the default stream, and that one for it
-  std::unique_ptr<CUgraph_st> capture = nullptr;  // under way
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
-  bool valid = true;
+  std::shared_ptr<const std::vector<Node>> nodes;
 };
 struct CUevent_st {
-  bool recorded = false;
-  cudaStream_t stream = nullptr;
-  std::size_t copies = 0;  // of the stream up to the event
-  std::chrono::steady_clock::time_point time;
+  std::shared_ptr<const Place> latest = nullptr;
 };
 
 namespace {
@@ -48,7 +30,6 @@ namespace {
 constexpr std::size_t memory_bytes = std::size_t{8} << 30;
 
 thread_local cudaError_t last_error = cudaSuccess;
-std::atomic<std::size_t> launches = 0;
 
 cudaError_t returned(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -57,45 +38,6 @@ cudaError_t returned(cudaError_t error) {
 cudaError_t valid_if(bool valid, cudaError_t otherwise = cudaErrorInvalidValue) {
   return returned(valid ? cudaSuccess : otherwise);
 }
-
-// Every piece of device memory by its begin.
-class Allocations {
- public:
-  void add(void* begin, std::size_t bytes) {
-    const std::scoped_lock lock(mutex_);
-    ++calls_;
-    bytes_.emplace(static_cast<char*>(begin), bytes);
-  }
-  bool remove(void* begin) {
-    const std::scoped_lock lock(mutex_);
-    ++calls_;
-    return bytes_.erase(static_cast<char*>(begin)) == 1;
-  }
-  std::size_t calls() const {
-    const std::scoped_lock lock(mutex_);
-    return calls_;
-  }
-  std::size_t bytes() const {
-    const std::scoped_lock lock(mutex_);
-    std::size_t all = 0;
-    for (const auto& [begin, bytes] : bytes_) all += bytes;
-    return all;
-  }
-  // How much device memory there is from here on; 0: not in device memory.
-  std::size_t bytes_from(const void* pointer) const {
-    const std::scoped_lock lock(mutex_);
-    auto above = bytes_.upper_bound(static_cast<const char*>(pointer));
-    if (above == bytes_.begin()) return 0;
-    const auto& [begin, bytes] = *--above;
-    const auto offset = static_cast<std::size_t>(static_cast<const char*>(pointer) - begin);
-    return offset < bytes ? bytes - offset : 0;
-  }
-
- private:
-  mutable std::mutex mutex_;
-  std::size_t calls_ = 0;
-  std::map<const char*, std::size_t, std::less<>> bytes_;
-};
 
 Allocations& allocations() {
   static Allocations& all = *new Allocations;  // never destroyed: a static context frees its memory after main()
@@ -106,25 +48,6 @@ Allocations& allocations() {
 Allocations& pinned() {
   static Allocations& all = *new Allocations;
   return all;
-}
-
-// The host waits for the first `copies` between pinned memory and the device on this stream.
-void finish(cudaStream_t stream, std::size_t copies) {
-  if (stream == nullptr) return;
-  auto& under_way = stream->under_way;
-  for (; stream->finished < copies; ++stream->finished) {
-    const PinnedCopy& copy = under_way.front();
-    if (copy.to_host) {
-      std::memcpy(copy.host, copy.bytes.data(), copy.bytes.size());
-    } else if (std::memcmp(copy.host, copy.bytes.data(), copy.bytes.size()) != 0) {
-      std::fputs("emulated CUDA runtime: pinned memory changed while it was being copied to the device\n", stderr);
-      std::abort();
-    }
-    under_way.erase(under_way.begin());
-  }
-}
-void finish(cudaStream_t stream) {
-  if (stream != nullptr) finish(stream, stream->finished + stream->under_way.size());
 }
 
 // Captures that this thread began, and how many of all threads' are global.
@@ -162,18 +85,26 @@ bool fails(bool graph_launch = false) {
 
 bool capturing(cudaStream_t stream) { return stream != nullptr && stream->capture != nullptr; }
 
-cudaError_t submit(cudaStream_t stream, Work work) {
-  if (capturing(stream)) {
-    if (!stream->valid) return returned(cudaErrorStreamCaptureInvalidated);
-    stream->capture->nodes.push_back(std::move(work));
-    return cudaSuccess;
-  }
+// Whether a stream that is not capturing may be given work.
+cudaError_t admitted(const Call& call, cudaStream_t stream) {
   if (stream == nullptr) {
     for (const cudaStream_t other : captures) {
       if (other->blocking) return refused(cudaErrorStreamCaptureImplicit);
     }
   }
-  return returned(static_cast<cudaError_t>(work()));
+  return returned(call.error());
+}
+
+// Queues work, or records it where the stream is capturing.
+cudaError_t submit(Call& call, cudaStream_t stream, Node node) {
+  if (capturing(stream)) {
+    if (!stream->valid) return returned(cudaErrorStreamCaptureInvalidated);
+    stream->capture->nodes.push_back(std::move(node));
+    return cudaSuccess;
+  }
+  if (const cudaError_t error = admitted(call, stream); error != cudaSuccess) return error;
+  call.queue(stream, std::move(node));
+  return returned(call.error());
 }
 
 constexpr struct {
@@ -191,6 +122,8 @@ constexpr struct {
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorNoKernelImageForDevice, "cudaErrorNoKernelImageForDevice",
      "no kernel image is available for execution on the device"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
     {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
      "operation not permitted when stream is capturing"},
@@ -202,12 +135,12 @@ constexpr struct {
 
 }  // namespace
 
-int fokker::kernels::emulation::submit(void* stream, Work work) {
-  return ::submit(static_cast<cudaStream_t>(stream), [work = std::move(work)] {
-    ++launches;
-    return work();
-  });
+int fokker::kernels::emulation::submit(void* stream, std::function<int()> work) {
+  Call call;
+  return ::submit(call, static_cast<cudaStream_t>(stream), {.work = std::move(work), .kernel = true});
 }
+
+int fokker::kernels::emulation::remembered(int error) { return returned(static_cast<cudaError_t>(error)); }
 
 const char* cudaGetErrorName(cudaError_t error) {
   for (const auto& e : errors) {
@@ -278,25 +211,34 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
   }
   return returned(cudaErrorInvalidValue);
 }
-cudaError_t cudaDeviceSynchronize() { return permitted(); }
+cudaError_t cudaDeviceSynchronize() {
+  if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  Call call;
+  call.finish_all();
+  return returned(call.error());
+}
 
 cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, cudaStreamDefault); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   if (flags > cudaStreamNonBlocking) return returned(cudaErrorInvalidValue);
-  *stream = new CUstream_st{.blocking = flags == cudaStreamDefault};
+  *stream = Call().add_stream(flags == cudaStreamDefault);
   return cudaSuccess;
 }
+// Does not wait.
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
-  finish(stream);
-  delete stream;
+  Call().remove_stream(stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorStreamCaptureUnsupported);
-  finish(stream);
+  if (stream == nullptr) {
+    if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
+  }
+  Call call;
+  call.finish(stream, call.mark(stream)->number);
   if (fails()) return returned(cudaErrorInvalidValue);
-  return stream == nullptr ? permitted() : cudaSuccess;
+  return returned(call.error());
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   *status = !capturing(stream) ? cudaStreamCaptureStatusNone
@@ -330,13 +272,17 @@ cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
-  *executable = new CUgraphExec_st{graph->nodes};
+  *executable = new CUgraphExec_st{std::make_shared<const std::vector<Node>>(graph->nodes)};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   if (fails(true)) return returned(cudaErrorInvalidValue);
-  for (const Work& node : executable->nodes) {
-    if (const cudaError_t error = submit(stream, node); error != cudaSuccess) return error;
+  Call call;
+  for (const Node& node : *executable->nodes) {
+    // The nodes live as long as the last of them is queued, whether or not the graph does.
+    Node launched{[nodes = executable->nodes, &work = node.work] { return work(); }, node.reads, node.writes,
+                  node.kernel};
+    if (const cudaError_t error = submit(call, stream, std::move(launched)); error != cudaSuccess) return error;
   }
   return cudaSuccess;
 }
@@ -360,54 +306,62 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (capturing(stream)) return refused(cudaErrorNotSupported);
-  return submit(stream, [=] {
-    event->recorded = true;
-    event->time = std::chrono::steady_clock::now();
-    event->stream = stream;
-    if (stream != nullptr) event->copies = stream->finished + stream->under_way.size();
-    return cudaSuccess;
-  });
+  Call call;
+  if (const cudaError_t error = admitted(call, stream); error != cudaSuccess) return error;
+  event->latest = call.mark(stream);
+  return cudaSuccess;
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-  if (event->recorded) finish(event->stream, event->copies);
-  return cudaSuccess;
+  Call call;
+  if (event->latest != nullptr) call.finish(event->latest->stream.get(), event->latest->number);
+  return returned(call.error());
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
-  if (!start->recorded || !end->recorded) return returned(cudaErrorInvalidValue);
+  const Call call;
+  if (start->latest == nullptr || end->latest == nullptr) return returned(cudaErrorInvalidValue);
+  if (!call.reached(*start->latest) || !call.reached(*end->latest)) return returned(cudaErrorNotReady);
   // A device is so much faster than its emulation: what is sized by its times gets the sizes of a device.
   constexpr float speed = 1000;
-  *milliseconds = std::chrono::duration<float, std::milli>(end->time - start->time).count() / speed;
+  const std::chrono::duration<float, std::milli> passed = end->latest->time - start->latest->time;
+  *milliseconds = passed.count() / speed;
   return cudaSuccess;
 }
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t, unsigned) {
-  return capturing(stream) ? refused(cudaErrorNotSupported) : cudaSuccess;
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  if (capturing(stream)) return refused(cudaErrorNotSupported);
+  Call call;
+  if (const cudaError_t error = admitted(call, stream); error != cudaSuccess) return error;
+  if (event->latest != nullptr) call.queue(stream, {[] { return cudaSuccess; }}, event->latest);
+  return cudaSuccess;
 }
 
+EmulatedStreams emulate_streams(EmulatedStreams mode, unsigned long long seed) {
+  return fokker::emulated::set_mode(mode, seed);
+}
 void emulate_failure(std::size_t graph_launches, std::size_t calls) {
   launches_to_failure = graph_launches + 1;
   failing_calls = calls;
 }
-std::size_t emulated_launches() { return launches; }
+std::size_t emulated_launches() { return fokker::emulated::queued_kernels(); }
 std::size_t emulated_allocations() { return allocations().calls(); }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   *pointer = nullptr;
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;
-  constexpr std::size_t alignment = 256;
-  if (bytes > memory_bytes || posix_memalign(pointer, alignment, bytes) != 0) {
-    *pointer = nullptr;
-    return returned(cudaErrorMemoryAllocation);
-  }
-  std::memset(*pointer, 0xFF, bytes);
+  if (bytes <= memory_bytes) *pointer = fokker::emulated::take_device_memory(bytes);
+  if (*pointer == nullptr) return returned(cudaErrorMemoryAllocation);
   allocations().add(*pointer, bytes);
   return cudaSuccess;
 }
+// Waits for all streams, as the programming guide says.
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
-  if (!allocations().remove(pointer)) return returned(cudaErrorInvalidValue);
-  std::free(pointer);
-  return cudaSuccess;
+  Call call;
+  call.finish_all();
+  const std::size_t bytes = allocations().remove(pointer);
+  if (bytes == 0) return returned(cudaErrorInvalidValue);
+  fokker::emulated::release_device_memory(pointer, bytes);
+  return returned(call.error());
 }
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
   *pointer = nullptr;
@@ -422,7 +376,11 @@ cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
 cudaError_t cudaFreeHost(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
-  if (!pinned().remove(pointer)) return returned(cudaErrorInvalidValue);
+  const std::size_t bytes = pinned().remove(pointer);
+  if (bytes == 0) return returned(cudaErrorInvalidValue);
+  if (Call().uses({static_cast<char*>(pointer), bytes})) {
+    fokker::emulated::fail("pinned memory is released while queued work uses it");
+  }
   std::free(pointer);
   return cudaSuccess;
 }
@@ -454,28 +412,67 @@ bool sides_fit(const void* to, const void* from, std::size_t bytes, cudaMemcpyKi
 
 }  // namespace
 
+namespace {
+
+struct Sides {
+  bool from_host, to_host;
+  bool pageable;  // memory of the host, and the other side is on the device
+};
+Sides sides(const void* to, const void* from) {
+  const bool from_host = allocations().bytes_from(from) == 0, to_host = allocations().bytes_from(to) == 0;
+  return {from_host, to_host, from_host != to_host && pinned().bytes_from(from_host ? from : to) == 0};
+}
+
+// When a copy is done: when its stream comes to it; before the call returns; the reading before the call returns, and the
+// writing when the stream comes to it.
+enum class Copy { in_its_turn, at_once, staged };
+
+cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cudaStream_t stream, Copy when) {
+  const auto [from_host, to_host, pageable] = sides(to, from);
+  auto* const begin = static_cast<char*>(const_cast<void*>(from));
+  Node node{[=] {
+              std::memmove(to, from, bytes);
+              return cudaSuccess;
+            },
+            {begin, from_host ? bytes : 0},
+            {static_cast<char*>(to), to_host ? bytes : 0}};
+  if (capturing(stream)) return submit(call, stream, std::move(node));
+  if (when == Copy::staged) {
+    call.finish(stream, call.mark(stream)->number);
+    node = {[to, read = std::vector<char>(begin, begin + bytes)] {
+      std::memcpy(to, read.data(), read.size());
+      return cudaSuccess;
+    }};
+  }
+  const cudaError_t error = submit(call, stream, std::move(node));
+  if (error != cudaSuccess || when != Copy::at_once) return error;
+  call.finish(stream);
+  return returned(call.error());
+}
+
+}  // namespace
+
+// As the documentation of synchronous copies says: where both sides are on the device nothing waits, and pageable memory
+// has been read at return, but may be on its way to the device still.
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
-  return cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+  if (bytes == 0) return cudaSuccess;
+  if (fails() || !sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
+  Call call;
+  const auto [from_host, to_host, pageable] = sides(to, from);
+  const Copy when = !from_host && !to_host ? Copy::in_its_turn : pageable && from_host ? Copy::staged : Copy::at_once;
+  return copy(call, to, from, bytes, nullptr, when);
 }
+// As the documentation of asynchronous copies says: of pageable memory they might be synchronous, or synchronise with
+// the stream and stage what they read, so that nothing of this may be relied upon; of pinned memory they are not.
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
-  if (fails()) return returned(cudaErrorInvalidValue);
-  if (!sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
-  return submit(stream, [=] {
-    const bool to_pinned = pinned().bytes_from(to) > 0, from_pinned = pinned().bytes_from(from) > 0;
-    const bool late = stream != nullptr && to_pinned != from_pinned;
-    if (late) {
-      const char* const begin = static_cast<const char*>(from);
-      stream->under_way.push_back({to_pinned ? to : const_cast<void*>(from), {begin, begin + bytes}, to_pinned});
-    }
-    if (late && to_pinned) {
-      std::memset(to, 0xFF, bytes);
-    } else {
-      std::memmove(to, from, bytes);
-    }
-    return cudaSuccess;
-  });
+  if (fails() || !sides_fit(to, from, bytes, kind)) return returned(cudaErrorInvalidValue);
+  Call call;
+  const auto [from_host, to_host, pageable] = sides(to, from);
+  Copy when = from_host && to_host ? Copy::at_once : Copy::in_its_turn;
+  if (pageable && call.mode() == EmulatedStreams::random) when = static_cast<Copy>(call.choose(from_host ? 3 : 2));
+  return copy(call, to, from, bytes, stream, when);
 }
 cudaError_t cudaMemset(void* at, int value, std::size_t bytes) {
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
@@ -484,8 +481,9 @@ cudaError_t cudaMemset(void* at, int value, std::size_t bytes) {
 cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t stream) {
   if (bytes == 0) return cudaSuccess;
   if (allocations().bytes_from(at) < bytes) return returned(cudaErrorInvalidValue);
-  return submit(stream, [=] {
-    std::memset(at, value, bytes);
-    return cudaSuccess;
-  });
+  Call call;
+  return submit(call, stream, {[=] {
+                  std::memset(at, value, bytes);
+                  return cudaSuccess;
+                }});
 }

@@ -1,13 +1,13 @@
 #pragma once
 
-// The part of the CUDA runtime that src/cuda uses, on the host: one device named "emulation" whose memory is the heap
-// and whose work is finished when the call returns. Names, values and texts are the runtime's. Stricter than the
-// runtime where that finds mistakes: an allocation has exactly the size asked for (AddressSanitizer sees what lies
-// outside) and is filled with NaN; a copy must have device memory on the device's side and none on the host's. What is
-// copied to pinned host memory is NaN there until the host waits for it, and what is copied from there must not change
-// until then: that aborts. A stream that captures records launches, copies and fills with their arguments; the graph
-// does them in that order. What may not be called while a capture is under way fails and ends it, as on the device.
-// Forks of a capture to further streams are left out.
+// The part of the CUDA runtime that src/cuda uses, on the host: one device named "emulation" whose memory is the heap,
+// and whose streams do their work as late as they may, or when a seed says so (streams.hpp). Names, values and texts are
+// the runtime's, and so is what may be relied upon: no less than its documentation promises, and no more. Stricter than
+// the runtime where that finds mistakes: an allocation has exactly the size asked for (AddressSanitizer sees what lies
+// outside), is filled with NaN, and its address is not given out again after its release; a copy must have device memory
+// on the device's side and none on the host's. A stream that captures records launches, copies and fills with their
+// arguments; the graph does them in that order. What may not be called while a capture is under way fails and ends it,
+// as on the device. Forks of a capture to further streams are left out.
 #include <cstddef>
 
 enum cudaError_t {
@@ -20,6 +20,8 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorInvalidDevice = 101,
   cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorNotReady = 600,
+  cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
   cudaErrorStreamCaptureUnsupported = 900,
   cudaErrorStreamCaptureInvalidated = 901,
@@ -98,7 +100,10 @@ cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned
 // On this thread the cudaGraphLaunch after so many more fails, and with it `calls` calls in all of it,
 // cudaStreamSynchronize, which waits all the same, and cudaMemcpyAsync.
 void emulate_failure(std::size_t graph_launches, std::size_t calls);
-std::size_t emulated_launches();     // of kernels that were done so far, each time that a graph does them too
+enum class EmulatedStreams { eager, lazy, random };
+// The mode from here on, once all queued work is done; returns the one that was.
+EmulatedStreams emulate_streams(EmulatedStreams mode, unsigned long long seed = 1);
+std::size_t emulated_launches();     // of kernels that were queued so far, each time that a graph does them too
 std::size_t emulated_allocations();  // calls of cudaMalloc and cudaFree so far that had something to do
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes);
 cudaError_t cudaFree(void* pointer);

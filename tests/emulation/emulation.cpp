@@ -8,6 +8,9 @@
 #undef _FORTIFY_SOURCE  // its longjmp refuses to go to another stack
 #include "emulation.hpp"
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -29,18 +32,7 @@
 
 #include "cuda_runtime_api.h"
 #include "racecheck.hpp"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define FOKKER_ASAN
-#elif defined(__SANITIZE_THREAD__)
-#define FOKKER_TSAN
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FOKKER_ASAN
-#elif __has_feature(thread_sanitizer)
-#define FOKKER_TSAN
-#endif
-#endif
+#include "sanitizer.hpp"
 
 #ifdef FOKKER_ASAN
 #include <dlfcn.h>
@@ -123,25 +115,37 @@ void complete_load(const Operands& operands, bool transposed) {
   }
 }
 
+// Eight halves.
+void widen(const std::uint16_t* halves, double* numbers) {
+#ifdef __F16C__
+  const __m256 floats = _mm256_cvtph_ps(_mm_load_si128(reinterpret_cast<const __m128i*>(halves)));
+  _mm256_store_pd(numbers, _mm256_cvtps_pd(_mm256_castps256_ps128(floats)));
+  _mm256_store_pd(numbers + 4, _mm256_cvtps_pd(_mm256_extractf128_ps(floats, 1)));
+#else
+  for (int i = 0; i < 8; ++i) numbers[i] = float_of_half(halves[i]);
+#endif
+}
+
 void complete_multiply_add(const Operands& operands) {
   // A row at a time: left to itself g++ takes numbers one by one here.
   using Row = double __attribute__((vector_size(8 * sizeof(double))));
-  double a[16][16];
+  alignas(Row) std::uint16_t a_halves[16][16], b_halves[16][8];
+  alignas(Row) double a[16][16];
   Row b[16];
   float c[16][8];
   for (int l = 0; l < lanes; ++l) {
     const MultiplyAdd& mine = of<MultiplyAdd>(operands, l);
     const int g = l / 4, q = l % 4 * 2;
-    for (int r = 0; r < 4; ++r) {
-      double* at = &a[g + r % 2 * 8][q + r / 2 * 8];
-      at[0] = low_half(mine.a[r]);
-      at[1] = high_half(mine.a[r]);
-    }
-    b[q][g] = low_half(mine.b0);
-    b[q + 1][g] = high_half(mine.b0);
-    b[q + 8][g] = low_half(mine.b1);
-    b[q + 9][g] = high_half(mine.b1);
+    for (int r = 0; r < 4; ++r) std::memcpy(&a_halves[g + r % 2 * 8][q + r / 2 * 8], &mine.a[r], sizeof mine.a[r]);
+    b_halves[q][g] = static_cast<std::uint16_t>(mine.b0);
+    b_halves[q + 1][g] = static_cast<std::uint16_t>(mine.b0 >> 16);
+    b_halves[q + 8][g] = static_cast<std::uint16_t>(mine.b1);
+    b_halves[q + 9][g] = static_cast<std::uint16_t>(mine.b1 >> 16);
     for (int r = 0; r < 4; ++r) c[g + r / 2 * 8][q + r % 2] = mine.c[r];
+  }
+  for (int k = 0; k < 16; ++k) {
+    for (int half = 0; half < 16; half += 8) widen(&a_halves[k][half], &a[k][half]);
+    widen(b_halves[k], reinterpret_cast<double*>(&b[k]));
   }
   for (int i = 0; i < 16; ++i) {
     Row sum;
@@ -234,7 +238,8 @@ struct OwnedFiber : Fiber {
     number = index;
     getcontext(&context);
     context.uc_stack.ss_sp = stack.begin();
-    context.uc_stack.ss_size = stack_bytes;
+    // Stacks lie a multiple of a page apart: begun alike, those of a warp would share a few sets of the cache.
+    context.uc_stack.ss_size = stack_bytes - static_cast<std::size_t>(index) * 7 % 64 * 64;
     context.uc_link = nullptr;
     makecontext(&context, enter, 0);
 #ifdef FOKKER_ASAN
@@ -280,11 +285,6 @@ class Scheduler {
   void run_only(std::vector<int> blocks) { only_ = std::move(blocks); }
 
   int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {
-    if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
-        shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
-      return cudaErrorInvalidConfiguration;
-    }
-    if (running_ != &host_) fail("a kernel launches a kernel (" + place() + ")");
     shape_ = shape;
     body_ = body;
     argument_ = argument;
@@ -583,11 +583,17 @@ int allow(const void* kernel, int shared_bytes) {
   return cudaSuccess;
 }
 
-int check_allowed(const void* kernel, int shared_bytes) {
-  if (shared_bytes <= 48 << 10) return cudaSuccess;
+int check_launch(const void* kernel, const LaunchShape& shape) {
+  if (position.threads > 0) fail("a kernel launches a kernel (" + place() + ")");
+  if (shape.blocks < 1 || shape.threads < 1 || shape.threads > most_threads || shape.threads % lanes != 0 ||
+      shape.shared_bytes < 0 || shape.shared_bytes > most_shared_bytes) {
+    return remembered(cudaErrorInvalidConfiguration);
+  }
+  if (shape.shared_bytes <= 48 << 10) return cudaSuccess;
   const std::lock_guard lock(allowed().mutex);
   const auto found = allowed().bytes.find(kernel);
-  return found != allowed().bytes.end() && shared_bytes <= found->second ? cudaSuccess : cudaErrorInvalidValue;
+  const bool fits = found != allowed().bytes.end() && shape.shared_bytes <= found->second;
+  return remembered(fits ? cudaSuccess : cudaErrorInvalidValue);
 }
 
 int run(const LaunchShape& shape, void (*body)(const void*), const void* argument) {

@@ -3,7 +3,7 @@
 // The CUDA execution model on the host: the twins of everything in kernels/device.hpp, so that the same kernel sources
 // compile as plain C++ and run, and are tested, where there is no GPU.
 //
-// A launch runs in the calling thread and is finished at return. Up to four blocks run at once, as many as the seed
+// A launch runs in the host thread that does the work of its stream. Up to four blocks run at once, as many as the seed
 // says, their threads as fibers; the others follow in a random order. A fiber runs until it comes to a synchronising
 // operation (sync_block, sync_warp, a shuffle, ldmatrix, mma) or returns; then one of those that can go on is chosen at
 // random. What one thread writes another may therefore find unwritten or overwritten unless an operation orders the
@@ -54,21 +54,26 @@ struct Position {
 };
 extern constinit thread_local Position position;
 
-// A kernel may have this much shared memory a block from here on, and whether it may: 48 KiB without being asked. As
-// cudaError_t: 0 or cudaErrorInvalidValue.
+// A kernel may have this much shared memory a block from here on; 48 KiB without being asked. As cudaError_t: 0 or
+// cudaErrorInvalidValue.
 int allow(const void* kernel, int shared_bytes);
-int check_allowed(const void* kernel, int shared_bytes);
-// A cudaError_t: 0 or cudaErrorInvalidConfiguration.
+// Whether a kernel may be launched so, as cudaError_t: 0, cudaErrorInvalidConfiguration or cudaErrorInvalidValue.
+int check_launch(const void* kernel, const LaunchShape& shape);
 int run(const LaunchShape& shape, void (*body)(const void*), const void* argument);
 std::uint64_t shuffle_xor_bits(std::uint64_t bits, int mask);
 
-// Work queued on a stream, as a cudaError_t of its own: done at once, or a node of the graph that the stream captures,
-// to be done at every launch of it (cuda_runtime.cpp).
+// Queues work on a stream, or makes it a node of the graph that the stream captures, to be queued at every launch of it
+// (streams.hpp). Returns a cudaError_t, and so does the work.
 int submit(void* stream, std::function<int()> work);
+// The error, which the runtime remembers as this host thread's last one unless it is 0.
+int remembered(int error);
 
 inline float flush(float x) { return std::abs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; }
 
 }  // namespace emulation
+
+// With few blocks tests come to a thread's second item; one of many items sets a device's 2^14 before it launches.
+inline std::int64_t most_item_blocks = 5;
 
 inline int thread_index() { return emulation::position.thread; }
 inline int block_threads() { return emulation::position.threads; }
@@ -151,12 +156,10 @@ int prepare(void (*kernel)(Arguments...), int shared_bytes) {
   return emulation::allow(reinterpret_cast<const void*>(kernel), shared_bytes);
 }
 
-// The stream orders nothing: everything is finished at return, unless it is captured. More than 48 KiB of shared memory
-// take a prepared kernel.
+// Queued on the stream, with the arguments as they are now. More than 48 KiB of shared memory take a prepared kernel.
 template <class... Arguments>
 int launch(void (*kernel)(Arguments...), const LaunchShape& shape, void* stream, Arguments... arguments) {
-  if (const int error = emulation::check_allowed(reinterpret_cast<const void*>(kernel), shape.shared_bytes))
-    return error;
+  if (const int error = emulation::check_launch(reinterpret_cast<const void*>(kernel), shape)) return error;
   return emulation::submit(stream, [=] {
     const auto body = [&] { kernel(arguments...); };
     return emulation::run(

@@ -252,7 +252,7 @@ TEST_F(CommandLine, OutputsAreNeverInputs) {
   for (const char* name : {"ode", "sde", "truth"}) {
     const std::string folder = file(fmt::format("folder_{}", name));
     std::filesystem::create_directories(fmt::format("{}/{}.npy", folder, name));
-    expect_refused({"gap", "--model", mixture, "--data", "blob", "--histograms", folder}, "a folder has that name");
+    expect_refused({"gap", "--model", mixture, "--data", "blob", "--histograms", folder}, "it is a folder");
   }
 }
 

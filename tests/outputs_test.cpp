@@ -82,7 +82,7 @@ TEST(Claims, AreTakenByOneOfSeveralWhenTheyAreFree) {
   std::vector<std::thread> threads;
   for (int k = 0; k < 4; ++k) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 300; ++i) {
+      for (int i = 0; i < 60; ++i) {
         try {
           const Claim claim(scratch / "file");
           if (++holders > 1) ++together;

@@ -70,6 +70,15 @@ TEST(Claims, EndWithTheirProcess) {
   EXPECT_EQ(scratch.list().size(), 1u);
   { const Claim claim(file); }
   EXPECT_EQ(scratch.list(), Names());
+  // What a user or a system ends leaves nothing.
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    EXPECT_EQ(status_of_child([&] {
+                const Claim claim(file), other(scratch / "other");
+                return ::raise(signal);
+              }),
+              -1);
+    EXPECT_EQ(scratch.list(), Names()) << signal;
+  }
   // Not with a process that was forked from it.
   const Claim claim(file);
   EXPECT_EQ(status_of_child([] { return 3; }), 3);

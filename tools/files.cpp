@@ -6,13 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -23,6 +26,35 @@
 namespace fokker::tools {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// The lock files of this process, which a signal that ends it removes: plain pointers, which its handler may read.
+std::atomic<const char*> lock_files[16];
+
+void end_without_locks(int signal) {
+  for (const std::atomic<const char*>& file : lock_files) {
+    if (const char* const name = file) ::unlink(name);
+  }
+  std::signal(signal, SIG_DFL);
+  ::raise(signal);  // ends the process when this function returns
+}
+
+void replace_lock_file(const char* from, const char* to) {
+  for (std::atomic<const char*>& file : lock_files) {
+    if (const char* expected = from; file.compare_exchange_strong(expected, to)) return;
+  }
+}
+
+void remember_lock_file(const char* name) {
+  replace_lock_file(nullptr, name);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction now {};
+    if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(signal, end_without_locks);
+  }
+}
+
+}  // namespace
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -60,11 +92,12 @@ void make_folder(const std::string& path) {
 
 Claim::Claim(const std::string& path) : Claim() {
   const fs::path target = check_writable(path);
-  lock_ = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
+  const fs::path name = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
+  lock_ = std::make_unique<const std::string>(name.string());
   for (;;) {
-    file_ = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    file_ = ::open(lock_->c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     // Another user's, whose process was killed.
-    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_->c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (file_ < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
     if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       char text[32] = {};
@@ -77,9 +110,10 @@ Claim::Claim(const std::string& path) : Claim() {
     // The process before may have removed the file that this one has opened.
     struct stat opened {};
     struct stat there {};
-    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
+    if (::fstat(file_, &opened) == 0 && ::stat(lock_->c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
     ::close(std::exchange(file_, -1));
   }
+  remember_lock_file(lock_->c_str());
   const std::string process = std::to_string(::getpid()) + '\n';
   const bool named = ::ftruncate(file_, 0) == 0 && ::pwrite(file_, process.data(), process.size(), 0) > 0;
   static_cast<void>(named);  // the message above does without it
@@ -89,7 +123,8 @@ Claim::Claim(Claim&& other) noexcept : lock_(std::move(other.lock_)), file_(std:
 
 Claim::~Claim() {
   if (file_ < 0) return;
-  ::unlink(lock_.c_str());  // before it is let go, so that no other process has it
+  ::unlink(lock_->c_str());  // before it is let go, so that no other process has it
+  replace_lock_file(lock_->c_str(), nullptr);
   ::close(file_);
 }
 

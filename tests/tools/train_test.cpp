@@ -163,7 +163,8 @@ TEST_F(TrainCommand, RefusesWhatAnotherProcessWrites) {
   first.send(SIGKILL);
   EXPECT_EQ(first.wait().signal, SIGKILL);
 
-  const Process second = start_fokker(with(resume, {"--save-every", "20", "--log", log}));
+  const Process second =
+      start_fokker({"train", "--data", "blob", "--resume", state, "--save-every", "20", "--log", log, "--out", out});
   const auto saved = std::filesystem::last_write_time(state);
   ASSERT_TRUE(second.wait_until([&] { return std::filesystem::last_write_time(state) != saved; }));
   expect_refused(resume, "is in use by process");

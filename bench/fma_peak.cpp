@@ -2,11 +2,12 @@
 // registers.
 #include "fma_peak.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <vector>
+
+#include "core/parallel.hpp"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "fma_peak.cpp"
@@ -59,18 +60,12 @@ double fma_peak_gflops(int threads) {
   float sink = HWY_DYNAMIC_DISPATCH(run_chains)(1);
   double best = 0;
   for (int repetition = 0; repetition < repetitions; ++repetition) {
-    clock::time_point begin, end;
-#pragma omp parallel num_threads(threads) reduction(+ : sink)
-    {
-#pragma omp barrier
-#pragma omp master
-      begin = clock::now();
-      sink += HWY_DYNAMIC_DISPATCH(run_chains)(iterations);
-#pragma omp barrier
-#pragma omp master
-      end = clock::now();
-    }
-    best = std::max(best, flop / std::chrono::duration<double>(end - begin).count());
+    std::vector<float> sinks(threads);
+    const clock::time_point begin = clock::now();
+    parallel_for(threads, threads,
+                 [&](std::int64_t i, int) { sinks[i] = HWY_DYNAMIC_DISPATCH(run_chains)(iterations); });
+    best = std::max(best, flop / std::chrono::duration<double>(clock::now() - begin).count());
+    for (const float value : sinks) sink += value;
   }
   volatile float result = sink;
   (void)result;

@@ -42,6 +42,7 @@
 #include <vector>
 
 #include "checks.hpp"
+#include "core/parallel.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/formulas/philox.hpp"
@@ -280,8 +281,8 @@ std::string check_sample(const Gpu& gpu, const SampleWork& work, Precision preci
   const std::int64_t count = std::min<std::int64_t>(work.n, 64);
   std::vector<double> of_device(count), of_cpu(count);
   std::vector<std::array<double, 2>> want(count);
-#pragma omp parallel for schedule(dynamic)
-  for (std::int64_t k = 0; k < count; ++k) want[k] = reference_path(work, net, spread(k, count, work.n));
+  parallel_for(available_threads(), count,
+               [&](std::int64_t k, int) { want[k] = reference_path(work, net, spread(k, count, work.n)); });
   for (std::int64_t k = 0; k < count; ++k) {
     const std::int64_t i = spread(k, count, work.n);
     SampleOptions options = work.options;

@@ -52,8 +52,8 @@ def rule_broken(folder, path, header):
         makes_backends = room == 'core' and path.name == 'context.cpp'
         if cuda and room != 'cuda' and not makes_backends:
             return 'only src/cuda includes CUDA'
-        if header == 'omp.h' and room not in ('cpu', 'cuda') and path.name != 'parallel.hpp':
-            return 'only src/core/parallel.hpp makes threads'
+        if header in ('omp.h', 'thread') and path.name != 'parallel.cpp':
+            return 'only src/core/parallel.cpp makes threads'
         other = header.split('/')[0]
         if other == 'kernels' and not (room == 'cuda' and header.endswith(('launch.hpp', '_layout.hpp'))):
             return 'only src/cuda sees kernels/, and of them the launches and layouts'

@@ -66,6 +66,11 @@ TEST(Reproduction, LeavesEverythingAndGoesOnWhereItStopped) {
   const std::string again = "--weights 1 --samples 1000 --out " + other;
   const Process process(scratch.folder(), reproduce_tool + " --preset smoke " + again);
   ASSERT_TRUE(process.wait_for(other + "/circles2_softplus20_w1_s0/log.csv"));
+  // A second call while it runs is refused.
+  process.send(SIGSTOP);
+  const Scratch streams;
+  expect_refusal(run(streams, reproduce_tool + " --preset smoke " + again), "results.json' is in use by process");
+  process.send(SIGCONT);
   process.send(SIGTERM);
   const Outcome interrupted = process.wait();
   EXPECT_EQ(interrupted.code, 1);

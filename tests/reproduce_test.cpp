@@ -140,6 +140,21 @@ TEST(Reproduction, FilesOfOthersStay) {
   }
 }
 
+// Before anything is trained, whichever file it is.
+TEST(Reproduction, FilesThatCannotBeWrittenAreRefused) {
+  const Scratch scratch;
+  for (const char* name : {"results.json", "diagnosis_times.npy", "blob_softplus20_w0_s0/log.csv",
+                           "blob_softplus20_w0_s0/model.safetensors", "blob_softplus20_w0_s0/gap.json"}) {
+    SCOPED_TRACE(name);
+    const std::string file = scratch / (std::string("out/") + name);
+    std::filesystem::create_directories(file);
+    expect_refusal(reproduce(scratch, "blob", "0"), "it is a folder");
+    std::filesystem::remove_all(scratch / "out");
+  }
+  const Outcome outcome = run(scratch, reproduce_tool + " --preset smoke --out " + (scratch / std::string(300, 'a')));
+  expect_refusal(outcome, "File name too long");
+}
+
 TEST(Reproduction, AModelIsReportedUnderItsOwnRecipe) {
   const Scratch scratch;
   ASSERT_EQ(reproduce(scratch, "blob").code, 0);

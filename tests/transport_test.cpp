@@ -445,7 +445,7 @@ TEST(SlicedW2, Refusals) {
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),
               HasSubstr("the first has none"));
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(a, 2), 0); }),
-              HasSubstr("at least one projection, and 0"));
+              HasSubstr("projections of the sliced W2 is 0; allowed: 1 to 1000000"));
   const View<const float> there(a.data(), 1, 2, Device::cuda), here(a, 2);
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), there, here); }),
               HasSubstr("first set of samples is on device cuda"));

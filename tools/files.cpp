@@ -1,16 +1,24 @@
 #include "files.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
+#include <csignal>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
@@ -18,6 +26,35 @@
 namespace fokker::tools {
 
 namespace fs = std::filesystem;
+
+namespace {
+
+// The lock files of this process, which a signal that ends it removes: plain pointers, which its handler may read.
+std::atomic<const char*> lock_files[16];
+
+void end_without_locks(int signal) {
+  for (const std::atomic<const char*>& file : lock_files) {
+    if (const char* const name = file) ::unlink(name);
+  }
+  std::signal(signal, SIG_DFL);
+  ::raise(signal);  // ends the process when this function returns
+}
+
+void replace_lock_file(const char* from, const char* to) {
+  for (std::atomic<const char*>& file : lock_files) {
+    if (const char* expected = from; file.compare_exchange_strong(expected, to)) return;
+  }
+}
+
+void remember_lock_file(const char* name) {
+  replace_lock_file(nullptr, name);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction now {};
+    if (::sigaction(signal, nullptr, &now) == 0 && now.sa_handler == SIG_DFL) std::signal(signal, end_without_locks);
+  }
+}
+
+}  // namespace
 
 std::string read_text(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -53,31 +90,48 @@ void make_folder(const std::string& path) {
                           is_file(path) ? "a regular file of that name is in the way" : failure.message()));
 }
 
-void check_writable(const std::string& path) {
-  if (path.empty()) throw Error("an output file needs a name; an empty one was given");
-  std::error_code ignored;
-  if (fs::is_directory(path, ignored)) throw Error(fmt::format("cannot write '{}': a folder has that name", path));
-  if (fs::exists(path, ignored) && !fs::is_regular_file(path, ignored)) {
-    throw Error(fmt::format("cannot write '{}': it is not a regular file", path));
+Claim::Claim(const std::string& path) : Claim() {
+  const fs::path target = check_writable(path);
+  const fs::path name = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
+  lock_ = std::make_unique<const std::string>(name.string());
+  for (;;) {
+    file_ = ::open(lock_->c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    // Another user's, whose process was killed.
+    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_->c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file_ < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
+    if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+      char text[32] = {};
+      const ssize_t read = ::pread(file_, text, sizeof(text) - 1, 0);
+      ::close(std::exchange(file_, -1));
+      const long process = read > 0 ? std::strtol(text, nullptr, 10) : 0;
+      throw Error(fmt::format("'{}' is in use by {}, which writes it; allowed: another name, or the same after its end",
+                              path, process > 0 ? fmt::format("process {}", process) : "another process"));
+    }
+    // The process before may have removed the file that this one has opened.
+    struct stat opened {};
+    struct stat there {};
+    if (::fstat(file_, &opened) == 0 && ::stat(lock_->c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
+    ::close(std::exchange(file_, -1));
   }
-  if (fs::exists(path, ignored) && ::access(path.c_str(), W_OK) != 0) {
-    throw Error(fmt::format("cannot write '{}': {}", path, std::strerror(errno)));
-  }
-  const fs::path parent = fs::path(path).parent_path();
-  const std::string folder = parent.empty() ? std::string(".") : parent.string();
-  if (!fs::is_directory(folder, ignored)) {
-    throw Error(fmt::format("cannot write '{}': '{}' is {}", path, folder,
-                            fs::exists(folder, ignored) ? "not a folder" : "not there"));
-  }
-  if (::access(folder.c_str(), W_OK) != 0) {
-    throw Error(fmt::format("cannot write '{}': the folder '{}' is not writable", path, folder));
-  }
+  remember_lock_file(lock_->c_str());
+  const std::string process = std::to_string(::getpid()) + '\n';
+  const bool named = ::ftruncate(file_, 0) == 0 && ::pwrite(file_, process.data(), process.size(), 0) > 0;
+  static_cast<void>(named);  // the message above does without it
 }
 
-void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+Claim::Claim(Claim&& other) noexcept : lock_(std::move(other.lock_)), file_(std::exchange(other.file_, -1)) {}
+
+Claim::~Claim() {
+  if (file_ < 0) return;
+  ::unlink(lock_->c_str());  // before it is let go, so that no other process has it
+  replace_lock_file(lock_->c_str(), nullptr);
+  ::close(file_);
+}
+
+std::vector<Claim> claim_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+  std::vector<Claim> claims;
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     if (outputs[i].empty()) continue;
-    check_writable(outputs[i]);
     for (std::size_t j = 0; j < i; ++j) {
       if (!outputs[j].empty() && same_file(outputs[i], outputs[j])) {
         throw Error(fmt::format("'{}' is given for two outputs; each needs a file of its own", outputs[i]));
@@ -89,7 +143,9 @@ void check_outputs(const std::vector<std::string>& outputs, const std::vector<st
             fmt::format("'{}' is given both to be read and to be written; the output needs another name", outputs[i]));
       }
     }
+    claims.emplace_back(outputs[i]);
   }
+  return claims;
 }
 
 std::optional<SafeTensors> SavedWork::load() const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,11 +20,28 @@ std::string fingerprint(std::string_view bytes);
 bool same_file(const std::string& a, const std::string& b);
 // Creates the folder and its parents; throws Error where a regular file is in the way.
 void make_folder(const std::string& path);
-// Throws Error where a file of that name could not be written. Called before long work, whose result would be lost.
-void check_writable(const std::string& path);
-// As check_writable for each that is not empty, and throws Error where two outputs, or an output and an input, are one
-// file. Empty inputs are passed over.
-void check_outputs(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs);
+
+// The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, which
+// ends with the process, however that ends. The lock file goes with this object, and with a process that SIGINT, SIGTERM
+// or SIGHUP ends; the one of a killed process is taken over by the next. A file system that knows no locks gives the right to all.
+class Claim {
+ public:
+  // Throws Error where the file cannot be written, by check_writable(), or another process has the right.
+  explicit Claim(const std::string& path);
+  ~Claim();
+  Claim(Claim&& other) noexcept;
+  Claim& operator=(Claim&&) = delete;
+
+ private:
+  Claim() = default;
+
+  std::unique_ptr<const std::string> lock_;  // the name of the lock file
+  int file_ = -1;
+};
+// Claims each output that is not empty, before long work whose result would be lost otherwise. Throws Error also where
+// two outputs, or an output and an input, are one file. Empty inputs are passed over.
+[[nodiscard]] std::vector<Claim> claim_outputs(const std::vector<std::string>& outputs,
+                                               const std::vector<std::string>& inputs);
 
 // A file in which a call saves unfinished work, so that the next goes on from there with the same result. It is passed
 // over where it was saved for any other `work`, a text that names all the result depends on.

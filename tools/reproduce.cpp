@@ -93,7 +93,7 @@ class Reproduction {
     configure();
     const TimeGrid grid = TimeGrid::parse(preset_.grid, sde_);
     const std::vector<Run> runs = plan_runs(preset_, sde_, seed_, out_);
-    prepare_folders(runs, out_);
+    const Claim claim = prepare_folders(runs, out_);
     const Context context = machine_.context();
     RunMeasurement measurement(context, preset_, sde_, grid, out_);
     const std::vector<RunGroup> groups = group_runs(runs, context.device() == Device::cuda ? most_together : 1);

@@ -13,7 +13,6 @@ namespace {
 
 // What is there already is overwritten only where a reproduction wrote it.
 void check_results(const std::string& path) {
-  check_writable(path);
   if (!is_file(path)) return;
   const Json found = read_json(path);
   if (found.is_object() && found.contains("preset") && found.contains("runs")) return;
@@ -23,6 +22,16 @@ void check_results(const std::string& path) {
 
 // A folder that holds what was trained also says by which recipe, and both say the same.
 void check_folder(const Run& run) {
+  if (!std::filesystem::exists(run.folder)) return;
+  if (!run.trained()) {
+    for (const char* name : {saved_training, "log.csv", "training.json", "failed.json", "model.safetensors"}) {
+      check_writable(run.file(name));
+    }
+  }
+  for (const char* name : {saved_samples, "gap.json", "ode.npy", "sde.npy", "truth.npy", "along_the_way.npy",
+                           saved_energy, "diagnosis.json"}) {
+    check_writable(run.file(name));
+  }
   const std::string advice = "choose another --out, or remove that folder";
   if (!is_file(run.file("recipe.json"))) {
     for (const char* name : {"model.safetensors", saved_training}) {
@@ -142,14 +151,18 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
   return runs;
 }
 
-void prepare_folders(const std::vector<Run>& runs, const std::string& out) {
+Claim prepare_folders(const std::vector<Run>& runs, const std::string& out) {
   make_folder(out);
-  check_results(out + "/results.json");
+  const std::string results = out + "/results.json";
+  Claim claim(results);
+  check_results(results);
+  check_writable(out + "/diagnosis_times.npy");
   for (const Run& run : runs) check_folder(run);
   for (const Run& run : runs) {
     make_folder(run.folder);
     if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
   }
+  return claim;
 }
 
 }  // namespace fokker::tools

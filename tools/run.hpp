@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "options.hpp"
 #include "presets.hpp"
@@ -40,8 +41,9 @@ struct Run {
 std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uint64_t seed, const std::string& out);
 
 // Makes the runs' folders, each with its recipe. Throws Error, before it changes any, where one holds a run of another
-// recipe or a file that is not as a reproduction writes it, and where results.json is of something else.
-void prepare_folders(const std::vector<Run>& runs, const std::string& out);
+// recipe or a file that is not as a reproduction writes it or cannot be written, and where results.json is of something
+// else or, to be written by no one else as long as the result lives, is in use by another process.
+[[nodiscard]] Claim prepare_folders(const std::vector<Run>& runs, const std::string& out);
 
 Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data, const TrainOptions& train);
 // The first key, with its path, whose values differ.

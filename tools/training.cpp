@@ -1,6 +1,7 @@
 #include "training.hpp"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -116,8 +117,8 @@ void RecordLog::write(std::span<const TrainRecord> records) {
   }
 }
 
-void RecordLog::flush() {
-  if (file_ != nullptr && std::fflush(file_) != 0) {
+void RecordLog::sync() {
+  if (file_ != nullptr && (std::fflush(file_) != 0 || ::fsync(::fileno(file_)) != 0)) {
     throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));
   }
 }
@@ -168,7 +169,7 @@ std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<con
   const Stopwatch clock;
   const auto save_states = [&] {
     for (std::size_t i = 0; i < trainers.size(); ++i) {
-      logs[i].flush();  // the log is never behind the state
+      logs[i].sync();  // the log is never behind the state, also after a power cut
       if (!files[i].state.empty()) trainers[i].save_state(files[i].state);
     }
     const double share = clock.seconds() / double(trainers.size());

@@ -37,7 +37,8 @@ class RecordLog {
   RecordLog& operator=(RecordLog&&) = delete;
 
   void write(std::span<const TrainRecord> records);
-  void flush();
+  // All that was written is on the disk at return.
+  void sync();
 
  private:
   void open();

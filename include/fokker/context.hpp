@@ -21,7 +21,7 @@ std::string_view to_string(Precision precision);
 
 struct ContextOptions {
   BackendKind backend = BackendKind::automatic;  // automatic: CUDA where this build and machine have it, else the CPU
-  int threads = 0;                               // CPU threads; 0: all that the process may run on
+  int threads = 0;                               // CPU threads, up to 1024; 0: all that the process may run on
   // The caller's cudaStream_t, used as it is and never destroyed; nullptr: the default stream.
   void* stream = nullptr;
   Precision precision = Precision::split;  // CUDA only
@@ -57,9 +57,13 @@ class Backend;  // internal: one table of operations per backend
 // synchronize().
 class Context {
  public:
-  // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then.
+  // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then. Throws
+  // Error too where the system does not make as many threads as are asked for; for 0 it takes those there can be.
   explicit Context(const ContextOptions& options = {});
   explicit Context(BackendKind backend) : Context(ContextOptions{.backend = backend}) {}
+  // There is no move, which would leave a context without a backend.
+  Context(const Context&) = default;
+  Context& operator=(const Context&) = default;
 
   Device device() const;
   int threads() const;

@@ -22,6 +22,10 @@ class DataSet {
  public:
   using Kind = DataKind;
 
+  // Copies share what they hold. There is no move, which would leave a set without a law.
+  DataSet(const DataSet&) = default;
+  DataSet& operator=(const DataSet&) = default;
+
   // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d],
   // float32 or float64). Throws Error with the list of names, and on a file that does not hold such a law.
   static DataSet named(const std::string& name);

@@ -4,7 +4,8 @@
 
 namespace fokker {
 
-// The one exception of the library: what() is a single sentence that names what was given and what is allowed.
+// The one exception of the library: what() is a single sentence that names what was given and what is allowed. Beside it
+// only std::bad_alloc leaves a call, where memory does not suffice.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

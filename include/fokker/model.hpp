@@ -36,12 +36,11 @@ struct Architecture {
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
 
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
-  std::int64_t inputs(std::int64_t layer) const { return layer == 0 ? 1 + dimension : hidden[layer - 1]; }
-  std::int64_t outputs(std::int64_t layer) const {
-    if (layer < static_cast<std::int64_t>(hidden.size())) return hidden[layer];
-    return output == Output::potential ? 1 : dimension;
-  }
-  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs].
+  // These throw Error for a layer that is not there.
+  std::int64_t inputs(std::int64_t layer) const;
+  std::int64_t outputs(std::int64_t layer) const;
+  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs]. The offset of
+  // the weights of layer layers() is the number of parameters. These throw Error too where a size is out of its range.
   std::int64_t weight_offset(std::int64_t layer) const;
   std::int64_t bias_offset(std::int64_t layer) const;
   std::int64_t parameter_count() const;

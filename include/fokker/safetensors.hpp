@@ -14,9 +14,11 @@ struct Tensor {
   std::vector<std::int64_t> shape = {};
   std::vector<std::byte> bytes = {};  // little-endian, row-major
 
+  // The number of its entries. Throws Error where the shape is none: a negative size, or more than 63 bits hold.
   std::int64_t size() const;
   // Any floating-point dtype widened; throws Error for the others.
   std::vector<double> to_double() const;
+  // Throw Error where the shape is none, and where there are entries and no data.
   static Tensor from_float(std::vector<std::int64_t> shape, const float* data);
   static Tensor from_double(std::vector<std::int64_t> shape, const double* data);
   static Tensor from_int64(std::vector<std::int64_t> shape, const std::int64_t* data);

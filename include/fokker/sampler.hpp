@@ -47,7 +47,7 @@ class SampleOperator;  // internal: a backend's implementation
 class Sampler {
  public:
   // Throws Error where the model is not valid or the grid starts beyond its horizon T.
-  Sampler(const Context& context, const Model& model, TimeGrid grid);
+  Sampler(const Context& context, const Model& model, const TimeGrid& grid);
   ~Sampler();
   Sampler(Sampler&&) noexcept;
   Sampler& operator=(Sampler&&) noexcept;

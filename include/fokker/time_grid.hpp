@@ -12,6 +12,9 @@ class TimeGrid {
  public:
   // Throws Error unless there are at least two times, finite, not negative and strictly decreasing.
   explicit TimeGrid(std::vector<double> times);
+  // There is no move, which would leave a grid without times.
+  TimeGrid(const TimeGrid&) = default;
+  TimeGrid& operator=(const TimeGrid&) = default;
 
   // The paper's grid, scaled to the horizon T: 790 steps of T/800, then 100 of T/8000; ends at 0.
   static TimeGrid paper(double horizon);

@@ -137,7 +137,7 @@ class TrainingGroup {
   TrainingGroup& operator=(TrainingGroup&&) noexcept;
 
   std::size_t size() const;
-  const Trainer& operator[](std::size_t k) const;  // k < size()
+  const Trainer& operator[](std::size_t k) const;  // throws Error unless k < size()
 
   // Up to `count` more iterations of each trainer, as Trainer::run(). Where one stops, the others go on to their end;
   // then TrainingStopped is thrown for the first in the group that stopped. Later runs leave out those that stopped.

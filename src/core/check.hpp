@@ -1,7 +1,12 @@
 #pragma once
 
-// What every public function that takes views checks of them before any work.
+// What public functions check of views, counts and objects before any work.
+#include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <limits>
+#include <memory>
 #include <string>
 
 #include "fmt/format.h"
@@ -15,10 +20,15 @@ inline const char* name_of(Device device) { return device == Device::cpu ? "cpu"
 // In place of a number of rows: any that is not negative.
 constexpr std::int64_t any_rows = -1;
 
-// Throws Error where `view` is not [rows, columns] on `device`. A view without rows holds nothing, so neither its
-// columns nor its device matter.
+// Throws Error where `view` is not [rows, columns] on `device`, or larger than any memory. A view without rows holds
+// nothing, so neither its columns nor its device matter.
 template <class T>
 void check_view(const std::string& what, const View<T>& view, std::int64_t rows, std::int64_t columns, Device device) {
+  constexpr auto most = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(T));
+  if (view.rows > 0 && (view.columns < 0 || (view.columns > 0 && view.rows > most / view.columns))) {
+    throw Error(fmt::format("{} has shape [{}, {}]; allowed: sizes of 0 or more that fit in memory", what, view.rows,
+                            view.columns));
+  }
   const bool rows_fit = view.rows >= 0 && (rows == any_rows || view.rows == rows);
   if (!rows_fit || (view.rows > 0 && view.columns != columns)) {
     const std::int64_t n = rows == any_rows ? view.rows : rows;
@@ -31,6 +41,48 @@ void check_view(const std::string& what, const View<T>& view, std::int64_t rows,
     throw Error(fmt::format("{} is on device {}; allowed here: {}, where the context is", what, name_of(view.device),
                             name_of(device)));
   }
+}
+
+// Memory that a call reads or writes; none for an empty view.
+struct Extent {
+  const char* what;
+  const std::byte *begin, *end;
+
+  template <class T>
+  Extent(const char* name, const View<T>& view)
+      : what(name),
+        begin(reinterpret_cast<const std::byte*>(view.data)),
+        end(begin + (view.data ? static_cast<std::size_t>(view.size()) * sizeof(T) : 0)) {}
+};
+
+// Throws Error where an output shares memory with an input or another output. To be called after check_view() of each.
+inline void check_apart(std::initializer_list<Extent> outputs, std::initializer_list<Extent> inputs) {
+  const auto check = [](const Extent& a, const Extent& b) {
+    const std::less<const std::byte*> before;
+    if (a.begin == a.end || b.begin == b.end || !before(a.begin, b.end) || !before(b.begin, a.end)) return;
+    throw Error(fmt::format("{} and {} share memory; allowed: an output that overlaps nothing else", a.what, b.what));
+  };
+  for (const Extent* output = outputs.begin(); output != outputs.end(); ++output) {
+    for (const Extent* other = outputs.begin(); other != output; ++other) check(*output, *other);
+    for (const Extent& input : inputs) check(*output, input);
+  }
+}
+
+// Throws Error where `value` is not from `least` to `most`.
+inline void check_count(const char* what, std::int64_t value, std::int64_t least, std::int64_t most) {
+  if (value < least || value > most) {
+    throw Error(fmt::format("{} is {}; allowed: {} to {}", what, value, least, most));
+  }
+}
+
+// What an object that can be moved holds. Throws Error where it was moved away.
+template <class T>
+T& held(const std::unique_ptr<T>& content, const char* type) {
+  if (content == nullptr) {
+    throw Error(
+        fmt::format("a {0} that was moved from is used; allowed: a {0} that was not, or that was assigned to", type));
+  }
+  return *content;
 }
 
 }  // namespace fokker

@@ -22,6 +22,7 @@ namespace fokker {
 // What the public classes allow, on every backend.
 inline constexpr std::int64_t most_snapshots = 64;   // of a call
 inline constexpr std::int64_t largest_hessian = 64;  // dimensions
+inline constexpr int most_probes = 65536;            // of Hutchinson's estimate
 
 template <class T>
 class FieldOperator {

@@ -43,9 +43,6 @@ template class Buffer<double>;
 template <class T>
 void copy(const Context& context, std::type_identity_t<View<const T>> from, View<T> to) {
   const auto check = [&](const char* what, View<const T> view) {
-    if (view.columns < 0) {
-      throw Error(fmt::format("{} of a copy has {} columns; allowed: 0 or more", what, view.columns));
-    }
     check_view(fmt::format("{} of a copy", what), view, any_rows, view.columns,
                view.device == Device::cpu ? Device::cpu : context.device());
   };
@@ -55,6 +52,7 @@ void copy(const Context& context, std::type_identity_t<View<const T>> from, View
     throw Error(fmt::format("a copy from shape [{}, {}] to shape [{}, {}] asked for; allowed: two views of one shape",
                             from.rows, from.columns, to.rows, to.columns));
   }
+  check_apart({{"the target of a copy", to}}, {{"its source", from}});
   if (to.size() > 0) context.backend().copy(from.data, to.data, static_cast<std::size_t>(to.size()) * sizeof(T));
 }
 

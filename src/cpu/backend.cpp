@@ -1,12 +1,12 @@
 #include "cpu/backend.hpp"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "core/parallel.hpp"
 #include "cpu/data.hpp"
 #include "cpu/simd.hpp"
 #include "fokker/error.hpp"
@@ -14,11 +14,9 @@
 namespace fokker::cpu {
 namespace {
 
-int resolve(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
-
 class CpuBackend : public Backend {
  public:
-  explicit CpuBackend(int threads) : threads_(resolve(threads)) {}
+  explicit CpuBackend(int threads) : threads_(make_threads(threads)) {}
 
   Device device() const override { return Device::cpu; }
   std::string name() const override { return "cpu"; }
@@ -80,6 +78,6 @@ class CpuBackend : public Backend {
 
 std::shared_ptr<Backend> make_backend(int threads) { return std::make_shared<CpuBackend>(threads); }
 
-std::string describe(int threads) { return fmt::format("{}, {} threads", simd_target_name(), resolve(threads)); }
+std::string describe() { return fmt::format("{}, {} threads", simd_target_name(), available_threads()); }
 
 }  // namespace fokker::cpu

@@ -6,7 +6,7 @@ namespace fokker::cpu {
 
 std::shared_ptr<Backend> make_backend(int threads);
 // "AVX2, 2 threads": the instruction set that dispatch chose.
-std::string describe(int threads);
+std::string describe();
 
 // What stands behind the table, each in the file of its operation.
 std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid);  // transport.cpp

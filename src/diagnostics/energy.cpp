@@ -198,11 +198,13 @@ void EnergyOptions::validate() const {
                     "box, and {} and {} were given",
                     nodes, box));
   }
-  if (samples < 32 || samples % 16 != 0 || paths < 4 || paths % 2 != 0 || path_steps < 2 || times < 2 || times > 65) {
+  constexpr std::int64_t most_samples = 1'000'000'000, most_paths = 65536, most_steps = 1'000'000;
+  if (samples < 32 || samples > most_samples || samples % 16 != 0 || paths < 4 || paths > most_paths ||
+      paths % 2 != 0 || path_steps < 2 || path_steps > most_steps || times < 2 || times > 65) {
     throw Error(fmt::format(
-        "the energy by paths needs a multiple of 16 samples from 32, an even number of paths from 4, 2 steps or "
-        "more and 2 to 65 times, and {}, {}, {} and {} were given",
-        samples, paths, path_steps, times));
+        "the energy by paths needs a multiple of 16 samples from 32 to {}, an even number of paths from 4 to {}, 2 to "
+        "{} steps and 2 to 65 times, and {}, {}, {} and {} were given",
+        most_samples, most_paths, most_steps, samples, paths, path_steps, times));
   }
 }
 

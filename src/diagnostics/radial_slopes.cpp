@@ -8,6 +8,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/check.hpp"
 #include "diagnostics/host_fields.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/draws.hpp"
@@ -45,10 +46,9 @@ bool is_bounded(const Model& model) {
 
 RadialSlopes radial_slopes(const Context& context, const Model& model, double t, const RadialSlopeOptions& options) {
   check_potential("the slope of a potential", model);
-  if (options.directions < 1 || !(options.radius > 0) || !std::isfinite(options.radius)) {
-    throw Error(
-        fmt::format("radial slopes need at least one direction and a positive, finite radius, and {} and {} were given",
-                    options.directions, options.radius));
+  check_count("the number of directions of radial slopes", options.directions, 1, 1'000'000);
+  if (!(options.radius > 0) || !std::isfinite(options.radius)) {
+    throw Error(fmt::format("radial slopes need a positive, finite radius, and {} was given", options.radius));
   }
   if (!(t >= 0 && t <= model.sde.horizon())) {
     throw Error(fmt::format("radial slopes at time {} were asked for; allowed: 0 to {}", t, model.sde.horizon()));

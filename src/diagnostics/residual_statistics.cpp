@@ -11,6 +11,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/check.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/formulas/draws.hpp"
@@ -23,10 +24,8 @@ constexpr std::int64_t kBatch = 1 << 16;  // points a call: 512 times of 512 poi
 }  // namespace
 
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options) {
-  if (options.times < 1 || options.points < 1) {
-    throw Error(fmt::format("residual statistics need at least one time and one point a time, and {} and {} were given",
-                            options.times, options.points));
-  }
+  check_count("the number of times of residual statistics", options.times, 1, 1'000'000);
+  check_count("the number of their points at a time", options.points, 1, 1'000'000);
   if (!(options.box > 0) || !std::isfinite(options.box)) {
     throw Error(fmt::format("residual statistics need a positive, finite box, and {} was given", options.box));
   }

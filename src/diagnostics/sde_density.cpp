@@ -20,12 +20,8 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
     throw Error(fmt::format("the density of the reverse SDE at time {} was asked for; allowed: 0 to {}", t,
                             model.sde.horizon()));
   }
-  if (paths < 2 || options.steps < 2 || options.steps > 1'000'000) {
-    throw Error(
-        fmt::format("the density of the reverse SDE needs at least 2 paths of 2 to 1000000 steps, and {} and {} "
-                    "were given",
-                    paths, options.steps));
-  }
+  check_count("the number of paths of the density of the reverse SDE", paths, 2, 1'000'000'000);
+  check_count("the number of their steps", options.steps, 2, 1'000'000);
   for (std::int64_t i = 0; i < n * d; ++i) {
     if (!std::isfinite(x.data[i])) {
       throw Error(

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <limits>
 
+#include "core/check.hpp"
 #include "diagnostics/host_fields.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/draws.hpp"
@@ -126,11 +127,10 @@ bool UpperBound::vacuous_samples() const { return !(log_bound_samples < std::log
 bool UpperBound::vacuous_box() const { return !(log_bound_box < std::log(diameter)); }
 
 void UpperBoundOptions::validate() const {
-  if (samples < 1 || box_points < 1 || !(box > 0) || !std::isfinite(box)) {
-    throw Error(
-        fmt::format("the bound of the gap needs at least one sample and one point and a positive, finite box, "
-                    "and {}, {} and {} were given",
-                    samples, box_points, box));
+  check_count("the number of samples for the bound of the gap", samples, 1, 1'000'000'000);
+  check_count("the number of points of the box for the bound of the gap", box_points, 1, 1'000'000'000);
+  if (!(box > 0) || !std::isfinite(box)) {
+    throw Error(fmt::format("the bound of the gap needs a positive, finite box, and {} was given", box));
   }
 }
 

@@ -38,21 +38,6 @@ class Descriptor {
   int value_;
 };
 
-// Removes a file at its end, unless released.
-class Temporary {
- public:
-  explicit Temporary(std::string path) : path_(std::move(path)) {}
-  Temporary(const Temporary&) = delete;
-  Temporary& operator=(const Temporary&) = delete;
-  ~Temporary() {
-    if (!path_.empty()) ::unlink(path_.c_str());
-  }
-  void release() { path_.clear(); }
-
- private:
-  std::string path_;
-};
-
 // Where a write through the symbolic links of `path` ends up; what is renamed over is the file, not the link to it.
 std::filesystem::path follow_links(std::filesystem::path path) {
   std::error_code ignored;
@@ -63,15 +48,65 @@ std::filesystem::path follow_links(std::filesystem::path path) {
   return path;
 }
 
-// Creates a file beside `target` that no one else has, and says its name.
-int create_temporary(const std::filesystem::path& target, std::string& name) {
-  static std::atomic<unsigned> counter{0};
-  for (;;) {
-    name = (target.parent_path() / fmt::format(".fokker-{}-{}.tmp", ::getpid(), counter++)).string();
-    const int file = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file >= 0 || errno != EEXIST) return file;
-  }
+Error unwritable(const std::string& path, const std::string& why) {
+  return Error(fmt::format("cannot write {}: {}", in_quotes(path), why));
 }
+
+// A file that is removed at its end.
+struct Temporary {
+  std::string name = {};
+  bool there = false;
+
+  Temporary() = default;
+  Temporary(const Temporary&) = delete;
+  Temporary& operator=(const Temporary&) = delete;
+  ~Temporary() {
+    if (there) ::unlink(name.c_str());
+  }
+};
+
+// A new file beside the one that a path leads to, which a rename puts in its place. Throws Error where that cannot be.
+struct Replacement {
+  struct stat old {};  // st_mode is 0 where there is no such file yet
+  std::string target;
+  Temporary temporary;
+  Descriptor file;
+
+  explicit Replacement(const std::string& path) : target(find_target(path)), file(create(path)) {
+    if (old.st_mode != 0 && ::fchmod(file.get(), old.st_mode & 07777) != 0) throw unwritable(path, reason(errno));
+  }
+
+ private:
+  std::string find_target(const std::string& path) {
+    const auto fail = [&](const std::string& why) { return unwritable(path, why); };
+    if (path.empty() || path.find('\0') != std::string::npos) throw fail("that is not a file name");
+    const std::filesystem::path found = follow_links(path);
+    if (!found.has_filename()) throw fail("it is a folder");
+    if (::stat(found.c_str(), &old) != 0) {
+      if (errno != ENOENT) throw fail(reason(errno));
+      return found.string();
+    }
+    if (S_ISDIR(old.st_mode)) throw fail("it is a folder");
+    if (!S_ISREG(old.st_mode)) throw fail("it is not a regular file");
+    // A rename would replace even a file that is write-protected.
+    if (::access(found.c_str(), W_OK) != 0) throw fail(reason(errno));
+    return found.string();
+  }
+
+  // Its name is one that no one else has.
+  int create(const std::string& path) {
+    static std::atomic<unsigned> counter{0};
+    for (;;) {
+      temporary.name =
+          (std::filesystem::path(target).parent_path() / fmt::format(".fokker-{}-{}.tmp", ::getpid(), counter++))
+              .string();
+      const int opened = ::open(temporary.name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+      temporary.there = opened >= 0;
+      if (temporary.there) return opened;
+      if (errno != EEXIST) throw unwritable(path, fmt::format("{} (a new file in its folder)", reason(errno)));
+    }
+  }
+};
 
 // Makes the rename itself durable. A folder that cannot be opened or synced (some network file systems) is no reason to
 // report failure: the file is in place.
@@ -112,26 +147,10 @@ std::vector<std::byte> read_file(const std::string& path) {
 }
 
 void write_file(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
-  const auto fail = [&](const std::string& why) {
-    return Error(fmt::format("cannot write {}: {}", in_quotes(path), why));
-  };
+  const auto fail = [&](const std::string& why) { return unwritable(path, why); };
   const auto fail_code = [&](int code) { return fail(reason(code)); };
-  if (path.empty() || path.find('\0') != std::string::npos) throw fail("that is not a file name");
-  const std::filesystem::path target = follow_links(path);
-  if (!target.has_filename()) throw fail("it is a folder");
-  struct stat old {};
-  const bool exists = ::stat(target.c_str(), &old) == 0;
-  if (!exists && errno != ENOENT) throw fail_code(errno);
-  if (exists && S_ISDIR(old.st_mode)) throw fail("it is a folder");
-  if (exists && !S_ISREG(old.st_mode)) throw fail("it is not a regular file");
-  // A rename would replace even a file that is write-protected.
-  if (exists && ::access(target.c_str(), W_OK) != 0) throw fail_code(errno);
-
-  std::string name;
-  Descriptor file(create_temporary(target, name));
-  if (file.get() < 0) throw fail(fmt::format("{} (a new file in its folder)", reason(errno)));
-  Temporary temporary(name);
-  if (exists && ::fchmod(file.get(), old.st_mode & 07777) != 0) throw fail_code(errno);
+  Replacement replacement(path);
+  Descriptor& file = replacement.file;
   for (const auto& piece : pieces) {
     for (std::size_t done = 0; done < piece.size();) {
       const ssize_t n = ::write(file.get(), piece.data() + done, piece.size() - done);
@@ -143,10 +162,13 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   }
   if (::fsync(file.get()) != 0) throw fail_code(errno);
   if (file.close() != 0) throw fail_code(errno);
-  if (::rename(name.c_str(), target.c_str()) != 0) throw fail_code(errno);
-  temporary.release();
+  const std::string& target = replacement.target;
+  if (::rename(replacement.temporary.name.c_str(), target.c_str()) != 0) throw fail_code(errno);
+  replacement.temporary.there = false;
   if (const int code = sync_folder(target)) throw fail_code(code);
 }
+
+std::string check_writable(const std::string& path) { return Replacement(path).target; }
 
 std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash) {
   for (const std::byte byte : bytes) hash = (hash ^ std::to_integer<std::uint64_t>(byte)) * 0x100000001B3;

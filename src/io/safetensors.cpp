@@ -79,6 +79,9 @@ template <class T>
 Tensor tensor_of(const char* dtype, std::vector<std::int64_t> shape, const T* data) {
   const auto bytes = byte_count(dtype, shape);
   if (!bytes) throw Error(fmt::format("a tensor cannot have the shape [{}]", fmt::join(shape, ", ")));
+  if (*bytes > 0 && data == nullptr) {
+    throw Error(fmt::format("no numbers are given for a tensor of shape [{}]", fmt::join(shape, ", ")));
+  }
   Tensor tensor{dtype, std::move(shape), std::vector<std::byte>(static_cast<std::size_t>(*bytes))};
   if (*bytes > 0) std::memcpy(tensor.bytes.data(), data, tensor.bytes.size());
   return tensor;
@@ -180,9 +183,9 @@ SafeTensors read(std::span<const std::byte> file) {
 }  // namespace
 
 std::int64_t Tensor::size() const {
-  std::int64_t count = 1;
-  for (const std::int64_t n : shape) count *= n;
-  return count;
+  const auto count = byte_count("U8", shape);
+  if (!count) throw Error(fmt::format("a tensor cannot have the shape [{}]", fmt::join(shape, ", ")));
+  return *count;
 }
 
 std::vector<double> Tensor::to_double() const {

@@ -5,6 +5,7 @@
 #include <limits>
 #include <set>
 
+#include "core/check.hpp"
 #include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
@@ -24,9 +25,39 @@ bool good_layer_name(const std::string& name) {
                      [](char c) { return c > ' ' && c <= '~' && c != ',' && c != '"' && c != '\''; });
 }
 
+// Throws Error where a size is out of its range; the parameters of others can be counted.
+void check_sizes(const Architecture& architecture) {
+  const std::int64_t dimension = architecture.dimension;
+  if (dimension < 1 || dimension > max_dimension) {
+    throw Error(fmt::format("a network has dimension {}: allowed are 1 to {}", dimension, max_dimension));
+  }
+  const auto hidden_layers = static_cast<std::int64_t>(architecture.hidden.size());
+  if (hidden_layers < 1 || hidden_layers > max_hidden_layers) {
+    throw Error(fmt::format("a network has {} hidden layers: allowed are 1 to {}", hidden_layers, max_hidden_layers));
+  }
+  for (const std::int64_t width : architecture.hidden) {
+    if (width < 1 || width > max_width) {
+      throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
+    }
+  }
+}
+
 }  // namespace
 
+std::int64_t Architecture::inputs(std::int64_t layer) const {
+  check_count("the number of a layer", layer, 0, layers() - 1);
+  return layer == 0 ? 1 + dimension : hidden[static_cast<std::size_t>(layer - 1)];
+}
+
+std::int64_t Architecture::outputs(std::int64_t layer) const {
+  check_count("the number of a layer", layer, 0, layers() - 1);
+  if (layer + 1 < layers()) return hidden[static_cast<std::size_t>(layer)];
+  return output == Output::potential ? 1 : dimension;
+}
+
 std::int64_t Architecture::weight_offset(std::int64_t layer) const {
+  check_sizes(*this);
+  check_count("the number of a layer", layer, 0, layers());
   std::int64_t offset = 0;
   for (std::int64_t l = 0; l < layer; ++l) offset += outputs(l) * (inputs(l) + 1);
   return offset;
@@ -57,18 +88,7 @@ std::string Architecture::describe() const {
 void Architecture::validate() const {
   to_string(activation);
   to_string(output);
-  if (dimension < 1 || dimension > max_dimension) {
-    throw Error(fmt::format("a network has dimension {}: allowed are 1 to {}", dimension, max_dimension));
-  }
-  const auto hidden_layers = static_cast<std::int64_t>(hidden.size());
-  if (hidden_layers < 1 || hidden_layers > max_hidden_layers) {
-    throw Error(fmt::format("a network has {} hidden layers: allowed are 1 to {}", hidden_layers, max_hidden_layers));
-  }
-  for (const std::int64_t width : hidden) {
-    if (width < 1 || width > max_width) {
-      throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
-    }
-  }
+  check_sizes(*this);
   const ActivationParameter& parameter = traits_of(activation).parameter;
   if (parameter.name && !(beta >= parameter.smallest && beta <= parameter.largest)) {
     throw Error(fmt::format("{} has {} = {}: allowed are {:g} to {:g}", to_string(activation), parameter.name, beta,

@@ -55,6 +55,7 @@ Fields<T>& Fields<T>::operator=(Fields&&) noexcept = default;
 template <class T>
 void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) const {
   const std::int64_t n = points.x.rows, d = dimension_;
+  FieldOperator<T>& fields = held(operator_, "Fields");
   check_points(points, d, device_);
   check_potential("the value", static_cast<bool>(outputs.value), output_);
   check_potential("the time derivative", static_cast<bool>(outputs.dt), output_);
@@ -72,27 +73,33 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
                             largest_hessian));
   }
   check_output("hessian", outputs.hessian, n, d * d, device_);
-  if (divergence.probes < 0) {
-    throw Error(
-        fmt::format("{} probes asked for; allowed: 0 for the exact divergence, or 1 or more", divergence.probes));
-  }
+  check_count("the number of probes, 0 for the exact divergence,", divergence.probes, 0, most_probes);
+  check_apart({{"value", outputs.value},
+               {"dt", outputs.dt},
+               {"score", outputs.score},
+               {"divergence", outputs.divergence},
+               {"hessian", outputs.hessian},
+               {"residual", outputs.residual}},
+              {{"t", points.t}, {"x", points.x}});
   if (n == 0) return;
-  operator_->evaluate(points, outputs, divergence);
+  fields.evaluate(points, outputs, divergence);
 }
 
 template <class T>
 void Fields<T>::hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const {
   const std::int64_t n = points.x.rows, d = dimension_;
+  FieldOperator<T>& fields = held(operator_, "Fields");
   check_points(points, d, device_);
   check_view("direction", direction, n, d, device_);
   check_view("product", product, n, d, device_);
+  check_apart({{"product", product}}, {{"t", points.t}, {"x", points.x}, {"direction", direction}});
   if (n == 0) return;
-  operator_->hessian_vector(points, direction, product);
+  fields.hessian_vector(points, direction, product);
 }
 
 template <class T>
 std::size_t Fields<T>::workspace_bytes() const {
-  return operator_->workspace_bytes();
+  return held(operator_, "Fields").workspace_bytes();
 }
 
 template class Fields<float>;

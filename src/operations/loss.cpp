@@ -40,6 +40,7 @@ template <class T>
 void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising,
                        const CollocationBatch<T>& collocation, double residual_weight, View<double> values,
                        View<T> gradient) const {
+  LossOperator<T>& loss = held(operator_, "Loss");
   const std::int64_t d = architecture_.dimension, n = denoising.t.rows, m = collocation.t.rows;
   const std::int64_t count = architecture_.parameter_count();
   check_view("parameters", parameters, count, 1, device_);
@@ -60,12 +61,19 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
   if (!(residual_weight >= 0) || !std::isfinite(residual_weight)) {
     throw Error(fmt::format("the residual weight is {}, but a finite number of at least 0 is needed", residual_weight));
   }
-  operator_->evaluate(parameters, denoising, collocation, residual_weight, values, gradient);
+  check_apart({{"values", values}, {"gradient", gradient}}, {{"parameters", parameters},
+                                                             {"denoising.t", denoising.t},
+                                                             {"denoising.x", denoising.x},
+                                                             {"denoising.target", denoising.target},
+                                                             {"denoising.weight", denoising.weight},
+                                                             {"collocation.t", collocation.t},
+                                                             {"collocation.x", collocation.x}});
+  loss.evaluate(parameters, denoising, collocation, residual_weight, values, gradient);
 }
 
 template <class T>
 std::size_t Loss<T>::workspace_bytes() const {
-  return operator_->workspace_bytes();
+  return held(operator_, "Loss").workspace_bytes();
 }
 
 template class Loss<float>;

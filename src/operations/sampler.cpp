@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
@@ -32,7 +31,8 @@ void check_start(const TimeGrid& grid, double horizon) {
   }
 }
 
-void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t dimension, int steps, Device device) {
+void check_snapshots(const SampleOptions& options, View<const float> samples, std::int64_t dimension, int steps,
+                     Device device) {
   const auto& asked = options.snapshot_steps;
   const auto count = static_cast<std::int64_t>(asked.size());
   if (count > most_snapshots) {
@@ -46,13 +46,15 @@ void check_snapshots(const SampleOptions& options, std::int64_t n, std::int64_t 
     }
     last = step;
   }
-  if (count > 0) check_view("snapshots", options.snapshots, count * n, dimension, device);
+  if (count == 0) return;
+  check_view("snapshots", options.snapshots, count * samples.rows, dimension, device);
+  check_apart({{"snapshots", options.snapshots}}, {{"samples", samples}});
 }
 
 }  // namespace
 
-Sampler::Sampler(const Context& context, const Model& model, TimeGrid grid)
-    : device_(context.device()), grid_(std::move(grid)), horizon_(model.sde.horizon()) {
+Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& grid)
+    : device_(context.device()), grid_(grid), horizon_(model.sde.horizon()) {
   model.validate();
   dimension_ = model.dimension();
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
@@ -66,36 +68,37 @@ Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 
 void Sampler::sample(View<float> samples, const SampleOptions& options) const {
+  SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
   check_start(grid_, horizon_);
-  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
-  operator_->sample(samples, options, true);
+  check_snapshots(options, samples, dimension_, grid_.steps(), device_);
+  sampler.sample(samples, options, true);
 }
 
 void Sampler::integrate(View<float> samples, const SampleOptions& options) const {
+  SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
-  check_snapshots(options, samples.rows, dimension_, grid_.steps(), device_);
-  operator_->sample(samples, options, false);
+  check_snapshots(options, samples, dimension_, grid_.steps(), device_);
+  sampler.sample(samples, options, false);
 }
 
 void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
                           const Divergence& divergence) const {
+  SampleOperator& sampler = held(operator_, "Sampler");
   check_view("x", x, any_rows, dimension_, device_);
   check_view("log_density", log_density, x.rows, 1, device_);
   check_scheme(scheme);
   if (scheme == Scheme::euler_maruyama) {
     throw Error("scheme euler-maruyama given for a log-density; allowed: euler, heun, rk4, of the probability flow");
   }
-  if (divergence.probes < 0) {
-    throw Error(
-        fmt::format("{} probes were given; 0 asks for the exact divergence, k ≥ 1 for k probes", divergence.probes));
-  }
+  check_count("the number of probes, 0 for the exact divergence,", divergence.probes, 0, most_probes);
   check_start(grid_, horizon_);
-  operator_->log_density(x, log_density, scheme, divergence);
+  check_apart({{"log_density", log_density}}, {{"x", x}});
+  sampler.log_density(x, log_density, scheme, divergence);
 }
 
-std::size_t Sampler::workspace_bytes() const { return operator_->workspace_bytes(); }
+std::size_t Sampler::workspace_bytes() const { return held(operator_, "Sampler").workspace_bytes(); }
 
 }  // namespace fokker

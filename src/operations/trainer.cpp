@@ -10,6 +10,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
 #include "operations/trainer_state.hpp"
@@ -17,11 +18,6 @@
 namespace fokker {
 
 void TrainOptions::validate() const {
-  const auto count = [](const char* what, std::int64_t value, std::int64_t least, std::int64_t most) {
-    if (value < least || value > most) {
-      throw Error(fmt::format("{} is {}; allowed: {} to {}", what, value, least, most));
-    }
-  };
   // `least` itself is allowed where `closed`.
   const auto number = [](const char* what, double value, double least, bool closed, double most) {
     if (!(value > least || (closed && value == least)) || !(value <= most)) {
@@ -30,9 +26,9 @@ void TrainOptions::validate() const {
     }
   };
   const double huge = 1e30;
-  count("the number of iterations", iterations, 1, most_iterations);
-  count("the number of denoising points", denoising_points, 1, most_points);
-  count("the number of collocation points", collocation_points, 0, most_points);
+  check_count("the number of iterations", iterations, 1, most_iterations);
+  check_count("the number of denoising points", denoising_points, 1, most_points);
+  check_count("the number of collocation points", collocation_points, 0, most_points);
   number("the residual weight", residual_weight, 0, true, huge);
   if (residual_weight > 0 && collocation_points == 0) {
     throw Error(
@@ -218,21 +214,22 @@ Trainer Trainer::resume(const Context& context, const std::string& path, const D
 
 void Trainer::run(std::int64_t count, const TrainingSink& sink) {
   std::vector<bool> has_stopped{false};
-  state_->alone.run(count, sink, has_stopped);
+  held(state_, "Trainer").alone.run(count, sink, has_stopped);
 }
 
 std::vector<TrainRecord> Trainer::run(std::int64_t count) {
   return std::move(records_of(1, [&](const TrainingSink& sink) { run(count, sink); }).front());
 }
 
-std::int64_t Trainer::iteration() const { return state_->operation->iteration(); }
+std::int64_t Trainer::iteration() const { return held(state_, "Trainer").operation->iteration(); }
 
-const TrainOptions& Trainer::options() const { return state_->options; }
+const TrainOptions& Trainer::options() const { return held(state_, "Trainer").options; }
 
 Model Trainer::model() const {
-  check_not_running(state_->running);
-  const TrainState now = state_->operation->state();
-  Model model = state_->model;
+  const State& state = held(state_, "Trainer");
+  check_not_running(state.running);
+  const TrainState now = state.operation->state();
+  Model model = state.model;
   std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
   if (now.average_count > 0) {
     parameters = now.average;
@@ -243,8 +240,9 @@ Model Trainer::model() const {
 }
 
 void Trainer::save_state(const std::string& path) const {
-  check_not_running(state_->running);
-  write_training(path, state_->model, state_->data, state_->options, state_->operation->state());
+  const State& state = held(state_, "Trainer");
+  check_not_running(state.running);
+  write_training(path, state.model, state.data, state.options, state.operation->state());
 }
 
 struct TrainingGroup::State {
@@ -271,12 +269,19 @@ TrainingGroup::~TrainingGroup() = default;
 TrainingGroup::TrainingGroup(TrainingGroup&&) noexcept = default;
 TrainingGroup& TrainingGroup::operator=(TrainingGroup&&) noexcept = default;
 
-std::size_t TrainingGroup::size() const { return state_->trainers.size(); }
+std::size_t TrainingGroup::size() const { return held(state_, "TrainingGroup").trainers.size(); }
 
-const Trainer& TrainingGroup::operator[](std::size_t k) const { return state_->trainers[k]; }
+const Trainer& TrainingGroup::operator[](std::size_t k) const {
+  const std::vector<Trainer>& trainers = held(state_, "TrainingGroup").trainers;
+  if (k >= trainers.size()) {
+    throw Error(fmt::format("trainer {} of a group of {} asked for; allowed: from 0 on", k, trainers.size()));
+  }
+  return trainers[k];
+}
 
 void TrainingGroup::run(std::int64_t count, const TrainingSink& sink) {
-  state_->runner.run(count, sink, state_->has_stopped);
+  State& state = held(state_, "TrainingGroup");
+  state.runner.run(count, sink, state.has_stopped);
 }
 
 std::vector<std::vector<TrainRecord>> TrainingGroup::run(std::int64_t count) {
@@ -284,8 +289,9 @@ std::vector<std::vector<TrainRecord>> TrainingGroup::run(std::int64_t count) {
 }
 
 std::vector<Trainer> TrainingGroup::release() {
-  for (const Trainer& trainer : state_->trainers) check_not_running(trainer.state_->running);
-  std::vector<Trainer> trainers = std::move(state_->trainers);
+  State& state = held(state_, "TrainingGroup");
+  for (const Trainer& trainer : state.trainers) check_not_running(trainer.state_->running);
+  std::vector<Trainer> trainers = std::move(state.trainers);
   state_ = std::make_unique<State>(std::vector<Trainer>());
   return trainers;
 }

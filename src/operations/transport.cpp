@@ -216,8 +216,7 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
     throw Error(
         fmt::format("sliced W2 compares samples of one dimension, and {} and {} were given", a.columns, b.columns));
   }
-  if (projections < 1)
-    throw Error(fmt::format("sliced W2 needs at least one projection, and {} were asked for", projections));
+  check_count("the number of projections of the sliced W2", projections, 1, 1'000'000);
   check_view("the first set of samples", a, any_rows, a.columns, context.device());
   check_view("the second set of samples", b, any_rows, b.columns, context.device());
   return context.backend().sliced_w2_squared(a, b, projections, seed);

@@ -252,7 +252,41 @@ TEST_F(CommandLine, OutputsAreNeverInputs) {
   for (const char* name : {"ode", "sde", "truth"}) {
     const std::string folder = file(fmt::format("folder_{}", name));
     std::filesystem::create_directories(fmt::format("{}/{}.npy", folder, name));
-    expect_refused({"gap", "--model", mixture, "--data", "blob", "--histograms", folder}, "a folder has that name");
+    expect_refused({"gap", "--model", mixture, "--data", "blob", "--histograms", folder}, "it is a folder");
+  }
+}
+
+// Of every output of every command: nothing but the sentence is said, and nothing is left.
+TEST_F(CommandLine, OutputsThatCannotBeWrittenAreRefusedBeforeTheWork) {
+  const std::string net = network("net.safetensors", Output::potential), at = points();
+  const std::vector<float> plane{0.5f, 0.1f, -0.2f, 1.0f};
+  save_npy(file("x.npy"), {2, 2}, plane.data());
+  const Arguments train = words("train --backend cpu --data blob --hidden 4 --iterations 3 --denoising-points 8"),
+                  sample{"sample", "--backend", "cpu", "--model", net, "--samples", "9", "--grid", "uniform:3"},
+                  out{"--out", file("out.safetensors")};
+  const std::vector<std::pair<Arguments, std::string>> outputs{
+      {with(train, {"--out"}), ".safetensors"},
+      {with(with(train, out), {"--state"}), ".state"},
+      {with(with(train, out), {"--log"}), ".csv"},
+      {with(sample, {"--out"}), ".npy"},
+      {with(sample, {"--out", file("out.npy"), "--log-density"}), ".npy"},
+      {{"field", "--backend", "cpu", "--model", net, "--points", at, "--out"}, ".safetensors"},
+      {{"density", "--backend", "cpu", "--model", net, "--points", file("x.npy"), "--out"}, ".safetensors"}};
+  for (const auto& [arguments, ending] : outputs) {
+    const std::string loop = file("loop" + ending);
+    if (!std::filesystem::is_symlink(loop)) std::filesystem::create_symlink(loop, loop);
+    for (const auto& [path, what] : {std::pair(file(std::string(300, 'a') + ending), "File name too long"),
+                                     std::pair(loop, "Too many levels of symbolic links"),
+                                     std::pair(file("missing/a" + ending), "No such file or directory")}) {
+      SCOPED_TRACE(fmt::format("{} {}", fmt::join(arguments, " "), path));
+      const Outcome outcome = fokker(with(arguments, {path}));
+      expect_failure(outcome, "fokker", what);
+      EXPECT_THAT(outcome.err, ::testing::StartsWith("fokker: cannot write"));
+    }
+  }
+  EXPECT_FALSE(std::filesystem::exists(file("out.safetensors")) || std::filesystem::exists(file("out.npy")));
+  for (const auto& entry : std::filesystem::directory_iterator(folder())) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with(".fokker")) << entry.path();
   }
 }
 

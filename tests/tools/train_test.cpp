@@ -144,6 +144,44 @@ TEST_F(TrainCommand, KilledOrInterruptedGoesOnAsIfUndisturbed) {
   }
 }
 
+// By whatever option and name; the first is not disturbed, and what it had is free after its end, though it was killed.
+TEST_F(TrainCommand, RefusesWhatAnotherProcessWrites) {
+  const std::string state = file("t.state"), log = file("t.csv"), out = file("t.safetensors");
+  std::filesystem::create_symlink(log, file("link.csv"));
+  const Arguments recipe = words("train --data blob --hidden 4 --iterations 1000000000000 --denoising-points 64");
+  const Process first =
+      start_fokker(with(recipe, {"--save-every", "20", "--state", state, "--log", log, "--out", out}));
+  ASSERT_TRUE(first.wait_for(state));
+  const std::string other = file("other.safetensors");
+  for (const Arguments& more : std::vector<Arguments>{
+           {"--state", state, "--out", other}, {"--log", file("link.csv"), "--out", other}, {"--out", out}}) {
+    expect_refused(with(recipe, more), "is in use by process");
+  }
+  const Arguments resume{"train", "--data", "blob", "--resume", state, "--out", other};
+  expect_refused(resume, fmt::format("'{}' is in use by process", state));
+  EXPECT_FALSE(std::filesystem::exists(other));
+  first.send(SIGKILL);
+  EXPECT_EQ(first.wait().signal, SIGKILL);
+
+  const Process second =
+      start_fokker({"train", "--data", "blob", "--resume", state, "--save-every", "20", "--log", log, "--out", out});
+  const auto saved = std::filesystem::last_write_time(state);
+  ASSERT_TRUE(second.wait_until([&] { return std::filesystem::last_write_time(state) != saved; }));
+  expect_refused(resume, "is in use by process");
+  second.send(SIGTERM);
+  expect_failure(second.wait(), "fokker", "interrupted after");
+  std::int64_t line = -1;
+  std::ifstream lines(log);
+  std::string text;
+  for (std::getline(lines, text); std::getline(lines, text); ++line) {
+    ASSERT_TRUE(text.starts_with(fmt::format("{},", line + 1))) << text;
+  }
+  EXPECT_GT(line, 20);
+  for (const auto& entry : std::filesystem::directory_iterator(folder())) {
+    EXPECT_NE(entry.path().extension(), ".lock") << entry.path();
+  }
+}
+
 // The second signal does not wait for the iteration, which here takes seconds. A signal may find the one before it not
 // yet delivered and be one with it, so they are sent until the process ends.
 TEST_F(TrainCommand, ASecondSignalEndsATrainingAtOnce) {

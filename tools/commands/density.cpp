@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <vector>
 
 #include "commands/command.hpp"
 #include "files.hpp"
@@ -43,7 +44,7 @@ fokker sample --log-density.
         ->check(ends_in({".safetensors"}));
     time_option_ = add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")
                        ->default_str("");
-    add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, max_samples);
+    add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, 1'000'000'000);
     add_integer<std::int64_t>(*app_, "--steps", options_.steps,
                               "number of steps of a path from t_min to T; one that begins later takes its share", 2,
                               1'000'000);
@@ -55,7 +56,7 @@ fokker sample --log-density.
   }
 
   void run() override {
-    check_outputs({out_}, {model_.path, points_});
+    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, points_});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     const NpyArray points = load_npy(points_);

@@ -51,7 +51,7 @@ tensors are score and, of a potential, value alone.
 
   void run() override {
     const Divergence divergence = probes_.divergence();
-    check_outputs({out_}, {model_.path, points_});
+    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, points_});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     const Points points = read_points(model);

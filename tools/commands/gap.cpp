@@ -84,6 +84,7 @@ options of the model and of its samplers are refused.
                               model_.path, model.dimension(), data_, data.dimension()));
     }
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
+    std::vector<Claim> claims;
     if (!histograms_.empty()) {
       if (data.dimension() != 2) {
         throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
@@ -91,7 +92,7 @@ options of the model and of its samplers are refused.
       make_folder(histograms_);
       std::vector<std::string> outputs;
       for (const char* name : histogram_files) outputs.push_back(fmt::format("{}/{}.npy", histograms_, name));
-      check_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(grid_)});
+      claims = claim_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(grid_)});
     }
     const Context context = machine_.context();
 

@@ -53,7 +53,7 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
   void run() override {
     const Scheme scheme = parse_scheme(scheme_);
     const Divergence divergence = probes_.divergence();
-    check_outputs({out_, log_density_}, {model_.path, file_of_grid(grid_)});
+    const std::vector<Claim> claims = claim_outputs({out_, log_density_}, {model_.path, file_of_grid(grid_)});
     const Model model = model_.load();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();

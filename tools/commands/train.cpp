@@ -21,8 +21,9 @@ The defaults train circles2 in about half a minute on two cores.
 SIGINT or SIGTERM ends a training after the iterations that have begun, with its state saved; a second signal
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
-and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state,
-and beside it a file .fokker-PID-N.tmp that may be removed.
+and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state.
+Beside its outputs a killed command leaves files .fokker-PID-N.tmp, which may be removed, and .fokker-HASH.lock, which
+the next one that writes there takes over and removes.
 )",
             files_help({"--data"}), R"(
   fokker train --data circles2 --residual-weight 1 --out circles2.safetensors --log circles2.csv
@@ -101,7 +102,8 @@ and beside it a file .fokker-PID-N.tmp that may be removed.
     const SaveInterval save = SaveInterval::parse(save_every_);
     if (state_.empty()) state_ = resume_;
     const bool same_state = !resume_.empty() && same_file(state_, resume_);
-    check_outputs({out_, state_, log_}, {file_of_data(data_), same_state ? "" : resume_});
+    const std::vector<Claim> claims =
+        claim_outputs({out_, state_, log_}, {file_of_data(data_), same_state ? "" : resume_});
     if (!state_.empty() && !same_state && is_file(state_)) {
       throw Error(fmt::format(
           "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",

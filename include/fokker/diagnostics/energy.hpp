@@ -52,8 +52,8 @@ struct EnergyOptions {
   std::int64_t nodes = 0;
   double box = 3.5;
   // By paths.
-  std::int64_t samples = 128;  // of the reverse SDE, by Euler–Maruyama on the time grid; 32 or more, a multiple of 16
-  std::int64_t paths = 32;     // a sample and time, 4 or more, even: halves with noise of their own make e_t unbiased
+  std::int64_t samples = 128;  // of the reverse SDE, by Euler–Maruyama on the time grid; 32 to 10⁹, a multiple of 16
+  std::int64_t paths = 32;     // a sample and time, 4 to 65536, even: halves with noise of their own make e_t unbiased
   int path_steps = 48;         // as SdeDensityOptions::steps
   int times = 33;              // of the time grid that are used, T and its end among them, 2 to 65
   std::uint64_t seed = 0;

@@ -12,7 +12,7 @@
 namespace fokker {
 
 struct RadialSlopeOptions {
-  std::int64_t directions = 720;  // equally spaced for d = 2, the two of d = 1, else uniform on the sphere; 1 or more
+  std::int64_t directions = 720;  // equally spaced for d = 2, the two of d = 1, else uniform on the sphere; 1 to 10⁶
   double radius = 1000;           // above 0, in the units of x: far outside everything the model was made for
   std::uint64_t seed = 0;         // of the directions for d ≥ 3
 };

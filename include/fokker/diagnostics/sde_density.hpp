@@ -12,7 +12,7 @@
 namespace fokker {
 
 struct SdeDensityOptions {
-  std::int64_t paths = 1024;  // from each point, 2 or more
+  std::int64_t paths = 1024;  // from each point, 2 to 10⁹
   std::int64_t steps = 100;   // of a path from t_min to T, 2 to 10⁶; one that begins later takes its share, 2 or more
   std::uint64_t seed = 0;
   // false: each point has paths of its own, so that errors average out over points. true: all points share one set, so

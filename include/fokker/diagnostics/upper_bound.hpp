@@ -13,8 +13,8 @@
 namespace fokker {
 
 struct UpperBoundOptions {
-  std::int64_t samples = 2000;     // of each sampler, 1 or more
-  std::int64_t box_points = 4000;  // at each time, uniform on [−box, box]^d, 1 or more
+  std::int64_t samples = 2000;     // of each sampler, 1 to 10⁹
+  std::int64_t box_points = 4000;  // at each time, uniform on [−box, box]^d, 1 to 10⁹
   double box = 3.5;                // above 0
   std::uint64_t seed = 0;
   std::function<void(double)> progress = {};  // called now and then with the fraction that is done

@@ -202,6 +202,28 @@ TEST(Reproduction, HistogramsThatAreGoneAreMadeAgain) {
   }
 }
 
+// That the data lie where nothing is measured is found before anything is trained, or made.
+TEST(Reproduction, DataOutsideTheBoxAreNamedBeforeTraining) {
+  const Scratch scratch;
+  put_mixture(scratch / "far.json", 20);
+  expect_refusal(
+      reproduce(scratch, scratch / "far.json"),
+      fmt::format("all data of '{}' lie outside the box [-3.5, 3.5]^2 of the distances", scratch / "far.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
+  put_mixture(scratch / "edge.json", 3.5);  // half of them outside
+  const Outcome outcome = reproduce(scratch, scratch / "edge.json", "1");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::size_t measured = outcome.err.find("of the data are outside the box [-3.5, 3.5]^2, and distances leave"),
+                    trained = outcome.err.find("in which the points of the residual are");
+  EXPECT_LT(measured, outcome.err.find("1 run on the")) << outcome.err;
+  EXPECT_LT(trained, outcome.err.find("1 run on the")) << outcome.err;
+  const Json results = Json::parse(get(scratch / "out/results.json"));
+  EXPECT_EQ(results["warnings"].size(), 2u);
+  EXPECT_TRUE(results["runs"][0]["gap"]["warnings"].is_array());
+  expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation silu --beta 3"),
+                 "--beta given with the activation silu", 2);
+}
+
 TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
   const Scratch scratch;
   const Outcome lost = reproduce(scratch, "blob");  // so little training throws every sample out of the box

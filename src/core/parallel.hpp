@@ -9,6 +9,9 @@
 
 namespace fokker {
 
+// As OMP_NUM_THREADS or the program has it; all processors where neither says.
+inline int asked_threads() { return omp_get_max_threads(); }
+
 // Calls body(item, thread) for every item in [0, items), items handed out one at a time. The first exception stops the
 // hand-out and is rethrown on the calling thread.
 template <class Body>

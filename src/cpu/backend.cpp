@@ -1,12 +1,12 @@
 #include "cpu/backend.hpp"
 
 #include <fmt/format.h>
-#include <omp.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "core/processors.hpp"
 #include "cpu/data.hpp"
 #include "cpu/simd.hpp"
 #include "fokker/error.hpp"
@@ -14,7 +14,7 @@
 namespace fokker::cpu {
 namespace {
 
-int resolve(int threads) { return threads > 0 ? threads : omp_get_max_threads(); }
+int resolve(int threads) { return threads > 0 ? threads : default_threads(); }
 
 class CpuBackend : public Backend {
  public:
@@ -80,6 +80,10 @@ class CpuBackend : public Backend {
 
 std::shared_ptr<Backend> make_backend(int threads) { return std::make_shared<CpuBackend>(threads); }
 
-std::string describe(int threads) { return fmt::format("{}, {} threads", simd_target_name(), resolve(threads)); }
+std::string describe(int threads) {
+  const std::string refused = threads > 0 ? "" : refused_threads();
+  return fmt::format("{}{}, {} threads", simd_target_name(), refused.empty() ? "" : fmt::format(" ({})", refused),
+                     resolve(threads));
+}
 
 }  // namespace fokker::cpu

@@ -1,11 +1,10 @@
 // The table of operations on CUDA: memory and copies here, the rest in the file of each operation.
 #include "cuda/backend.hpp"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <optional>
 
+#include "core/processors.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
 #include "cuda/runtime.hpp"
@@ -15,8 +14,7 @@ namespace {
 
 class CudaBackend final : public Backend {
  public:
-  CudaBackend(const Queue& queue, int threads)
-      : queue_(queue), threads_(threads > 0 ? threads : omp_get_max_threads()) {}
+  CudaBackend(const Queue& queue, int threads) : queue_(queue), threads_(threads > 0 ? threads : default_threads()) {}
 
   Device device() const override { return Device::cuda; }
   std::string name() const override { return "cuda"; }

@@ -1,6 +1,8 @@
 #include "fokker/npy.hpp"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -207,6 +209,33 @@ NpyArray load_npy(const std::string& path) {
   }
   const auto data = std::span(file).subspan(start + length);
   return {header->shape, is_float32 ? widen<float>(data) : widen<double>(data), is_float32};
+}
+
+std::vector<float> to_float32(const NpyArray& array, const std::string& name) {
+  std::vector<float> rounded(array.data.begin(), array.data.end());
+  if (array.is_float32 || rounded.empty()) return rounded;
+  const auto columns = array.shape.size() == 2 ? static_cast<std::size_t>(array.shape[1]) : 1;
+  const double rows = double(rounded.size() / columns);
+  for (std::size_t column = 0; column < columns; ++column) {
+    const double origin = array.data[column];  // near the others, so that little cancels in the sums
+    double sum = 0, squares = 0, errors = 0, largest = 0;
+    for (std::size_t i = column; i < rounded.size(); i += columns) {
+      const double value = array.data[i], error = rounded[i] - value;
+      sum += value - origin;
+      squares += (value - origin) * (value - origin);
+      errors += error * error;
+      largest = std::max(largest, std::fabs(value));
+    }
+    const double deviation = std::sqrt(std::max(0.0, squares / rows - sum / rows * (sum / rows))),
+                 error = std::sqrt(errors / rows);
+    // Also false where a number is not finite, which is for the caller to refuse.
+    if (!(error > 1e-3 * deviation && deviation > 1e-13 * largest && std::isfinite(error))) continue;
+    throw Error(fmt::format(
+        "column {} of {} does not fit in float32, which fokker computes in: of numbers up to {:.3g} with a standard "
+        "deviation of {:.3g} it rounds off {:.2g}; subtract an offset from the column first",
+        column, in_quotes(name, 80), largest, deviation, error));
+  }
+  return rounded;
 }
 
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data) {

@@ -91,12 +91,12 @@ Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, co
   const std::string advice = "subtract their mean and divide by their deviation first";
   if (scale.largest > 10 * std::max(1.0, prior)) {
     warnings.push_back(
-        fmt::format("the data reach {:.3g}, where networks and {} are made for numbers of about {:.3g}: samples will "
+        fmt::format("the data reach {:.4g}, where networks and {} are made for numbers of about {:.3g}: samples will "
                     "not have their scale; {}",
                     scale.largest, sde.name(), std::max(1.0, prior), advice));
   } else if (scale.largest * mean > 0.25 * prior) {
     warnings.push_back(
-        fmt::format("the data reach {:.3g}, of which {} leaves {:.3g} at T beside a prior of deviation {:.3g}: samples "
+        fmt::format("the data reach {:.4g}, of which {} leaves {:.3g} at T beside a prior of deviation {:.3g}: samples "
                     "will be off by as much; {}",
                     scale.largest, sde.name(), scale.largest * mean, prior, advice));
   }

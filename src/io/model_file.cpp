@@ -119,10 +119,11 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     return found == metadata.end() ? std::string() : found->second;
   };
   Architecture a;
-  std::string missing;
+  std::string missing, options;
   const auto require = [&](const char* key, const std::string& allowed) {
     if (!value(key).empty()) return true;
     missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
+    options += fmt::format("{}--{}", options.empty() ? "" : ", ", key);
     return false;
   };
   if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
@@ -136,7 +137,8 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   if (require("output", "potential|score")) a.output = parse_output(value("output"));
   require("sde", fmt::format("{}", fmt::join(sde_names(), "|")));
   if (!missing.empty()) {
-    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {}", missing));
+    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {} (there, or by {})", missing,
+                            options));
   }
 
   const bool named = !value("layers").empty();

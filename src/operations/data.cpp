@@ -7,6 +7,7 @@
 #include <limits>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
@@ -162,8 +163,9 @@ DataSet DataSet::named(const std::string& name) {
       throw Error(fmt::format("'{}' as a data set has {} dimension(s); allowed: samples of shape [N, d]", name,
                               array.shape.size()));
     }
+    std::vector<float> numbers = to_float32(array, name);
     try {
-      DataSet data = samples(to_float32(array, name), array.shape[1]);
+      DataSet data = samples(std::move(numbers), array.shape[1]);
       data.name_ = name;
       return data;
     } catch (const Error& error) {

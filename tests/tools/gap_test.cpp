@@ -102,7 +102,7 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   const Outcome lost = fokker({"gap", "--a", file("far.npy"), "--b", file("b.npy")});
   EXPECT_EQ(lost.code, 0);
   EXPECT_THAT(lost.out, AllOf(HasSubstr("a_b          –\n"), Not(HasSubstr("nan"))));
-  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all samples in '{}' are outside", file("far.npy"))));
+  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all 2 samples in '{}' are outside", file("far.npy"))));
 
   // What would be ignored is refused.
   const std::string mixture = planar_mixture();

@@ -25,9 +25,9 @@ With --model it samples the model by the reverse SDE and by the probability-flow
 prints the squared Wasserstein distances between the three, beside the noise floor, which is that of two draws of the
 data. In the plane they are those of histograms on a box, and samples outside the box are left out and counted as
 escaped. In other dimensions they are sliced distances, samples that are not finite are left out, and these and those
-with a coordinate beyond ten times the largest of the data are counted as escaped. Of a
-potential it prints the mean of R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it
-is and with the mean of R taken off at each time.
+with a coordinate beyond ten times the largest of the data are counted as escaped. Of a potential it prints the mean of
+R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it is and with the mean of R taken
+off at each time.
 With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
 options of the model and of its samplers are refused.
 )",

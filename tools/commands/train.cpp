@@ -21,8 +21,8 @@ class Train : public Command {
 The defaults train circles2 in about half a minute on two cores. They are made for data of about this size, which lie
 within the box, and for ou: with another SDE as long a training ends farther from the data, and with ve, vp-cosine and
 subvp much farther.
-SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second
-signal ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
+SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second signal
+ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
 and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state,
 and beside it a file .fokker-PID-N.tmp that may be removed.

@@ -176,7 +176,7 @@ TEST_F(GapCommand, NamesTheSamplesThatLeaveTheScaleOfTheData) {
   EXPECT_EQ(json["sde"]["name"], "ou");
   for (const char* sampler : {"ode", "sde"}) {
     const int far_out = json["far_out"][sampler];
-    EXPECT_GT(far_out, 50);
+    EXPECT_GT(far_out, 0);
     EXPECT_EQ(json["not_finite"][sampler], 0);
     EXPECT_DOUBLE_EQ(json["escaped"][sampler].get<double>(), far_out / 99.0);
   }

@@ -248,7 +248,7 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides) 
   try {
     check_activation_parameters(file.metadata, overrides);
     Mlp mlp = read_mlp(file, metadata);
-    const Model model{read_sde(file.metadata, overrides), std::move(mlp)};
+    Model model{read_sde(file.metadata, overrides), std::move(mlp)};
     model.validate();
     return model;
   } catch (const Error& error) {

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <functional>
 
+#include "console.hpp"
+
 namespace fokker::tools {
 namespace {
 
@@ -32,6 +34,17 @@ Json run(const std::string& data, double weight, int seed, const std::array<doub
             {"denoising_loss", 3},
             {"seconds", {{"ode", 1}, {"sde", 2}, {"measure", 4}}}}},
           {"diagnosis", nullptr}};
+}
+
+// In fixed point where that has neither many digits nor few.
+TEST(NumberOrDash, IsReadable) {
+  EXPECT_EQ(number_or_dash(0.01234), "0.01234");
+  EXPECT_EQ(number_or_dash(-2.5, "{:.1f}"), "-2.5");
+  EXPECT_EQ(number_or_dash(0), "0.00000");
+  EXPECT_EQ(number_or_dash(1.8e38), "1.8000e+38");
+  EXPECT_EQ(number_or_dash(-2e6), "-2.0000e+06");
+  EXPECT_EQ(number_or_dash(2.5e-5), "2.5000e-05");
+  for (const double none : {std::nan(""), HUGE_VAL, -HUGE_VAL}) EXPECT_EQ(number_or_dash(none), "–");
 }
 
 TEST(Summarise, GivesEachGroupItsStatistics) {

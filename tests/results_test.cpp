@@ -142,9 +142,10 @@ TEST(Verdicts, CompareWithNoFloorThatSaysNothing) {
   };
   const auto compares = HasSubstr("noise floors");
   EXPECT_THAT(text([](Json& gap) { gap["escaped"]["ode"] = 0.04; }), compares);
-  EXPECT_THAT(text([](Json& gap) { gap["escaped"]["sde"] = 0.97; }),
-              AllOf(Not(compares), HasSubstr("falls from 3.50000"),
-                    HasSubstr("3.00000 (of 200 samples as few as 6 were left, so that no noise floor compares)")));
+  EXPECT_THAT(
+      text([](Json& gap) { gap["escaped"]["sde"] = 0.97; }),
+      AllOf(Not(compares), HasSubstr("falls from 3.50000"),
+            HasSubstr("3.00000 (of 200 samples as few as 6 stayed near the data, so that no noise floor compares)")));
   EXPECT_THAT(text([](Json& gap) { gap["noise_floor"] = 0; }),
               AllOf(Not(compares), HasSubstr("3.00000 with a noise floor of 0")));
   EXPECT_THAT(text([](Json& gap) { gap["w2_squared"]["ode_sde"] = nullptr; }),

@@ -88,8 +88,8 @@ std::string verdict(const Json& without, const Json& with, std::int64_t samples)
   const std::int64_t seeds = without["seeds"];
   const std::string by =
       lost > most_escaped
-          ? fmt::format("{:.5f} (of {} samples as few as {} were left, so that no noise floor compares)", change,
-                        samples, std::llround((1 - lost) * double(samples)))
+          ? fmt::format("{:.5f} (of {} samples as few as {} stayed near the data, so that no noise floor compares)",
+                        change, samples, std::llround((1 - lost) * double(samples)))
       : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
       : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
                    : fmt::format("{:.5f}", change);

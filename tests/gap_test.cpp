@@ -236,8 +236,8 @@ TEST(Gap, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, wider); }), HasSubstr("within ±3.5 and on 64 within ±7"));
 }
 
-// A sampler of a law a hundred times as wide as the data. Finite samples count in the distance, however far out; with the
-// health of one call that of many parts is the same.
+// A sampler of a law a thousand times as wide as the data. Finite samples count in the distance, however far out, and
+// drawn in parts they have the health that they have at once.
 TEST_P(GapIn, CountsSamplesBeyondTheScaleOfTheData) {
   const std::int64_t d = GetParam();
   const std::vector<double> origin(static_cast<std::size_t>(d));

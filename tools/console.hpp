@@ -48,8 +48,9 @@ std::string number_or_dash(double value, const char* format = "{:.5f}");
 // "1 run", "2 runs".
 std::string counted(std::int64_t n, const std::string& what);
 
-// Progress over a list of phases on stderr: one rewritten line on a terminal that is not `dumb`, otherwise a line at most
-// every five seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases of its kind.
+// Progress over a list of phases on stderr: one rewritten line on a terminal that is not `dumb`, otherwise a line at
+// most every five seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases
+// of its kind.
 class Progress {
  public:
   struct Phase {
@@ -91,9 +92,9 @@ class Progress {
   bool terminal_, line_open_ = false;
 };
 
-// While one of these lives, the first SIGINT, SIGTERM or SIGHUP is remembered instead of ending the program. The next one
-// does what it did before: work that comes to no place to stop can still be ended. A SIGHUP that is ignored, as by nohup,
-// stays ignored.
+// While one of these lives, the first SIGINT, SIGTERM or SIGHUP is remembered instead of ending the program. The next
+// one does what it did before: work that comes to no place to stop can still be ended. A SIGHUP that is ignored, as by
+// nohup, stays ignored.
 class InterruptGuard {
  public:
   InterruptGuard();

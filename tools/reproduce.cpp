@@ -152,8 +152,8 @@ class Reproduction {
     }
   }
 
-  // What training and measuring cannot do well with the data. Throws Error where all of a planar law lies outside the box
-  // of its distances.
+  // What training and measuring cannot do well with the data. Throws Error where all of a planar law lies outside the
+  // box of its distances.
   Warnings check_data(const std::vector<Run>& runs) const {
     Warnings warnings;
     const auto add = [&](const Run& run, const std::string& text) {

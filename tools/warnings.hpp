@@ -1,7 +1,7 @@
 #pragma once
 
-// What is said of data before the work and of samples after it, where numbers that look like results are none: a line on
-// standard error each (warn()), and the list "warnings" of JSON.
+// What is said of data before the work and of samples after it, where numbers that look like results are none: a line
+// on standard error each (warn()), and the list "warnings" of JSON.
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -22,8 +22,8 @@ struct Reach {
   double far = std::numeric_limits<double>::infinity();
   std::string why = "ten times the largest number of the data";
 };
-// By the data that a model was trained on, which its file names, or the mixture that it is; of others' networks by their
-// SDE: data ten times as large as prior and mean at T allow do not get to its prior.
+// By the data that a model was trained on, which its file names, or the mixture that it is; of others' networks by
+// their SDE: data ten times as large as prior and mean at T allow do not get to its prior.
 Reach reach_of(const Model& model, const std::string& path);
 // The metadata of the file of a trained model: the recipe, and what reach_of() reads.
 ModelMetadata training_metadata(const std::string& recipe, const DataSet& data);

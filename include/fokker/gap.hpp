@@ -27,8 +27,8 @@ struct EmpiricalLaw {
   std::int64_t dimension = 2;
   std::optional<Histogram> histogram = {};  // d = 2
   Buffer<float> samples = {};               // d ≠ 2: [N, d] on the context's device
-  // The share of the samples outside the box for d = 2, which distances leave out; otherwise of those that are not finite
-  // or far out, of which distances leave out the former.
+  // The share of the samples outside the box for d = 2, which distances leave out; otherwise of those that are not
+  // finite or far out, of which distances leave out the former.
   double escaped = 0;
   SampleHealth health = {};
 };

@@ -18,8 +18,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Processors that a group may use: cpu.max holds "QUOTA PERIOD" or "max PERIOD" in version 2; in version 1 there are two
-// files, and a quota of −1 is none.
+// Processors that a group may use: cpu.max holds "QUOTA PERIOD" or "max PERIOD" in version 2; in version 1 there are
+// two files, and a quota of −1 is none.
 double quota_of(const fs::path& group) {
   double quota = -1, period = 0;
   std::ifstream both(group / "cpu.max");

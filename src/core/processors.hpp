@@ -5,11 +5,11 @@
 
 namespace fokker {
 
-// The processors that this process may use: those of its affinity, but no more than the CPU quota of its control groups,
-// rounded up.
+// The processors that this process may use: those of its affinity, but no more than the CPU quota of its control
+// groups, rounded up.
 int available_processors();
-// The quota of the groups that the file `self` lists (/proc/self/cgroup), of version 1 or 2, and of those above them, in
-// a hierarchy at `root` (/sys/fs/cgroup); INT_MAX where there is none.
+// The quota of the groups that the file `self` lists (/proc/self/cgroup), of version 1 or 2, and of those above them,
+// in a hierarchy at `root` (/sys/fs/cgroup); INT_MAX where there is none.
 int processor_quota(const std::string& root, const std::string& self);
 
 // As many as OMP_NUM_THREADS or the program asks OpenMP for, else all; never more than available_processors().

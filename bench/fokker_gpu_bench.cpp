@@ -43,6 +43,7 @@
 
 #include "checks.hpp"
 #include "core/parallel.hpp"
+#include "core/processors.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/formulas/philox.hpp"
@@ -281,7 +282,7 @@ std::string check_sample(const Gpu& gpu, const SampleWork& work, Precision preci
   const std::int64_t count = std::min<std::int64_t>(work.n, 64);
   std::vector<double> of_device(count), of_cpu(count);
   std::vector<std::array<double, 2>> want(count);
-  parallel_for(available_threads(), count,
+  parallel_for(default_threads(), count,
                [&](std::int64_t k, int) { want[k] = reference_path(work, net, spread(k, count, work.n)); });
   for (std::int64_t k = 0; k < count; ++k) {
     const std::int64_t i = spread(k, count, work.n);

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <numeric>
 #include <regex>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "backend_under_test.hpp"
+#include "core/processors.hpp"
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
@@ -18,6 +20,7 @@
 #include "fokker/sampler.hpp"
 #include "fokker/version.hpp"
 #include "fokker/view.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
@@ -55,6 +58,34 @@ TEST(Context, CpuIsExplicitAndAutomaticSaysWhy) {
   EXPECT_EQ(automatic.device(), cuda.available ? Device::cuda : Device::cpu);
   EXPECT_EQ(automatic.precision(), cuda.available ? Precision::split : Precision::fp32);
   EXPECT_EQ(automatic.note(), "backend " + automatic.backend_name() + ": " + cuda.detail);
+}
+
+// A hierarchy of version 2 with a quota in a parent, one of version 1, and none.
+TEST(Processors, AreAsManyAsControlGroupsAllow) {
+  const testing::Scratch scratch;
+  const auto put = [&](const std::string& path, const std::string& text) {
+    std::filesystem::create_directories(std::filesystem::path(scratch / path).parent_path());
+    testing::put(scratch / path, text);
+  };
+  const auto quota = [&](const std::string& self) {
+    put("self", self);
+    return processor_quota(scratch / "root", scratch / "self");
+  };
+  put("root/job/cpu.max", "250000 100000\n");
+  put("root/job/step/cpu.max", "max 100000\n");
+  put("root/cpu/job/cpu.cfs_quota_us", "50000\n");
+  put("root/cpu/job/cpu.cfs_period_us", "100000\n");
+  put("root/cpu/free/cpu.cfs_quota_us", "-1\n");
+  put("root/cpu/free/cpu.cfs_period_us", "100000\n");
+  EXPECT_EQ(quota("0::/job/step\n"), 3);
+  EXPECT_EQ(quota("0::/job\n"), 3);
+  EXPECT_EQ(quota("2:cpuset:/job\n1:cpu,cpuacct:/job\n0::/job\n"), 1);
+  EXPECT_EQ(quota("1:cpu:/free\n0::/\n"), std::numeric_limits<int>::max());
+  EXPECT_EQ(quota("0::/absent\n"), std::numeric_limits<int>::max());
+  EXPECT_EQ(quota("nonsense"), std::numeric_limits<int>::max());
+  EXPECT_EQ(processor_quota(scratch / "absent", scratch / "absent"), std::numeric_limits<int>::max());
+  EXPECT_GE(available_processors(), 1);
+  EXPECT_LE(Context(BackendKind::cpu).threads(), available_processors());
 }
 
 TEST(Context, PrecisionNames) {

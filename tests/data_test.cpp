@@ -406,6 +406,41 @@ TEST(Samples, AreReadFromNpyFiles) {
   }
 }
 
+TEST(DataScale, IsThatOfTheNumbers) {
+  const Context context(BackendKind::cpu);
+  const DataSet stored = DataSet::samples({1, 5, -7, 5, 3, 5}, 2);
+  const DataScale scale = data_scale(context, stored);
+  EXPECT_EQ(scale.largest, 7);
+  EXPECT_EQ(scale.far(), 70);
+  ASSERT_EQ(scale.deviation.size(), 2u);
+  EXPECT_NEAR(scale.deviation[0], std::sqrt(56.0 / 3), 1e-14);  // of 1, −7, 3 around −1
+  EXPECT_EQ(scale.deviation[1], 0);
+  EXPECT_TRUE(std::isinf(data_scale(context, DataSet::samples({0, 0}, 1)).far()));
+
+  // Of a mixture by 16384 draws, of which the deviation errs by 1/√(2 · 16384) of itself: five times that is 2.8 %.
+  const DataSet mixture = DataSet::mixture(GaussianMixture::isotropic(3, {1}, {0, 100, -1000}, {4}));
+  const DataScale drawn = data_scale(context, mixture);
+  for (const double deviation : drawn.deviation) EXPECT_NEAR(deviation, 2, 2 * 0.028);
+  EXPECT_GT(drawn.largest, 1000);
+  EXPECT_LT(drawn.largest, 1000 + 2 * 7);  // missed with probability 2e-8
+  EXPECT_EQ(data_scale(context, mixture).largest, drawn.largest);
+}
+
+TEST(Samples, OfDoublesThatFloatMergesAreRefused) {
+  const testing::Scratch scratch;
+  const std::string path = scratch / "times.npy";
+  std::vector<double> numbers;
+  for (int i = 0; i < 100; ++i) numbers.insert(numbers.end(), {0.01 * i, 1.7e9 + i});
+  save_npy(path, {100, 2}, numbers.data());
+  EXPECT_THAT(testing::message_of([&] { DataSet::named(path); }),
+              ::testing::AllOf(HasSubstr("column 1 of"), HasSubstr("does not fit in float32"),
+                               HasSubstr("subtract an offset")));
+  // Less the offset it is what it was.
+  for (std::size_t i = 1; i < numbers.size(); i += 2) numbers[i] -= 1.7e9;
+  save_npy(path, {100, 2}, numbers.data());
+  EXPECT_EQ(DataSet::named(path).stored()->back(), 99);
+}
+
 TEST(Mixture, IsReadFromAJsonFile) {
   const TemporaryFolder folder;
   std::ofstream(folder / "law.json")

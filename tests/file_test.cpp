@@ -357,6 +357,30 @@ TEST(Npy, RefusesWhatItCannotUse) {
   }
 }
 
+// Rounding to float32 takes up to 8 from a number above 2^27 = 1.3e8, and up to 2^−11 from one above 2^13.
+TEST(Npy, BecomesFloat32WhereThatKeepsItsNumbersApart) {
+  const auto rounded = [](std::vector<double> numbers, std::int64_t columns) {
+    const std::int64_t rows = std::ssize(numbers) / columns;
+    return to_float32({{rows, columns}, std::move(numbers), false}, "a.npy");
+  };
+  EXPECT_EQ(rounded({0.1, 1, 0.2, 2}, 2), (std::vector<float>{0.1f, 1, 0.2f, 2}));
+  EXPECT_EQ(rounded({8192.1, 8193.3, 8194.7}, 1), (std::vector<float>{8192.1f, 8193.3f, 8194.7f}));
+  EXPECT_EQ(rounded({1e8 + 0.3, 1e8 + 0.3}, 1), (std::vector<float>{1e8f, 1e8f}));  // nothing to keep apart
+  EXPECT_EQ(rounded({0.3, 0.1 + 0.2}, 1), (std::vector<float>{0.3f, 0.3f}));        // but for double's own rounding
+  EXPECT_EQ(rounded({1e8, 2e8, 3e8}, 1), (std::vector<float>{1e8f, 2e8f, 3e8f}));
+  EXPECT_EQ(rounded({}, 3).size(), 0u);
+  const std::vector<double> stamps{0, 1.4e8, 0, 1.4e8 + 1, 0, 1.4e8 + 2};
+  EXPECT_THAT(testing::message_of([&] { rounded(stamps, 2); }),
+              ::testing::AllOf(HasSubstr("column 1 of 'a.npy' does not fit in float32"),
+                               HasSubstr("numbers up to 1.4e+08 with a standard deviation of 0.816")));
+  // One dimension is one column; and what came as float32 has lost nothing more.
+  EXPECT_THAT(testing::message_of([] { to_float32({{2}, {1e8, 1e8 + 1}, false}, "a.npy"); }), HasSubstr("column 0"));
+  EXPECT_EQ(to_float32({{2}, {1e8, 1e8 + 8}, true}, "a.npy"), (std::vector<float>{1e8f, 100000008}));
+  // What is not finite is for others to refuse.
+  EXPECT_TRUE(std::isnan(rounded({std::numeric_limits<double>::quiet_NaN(), 1e8, 1e8 + 1}, 1)[0]));
+  EXPECT_TRUE(std::isinf(rounded({1e300, 0}, 1)[0]));
+}
+
 TEST(Npy, WritesOnlyWhatItReads) {
   const Scratch scratch;
   const double data[8] = {};

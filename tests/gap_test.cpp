@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -235,6 +236,37 @@ TEST(Gap, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, wider); }), HasSubstr("within ±3.5 and on 64 within ±7"));
 }
 
+// A sampler of a law a thousand times as wide as the data. Finite samples count in the distance, however far out, and
+// drawn in parts they have the health that they have at once.
+TEST_P(GapIn, CountsSamplesBeyondTheScaleOfTheData) {
+  const std::int64_t d = GetParam();
+  const std::vector<double> origin(static_cast<std::size_t>(d));
+  const DataSet data = DataSet::mixture(gaussian(1e-2, origin));
+  const Model model = model_of(gaussian(1e4, origin));
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 1e-3, 8);
+  GapOptions options{.samples = 17000};
+  const GroundTruth truth = ground_truth(context, data, options);
+  EXPECT_EQ(truth.far, data_scale(context, data).far());
+  EXPECT_EQ(truth.law.health.lost(), 0);
+  const SamplerGap gap = measure_gap(context, model, truth, grid, options);
+  options.save = [](const GapState&) {};
+  const SamplerGap in_parts = measure_gap(context, model, truth, grid, options);
+  for (const auto& [law, parts] : {std::pair(&gap.ode, &in_parts.ode), std::pair(&gap.sde, &in_parts.sde)}) {
+    EXPECT_EQ(law->health.count, 17000);
+    EXPECT_EQ(law->health.not_finite, 0);
+    EXPECT_GT(law->health.far_out, 100);
+    EXPECT_EQ(law->health.far, truth.far);
+    EXPECT_EQ(law->health.far_out, parts->health.far_out);
+    EXPECT_EQ(parts->health.count, 17000);
+    if (d != 2) {
+      EXPECT_EQ(law->escaped, law->health.lost());
+    }
+  }
+  if (d != 2) {
+    EXPECT_GT(gap.sde_truth.w2_squared, 10);
+  }
+}
+
 // Laws of which no sample is left have no distance.
 TEST(Gap, OfLostSamplesIsNotANumber) {
   const std::vector<float> far{9, 9, -9, 9};
@@ -247,6 +279,20 @@ TEST(Gap, OfLostSamplesIsNotANumber) {
   EXPECT_TRUE(std::isnan(w2_squared(context, lost, origin).w2_squared));
   EXPECT_TRUE(std::isnan(w2_squared(context, origin, lost).certificate_gap()));
   EXPECT_EQ(w2_squared(context, origin, origin).w2_squared, 0);
+
+  // In other dimensions only what is not finite is left out.
+  const auto law_of = [&](const std::vector<float>& numbers) {
+    Buffer<float> there(context, 2, 1);
+    copy(context, View<const float>(numbers.data(), 2, 1), there.view());
+    context.synchronize();
+    return empirical_law(context, std::move(there), {}, 1);
+  };
+  const float none = std::numeric_limits<float>::quiet_NaN();
+  EXPECT_EQ(law_of({none, none}).escaped, 1);
+  EXPECT_TRUE(std::isnan(w2_squared(context, law_of({none, none}), law_of({0, 0})).w2_squared));
+  EXPECT_EQ(law_of({3, 3}).escaped, 1);
+  EXPECT_EQ(law_of({3, none}).health.far_out, 1);
+  EXPECT_NEAR(w2_squared(context, law_of({3, none}), law_of({0, 0})).w2_squared, 9, 1e-12);
 }
 
 }  // namespace

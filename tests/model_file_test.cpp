@@ -69,7 +69,7 @@ SafeTensors file_of(const std::vector<Layer>& layers, const ModelMetadata& metad
   return file;
 }
 
-const ModelMetadata tanh_potential = {{"activation", "tanh"}, {"output", "potential"}};
+const ModelMetadata tanh_potential = {{"activation", "tanh"}, {"output", "potential"}, {"sde", "ou"}};
 
 Model load(const Scratch& scratch, const SafeTensors& file, const ModelMetadata& overrides = {}) {
   file.save(scratch / "a.safetensors");
@@ -321,7 +321,7 @@ TEST(ForeignFile, LayersFollowInNaturalOrder) {
   const Model named =
       load(scratch,
            file_of({{"net.layers.2", 5, 7}, {"net.layers.10", 2, 5}, {"net.layers.1", 7, 3}}, {{"output", "score"}}),
-           {{"activation", "sine"}});
+           {{"activation", "sine"}, {"sde", "ou"}});
   EXPECT_EQ(mlp_of(named).architecture.hidden, (Shape{7, 5}));
   EXPECT_EQ(named.output(), Output::score);
   // Parameters stand where the layout says.
@@ -350,14 +350,32 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
   const Scratch scratch;
   const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
   EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr(fmt::format("activation={}", fmt::join(activation_names(), "|"))),
-                                            HasSubstr("output=potential|score"), HasSubstr("beta=")));
+                                            HasSubstr("output=potential|score"), HasSubstr("beta="),
+                                            HasSubstr("sde=ou|vp-linear|vp-cosine|subvp|ve")));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
               AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}), HasSubstr("beta="));
-  const Model model = load(scratch, file, {{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}});
+  ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}};
+  EXPECT_THAT(refusal(scratch, file, options), AllOf(HasSubstr("give sde=ou|"), Not(HasSubstr("output="))));
+  options["sde_parameters"] = "{}";  // of which SDE?
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr("give sde=ou|"));
+  options["sde"] = "vp-linear";
+  const Model model = load(scratch, file, options);
   EXPECT_EQ(mlp_of(model).architecture.beta, 20);
-  // Without an SDE: the paper's.
-  EXPECT_EQ(model.sde.parameters_json(), ForwardSde{}.parameters_json());
+  EXPECT_EQ(model.sde.parameters_json(), ForwardSde::vp_linear().parameters_json());
+}
+
+// A parameter that its activation does not have, be it the file's or an option's. The file's goes with the file's
+// activation, for which another may stand.
+TEST(ForeignFile, AParameterThatNothingReadsIsRefused) {
+  const Scratch scratch;
+  const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}},
+                                   {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}, {"beta", "2"}});
+  EXPECT_THAT(refusal(scratch, file), HasSubstr("beta is given, and the activation silu has no such parameter"));
+  EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "softplus"}})).architecture.beta, 2);
+  const SafeTensors tanh = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
+  EXPECT_THAT(refusal(scratch, tanh, {{"beta", "2"}}), HasSubstr("the activation tanh has no"));
+  EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "tanh"}})).architecture.activation, Activation::tanh);
 }
 
 TEST(ForeignFile, OptionsWinOverTheFile) {
@@ -610,15 +628,10 @@ TEST(PublishedFile, LoadsAsItIs) {
       // As a PyTorch user would have saved it, without metadata.
       SafeTensors bare = file;
       bare.metadata.clear();
-      EXPECT_THAT(refusal(scratch, bare, {{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}}),
-                  HasSubstr("layers="));
-      EXPECT_EQ(mlp_of(load(scratch, bare,
-                            {{"activation", "softplus"},
-                             {"beta", "100"},
-                             {"output", "potential"},
-                             {"layers", "input,hidden1,hidden2,output"}}))
-                    .parameters,
-                mlp_of(model).parameters);
+      ModelMetadata options{{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}, {"sde", "ou"}};
+      EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("layers="));
+      options["layers"] = "input,hidden1,hidden2,output";
+      EXPECT_EQ(mlp_of(load(scratch, bare, options)).parameters, mlp_of(model).parameters);
     }
   }
 }

@@ -1,6 +1,7 @@
 // Threads: who does which items, what an exception, a call within a call and a fork do, and what is where no more threads
 // can be made.
 #include "core/parallel.hpp"
+#include "core/processors.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -158,14 +159,14 @@ TEST(Threads, ThatCannotBeMadeLeaveTheWorkToTheOthers) {
 
 TEST(Threads, AreThoseThatTheProcessMayRunOn) {
   ::unsetenv("OMP_NUM_THREADS");
-  const int all = available_threads();
+  const int all = default_threads();
   EXPECT_GE(all, 1);
   EXPECT_EQ(make_threads(0), all);
   EXPECT_EQ(make_threads(7), 7);
   for (const auto& [text, threads] : {std::pair("1", 1), std::pair("100000", all), std::pair("-3", all),
                                       std::pair("many", all), std::pair("", all)}) {
     ::setenv("OMP_NUM_THREADS", text, 1);
-    EXPECT_EQ(available_threads(), threads) << text;
+    EXPECT_EQ(default_threads(), threads) << text;
   }
   ::unsetenv("OMP_NUM_THREADS");
 }

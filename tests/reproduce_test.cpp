@@ -92,7 +92,9 @@ TEST(Reproduction, DataThatAreNotPlanarHaveSlicedDistances) {
   put(scratch / "spatial.json", R"({"weights": [1], "means": [[0.5, 0, -1]], "covariances": [0.1]})");
   const Outcome spatial = reproduce(scratch, scratch / "spatial.json");
   ASSERT_EQ(spatial.code, 0) << spatial.err;
-  EXPECT_THAT(spatial.out, HasSubstr("noise floors"));
+  // So little training throws every sample far out.
+  EXPECT_THAT(spatial.out, HasSubstr("of 200 samples as few as 0 stayed near the data"));
+  EXPECT_THAT(spatial.err, HasSubstr("of 200 samples of the ODE in 'spatial_softplus20_w0_s0' 200 have a coordinate"));
   const Json gap = Json::parse(get(scratch / "out/results.json"))["runs"][0]["gap"];
   EXPECT_TRUE(gap["w2_squared"].is_null());
   EXPECT_TRUE(gap["sliced_w2_squared"]["ode_sde"].is_number());
@@ -217,6 +219,28 @@ TEST(Reproduction, HistogramsThatAreGoneAreMadeAgain) {
   }
 }
 
+// That the data lie where nothing is measured is found before anything is trained, or made.
+TEST(Reproduction, DataOutsideTheBoxAreNamedBeforeTraining) {
+  const Scratch scratch;
+  put_mixture(scratch / "far.json", 20);
+  expect_refusal(
+      reproduce(scratch, scratch / "far.json"),
+      fmt::format("all data of '{}' lie outside the box [-3.5, 3.5]^2 of the distances", scratch / "far.json"));
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
+  put_mixture(scratch / "edge.json", 3.5);  // half of them outside
+  const Outcome outcome = reproduce(scratch, scratch / "edge.json", "1");
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::size_t measured = outcome.err.find("of the data are outside the box [-3.5, 3.5]^2, and distances leave"),
+                    trained = outcome.err.find("in which the points of the residual are");
+  EXPECT_LT(measured, outcome.err.find("1 run on the")) << outcome.err;
+  EXPECT_LT(trained, outcome.err.find("1 run on the")) << outcome.err;
+  const Json results = Json::parse(get(scratch / "out/results.json"));
+  EXPECT_EQ(results["warnings"].size(), 2u);
+  EXPECT_TRUE(results["runs"][0]["gap"]["warnings"].is_array());
+  expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation silu --beta 3"),
+                 "--beta given with the activation silu", 2);
+}
+
 TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
   const Scratch scratch;
   const Outcome lost = reproduce(scratch, "blob");  // so little training throws every sample out of the box
@@ -234,8 +258,9 @@ TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
     const Outcome outcome = reproduce(scratch, "blob");
     ASSERT_EQ(outcome.code, 0) << outcome.err;
     const bool few = escaped > 0.5;
-    const auto expected = few ? HasSubstr("of 200 samples as few as 6 were left, so that no noise floor compares")
-                              : HasSubstr("noise floors");
+    const auto expected =
+        few ? HasSubstr("of 200 samples as few as 6 stayed near the data, so that no noise floor compares")
+            : HasSubstr("noise floors");
     EXPECT_THAT(outcome.out, AllOf(expected, HasSubstr("gap falls from 3.5")));
     if (reported) {
       EXPECT_THAT(report(scratch), expected);

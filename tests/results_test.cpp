@@ -8,6 +8,8 @@
 #include <cmath>
 #include <functional>
 
+#include "console.hpp"
+
 namespace fokker::tools {
 namespace {
 
@@ -32,6 +34,17 @@ Json run(const std::string& data, double weight, int seed, const std::array<doub
             {"denoising_loss", 3},
             {"seconds", {{"ode", 1}, {"sde", 2}, {"measure", 4}}}}},
           {"diagnosis", nullptr}};
+}
+
+// In fixed point where that has neither many digits nor few.
+TEST(NumberOrDash, IsReadable) {
+  EXPECT_EQ(number_or_dash(0.01234), "0.01234");
+  EXPECT_EQ(number_or_dash(-2.5, "{:.1f}"), "-2.5");
+  EXPECT_EQ(number_or_dash(0), "0.00000");
+  EXPECT_EQ(number_or_dash(1.8e38), "1.8000e+38");
+  EXPECT_EQ(number_or_dash(-2e6), "-2.0000e+06");
+  EXPECT_EQ(number_or_dash(2.5e-5), "2.5000e-05");
+  for (const double none : {std::nan(""), HUGE_VAL, -HUGE_VAL}) EXPECT_EQ(number_or_dash(none), "–");
 }
 
 TEST(Summarise, GivesEachGroupItsStatistics) {
@@ -129,9 +142,10 @@ TEST(Verdicts, CompareWithNoFloorThatSaysNothing) {
   };
   const auto compares = HasSubstr("noise floors");
   EXPECT_THAT(text([](Json& gap) { gap["escaped"]["ode"] = 0.04; }), compares);
-  EXPECT_THAT(text([](Json& gap) { gap["escaped"]["sde"] = 0.97; }),
-              AllOf(Not(compares), HasSubstr("falls from 3.50000"),
-                    HasSubstr("3.00000 (of 200 samples as few as 6 were left, so that no noise floor compares)")));
+  EXPECT_THAT(
+      text([](Json& gap) { gap["escaped"]["sde"] = 0.97; }),
+      AllOf(Not(compares), HasSubstr("falls from 3.50000"),
+            HasSubstr("3.00000 (of 200 samples as few as 6 stayed near the data, so that no noise floor compares)")));
   EXPECT_THAT(text([](Json& gap) { gap["noise_floor"] = 0; }),
               AllOf(Not(compares), HasSubstr("3.00000 with a noise floor of 0")));
   EXPECT_THAT(text([](Json& gap) { gap["w2_squared"]["ode_sde"] = nullptr; }),

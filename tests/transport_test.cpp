@@ -296,6 +296,15 @@ TEST(Histogram, CountsNearestNodesAndLeavesOutTheRest) {
   EXPECT_EQ(h.weights, expected);
 }
 
+// Masses ¼ and ¾ on nodes a spacing apart in x and two in y: variances 3/16 and 4 · 3/16.
+TEST(Histogram, DeviationIsThatOfItsNodes) {
+  Histogram h{.grid = {.n = 8}, .weights = std::vector<double>(64)};  // a spacing is 1
+  EXPECT_EQ(h.deviation(), 0);
+  h.weights[8 * 2 + 3] = 0.25;
+  h.weights[8 * 4 + 4] = 0.75;
+  EXPECT_NEAR(h.deviation(), std::sqrt(15.0 / 16), 1e-14);  // of sums of three numbers below 16
+}
+
 TEST(Histogram, EmptyAndAllOutside) {
   const auto empty = histogram(cpu(), View<const float>(nullptr, 0, 2));
   EXPECT_EQ(empty.inside + empty.outside, 0);
@@ -339,6 +348,22 @@ TEST(CountEscaped, CountsWhatHasACoordinateOutside) {
   EXPECT_THAT(message_of([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 0)); }), HasSubstr("[2, 0]"));
   EXPECT_THAT(message_of([&] { count_escaped(cpu(), View<const float>(samples.data(), 2, 2, Device::cuda)); }),
               HasSubstr("on device cuda; allowed here: cpu"));
+}
+
+TEST(SampleHealth, CountsWhatIsNotFiniteAndWhatIsFarOut) {
+  const float nan = float(kNan), inf = float(kInfinity);
+  const std::vector<float> samples{0, 1, nan, 0, 1, -inf, 1e30f, 0, 0, -35.5f, 34, -34, nan, 1e30f};
+  const View<const float> view(samples, 2);
+  const SampleHealth health = sample_health(cpu(), view, 35);
+  EXPECT_EQ(health.count, 7);
+  EXPECT_EQ(health.not_finite, 3);
+  EXPECT_EQ(health.far_out, 2);
+  EXPECT_EQ(health.far, 35);
+  EXPECT_DOUBLE_EQ(health.lost(), 5.0 / 7);
+  EXPECT_EQ(sample_health(cpu(), view).not_finite, 3);
+  EXPECT_EQ(sample_health(cpu(), view).far_out, 0);
+  EXPECT_EQ(sample_health(cpu(), View<const float>(nullptr, 0, 2), 35).lost(), 0);
+  EXPECT_THAT(message_of([&] { sample_health(cpu(), view, 0); }), HasSubstr("must be positive"));
 }
 
 // Around the mean, so nothing cancels though it is 1000 deviations away; sums of 1000 terms in double.

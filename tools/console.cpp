@@ -1,13 +1,18 @@
 #include "console.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <sstream>
@@ -18,10 +23,21 @@ namespace fokker::tools {
 
 namespace {
 
-int fail(const std::string& name, const std::string& why, ExitCode code) {
+constexpr const char* unwritten = "cannot write to standard output";
+std::string program;  // as run_main() is called for it
+
+int fail(const std::string& why, ExitCode code) {
   std::fflush(stdout);
-  fmt::print(stderr, "{}: {}\n", name, why);
+  write_message(fmt::format("{}: {}\n", program, why));
   return code;
+}
+
+// A standard stream that is closed would be the next file opened, and messages would go there. What stands in its place
+// cannot be written to.
+void occupy_standard_streams() {
+  for (const int stream : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(stream, F_GETFD) == -1) ::open("/dev/null", O_RDONLY);
+  }
 }
 
 std::vector<std::string> option_names(const CLI::App& app) {
@@ -113,25 +129,38 @@ void parse(CLI::App& app, int argc, char** argv) {
 
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command) {
   std::signal(SIGXFSZ, SIG_IGN);
-  const std::string name = app.get_name();
+  std::signal(SIGPIPE, SIG_IGN);
+  occupy_standard_streams();
+  program = app.get_name();
   set_formatter(app);
   try {
     try {
       parse(app, argc, argv);
       command();
     } catch (const CLI::ParseError& error) {
-      if (error.get_exit_code() != 0) return fail(name, error.what(), exit_usage);
+      if (error.get_exit_code() != 0) return fail(error.what(), exit_usage);
       app.exit(error);  // --help, --version
       std::cout.flush();
     }
-    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) throw Error("cannot write to standard output");
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) throw Error(unwritten);
     return exit_done;
   } catch (const std::bad_alloc&) {
-    return fail(name, "not enough memory for sizes this large", exit_failed);
-  } catch (const std::exception& error) {
-    return fail(name, error.what(), exit_failed);
+    return fail("not enough memory for sizes this large", exit_failed);
+  } catch (const std::exception& error) {  // fmt::print throws too
+    return fail(std::ferror(stdout) ? unwritten : error.what(), exit_failed);
   }
 }
+
+void write_message(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;
+    text.remove_prefix(std::size_t(written));
+  }
+}
+
+void warn(const std::string& text) { write_message(fmt::format("{}: warning: {}\n", program, text)); }
 
 std::string format_duration(double seconds) {
   if (seconds < 9.5) return fmt::format("{:.2g} s", std::max(0.0, seconds));
@@ -142,22 +171,33 @@ std::string format_duration(double seconds) {
 }
 
 std::string number_or_dash(double value, const char* format) {
-  return std::isfinite(value) ? fmt::format(fmt::runtime(format), value) : "–";
+  if (!std::isfinite(value)) return "–";
+  const bool fixed = value == 0 || (std::abs(value) >= 1e-4 && std::abs(value) < 1e6);
+  return fmt::format(fmt::runtime(fixed ? format : "{:.4e}"), value);
 }
 
 std::string counted(std::int64_t n, const std::string& what) {
   return fmt::format("{} {}{}", n, what, n == 1 ? "" : "s");
 }
 
-Progress::Progress(std::vector<Phase> phases)
-    : phases_(std::move(phases)), last_shown_(0), terminal_(::isatty(STDERR_FILENO) == 1) {}
+namespace {
+
+// A terminal that can rewrite a line.
+bool is_terminal() {
+  const char* name = std::getenv("TERM");
+  return ::isatty(STDERR_FILENO) == 1 && name != nullptr && *name != 0 && std::strcmp(name, "dumb") != 0;
+}
+
+}  // namespace
+
+Progress::Progress(std::vector<Phase> phases) : phases_(std::move(phases)), last_shown_(0), terminal_(is_terminal()) {}
 
 Progress::~Progress() {
   if (terminal_) clear();
 }
 
 void Progress::clear() {
-  if (line_open_) fmt::print(stderr, "\r\033[K");
+  if (line_open_) write_message("\r\033[K");
   line_open_ = false;
 }
 
@@ -217,28 +257,23 @@ void Progress::show(const std::string& note) {
   const std::string line = fmt::format(
       "{}{}: {:.0f} %{}{}{}", step, phases_[next_ - 1].text, std::floor(100 * fraction_), note.empty() ? "" : ", ",
       note, timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
-  if (terminal_) {
-    fmt::print(stderr, "\r\033[K{}", line);
-    line_open_ = true;
-  } else {
-    fmt::print(stderr, "{}\n", line);
-  }
-  std::fflush(stderr);
+  write_message(terminal_ ? "\r\033[K" + line : line + '\n');
+  line_open_ = terminal_;
 }
 
 void Progress::say(const std::string& text) {
   clear();
-  fmt::print(stderr, "{}\n", text);
+  write_message(text + '\n');
 }
 
 namespace {
 
 volatile std::sig_atomic_t interrupt_seen = 0;
-struct sigaction previous_interrupt, previous_termination;
+constexpr int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
+struct sigaction before[std::size(interrupts)];
 
 void restore_interrupts() {
-  sigaction(SIGINT, &previous_interrupt, nullptr);
-  sigaction(SIGTERM, &previous_termination, nullptr);
+  for (std::size_t i = 0; i < std::size(interrupts); ++i) sigaction(interrupts[i], &before[i], nullptr);
 }
 
 void remember_interrupt(int) {
@@ -253,8 +288,11 @@ InterruptGuard::InterruptGuard() {
   struct sigaction action {};
   action.sa_handler = remember_interrupt;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &previous_interrupt);
-  sigaction(SIGTERM, &action, &previous_termination);
+  for (std::size_t i = 0; i < std::size(interrupts); ++i) {
+    sigaction(interrupts[i], nullptr, &before[i]);
+    if (interrupts[i] == SIGHUP && before[i].sa_handler == SIG_IGN) continue;
+    sigaction(interrupts[i], &action, nullptr);
+  }
 }
 
 InterruptGuard::~InterruptGuard() { restore_interrupts(); }

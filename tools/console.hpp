@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fokker::tools {
@@ -21,9 +22,16 @@ constexpr const char* exit_codes_help =
 
 // Parses and calls `command`: 2 where the command line is wrong, which a CLI::ParseError says, be it thrown by the
 // parser or by the command; 1 where the work throws anything else or standard output cannot be written; else 0. Either
-// failure is one line on stderr. A write past a file size limit becomes an error instead of a signal. Helps show each
-// option with its type and default in front of its description, in lines of up to 110 columns.
+// failure is one line on stderr. A write past a file size limit or to a pipe that nobody reads becomes an error instead
+// of a signal. Helps show each option with its type and default in front of its description, in lines of up to 110
+// columns.
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command);
+
+// The one way to standard error. What cannot be written there, since it is closed, full or read by nobody, is dropped:
+// a message never ends the work.
+void write_message(std::string_view text);
+// A line of its own: "PROGRAM: warning: TEXT".
+void warn(const std::string& text);
 
 class Stopwatch {
  public:
@@ -35,13 +43,14 @@ class Stopwatch {
 
 // "0.012 s", "42 s", "3 min 05 s", "2 h 07 min".
 std::string format_duration(double seconds);
-// "0.01234", or "–" where the value is not finite.
+// "0.01234", or "1.2340e+12" where that would have many digits or few; "–" where the value is not finite.
 std::string number_or_dash(double value, const char* format = "{:.5f}");
 // "1 run", "2 runs".
 std::string counted(std::int64_t n, const std::string& what);
 
-// Progress over a list of phases on stderr: one rewritten line on a terminal, otherwise a line at most every five
-// seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases of its kind.
+// Progress over a list of phases on stderr: one rewritten line on a terminal that is not `dumb`, otherwise a line at
+// most every five seconds. The time left is the sum of what is left of each phase at the speed seen so far for phases
+// of its kind.
 class Progress {
  public:
   struct Phase {
@@ -83,8 +92,9 @@ class Progress {
   bool terminal_, line_open_ = false;
 };
 
-// While one of these lives, the first SIGINT or SIGTERM is remembered instead of ending the program. The next one does
-// what it did before: work that comes to no place to stop can still be ended.
+// While one of these lives, the first SIGINT, SIGTERM or SIGHUP is remembered instead of ending the program. The next
+// one does what it did before: work that comes to no place to stop can still be ended. A SIGHUP that is ignored, as by
+// nohup, stays ignored.
 class InterruptGuard {
  public:
   InterruptGuard();

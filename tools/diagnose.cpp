@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "console.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -100,10 +101,16 @@ Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& g
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {
     const auto law = [&](Scheme scheme, double before) {
-      return empirical_law(context, draw_samples(context, model, grid, scheme, options.samples, options.seed,
-                                                 [&](double done) { sampled(before + 0.5 * done); }));
+      return empirical_law(context,
+                           draw_samples(context, model, grid, scheme, options.samples, options.seed,
+                                        [&](double done) { sampled(before + 0.5 * done); }),
+                           {.half_width = options.energy.box});
     };
     const EmpiricalLaw sde = law(Scheme::euler_maruyama, 0), ode = law(Scheme::heun, 0.5);
+    diagnosis.escaped_ode = ode.escaped;
+    diagnosis.escaped_sde = sde.escaped;
+    diagnosis.gap_warnings = warnings_of("samples of the ODE", ode);
+    for (std::string& text : warnings_of("samples of the SDE", sde)) diagnosis.gap_warnings.push_back(std::move(text));
     diagnosis.gap = std::sqrt(std::max(0.0, w2_squared(context, ode, sde).w2_squared));
   }
   diagnosis.seconds = seconds_before + clock.seconds();
@@ -163,7 +170,9 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, 
   }
   json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
                  {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
-                 {"samples", options.samples}};
+                 {"samples", options.samples},
+                 {"escaped", {{"ode", diagnosis.escaped_ode}, {"sde", diagnosis.escaped_sde}}},
+                 {"warnings", diagnosis.gap_warnings}};
   json["resolved"] = energy.resolved;
   json["warnings"] = energy.warnings;
   json["grid"] = grid;
@@ -211,6 +220,7 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
   if (const auto& bound = diagnosis.bound) {
     warnings.insert(warnings.end(), bound->warnings.begin(), bound->warnings.end());
   }
+  warnings.insert(warnings.end(), diagnosis.gap_warnings.begin(), diagnosis.gap_warnings.end());
   for (const std::string& warning : warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 }

@@ -9,6 +9,7 @@
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
 #include "options.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 
@@ -30,6 +31,8 @@ struct Diagnosis {
   // W2 between the samplers, not squared, or the sliced distance where d ≠ 2. Not a number where it was not measured.
   double gap = 0;
   bool gap_is_sliced = false;
+  double escaped_ode = 0, escaped_sde = 0;  // EmpiricalLaw::escaped of the samples that the gap is between
+  Warnings gap_warnings;
   double seconds = 0;  // with those of earlier calls, as far as their work was saved
 };
 

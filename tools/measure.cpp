@@ -13,8 +13,8 @@
 namespace fokker::tools {
 namespace {
 
-// For each sampler its progress [2] (samples, seconds) and the histograms [n² + 2] (weights, inside, outside) or the
-// samples [drawn, d].
+// For each sampler its progress [2] (samples, seconds) and, in the plane, the histograms [n² + 2] (weights, inside,
+// outside) and the counts of lost samples [2] (not finite, far out), else the samples [drawn, d].
 void write_state(SafeTensors& file, const std::string& sampler, const DrawnSamples& state, std::int64_t dimension) {
   const double progress[] = {double(state.drawn), state.seconds};
   file.tensors[sampler + ".progress.0"] = Tensor::from_double({2}, progress);
@@ -25,7 +25,11 @@ void write_state(SafeTensors& file, const std::string& sampler, const DrawnSampl
     file.tensors[fmt::format("{}.histogram.{}", sampler, k)] =
         Tensor::from_double({std::ssize(numbers)}, numbers.data());
   }
-  if (dimension == 2) return;
+  if (dimension == 2) {
+    const double lost[] = {double(state.health.not_finite), double(state.health.far_out)};
+    file.tensors[sampler + ".lost.0"] = Tensor::from_double({2}, lost);
+    return;
+  }
   file.tensors[sampler + ".samples.0"] = Tensor::from_float({state.drawn, dimension}, state.samples.data());
 }
 
@@ -43,6 +47,11 @@ DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std
     state.samples.assign(numbers.begin(), numbers.end());
     return state;
   }
+  const std::vector<double> lost = file.at(sampler + ".lost.0").to_double();
+  if (lost.size() != 2 || !(lost[0] >= 0 && lost[1] >= 0 && lost[0] + lost[1] <= progress[0])) {
+    throw Error(fmt::format("{}.lost.0 does not hold two counts of samples", sampler));
+  }
+  state.health = {.count = state.drawn, .not_finite = std::int64_t(lost[0]), .far_out = std::int64_t(lost[1])};
   for (int k = 0;; ++k) {
     const auto found = file.tensors.find(fmt::format("{}.histogram.{}", sampler, k));
     if (found == file.tensors.end()) return state;
@@ -174,6 +183,12 @@ MeasuredGap measure(const Context& context, const Model& model, const GroundTrut
   return measured;
 }
 
+Warnings warnings_of(const SamplerGap& gap) {
+  Warnings warnings = warnings_of("samples of the ODE", gap.ode);
+  for (std::string& text : warnings_of("samples of the SDE", gap.sde)) warnings.push_back(std::move(text));
+  return warnings;
+}
+
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid) {
   const SamplerGap& gap = measured.gap;
   const bool planar = gap.ode.dimension == 2;
@@ -185,6 +200,10 @@ Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std:
   json["sliced_w2_squared"] = planar ? Json() : distances;
   json["noise_floor"] = gap.noise_floor;
   json["escaped"] = {{"ode", gap.ode.escaped}, {"sde", gap.sde.escaped}};
+  json["not_finite"] = {{"ode", gap.ode.health.not_finite}, {"sde", gap.sde.health.not_finite}};
+  json["far_out"] = {{"ode", gap.ode.health.far_out}, {"sde", gap.sde.health.far_out}};
+  json["far"] = gap.ode.health.far;
+  json["warnings"] = warnings_of(gap);
   json["residual"] = nullptr;
   if (measured.residual) {
     json["residual"] = {{"mean_square", measured.residual->mean_square},
@@ -229,8 +248,18 @@ Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std:
   return json;
 }
 
-void note_all_lost(const std::string& program, const std::string& which) {
-  fmt::print(stderr, "{}: {} are outside the box or not finite; their distances are null\n", program, which);
+std::string warning_of(const Json& gap, const char* sampler, const std::string& which) {
+  const auto number = [&](const char* key) {
+    const Json of = gap.value(key, Json());
+    return of.is_object() && of.contains(sampler) && of[sampler].is_number() ? of[sampler].get<double>() : 0.0;
+  };
+  SampleHealth health{.count = gap.at("samples"),
+                      .not_finite = std::llround(number("not_finite")),
+                      .far_out = std::llround(number("far_out"))};
+  if (const Json far = gap.value("far", Json()); far.is_number()) health.far = far;
+  const bool planar = gap.contains("w2_squared") && !gap["w2_squared"].is_null();
+  const double outside = planar ? number("escaped") : health.not_finite == health.count ? 1 : 0;
+  return warning_of(which, health, outside);
 }
 
 void save_histograms(const std::string& folder, const SamplerGap& gap, const GroundTruth& truth) {

@@ -12,6 +12,7 @@
 #include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/fokker.hpp"
 #include "options.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 
@@ -33,7 +34,7 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
 
 // Raised where the same model and options give other numbers than before, or gap_json() other keys, so that saved ones
 // are measured anew.
-constexpr int gap_version = 1;
+constexpr int gap_version = 2;
 
 struct MeasuredGap {
   SamplerGap gap;
@@ -51,10 +52,12 @@ constexpr int gap_stages = 3;
 MeasuredGap measure(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
                     GapOptions options, const StepBegins& step, const SavedWork& saved = {});
 
+// Of both samplers.
+Warnings warnings_of(const SamplerGap& gap);
 // What `fokker gap --json` prints of it. grid: the text that the times come from.
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid);
-// Says on standard error why the distances of `which` are null.
-void note_all_lost(const std::string& program, const std::string& which);
+// What is wrong with a sampler's samples by such a JSON: `sampler` is ode or sde, `which` as in warning_of().
+std::string warning_of(const Json& gap, const char* sampler, const std::string& which);
 
 constexpr const char* histogram_files[] = {"ode", "sde", "truth"};
 constexpr const char* over_time_file = "along_the_way";

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <thread>
 
+#include "console.hpp"
 #include "files.hpp"
 
 namespace fokker::tools {
@@ -175,6 +176,15 @@ CLI::Option* add_precision(CLI::App& app, std::string& precision) {
       ->check(usable([](const std::string& text) { parse_precision(text); }));
 }
 
+void check_activation_parameters(const CLI::App& app, Activation activation) {
+  const ActivationParameter& parameter = traits_of(activation).parameter;
+  for (const auto& [name, meaning] : activation_parameters()) {
+    if (app.count("--" + name) == 0 || (parameter.name && name == parameter.name)) continue;
+    throw CLI::ValidationError(
+        fmt::format("--{} given with the activation {}, which has no such parameter", name, to_string(activation)));
+  }
+}
+
 std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
 std::string parameter_help(const std::string& meaning) { return meaning + "; other activations have none"; }
 const std::string output_help = "what the network returns: potential, whose gradient is the score, or score";
@@ -193,7 +203,7 @@ std::string files_help(const std::vector<std::string>& options) {
   }
   return text + R"(
   MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d] or
-                    [K] for multiples of the identity; sde and sde_parameters may be left out. For example:
+                    [K] for multiples of the identity; sde and sde_parameters may be left out, and are ou's then. As:
                     {"weights": [1, 1], "means": [[1.5, -0.5], [0.5, -1]], "covariances": [0.05, 0.1]}
 )";
 }
@@ -203,8 +213,9 @@ void MachineOptions::add_to(CLI::App& app) {
                  "where the work runs; auto is CUDA where this build and machine have it, else the CPU")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}));
-  add_integer<std::int64_t>(app, "--threads", threads, "number of CPU threads; 0 is all that this process may run on",
-                            0, 1024);
+  add_integer<std::int64_t>(
+      app, "--threads", threads,
+      "number of CPU threads; 0 is OMP_NUM_THREADS or all, at most as many as this process may run on", 0, 1024);
   add_precision(app, precision);
 }
 
@@ -212,7 +223,7 @@ Context MachineOptions::context() const {
   const Context context({.backend = parse_backend(backend),
                          .threads = static_cast<int>(threads),
                          .precision = parse_precision(precision)});
-  if (context.device() == Device::cpu && !context.note().empty()) fmt::print(stderr, "{}\n", context.note());
+  if (context.device() == Device::cpu && !context.note().empty()) write_message(context.note() + '\n');
   return context;
 }
 
@@ -259,6 +270,7 @@ const std::vector<Override>& override_options() {
 }  // namespace
 
 void ModelOptions::add_to(CLI::App& app, bool required) {
+  app_ = &app;
   app.add_option("--model", path, "file of the model: .safetensors of an MLP, or .json of a Gaussian mixture")
       ->type_name("FILE")
       ->required(required);
@@ -269,6 +281,13 @@ void ModelOptions::add_to(CLI::App& app, bool required) {
         ->check(usable(o.check))
         ->group("What the model file does not say (these override its metadata)");
   }
+}
+
+Model ModelOptions::load() const {
+  if (const auto given = overrides.find("activation"); given != overrides.end()) {
+    check_activation_parameters(*app_, parse_activation(given->second));
+  }
+  return load_model(path, overrides);
 }
 
 std::vector<std::string> ModelOptions::override_names() {
@@ -323,11 +342,13 @@ Json describe_machine() {
           {"backends", backends}};
 }
 
-namespace {
-
 Json describe_sde(const ForwardSde& sde) {
   return {{"name", sde.name()}, {"parameters", Json::parse(sde.parameters_json())}};
 }
+
+std::string text_of(const ForwardSde& sde) { return fmt::format("{} {}", sde.name(), sde.parameters_json()); }
+
+namespace {
 
 Json describe_architecture(const Architecture& architecture) {
   Json json{{"dimension", architecture.dimension},

@@ -52,6 +52,9 @@ CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& hel
 CLI::Option* add_json(CLI::App& app, bool& json);
 CLI::Option* add_precision(CLI::App& app, std::string& precision);
 
+// Wrong usage where an option of the command line gives a parameter that the activation does not have.
+void check_activation_parameters(const CLI::App& app, Activation activation);
+
 // The texts of options that describe a network and its SDE, whether they make a model or override a file's metadata.
 std::string activation_help();
 std::string parameter_help(const std::string& meaning);  // of activation_parameters()
@@ -78,7 +81,10 @@ struct ModelOptions {
   void add_to(CLI::App& app, bool required = true);
   // The names of the options that override.
   static std::vector<std::string> override_names();
-  Model load() const { return load_model(path, overrides); }
+  Model load() const;
+
+ private:
+  const CLI::App* app_ = nullptr;
 };
 
 // --probes, --law, --probe-seed.
@@ -98,6 +104,9 @@ std::string text_of(const Json& json, int indent = -1);
 void print_json(const Json& json);
 
 Json describe_machine();
+Json describe_sde(const ForwardSde& sde);
+// "ou {"rate":1.0,...}".
+std::string text_of(const ForwardSde& sde);
 Json describe_model(const Model& model);
 Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, const DataSet& data,
                      const TrainOptions& options);

@@ -5,6 +5,7 @@
 // asks for more weights, seeds or activations takes over the runs that are there. Where one run fails the others go on.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iterator>
 #include <optional>
@@ -21,6 +22,7 @@
 #include "run.hpp"
 #include "run_measurement.hpp"
 #include "run_training.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -93,8 +95,10 @@ class Reproduction {
     configure();
     const TimeGrid grid = TimeGrid::parse(preset_.grid, sde_);
     const std::vector<Run> runs = plan_runs(preset_, sde_, seed_, out_);
+    const Warnings warnings = check_data(runs);
     const Claim claim = prepare_folders(runs, out_);
     const Context context = machine_.context();
+    warn(warnings);
     RunMeasurement measurement(context, preset_, sde_, grid, out_);
     const std::vector<RunGroup> groups = group_runs(runs, context.device() == Device::cuda ? most_together : 1);
     Progress progress(phases(groups, measurement));
@@ -104,6 +108,7 @@ class Reproduction {
     results["preset"] = preset_.name;
     results["backend"] = context.backend_name();
     results["threads"] = context.threads();
+    results["warnings"] = warnings;
     results["gap_options"] = gap_options_json(context, preset_, seed_);
     results["seeds"] = preset_.seeds;
     results["box"] = preset_.gap.box.half_width;
@@ -138,10 +143,40 @@ class Reproduction {
       check_usage([&] { preset_.activations = {{parse_activation(activation_), preset_.activations.front().beta}}; });
     }
     // One softplus, where the preset has several.
-    if (given("--beta")) preset_.activations = {{preset_.activations.front().activation, beta_}};
+    if (given("--beta")) {
+      check_activation_parameters(app_, preset_.activations.front().activation);
+      preset_.activations = {{preset_.activations.front().activation, beta_}};
+    }
     for (const char* option : {"--iterations", "--grid", "--activation", "--beta"}) {
       if (given(option)) preset_.published = false;  // the published numbers are of the paper's own recipe
     }
+  }
+
+  // What training and measuring cannot do well with the data. Throws Error where all of a planar law lies outside the
+  // box of its distances.
+  Warnings check_data(const std::vector<Run>& runs) const {
+    Warnings warnings;
+    const auto add = [&](const Run& run, const std::string& text) {
+      std::string named = fmt::format("{}: {}", run.data.name(), text);
+      if (std::find(warnings.begin(), warnings.end(), named) == warnings.end()) warnings.push_back(std::move(named));
+    };
+    for (const Run& run : runs) {
+      if (run.planar()) {
+        const double width = preset_.gap.box.half_width, outside = share_outside(run.data, width);
+        if (outside == 1) {
+          throw Error(fmt::format("all data of '{}' lie outside the box [-{}, {}]^2 of the distances; scale the data",
+                                  run.data.name(), width, width));
+        }
+        if (outside >= many_escaped) {
+          add(run, fmt::format("{:.3g} % of the data are outside the box [-{}, {}]^2, and distances leave them out",
+                               100 * outside, width, width));
+        }
+      }
+      for (const std::string& text : warnings_before_training(run.data, run.sde, run.train)) {
+        add(run, text);
+      }
+    }
+    return warnings;
   }
 
   // Costs in seconds on two cores of 2024, as those of RunMeasurement::phases().
@@ -207,9 +242,8 @@ class Reproduction {
         continue;
       }
       for (const auto& [key, sampler] : {std::pair("ode", "ODE"), std::pair("sde", "SDE")}) {
-        if (number(run["gap"]["escaped"][key]) != 1) continue;
-        note_all_lost("reproduce",
-                      fmt::format("all {} samples of the {} in '{}'", preset_.gap.samples, sampler, title));
+        const std::string which = fmt::format("samples of the {} in '{}'", sampler, title);
+        if (const std::string text = warning_of(run["gap"], key, which); !text.empty()) warn(text);
       }
     }
     if (failed == 0) return;

@@ -88,16 +88,15 @@ std::string verdict(const Json& without, const Json& with, std::int64_t samples)
   const std::int64_t seeds = without["seeds"];
   const std::string by =
       lost > most_escaped
-          ? fmt::format("{:.5f} (of {} samples as few as {} were left, so that no noise floor compares)", change,
-                        samples, std::llround((1 - lost) * double(samples)))
+          ? fmt::format("{:.5f} (of {} samples as few as {} stayed near the data, so that no noise floor compares)",
+                        change, samples, std::llround((1 - lost) * double(samples)))
       : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
       : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
                    : fmt::format("{:.5f}", change);
-  return fmt::format(
-      "the ODE–SDE gap {} from {:.5f} at w_R = 0 to {:.5f} at w_R = {}{}, by {}; SDE–truth goes from {} to {}",
-      after < before ? "falls" : "rises", before, after, number(with["residual_weight"]),
-      seeds > 1 ? fmt::format(" in the mean over {} seeds", seeds) : "", by, number_or_dash(mean(without, "sde_truth")),
-      number_or_dash(mean(with, "sde_truth")));
+  return fmt::format("the ODE–SDE gap {} from {} at w_R = 0 to {} at w_R = {}{}, by {}; SDE–truth goes from {} to {}",
+                     after < before ? "falls" : "rises", number_or_dash(before), number_or_dash(after),
+                     number(with["residual_weight"]), seeds > 1 ? fmt::format(" in the mean over {} seeds", seeds) : "",
+                     by, number_or_dash(mean(without, "sde_truth")), number_or_dash(mean(with, "sde_truth")));
 }
 
 }  // namespace

@@ -21,7 +21,9 @@ std::string_view to_string(Precision precision);
 
 struct ContextOptions {
   BackendKind backend = BackendKind::automatic;  // automatic: CUDA where this build and machine have it, else the CPU
-  int threads = 0;                               // CPU threads, up to 1024; 0: all that the process may run on
+  // CPU threads, up to 1024; 0: as many as OMP_NUM_THREADS says, else one a processor, and never more than the process's affinity
+  // and the CPU quota of its control group allow.
+  int threads = 0;
   // The caller's cudaStream_t, used as it is and never destroyed; nullptr: the default stream.
   void* stream = nullptr;
   Precision precision = Precision::split;  // CUDA only
@@ -71,7 +73,8 @@ class Context {
   std::string backend_name() const;
   // As asked for on CUDA; fp32 on the CPU.
   Precision precision() const;
-  // Why `automatic` chose what it chose; empty where the choice was explicit.
+  // Why `automatic` chose what it chose, and that OMP_NUM_THREADS asks for more threads than may run; empty where the
+  // choice was explicit.
   const std::string& note() const;
   // Waits for everything queued through this context. On the CPU calls have finished when they return.
   void synchronize() const;

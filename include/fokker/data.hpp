@@ -72,4 +72,16 @@ class DataSet {
   std::shared_ptr<const DeviceSamples> device_samples_;
 };
 
+// How large the numbers of a law are.
+struct DataScale {
+  double largest = 0;                  // |x_i| of any coordinate
+  std::vector<double> deviation = {};  // [d] standard deviation of each coordinate
+
+  // Ten times the largest: a sample with a coordinate beyond is far out. Infinite where all numbers are 0.
+  double far() const;
+};
+// Over all stored samples where they are on the host, else over some ten thousand draws, the same in every call. Waits
+// for its result.
+DataScale data_scale(const Context& context, const DataSet& data);
+
 }  // namespace fokker

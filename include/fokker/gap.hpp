@@ -8,6 +8,7 @@
 // Samples are drawn on the context; transports are solved on the host, one a thread. All calls wait for their results.
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -26,12 +27,16 @@ struct EmpiricalLaw {
   std::int64_t dimension = 2;
   std::optional<Histogram> histogram = {};  // d = 2
   Buffer<float> samples = {};               // d ≠ 2: [N, d] on the context's device
-  // The share of the samples that distances leave out: outside the box for d = 2, not finite otherwise.
+  // The share of the samples outside the box for d = 2, which distances leave out; otherwise of those that are not
+  // finite or far out, of which distances leave out the former.
   double escaped = 0;
+  SampleHealth health = {};
 };
 
-// The law of samples [N, d] on the context's device, with a histogram on `box` for d = 2. Throws Error as histogram().
-EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box = {});
+// The law of samples [N, d] on the context's device, with a histogram on `box` for d = 2. `far`: of sample_health().
+// Throws Error as histogram().
+EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box = {},
+                           double far = std::numeric_limits<double>::infinity());
 
 // W2² of two histograms on one grid, or the sliced W2² of samples, which is its own dual value; not a number where a
 // side has no sample left. Throws Error where the dimensions or the grids differ.
@@ -46,6 +51,7 @@ struct DrawnSamples {
   // d = 2: of the samples on the box, in detail on its half spacing, then at each of the times of GapOverTime.
   std::vector<Histogram> histograms = {};
   std::vector<float> samples = {};  // d ≠ 2: [drawn, d] on the host
+  SampleHealth health = {};         // d = 2
 };
 struct GapState {
   DrawnSamples sde = {}, ode = {};
@@ -72,6 +78,7 @@ struct GapOptions {
 struct GroundTruth {
   EmpiricalLaw law = {};
   double noise_floor = 0;
+  double far = std::numeric_limits<double>::infinity();  // DataScale::far() of the data, for the samplers' health
 };
 // Reads samples, seed and box of the options. Throws Error where no draw falls into the box.
 GroundTruth ground_truth(const Context& context, const DataSet& data, const GapOptions& options = {});

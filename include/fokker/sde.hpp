@@ -1,10 +1,15 @@
 #pragma once
 
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "fokker/formulas/sde.hpp"
 
 namespace fokker {
+
+// The names that ForwardSde::parse() takes: ou, vp-linear, vp-cosine, subvp, ve.
+std::vector<std::string_view> sde_names();
 
 // A forward SDE whose parameters are within their ranges: dx = a(t) x dt + g(t) dW on [0, T], with the transition
 // kernel x_t | x_0 ~ N(m(t) x_0, σ²(t) I). A value type; formulas/sde.hpp has the formulas, the parameters of each kind

@@ -29,6 +29,9 @@ struct Histogram {
   std::int64_t inside = 0, outside = 0;
 
   double escaped() const { return inside + outside == 0 ? 0.0 : double(outside) / double(inside + outside); }
+  // The root of the trace of the covariance of the nodes with these weights; 0 where no sample was inside. A distance
+  // says little of laws that are not many spacings wide.
+  double deviation() const;
 };
 
 // samples [N, 2] on the context's device; the histogram is on the host, so the call waits for it. Throws Error.
@@ -38,6 +41,20 @@ Histogram histogram(const Context& context, View<const float> samples, const Gri
 // An infinite half width, the default, counts those that are not finite. The call waits for its result. Throws Error.
 std::int64_t count_escaped(const Context& context, View<const float> samples,
                            double half_width = std::numeric_limits<double>::infinity());
+
+// How many of a set of samples are of no law that they could have been drawn for.
+struct SampleHealth {
+  std::int64_t count = 0;       // samples
+  std::int64_t not_finite = 0;  // with a coordinate that is not finite
+  std::int64_t far_out = 0;     // finite, with a coordinate outside (−far, far)
+  double far = std::numeric_limits<double>::infinity();
+
+  double lost() const { return count == 0 ? 0.0 : double(not_finite + far_out) / double(count); }
+};
+
+// samples [N, d] on the context's device; far above 0. The call waits for its result. Throws Error.
+SampleHealth sample_health(const Context& context, View<const float> samples,
+                           double far = std::numeric_limits<double>::infinity());
 
 // Mean and covariance of the samples whose coordinates are all finite; 0 where there are none.
 struct Moments {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "core/operations.hpp"
+#include "core/processors.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/backend.hpp"
 #include "fokker/error.hpp"
@@ -38,6 +39,9 @@ Context::Context(const ContextOptions& options) {
     if (reason.empty()) backend_ = cuda::make_backend(options, query);
   }
   if (backend_ == nullptr) backend_ = cpu::make_backend(options.threads);
+  if (const std::string refused = options.threads == 0 ? refused_threads() : ""; !refused.empty()) {
+    note_ += (note_.empty() ? "" : "; ") + refused;
+  }
 }
 
 Device Context::device() const { return backend_->device(); }

@@ -1,7 +1,6 @@
 #include "core/parallel.hpp"
 
 #include <fmt/format.h>
-#include <sched.h>
 #include <unistd.h>
 
 #if defined(__SSE2__)
@@ -9,11 +8,11 @@
 #endif
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "core/processors.hpp"
 #include "fokker/error.hpp"
 
 namespace fokker {
@@ -130,22 +129,8 @@ Crew& crew() {
 
 }  // namespace
 
-int available_threads() {
-  cpu_set_t allowed;
-  CPU_ZERO(&allowed);
-  int threads = ::sched_getaffinity(0, sizeof(allowed), &allowed) == 0
-                    ? CPU_COUNT(&allowed)
-                    : static_cast<int>(std::thread::hardware_concurrency());
-  if (const char* wanted = std::getenv("OMP_NUM_THREADS")) {
-    if (const long number = std::strtol(wanted, nullptr, 10); number > 0 && number < threads) {
-      threads = static_cast<int>(number);
-    }
-  }
-  return std::max(1, threads);
-}
-
 int make_threads(int asked) {
-  const int before = crew().size(), threads = asked > 0 ? asked : available_threads();
+  const int before = crew().size(), threads = asked > 0 ? asked : default_threads();
   const int made = 1 + crew().hire(threads - 1);
   if (made == threads || asked == 0) return made;
   crew().dismiss(std::min(before, crew().size()));

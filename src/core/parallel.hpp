@@ -10,10 +10,7 @@
 
 namespace fokker {
 
-// As many threads as the process may run on; OMP_NUM_THREADS can name fewer.
-int available_threads();
-
-// The threads of a context, `asked` or for 0 as many as are available, whose helpers on this thread are made now. Throws
+// The threads of a context, `asked` or for 0 default_threads() (processors.hpp), whose helpers on this thread are made now. Throws
 // Error where the system makes fewer than were asked for; for 0 it takes those.
 int make_threads(int asked);
 

@@ -7,6 +7,7 @@
 #include <new>
 
 #include "core/parallel.hpp"
+#include "core/processors.hpp"
 #include "cpu/data.hpp"
 #include "cpu/simd.hpp"
 #include "fokker/error.hpp"
@@ -78,6 +79,10 @@ class CpuBackend : public Backend {
 
 std::shared_ptr<Backend> make_backend(int threads) { return std::make_shared<CpuBackend>(threads); }
 
-std::string describe() { return fmt::format("{}, {} threads", simd_target_name(), available_threads()); }
+std::string describe() {
+  const std::string refused = refused_threads();
+  return fmt::format("{}{}, {} threads", simd_target_name(), refused.empty() ? "" : fmt::format(" ({})", refused),
+                     default_threads());
+}
 
 }  // namespace fokker::cpu

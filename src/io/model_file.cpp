@@ -119,10 +119,11 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     return found == metadata.end() ? std::string() : found->second;
   };
   Architecture a;
-  std::string missing;
+  std::string missing, options;
   const auto require = [&](const char* key, const std::string& allowed) {
     if (!value(key).empty()) return true;
     missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
+    options += fmt::format("{}--{}", options.empty() ? "" : ", ", key);
     return false;
   };
   if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
@@ -134,8 +135,10 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     a.beta = parse_parameter(p.name, value(p.name));
   }
   if (require("output", "potential|score")) a.output = parse_output(value("output"));
+  require("sde", fmt::format("{}", fmt::join(sde_names(), "|")));
   if (!missing.empty()) {
-    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {}", missing));
+    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {} (there, or by {})", missing,
+                            options));
   }
 
   const bool named = !value("layers").empty();
@@ -204,6 +207,7 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   return mlp;
 }
 
+// Without a name it is ou, which is for mixtures alone: their score is exact under any.
 ForwardSde read_sde(const ModelMetadata& file, const ModelMetadata& overrides) {
   const auto value = [](const ModelMetadata& map, const char* key) {
     const auto found = map.find(key);
@@ -217,6 +221,24 @@ ForwardSde read_sde(const ModelMetadata& file, const ModelMetadata& overrides) {
   return ForwardSde::parse(name, parameters);
 }
 
+// A parameter beside an activation that has none of that name would change nothing. The file's own may be of the
+// activation that an override stands for.
+void check_activation_parameters(const ModelMetadata& file, const ModelMetadata& overrides) {
+  const auto value = [](const ModelMetadata& map, const std::string& key) {
+    const auto found = map.find(key);
+    return found == map.end() ? std::string() : found->second;
+  };
+  const std::string own = value(file, "activation"), given = value(overrides, "activation");
+  const std::string activation = given.empty() ? own : given;
+  if (activation.empty()) return;
+  const ActivationParameter& parameter = traits_of(parse_activation(activation)).parameter;
+  for (const auto& [name, meaning] : activation_parameters()) {
+    const bool there = !value(overrides, name).empty() || (given.empty() && !value(file, name).empty());
+    if (!there || (parameter.name && name == parameter.name)) continue;
+    throw Error(fmt::format("{} is given, and the activation {} has no such parameter", name, activation));
+  }
+}
+
 Model load_safetensors(const std::string& path, const ModelMetadata& overrides) {
   const SafeTensors file = SafeTensors::load(path);
   ModelMetadata metadata = file.metadata;
@@ -224,7 +246,9 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides) 
     if (!value.empty()) metadata[key] = value;
   }
   try {
-    Model model{read_sde(file.metadata, overrides), read_mlp(file, metadata)};
+    check_activation_parameters(file.metadata, overrides);
+    Mlp mlp = read_mlp(file, metadata);
+    Model model{read_sde(file.metadata, overrides), std::move(mlp)};
     model.validate();
     return model;
   } catch (const Error& error) {

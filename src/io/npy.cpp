@@ -1,6 +1,8 @@
 #include "fokker/npy.hpp"
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -207,6 +209,37 @@ NpyArray load_npy(const std::string& path) {
   }
   const auto data = std::span(file).subspan(start + length);
   return {header->shape, is_float32 ? widen<float>(data) : widen<double>(data), is_float32};
+}
+
+std::vector<float> to_float32(const NpyArray& array, const std::string& name) {
+  struct Column {
+    double sum = 0, squares = 0, errors = 0, largest = 0;
+  };
+  std::vector<float> rounded(array.data.begin(), array.data.end());
+  if (array.is_float32 || rounded.empty()) return rounded;
+  std::vector<Column> columns(array.shape.size() == 2 ? static_cast<std::size_t>(array.shape[1]) : 1);
+  const double rows = double(rounded.size() / columns.size());
+  for (std::size_t i = 0; i < rounded.size(); ++i) {
+    const std::size_t j = i % columns.size();
+    // The first row is near the others, so that little cancels in the sums.
+    const double value = array.data[i], from_first = value - array.data[j], error = rounded[i] - value;
+    columns[j].sum += from_first;
+    columns[j].squares += from_first * from_first;
+    columns[j].errors += error * error;
+    columns[j].largest = std::max(columns[j].largest, std::fabs(value));
+  }
+  for (std::size_t j = 0; j < columns.size(); ++j) {
+    const auto& [sum, squares, errors, largest] = columns[j];
+    const double mean = sum / rows, deviation = std::sqrt(std::max(0.0, squares / rows - mean * mean)),
+                 error = std::sqrt(errors / rows);
+    // Also false where a number is not finite, which is for the caller to refuse.
+    if (!(error > 1e-3 * deviation && deviation > 1e-13 * largest && std::isfinite(error))) continue;
+    throw Error(fmt::format(
+        "column {} of {} does not fit in float32, which fokker computes in: of numbers up to {:.3g} with a standard "
+        "deviation of {:.3g} it rounds off {:.2g}; subtract an offset from the column first, or scale it",
+        j, in_quotes(name, 80), largest, deviation, error));
+  }
+  return rounded;
 }
 
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data) {

@@ -84,6 +84,12 @@ double least_time(const SdeFormulas& sde) {
 
 }  // namespace
 
+std::vector<std::string_view> sde_names() {
+  std::vector<std::string_view> names;
+  for (const Kind& kind : kinds()) names.emplace_back(kind.name);
+  return names;
+}
+
 ForwardSde::ForwardSde(const SdeFormulas& formulas) : formulas_(formulas) {
   const Kind& kind = find(formulas.kind);
   for (const Parameter& p : kind.parameters) {

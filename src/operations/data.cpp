@@ -4,14 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/model.hpp"
 #include "fokker/npy.hpp"
 #include "operations/data_tables.hpp"
@@ -160,8 +163,9 @@ DataSet DataSet::named(const std::string& name) {
       throw Error(fmt::format("'{}' as a data set has {} dimension(s); allowed: samples of shape [N, d]", name,
                               array.shape.size()));
     }
+    std::vector<float> numbers = to_float32(array, name);
     try {
-      DataSet data = samples(std::vector<float>(array.data.begin(), array.data.end()), array.shape[1]);
+      DataSet data = samples(std::move(numbers), array.shape[1]);
       data.name_ = name;
       return data;
     } catch (const Error& error) {
@@ -193,6 +197,36 @@ void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, 
              context.device());
   check_context(context);
   if (out.rows > 0) context.backend().draw(*this, out, seed, first_index, step);
+}
+
+double DataScale::far() const { return largest > 0 ? 10 * largest : std::numeric_limits<double>::infinity(); }
+
+DataScale data_scale(const Context& context, const DataSet& data) {
+  const std::int64_t d = data.dimension();
+  std::vector<float> drawn;
+  if (data.stored() == nullptr) {
+    const std::int64_t n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
+    Buffer<float> draws(context, n, d);
+    data.draw(context, draws.view(), 0, 0, ReservedStep::truth);
+    drawn.resize(static_cast<std::size_t>(n * d));
+    copy(context, draws.view(), View<float>(drawn, d));
+    context.synchronize();
+  }
+  const std::vector<float>& x = data.stored() == nullptr ? drawn : *data.stored();
+  const auto columns = static_cast<std::size_t>(d);
+  const double rows = double(x.size() / columns);
+  DataScale scale{.deviation = std::vector<double>(columns)};
+  std::vector<double> mean(columns);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    mean[i % columns] += x[i] / rows;
+    scale.largest = std::max(scale.largest, std::fabs(double(x[i])));
+  }
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double from_mean = x[i] - mean[i % columns];
+    scale.deviation[i % columns] += from_mean * from_mean / rows;
+  }
+  for (double& v : scale.deviation) v = std::sqrt(v);
+  return scale;
 }
 
 }  // namespace fokker

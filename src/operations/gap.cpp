@@ -87,11 +87,12 @@ void add_counts(Histogram& sum, const Histogram& part) {
 // `steps` of the time grid.
 class GapSamples {
  public:
-  GapSamples(const Context& context, const Model& model, const TimeGrid& grid, const GapOptions& options,
+  GapSamples(const Context& context, const Model& model, const TimeGrid& grid, const GapOptions& options, double far,
              std::vector<Grid> grids, std::vector<std::int32_t> steps)
       : context_(context),
         sampler_(context, model, grid),
         options_(options),
+        far_(far),
         d_(model.dimension()),
         grids_(std::move(grids)),
         steps_(std::move(steps)) {
@@ -148,6 +149,8 @@ class GapSamples {
     }
     state.drawn = from.drawn;
     state.seconds = from.seconds;
+    state.health = from.health;
+    state.health.far = far_;
     if (options_.save) state.samples = from.samples;
   }
 
@@ -195,22 +198,31 @@ class GapSamples {
       const View<const float> points = snapshot < 0 ? out : snapshots.view().slice(snapshot * count, count);
       add_counts(state.histograms[k], histogram(context_, points, state.histograms[k].grid));
     }
-    if (d_ == 2 || !options_.save) return;
+    if (d_ == 2) {
+      const SampleHealth part_health = sample_health(context_, out, far_);
+      state.health.count += count;
+      state.health.not_finite += part_health.not_finite;
+      state.health.far_out += part_health.far_out;
+      return;
+    }
+    if (!options_.save) return;
     const std::vector<float> drawn = to_host(context_, out);
     state.samples.insert(state.samples.end(), drawn.begin(), drawn.end());
   }
 
   EmpiricalLaw law(const DrawnSamples& state, Buffer<float> samples) const {
-    if (d_ != 2) return empirical_law(context_, std::move(samples));
+    if (d_ != 2) return empirical_law(context_, std::move(samples), {}, far_);
     EmpiricalLaw law;
     law.histogram = state.histograms.front();
     law.escaped = law.histogram->escaped();
+    law.health = state.health;
     return law;
   }
 
   const Context& context_;
   Sampler sampler_;
   const GapOptions& options_;
+  double far_;
   std::int64_t d_;
   std::vector<Grid> grids_;
   std::vector<std::int32_t> steps_;
@@ -236,15 +248,15 @@ std::optional<double> SamplerGap::grid_share() const {
   return 2 * (ode_sde.w2_squared - ode_sde_at_half_spacing->w2_squared);
 }
 
-EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box) {
+EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box, double far) {
   EmpiricalLaw law;
-  const std::int64_t n = samples.rows();
   law.dimension = samples.columns();
+  law.health = sample_health(context, samples.view(), far);
   if (law.dimension == 2) {
     law.histogram = histogram(context, samples.view(), box);
     law.escaped = law.histogram->escaped();
   } else {
-    law.escaped = n == 0 ? 0 : double(count_escaped(context, samples.view())) / double(n);
+    law.escaped = law.health.lost();
     law.samples = std::move(samples);
   }
   return law;
@@ -259,7 +271,10 @@ TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const 
     throw Error(fmt::format("laws on {} nodes within ±{} and on {} within ±{} are compared; they must be on one grid",
                             p.n, p.half_width, q.n, q.half_width));
   }
-  if (a.escaped == 1 || b.escaped == 1) return no_distance();
+  const auto is_lost = [](const EmpiricalLaw& law) {
+    return law.histogram ? law.escaped == 1 : law.health.count > 0 && law.health.not_finite == law.health.count;
+  };
+  if (is_lost(a) || is_lost(b)) return no_distance();
   if (a.histogram && b.histogram) return w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);
   const double sliced = sliced_w2_squared(context, a.samples.view(), b.samples.view());
   return {sliced, sliced};
@@ -269,8 +284,9 @@ GroundTruth ground_truth(const Context& context, const DataSet& data, const GapO
   options.validate();
   Buffer<float> samples(context, options.samples, data.dimension());
   data.draw(context, samples.view(), options.seed, 0, ReservedStep::truth);
-  return {empirical_law(context, std::move(samples), options.box),
-          noise_floor(context, data, options.samples, options.seed, options.box)};
+  const double far = data_scale(context, data).far();
+  return {empirical_law(context, std::move(samples), options.box, far),
+          noise_floor(context, data, options.samples, options.seed, options.box), far};
 }
 
 std::vector<std::int32_t> gap_steps(const TimeGrid& grid) {
@@ -383,7 +399,7 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
     over_time.steps = gap_steps(grid);
     for (const std::int32_t step : over_time.steps) over_time.times.push_back(grid.times()[step]);
   }
-  GapSamples samples(context, model, grid, options, grids, over_time.steps);
+  GapSamples samples(context, model, grid, options, truth.far, grids, over_time.steps);
   samples.draw();
   const DrawnSamples &sde = samples.sde(), &ode = samples.ode();
   SamplerGap gap;

@@ -58,6 +58,29 @@ std::int64_t count_escaped(const Context& context, View<const float> samples, do
   return context.backend().count_escaped(samples, half_width);
 }
 
+double Histogram::deviation() const {
+  double mean[2] = {}, square = 0;
+  const auto at = [&](std::size_t i, int axis) {
+    const std::int64_t node = std::int64_t(i);
+    return grid.spacing() * double(axis == 0 ? node % grid.n : node / grid.n) - grid.half_width;
+  };
+  for (const int axis : {0, 1}) {
+    for (std::size_t i = 0; i < weights.size(); ++i) mean[axis] += weights[i] * at(i, axis);
+  }
+  for (const int axis : {0, 1}) {
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      square += weights[i] * (at(i, axis) - mean[axis]) * (at(i, axis) - mean[axis]);
+    }
+  }
+  return std::sqrt(square);
+}
+
+SampleHealth sample_health(const Context& context, View<const float> samples, double far) {
+  const std::int64_t outside = count_escaped(context, samples, far);
+  const std::int64_t not_finite = std::isinf(far) ? outside : count_escaped(context, samples);
+  return {.count = samples.rows, .not_finite = not_finite, .far_out = outside - not_finite, .far = far};
+}
+
 Moments moments(const Context& context, View<const float> samples) {
   const std::int64_t d = samples.columns;
   if (d < 1 || d > 4096) throw Error(fmt::format("moments of samples in {} dimensions; allowed: 1 to 4096", d));

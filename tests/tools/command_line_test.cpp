@@ -69,6 +69,94 @@ TEST_F(CommandLine, HelpTeachesAndExitCodesTellUsageFromFailure) {
   }
 }
 
+// Standard error closed, on a full disk, and a pipe whose reader is gone: the same work, files and exit codes, and no
+// message in a file that was opened in its place.
+TEST_F(CommandLine, MessagesThatCannotBeWrittenEndNothing) {
+  const std::string train = fmt::format(
+      "{} train --data blob --backend cpu --hidden 7 --iterations 3 "
+      "--denoising-points 19 --seed 3",
+      fokker_tool);
+  const auto run = [&](const std::string& command, const std::string& errors) {
+    return start({"/bin/sh", "-c",
+                  errors == "pipe" ? fmt::format("{{ ({}; echo $? > {}) 2>&1 1>&3 | true; }} 3>&1; "
+                                                 "exit $(cat {})",
+                                                 command, file("code"), file("code"))
+                                   : fmt::format("{} {}", command, errors)})
+        .wait();
+  };
+  ASSERT_EQ(run(fmt::format("{} --out {} --log {}", train, file("as.safetensors"), file("as.csv")), "").code, 0);
+  for (const std::string errors : {"2>&-", "2> /dev/full", "pipe"}) {
+    SCOPED_TRACE(errors);
+    const Outcome trained = run(fmt::format("{} --out {} --log {} --state {} --json", train, file("t.safetensors"),
+                                            file("t.csv"), file("t.state")),
+                                errors);
+    EXPECT_EQ(trained.code, 0) << trained.signal;
+    EXPECT_EQ(Json::parse(trained.out, nullptr, false).value("iterations", 0), 3) << trained.out;
+    EXPECT_EQ(get(file("t.safetensors")), get(file("as.safetensors")));
+    EXPECT_EQ(get(file("t.csv")), get(file("as.csv")));
+    std::filesystem::remove(file("t.state"));
+    EXPECT_EQ(run(fokker_tool + " sample --model absent.json --out " + file("x.npy"), errors).code, 1);
+    EXPECT_EQ(run(fokker_tool + " no-such-command", errors).code, 2);
+  }
+  // Results that cannot be written are a failure.
+  for (const char* lost : {">&-", "> /dev/full"}) {
+    expect_failure(run(fokker_tool + " info", lost), "fokker", "cannot write to standard output");
+  }
+  const Outcome unread = run(
+      fmt::format("{{ {} info; echo $? > {}; }} | true; exit $(cat {})", fokker_tool, file("code"), file("code")), "");
+  EXPECT_THAT(unread.code, ::testing::AnyOf(0, 1)) << unread.signal;  // by who is first
+}
+
+// Progress rewrites its line on a terminal that can, and writes lines on one that cannot.
+TEST_F(CommandLine, ADumbTerminalGetsPlainLines) {
+  const int terminal = ::posix_openpt(O_RDWR | O_NOCTTY);
+  ASSERT_GE(terminal, 0);
+  ASSERT_EQ(::grantpt(terminal), 0);
+  ASSERT_EQ(::unlockpt(terminal), 0);
+  const std::string name = ::ptsname(terminal);
+  const int held = ::open(name.c_str(), O_RDWR | O_NOCTTY);  // so that what was written can be read afterwards
+  const std::vector<std::pair<std::string, bool>> settings{
+      {"TERM=xterm", true}, {"TERM=dumb", false}, {"-u TERM", false}};
+  for (const auto& [setting, rewrites] : settings) {
+    SCOPED_TRACE(setting);
+    const Outcome outcome = start({"/bin/sh", "-c",
+                                   fmt::format("exec env {} {} train --data blob --hidden 7 --iterations 2 "
+                                               "--denoising-points 19 --out {} 2> {}",
+                                               setting, fokker_tool, file("m.safetensors"), name)})
+                                .wait();
+    EXPECT_EQ(outcome.code, 0);
+    char bytes[4096];
+    const ssize_t count = ::read(terminal, bytes, sizeof bytes);
+    const std::string shown(bytes, std::size_t(std::max<ssize_t>(count, 0)));
+    EXPECT_THAT(shown, HasSubstr("training on blob: 0 %"));
+    EXPECT_EQ(shown.find("\033[K") != std::string::npos, rewrites) << shown;
+  }
+  ::close(held);
+  ::close(terminal);
+}
+
+// More threads than may run are refused, and that is said.
+TEST_F(CommandLine, ThreadsAreNotMoreThanMayRun) {
+  const auto details = [&](const std::string& setting) {
+    const Outcome outcome =
+        start({"/bin/sh", "-c", fmt::format("exec env {} {} info --json", setting, fokker_tool)}).wait();
+    return Json::parse(outcome.out)["backends"][0]["detail"].get<std::string>();
+  };
+  const std::string asked = details("OMP_NUM_THREADS=1000");
+  const std::string all = details("-u OMP_NUM_THREADS");
+  EXPECT_THAT(asked, HasSubstr("OMP_NUM_THREADS asks for 1000 threads where "));
+  EXPECT_EQ(asked.substr(asked.rfind(',')), all.substr(all.rfind(',')));
+  EXPECT_THAT(details("OMP_NUM_THREADS=1"), ::testing::EndsWith(", 1 threads"));
+  const Outcome sampled =
+      start({"/bin/sh", "-c",
+             fmt::format("OMP_NUM_THREADS=1000 exec {} sample --model {} --samples 19 --grid uniform:3:1 --backend cpu "
+                         "--out {}",
+                         fokker_tool, planar_mixture(), file("s.npy"))})
+          .wait();
+  EXPECT_THAT(sampled.err,
+              AllOf(HasSubstr("OMP_NUM_THREADS asks for 1000"), HasSubstr("19 samples by "), HasSubstr("; SDE ou {")));
+}
+
 TEST_F(CommandLine, AutoFallsBackSayingWhyOnStandardError) {
   const std::string model = planar_mixture(), out = file("s.npy");
   const std::string reason = fokker_json({"info", "--json"})["backends"][1]["detail"];

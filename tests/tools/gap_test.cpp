@@ -102,7 +102,7 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   const Outcome lost = fokker({"gap", "--a", file("far.npy"), "--b", file("b.npy")});
   EXPECT_EQ(lost.code, 0);
   EXPECT_THAT(lost.out, AllOf(HasSubstr("a_b          –\n"), Not(HasSubstr("nan"))));
-  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all samples in '{}' are outside", file("far.npy"))));
+  EXPECT_THAT(lost.err, HasSubstr(fmt::format("all 2 samples in '{}' are outside", file("far.npy"))));
 
   // What would be ignored is refused.
   const std::string mixture = planar_mixture();
@@ -125,6 +125,65 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--seed", "1", "--json"});
 }
 
+// What is no result of the two laws is named beside it.
+TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
+  const auto save = [&](const std::string& name, std::int64_t columns, std::vector<float> numbers) {
+    save_npy(file(name), {std::ssize(numbers) / columns, columns}, numbers.data());
+    return file(name);
+  };
+  std::vector<float> near, shifted, wide;
+  for (int i = 0; i < 50; ++i) {
+    const float v = float(i) / 25 - 1;
+    near.insert(near.end(), {v, -v});
+    wide.insert(wide.end(), {10 * v, 10 * v});
+  }
+  for (const float v : near) shifted.push_back(1e-3f * v + 5e-3f);
+  const std::string a = save("a.npy", 2, near), b = save("b.npy", 2, wide), small = save("small.npy", 2, shifted);
+  const Outcome outside = fokker({"gap", "--a", a, "--b", b});
+  EXPECT_EQ(outside.code, 0);
+  EXPECT_THAT(outside.err, AllOf(HasSubstr(fmt::format("fokker: warning: of 50 samples in '{}' 66 % are outside the "
+                                                       "box, and distances leave them out\n",
+                                                       b)),
+                                 Not(HasSubstr("a.npy"))));
+  const Json json = fokker_json({"gap", "--a", a, "--b", b, "--json"});
+  EXPECT_NEAR(json["escaped"]["b"].get<double>(), 0.66, 1e-12);
+  EXPECT_EQ(json["warnings"].size(), 1u);
+  EXPECT_EQ(json["threads"], Context(BackendKind::cpu).threads());
+  // In a box that holds them: the distance of 10 (v, v) from (v, −v), whose nearest plan no grid of 256 nodes misses by
+  // more than four spacings of 24/255.
+  const Json whole = fokker_json({"gap", "--a", a, "--b", b, "--box", "12", "--nodes", "256", "--json"});
+  EXPECT_TRUE(whole["warnings"].empty());
+  EXPECT_EQ(whole["box"], Json({{"half_width", 12.0}, {"nodes", 256}}));
+  EXPECT_EQ(whole["escaped"]["b"], 0.0);
+  EXPECT_GT(whole["w2_squared"]["a_b"].get<double>(), 30);
+  EXPECT_THAT(fokker({"gap", "--a", small, "--b", small}).err, HasSubstr("distances are those of the grid"));
+  EXPECT_EQ(fokker({"gap", "--a", small, "--b", small, "--box", "0.01"}).err.find("warning"), std::string::npos);
+
+  // Beyond the plane: numbers that no fixed point is for, and samples that no data account for.
+  put(file("data.json"), R"({"weights": [1], "means": [[0, 0, 0]], "covariances": 1})");
+  const std::string diverged = save("c.npy", 3, {0, 0, 0, 1e19f, 0, 0, 1, 1, 1}),
+                    finite = save("d.npy", 3, {0, 0, 0, 1, 0, 0, 1, 1, 1});
+  const Outcome apart = fokker({"gap", "--a", diverged, "--b", finite, "--data", file("data.json")});
+  EXPECT_THAT(apart.out, ::testing::ContainsRegex("sliced W2² a_b +[0-9.]+e\\+37\n"));
+  EXPECT_THAT(apart.out, HasSubstr("escaped: a 0.33333, b 0.00000"));
+  EXPECT_THAT(apart.err, HasSubstr(fmt::format("of 3 samples in '{}' 1 have a coordinate beyond ", diverged)));
+}
+
+TEST_F(GapCommand, NamesTheSamplesThatLeaveTheScaleOfTheData) {
+  put(file("wide.json"), R"({"weights": [1], "means": [[0, 0, 0]], "covariances": 1e6})");
+  const Json json = fokker_json({"gap", "--model", file("wide.json"), "--data", mixture_3d(), "--samples", "99",
+                                 "--grid", "geometric:9:1e-2", "--json"});
+  EXPECT_EQ(json["sde"]["name"], "ou");
+  for (const char* sampler : {"ode", "sde"}) {
+    const int far_out = json["far_out"][sampler];
+    EXPECT_GT(far_out, 0);
+    EXPECT_EQ(json["not_finite"][sampler], 0);
+    EXPECT_DOUBLE_EQ(json["escaped"][sampler].get<double>(), far_out / 99.0);
+  }
+  EXPECT_EQ(json["warnings"].size(), 2u);
+  EXPECT_GT(json["far"].get<double>(), 10);
+}
+
 TEST_F(GapCommand, RefusesWhatIsNotAllowed) {
   const std::string mixture = planar_mixture();
   put(file("regular"), "a file");
@@ -132,6 +191,8 @@ TEST_F(GapCommand, RefusesWhatIsNotAllowed) {
   expect_refused({{with(gap, {"--data", "spiral", "--samples", "10"}), "spiral", 2},
                   {with(gap, {"--data", mixture_3d(), "--samples", "10"}), "must be the same"},
                   {with(gap, {"--data", "blob", "--samples", "0"}), "--samples 0", 2},
+                  {with(gap, {"--data", "blob", "--box", "-1"}), "half width must be positive", 2},
+                  {with(gap, {"--data", "blob", "--nodes", "257"}), "--nodes 257", 2},
                   {with(gap, {"--data", "blob", "--samples", "10", "--scheme", "sde"}), "allowed for the ODE", 2},
                   {with(gap, {"--data", "blob", "--samples", "10", "--histograms", file("regular")}), "regular"},
                   {with(gap, {"--data", "blob", "--samples", "10", "--histograms", file("regular/deep")}), "regular"},

@@ -8,6 +8,8 @@
 namespace fokker::testing {
 namespace {
 
+using ::testing::HasSubstr;
+
 class SampleCommand : public CommandLine {};
 
 TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
@@ -59,6 +61,63 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
   other[6] = "12";
   fokker_json(other);
   EXPECT_NE(get(file("one.npy")), get(file("other.npy")));
+}
+
+// A point mass has no score at t = 0, where the default grid ends. Second-order steps evaluate it there.
+TEST_F(SampleCommand, SaysHowManySamplesAreNone) {
+  put(file("point.json"), R"({"weights": [1], "means": [[1, 1]], "covariances": [0]})");
+  const Arguments point = with(words("sample --backend cpu --samples 19 --grid uniform:9"),
+                               {"--model", file("point.json"), "--out", file("s.npy")});
+  for (const char* scheme : {"sde", "euler", "heun", "rk4"}) {
+    SCOPED_TRACE(scheme);
+    const bool lost = scheme == std::string("heun") || scheme == std::string("rk4");
+    const Outcome outcome = fokker(with(point, {"--scheme", scheme, "--json"}));
+    EXPECT_EQ(outcome.code, 0);
+    const Json json = Json::parse(outcome.out);
+    EXPECT_EQ(json["not_finite"], lost ? 19 : 0);
+    EXPECT_EQ(json["far_out"], 0);
+    EXPECT_EQ(json["far"], 10.0);
+    EXPECT_EQ(json["sde"]["name"], "ou");
+    ASSERT_EQ(json["warnings"].size(), lost ? 1u : 0u);
+    if (lost) {
+      EXPECT_THAT(outcome.err, HasSubstr("fokker: warning: of 19 samples 19 are not finite; a score may be infinite"));
+    }
+  }
+  EXPECT_THAT(fokker(with(point, {"--scheme", "sde", "--log-density", file("l.npy")})).err,
+              HasSubstr("fokker: warning: of 19 log densities 19 are not finite\n"));
+
+  // A trained network's file says how large its data were; of another's the SDE says what it can carry.
+  Architecture architecture{.hidden = {7}};
+  Mlp mlp = Mlp::initialise(architecture, 1);
+  for (double& parameter : mlp.parameters) parameter *= 40;
+  const Model model{ForwardSde::vp_linear(), mlp};
+  save_model(file("ours.safetensors"), model, {{"largest_datum", "1e-3"}});
+  save_model(file("other.safetensors"), model);
+  const Arguments sample = words("sample --backend cpu --samples 99 --grid uniform:9 --json --out " + file("s.npy"));
+  const Json ours = fokker_json(with(sample, {"--model", file("ours.safetensors")}));
+  EXPECT_EQ(ours["far"], 0.01);
+  EXPECT_GT(ours["far_out"].get<int>(), 90);
+  EXPECT_THAT(ours["warnings"][0].get<std::string>(),
+              HasSubstr("have a coordinate beyond 0.01, ten times the largest number of the data"));
+  // m(1) = exp(−(0.1 + 19.9/2)/2).
+  EXPECT_NEAR(fokker_json(with(sample, {"--model", file("other.safetensors")}))["far"].get<double>(),
+              10 * std::exp(0.5 * (0.1 + 0.5 * 19.9)), 1e-3);
+}
+
+// What only its author knows of a network's file is asked for.
+TEST_F(SampleCommand, ASdeThatTheFileDoesNotNameIsAskedFor) {
+  SafeTensors foreign = SafeTensors::load(network("net.safetensors", Output::score));
+  foreign.metadata.clear();
+  foreign.save(file("foreign.safetensors"));
+  const Arguments sample =
+      with(words("sample --samples 9 --grid uniform:3 --activation silu --output score"),
+           {"--layers", "input,hidden1,output", "--model", file("foreign.safetensors"), "--out", file("s.npy")});
+  expect_refused(sample, "give sde=ou|vp-linear|vp-cosine|subvp|ve");
+  EXPECT_EQ(fokker_json(with(sample, {"--sde", "vp-linear", "--json"}))["sde"]["parameters"]["beta_max"], 20);
+  expect_refused(with(sample, {"--sde", "vp-linear", "--beta", "2"}), "--beta given with the activation silu", 2);
+  expect_refused({"sample", "--model", network("tanh.safetensors", Output::score, 2, Activation::tanh), "--beta", "2",
+                  "--out", file("s.npy")},
+                 "beta is given, and the activation tanh has no such parameter");
 }
 
 TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {

@@ -12,6 +12,7 @@
 namespace fokker::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
 
@@ -137,7 +138,7 @@ TEST_F(TrainCommand, KilledOrInterruptedGoesOnAsIfUndisturbed) {
     const std::string again = file(name + "_again.state");
     const Process resumed = train({"--resume", state, "--state", again, "--save-every", "20", "--threads", "2"});
     ASSERT_TRUE(resumed.wait_for(again));
-    resumed.send(SIGTERM);
+    resumed.send(SIGHUP);
     expect_failure(resumed.wait(), "fokker", "interrupted after");
     EXPECT_GT(expect_undisturbed(again, log), first);
     EXPECT_FALSE(std::filesystem::exists(file(name + ".safetensors")));
@@ -207,6 +208,49 @@ TEST_F(TrainCommand, ASignalInTheLastIterationLosesNothing) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, ::testing::ContainsRegex("1 iteration in [0-9.e-]+ (s|min)"));
   EXPECT_TRUE(std::filesystem::exists(file("m.safetensors")));
+}
+
+// As under nohup.
+TEST_F(TrainCommand, AHangUpThatIsIgnoredStaysSo) {
+  const Process process =
+      start({"/bin/sh", "-c",
+             fmt::format("trap '' HUP; exec {} train --data circles2 --iterations 4 --denoising-points 100000 --out {}",
+                         fokker_tool, file("m.safetensors"))});
+  ASSERT_TRUE(process.wait_for_text("training on circles2: 0 %\n"));
+  process.send(SIGHUP);
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+}
+
+// Data that network, SDE and box are not made for are named before the first iteration, and the training goes on.
+TEST_F(TrainCommand, WarnsOfDataOffItsScale) {
+  const auto mixture = [&](const std::string& name, double mean, double variance) {
+    put(file(name), fmt::format(R"({{"weights": [1], "means": [[{0}, {0}]], "covariances": {1}}})", mean, variance));
+    return file(name);
+  };
+  const auto warnings = [&](const std::string& data, const std::string& options) {
+    const Outcome outcome = fokker(with(
+        {"train", "--data", data, "--out", file("m.safetensors"), "--json"},
+        words("--hidden 7 --iterations 2 --denoising-points 19 --collocation-points 19 --backend cpu " + options)));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const Json list = Json::parse(outcome.out, nullptr, false).value("warnings", Json());
+    std::string lines;
+    for (const Json& text : list) lines += "fokker: warning: " + text.get<std::string>() + '\n';
+    EXPECT_TRUE(outcome.err.starts_with(lines)) << outcome.err;
+    return lines;
+  };
+  for (const char* data : {"blob", "circles2", "checker"}) EXPECT_EQ(warnings(data, "--residual-weight 1"), "") << data;
+  const std::string far = warnings(mixture("far.json", 1000, 1), ""), wide = warnings(mixture("w.json", 0, 1e6), ""),
+                    tiny = warnings(mixture("tiny.json", 0, 1e-6), ""), ring = mixture("ring.json", 4, 1);
+  for (const std::string& text : {far, wide}) {
+    EXPECT_THAT(text, AllOf(HasSubstr("the data reach "), HasSubstr("ou are made for numbers of about 1")));
+  }
+  EXPECT_THAT(tiny, ::testing::ContainsRegex(
+                        "column [01] of the data has a deviation of 0.00[0-9]+, and ou at t_min one of 0.01: "));
+  EXPECT_EQ(warnings(ring, ""), "");
+  EXPECT_THAT(warnings(ring, "--residual-weight 1"), HasSubstr("% of the data are outside the box [-3.5, 3.5]^2"));
+  EXPECT_EQ(warnings(ring, "--residual-weight 1 --box 9"), "");
+  EXPECT_THAT(warnings(mixture("ve.json", 60, 1), "--sde ve"), HasSubstr("beside a prior of deviation 50"));
 }
 
 TEST_F(TrainCommand, ResumedEndsAsIfUndisturbed) {
@@ -291,7 +335,11 @@ TEST_F(TrainCommand, RefusesWhatIsNotAllowed) {
                   {with(train, {"--collocation-points", "-3"}), "-3", 2},
                   {with(train, {"--hidden", "16,0"}), "0", 2},
                   {with(train, {"--activation", "relu"}), "relu", 2},
+                  {with(train, {"--activation", "silu", "--beta", "5"}), "--beta given with the activation silu", 2},
                   {with(train, {"--schedule", "warm"}), "warm", 2},
+                  {with(train, {"--schedule", "paper", "--peak-rate", "1e-3"}), "--peak-rate given with the sch", 2},
+                  {with(train, {"--average", "tail", "--average-decay", "0.9"}), "--average-decay given with the", 2},
+                  {with(train, {"--average", "none", "--average-fraction", "0.5"}), "--average-fraction given", 2},
                   {with(train, {"--time-law", "late"}), "late", 2},
                   {with(train, {"--average", "sum"}), "sum", 2},
                   {with(train, {"--peak-rate", "nan"}), "nan", 2},

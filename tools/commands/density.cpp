@@ -1,6 +1,8 @@
 // fokker density: the log density of the reverse SDE's law at points.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -8,6 +10,7 @@
 #include "files.hpp"
 #include "fokker/diagnostics/sde_density.hpp"
 #include "fokker/fokker.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -80,20 +83,35 @@ fokker sample --log-density.
     file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
     file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
     file.save(out_);
+    const std::int64_t not_finite = std::count_if(density.log_density.begin(), density.log_density.end(),
+                                                  [](double v) { return !std::isfinite(v); });
+    Warnings warnings;
+    if (not_finite > 0) {
+      warnings.push_back(warning_of("log densities", {.count = n, .not_finite = not_finite}));
+    }
+    if (density.heavy_tailed > 0) {
+      warnings.push_back(
+          fmt::format("the largest weights at {} of {} fall off so slowly that their errors may not be trusted",
+                      density.heavy_tailed, counted(n, "point")));
+    }
+    warn(warnings);
     if (json_) {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}, {"time", time_}};
       json["paths"] = options_.paths;
       json["steps"] = options_.steps;
       json["seed"] = options_.seed;
       json["heavy_tailed"] = density.heavy_tailed;
+      json["not_finite"] = not_finite;
+      json["warnings"] = warnings;
+      json["sde"] = describe_sde(model.sde);
       json["backend"] = context.backend_name();
       json["threads"] = context.threads();
       json["seconds"] = clock.seconds();
       print_json(json);
-    } else if (density.heavy_tailed > 0) {
-      progress.say(
-          fmt::format("the largest weights at {} of {} fall off so slowly that their errors may not be trusted",
-                      density.heavy_tailed, counted(n, "point")));
+    } else {
+      progress.say(fmt::format("{} by {} in {}, in '{}'; SDE {}", counted(n, "log density"),
+                               counted(context.threads(), "thread"), format_duration(clock.seconds()), out_,
+                               text_of(model.sde)));
     }
   }
 

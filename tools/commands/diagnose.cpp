@@ -78,9 +78,10 @@ and 0 stands for the last time of --grid. A score net has none of these:
       return [&](double done) { progress.update(done); };
     });
     progress.clear();
-    if (!json_) return fmt::print("{}", diagnosis_text(diagnosis));
+    if (!json_) return fmt::print("SDE {}\n{}", text_of(model.sde), diagnosis_text(diagnosis));
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
+    json["sde"] = describe_sde(model.sde);
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"] = clock.seconds();

@@ -12,6 +12,7 @@
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
+#include "warnings.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -110,14 +111,31 @@ tensors are score and, of a potential, value alone.
       shapes[w.name] = w.shape;
     }
     file.save(out_);
+    Warnings warnings;
+    std::map<std::string, std::int64_t> not_finite;
+    for (const Wanted& w : wanted) {
+      const std::int64_t count =
+          std::count_if(w.values.begin(), w.values.end(), [](float v) { return !std::isfinite(v); });
+      not_finite[w.name] = count;
+      if (count == 0) continue;
+      warnings.push_back(warning_of("numbers of " + w.name, {.count = std::ssize(w.values), .not_finite = count}));
+    }
+    warn(warnings);
     if (json_) {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}};
       json["tensors"] = shapes;
+      json["sde"] = describe_sde(model.sde);
+      json["not_finite"] = not_finite;
+      json["warnings"] = warnings;
       json["backend"] = context.backend_name();
       json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
       json["seconds"] = clock.seconds();
       print_json(json);
+    } else {
+      progress.say(fmt::format("fields at {} by {} in {}, in '{}'; SDE {}", counted(n, "point"),
+                               counted(context.threads(), "thread"), format_duration(clock.seconds()), out_,
+                               text_of(model.sde)));
     }
   }
 
@@ -137,13 +155,14 @@ tensors are score and, of a potential, value alone.
     const std::int64_t n = file.shape[0];
     // A float32 file rounds a horizon such as 0.7 up or down.
     const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
+    const std::vector<float> rounded = to_float32(file, points_);
     Points points{std::vector<float>(n), std::vector<float>(n * d)};
     for (std::int64_t i = 0; i < n; ++i) {
-      points.t[i] = static_cast<float>(file.data[i * (1 + d)]);
-      for (std::int64_t k = 0; k < d; ++k) points.x[i * d + k] = static_cast<float>(file.data[i * (1 + d) + 1 + k]);
+      points.t[i] = rounded[i * (1 + d)];
+      for (std::int64_t k = 0; k < d; ++k) points.x[i * d + k] = rounded[i * (1 + d) + 1 + k];
       for (std::int64_t k = 0; k <= d; ++k) {
         const double value = file.data[i * (1 + d) + k];
-        if (!std::isfinite(static_cast<float>(value))) {
+        if (!std::isfinite(rounded[i * (1 + d) + k])) {
           throw Error(
               fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
         }

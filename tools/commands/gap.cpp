@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,10 +23,11 @@ class GapCommand : public Command {
     explain(R"(
 With --model it samples the model by the reverse SDE and by the probability-flow ODE, draws as many from the data, and
 prints the squared Wasserstein distances between the three, beside the noise floor, which is that of two draws of the
-data. In the plane they are those of 64 x 64 histograms on [-3.5, 3.5]^2, and samples outside the box are left out and
-counted as escaped. In other dimensions they are sliced distances, and samples that are not finite are left out. Of a
-potential it prints the mean of R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it
-is and with the mean of R taken off at each time.
+data. In the plane they are those of histograms on a box, and samples outside the box are left out and counted as
+escaped. In other dimensions they are sliced distances, samples that are not finite are left out, and these and those
+with a coordinate beyond ten times the largest of the data are counted as escaped. Of a potential it prints the mean of
+R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it is and with the mean of R taken
+off at each time.
 With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
 options of the model and of its samplers are refused.
 )",
@@ -48,6 +50,9 @@ options of the model and of its samplers are refused.
     a->needs(b);
     b->needs(a);
     add_samples(*app_, options_.samples, "number of samples of each sampler and of draws of the data");
+    add_number(*app_, "--box", options_.box.half_width,
+               "half-width b of the box [-b, b]^2 of planar histograms, which has to hold samples and data");
+    add_integer<std::int64_t>(*app_, "--nodes", options_.box.n, "nodes of that box on each axis", 2, 256);
     add_seed(*app_, options_.seed, "seed of the samplers, of the draws of the data and of the residual's points");
     add_grid(*app_, grid_);
     app_->add_option("--scheme", scheme_, "scheme that integrates the ODE: euler, heun or rk4")
@@ -57,8 +62,8 @@ options of the model and of its samplers are refused.
           throw Error(fmt::format("'{}' given; allowed for the ODE: euler, heun, rk4", text));
         }));
     app_->add_option("--histograms", histograms_,
-                     "folder for the histograms of planar data: ode.npy, sde.npy and truth.npy, float64 [4096], index "
-                     "64 iy + ix")
+                     "folder for the histograms of planar data: ode.npy, sde.npy and truth.npy, float64 [n^2] of n "
+                     "--nodes, index n iy + ix")
         ->type_name("FOLDER");
     add_json(*app_, json_);
     machine_.add_to(*app_);
@@ -68,6 +73,7 @@ options of the model and of its samplers are refused.
   }
 
   void run() override {
+    check_usage([&] { options_.validate(); });
     if (app_->count("--a") > 0) {
       if (app_->count("--seed") > 0 && data_.empty()) {
         throw CLI::ValidationError("--seed given with --a and --b; allowed with --data, whose draws it names");
@@ -106,29 +112,33 @@ options of the model and of its samplers are refused.
     });
     progress.clear();
     const SamplerGap& gap = measured.gap;
-    for (const auto& [name, law] : {std::pair("ODE", &gap.ode), std::pair("SDE", &gap.sde)}) {
-      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all {} samples of the {}", options_.samples, name));
-    }
     Json json = gap_json(measured, options_, grid_);
+    for (std::string& text : warnings_of("draws of the data", truth.law)) json["warnings"].push_back(std::move(text));
+    warn(json["warnings"].get<Warnings>());
     json["model"] = model_.path;
+    json["sde"] = describe_sde(model.sde);
+    json["box"] = box_json();
     json["data"] = data_;
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    print(json, measured);
+    print(json, measured, model.sde);
     // The numbers are out before anything else can fail.
     std::fflush(stdout);
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
   }
 
  private:
-  void print(const Json& json, const MeasuredGap& measured) const {
+  Json box_json() const { return {{"half_width", options_.box.half_width}, {"nodes", options_.box.n}}; }
+
+  void print(const Json& json, const MeasuredGap& measured, const ForwardSde& sde) const {
     if (json_) return print_json(json);
     const SamplerGap& gap = measured.gap;
+    fmt::print("SDE {}\n", text_of(sde));
     fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
     fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
                number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
-    fmt::print("  noise floor  {:.5f}\n", gap.noise_floor);
+    fmt::print("  noise floor  {}\n", number_or_dash(gap.noise_floor));
     fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
     if (measured.residual) {
       fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", measured.residual->mean_square,
@@ -136,38 +146,42 @@ options of the model and of its samplers are refused.
     }
   }
 
-  static EmpiricalLaw load_law(const Context& context, const std::string& path, std::int64_t& n) {
+  EmpiricalLaw load_law(const Context& context, const std::string& path, double far) const {
     const NpyArray array = load_npy(path);
     if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
       throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
                               fmt::join(array.shape, ", ")));
     }
-    n = array.shape[0];
-    return empirical_law(context, to_device(context, {array.data.begin(), array.data.end()}, array.shape[1]));
+    return empirical_law(context, to_device(context, to_float32(array, path), array.shape[1]), options_.box, far);
   }
 
   void compare_files() {
     const Context context = machine_.context();
-    std::int64_t n_a = 0, n_b = 0;
-    const EmpiricalLaw a = load_law(context, a_, n_a), b = load_law(context, b_, n_b);
+    std::optional<DataSet> data;
+    if (!data_.empty()) data = DataSet::named(data_);
+    const double far = data ? data_scale(context, *data).far() : Reach().far;
+    const EmpiricalLaw a = load_law(context, a_, far), b = load_law(context, b_, far);
     if (a.dimension != b.dimension) {
       throw Error(
           fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
     }
-    const bool planar = a.histogram.has_value();
-    for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
-      if (law->escaped == 1) note_all_lost("fokker", fmt::format("all samples in '{}'", path));
+    if (data && data->dimension() != a.dimension) {
+      throw Error(fmt::format("the samples have dimension {} and the data '{}' {}; they must be the same", a.dimension,
+                              data_, data->dimension()));
     }
-    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
-    if (!data_.empty()) {
-      const DataSet data = DataSet::named(data_);
-      if (data.dimension() != a.dimension) {
-        throw Error(fmt::format("the samples have dimension {} and the data '{}' {}; they must be the same",
-                                a.dimension, data_, data.dimension()));
+    const bool planar = a.histogram.has_value();
+    Warnings warnings;
+    for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
+      for (std::string& text : warnings_of(fmt::format("samples in '{}'", path), *law)) {
+        warnings.push_back(std::move(text));
       }
+    }
+    warn(warnings);
+    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
+    if (data) {
       GapOptions options = options_;
-      options.samples = std::min(n_a, n_b);
-      const GroundTruth truth = ground_truth(context, data, options);
+      options.samples = std::min(a.health.count, b.health.count);
+      const GroundTruth truth = ground_truth(context, *data, options);
       distances["a_truth"] = w2_squared(context, a, truth.law).w2_squared;
       distances["b_truth"] = w2_squared(context, b, truth.law).w2_squared;
       floor = truth.noise_floor;
@@ -178,13 +192,20 @@ options of the model and of its samplers are refused.
       json["sliced_w2_squared"] = planar ? Json() : distances;
       json["noise_floor"] = floor;
       json["escaped"] = {{"a", a.escaped}, {"b", b.escaped}};
-      json["samples"] = {{"a", n_a}, {"b", n_b}};
+      json["not_finite"] = {{"a", a.health.not_finite}, {"b", b.health.not_finite}};
+      json["far_out"] = {{"a", a.health.far_out}, {"b", b.health.far_out}};
+      json["far"] = far;
+      json["warnings"] = warnings;
+      json["box"] = planar ? box_json() : Json();
+      json["samples"] = {{"a", a.health.count}, {"b", b.health.count}};
+      json["backend"] = context.backend_name();
+      json["threads"] = context.threads();
       return print_json(json);
     }
     for (const auto& [name, value] : distances.items()) {
       fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
     }
-    if (!floor.is_null()) fmt::print("noise floor      {:.5f}\n", floor.get<double>());
+    if (!floor.is_null()) fmt::print("noise floor      {}\n", number_or_dash(floor.get<double>()));
     fmt::print("escaped: a {:.5f}, b {:.5f}\n", a.escaped, b.escaped);
   }
 

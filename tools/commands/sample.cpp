@@ -70,14 +70,28 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
     const std::vector<float> on_host = to_host(context, samples.view());
     const double seconds = clock.seconds();
     save_npy(out_, {samples_, model.dimension()}, on_host.data());
+    const Reach reach = reach_of(model, model_.path);
+    const SampleHealth health = sample_health(context, samples.view(), reach.far);
+    SampleHealth density_health;
     if (!log_density_.empty()) {
       progress.say("integrating the log density along the flow");
       Buffer<float> density(context, samples_);
       Sampler(context, model, grid)
           .log_density(samples.view(), density.view(), scheme == Scheme::euler_maruyama ? Scheme::heun : scheme,
                        divergence);
+      density_health = sample_health(context, density.view());
       save_npy(log_density_, {samples_}, to_host(context, density.view()).data());
     }
+    progress.clear();
+    Warnings warnings;
+    for (std::string text :
+         {warning_of("samples", health, 0, reach.why), warning_of("log densities", density_health)}) {
+      if (!text.empty()) warnings.push_back(std::move(text));
+    }
+    if (health.not_finite > 0 && grid.times().back() == 0) {
+      warnings.front() += "; a score may be infinite at 0, and --grid geometric:150 ends above";
+    }
+    warn(warnings);
     if (json_) {
       Json json{{"samples", samples_}, {"dimension", model.dimension()}, {"scheme", to_string(scheme)}};
       json["grid"] = grid_;
@@ -85,6 +99,11 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
       json["seed"] = seed_;
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
+      json["sde"] = describe_sde(model.sde);
+      json["not_finite"] = health.not_finite;
+      json["far_out"] = health.far_out;
+      json["far"] = health.far;
+      json["warnings"] = warnings;
       json["moments"] = model.dimension() <= 16 ? describe(moments(context, samples.view())) : Json();
       json["backend"] = context.backend_name();
       json["precision"] = to_string(context.precision());
@@ -92,7 +111,9 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} in {}, in '{}'", counted(samples_, "sample"), format_duration(seconds), out_));
+      progress.say(fmt::format("{} by {} in {}, in '{}'; SDE {}", counted(samples_, "sample"),
+                               counted(context.threads(), "thread"), format_duration(seconds), out_,
+                               text_of(model.sde)));
     }
   }
 

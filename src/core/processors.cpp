@@ -1,0 +1,78 @@
+#include "core/processors.hpp"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+namespace fokker {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Processors that a group may use: cpu.max holds "QUOTA PERIOD" or "max PERIOD" in version 2; in version 1 there are
+// two files, and a quota of −1 is none.
+double quota_of(const fs::path& group) {
+  double quota = -1, period = 0;
+  std::ifstream both(group / "cpu.max");
+  if (!(both >> quota >> period)) {
+    quota = -1;
+    std::ifstream(group / "cpu.cfs_quota_us") >> quota;
+    std::ifstream(group / "cpu.cfs_period_us") >> period;
+  }
+  return quota > 0 && period > 0 ? quota / period : INFINITY;
+}
+
+// What OMP_NUM_THREADS asks for, by its first number; 0 where it asks for none.
+int asked_threads() {
+  const char* const text = std::getenv("OMP_NUM_THREADS");
+  return text == nullptr ? 0 : int(std::clamp(std::strtol(text, nullptr, 10), 0L, long{INT_MAX}));
+}
+
+bool has_controller(const std::string& controllers, const std::string& name) {
+  return ("," + controllers + ",").find("," + name + ",") != std::string::npos;
+}
+
+}  // namespace
+
+int processor_quota(const std::string& root, const std::string& self) {
+  double least = INFINITY;
+  std::ifstream file(self);
+  for (std::string line; std::getline(file, line);) {  // ID:CONTROLLERS:PATH, without controllers in version 2
+    const std::size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (first == std::string::npos || second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (!controllers.empty() && !has_controller(controllers, "cpu")) continue;
+    const fs::path hierarchy = controllers.empty() ? fs::path(root) : fs::path(root) / "cpu";
+    fs::path group = fs::path(line.substr(second + 1)).relative_path();
+    for (; !group.empty(); group = group.parent_path()) least = std::min(least, quota_of(hierarchy / group));
+    least = std::min(least, quota_of(hierarchy));
+  }
+  return least < INT_MAX ? std::max(1, int(std::ceil(least))) : INT_MAX;
+}
+
+int available_processors() {
+  cpu_set_t set;
+  const int affine =
+      ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
+  return std::max(1, std::min(affine, processor_quota("/sys/fs/cgroup", "/proc/self/cgroup")));
+}
+
+int default_threads() {
+  const int asked = asked_threads(), available = available_processors();
+  return asked > 0 ? std::min(asked, available) : available;
+}
+
+std::string refused_threads() {
+  const int asked = asked_threads(), available = available_processors();
+  if (asked <= available) return {};
+  return fmt::format("OMP_NUM_THREADS asks for {} threads where {} may run", asked, available);
+}
+
+}  // namespace fokker

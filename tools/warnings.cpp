@@ -1,0 +1,124 @@
+#include "warnings.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "console.hpp"
+#include "fokker/formulas/philox.hpp"
+
+namespace fokker::tools {
+namespace {
+
+constexpr const char* largest_datum = "largest_datum";
+
+// Of a model file; not a number where it has none.
+double read_largest_datum(const std::string& path) {
+  const ModelMetadata metadata = SafeTensors::load(path).metadata;
+  const auto found = metadata.find(largest_datum);
+  double value = std::numeric_limits<double>::quiet_NaN();
+  if (found != metadata.end()) {
+    std::from_chars(found->second.data(), found->second.data() + found->second.size(), value);
+  }
+  return value;
+}
+
+}  // namespace
+
+Reach reach_of(const Model& model, const std::string& path) {
+  if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
+    return {scale_of(DataSet::mixture(*mixture)).far(), "ten times the largest number of the mixture's draws"};
+  }
+  if (const double largest = read_largest_datum(path); largest > 0) return {DataScale{largest, {}}.far()};
+  const double mean = model.sde.at(model.sde.horizon()).mean, most = 1e6;
+  return {std::min(10 * std::sqrt(model.sde.prior_variance()) / mean, most),
+          "more than the SDE's prior can have come from"};
+}
+
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data) {
+  return {{"training", recipe}, {largest_datum, fmt::format("{}", scale_of(data).largest)}};
+}
+
+std::string warning_of(const std::string& which, const SampleHealth& health, double outside, const std::string& far) {
+  if (outside == 1) {
+    return fmt::format("all {} {} are outside the box or not finite; their distances are null", health.count, which);
+  }
+  std::vector<std::string> found;
+  if (outside >= many_escaped) {
+    found.push_back(fmt::format("{:.3g} % are outside the box, and distances leave them out", 100 * outside));
+  }
+  if (health.not_finite > 0) found.push_back(fmt::format("{} are not finite", health.not_finite));
+  if (health.far_out > 0) {
+    found.push_back(fmt::format("{} have a coordinate beyond {:.3g}, {}", health.far_out, health.far, far));
+  }
+  return found.empty() ? "" : fmt::format("of {} {} {}", health.count, which, fmt::join(found, "; "));
+}
+
+Warnings warnings_of(const std::string& which, const EmpiricalLaw& law) {
+  Warnings warnings;
+  const bool lost = law.health.count > 0 && law.health.not_finite == law.health.count;
+  const double outside = law.histogram ? law.escaped : lost ? 1 : 0;
+  if (std::string text = warning_of(which, law.health, outside); !text.empty()) warnings.push_back(std::move(text));
+  if (law.histogram && law.histogram->inside > 1) {
+    const double width = law.histogram->deviation(), spacing = law.histogram->grid.spacing();
+    if (width < 2 * spacing) {
+      warnings.push_back(
+          fmt::format("the {} have a deviation of {:.2g}, and the nodes of the grid are {:.2g} apart: distances are "
+                      "those of the grid",
+                      which, width, spacing));
+    }
+  }
+  return warnings;
+}
+
+DataScale scale_of(const DataSet& data) { return data_scale(Context(BackendKind::cpu), data); }
+
+double share_outside(const DataSet& data, double half_width) {
+  const Context context(BackendKind::cpu);
+  const std::int64_t d = data.dimension(), n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
+  Buffer<float> draws(context, n, d);
+  data.draw(context, draws.view(), 0, 0, ReservedStep::truth);
+  return double(count_escaped(context, draws.view(), half_width)) / double(n);
+}
+
+Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options) {
+  Warnings warnings;
+  const DataScale scale = scale_of(data);
+  const double prior = std::sqrt(sde.prior_variance()), mean = sde.at(sde.horizon()).mean,
+               noise = std::sqrt(sde.at(sde.t_min()).variance);
+  const std::string advice = "subtract their mean and divide by their deviation first";
+  if (scale.largest > 10 * std::max(1.0, prior)) {
+    warnings.push_back(
+        fmt::format("the data reach {:.4g}, where networks and {} are made for numbers of about {:.3g}: samples will "
+                    "not have their scale; {}",
+                    scale.largest, sde.name(), std::max(1.0, prior), advice));
+  } else if (scale.largest * mean > 0.25 * prior) {
+    warnings.push_back(
+        fmt::format("the data reach {:.4g}, of which {} leaves {:.3g} at T beside a prior of deviation {:.3g}: samples "
+                    "will be off by as much; {}",
+                    scale.largest, sde.name(), scale.largest * mean, prior, advice));
+  }
+  const auto least = std::min_element(scale.deviation.begin(), scale.deviation.end());
+  if (*least < noise) {
+    warnings.push_back(fmt::format(
+        "column {} of the data has a deviation of {:.2g}, and {} at t_min one of {:.2g}: samples will not be "
+        "narrower than that",
+        least - scale.deviation.begin(), *least, sde.name(), noise));
+  }
+  if (options.residual_weight > 0) {
+    if (const double outside = share_outside(data, options.box); outside >= many_escaped) {
+      warnings.push_back(
+          fmt::format("{:.3g} % of the data are outside the box [-{}, {}]^{}, in which the points of the residual are",
+                      100 * outside, options.box, options.box, data.dimension()));
+    }
+  }
+  return warnings;
+}
+
+void warn(const Warnings& warnings) {
+  for (const std::string& text : warnings) warn(text);
+}
+
+}  // namespace fokker::tools

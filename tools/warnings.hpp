@@ -1,0 +1,49 @@
+#pragma once
+
+// What is said of data before the work and of samples after it, where numbers that look like results are none: a line
+// on standard error each (warn()), and the list "warnings" of JSON.
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "fokker/fokker.hpp"
+#include "options.hpp"
+
+namespace fokker::tools {
+
+using Warnings = std::vector<std::string>;
+
+// A distance between laws of which so large a share lies outside its box is one of the others.
+constexpr double many_escaped = 0.01;
+
+// Beyond `far` a sample is of no law that a model was made for; `why` says how far that is.
+struct Reach {
+  double far = std::numeric_limits<double>::infinity();
+  std::string why = "ten times the largest number of the data";
+};
+// By the data that a model was trained on, which its file names, or the mixture that it is; of others' networks by
+// their SDE: data ten times as large as prior and mean at T allow do not get to its prior.
+Reach reach_of(const Model& model, const std::string& path);
+// The metadata of the file of a trained model: the recipe, and what reach_of() reads.
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data);
+
+// What is wrong with samples that `which` names, as "samples of the ODE"; empty where nothing is. outside: the share of
+// them outside the box of a planar distance.
+std::string warning_of(const std::string& which, const SampleHealth& health, double outside = 0,
+                       const std::string& far = Reach().why);
+// The same of a law, and that it is too narrow for the grid of its histogram.
+Warnings warnings_of(const std::string& which, const EmpiricalLaw& law);
+
+// These look at draws on the host, whatever the backend of the work.
+DataScale scale_of(const DataSet& data);
+// The share of the data outside [-half_width, half_width]^d, of some ten thousand draws.
+double share_outside(const DataSet& data, double half_width);
+// Why a network trained so cannot be expected to have the scale of these data, and whether the residual's points miss
+// them.
+Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options);
+
+// Prints each.
+void warn(const Warnings& warnings);
+
+}  // namespace fokker::tools

@@ -4,13 +4,18 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <new>
 #include <sstream>
+#include <stdexcept>
 
 #include "fokker/error.hpp"
 
@@ -18,10 +23,41 @@ namespace fokker::tools {
 
 namespace {
 
+constexpr const char* no_memory = "not enough memory for sizes this large";
+
 int fail(const std::string& name, const std::string& why, ExitCode code) {
   std::fflush(stdout);
-  fmt::print(stderr, "{}: {}\n", name, why);
+  fmt::print(stderr, "{}: {}\n", name, printable(why, Error::longest));
   return code;
+}
+
+// Kept back for what ends on the way of an exception and asks for memory itself.
+std::atomic<void*> last_memory{nullptr};
+
+void free_last_memory() {
+  std::free(last_memory.exchange(nullptr));
+  throw std::bad_alloc();
+}
+
+// Where something ends that may not throw, std::bad_alloc comes here instead of to run_main().
+[[noreturn]] void end_without_memory() {
+  try {
+    if (const std::exception_ptr exception = std::current_exception()) std::rethrow_exception(exception);
+  } catch (const std::bad_alloc&) {
+    for (const char* text : {no_memory, "\n"}) {
+      if (::write(STDERR_FILENO, text, std::strlen(text)) < 0) break;
+    }
+    ::_exit(exit_failed);
+  } catch (...) {
+  }
+  std::abort();
+}
+
+// Makes running out of memory a failure like any other: one sentence and an exit code.
+void survive_without_memory() {
+  last_memory = std::malloc(std::size_t{1} << 20);
+  std::set_new_handler(free_last_memory);
+  std::set_terminate(end_without_memory);
 }
 
 std::vector<std::string> option_names(const CLI::App& app) {
@@ -113,6 +149,7 @@ void parse(CLI::App& app, int argc, char** argv) {
 
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command) {
   std::signal(SIGXFSZ, SIG_IGN);
+  survive_without_memory();
   const std::string name = app.get_name();
   set_formatter(app);
   try {
@@ -127,7 +164,9 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
     if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) throw Error("cannot write to standard output");
     return exit_done;
   } catch (const std::bad_alloc&) {
-    return fail(name, "not enough memory for sizes this large", exit_failed);
+    return fail(name, no_memory, exit_failed);
+  } catch (const std::length_error&) {  // of a container, beyond any memory
+    return fail(name, no_memory, exit_failed);
   } catch (const std::exception& error) {
     return fail(name, error.what(), exit_failed);
   }
@@ -214,9 +253,10 @@ void Progress::show(const std::string& note) {
   last_shown_ = clock_.seconds();
   const bool timed = !speeds_.empty() || fraction_ > first_fraction_;
   const std::string step = phases_.size() > 1 ? fmt::format("[{}/{}] ", next_, phases_.size()) : "";
-  const std::string line = fmt::format(
-      "{}{}: {:.0f} %{}{}{}", step, phases_[next_ - 1].text, std::floor(100 * fraction_), note.empty() ? "" : ", ",
-      note, timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
+  const std::string line =
+      fmt::format("{}{}: {:.0f} %{}{}{}", step, printable(phases_[next_ - 1].text), std::floor(100 * fraction_),
+                  note.empty() ? "" : ", ", note,
+                  timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
   if (terminal_) {
     fmt::print(stderr, "\r\033[K{}", line);
     line_open_ = true;
@@ -228,7 +268,7 @@ void Progress::show(const std::string& note) {
 
 void Progress::say(const std::string& text) {
   clear();
-  fmt::print(stderr, "{}\n", text);
+  fmt::print(stderr, "{}\n", printable(text));
 }
 
 namespace {

@@ -60,7 +60,10 @@ Json over_time(const Group& group) {
   const auto list_over_seeds = [&](const Json::json_pointer& where) {
     Json list = Json::array();
     for (std::size_t k = 0; k < first.at(where).size(); ++k) {
-      list.push_back(over_seeds(group, [&](const Json& gap) { return gap.at("along_the_way").at(where).at(k); }));
+      list.push_back(over_seeds(group, [&](const Json& gap) {
+        const Json& found = gap.at("along_the_way").at(where);
+        return k < found.size() ? found[k] : Json();
+      }));
     }
     return list;
   };
@@ -105,7 +108,8 @@ std::string verdict(const Json& without, const Json& with, std::int64_t samples)
 double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
 
 const Json& distances(const Json& gap) {
-  return gap.at("w2_squared").is_null() ? gap.at("sliced_w2_squared") : gap.at("w2_squared");
+  const auto planar = gap.find("w2_squared");
+  return planar != gap.end() && !planar->is_null() ? *planar : gap.at("sliced_w2_squared");
 }
 
 Json without_failed(const Json& runs) {

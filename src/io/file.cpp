@@ -38,19 +38,31 @@ class Descriptor {
   int value_;
 };
 
-// Removes a file at its end, unless released.
+// A new file beside `target` that no one else has, removed at its end unless released. Its name is kept before there is
+// a file of it, so that none is left where memory runs out.
 class Temporary {
  public:
-  explicit Temporary(std::string path) : path_(std::move(path)) {}
+  explicit Temporary(const std::filesystem::path& target) {
+    static std::atomic<unsigned> counter{0};
+    do {
+      name_ = (target.parent_path() / fmt::format(".fokker-{}-{}.tmp", ::getpid(), counter++)).string();
+      file_ = ::open(name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    } while (file_ < 0 && errno == EEXIST);
+    made_ = file_ >= 0;
+  }
   Temporary(const Temporary&) = delete;
   Temporary& operator=(const Temporary&) = delete;
   ~Temporary() {
-    if (!path_.empty()) ::unlink(path_.c_str());
+    if (made_) ::unlink(name_.c_str());
   }
-  void release() { path_.clear(); }
+  int descriptor() const { return file_; }  // negative, with errno, where none could be made
+  const std::string& name() const { return name_; }
+  void release() { made_ = false; }
 
  private:
-  std::string path_;
+  std::string name_;
+  int file_ = -1;
+  bool made_ = false;
 };
 
 // Where a write through the symbolic links of `path` ends up; what is renamed over is the file, not the link to it.
@@ -61,16 +73,6 @@ std::filesystem::path follow_links(std::filesystem::path path) {
     path = target.is_absolute() ? target : path.parent_path() / target;
   }
   return path;
-}
-
-// Creates a file beside `target` that no one else has, and says its name.
-int create_temporary(const std::filesystem::path& target, std::string& name) {
-  static std::atomic<unsigned> counter{0};
-  for (;;) {
-    name = (target.parent_path() / fmt::format(".fokker-{}-{}.tmp", ::getpid(), counter++)).string();
-    const int file = ::open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file >= 0 || errno != EEXIST) return file;
-  }
 }
 
 // Makes the rename itself durable. A folder that cannot be opened or synced (some network file systems) is no reason to
@@ -127,10 +129,9 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   // A rename would replace even a file that is write-protected.
   if (exists && ::access(target.c_str(), W_OK) != 0) throw fail_code(errno);
 
-  std::string name;
-  Descriptor file(create_temporary(target, name));
+  Temporary temporary(target);
+  Descriptor file(temporary.descriptor());
   if (file.get() < 0) throw fail(fmt::format("{} (a new file in its folder)", reason(errno)));
-  Temporary temporary(name);
   if (exists && ::fchmod(file.get(), old.st_mode & 07777) != 0) throw fail_code(errno);
   for (const auto& piece : pieces) {
     for (std::size_t done = 0; done < piece.size();) {
@@ -143,7 +144,7 @@ void write_file(const std::string& path, std::span<const std::span<const std::by
   }
   if (::fsync(file.get()) != 0) throw fail_code(errno);
   if (file.close() != 0) throw fail_code(errno);
-  if (::rename(name.c_str(), target.c_str()) != 0) throw fail_code(errno);
+  if (::rename(temporary.name().c_str(), target.c_str()) != 0) throw fail_code(errno);
   temporary.release();
   if (const int code = sync_folder(target)) throw fail_code(code);
 }

@@ -12,7 +12,7 @@
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
-#include "io/json_text.hpp"
+#include "io/json.hpp"
 #include "operations/train_schedule.hpp"
 
 namespace fokker {
@@ -21,20 +21,33 @@ namespace {
 constexpr const char* state_format = "fokker training state";
 constexpr const char* state_version = "1";
 
+// The values of an object's keys, each as what it is read into.
+struct Reader {
+  std::string name;
+  const JsonValue& json;
+
+  template <class T>
+  void operator()(const char* key, T& value) const {
+    value = json.get<T>(name, key);
+  }
+  std::string text(const char* key) const { return json.get<std::string>(name, key); }
+};
+
 nlohmann::json to_json(const Architecture& a) {
   return {
       {"dimension", a.dimension},      {"hidden", a.hidden}, {"activation", to_string(a.activation)}, {"beta", a.beta},
       {"output", to_string(a.output)}, {"layers", a.names()}};
 }
 
-Architecture architecture_from(const nlohmann::json& j) {
+Architecture architecture_from(const JsonValue& json) {
+  const Reader read{"its architecture", json};
   Architecture a;
-  j.at("dimension").get_to(a.dimension);
-  j.at("hidden").get_to(a.hidden);
-  a.activation = parse_activation(j.at("activation").get<std::string>());
-  j.at("beta").get_to(a.beta);
-  a.output = parse_output(j.at("output").get<std::string>());
-  j.at("layers").get_to(a.layer_names);
+  read("dimension", a.dimension);
+  read("hidden", a.hidden);
+  a.activation = parse_activation(read.text("activation"));
+  read("beta", a.beta);
+  a.output = parse_output(read.text("output"));
+  read("layers", a.layer_names);
   return a;
 }
 
@@ -54,21 +67,22 @@ nlohmann::json to_json(const TrainOptions& o) {
           {"seed", o.seed}};
 }
 
-TrainOptions options_from(const nlohmann::json& j) {
+TrainOptions options_from(const JsonValue& json) {
+  const Reader read{"its options", json};
   TrainOptions o;
-  j.at("iterations").get_to(o.iterations);
-  j.at("denoising_points").get_to(o.denoising_points);
-  j.at("collocation_points").get_to(o.collocation_points);
-  j.at("residual_weight").get_to(o.residual_weight);
-  j.at("box").get_to(o.box);
-  o.time_law = parse_time_law(j.at("time_law").get<std::string>());
-  o.schedule = parse_rate_schedule(j.at("schedule").get<std::string>());
-  j.at("peak_rate").get_to(o.peak_rate);
-  o.average = parse_weight_average(j.at("average").get<std::string>());
-  j.at("average_decay").get_to(o.average_decay);
-  j.at("average_fraction").get_to(o.average_fraction);
-  j.at("clip_norm").get_to(o.clip_norm);
-  j.at("seed").get_to(o.seed);
+  read("iterations", o.iterations);
+  read("denoising_points", o.denoising_points);
+  read("collocation_points", o.collocation_points);
+  read("residual_weight", o.residual_weight);
+  read("box", o.box);
+  o.time_law = parse_time_law(read.text("time_law"));
+  o.schedule = parse_rate_schedule(read.text("schedule"));
+  read("peak_rate", o.peak_rate);
+  o.average = parse_weight_average(read.text("average"));
+  read("average_decay", o.average_decay);
+  read("average_fraction", o.average_fraction);
+  read("clip_norm", o.clip_norm);
+  read("seed", o.seed);
   return o;
 }
 
@@ -142,36 +156,36 @@ SavedTraining read_training(const std::string& path, const DataSet& data) {
     return found == file.metadata.end() ? std::string() : found->second;
   };
   if (entry("format") != state_format) {
-    throw Error(fmt::format("'{}' is not a training state; allowed: a file that Trainer::save_state() wrote", path));
+    throw Error(
+        fmt::format("{} is not a training state; allowed: a file that Trainer::save_state() wrote", in_quotes(path)));
   }
   if (entry("version") != state_version) {
-    throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
-                            state_version));
+    throw Error(fmt::format("{} is a training state of version {}; allowed: {}", in_quotes(path),
+                            in_quotes(entry("version"), 40), state_version));
   }
   SavedTraining saved;
   std::string data_name, data_fingerprint;
   try {
-    const nlohmann::json configuration = parse_json(entry("configuration"), "its configuration", 8, 10'000);
-    Mlp mlp{architecture_from(configuration.at("architecture")), {}};
+    const std::string its = "its configuration";
+    const JsonValue configuration = parse_json(entry("configuration"), its, 8);
+    Mlp mlp{architecture_from(configuration.at(its, "architecture")), {}};
     mlp.architecture.validate();
-    const auto& sde = configuration.at("sde");
-    saved.model.sde = ForwardSde::parse(sde.at("name").get<std::string>(), sde.at("parameters").dump());
-    saved.options = options_from(configuration.at("options"));
+    const JsonValue &sde = configuration.at(its, "sde"), &of_data = configuration.at(its, "data");
+    saved.model.sde =
+        ForwardSde::parse(sde.get<std::string>("its sde", "name"), sde.at("its sde", "parameters").dump());
+    saved.options = options_from(configuration.at(its, "options"));
     saved.options.validate();
-    configuration.at("data").at("name").get_to(data_name);
-    configuration.at("data").at("fingerprint").get_to(data_fingerprint);
+    data_name = of_data.get<std::string>("its data", "name");
+    data_fingerprint = of_data.get<std::string>("its data", "fingerprint");
     saved.state = read_state(file, mlp.architecture.parameter_count(), saved.options);
     mlp.parameters.assign(saved.state.parameters.begin(), saved.state.parameters.end());
     saved.model.network = std::move(mlp);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(fmt::format("the configuration of the training state '{}' is not readable: {}", path, error.what()));
   } catch (const Error& error) {
-    throw Error(fmt::format("the training state '{}' is not consistent: {}", path, error.what()));
+    throw Error(fmt::format("the training state {} is not consistent: {}", in_quotes(path), error.what()));
   }
   if (data.fingerprint() != data_fingerprint) {
-    throw Error(
-        fmt::format("the training state '{}' is of data set {}; another one, '{}', or changed contents were given",
-                    path, in_quotes(data_name), data.name()));
+    throw Error(fmt::format("the training state {} is of data set {}; another one, {}, or changed contents were given",
+                            in_quotes(path, 80), in_quotes(data_name, 60), in_quotes(data.name(), 60)));
   }
   return saved;
 }

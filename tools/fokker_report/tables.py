@@ -174,9 +174,9 @@ def recipe_table(results, runs):
     if any(run.weight > 0 for run in runs):
         points = Markup(f'{points}, and {recipe["collocation_points"]} residual points where {W_R} > 0')
     average = recipe["average"]
-    if average != "none":
-        average += f', over the last {100 * recipe.get("average_fraction", 1):g} % of the iterations'
-    rate = recipe["schedule"] + (f', peak {recipe["peak_rate"]:g}' if "peak_rate" in recipe else "")
+    if average != "none" and recipe.get("average_fraction"):
+        average += f', over the last {100 * recipe["average_fraction"]:g} % of the iterations'
+    rate = recipe["schedule"] + (f', peak {recipe["peak_rate"]:g}' if recipe.get("peak_rate") is not None else "")
     options = results["gap_options"]
     backends = "; ".join(f'{b["name"]}: {b["detail"]}' for b in results["backends"])
     training = sum(entry["training"]["seconds"] for entry in results["runs"] if entry.get("training"))

@@ -23,7 +23,8 @@ std::atomic<bool> fails_once{true};      // then or for good
 
 }  // namespace
 
-void* operator new(std::size_t size) {
+// Not inlined, where the compiler would take the pair for mismatched.
+[[gnu::noinline]] void* operator new(std::size_t size) {
   if (requests_left.load() != never) {
     const long left = requests_left.fetch_sub(1);
     if (left == 0 || (left < 0 && !fails_once)) throw std::bad_alloc();
@@ -31,8 +32,8 @@ void* operator new(std::size_t size) {
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace fokker {
 namespace {

@@ -258,7 +258,7 @@ const Tensor& SafeTensors::at(const std::string& name) const {
   std::string names;
   std::size_t listed = 0;
   for (const auto& [other, tensor] : tensors) {
-    if (++listed > 6 || names.size() > 120) {
+    if (++listed > 10 || names.size() > 150) {
       names += ", …";
       break;
     }

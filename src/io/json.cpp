@@ -153,7 +153,6 @@ template std::vector<std::int64_t> JsonValue::to(const std::string&) const;
 template std::vector<std::string> JsonValue::to(const std::string&) const;
 
 std::string JsonValue::dump() const {
-  const auto text_of = [](const auto& value) { return nlohmann::json(value).dump(); };
   std::string text;
   if (const Array* items = array()) {
     for (const JsonValue& item : *items) text += fmt::format("{}{}", text.empty() ? "" : ",", item.dump());
@@ -161,18 +160,15 @@ std::string JsonValue::dump() const {
   }
   if (const Object* members = object()) {
     for (const auto& [key, value] : *members) {
-      text += fmt::format("{}{}:{}", text.empty() ? "" : ",", text_of(key), value.dump());
+      text += fmt::format("{}{}:{}", text.empty() ? "" : ",", json_text(key), value.dump());
     }
     return fmt::format("{{{}}}", text);
   }
-  if (string() != nullptr) return text_of(*string());
+  if (string() != nullptr) return json_text(*string());
   return std::visit(
       [&](const auto& value) -> std::string {
-        if constexpr (requires { *value; }) {
-          return {};  // those above
-        } else {
-          return text_of(value);
-        }
+        if constexpr (std::is_arithmetic_v<std::remove_cvref_t<decltype(value)>>) return json_text(value);
+        return "null";
       },
       value_);
 }
@@ -191,5 +187,30 @@ JsonValue parse_json(std::string_view text, const std::string& what, int deepest
   nlohmann::json::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }
+
+// The library's scalars, which end without asking for memory.
+std::string json_text(std::string_view text, NotUtf8 wrong) {
+  using Handler = nlohmann::json::error_handler_t;
+  try {
+    return nlohmann::json(text).dump(-1, ' ', false, wrong == NotUtf8::refused ? Handler::strict : Handler::replace);
+  } catch (const nlohmann::json::exception&) {
+    throw Error(fmt::format("{} is not UTF-8", in_quotes(text, 60)));
+  }
+}
+std::string json_text(bool value) { return value ? "true" : "false"; }
+std::string json_text(double value) { return nlohmann::json(value).dump(); }
+std::string json_text(std::int64_t value) { return std::to_string(value); }
+std::string json_text(std::uint64_t value) { return std::to_string(value); }
+
+namespace {
+template <class T>
+std::string list_text(const std::vector<T>& values) {
+  std::string text;
+  for (const T& value : values) text += fmt::format("{}{}", text.empty() ? "" : ",", json_text(value));
+  return fmt::format("[{}]", text);
+}
+}  // namespace
+std::string json_text(const std::vector<std::int64_t>& values) { return list_text(values); }
+std::string json_text(const std::vector<std::string>& values) { return list_text(values); }
 
 }  // namespace fokker

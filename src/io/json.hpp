@@ -62,4 +62,14 @@ class JsonValue {
 // Error.
 JsonValue parse_json(std::string_view text, const std::string& what, int deepest);
 
+// Scalars and lists as JSON. A text that is not UTF-8 throws Error, or has its wrong bytes replaced.
+enum class NotUtf8 { refused, replaced };
+std::string json_text(std::string_view text, NotUtf8 wrong = NotUtf8::refused);
+std::string json_text(bool value);
+std::string json_text(double value);  // null where it is not finite
+std::string json_text(std::int64_t value);
+std::string json_text(std::uint64_t value);
+std::string json_text(const std::vector<std::int64_t>& values);
+std::string json_text(const std::vector<std::string>& values);
+
 }  // namespace fokker

@@ -1,7 +1,6 @@
 // Model files: an MLP as safetensors with its architecture and SDE in the metadata, a Gaussian mixture as JSON.
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 
@@ -389,31 +388,39 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   file.save(path);
 }
 
+// Numbers as lists in lists, on a line each; `next` goes on to the first that is left.
+std::string lists_text(const double*& next, std::span<const std::int64_t> shape, int indent = 1) {
+  if (shape.empty()) return json_text(*next++);
+  std::string text;
+  for (std::int64_t i = 0; i < shape.front(); ++i) {
+    text +=
+        fmt::format("{}\n{:{}}{}", i > 0 ? "," : "", "", indent + 1, lists_text(next, shape.subspan(1), indent + 1));
+  }
+  return fmt::format("[{}\n{:{}}]", text, "", indent);
+}
+
 void save_mixture(const std::string& path, const GaussianMixture& mixture, const ForwardSde& sde,
                   const ModelMetadata& extra) {
-  const auto d = static_cast<std::size_t>(mixture.dimension());
-  const auto rows = [&](const double* first) { return std::vector<double>(first, first + d); };
-  auto means = nlohmann::ordered_json::array(), covariances = nlohmann::ordered_json::array();
-  for (std::size_t k = 0; k < mixture.weights().size(); ++k) {
-    means.push_back(rows(mixture.means().data() + k * d));
-    auto covariance = nlohmann::ordered_json::array();
-    for (std::size_t i = 0; i < d; ++i) covariance.push_back(rows(mixture.covariances().data() + (k * d + i) * d));
-    covariances.push_back(std::move(covariance));
-  }
-  auto json = nlohmann::ordered_json::object();
-  json["weights"] = mixture.weights();
-  json["means"] = std::move(means);
-  json["covariances"] = std::move(covariances);
-  json["sde"] = sde.name();
-  json["sde_parameters"] = nlohmann::ordered_json::parse(sde.parameters_json());
-  if (!extra.empty()) json["metadata"] = extra;
-  std::string text;
+  const std::int64_t components = mixture.components(), d = mixture.dimension();
+  const double *weights = mixture.weights().data(), *means = mixture.means().data(),
+               *covariances = mixture.covariances().data();
+  std::string parameters, metadata;
+  const auto add = [](std::string& text, const std::string& key, const std::string& value) {
+    text += fmt::format("{}\n  {}: {}", text.empty() ? "" : ",", key, value);
+  };
+  const JsonValue json = parse_json(sde.parameters_json(), "the SDE", 1);
+  for (const auto& [key, value] : *json.object()) add(parameters, json_text(key), value.dump());
   try {
-    text = json.dump(1) + "\n";
-  } catch (const nlohmann::json::exception&) {
-    throw Error(fmt::format("cannot write {}: a piece of metadata is not UTF-8", in_quotes(path)));
+    for (const auto& [key, value] : extra) add(metadata, json_text(key), json_text(value));
+  } catch (const Error& error) {
+    throw Error(fmt::format("cannot write {}: its metadata {}", in_quotes(path), error.what()));
   }
-  write_text(path, text);
+  write_text(path,
+             fmt::format("{{\n \"weights\": {},\n \"means\": {},\n \"covariances\": {},\n \"sde\": {},\n "
+                         "\"sde_parameters\": {{{}\n }}{}\n}}\n",
+                         lists_text(weights, std::vector{components}), lists_text(means, std::vector{components, d}),
+                         lists_text(covariances, std::vector{components, d, d}), json_text(sde.name()), parameters,
+                         extra.empty() ? "" : fmt::format(",\n \"metadata\": {{{}\n }}", metadata)));
 }
 
 [[noreturn]] void throw_wrong_ending(const std::string& path) {

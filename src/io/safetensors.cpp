@@ -4,7 +4,6 @@
 #include <bit>
 #include <cstring>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -230,17 +229,21 @@ void SafeTensors::save(const std::string& path) const {
   std::string header = "{";
   std::uint64_t offset = 0;
   try {
-    if (!metadata.empty()) header += fmt::format("\"{}\":{}", metadata_key, nlohmann::json(metadata).dump());
+    std::string texts;
+    for (const auto& [key, text] : metadata) {
+      texts += fmt::format("{}{}:{}", texts.empty() ? "" : ",", json_text(key), json_text(text));
+    }
+    if (!metadata.empty()) header += fmt::format("\"{}\":{{{}}}", metadata_key, texts);
     for (const auto* entry : order) {
       const Tensor& tensor = entry->second;
       const std::uint64_t end = offset + tensor.bytes.size();
       header +=
           fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.size() > 1 ? "," : "",
-                      nlohmann::json(entry->first).dump(), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
+                      json_text(entry->first), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
       offset = end;
     }
-  } catch (const nlohmann::json::exception&) {
-    throw fail("a name or a piece of metadata is not UTF-8");
+  } catch (const Error& error) {
+    throw fail(error.what());
   }
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');

@@ -3,7 +3,6 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
 
@@ -150,7 +149,7 @@ std::string ForwardSde::parameters_json() const {
   std::string text;
   SdeFormulas formulas = formulas_;
   for (const Parameter& p : find(kind()).parameters) {
-    text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", p.key, nlohmann::json(p.in(formulas)).dump());
+    text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", p.key, json_text(p.in(formulas)));
   }
   return fmt::format("{{{}}}", text);
 }

@@ -6,7 +6,6 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/quote.hpp"
@@ -33,10 +32,10 @@ struct Reader {
   std::string text(const char* key) const { return json.get<std::string>(name, key); }
 };
 
-nlohmann::json to_json(const Architecture& a) {
-  return {
-      {"dimension", a.dimension},      {"hidden", a.hidden}, {"activation", to_string(a.activation)}, {"beta", a.beta},
-      {"output", to_string(a.output)}, {"layers", a.names()}};
+std::string text_of(const Architecture& a) {
+  return fmt::format(R"({{"activation":{},"beta":{},"dimension":{},"hidden":{},"layers":{},"output":{}}})",
+                     json_text(to_string(a.activation)), json_text(a.beta), a.dimension, json_text(a.hidden),
+                     json_text(a.names()), json_text(to_string(a.output)));
 }
 
 Architecture architecture_from(const JsonValue& json) {
@@ -51,20 +50,14 @@ Architecture architecture_from(const JsonValue& json) {
   return a;
 }
 
-nlohmann::json to_json(const TrainOptions& o) {
-  return {{"iterations", o.iterations},
-          {"denoising_points", o.denoising_points},
-          {"collocation_points", o.collocation_points},
-          {"residual_weight", o.residual_weight},
-          {"box", o.box},
-          {"time_law", to_string(o.time_law)},
-          {"schedule", to_string(o.schedule)},
-          {"peak_rate", o.peak_rate},
-          {"average", to_string(o.average)},
-          {"average_decay", o.average_decay},
-          {"average_fraction", o.average_fraction},
-          {"clip_norm", o.clip_norm},
-          {"seed", o.seed}};
+std::string text_of(const TrainOptions& o) {
+  return fmt::format(
+      R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},)"
+      R"("denoising_points":{},"iterations":{},"peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},)"
+      R"("time_law":{}}})",
+      json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
+      json_text(o.clip_norm), o.collocation_points, o.denoising_points, o.iterations, json_text(o.peak_rate),
+      json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed, json_text(to_string(o.time_law)));
 }
 
 TrainOptions options_from(const JsonValue& json) {
@@ -138,13 +131,12 @@ void write_training(const std::string& path, const Model& model, const DataSet& 
   if (state.average_count > 0) file.tensors["average"] = Tensor::from_double(shape, state.average.data());
   file.tensors["iteration"] = Tensor::from_int64({1}, &state.iteration);
   file.tensors["average_count"] = Tensor::from_int64({1}, &state.average_count);
-  const nlohmann::json configuration = {
-      {"architecture", to_json(std::get<Mlp>(model.network).architecture)},
-      {"sde", {{"name", model.sde.name()}, {"parameters", nlohmann::json::parse(model.sde.parameters_json())}}},
-      {"data", {{"name", data.name()}, {"fingerprint", data.fingerprint()}}},
-      {"options", to_json(options)}};
   // A file name need not be UTF-8.
-  const std::string text = configuration.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string text = fmt::format(
+      R"({{"architecture":{},"data":{{"fingerprint":{},"name":{}}},"options":{},"sde":{{"name":{},"parameters":{}}}}})",
+      text_of(std::get<Mlp>(model.network).architecture), json_text(data.fingerprint()),
+      json_text(data.name(), NotUtf8::replaced), text_of(options), json_text(model.sde.name()),
+      model.sde.parameters_json());
   file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
   file.save(path);
 }

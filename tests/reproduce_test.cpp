@@ -175,7 +175,8 @@ TEST(Reproduction, GoesOnWithDataWhoseNameIsNotUtf8) {
     EXPECT_EQ(outcome.err.find('\xff'), std::string::npos);
   }
   EXPECT_TRUE(std::filesystem::is_directory(scratch / "out/n\xef\xbf\xbd_softplus20_w0_s0"));
-  if (can_report()) EXPECT_THAT(report(scratch), HasSubstr("n\xef\xbf\xbd.npy</h2>"));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), HasSubstr("n\xef\xbf\xbd.npy</h2>"));
 }
 
 TEST(Reproduction, TwoRunsNeedFoldersOfTheirOwn) {

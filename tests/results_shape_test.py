@@ -59,6 +59,23 @@ def main():
             except Exception as error:
                 sys.exit(f"{path} = {value!r}: {type(error).__name__}: {error}")
     assert refused > tried // 3, (tried, refused)
+    for path, value, what in (
+            (("runs", 0, "folder"), "../out", "runs[0].folder is not the name of a folder"),
+            (("runs", 0, "folder"), "..", "runs[0].folder is not the name of a folder"),
+            (("runs", 0, "gap", "along_the_way", "times"), [], "along_the_way.times do not fall"),
+            (("runs", 0, "gap", "along_the_way", "potential_integrable"), [True], "lists of other lengths"),
+            (("runs", 0, "gap", "w2_squared"), None, "runs[0].gap has no distances"),
+            (("summary", 0, "data"), "other", "has no summary of"),
+            (("summary",), [], "has no summary of"),
+            (("box",), "wide", "box is no number that is finite")):
+        try:
+            other = with_value(results, path, value)
+            check_results(other)
+            render(other)
+        except ValueError as error:
+            assert what in str(error), error
+        else:
+            sys.exit(f"{path} = {value!r} is let through")
 
 
 if __name__ == "__main__":

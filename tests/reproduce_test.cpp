@@ -135,8 +135,12 @@ TEST(Reproduction, KeptFilesThatAreDamagedAreNamed) {
     const std::string before = get(file);
     put(file, text);
     const Outcome outcome = reproduce(scratch, "blob", "0", 3, bounds);
-    expect_refusal(outcome, what);
-    EXPECT_THAT(outcome.err, HasSubstr(std::filesystem::path(file).filename().string()));
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_EQ(outcome.out, "");
+    const std::size_t last = outcome.err.rfind("reproduce: ");
+    const std::string line = last == std::string::npos ? "" : outcome.err.substr(last);
+    EXPECT_THAT(line, AllOf(HasSubstr(what), HasSubstr(std::filesystem::path(file).filename().string())));
+    EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << outcome.err;
     EXPECT_EQ(get(file), text);
     put(file, before);
   };

@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -301,6 +302,42 @@ TEST(Npy, ReadsEveryWayTheHeaderMayBeWritten) {
   EXPECT_EQ(load(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (3,), }\n", data)).data.size(), 3u);
 }
 
+TEST(Npy, ReadsOtherOrdersTypesAndPythonTwo) {
+  const Scratch scratch;
+  const auto load = [&](const std::string& dictionary, const std::string& data) {
+    put(scratch / "a.npy", npy(dictionary, data));
+    return load_npy(scratch / "a.npy");
+  };
+  const auto reversed = [](std::string data, std::size_t item) {
+    for (std::size_t at = 0; at < data.size(); at += item) std::reverse(data.begin() + at, data.begin() + at + item);
+    return data;
+  };
+  const std::vector<double> rows = {1, 2, 3, 4, 5, 6}, columns = {1, 4, 2, 5, 3, 6};
+  const std::vector<float> rows32(rows.begin(), rows.end()), columns32(columns.begin(), columns.end());
+  // Column after column, as a transposed array, a data frame, Fortran and MATLAB have it.
+  NpyArray array = load("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", bytes_of(columns32));
+  EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 3}));
+  EXPECT_EQ(array.data, rows);
+  EXPECT_TRUE(array.is_float32);
+  EXPECT_EQ(load("{'descr': '<f8', 'fortran_order': True, 'shape': (6, 1), }\n", bytes_of(rows)).data, rows);
+  EXPECT_EQ(load("{'descr': '<f8', 'fortran_order': True, 'shape': (1, 6), }\n", bytes_of(rows)).data, rows);
+  EXPECT_EQ(load("{'descr': '<f8', 'fortran_order': True, 'shape': (6, 0), }\n", "").shape[0], 6);
+  // Long integers of Python 2.
+  EXPECT_EQ(load("{'descr': '<f4', 'fortran_order': False, 'shape': (2L, 3L), }\n", bytes_of(rows32)).data, rows);
+  // Bytes in the other order.
+  EXPECT_EQ(load("{'descr': '>f4', 'fortran_order': False, 'shape': (6,), }\n", reversed(bytes_of(rows32), 4)).data,
+            rows);
+  array = load("{'descr': '>f8', 'fortran_order': True, 'shape': (2, 3), }\n", reversed(bytes_of(columns), 8));
+  EXPECT_EQ(array.data, rows);
+  EXPECT_FALSE(array.is_float32);
+  const std::vector<std::uint16_t> halves = {0x3c00, 0xc000, 0x7bff, 0x0001, 0x8000, 0x3555};
+  const std::vector<double> values = {1, -2, 65504, 0x1p-24, -0.0, 0.333251953125};
+  EXPECT_EQ(load("{'descr': '<f2', 'fortran_order': False, 'shape': (2, 3), }\n", bytes_of(halves)).data, values);
+  array = load("{'descr': '>f2', 'fortran_order': False, 'shape': (6,), }\n", reversed(bytes_of(halves), 2));
+  EXPECT_EQ(array.data, values);
+  EXPECT_TRUE(array.is_float32);
+}
+
 TEST(Npy, RefusesWhatItCannotUse) {
   const Scratch scratch;
   const std::string data(24, '\0');
@@ -313,12 +350,17 @@ TEST(Npy, RefusesWhatItCannotUse) {
       {"\x93NUMPY", "ends within"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }\n", data, 4), "version is 4.0"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }\n", data, 0), "version is 0.0"},
-      {npy("{'descr': '>f4', 'fortran_order': False, 'shape': (6,), }\n", data), "'>f4'"},
-      {npy("{'descr': '<f2', 'fortran_order': False, 'shape': (12,), }\n", data), "'<f2'"},
       {npy("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n", data), "'<i8'"},
+      {npy("{'descr': '|u1', 'fortran_order': False, 'shape': (24,), }\n", data),
+       "'|u1', allowed are float16, float32"},
+      {npy("{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }\n", data), "'<c8'"},
+      {npy("{'descr': '<f16', 'fortran_order': False, 'shape': (3,), }\n", data), "'<f16'"},
       {npy("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n", data), "'|O'"},
-      {npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6,), }\n", data), "header"},
-      {npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", data), "Fortran"},
+      {npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6,), }\n", data), "structured array"},
+      {npy("{'descr': [('a]', '<f2'), ('b', [('c', '<f2')])], 'fortran_order': False, 'shape': (6,), }\n", data),
+       "structured array"},
+      {npy("{'descr': [('a', '<f4'), 'fortran_order': False, 'shape': (6,), }\n", data), "header is not"},
+      {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6l,), }\n", data), "header is not"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (), }\n", data), "0 dimensions"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 3), }\n", data), "3 dimensions"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (5,), }\n", data), "needs 20 bytes of data, it has 24"},
@@ -628,7 +670,8 @@ TEST(SafeTensorsFile, RefusesWhatTheFormatForbids) {
       {"{'a':{}}", 0, "not valid JSON"},
       {"{\"a\":" + std::string(1'000'000, '[') + "}", 0, "nested"},
       {"{\"line\\nfeed\":1}", 0, "'line?feed'"},
-      {"{\"" + std::string(100'000, 'x') + "\":1}", 0, "…'"},
+      {"{\"" + std::string(100'000, 'x') + "\":1}", 0, "x…x"},
+      {"{\"a\\u009bb\\u202ec\\u001bd\":1}", 0, "'a?b?c?d'"},
   };
   for (const auto& [header, data_bytes, message] : cases) {
     SCOPED_TRACE(header.substr(0, 100));
@@ -639,6 +682,15 @@ TEST(SafeTensorsFile, RefusesWhatTheFormatForbids) {
   for (int i = 0; i < 200'000; ++i) nested += "{\"a\":";
   put(scratch / "a.safetensors", safetensors(nested, 0));
   EXPECT_THAT(message_of([&] { SafeTensors::load(scratch / "a.safetensors"); }), HasSubstr("nested"));
+}
+
+// In time proportional to their number: at a time of its square, this takes minutes.
+TEST(SafeTensorsFile, ReadsAndWritesManyTensors) {
+  const Scratch scratch;
+  SafeTensors file;
+  for (int i = 0; i < 40'000; ++i) file.tensors[fmt::format("t{}.weight", i)] = {"F32", {0, 0}, {}};
+  file.save(scratch / "a.safetensors");
+  EXPECT_EQ(SafeTensors::load(scratch / "a.safetensors").tensors.size(), 40'000u);
 }
 
 TEST(SafeTensorsFile, RefusesHeadersThatCannotBe) {

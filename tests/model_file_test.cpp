@@ -338,7 +338,7 @@ TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
   EXPECT_THAT(
       refusal(scratch, file, tanh_potential),
       AllOf(HasSubstr("do not chain in the order hidden1,hidden2,input,output"), HasSubstr("layers=input,hidden1"),
-            HasSubstr("--layers"), HasSubstr("'hidden1.weight' [5, 7]"), HasSubstr("'input.weight' [7, 3]")));
+            HasSubstr("--layers"), HasSubstr("'hidden1' [5, 7]"), HasSubstr("'input' [7, 3]")));
   ModelMetadata options = tanh_potential;
   options["layers"] = "input, hidden1,hidden2,output";
   const Model model = load(scratch, file, options);
@@ -417,6 +417,36 @@ TEST(ForeignFile, OthersTensorsMustBeLeftOutByName) {
   EXPECT_EQ(load(scratch, file, {{"layers", "a,b"}}).dimension(), 2);
 }
 
+// Networks of other kinds are told by their tensors' names.
+TEST(ForeignFile, SaysWhatIsNotSupported) {
+  const Scratch scratch;
+  const auto with = [](const std::vector<std::pair<std::string, Shape>>& tensors) {
+    SafeTensors file = file_of({{"net.0", 7, 3}, {"net.2", 1, 7}}, tanh_potential);
+    for (const auto& [name, shape] : tensors) file.tensors[name] = tensor(shape);
+    return file;
+  };
+  load(scratch, with({}));
+  const struct {
+    std::vector<std::pair<std::string, Shape>> tensors;
+    const char* message;
+  } cases[] = {
+      {{{"params.Dense_0.kernel", {3, 7}}}, "'params.Dense_0.kernel' is a kernel [inputs, outputs], as Flax"},
+      {{{"net.1.weight_g", {7, 1}}, {"net.1.weight_v", {7, 3}}}, "'net.1.weight_g' is a part of a parametrized weight"},
+      {{{"net.1.parametrizations.weight.original0", {7, 1}}}, "remove the parametrization before saving"},
+      {{{"net.1.running_mean", {7}}}, "normalisation, which is not supported"},
+      {{{"norm.weight", {7}}, {"norm.bias", {7}}}, "normalisation, which is not supported"},
+      {{{"net.1.weight", {7}}, {"net.1.bias", {7}}}, "(normalisations are not supported)"},
+      {{{"embedding.weight", {10, 4}}}, "embedding, which is not supported"},
+      {{{"time_embed.freqs", {4}}}, "embedding, which is not supported"},
+      {{{"skip.weight", {1, 3}}}, "skip connection, which is not supported"},
+  };
+  for (const auto& refused : cases) EXPECT_THAT(refusal(scratch, with(refused.tensors)), HasSubstr(refused.message));
+  // Named layers are taken whatever they are called.
+  EXPECT_EQ(
+      load(scratch, file_of({{"embed", 7, 3}, {"norm", 1, 7}}, tanh_potential), {{"layers", "embed,norm"}}).dimension(),
+      2);
+}
+
 TEST(ForeignFile, RefusesWhatIsNotThisKindOfNetwork) {
   const Scratch scratch;
   const auto with = [](SafeTensors file, const char* name, Tensor replacement) {
@@ -456,7 +486,9 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
   EXPECT_THAT(refusal(scratch, good, {{"activation", "no"}}),
               HasSubstr(fmt::format("{}", fmt::join(activation_names(), ", "))));
-  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("potential, score"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}),
+              AllOf(HasSubstr("potential, score"), HasSubstr("−ε/σ(t)")));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "nose"}}), HasSubstr("unknown output 'nose'"));
   EXPECT_THAT(refusal(scratch, good, {{"sde", "edm"}}), HasSubstr("vp-linear"));
   EXPECT_THAT(refusal(scratch, good, {{"sde_parameters", "{"}}), HasSubstr("JSON"));
   for (const char* beta : {"0", "-1", "x", "1x", " 1", "nan", "inf", "1e999", "1,5"}) {
@@ -517,6 +549,8 @@ TEST(MixtureFile, CovariancesMayBeMatricesVariancesOrOneNumber) {
             (std::vector<double>{2, 0, 0, 2, 3, 0, 0, 3}));
   EXPECT_EQ(mixture_of(load_text(scratch, start + "0.5}")).covariances(),
             (std::vector<double>{0.5, 0, 0, 0.5, 0.5, 0, 0, 0.5}));
+  EXPECT_EQ(mixture_of(load_text(scratch, start + "[[2, 3], [4, 5]]}")).covariances(),
+            (std::vector<double>{2, 0, 0, 3, 4, 0, 0, 5}));
   // One component in one dimension.
   EXPECT_EQ(load_text(scratch, R"({"weights": [1], "means": [[0]], "covariances": [[[2]]]})").dimension(), 1);
 }
@@ -560,7 +594,10 @@ TEST(MixtureFile, RefusalsSayWhy) {
       {R"({"weights": [1, 2], "means": [[0]], "covariances": 1})", "means hold an array of 1 where an array of 2"},
       {R"({"weights": [1, 2], "means": [[0], [1, 2]], "covariances": 1})", "means hold an array of 2"},
       {R"({"weights": [1], "means": [[0]], "covariances": [1, 2]})", "covariances hold an array of 2"},
-      {R"({"weights": [1], "means": [[0]], "covariances": "1"})", "covariances hold string"},
+      {R"({"weights": [1], "means": [[0]], "covariances": "1"})", "covariances hold '1'"},
+      {R"({"weights": [1, 2], "means": [[0, 1], [2, 3]], "covariances": [[1], [2]]})", "hold an array of 1"},
+      {R"({"weights": [1, 2], "means": [[0, 1], [2, 3]], "covariances": [[1, 2]]})", "hold an array of 1"},
+      {R"({"weights": [1], "means": [[0]], "covariances": [[-1]]})", "negative eigenvalue"},
       {R"({"weights": [1], "means": [[0, 1]], "covariances": [[[1, 0]]]})", "covariances hold an array of 1"},
       {R"({"weights": [-1], "means": [[0]], "covariances": 1})", "m.json"},
       {R"({"weights": [0], "means": [[0]], "covariances": 1})", "m.json"},
@@ -582,7 +619,32 @@ TEST(MixtureFile, RefusalsSayWhy) {
                 AllOf(HasSubstr("m.json"), HasSubstr(refused.message)));
   }
   message_of([&] { load_text(scratch, std::string(1'000'000, '[')); });
+  const std::string start = R"({"weights": [1], "means": [[0]], "covariances": 1, "metadata": )";
+  std::string siblings;
+  for (int i = 0; i < 150'000; ++i) siblings += "{},";
+  EXPECT_EQ(load_text(scratch, start + "[" + siblings + "{}]}").dimension(), 1);  // at once
+  EXPECT_THAT(message_of([&] { load_text(scratch, start + "[" + siblings + "]}"); }),
+              HasSubstr("not valid JSON at byte"));
   message_of([&] { load_model(scratch / "missing.json"); });
+}
+
+// What a short file may ask for: K d² numbers that it does not hold.
+TEST(MixtureFile, ExpandsNoFurtherThanItMay) {
+  const Scratch scratch;
+  const auto text = [](int components, int dimension, const std::string& covariances) {
+    std::string mean = "0", weights = "1", means;
+    for (int i = 1; i < dimension; ++i) mean += ",0";
+    means = "[" + mean + "]";
+    const std::string first = means;
+    for (int k = 1; k < components; ++k) weights += ",1", means += "," + first;
+    return fmt::format(R"({{"weights": [{}], "means": [{}], "covariances": {}}})", weights, means, covariances);
+  };
+  for (const auto& [components, dimension] : {std::pair(20, 4096), std::pair(1, 2049), std::pair(1025, 64)}) {
+    EXPECT_THAT(message_of([&] { load_text(scratch, text(components, dimension, "1")); }),
+                AllOf(HasSubstr("4194304 numbers"), HasSubstr("[K][d][d]")));
+  }
+  EXPECT_THAT(message_of([&] { load_text(scratch, text(1, 4097, "1")); }), HasSubstr("dimension of 1 to 4096"));
+  EXPECT_EQ(load_text(scratch, text(4, 512, "2")).dimension(), 512);
 }
 
 TEST(MixtureFile, SurvivesDamage) {

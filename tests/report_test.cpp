@@ -130,6 +130,61 @@ TEST(Report, OverwritesNothingItReadsAndKnowsItsVersion) {
             (std::set<std::string>{"folder.html", "link.html", "out", "page.html", "stderr.txt", "stdout.txt"}));
 }
 
+// A results.json from elsewhere: its texts are text, and what does not fit together is a sentence.
+TEST(Report, TrustsNothingInTheResults) {
+  const Scratch scratch;
+  const std::string python = python_with("numpy, matplotlib.pyplot");
+  if (python.empty()) GTEST_SKIP() << "no Python with numpy and matplotlib";
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes").code, 0);
+  const std::string results_file = scratch / "out/results.json", figures = scratch / "out/figures";
+  Json results = Json::parse(get(results_file));
+  const Json estimate{{"value", 1}, {"standard_error", 0}, {"step_error", nullptr}},
+      bound{{"text", "1e26"}, {"vacuous", true}};
+  results["runs"][0]["diagnosis"] = {
+      {"radial_slopes", {{"integrable", false}, {"reason", "it grows"}}},
+      {"energy", {{"dissipation", estimate}, {"balance", {{"difference", estimate}}}}},
+      {"identity", nullptr},
+      {"upper_bound", {{"over_samples", bound}, {"over_box", bound}, {"diameter", 9.9}, {"warnings", {"a warning"}}}},
+      {"warnings", {"another"}},
+      {"resolved", false}};
+  put(results_file, results.dump());
+  // Each value as each other type is refused or harmless. By the checks and tables alone: a whole report takes seconds.
+  const Outcome checked = run(scratch, fmt::format("{} {}/results_shape_test.py {} {}", python, FOKKER_TESTS_FOLDER,
+                                                   tools_folder, results_file));
+  EXPECT_EQ(checked.code, 0) << checked.out << checked.err;
+
+  // Every text at once is another, which stays text in the page and in the figures; a figure's name leads elsewhere.
+  const std::string evil = "_$\\frac{$<script>alert('\"')</script>\x1b[31m";
+  Json texts = results;
+  const Json flat = results.flatten();
+  for (const auto& [pointer, value] : flat.items()) {
+    if (value.is_string() && !pointer.ends_with("/folder")) texts[Json::json_pointer(pointer)] = evil;
+  }
+  put(results_file, texts.dump());
+  put(scratch / "precious", "precious");
+  std::filesystem::create_directories(figures);
+  const std::string figure = figures + "/gap_script___31m.png";
+  std::filesystem::create_symlink(scratch / "precious", figure);
+  EXPECT_THAT(report(scratch),
+              AllOf(Not(HasSubstr("<script")), HasSubstr("&lt;script&gt;alert(&#x27;&quot;&#x27;)&lt;/script&gt;")));
+  EXPECT_EQ(get(scratch / "precious"), "precious");
+  EXPECT_TRUE(std::filesystem::is_regular_file(figure) && !std::filesystem::is_symlink(figure));
+
+  const auto refused = [&](const std::string& text, const std::string& what) {
+    put(results_file, text);
+    const Outcome outcome = run(scratch, fmt::format("{} {}/report.py {}", python, tools_folder, scratch / "out"));
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_THAT(outcome.err, AllOf(::testing::StartsWith("report.py: "), HasSubstr(what)));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  };
+  refused(std::string(100'000, '['), "is not JSON");
+  texts["summary"][0]["data"] = "\x1b[31mother";
+  refused(texts.dump(), "has no summary of _$\\frac{$");
+  std::filesystem::remove_all(figures);
+  std::filesystem::create_directory_symlink(scratch.folder(), figures);
+  refused(results.dump(), "figures is a symbolic link");
+}
+
 TEST(Report, NamesTheFileThatIsDamaged) {
   const Scratch scratch;
   if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib";

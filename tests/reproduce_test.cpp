@@ -126,6 +126,65 @@ TEST(Reproduction, ResultsOfAnotherVersionAreMeasuredAgainAndThoseEditedByHandRe
   }
 }
 
+// What an earlier call left is held to its shape before anything is made of it.
+TEST(Reproduction, KeptFilesThatAreDamagedAreNamed) {
+  const Scratch scratch;
+  const std::string bounds = "--bounds yes";
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, bounds).code, 0);
+  const std::string folder = scratch / "out/blob_softplus20_w0_s0/", results = scratch / "out/results.json";
+  const auto expect_named = [&](const std::string& file, const std::string& text, const std::string& what) {
+    SCOPED_TRACE(file + " " + text.substr(0, 80));
+    const std::string before = get(file);
+    put(file, text);
+    const Outcome outcome = reproduce(scratch, "blob", "0", 3, bounds);
+    EXPECT_EQ(outcome.code, 1);
+    EXPECT_EQ(outcome.out, "");
+    const std::size_t last = outcome.err.rfind("reproduce: ");
+    const std::string line = last == std::string::npos ? "" : outcome.err.substr(last);
+    EXPECT_THAT(line, AllOf(HasSubstr(what), HasSubstr(std::filesystem::path(file).filename().string())));
+    EXPECT_EQ(std::count(line.begin(), line.end(), '\n'), 1) << outcome.err;
+    EXPECT_EQ(get(file), text);
+    put(file, before);
+  };
+  const auto changed = [&](const std::string& name, const std::string& pointer, const Json& value) {
+    Json json = Json::parse(get(folder + name));
+    json[Json::json_pointer(pointer)] = value;
+    return json.dump();
+  };
+  const auto without = [&](const std::string& name, const char* key) {
+    Json json = Json::parse(get(folder + name));
+    json.erase(key);
+    return json.dump();
+  };
+  const std::string gap = folder + "gap.json", diagnosis = folder + "diagnosis.json";
+  expect_named(gap, changed("gap.json", "/seconds", Json::object()), "it has no seconds.ode; remove it");
+  expect_named(gap, without("gap.json", "noise_floor"), "it has no noise_floor");
+  expect_named(gap, changed("gap.json", "/w2_squared", nullptr), "w2_squared is no object");
+  expect_named(gap, changed("gap.json", "/escaped/ode", "none"), "escaped.ode is no number");
+  expect_named(diagnosis, changed("diagnosis.json", "/identity", Json::object()), "it has no identity.kl_end");
+  expect_named(diagnosis, changed("diagnosis.json", "/identity/left", Json::object()), "it has no identity.left.value");
+  expect_named(diagnosis, without("diagnosis.json", "upper_bound"), "it has no upper_bound");
+  expect_named(results, "1e999", "a number in it is out of range");
+  expect_named(results, std::string(100'000, '['), "nested more than 16 deep");
+  expect_named(gap, "{\"seconds\": 1e999}", "out of range");
+  EXPECT_EQ(reproduce(scratch, "blob", "0", 3, bounds).code, 0);
+}
+
+TEST(Reproduction, GoesOnWithDataWhoseNameIsNotUtf8) {
+  const Scratch scratch;
+  std::vector<float> points(400);
+  for (std::size_t i = 0; i < points.size(); ++i) points[i] = float(i % 20) / 10 - 1;
+  save_npy(scratch / "n\xff.npy", {200, 2}, points.data());
+  for (int call = 0; call < 2; ++call) {
+    const Outcome outcome = reproduce(scratch, scratch / "n\xff.npy", "0");
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.err.find('\xff'), std::string::npos);
+  }
+  EXPECT_TRUE(std::filesystem::is_directory(scratch / "out/n\xef\xbf\xbd_softplus20_w0_s0"));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), HasSubstr("n\xef\xbf\xbd.npy</h2>"));
+}
+
 TEST(Reproduction, TwoRunsNeedFoldersOfTheirOwn) {
   const Scratch scratch;
   expect_refusal(reproduce(scratch, "blob", "0,1,0"), "blob_softplus20_w0_s0'; allowed: weights that differ");

@@ -198,10 +198,19 @@ TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
   EXPECT_THAT(spoilt([](SafeTensors& file) { file.metadata["version"] = "99"; }), HasSubstr("99"));
   EXPECT_THAT(spoilt(replace("[19,7]", "[19,8]")), HasSubstr("parameters"));
   EXPECT_THAT(spoilt(replace("[19,7]", "[0,7]")), HasSubstr("width 0"));
-  EXPECT_THAT(spoilt(replace("[19,7]", "\"wide\"")), HasSubstr("configuration"));
+  EXPECT_THAT(spoilt(replace("[19,7]", "\"wide\"")), HasSubstr("its architecture hidden is 'wide'"));
   EXPECT_THAT(spoilt(replace("\"silu\"", "\"gelu\"")), HasSubstr("gelu"));
   EXPECT_THAT(spoilt(replace("\"one-cycle\"", "\"two-cycle\"")), HasSubstr("two-cycle"));
   EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":-60")), HasSubstr("-60"));
+  EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":60.9")),
+              HasSubstr("iterations is 60.9 where an integer"));
+  EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":1e300")), HasSubstr("iterations is 1e+300"));
+  EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":1e999")), HasSubstr("out of range"));
+  EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":true")), HasSubstr("iterations is true"));
+  EXPECT_THAT(spoilt(replace("\"seed\":", "\"seed\":-1,\"was\":")),
+              HasSubstr("seed is -1 where a non-negative integer"));
+  EXPECT_THAT(spoilt(replace("\"hidden\":[19,7]", "\"hidden\":[19.5,7]")), HasSubstr("hidden is 19.5"));
+  EXPECT_THAT(spoilt(replace("\"box\":", "\"box\":{},\"was\":")), HasSubstr("box is an object of 0 where a number"));
 }
 
 // The state says in words what it is, for whoever opens it with another tool.

@@ -5,17 +5,20 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <new>
 #include <sstream>
+#include <stdexcept>
 
 #include "fokker/error.hpp"
 
@@ -23,13 +26,43 @@ namespace fokker::tools {
 
 namespace {
 
+constexpr const char* no_memory = "not enough memory for sizes this large";
 constexpr const char* unwritten = "cannot write to standard output";
 std::string program;  // as run_main() is called for it
 
 int fail(const std::string& why, ExitCode code) {
   std::fflush(stdout);
-  write_message(fmt::format("{}: {}\n", program, why));
+  write_message(fmt::format("{}: {}\n", program, printable(why, Error::longest)));
   return code;
+}
+
+// Kept back for what ends on the way of an exception and asks for memory itself.
+std::atomic<void*> last_memory{nullptr};
+
+void free_last_memory() {
+  std::free(last_memory.exchange(nullptr));
+  throw std::bad_alloc();
+}
+
+// Where something ends that may not throw, std::bad_alloc comes here instead of to run_main().
+[[noreturn]] void end_without_memory() {
+  try {
+    if (const std::exception_ptr exception = std::current_exception()) std::rethrow_exception(exception);
+  } catch (const std::bad_alloc&) {
+    for (const char* text : {no_memory, "\n"}) {
+      if (::write(STDERR_FILENO, text, std::strlen(text)) < 0) break;
+    }
+    ::_exit(exit_failed);
+  } catch (...) {
+  }
+  std::abort();
+}
+
+// Makes running out of memory a failure like any other: one sentence and an exit code.
+void survive_without_memory() {
+  last_memory = std::malloc(std::size_t{1} << 20);
+  std::set_new_handler(free_last_memory);
+  std::set_terminate(end_without_memory);
 }
 
 // A standard stream that is closed would be the next file opened, and messages would go there. What stands in its place
@@ -131,6 +164,7 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
   std::signal(SIGXFSZ, SIG_IGN);
   std::signal(SIGPIPE, SIG_IGN);
   occupy_standard_streams();
+  survive_without_memory();
   program = app.get_name();
   set_formatter(app);
   try {
@@ -145,7 +179,9 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
     if (std::fflush(stdout) != 0 || std::ferror(stdout) || !std::cout) throw Error(unwritten);
     return exit_done;
   } catch (const std::bad_alloc&) {
-    return fail("not enough memory for sizes this large", exit_failed);
+    return fail(no_memory, exit_failed);
+  } catch (const std::length_error&) {  // of a container, beyond any memory
+    return fail(no_memory, exit_failed);
   } catch (const std::exception& error) {  // fmt::print throws too
     return fail(std::ferror(stdout) ? unwritten : error.what(), exit_failed);
   }
@@ -254,16 +290,17 @@ void Progress::show(const std::string& note) {
   last_shown_ = clock_.seconds();
   const bool timed = !speeds_.empty() || fraction_ > first_fraction_;
   const std::string step = phases_.size() > 1 ? fmt::format("[{}/{}] ", next_, phases_.size()) : "";
-  const std::string line = fmt::format(
-      "{}{}: {:.0f} %{}{}{}", step, phases_[next_ - 1].text, std::floor(100 * fraction_), note.empty() ? "" : ", ",
-      note, timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
+  const std::string line =
+      fmt::format("{}{}: {:.0f} %{}{}{}", step, printable(phases_[next_ - 1].text), std::floor(100 * fraction_),
+                  note.empty() ? "" : ", ", note,
+                  timed ? fmt::format(", about {} left", format_duration(std::ceil(seconds_left()))) : "");
   write_message(terminal_ ? "\r\033[K" + line : line + '\n');
   line_open_ = terminal_;
 }
 
 void Progress::say(const std::string& text) {
   clear();
-  write_message(text + '\n');
+  write_message(printable(text) + '\n');
 }
 
 namespace {

@@ -46,7 +46,8 @@ EnergyState load_energy(const SavedWork& saved, double& seconds) {
     const std::vector<double> progress = file->at("progress").to_double();
     if (progress.size() != 3) throw Error(fmt::format("it has {} numbers in progress; allowed: 3", progress.size()));
     seconds = progress[2];
-    return {std::int64_t(progress[0]), progress[1], file->at("log_u").to_double(), file->at("moments").to_double()};
+    return {count_of(progress[0], "its progress"), progress[1], file->at("log_u").to_double(),
+            file->at("moments").to_double()};
   } catch (const Error& error) {
     throw saved.unusable(error.what());
   }

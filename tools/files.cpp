@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <cmath>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -65,6 +66,12 @@ std::string read_text(const std::string& path) {
 bool is_file(const std::string& path) {
   std::error_code ignored;
   return fs::is_regular_file(path, ignored);
+}
+
+std::int64_t count_of(double value, const std::string& name) {
+  constexpr double most = 0x1p53;
+  if (value >= 0 && value <= most && value == std::floor(value)) return static_cast<std::int64_t>(value);
+  throw Error(fmt::format("{} is {}; allowed: integers from 0 to 2^53", name, value));
 }
 
 std::string fingerprint(std::string_view bytes) {

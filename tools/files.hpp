@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,6 +15,8 @@ namespace fokker::tools {
 
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
+// A count that a saved file holds as a double; throws Error, which `name` begins, where it is no integer from 0 to 2^53.
+std::int64_t count_of(double value, const std::string& name);
 // Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);
 // Whether both names lead to one file, through links, symbolic or hard, or as two spellings of a path.

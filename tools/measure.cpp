@@ -37,10 +37,10 @@ void write_state(SafeTensors& file, const std::string& sampler, const DrawnSampl
 DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std::int64_t dimension) {
   DrawnSamples state;
   const std::vector<double> progress = file.at(sampler + ".progress.0").to_double();
-  if (progress.size() != 2 || !(std::abs(progress[0]) < 1e15)) {
+  if (progress.size() != 2) {
     throw Error(fmt::format("{}.progress.0 is not a number of samples and seconds", sampler));
   }
-  state.drawn = std::int64_t(progress[0]);
+  state.drawn = count_of(progress[0], sampler + ".progress.0");
   state.seconds = progress[1];
   if (dimension != 2) {
     const std::vector<double> numbers = file.at(sampler + ".samples.0").to_double();
@@ -58,9 +58,9 @@ DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std
     std::vector<double> numbers = found->second.to_double();
     if (numbers.size() < 2) throw Error(fmt::format("{} is no histogram", found->first));
     Histogram& histogram = state.histograms.emplace_back();
-    histogram.outside = std::int64_t(numbers.back());
+    histogram.outside = count_of(numbers.back(), found->first);
     numbers.pop_back();
-    histogram.inside = std::int64_t(numbers.back());
+    histogram.inside = count_of(numbers.back(), found->first);
     numbers.pop_back();
     histogram.weights = std::move(numbers);
   }

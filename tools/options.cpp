@@ -5,21 +5,71 @@
 #include <charconv>
 #include <fstream>
 #include <thread>
+#include <type_traits>
+#include <utility>
 
 #include "console.hpp"
 #include "files.hpp"
 
 namespace fokker::tools {
 
+namespace {
+
+// What was typed, for a message.
+std::string given(const std::string& text) { return text.empty() ? "''" : printable(text, 60); }
+
+}  // namespace
+
+template <class Int>
+std::optional<Int> parse_count(std::string_view text) {
+  const bool negative = text.starts_with('-');
+  if (negative) text.remove_prefix(1);
+  // Digits d and how many of them follow a point: the number is d · 10^(exponent − after).
+  std::uint64_t digits = 0;
+  int after = 0, exponent = 0;
+  bool point = false, digit_before = false;
+  const auto multiply = [&](std::uint64_t factor, std::uint64_t summand) {
+    return !__builtin_mul_overflow(digits, factor, &digits) && !__builtin_add_overflow(digits, summand, &digits);
+  };
+  std::size_t i = 0;
+  for (; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool digit = c >= '0' && c <= '9';
+    if (digit) {
+      if (!multiply(10, static_cast<std::uint64_t>(c - '0'))) return {};
+      after += point;
+    } else if (c == '.' && digit_before && !point) {
+      point = true;
+    } else if (c != '_' || !digit_before) {
+      break;
+    }
+    digit_before = digit;
+  }
+  if (!digit_before) return {};
+  if (const std::string_view unit = text.substr(i); unit == "k" || unit == "M" || unit == "G") {
+    exponent = unit == "k" ? 3 : unit == "M" ? 6 : 9;
+  } else if (!unit.empty()) {
+    const char* begin = unit.data() + (unit.size() > 1 && unit[1] == '+' ? 2 : 1);
+    const auto [end, failure] = std::from_chars(begin, unit.data() + unit.size(), exponent);
+    const bool right = (unit[0] == 'e' || unit[0] == 'E') && failure == std::errc() && end == unit.data() + unit.size();
+    if (!right || *begin == '-') return {};
+  }
+  for (; after > 0 && digits % 10 == 0 && after > exponent; --after) digits /= 10;
+  for (; exponent > after && digits > 0; --exponent) {
+    if (!multiply(10, 0)) return {};
+  }
+  if (digits > 0 && after > exponent) return {};
+  if (negative && (!std::is_signed_v<Int> || digits > std::uint64_t{1} << 63)) return {};
+  if (negative) return static_cast<Int>(~digits + 1);
+  if (!std::in_range<Int>(digits)) return {};
+  return static_cast<Int>(digits);
+}
+
 template <class Int>
 Int parse_integer(const std::string& name, const std::string& text, Int low, Int high) {
-  Int value = 0;
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (failure != std::errc() || end != text.data() + text.size() || value < low || value > high) {
-    throw CLI::ValidationError(
-        fmt::format("{} {} given; allowed: integers from {} to {}", name, text.empty() ? "''" : text, low, high));
-  }
-  return value;
+  const std::optional<Int> value = parse_count<Int>(text);
+  if (value && *value >= low && *value <= high) return *value;
+  throw CLI::ValidationError(fmt::format("{} {} given; allowed: integers from {} to {}", name, given(text), low, high));
 }
 
 template <class Int>
@@ -33,6 +83,8 @@ CLI::Option* add_integer(CLI::App& app, const std::string& name, Int& value, con
       ->default_str(std::to_string(value));
 }
 
+template std::optional<std::int64_t> parse_count(std::string_view);
+template std::optional<std::uint64_t> parse_count(std::string_view);
 template std::int64_t parse_integer(const std::string&, const std::string&, std::int64_t, std::int64_t);
 template CLI::Option* add_integer(CLI::App&, const std::string&, std::int64_t&, const std::string&, std::int64_t,
                                   std::int64_t);
@@ -45,7 +97,7 @@ double parse_number(const std::string& name, const std::string& text) {
   double value = 0;
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (failure != std::errc() || end != text.data() + text.size()) {
-    throw CLI::ValidationError(fmt::format("{} {} given; allowed: a number", name, text.empty() ? "''" : text));
+    throw CLI::ValidationError(fmt::format("{} {} given; allowed: a number", name, given(text)));
   }
   return value;
 }
@@ -61,7 +113,7 @@ std::vector<T> parse_list(const std::string& name, const std::string& text, cons
       values.push_back(parse(text.substr(begin, end - begin)));
     } catch (const CLI::ValidationError&) {
       throw CLI::ValidationError(
-          fmt::format("{} {} given; allowed: {} with commas between", name, text.empty() ? "''" : text, allowed));
+          fmt::format("{} {} given; allowed: {} with commas between", name, given(text), allowed));
     }
   }
   return values;
@@ -202,8 +254,9 @@ std::string files_help(const std::vector<std::string>& options) {
   SAMPLES.npy       samples x, which are drawn with replacement: float32 or float64 [N, d])";
   }
   return text + R"(
-  MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d] or
-                    [K] for multiples of the identity; sde and sde_parameters may be left out, and are ou's then. As:
+  MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d],
+                    [K][d] for diagonals or [K] for multiples of the identity; sde and sde_parameters may be left
+                    out, and are ou's then. For example:
                     {"weights": [1, 1], "means": [[1.5, -0.5], [0.5, -1]], "covariances": [0.05, 0.1]}
 )";
 }
@@ -316,7 +369,12 @@ std::string text_of(const Json& json, int indent) {
   return json.dump(indent, ' ', false, Json::error_handler_t::replace);
 }
 
-void print_json(const Json& json) { fmt::print("{}\n", text_of(json, 2)); }
+Json written(const Json& json) { return Json::parse(text_of(json)); }
+
+void print_json(const Json& json) {
+  // In ASCII: names in it may hold what steers a terminal.
+  fmt::print("{}\n", json.dump(2, ' ', true, Json::error_handler_t::replace));
+}
 
 namespace {
 

@@ -6,7 +6,9 @@
 #include <functional>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fokker/fokker.hpp"
@@ -18,7 +20,10 @@ using Json = nlohmann::ordered_json;
 // What is wrong with the value of an option, by itself, is wrong usage: a CLI::ParseError, thrown while the command
 // line is parsed.
 
-// An option for an integer from `low` to `high`.
+// An integer as people type it: 100000, 1e5, 100_000, 100k or 1.5M; nothing where it is none, or beyond Int.
+template <class Int>
+std::optional<Int> parse_count(std::string_view text);
+// An option for an integer from `low` to `high`, as parse_count() reads it.
 template <class Int>
 CLI::Option* add_integer(CLI::App& app, const std::string& name, Int& value, const std::string& help, Int low = 0,
                          Int high = std::numeric_limits<Int>::max());
@@ -101,6 +106,8 @@ constexpr std::int64_t max_samples = 1'000'000'000'000;
 
 // JSON as text; bytes of a file name that are not UTF-8 are replaced.
 std::string text_of(const Json& json, int indent = -1);
+// What is read back of JSON that was written.
+Json written(const Json& json);
 void print_json(const Json& json);
 
 Json describe_machine();

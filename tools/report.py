@@ -41,14 +41,20 @@ def find_packages():
 
 
 def read_results(path):
+    from fokker_report.shape import check_results
+
     with open(path, encoding="utf-8") as file:
         try:
             results = json.load(file)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error})") from error
-    if "runs" in results and "verdicts" not in results:
+    if isinstance(results, dict) and "runs" in results and "verdicts" not in results:
         raise ValueError(f"{path} is of an earlier version of reproduce; the same call of reproduce makes it anew, and "
                          "trains again where folders do not name activation and seed")
+    try:
+        check_results(results)
+    except ValueError as error:
+        raise ValueError(f"{path} is not as reproduce writes it: {error}") from error
     return results
 
 
@@ -61,17 +67,15 @@ def check_out(path, read):
             raise ValueError(f"--out {path} is {other}, which is read; the report needs another name")
 
 
-def write_page(path, page):
-    """To a name beside it and then renamed, so that a failure leaves what was there."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    file = open(temporary, "x", encoding="utf-8")
-    try:
-        with file:
-            file.write(page)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def printable(text):
+    """As one line that does nothing to a terminal."""
+    line = "".join(c if c.isprintable() else "?" for c in str(text))
+    return line if len(line) <= 300 else f"{line[:149]}…{line[-150:]}"
+
+
+def fail(why):
+    print(f"report.py: {printable(why)}", file=sys.stderr)
+    sys.exit(1)
 
 
 def main():
@@ -85,6 +89,7 @@ def main():
     if not out.endswith(".html"):
         parser.error(f"--out '{out}' given; allowed: a name that ends in .html")
     find_packages()
+    from fokker_report.files import write_file
     from fokker_report.page import page
     from fokker_report.runs import Run
 
@@ -95,19 +100,18 @@ def main():
     if not runs:
         raise ValueError(f"{results_file} holds no finished run")
     check_out(out, [results_file, *(path for run in runs for path in run.files())])
-    write_page(out, page(results, runs, failed, os.path.join(arguments.folder, "figures")))
-    print(out)
+    write_file(out, page(results, runs, failed, os.path.join(arguments.folder, "figures")).encode("utf-8", "replace"))
+    print(printable(out))
 
 
 if __name__ == "__main__":
     try:
         main()
     except ValueError as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        sys.exit(1)
+        fail(error)
     except OSError as error:
-        print(f"report.py: {error.filename}: {error.strerror}" if error.filename else f"report.py: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (KeyError, TypeError) as error:
-        print(f"report.py: results.json is not as reproduce writes it ({type(error).__name__}: {error})", file=sys.stderr)
-        sys.exit(1)
+        fail(f"{error.filename}: {error.strerror}" if error.filename else error)
+    except MemoryError:
+        fail("not enough memory for results this large")
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        fail(f"what results.json says does not fit together ({type(error).__name__}: {error})")

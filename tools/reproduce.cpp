@@ -221,14 +221,14 @@ class Reproduction {
   void conclude(const Json& results) const {
     const bool several = preset_.activations.size() > 1;
     for (const Json& verdict : results["verdicts"]) {
-      fmt::print("{}{}: {}\n", verdict["data"].get<std::string>(),
+      fmt::print("{}{}: {}\n", printable(verdict["data"].get<std::string>()),
                  several ? ", " + verdict["activation"].get<std::string>() : "", verdict["text"].get<std::string>());
     }
     if (preset_.name == "paper" && !preset_.published) {
       fmt::print("The recipe is not the paper's, so no published numbers stand beside it\n");
     }
     fmt::print("{} of training, sampling and measuring; results in '{}/results.json', which report.py renders\n",
-               format_duration(number(results["seconds"])), out_);
+               format_duration(number(results["seconds"])), printable(out_));
     if (preset_.only_tries()) {
       fmt::print(
           "The smoke preset shows that everything runs; it trains too little for its numbers to mean anything\n");

@@ -52,7 +52,7 @@ Json over_seeds(const Group& group, const ValueOf& value_of) {
 // The same at each of the times of the gap over time; null where a run has none.
 Json over_time(const Group& group) {
   if (!std::all_of(group.begin(), group.end(),
-                   [](const Json* run) { return run->at("gap").contains("along_the_way"); })) {
+                   [](const Json* run) { return run->at("gap").value("along_the_way", Json()).is_object(); })) {
     return nullptr;
   }
   const Json& first = group.front()->at("gap").at("along_the_way");
@@ -60,20 +60,30 @@ Json over_time(const Group& group) {
   const auto list_over_seeds = [&](const Json::json_pointer& where) {
     Json list = Json::array();
     for (std::size_t k = 0; k < first.at(where).size(); ++k) {
-      list.push_back(over_seeds(group, [&](const Json& gap) { return gap.at("along_the_way").at(where).at(k); }));
+      list.push_back(over_seeds(group, [&](const Json& gap) {
+        const Json& way = gap.at("along_the_way");
+        return way.contains(where) && k < way.at(where).size() ? way.at(where)[k] : Json();
+      }));
     }
     return list;
   };
-  for (const auto& [pair, values] : first.at("w2_squared").items()) {
-    statistics["w2_squared"][pair] = list_over_seeds(Json::json_pointer("/w2_squared/" + pair));
+  for (const char* pair : {"ode_sde", "potential_sde", "potential_ode"}) {
+    if (first.at("w2_squared").contains(pair)) {
+      statistics["w2_squared"][pair] = list_over_seeds(Json::json_pointer(fmt::format("/w2_squared/{}", pair)));
+    }
   }
   statistics["noise_floor"] = list_over_seeds(Json::json_pointer("/noise_floor"));
   return statistics;
 }
 
-// The largest share of a sampler's samples that a seed of an entry of the summary lost.
+// The largest share of a sampler's samples that a seed of an entry of the summary lost; all where that is not known.
 double escaped(const Json& entry) {
-  return std::max(number(entry.at("escaped_ode").at("most")), number(entry.at("escaped_sde").at("most")));
+  double share = 0;
+  for (const char* sampler : {"escaped_ode", "escaped_sde"}) {
+    const Json& statistic = entry.at(sampler);
+    share = std::max(share, statistic.is_null() ? 1.0 : std::clamp(number(statistic.at("most")), 0.0, 1.0));
+  }
+  return share;
 }
 
 std::string verdict(const Json& without, const Json& with, std::int64_t samples) {
@@ -104,7 +114,8 @@ std::string verdict(const Json& without, const Json& with, std::int64_t samples)
 double number(const Json& value) { return value.is_number() ? value.get<double>() : std::nan(""); }
 
 const Json& distances(const Json& gap) {
-  return gap.at("w2_squared").is_null() ? gap.at("sliced_w2_squared") : gap.at("w2_squared");
+  const auto planar = gap.find("w2_squared");
+  return planar != gap.end() && !planar->is_null() ? *planar : gap.at("sliced_w2_squared");
 }
 
 Json without_failed(const Json& runs) {
@@ -157,8 +168,10 @@ Json summarise(const Json& finished) {
           over_seeds(group, [&](const Json& gap) { return gap.at("escaped").at(sampler); });
     }
     for (const char* name : {"mean_square", "centred_mean_square"}) {
-      entry[name] = over_seeds(
-          group, [&](const Json& gap) { return gap.at("residual").is_null() ? Json() : gap.at("residual").at(name); });
+      entry[name] = over_seeds(group, [&](const Json& gap) {
+        const Json residual = gap.value("residual", Json());
+        return residual.is_null() ? Json() : residual.at(name);
+      });
     }
     entry["denoising_loss"] = over_seeds(group, [](const Json& gap) { return gap.at("denoising_loss"); });
     entry["along_the_way"] = over_time(group);
@@ -210,7 +223,8 @@ Json acceptance(const Json& summary) {
       if (entry["data"] != data || entry["residual_weight"] != weight) continue;
       Value value{std::nan(""), std::nan(""), entry["seeds"]};
       if (entry[pair].is_null() || escaped(entry) > most_escaped) return value;
-      value.median = number(entry[pair]["median"]), value.floor = number(entry["noise_floor"]["median"]);
+      value.median = number(entry[pair]["median"]);
+      if (const Json& floor = entry["noise_floor"]; !floor.is_null()) value.floor = number(floor["median"]);
       return value;
     }
     return {};

@@ -63,14 +63,6 @@ std::string Run::file(const char* name) const { return fmt::format("{}/{}", fold
 bool Run::trained() const { return is_file(file("model.safetensors")) && is_file(file("training.json")); }
 bool Run::failed() const { return is_file(file("failed.json")); }
 
-Json read_json(const std::string& path) {
-  try {
-    return Json::parse(read_text(path));
-  } catch (const Json::parse_error&) {
-    throw Error(fmt::format("'{}' is not JSON; remove it, or choose another --out", path));
-  }
-}
-
 Json read_training(const Run& run) {
   const Json training = read_json(run.file("training.json"));
   if (!training.is_object() || !training.contains("seconds") || !training["seconds"].is_number()) {
@@ -103,7 +95,7 @@ Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const Da
                const TrainOptions& train) {
   Json recipe = describe_recipe(architecture, sde, data, train);
   recipe["data_contents"] = data.fingerprint();  // a file of the same name may hold another law by the next call
-  return recipe;
+  return written(recipe);
 }
 
 std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uint64_t seed, const std::string& out) {
@@ -121,8 +113,8 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
     check_usage([&] { train.validate(); });
     std::string word = activation.name(), title = data.name();
     std::erase(word, ' ');
-    const std::string folder = fmt::format("{}/{}_{}_w{}_s{}", out, std::filesystem::path(data.name()).stem().string(),
-                                           word, weight, run_seed);
+    const std::string stem = written(std::filesystem::path(data.name()).stem().string());
+    const std::string folder = fmt::format("{}/{}_{}_w{}_s{}", out, stem, word, weight, run_seed);
     if (preset.activations.size() > 1) title += ", " + activation.name();
     title += fmt::format(", w_R = {}", weight);
     if (preset.seeds > 1) title += fmt::format(", seed {}", run_seed);

@@ -11,6 +11,7 @@
 
 #include "files.hpp"
 #include "fokker/fokker.hpp"
+#include "kept_json.hpp"
 #include "options.hpp"
 #include "presets.hpp"
 
@@ -49,8 +50,6 @@ Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const Da
 // The first key, with its path, whose values differ.
 std::string first_difference(const Json& found, const Json& wanted);
 
-// Throws Error where the file is not JSON.
-Json read_json(const std::string& path);
 // training.json of a run that trained, or began to. Throws Error where it has no seconds.
 Json read_training(const Run& run);
 // The sentence in failed.json. Throws Error where there is none.

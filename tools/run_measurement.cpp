@@ -31,6 +31,19 @@ TimeGrid diagnosis_grid(const TimeGrid& samplers, double t_min) {
   return TimeGrid(times);
 }
 
+const std::string advice = "remove it to have it measured again";
+
+// Whether the file was made from what is `wanted`; throws Error where it was, and is not as it was written.
+bool is_kept(const std::string& path, const Json& wanted, const Json& shape) {
+  if (!is_file(path)) return false;
+  const Json found = read_json(path);
+  for (const auto& [key, value] : wanted.items()) {
+    if (!found.is_object() || !found.contains(key) || found[key] != value) return false;
+  }
+  check_shape(found, shape, path, advice);
+  return true;
+}
+
 // diagnosis.json without its lists over all times.
 Json read_diagnosis(const Run& run) {
   Json json = read_json(run.file("diagnosis.json"));
@@ -45,6 +58,51 @@ Json read_diagnosis(const Run& run) {
 }
 
 }  // namespace
+
+Json gap_shape(bool planar) {
+  const Json pairs{{"ode_sde", "number"}, {"ode_truth", "number"}, {"sde_truth", "number"}};
+  const Json samplers{{"ode", "number"}, {"sde", "number"}};
+  const Json list = Json::array({"number"});
+  return {{"w2_squared?", pairs},
+          {"sliced_w2_squared?", pairs},
+          {planar ? "w2_squared" : "sliced_w2_squared", pairs},
+          {"noise_floor", "number"},
+          {"escaped", samplers},
+          {"residual?", {{"mean_square", "number"}, {"centred_mean_square", "number"}}},
+          {"certificate_gap?", pairs},
+          {"grid_bias?", "number"},
+          {"denoising_loss", "number"},
+          {"along_the_way?",
+           {{"times", list},
+            {"w2_squared", {{"ode_sde", list}, {"potential_sde", list}, {"potential_ode", list}}},
+            {"escaped", {{"ode", list}, {"sde", list}}},
+            {"potential_integrable", Json::array({"flag"})},
+            {"share_of_growing_directions", list},
+            {"noise_floor", list}}},
+          {"seconds", {{"ode", "number"}, {"sde", "number"}, {"measure", "number"}}}};
+}
+
+Json diagnosis_shape() {
+  const Json estimate{{"value", "number"}, {"standard_error", "number"}, {"step_error", "number"}};
+  const Json bound{{"log_bound", "number"}, {"vacuous", "flag"}};
+  return {
+      {"radial_slopes", {{"integrable", "flag"}, {"reason?", "text"}}},
+      {"energy",
+       {{"dissipation", estimate}, {"balance", {{"left", estimate}, {"right", estimate}, {"difference", estimate}}}}},
+      {"identity?",
+       {{"kl_end", estimate},
+        {"dissipation", estimate},
+        {"kl_prior", estimate},
+        {"residual_work", estimate},
+        {"left", estimate},
+        {"right", estimate},
+        {"difference", estimate}}},
+      {"upper_bound",
+       {{"over_samples", bound}, {"over_box", bound}, {"diameter", "number"}, {"warnings", Json::array({"text"})}}},
+      {"resolved", "flag"},
+      {"warnings", Json::array({"text"})},
+      {"seconds", "number"}};
+}
 
 Json gap_options_json(const Context& context, const Preset& preset, std::uint64_t seed) {
   return {{"samples", preset.gap.samples},
@@ -154,26 +212,18 @@ std::string RunMeasurement::saved_work(Json from) const {
 }
 
 bool RunMeasurement::measured(const Run& run) const {
-  if (!is_file(run.file("gap.json"))) return false;
+  const std::string path = run.file("gap.json");
+  if (!is_kept(path, measured_from(run), gap_shape(run.planar()))) return false;
   for (const char* name : histogram_files) {
     if (run.planar() && !is_file(fmt::format("{}/{}.npy", run.folder, name))) return false;
   }
-  const Json found = read_json(run.file("gap.json")), wanted = measured_from(run);
-  for (const auto& [key, value] : wanted.items()) {
-    if (!found.contains(key) || found[key] != value) return false;
-  }
+  const Json found = read_json(path);
   return !in_detail(run) ||
          (found.contains("along_the_way") && is_file(fmt::format("{}/{}.npy", run.folder, over_time_file)));
 }
 
 bool RunMeasurement::diagnosed(const Run& run) const {
-  if (!is_file(run.file("diagnosis.json"))) return false;
-  const Json found = read_json(run.file("diagnosis.json")), wanted = diagnosed_from(run);
-  if (!found.is_object() || !found.contains("upper_bound")) return false;
-  for (const auto& [key, value] : wanted.items()) {
-    if (found.value(key, Json()) != value) return false;
-  }
-  return true;
+  return is_kept(run.file("diagnosis.json"), diagnosed_from(run), diagnosis_shape());
 }
 
 const RunMeasurement::Truth& RunMeasurement::truth_of(const Run& run) {

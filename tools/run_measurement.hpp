@@ -18,6 +18,10 @@ namespace fokker::tools {
 // What the gaps of a preset are measured with, as results.json and each gap.json have it.
 Json gap_options_json(const Context& context, const Preset& preset, std::uint64_t seed);
 
+// The shapes (check_shape()) of what gap.json and diagnosis.json are read for.
+Json gap_shape(bool planar);
+Json diagnosis_shape();
+
 class RunMeasurement {
  public:
   // grid: that of the preset's text and `sde`. out: the folder of the runs' folders.

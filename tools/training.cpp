@@ -14,6 +14,7 @@
 
 #include "files.hpp"
 #include "fokker/error.hpp"
+#include "options.hpp"
 
 namespace fokker::tools {
 
@@ -40,8 +41,8 @@ SaveInterval SaveInterval::parse(const std::string& text) {
     if (failure == std::errc() && stop == end - 1 && interval.seconds > 0 && std::isfinite(interval.seconds))
       return interval;
   } else {
-    const auto [stop, failure] = std::from_chars(begin, end, interval.iterations);
-    if (failure == std::errc() && stop == end && interval.iterations > 0) return interval;
+    interval.iterations = parse_count<std::int64_t>(text).value_or(0);
+    if (interval.iterations > 0) return interval;
   }
   throw Error(fmt::format("'{}' given; allowed: a positive number of iterations (500) or of seconds (60s)", text));
 }

@@ -17,6 +17,10 @@ class GaussianMixture {
   static GaussianMixture isotropic(std::int64_t dimension, std::vector<double> weights, std::vector<double> means,
                                    const std::vector<double>& variances);
 
+  // Covariances diag(variances_k), with variances [K·d].
+  static GaussianMixture diagonal(std::int64_t dimension, std::vector<double> weights, std::vector<double> means,
+                                  const std::vector<double>& variances);
+
   std::int64_t dimension() const { return dimension_; }
   std::int64_t components() const { return static_cast<std::int64_t>(weights_.size()); }
   const std::vector<double>& weights() const { return weights_; }

@@ -76,12 +76,13 @@ struct Model {
 // What a safetensors file without our metadata leaves open; a key given here overrides the file's.
 using ModelMetadata = std::map<std::string, std::string>;
 
-// Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16
-// are read too), with the metadata keys activation, beta, output, layers, sde, sde_parameters; without `layers`, the
-// natural sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture
-// {"weights": [K], "means": [K][d], "covariances": [K][d][d] or [K] or one number, "sde": …, "sde_parameters": {…}},
-// whose score is exact under any SDE, so that without one it has ou. Throws Error with one sentence on anything
-// unreadable, on a network without activation, output or SDE, and on a beta beside an activation that has none.
+// Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
+// read too), with the metadata keys activation, beta, output, layers, sde, sde_parameters; without `layers`, the natural
+// sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
+// "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde": …,
+// "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are not
+// written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network without
+// activation, output or SDE, and on a beta beside an activation that has none.
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});

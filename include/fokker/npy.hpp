@@ -6,11 +6,12 @@
 
 namespace fokker {
 
-// A NumPy .npy array (format 1.0 to 3.0, C order, little-endian float32 or float64, one or two dimensions), widened.
+// A NumPy .npy array (format 1.0 to 3.0; float16, float32 or float64 of either byte order; one or two dimensions, in C
+// or in Fortran order), widened.
 struct NpyArray {
   std::vector<std::int64_t> shape = {};
-  std::vector<double> data = {};
-  bool is_float32 = false;
+  std::vector<double> data = {};  // in C order
+  bool is_float32 = false;        // no number needs more than float32
 };
 
 // Throws Error on anything else, and on a file that is shorter or longer than its header says.

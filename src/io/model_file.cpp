@@ -10,7 +10,7 @@
 #include "fokker/model.hpp"
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
-#include "io/json_text.hpp"
+#include "io/json.hpp"
 
 namespace fokker {
 namespace {
@@ -47,17 +47,23 @@ bool natural_less(std::string_view a, std::string_view b) {
   return a < b;  // 01 and 1
 }
 
-std::string shape_text(const Tensor& tensor) { return fmt::format("[{}]", fmt::join(tensor.shape, ", ")); }
+std::string shape_text(const Tensor& tensor) {
+  return printable(fmt::format("[{}]", fmt::join(tensor.shape, ", ")), 60);
+}
 
-// "input.weight [80, 3], input.bias [80], …" for messages, shortened where there are many.
-std::string list_tensors(const SafeTensors& file) {
+// "'input' [80, 3], 'hidden1' [80, 80], …", the names that are followed by .weight, as many as a message has room for.
+std::string list_layers(const SafeTensors& file) {
+  constexpr std::string_view weight = ".weight";
   std::vector<std::string> names;
-  for (const auto& [name, tensor] : file.tensors) names.push_back(name);
+  for (const auto& [name, tensor] : file.tensors) {
+    if (name.ends_with(weight)) names.push_back(name.substr(0, name.size() - weight.size()));
+  }
   std::sort(names.begin(), names.end(), natural_less);
   std::string text;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (i == 24) return text + ", …";
-    text += (i == 0 ? "" : ", ") + in_quotes(names[i], 60) + " " + shape_text(file.tensors.at(names[i]));
+  for (const std::string& name : names) {
+    if (text.size() > 80) return text + ", …";
+    text += fmt::format("{}{} {}", text.empty() ? "" : ", ", in_quotes(name, 40),
+                        shape_text(file.tensors.at(fmt::format("{}{}", name, weight))));
   }
   return text.empty() ? "none" : text;
 }
@@ -75,6 +81,33 @@ std::vector<std::string> split_names(std::string_view text) {
   }
 }
 
+bool has_any(std::string_view name, std::initializer_list<const char*> parts) {
+  return std::any_of(parts.begin(), parts.end(),
+                     [&](const char* part) { return name.find(part) != std::string_view::npos; });
+}
+
+// Why a tensor is not the weight or bias of a layer, where its name says so.
+std::string why_no_layer(const std::string& name) {
+  std::string lower = name;
+  std::transform(lower.begin(), lower.end(), lower.begin(), [](char c) { return c >= 'A' && c <= 'Z' ? c + 32 : c; });
+  if (lower.ends_with("kernel")) {
+    return "is a kernel [inputs, outputs], as Flax has them; needed is its transpose, named NAME.weight";
+  }
+  if (lower.ends_with("weight_g") || lower.ends_with("weight_v") || has_any(lower, {"parametrizations."})) {
+    return "is a part of a parametrized weight, as of weight_norm; remove the parametrization before saving";
+  }
+  if (has_any(lower, {"running_mean", "running_var", "num_batches", "norm"})) {
+    return "is of a normalisation, which is not supported: networks are linear layers and one activation";
+  }
+  if (has_any(lower, {"emb", "fourier", "freq", "pos_enc"})) {
+    return "is of an embedding, which is not supported: the first layer takes t, x_1 … x_d as they are";
+  }
+  if (has_any(lower, {"skip", "shortcut", "residual"})) {
+    return "is of a skip connection, which is not supported: each layer takes the one before";
+  }
+  return "";
+}
+
 // The prefixes of NAME.weight in natural order. Every tensor must be the weight or bias of one of them: what else is in
 // the file may be part of the computation.
 std::vector<std::string> natural_layers(const SafeTensors& file) {
@@ -83,11 +116,15 @@ std::vector<std::string> natural_layers(const SafeTensors& file) {
     const std::size_t dot = name.rfind('.');
     const std::string prefix = name.substr(0, dot == std::string::npos ? 0 : dot);
     const std::string kind = dot == std::string::npos ? name : name.substr(dot + 1);
-    if (prefix.empty() || (kind != "weight" && kind != "bias") || !file.tensors.contains(prefix + ".weight")) {
+    const bool layer =
+        !prefix.empty() && (kind == "weight" || kind == "bias") && file.tensors.contains(prefix + ".weight");
+    const std::string why = why_no_layer(name);
+    if (!layer && !why.empty()) throw Error(fmt::format("its tensor {} {}", in_quotes(name, 60), why));
+    if (!layer) {
       throw Error(
           fmt::format("its tensor {} {} is not the weight or bias of a layer (NAME.weight, NAME.bias): name those "
-                      "that make the network from input to output, as layers=input,hidden1,output",
-                      in_quotes(name), shape_text(tensor)));
+                      "that make the network, as layers=input,hidden1,output",
+                      in_quotes(name, 60), shape_text(tensor)));
     }
     prefixes.insert(prefix);
   }
@@ -143,10 +180,12 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
 
   const bool named = !value("layers").empty();
   a.layer_names = named ? split_names(value("layers")) : natural_layers(file);
-  const std::string advice = fmt::format(
-      ": name the tensors from input to output, as layers=input,hidden1,output (its metadata, or --layers), for those "
-      "in the file are {}",
-      list_tensors(file));
+  const std::string advice =
+      fmt::format("; name its layers in order, as layers=input,hidden1,output (or --layers), of {}", list_layers(file));
+  const auto refuse_known = [&](const std::string& layer) {
+    const std::string why = named ? "" : why_no_layer(layer);
+    if (!why.empty()) throw Error(fmt::format("its tensor {} {}", in_quotes(layer + ".weight", 60), why));
+  };
   std::vector<const Tensor*> weights;
   for (const std::string& name : a.layer_names) {
     const auto found = file.tensors.find(name + ".weight");
@@ -154,8 +193,10 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
       throw Error(fmt::format("it has no tensor {}", in_quotes(name + ".weight")) + advice);
     weights.push_back(&found->second);
     if (found->second.shape.size() != 2) {
-      throw Error(fmt::format("its tensor {} has the shape {}, not [outputs, inputs]", in_quotes(name + ".weight"),
-                              shape_text(found->second)) +
+      refuse_known(name);
+      throw Error(fmt::format("its tensor {} has the shape {}, not [outputs, inputs]{}",
+                              in_quotes(name + ".weight", 60), shape_text(found->second),
+                              found->second.shape.size() == 1 ? " (normalisations are not supported)" : "") +
                   advice);
     }
   }
@@ -166,9 +207,12 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   }
   for (std::size_t l = 1; l < weights.size(); ++l) {
     if (weights[l]->shape[1] == weights[l - 1]->shape[0]) continue;
+    refuse_known(a.layer_names[l - 1]);
+    refuse_known(a.layer_names[l]);
     throw Error(fmt::format("its layers do not chain in the order {}: {} has {} outputs, {} has {} inputs",
-                            fmt::join(a.layer_names, ","), a.layer_names[l - 1], weights[l - 1]->shape[0],
-                            a.layer_names[l], weights[l]->shape[1]) +
+                            printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60),
+                            printable(a.layer_names[l - 1], 30), weights[l - 1]->shape[0],
+                            printable(a.layer_names[l], 30), weights[l]->shape[1]) +
                 advice);
   }
   a.dimension = weights.front()->shape[1] - 1;
@@ -257,29 +301,31 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides) 
 }
 
 // A JSON array of numbers, of arrays of numbers, …, to one vector; `shape` says how long each level has to be.
-void flatten(const nlohmann::json& json, std::span<const std::int64_t> shape, const char* key,
-             std::vector<double>& out) {
+void flatten(const JsonValue& json, std::span<const std::int64_t> shape, const char* key, std::vector<double>& out) {
   if (shape.empty()) {
     if (!json.is_number()) throw Error(fmt::format("its {} hold something that is not a number", key));
-    out.push_back(json.get<double>());
+    out.push_back(json.to<double>(key));
     return;
   }
-  if (!json.is_array() || static_cast<std::int64_t>(json.size()) != shape.front()) {
-    throw Error(fmt::format("its {} hold {} where an array of {} is needed", key,
-                            json.is_array() ? fmt::format("an array of {}", json.size()) : json.type_name(),
-                            shape.front()));
+  if (json.array() == nullptr || std::ssize(*json.array()) != shape.front()) {
+    throw Error(fmt::format("its {} hold {} where an array of {} is needed", key, json.description(), shape.front()));
   }
-  for (const auto& item : json) flatten(item, shape.subspan(1), key, out);
+  for (const JsonValue& item : *json.array()) flatten(item, shape.subspan(1), key, out);
 }
 
-Model read_mixture(const std::string& text, const ModelMetadata& overrides) {
-  const auto json = parse_json(text, "it", 6, 100'000'000);
-  if (!json.is_object()) throw Error("it is not a JSON object");
+// How deep arrays lie in one another, by their first items.
+int depth_of(const JsonValue& json) {
+  return json.array() == nullptr || json.array()->empty() ? 0 : 1 + depth_of(json.array()->front());
+}
+
+Model read_mixture(std::string_view text, const ModelMetadata& overrides) {
+  const JsonValue json = parse_json(text, "it", 6);
+  if (json.object() == nullptr) throw Error("it is not a JSON object");
   ModelMetadata metadata;
-  for (const auto& [key, value] : json.items()) {
+  for (const auto& [key, value] : *json.object()) {
     if (key == "sde") {
-      if (!value.is_string()) throw Error("its sde is not a string");
-      metadata[key] = value.get<std::string>();
+      if (value.string() == nullptr) throw Error("its sde is not a string");
+      metadata[key] = *value.string();
     } else if (key == "sde_parameters") {
       metadata[key] = value.dump();
     } else if (key != "weights" && key != "means" && key != "covariances" && key != "metadata") {
@@ -289,24 +335,37 @@ Model read_mixture(const std::string& text, const ModelMetadata& overrides) {
     }
   }
   for (const char* key : {"weights", "means", "covariances"}) {
-    if (!json.contains(key)) throw Error(fmt::format("it has no {}", key));
+    if (json.find(key) == nullptr) throw Error(fmt::format("it has no {}", key));
   }
   for (const char* key : {"weights", "means"}) {
-    if (!json[key].is_array() || json[key].empty())
-      throw Error(fmt::format("its {} are not an array with entries", key));
+    const JsonValue::Array* array = json.find(key)->array();
+    if (array == nullptr || array->empty()) throw Error(fmt::format("its {} are not an array with entries", key));
   }
-  const auto &means_json = json["means"], &covariances_json = json["covariances"];
-  if (!means_json[0].is_array() || means_json[0].empty()) throw Error("its means are not an array of arrays [K][d]");
-  const auto components = static_cast<std::int64_t>(json["weights"].size());
-  const auto d = static_cast<std::int64_t>(means_json[0].size());
+  const JsonValue &weights_json = *json.find("weights"), &means_json = *json.find("means"),
+                  &covariances_json = *json.find("covariances");
+  if (depth_of(means_json) < 2) throw Error("its means are not an array of arrays [K][d]");
+  const std::int64_t components = std::ssize(*weights_json.array()),
+                     d = std::ssize(*means_json.array()->front().array());
   std::vector<double> weights, means, covariances;
-  flatten(json["weights"], std::vector{components}, "weights", weights);
+  flatten(weights_json, std::vector{components}, "weights", weights);
   flatten(means_json, std::vector{components, d}, "means", means);
   const ForwardSde sde = read_sde(metadata, overrides);
+  // A mixture holds K matrices, which a short file may leave to be written out.
+  constexpr std::int64_t most_numbers = std::int64_t{1} << 22;
+  const int depth = depth_of(covariances_json);
+  if (depth < 3 && d <= 4096 && components > most_numbers / (d * d)) {
+    throw Error(
+        fmt::format("its {0} covariances of {1} × {1} would take more than {2} numbers, the most that are made "
+                    "of shorter ones; allowed: to write them out, as [K][d][d]",
+                    components, d, most_numbers));
+  }
   if (covariances_json.is_number()) {
-    covariances.assign(weights.size(), covariances_json.get<double>());
-  } else if (covariances_json.is_array() && !covariances_json.empty() && covariances_json[0].is_number()) {
+    covariances.assign(weights.size(), covariances_json.to<double>("covariances"));
+  } else if (depth == 1) {
     flatten(covariances_json, std::vector{components}, "covariances", covariances);
+  } else if (depth == 2) {
+    flatten(covariances_json, std::vector{components, d}, "covariances", covariances);
+    return {sde, GaussianMixture::diagonal(d, std::move(weights), std::move(means), covariances)};
   } else {
     flatten(covariances_json, std::vector{components, d, d}, "covariances", covariances);
     return {sde, GaussianMixture(d, std::move(weights), std::move(means), std::move(covariances))};
@@ -323,7 +382,7 @@ Model load_json(const std::string& path, const ModelMetadata& overrides) {
   const std::vector<std::byte> bytes = read_file(path);
   Model model;
   try {
-    model = read_mixture(std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size()), overrides);
+    model = read_mixture({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, overrides);
     model.validate();
   } catch (const Error& error) {
     throw Error(fmt::format("{} is not a Gaussian mixture that can be used: {}", in_quotes(path), error.what()));
@@ -353,31 +412,39 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   file.save(path);
 }
 
+// Numbers as lists in lists, on a line each; `next` goes on to the first that is left.
+std::string lists_text(const double*& next, std::span<const std::int64_t> shape, int indent = 1) {
+  if (shape.empty()) return json_text(*next++);
+  std::string text;
+  for (std::int64_t i = 0; i < shape.front(); ++i) {
+    text +=
+        fmt::format("{}\n{:{}}{}", i > 0 ? "," : "", "", indent + 1, lists_text(next, shape.subspan(1), indent + 1));
+  }
+  return fmt::format("[{}\n{:{}}]", text, "", indent);
+}
+
 void save_mixture(const std::string& path, const GaussianMixture& mixture, const ForwardSde& sde,
                   const ModelMetadata& extra) {
-  const auto d = static_cast<std::size_t>(mixture.dimension());
-  const auto rows = [&](const double* first) { return std::vector<double>(first, first + d); };
-  auto means = nlohmann::ordered_json::array(), covariances = nlohmann::ordered_json::array();
-  for (std::size_t k = 0; k < mixture.weights().size(); ++k) {
-    means.push_back(rows(mixture.means().data() + k * d));
-    auto covariance = nlohmann::ordered_json::array();
-    for (std::size_t i = 0; i < d; ++i) covariance.push_back(rows(mixture.covariances().data() + (k * d + i) * d));
-    covariances.push_back(std::move(covariance));
-  }
-  nlohmann::ordered_json json;
-  json["weights"] = mixture.weights();
-  json["means"] = std::move(means);
-  json["covariances"] = std::move(covariances);
-  json["sde"] = sde.name();
-  json["sde_parameters"] = nlohmann::ordered_json::parse(sde.parameters_json());
-  if (!extra.empty()) json["metadata"] = extra;
-  std::string text;
+  const std::int64_t components = mixture.components(), d = mixture.dimension();
+  const double *weights = mixture.weights().data(), *means = mixture.means().data(),
+               *covariances = mixture.covariances().data();
+  std::string parameters, metadata;
+  const auto add = [](std::string& text, const std::string& key, const std::string& value) {
+    text += fmt::format("{}\n  {}: {}", text.empty() ? "" : ",", key, value);
+  };
+  const JsonValue json = parse_json(sde.parameters_json(), "the SDE", 1);
+  for (const auto& [key, value] : *json.object()) add(parameters, json_text(key), value.dump());
   try {
-    text = json.dump(1) + "\n";
-  } catch (const nlohmann::json::exception&) {
-    throw Error(fmt::format("cannot write {}: a piece of metadata is not UTF-8", in_quotes(path)));
+    for (const auto& [key, value] : extra) add(metadata, json_text(key), json_text(value));
+  } catch (const Error& error) {
+    throw Error(fmt::format("cannot write {}: its metadata {}", in_quotes(path), error.what()));
   }
-  write_text(path, text);
+  write_text(path,
+             fmt::format("{{\n \"weights\": {},\n \"means\": {},\n \"covariances\": {},\n \"sde\": {},\n "
+                         "\"sde_parameters\": {{{}\n }}{}\n}}\n",
+                         lists_text(weights, std::vector{components}), lists_text(means, std::vector{components, d}),
+                         lists_text(covariances, std::vector{components, d, d}), json_text(sde.name()), parameters,
+                         extra.empty() ? "" : fmt::format(",\n \"metadata\": {{{}\n }}", metadata)));
 }
 
 [[noreturn]] void throw_wrong_ending(const std::string& path) {

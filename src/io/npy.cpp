@@ -1,9 +1,11 @@
 #include "fokker/npy.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 #include <optional>
@@ -14,6 +16,7 @@
 #include "fmt/format.h"
 #include "fokker/error.hpp"
 #include "io/file.hpp"
+#include "io/half.hpp"
 
 // The format: numpy/lib/format.py. "\x93NUMPY", major, minor, the header's length (2 bytes little-endian in version 1,
 // 4 in 2 and 3), the header — a Python dictionary {'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } —, the
@@ -29,7 +32,7 @@ constexpr std::string_view magic = "\x93NUMPY";
 class HeaderParser {
  public:
   struct Header {
-    std::string descr;
+    std::string descr;  // "fields" of a structured array
     bool fortran_order = false;
     std::vector<std::int64_t> shape;
   };
@@ -45,7 +48,12 @@ class HeaderParser {
       std::string key;
       if (!string(key) || !take(':')) return {};
       if (key == "descr" && !has_descr) {
-        if (!string(header.descr)) return {};
+        if (at('[')) {
+          if (!skip_list()) return {};
+          header.descr = "fields";
+        } else if (!string(header.descr)) {
+          return {};
+        }
         has_descr = true;
       } else if (key == "fortran_order" && !has_order) {
         if (!boolean(header.fortran_order)) return {};
@@ -106,7 +114,26 @@ class HeaderParser {
       if (value > (std::numeric_limits<std::int64_t>::max() - digit) / 10) return false;
       value = 10 * value + digit;
     }
+    if (digits > 0 && !text_.empty() && text_[0] == 'L')
+      text_.remove_prefix(1);  // as Python 2 writes its long integers
     return digits > 0;
+  }
+  // The list of a structured array's fields, whatever they are.
+  bool skip_list() {
+    std::size_t open = 0;
+    do {
+      std::string ignored;
+      if (text_.empty()) return false;
+      if (at('\'') || at('"')) {
+        if (!string(ignored)) return false;
+        continue;
+      }
+      open += text_[0] == '[';
+      open -= text_[0] == ']';
+      text_.remove_prefix(1);
+      skip_blanks();
+    } while (open > 0);
+    return true;
   }
   // (), (n,) or (n, m, …): a comma after a single entry, as Python has it.
   bool tuple(std::vector<std::int64_t>& values) {
@@ -134,13 +161,17 @@ std::optional<std::int64_t> entries(const std::vector<std::int64_t>& shape) {
   return count;
 }
 
-template <class T>
-std::vector<double> widen(std::span<const std::byte> bytes) {
-  std::vector<double> values(bytes.size() / sizeof(T));
+// The items of [rows, columns] in C order, from either order and byte order.
+template <class Bits, class Convert>
+std::vector<double> widen(std::span<const std::byte> bytes, bool big_endian, std::size_t rows, std::size_t columns,
+                          bool fortran_order, Convert convert) {
+  std::vector<double> values(rows * columns);
   for (std::size_t i = 0; i < values.size(); ++i) {
-    T value;
-    std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
-    values[i] = value;
+    const std::size_t from = fortran_order ? i % columns * rows + i / columns : i;
+    std::array<std::byte, sizeof(Bits)> item;
+    std::memcpy(item.data(), bytes.data() + from * sizeof(Bits), sizeof(Bits));
+    if (big_endian) std::reverse(item.begin(), item.end());
+    values[i] = convert(std::bit_cast<Bits>(item));
   }
   return values;
 }
@@ -188,27 +219,40 @@ NpyArray load_npy(const std::string& path) {
 
   const auto header = HeaderParser(text.substr(start, length)).parse();
   if (!header) throw fail("its header is not {'descr': …, 'fortran_order': …, 'shape': …}");
-  if (header->descr != "<f4" && header->descr != "<f8") {
-    throw fail(fmt::format("its type is {}, allowed are '<f4' and '<f8' (little-endian float32 and float64)",
-                           in_quotes(header->descr)));
+  if (header->descr == "fields")
+    throw fail("it is a structured array; save one field, as array['x'], or a plain array");
+  const std::string_view descr = header->descr;
+  const bool known = descr.size() == 3 && (descr[0] == '<' || descr[0] == '>') && descr[1] == 'f' &&
+                     (descr[2] == '2' || descr[2] == '4' || descr[2] == '8');
+  if (!known) {
+    throw fail(
+        fmt::format("its type is {}, allowed are float16, float32 and float64: '<f2', '<f4', '<f8' and '>' for "
+                    "big-endian (array.astype('f4'))",
+                    in_quotes(descr, 40)));
   }
   if (header->shape.empty() || header->shape.size() > 2) {
     throw fail(fmt::format("it has {} dimensions, allowed are 1 and 2", header->shape.size()));
   }
-  if (header->fortran_order && header->shape.size() > 1) {
-    throw fail("it is in Fortran order, only C order is allowed (numpy.ascontiguousarray)");
-  }
-  const bool is_float32 = header->descr == "<f4";
+  const std::size_t item_bytes = descr[2] - '0';
   const auto count = entries(header->shape);
   const std::size_t present = text.size() - start - length;
   if (!count) throw fail(fmt::format("its shape ({}) is too large", fmt::join(header->shape, ", ")));
-  const auto expected = static_cast<std::uint64_t>(*count) * (is_float32 ? 4 : 8);
+  const auto expected = static_cast<std::uint64_t>(*count) * item_bytes;
   if (present != expected) {
     throw fail(fmt::format("its shape ({}) needs {} bytes of data, it has {}", fmt::join(header->shape, ", "), expected,
                            present));
   }
-  const auto data = std::span(file).subspan(start + length);
-  return {header->shape, is_float32 ? widen<float>(data) : widen<double>(data), is_float32};
+  const auto read = [&]<class Bits>(Bits, auto convert) {
+    const std::size_t columns = header->shape.size() == 2 ? header->shape[1] : 1, all = *count;
+    return widen<Bits>(std::span(file).subspan(start + length), descr[0] == '>', columns == 0 ? 0 : all / columns,
+                       columns, header->fortran_order, convert);
+  };
+  const auto itself = [](auto value) { return double{value}; };
+  return {header->shape,
+          item_bytes == 2   ? read(std::uint16_t{}, from_half)
+          : item_bytes == 4 ? read(float{}, itself)
+                            : read(double{}, itself),
+          item_bytes <= 4};
 }
 
 std::vector<float> to_float32(const NpyArray& array, const std::string& name) {

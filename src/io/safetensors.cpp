@@ -2,18 +2,19 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <utility>
 
 #include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
 #include "io/file.hpp"
-#include "io/json_text.hpp"
+#include "io/half.hpp"
+#include "io/json.hpp"
 
 // The format: 8 bytes N, little-endian; N bytes of JSON {"NAME": {"dtype": …, "shape": […], "data_offsets": [begin,
 // end]}, …, "__metadata__": {"KEY": "VALUE", …}}, blanks at its end allowed; the data, offsets counted from here. As
@@ -25,7 +26,6 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "files are little-endian and are copied as they are");
 
 constexpr std::uint64_t max_header_bytes = 100'000'000;
-constexpr std::size_t max_header_values = 4'000'000;
 constexpr const char* metadata_key = "__metadata__";
 
 struct Type {
@@ -51,15 +51,6 @@ std::optional<std::int64_t> byte_count(std::string_view dtype, const std::vector
     *bytes *= n;
   }
   return bytes;
-}
-
-double from_half(std::uint16_t bits) {
-  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  const double magnitude =
-      exponent == 31  ? (fraction ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity())
-      : exponent == 0 ? std::ldexp(fraction, -24)
-                      : std::ldexp(1024 + fraction, exponent - 25);
-  return bits & 0x8000 ? -magnitude : magnitude;
 }
 
 double from_bfloat(std::uint16_t bits) { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
@@ -94,34 +85,34 @@ struct Entry {
   std::uint64_t begin = 0, end = 0;
 };
 
-Entry read_entry(const std::string& name, const nlohmann::json& json) {
+Entry read_entry(const std::string& name, const JsonValue& json) {
   const auto fail = [&](const std::string& why) {
     return Error(fmt::format("its tensor {} {}", in_quotes(name), why));
   };
-  if (!json.is_object()) throw fail("is not described by a JSON object");
+  if (json.object() == nullptr) throw fail("is not described by a JSON object");
   for (const char* key : {"dtype", "shape", "data_offsets"}) {
-    if (!json.contains(key)) throw fail(fmt::format("has no {}", key));
+    if (json.find(key) == nullptr) throw fail(fmt::format("has no {}", key));
   }
-  const auto &dtype = json["dtype"], &shape = json["shape"], &offsets = json["data_offsets"];
+  const std::string* dtype = json.find("dtype")->string();
+  const JsonValue::Array *shape = json.find("shape")->array(), *offsets = json.find("data_offsets")->array();
+  const auto unsigned_of = [](const JsonValue& value) { return std::get_if<std::uint64_t>(&value.value()); };
   Entry entry{name, {}, 0, 0};
-  if (!dtype.is_string()) throw fail("has a dtype that is not a string");
-  entry.tensor.dtype = dtype.get<std::string>();
-  if (!item_bytes(entry.tensor.dtype))
-    throw fail(fmt::format("has the unknown dtype {}", in_quotes(entry.tensor.dtype)));
-  if (!shape.is_array()) throw fail("has a shape that is not an array");
-  for (const auto& n : shape) {
-    constexpr auto most = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    if (!n.is_number_unsigned() || n.get<std::uint64_t>() > most) {
+  if (dtype == nullptr) throw fail("has a dtype that is not a string");
+  entry.tensor.dtype = *dtype;
+  if (!item_bytes(*dtype)) throw fail(fmt::format("has the unknown dtype {}", in_quotes(*dtype)));
+  if (shape == nullptr) throw fail("has a shape that is not an array");
+  for (const JsonValue& n : *shape) {
+    const std::uint64_t* size = unsigned_of(n);
+    if (size == nullptr || !std::in_range<std::int64_t>(*size)) {
       throw fail("has a shape with an entry that is not a non-negative integer");
     }
-    entry.tensor.shape.push_back(n.get<std::int64_t>());
+    entry.tensor.shape.push_back(static_cast<std::int64_t>(*size));
   }
-  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
-      !offsets[1].is_number_unsigned()) {
+  if (offsets == nullptr || offsets->size() != 2 || !unsigned_of((*offsets)[0]) || !unsigned_of((*offsets)[1])) {
     throw fail("has data_offsets that are not two non-negative integers");
   }
-  entry.begin = offsets[0].get<std::uint64_t>();
-  entry.end = offsets[1].get<std::uint64_t>();
+  entry.begin = *unsigned_of((*offsets)[0]);
+  entry.end = *unsigned_of((*offsets)[1]);
   const auto bytes = byte_count(entry.tensor.dtype, entry.tensor.shape);
   if (!bytes) throw fail("has a shape that is too large");
   if (entry.begin > entry.end || entry.end - entry.begin != static_cast<std::uint64_t>(*bytes)) {
@@ -143,19 +134,19 @@ SafeTensors read(std::span<const std::byte> file) {
   const std::string_view header(reinterpret_cast<const char*>(file.data()), static_cast<std::size_t>(header_bytes));
   const auto data = file.subspan(static_cast<std::size_t>(header_bytes));
   if (!header.starts_with('{')) throw Error("its header does not begin with {");
-  const auto json = parse_json(header, "its header", 3, max_header_values);
+  const JsonValue json = parse_json(header, "its header", 3);
 
   SafeTensors result;
   std::vector<Entry> entries;
-  for (const auto& [name, value] : json.items()) {
+  for (const auto& [name, value] : *json.object()) {
     if (name != metadata_key) {
       entries.push_back(read_entry(name, value));
       continue;
     }
-    if (!value.is_object()) throw Error("its metadata is not a JSON object");
-    for (const auto& [key, text] : value.items()) {
-      if (!text.is_string()) throw Error(fmt::format("its metadata {} is not a string", in_quotes(key)));
-      result.metadata[key] = text.get<std::string>();
+    if (value.object() == nullptr) throw Error("its metadata is not a JSON object");
+    for (const auto& [key, text] : *value.object()) {
+      if (text.string() == nullptr) throw Error(fmt::format("its metadata {} is not a string", in_quotes(key)));
+      result.metadata[key] = *text.string();
     }
   }
   std::sort(entries.begin(), entries.end(),
@@ -238,21 +229,26 @@ void SafeTensors::save(const std::string& path) const {
     return *item_bytes(a->second.dtype) > *item_bytes(b->second.dtype);
   });
 
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  if (!metadata.empty()) json[metadata_key] = metadata;
+  std::string header = "{";
   std::uint64_t offset = 0;
-  for (const auto* entry : order) {
-    const Tensor& tensor = entry->second;
-    const std::uint64_t end = offset + tensor.bytes.size();
-    json[entry->first] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {offset, end}}};
-    offset = end;
-  }
-  std::string header;
   try {
-    header = json.dump();
-  } catch (const nlohmann::json::exception&) {
-    throw fail("a name or a piece of metadata is not UTF-8");
+    std::string texts;
+    for (const auto& [key, text] : metadata) {
+      texts += fmt::format("{}{}:{}", texts.empty() ? "" : ",", json_text(key), json_text(text));
+    }
+    if (!metadata.empty()) header += fmt::format("\"{}\":{{{}}}", metadata_key, texts);
+    for (const auto* entry : order) {
+      const Tensor& tensor = entry->second;
+      const std::uint64_t end = offset + tensor.bytes.size();
+      header +=
+          fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.size() > 1 ? "," : "",
+                      json_text(entry->first), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
+      offset = end;
+    }
+  } catch (const Error& error) {
+    throw fail(error.what());
   }
+  header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
   if (header.size() > max_header_bytes) throw fail(fmt::format("its header would have {} bytes", header.size()));
   const std::uint64_t header_bytes = header.size();
@@ -268,13 +264,13 @@ const Tensor& SafeTensors::at(const std::string& name) const {
   std::string names;
   std::size_t listed = 0;
   for (const auto& [other, tensor] : tensors) {
-    if (++listed > 20) {
+    if (++listed > 10 || names.size() > 150) {
       names += ", …";
       break;
     }
-    names += (names.empty() ? "" : ", ") + in_quotes(other, 80);
+    names += (names.empty() ? "" : ", ") + in_quotes(other, 40);
   }
-  throw Error(fmt::format("there is no tensor {}: there are {}", in_quotes(name), names.empty() ? "none" : names));
+  throw Error(fmt::format("there is no tensor {}: there are {}", in_quotes(name, 60), names.empty() ? "none" : names));
 }
 
 }  // namespace fokker

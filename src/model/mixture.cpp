@@ -22,6 +22,11 @@ void require_finite(const std::vector<double>& values, const char* what) {
                           bad - values.begin(), *bad));
 }
 
+// As a size; 0 where the dimension is out of range, which the constructor names.
+std::size_t sized(std::int64_t dimension) {
+  return dimension >= 1 && dimension <= 4096 ? static_cast<std::size_t>(dimension) : 0;
+}
+
 }  // namespace
 
 GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> weights, std::vector<double> means,
@@ -112,12 +117,21 @@ GaussianMixture GaussianMixture::isotropic(std::int64_t dimension, std::vector<d
     throw Error(fmt::format("a Gaussian mixture of {} components needs as many variances, and {} were given",
                             weights.size(), variances.size()));
   }
-  // A dimension out of range is left to the constructor to name.
-  const std::size_t d = dimension >= 1 && dimension <= 4096 ? static_cast<std::size_t>(dimension) : 0;
-  std::vector<double> covariances(variances.size() * d * d, 0.0);
-  for (std::size_t k = 0; k < variances.size(); ++k) {
-    for (std::size_t i = 0; i < d; ++i) covariances[(k * d + i) * d + i] = variances[k];
+  std::vector<double> diagonals;
+  for (const double variance : variances) diagonals.insert(diagonals.end(), sized(dimension), variance);
+  return diagonal(dimension, std::move(weights), std::move(means), diagonals);
+}
+
+GaussianMixture GaussianMixture::diagonal(std::int64_t dimension, std::vector<double> weights,
+                                          std::vector<double> means, const std::vector<double>& variances) {
+  const std::size_t d = sized(dimension), rows = weights.size() * d;
+  if (variances.size() != rows) {
+    throw Error(
+        fmt::format("a Gaussian mixture of {} components in {} dimensions needs {} variances, and {} were given",
+                    weights.size(), dimension, rows, variances.size()));
   }
+  std::vector<double> covariances(rows * d, 0.0);
+  for (std::size_t row = 0; row < rows; ++row) covariances[row * d + row % d] = variances[row];
   return GaussianMixture(dimension, std::move(weights), std::move(means), std::move(covariances));
 }
 

@@ -70,7 +70,16 @@ Activation parse_activation(std::string_view name) { return activations.parse(na
 BackendKind parse_backend(std::string_view name) { return backends.parse(name); }
 Precision parse_precision(std::string_view name) { return precisions.parse(name); }
 ProbeLaw parse_probe_law(std::string_view name) { return probe_laws.parse(name); }
-Output parse_output(std::string_view name) { return outputs.parse(name); }
+Output parse_output(std::string_view name) {
+  for (const char* other : {"noise", "epsilon", "eps", "denoised", "x0", "velocity", "v"}) {
+    if (name != other) continue;
+    throw Error(
+        fmt::format("the output {} is not supported: allowed are potential, score; the score of a network that "
+                    "predicts noise ε is −ε/σ(t), that of others another function of x and t",
+                    in_quotes(name)));
+  }
+  return outputs.parse(name);
+}
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
 TimeLaw parse_time_law(std::string_view name) { return time_laws.parse(name); }
 RateSchedule parse_rate_schedule(std::string_view name) { return schedules.parse(name); }

@@ -10,7 +10,7 @@
 #include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
-#include "io/json_text.hpp"
+#include "io/json.hpp"
 
 namespace fokker {
 namespace {
@@ -132,9 +132,9 @@ ForwardSde ForwardSde::parse(const std::string& name, const std::string& paramet
   SdeFormulas formulas = kind.defaults;
   if (!parameters_json.empty()) {
     const std::string what = fmt::format("the parameter object of the SDE {}", name);
-    const auto json = parse_json(parameters_json, what, 1, 1000);
-    if (!json.is_object()) throw Error(what + " must be a JSON object, as {\"T\": 1}");
-    for (const auto& [key, value] : json.items()) {
+    const JsonValue json = parse_json(parameters_json, what, 1);
+    if (json.object() == nullptr) throw Error(what + " must be a JSON object, as {\"T\": 1}");
+    for (const auto& [key, value] : *json.object()) {
       const Parameter* parameter = nullptr;
       std::string allowed;
       for (const Parameter& p : kind.parameters) {
@@ -143,7 +143,7 @@ ForwardSde ForwardSde::parse(const std::string& name, const std::string& paramet
       }
       if (!parameter) throw Error(fmt::format("{} has no {}: allowed are {}", what, in_quotes(key), allowed));
       if (!value.is_number()) throw Error(fmt::format("{}: {} must be a number", what, key));
-      parameter->in(formulas) = value.get<double>();
+      parameter->in(formulas) = value.to<double>(key);
     }
   }
   return ForwardSde(formulas);
@@ -152,10 +152,12 @@ ForwardSde ForwardSde::parse(const std::string& name, const std::string& paramet
 std::string ForwardSde::name() const { return find(kind()).name; }
 
 std::string ForwardSde::parameters_json() const {
-  nlohmann::ordered_json json;
+  std::string text;
   SdeFormulas formulas = formulas_;
-  for (const Parameter& p : find(kind()).parameters) json[p.key] = p.in(formulas);
-  return json.dump();
+  for (const Parameter& p : find(kind()).parameters) {
+    text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", p.key, json_text(p.in(formulas)));
+  }
+  return fmt::format("{{{}}}", text);
 }
 
 std::string ForwardSde::describe_all() {

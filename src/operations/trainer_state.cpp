@@ -6,13 +6,12 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
-#include "io/json_text.hpp"
+#include "io/json.hpp"
 #include "operations/train_schedule.hpp"
 
 namespace fokker {
@@ -21,54 +20,62 @@ namespace {
 constexpr const char* state_format = "fokker training state";
 constexpr const char* state_version = "1";
 
-nlohmann::json to_json(const Architecture& a) {
-  return {
-      {"dimension", a.dimension},      {"hidden", a.hidden}, {"activation", to_string(a.activation)}, {"beta", a.beta},
-      {"output", to_string(a.output)}, {"layers", a.names()}};
+// The values of an object's keys, each as what it is read into.
+struct Reader {
+  std::string name;
+  const JsonValue& json;
+
+  template <class T>
+  void operator()(const char* key, T& value) const {
+    value = json.get<T>(name, key);
+  }
+  std::string text(const char* key) const { return json.get<std::string>(name, key); }
+};
+
+std::string text_of(const Architecture& a) {
+  return fmt::format(R"({{"activation":{},"beta":{},"dimension":{},"hidden":{},"layers":{},"output":{}}})",
+                     json_text(to_string(a.activation)), json_text(a.beta), a.dimension, json_text(a.hidden),
+                     json_text(a.names()), json_text(to_string(a.output)));
 }
 
-Architecture architecture_from(const nlohmann::json& j) {
+Architecture architecture_from(const JsonValue& json) {
+  const Reader read{"its architecture", json};
   Architecture a;
-  j.at("dimension").get_to(a.dimension);
-  j.at("hidden").get_to(a.hidden);
-  a.activation = parse_activation(j.at("activation").get<std::string>());
-  j.at("beta").get_to(a.beta);
-  a.output = parse_output(j.at("output").get<std::string>());
-  j.at("layers").get_to(a.layer_names);
+  read("dimension", a.dimension);
+  read("hidden", a.hidden);
+  a.activation = parse_activation(read.text("activation"));
+  read("beta", a.beta);
+  a.output = parse_output(read.text("output"));
+  read("layers", a.layer_names);
   return a;
 }
 
-nlohmann::json to_json(const TrainOptions& o) {
-  return {{"iterations", o.iterations},
-          {"denoising_points", o.denoising_points},
-          {"collocation_points", o.collocation_points},
-          {"residual_weight", o.residual_weight},
-          {"box", o.box},
-          {"time_law", to_string(o.time_law)},
-          {"schedule", to_string(o.schedule)},
-          {"peak_rate", o.peak_rate},
-          {"average", to_string(o.average)},
-          {"average_decay", o.average_decay},
-          {"average_fraction", o.average_fraction},
-          {"clip_norm", o.clip_norm},
-          {"seed", o.seed}};
+std::string text_of(const TrainOptions& o) {
+  return fmt::format(
+      R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},)"
+      R"("denoising_points":{},"iterations":{},"peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},)"
+      R"("time_law":{}}})",
+      json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
+      json_text(o.clip_norm), o.collocation_points, o.denoising_points, o.iterations, json_text(o.peak_rate),
+      json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed, json_text(to_string(o.time_law)));
 }
 
-TrainOptions options_from(const nlohmann::json& j) {
+TrainOptions options_from(const JsonValue& json) {
+  const Reader read{"its options", json};
   TrainOptions o;
-  j.at("iterations").get_to(o.iterations);
-  j.at("denoising_points").get_to(o.denoising_points);
-  j.at("collocation_points").get_to(o.collocation_points);
-  j.at("residual_weight").get_to(o.residual_weight);
-  j.at("box").get_to(o.box);
-  o.time_law = parse_time_law(j.at("time_law").get<std::string>());
-  o.schedule = parse_rate_schedule(j.at("schedule").get<std::string>());
-  j.at("peak_rate").get_to(o.peak_rate);
-  o.average = parse_weight_average(j.at("average").get<std::string>());
-  j.at("average_decay").get_to(o.average_decay);
-  j.at("average_fraction").get_to(o.average_fraction);
-  j.at("clip_norm").get_to(o.clip_norm);
-  j.at("seed").get_to(o.seed);
+  read("iterations", o.iterations);
+  read("denoising_points", o.denoising_points);
+  read("collocation_points", o.collocation_points);
+  read("residual_weight", o.residual_weight);
+  read("box", o.box);
+  o.time_law = parse_time_law(read.text("time_law"));
+  o.schedule = parse_rate_schedule(read.text("schedule"));
+  read("peak_rate", o.peak_rate);
+  o.average = parse_weight_average(read.text("average"));
+  read("average_decay", o.average_decay);
+  read("average_fraction", o.average_fraction);
+  read("clip_norm", o.clip_norm);
+  read("seed", o.seed);
   return o;
 }
 
@@ -124,13 +131,12 @@ void write_training(const std::string& path, const Model& model, const DataSet& 
   if (state.average_count > 0) file.tensors["average"] = Tensor::from_double(shape, state.average.data());
   file.tensors["iteration"] = Tensor::from_int64({1}, &state.iteration);
   file.tensors["average_count"] = Tensor::from_int64({1}, &state.average_count);
-  const nlohmann::json configuration = {
-      {"architecture", to_json(std::get<Mlp>(model.network).architecture)},
-      {"sde", {{"name", model.sde.name()}, {"parameters", nlohmann::json::parse(model.sde.parameters_json())}}},
-      {"data", {{"name", data.name()}, {"fingerprint", data.fingerprint()}}},
-      {"options", to_json(options)}};
   // A file name need not be UTF-8.
-  const std::string text = configuration.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  const std::string text = fmt::format(
+      R"({{"architecture":{},"data":{{"fingerprint":{},"name":{}}},"options":{},"sde":{{"name":{},"parameters":{}}}}})",
+      text_of(std::get<Mlp>(model.network).architecture), json_text(data.fingerprint()),
+      json_text(data.name(), NotUtf8::replaced), text_of(options), json_text(model.sde.name()),
+      model.sde.parameters_json());
   file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
   file.save(path);
 }
@@ -142,36 +148,36 @@ SavedTraining read_training(const std::string& path, const DataSet& data) {
     return found == file.metadata.end() ? std::string() : found->second;
   };
   if (entry("format") != state_format) {
-    throw Error(fmt::format("'{}' is not a training state; allowed: a file that Trainer::save_state() wrote", path));
+    throw Error(
+        fmt::format("{} is not a training state; allowed: a file that Trainer::save_state() wrote", in_quotes(path)));
   }
   if (entry("version") != state_version) {
-    throw Error(fmt::format("'{}' is a training state of version {}; allowed: {}", path, in_quotes(entry("version")),
-                            state_version));
+    throw Error(fmt::format("{} is a training state of version {}; allowed: {}", in_quotes(path),
+                            in_quotes(entry("version"), 40), state_version));
   }
   SavedTraining saved;
   std::string data_name, data_fingerprint;
   try {
-    const nlohmann::json configuration = parse_json(entry("configuration"), "its configuration", 8, 10'000);
-    Mlp mlp{architecture_from(configuration.at("architecture")), {}};
+    const std::string its = "its configuration";
+    const JsonValue configuration = parse_json(entry("configuration"), its, 8);
+    Mlp mlp{architecture_from(configuration.at(its, "architecture")), {}};
     mlp.architecture.validate();
-    const auto& sde = configuration.at("sde");
-    saved.model.sde = ForwardSde::parse(sde.at("name").get<std::string>(), sde.at("parameters").dump());
-    saved.options = options_from(configuration.at("options"));
+    const JsonValue &sde = configuration.at(its, "sde"), &of_data = configuration.at(its, "data");
+    saved.model.sde =
+        ForwardSde::parse(sde.get<std::string>("its sde", "name"), sde.at("its sde", "parameters").dump());
+    saved.options = options_from(configuration.at(its, "options"));
     saved.options.validate();
-    configuration.at("data").at("name").get_to(data_name);
-    configuration.at("data").at("fingerprint").get_to(data_fingerprint);
+    data_name = of_data.get<std::string>("its data", "name");
+    data_fingerprint = of_data.get<std::string>("its data", "fingerprint");
     saved.state = read_state(file, mlp.architecture.parameter_count(), saved.options);
     mlp.parameters.assign(saved.state.parameters.begin(), saved.state.parameters.end());
     saved.model.network = std::move(mlp);
-  } catch (const nlohmann::json::exception& error) {
-    throw Error(fmt::format("the configuration of the training state '{}' is not readable: {}", path, error.what()));
   } catch (const Error& error) {
-    throw Error(fmt::format("the training state '{}' is not consistent: {}", path, error.what()));
+    throw Error(fmt::format("the training state {} is not consistent: {}", in_quotes(path), error.what()));
   }
   if (data.fingerprint() != data_fingerprint) {
-    throw Error(
-        fmt::format("the training state '{}' is of data set {}; another one, '{}', or changed contents were given",
-                    path, in_quotes(data_name), data.name()));
+    throw Error(fmt::format("the training state {} is of data set {}; another one, {}, or changed contents were given",
+                            in_quotes(path, 80), in_quotes(data_name, 60), in_quotes(data.name(), 60)));
   }
   return saved;
 }

@@ -124,6 +124,33 @@ std::vector<std::int64_t> integer_masses(const std::vector<double>& weights, con
 
 constexpr std::int64_t square(std::int64_t v) { return v * v; }
 
+// LEMON's own maps sign in with their graph under a lock, which stays taken where that runs out of memory, and the next
+// map waits for it without end. These are plain lists of values.
+class Graph : public lemon::StaticDigraph {
+  template <class Item, class V>
+  class Map {
+   public:
+    using Key = Item;
+    using Value = V;
+    explicit Map(std::size_t size, const V& value) : values_(size, value) {}
+    decltype(auto) operator[](const Item& item) { return values_[static_cast<std::size_t>(id(item))]; }
+    decltype(auto) operator[](const Item& item) const { return values_[static_cast<std::size_t>(id(item))]; }
+
+   private:
+    std::vector<V> values_;
+  };
+
+ public:
+  template <class V>
+  struct NodeMap : Map<Node, V> {
+    explicit NodeMap(const Graph& graph, const V& value = {}) : Map<Node, V>(graph.nodeNum(), value) {}
+  };
+  template <class V>
+  struct ArcMap : Map<Arc, V> {
+    explicit ArcMap(const Graph& graph, const V& value = {}) : Map<Arc, V>(graph.arcNum(), value) {}
+  };
+};
+
 // The three layers; nodes are grid indices n·iy + ix.
 class GridTransport {
  public:
@@ -165,7 +192,6 @@ class GridTransport {
       }
     }
 
-    using Graph = lemon::StaticDigraph;
     Graph graph;
     graph.build(nodes, arcs.begin(), arcs.end());
     Graph::ArcMap<std::int64_t> cost(graph);

@@ -167,7 +167,8 @@ TEST_F(FieldCommand, RefusesPointsThatAreNone) {
       {altered("columns.npy", shaped("(3, 2)", 24)), "[N, 3]"},
       {altered("flat.npy", shaped("(6,)", 24)), "[N, 3]"},
       {altered("object.npy", npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n", 48)), "object.npy"},
-      {altered("fortran.npy", npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", 24)), "fortran.npy"},
+      {altered("fields.npy", npy("{'descr': [('t', '<f4')], 'fortran_order': False, 'shape': (2, 3), }\n", 24)),
+       "fields.npy"},
       {altered("text.npy", "hello, world"), "text.npy"},
   };
   std::vector<Refused> commands;

@@ -154,7 +154,7 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
       {with(sample, {"--seed", "0x10", "--out", out}), "--seed 0x10", 2},
       {with(sample, {"--seed", "", "--out", out}), "--seed '' given", 2},
       {with(sample, {"--samples", huge + "0", "--out", out}), "--samples " + huge + "0", 2},
-      {with(sample, {"--samples", "1e5", "--out", out}), "--samples 1e5", 2},
+      {with(sample, {"--samples", "1e-5", "--out", out}), "--samples 1e-5", 2},
       {with(sample, {"--threads", huge_seed, "--out", out}), "--threads " + huge_seed, 2},
       {with(sample, {"--grid", "uniform:5:-1", "--out", out}), "-1", 2},
       {with(sample, {"--grid", "geometric:5:0", "--out", out}), "a finite end above 0; 0 was given", 2},

@@ -53,12 +53,14 @@ shared memory, or wide ones, which go through cuBLAS.
     }
     if (!json.contains("model")) return;
     const Json& model = json["model"];
-    fmt::print("model     {}\n", model_.path);
+    constexpr std::size_t longest = 1000;  // of what someone else wrote, in characters
+    fmt::print("model     {}\n", printable(model_.path));
     fmt::print("  network     {}\n", model["summary"].get<std::string>());
     if (model.contains("layers")) {
-      fmt::print("  layers      {}\n  parameters  {}\n",
-                 fmt::join(model["layers"].get<std::vector<std::string>>(), ", "),
-                 model["parameters"].get<std::int64_t>());
+      fmt::print(
+          "  layers      {}\n  parameters  {}\n",
+          printable(fmt::format("{}", fmt::join(model["layers"].get<std::vector<std::string>>(), ", ")), longest),
+          model["parameters"].get<std::int64_t>());
     }
     fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
     for (const KernelPlan& plan : plans) {
@@ -66,7 +68,7 @@ shared memory, or wide ones, which go through cuBLAS.
     }
     if (!model["metadata"].is_object()) return;
     for (const auto& [key, value] : model["metadata"].items()) {
-      fmt::print("  metadata    {} = {}\n", key, value.get<std::string>());
+      fmt::print("  metadata    {} = {}\n", printable(key, longest), printable(value.get<std::string>(), longest));
     }
   }
 

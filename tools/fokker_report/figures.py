@@ -27,6 +27,12 @@ plt.rcParams.update({
 })
 
 
+def plain(text):
+    """A name as the text of a figure: no formula ($) and not hidden from legends (_)."""
+    line = "".join(c if c.isprintable() else "?" for c in text[:60]).replace("$", r"\$")
+    return " " + line if line.startswith("_") else line
+
+
 def error_bars(axis, x, statistics, **style):
     """Means joined by a line, with bars of one standard deviation over seeds. The axes are logarithmic, so a bar ends at
     a tenth of its mean at the latest."""
@@ -185,7 +191,7 @@ def smoothness_figure(runs):
         if index < 3:
             shade_noise(axis, max(run.floor for run in runs))
         axis.set_xticks([roughness for roughness, _ in activations],
-                        [f"{name}: {roughness:.2g}" for roughness, name in activations], fontsize=8,
+                        [f"{plain(name)}: {roughness:.2g}" for roughness, name in activations], fontsize=8,
                         rotation=35, ha="right", rotation_mode="anchor")
         axis.minorticks_off()
         axis.margins(x=0.08)
@@ -214,7 +220,7 @@ def study_density_figure(runs, half_width):
         axis.set_yticks([])
         axis.spines[:].set_visible(False)
     for index, (row, group) in enumerate(zip(axes, rows)):
-        row[0].set_ylabel(group[0].activation, fontsize=11)
+        row[0].set_ylabel(plain(group[0].activation), fontsize=11)
         for run in group:
             for column, (name, title) in enumerate([("sde", "reverse SDE"), ("ode", "probability-flow ODE")]):
                 axis = row[2 * weights.index(run.weight) + column]
@@ -266,7 +272,7 @@ def over_time_figure(runs):
             x = time_positions(group[0].over_time["times"])
             if study:
                 key, label = row
-                lines = [(runs_of[0].activation, key, runs_of) for _, runs_of in
+                lines = [(plain(runs_of[0].activation), key, runs_of) for _, runs_of in
                          sorted(grouped(group, lambda run: (-run.roughness, run.activation)).items())]
                 axis.set_title(f"{label}, {group[0].label}", loc="left")
             else:
@@ -328,7 +334,8 @@ def density_over_time_figure(run, half_width):
 
 def residual_figure(runs):
     """The gap and the denoising loss against the centred mean squared residual, with a point for each run."""
-    points = [run for run in runs if run.residual["centred_mean_square"] is not None and run.distances["ode_sde"] is not None]
+    points = [run for run in runs if None not in (run.residual["centred_mean_square"], run.distances["ode_sde"],
+                                                  run.gap["denoising_loss"])]
     if len(points) < 2:
         return None
     study = is_study(points)
@@ -349,7 +356,8 @@ def residual_figure(runs):
                 spot = runs_of[-1]
                 axis.annotate(f"{weight:g}", (spot.residual["centred_mean_square"], value(spot)), xytext=(5, 4),
                               textcoords="offset points", fontsize=7.5, color=colour)
-            axis.scatter(x, y, s=36, marker=MARKERS[index % len(MARKERS)], color=colour, label=label, zorder=3, linewidth=0)
+            axis.scatter(x, y, s=36, marker=MARKERS[index % len(MARKERS)], color=colour, label=plain(label), zorder=3,
+                         linewidth=0)
             if axis is axes[0] and max(run.floor for run in group) > 0 and (not study or index == 0):
                 axis.axhline(max(run.floor for run in group), color=MUTED if study else colour, linestyle=":", linewidth=1)
         use_log_scale(axis.set_xscale, [run.residual["centred_mean_square"] for run in points])

@@ -1,16 +1,17 @@
 """The HTML page of a reproduction: figures, tables and what they say."""
 
 import base64
-import html
+import io
 import os
 
 import matplotlib.pyplot as plt
 
 from . import figures, tables
+from .files import write_file
 from .runs import by_data, is_study, number
-from .tables import W_R
+from .tables import W_R, Markup, escaped
 
-E_PHI = "e<sup>φ</sup>"
+E_PHI = Markup("e<sup>φ</sup>")
 STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #1b1f24; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.7rem; margin-bottom: .2rem; } h2 { font-size: 1.2rem; margin-top: 2.4rem; }
@@ -34,6 +35,8 @@ class Figures:
 
     def __init__(self, folder):
         self.folder = folder
+        if os.path.islink(folder):
+            raise ValueError(f"{folder} is a symbolic link, and figures are written into a folder beside the results; remove it")
         os.makedirs(folder, exist_ok=True)
 
     def embed(self, figure, name, alt, caption):
@@ -41,11 +44,12 @@ class Figures:
         if figure is None:
             return ""
         path = os.path.join(self.folder, name + ".png")
-        figure.savefig(path, bbox_inches="tight", pad_inches=0.08)
+        image = io.BytesIO()
+        figure.savefig(image, bbox_inches="tight", pad_inches=0.08)
         plt.close(figure)
-        with open(path, "rb") as image:
-            code = base64.b64encode(image.read()).decode()
-        return (f'<figure id="{html.escape(name)}"><img alt="{html.escape(alt)}" src="data:image/png;base64,{code}">'
+        write_file(path, image.getvalue())
+        code = base64.b64encode(image.getvalue()).decode()
+        return (f'<figure id="{escaped(name)}"><img alt="{escaped(alt)}" src="data:image/png;base64,{code}">'
                 f"<figcaption>{caption}</figcaption></figure>")
 
 
@@ -57,7 +61,7 @@ def over_time_caption(runs, of_seeds):
             f"from one draw of the prior and {E_PHI} has no noise. ")
     open_runs = [run for run in runs if not all(run.over_time["potential_integrable"])]
     if open_runs:
-        labels = dict.fromkeys((f"{run.activation}, " if is_study(runs) else "") + f"{W_R} = {run.weight:g}"
+        labels = dict.fromkeys((f"{escaped(run.activation)}, " if is_study(runs) else "") + f"{W_R} = {run.weight:g}"
                                for run in open_runs)
         share = max(max(run.over_time["share_of_growing_directions"]) for run in open_runs)
         text += (f"<b>Where {E_PHI} is not integrable</b> there is no Z, and the figure shows no more than {E_PHI} restricted "
@@ -88,7 +92,7 @@ def data_section(data, runs, results, pictures):
     first = [run for run in runs if run.seed == min(seeds)]
     of_seeds = "; bars are one standard deviation over seeds" if len(seeds) > 1 else ""
     weights = ", ".join(f"{weight:g}" for weight in sorted({run.weight for run in runs}))
-    parts = [f"<h2>{html.escape(data)}</h2>"]
+    parts = [f"<h2>{escaped(data)}</h2>"]
     if study:
         parts.append(pictures.embed(
             figures.smoothness_figure(runs), f"smoothness_{name}",
@@ -158,7 +162,7 @@ def diagnosis_section(runs):
     for run in runs:
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
-        notes += [f"<li>{tables.name_text(run, runs)}: {html.escape(note)}.</li>" for note in
+        notes += [f"<li>{tables.name_text(run, runs)}: {escaped(note)}.</li>" for note in
                   [*run.diagnosis["warnings"], *(run.diagnosis["upper_bound"] or {}).get("warnings", []), *refused]]
     vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
     diameter = runs[0].diagnosis["upper_bound"]["diameter"]
@@ -175,7 +179,7 @@ def diagnosis_section(runs):
                 f"E<sub>q</sub> R) dt, with q = {E_PHI}/Z, by quadrature on a grid. p<sup>SDE</sup> and q are taken at the end "
                 "of the samplers' times. The number after ± is the change from half the nodes and half the times. The balance "
                 "is the same identity without Z. That the two sides agree is a check of consistency: an error that both share "
-                "cancels." + ("" if all(run.diagnosis["identity"] for run in runs) else " A dash stands where there is no Z.")
+                "cancels." + ("" if all(run.diagnosis.get("identity") for run in runs) else " A dash stands where there is no Z.")
                 + "</p>")
     return ("<h2>Upper bound of the gap, and the energy identity</h2>" + text + tables.bound_table(runs) + identity
             + tables.energy_tables(runs)
@@ -187,7 +191,7 @@ def failed_section(failed):
     """The runs whose training broke off."""
     if not failed:
         return ""
-    items = "".join(f'<li>{html.escape(entry["folder"])}: {html.escape(entry["failed"])}</li>' for entry in failed)
+    items = "".join(f'<li>{escaped(entry["folder"])}: {escaped(entry["failed"])}</li>' for entry in failed)
     return (f'<p><b>{len(failed)} run{"s" if len(failed) > 1 else ""} failed</b>; the numbers below are of the others:</p>'
             f"<ul>{items}</ul>")
 
@@ -205,8 +209,8 @@ def verdicts(results, runs):
     """The experiment's statement for each data set and activation."""
     study = is_study(runs)
     return "".join(
-        f'<p class="verdict"><b>{html.escape(verdict["data"])}{", " + html.escape(verdict["activation"]) if study else ""}</b>: '
-        f'{html.escape(verdict["text"]).replace("w_R", W_R)}.</p>' for verdict in results["verdicts"])
+        f'<p class="verdict"><b>{escaped(verdict["data"])}{", " + escaped(verdict["activation"]) if study else ""}</b>: '
+        f'{escaped(verdict["text"]).replace("w_R", W_R)}.</p>' for verdict in results["verdicts"])
 
 
 def cautions(results, runs):
@@ -221,7 +225,7 @@ def cautions(results, runs):
         items += [
             f"<b>Escape.</b> A sample with a coordinate outside (−{half:g}, {half:g}), or not finite, is left out of the "
             f"distances and counted. Here at most {100 * max(worst.gap['escaped'].values()):.2f} % of a sampler's samples "
-            f"escaped ({html.escape(worst.data)}, {W_R} = {worst.weight:g}).",
+            f"escaped ({escaped(worst.data)}, {W_R} = {worst.weight:g}).",
             f"<b>The grid's share.</b> Distances are between 64 × 64 histograms. For shifts below the spacing h of their nodes, "
             f"{spacing:.3f}, W₂² on the grid grows with the shift and not with its square, so that small values come out too "
             f"large: a shift by 0.01 has the W₂² 0.0001, and on the grid 0.01 h = {0.01 * spacing:.4f}. The grid's share of "

@@ -21,7 +21,7 @@ class Run:
         self.data = entry["data"]
         self.weight = entry["residual_weight"]
         self.gap = entry["gap"]
-        self.planar = self.gap["w2_squared"] is not None
+        self.planar = self.gap.get("w2_squared") is not None
         self.distances = self.gap["w2_squared"] if self.planar else self.gap["sliced_w2_squared"]
         # 0 where the data are one point.
         self.floor = self.gap["noise_floor"] or 0.0
@@ -29,14 +29,21 @@ class Run:
         self.activation = entry["activation"]["name"]
         self.roughness = entry["activation"]["largest_second_derivative"]
         self.seed = entry["seed"]
-        self.residual = self.gap["residual"] or {"mean_square": None, "centred_mean_square": None}
+        self.residual = self.gap.get("residual") or {"mean_square": None, "centred_mean_square": None}
         # The statistics over the seeds, of which this run has one.
-        self.summary = next(s for s in results["summary"] if (s["data"], s["activation"]["name"], s["residual_weight"]) ==
-                            (self.data, self.activation, self.weight))
+        self.summary = next((s for s in results["summary"] if (s["data"], s["activation"]["name"], s["residual_weight"]) ==
+                             (self.data, self.activation, self.weight)), None)
+        if self.summary is None:
+            raise ValueError(f"results.json has no summary of {self.data}, {self.activation}, w_R = {self.weight:g}, of which it "
+                             "has a run; the same call of reproduce makes it anew")
         self.most_escaped = results["most_escaped"]
         # W2² between the samplers, and from each to e^φ, at times from T to the end; None where the data are not planar,
         # and where a seed has none.
-        self.over_time = self.gap.get("along_the_way") if self.summary["along_the_way"] else None
+        self.over_time = self.gap.get("along_the_way") if self.summary.get("along_the_way") else None
+        if self.over_time is not None:
+            way, times = self.summary["along_the_way"], len(self.over_time["times"])
+            if any(len(values) not in (0, times) for values in [*way["w2_squared"].values(), way["noise_floor"]]):
+                raise ValueError(f"results.json has a summary of {self.data} over other times than its runs")
         self.diagnosis = entry.get("diagnosis")
 
     def few_left(self, escaped):

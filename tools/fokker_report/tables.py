@@ -6,12 +6,21 @@ import math
 
 from .runs import PAIRS, is_study, mean_of, number
 
-W_R = "w<sub>R</sub>"
+class Markup(str):
+    """Text that is HTML already."""
+
+
+def escaped(text):
+    """The one way of anything into the page: what is not Markup is text."""
+    return text if isinstance(text, Markup) else Markup(html.escape(str(text)))
+
+
+W_R = Markup("w<sub>R</sub>")
 
 
 def table(header, rows, css=""):
-    head = "".join(f"<th>{cell}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{escaped(cell)}</th>" for cell in header)
+    body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f'<table class="{css}">' + (f"<tr>{head}</tr>" if header else "") + body + "</table>"
 
 
@@ -25,17 +34,17 @@ def name_header(runs):
 
 def name_cells(run, runs):
     """What tells a run from the others, a cell for each column of name_header()."""
-    return [html.escape(run.data), *([html.escape(run.activation)] if is_study(runs) else []),
+    return [run.data, *([run.activation] if is_study(runs) else []),
             *([run.seed] if several_seeds(runs) else []), f"{run.weight:g}"]
 
 
 def name_text(run, runs):
-    return ", ".join([html.escape(run.data), *([html.escape(run.activation)] if is_study(runs) else []),
-                      *([f"seed {run.seed}"] if several_seeds(runs) else []), f"{W_R} = {run.weight:g}"])
+    return Markup(", ".join([escaped(run.data), *([escaped(run.activation)] if is_study(runs) else []),
+                             *([f"seed {run.seed}"] if several_seeds(runs) else []), f"{W_R} = {run.weight:g}"]))
 
 
 def best(text):
-    return f'<span class="best">{text}</span>'
+    return Markup(f'<span class="best">{escaped(text)}</span>')
 
 
 def escaped_cell(share, samples):
@@ -72,13 +81,12 @@ def summary_tables(summary):
     """Mean ± standard deviation over seeds."""
     distances, others = [], []
     for entry in summary:
-        names = [html.escape(entry["data"]), html.escape(entry["activation"]["name"]), f'{entry["residual_weight"]:g}']
+        names = [entry["data"], entry["activation"]["name"], f'{entry["residual_weight"]:g}']
         distances.append([*names, entry["seeds"], best(spread(entry["ode_sde"], 4)),
                           number(mean_of(entry["grid_bias"]), 4), spread(entry["ode_truth"], 4),
                           spread(entry["sde_truth"], 4), number(mean_of(entry["noise_floor"]), 4)])
-        escaped = [f'{number(100 * entry[key]["mean"], 2)} %' if entry[key] else "–"
-                   for key in ("escaped_ode", "escaped_sde")]
-        others.append([*names, f'{entry["activation"]["largest_second_derivative"]:.3g}', *escaped,
+        lost = [f'{number(100 * entry[key]["mean"], 2)} %' if entry[key] else "–" for key in ("escaped_ode", "escaped_sde")]
+        others.append([*names, f'{entry["activation"]["largest_second_derivative"]:.3g}', *lost,
                        spread(entry["centred_mean_square"], 2, "g"), spread(entry["denoising_loss"], 4)])
     return (table(["data", "activation", W_R, "seeds", "ODE–SDE", "the grid's share of it", "ODE–truth", "SDE–truth",
                    "noise floor"], distances)
@@ -97,11 +105,11 @@ def published_tables(summary):
         published = entry.get("published")
         if not published:
             continue
-        names = [html.escape(entry["data"]), f'{entry["residual_weight"]:g}']
+        names = [entry["data"], f'{entry["residual_weight"]:g}']
         row = [*names]
         for key, _ in PAIRS:
             ours, theirs = median(entry[key]), published["w2_squared"][key]
-            row += [number(ours), number(theirs), "–" if ours is None else f"{ours / theirs:.2f}"]
+            row += [number(ours), number(theirs), f"{ours / theirs:.2f}" if ours is not None and theirs else "–"]
         distances.append(row)
         row = [*names]
         for key in ("ode", "sde"):
@@ -125,7 +133,7 @@ def estimate_cell(estimate):
 
 
 def resolved_cell(run):
-    return "yes" if run.diagnosis["resolved"] else "<b>not resolved</b>"
+    return "yes" if run.diagnosis["resolved"] else Markup("<b>not resolved</b>")
 
 
 def bound_table(runs):
@@ -135,20 +143,20 @@ def bound_table(runs):
         rows.append([*name_cells(run, runs), number(None if gap is None else math.sqrt(gap), 4),
                      bound_cell(bound["over_samples"]), bound_cell(bound["over_box"]), resolved_cell(run)])
     return table([*name_header(runs), "W₂, measured", "estimate over samples", "estimate over the box",
-                  "e<sub>t</sub> resolved"], rows)
+                  Markup("e<sub>t</sub> resolved")], rows)
 
 
 def energy_tables(runs):
     """The left side of the energy identity, then the right side and what the two leave."""
     left, right = [], []
     for run in runs:
-        energy, identity = run.diagnosis["energy"], run.diagnosis["identity"]
+        energy, identity = run.diagnosis["energy"], run.diagnosis.get("identity")
         side = lambda key: estimate_cell(identity[key]) if identity else "–"
         left.append([*name_cells(run, runs), side("kl_end"), estimate_cell(energy["dissipation"]), side("left"),
                      resolved_cell(run)])
         right.append([*name_cells(run, runs), *(side(key) for key in ("kl_prior", "residual_work", "right", "difference")),
                       estimate_cell(energy["balance"]["difference"])])
-    return (table([*name_header(runs), "KL at the end", "½ ∫ g² e<sub>t</sub> dt", "left side", "e<sub>t</sub> resolved"],
+    return (table([*name_header(runs), "KL at the end", Markup("½ ∫ g² e<sub>t</sub> dt"), "left side", Markup("e<sub>t</sub> resolved")],
                   left)
             + table([*name_header(runs), "KL at T", "work of R", "right side", "left − right", "balance: left − right"],
                     right))
@@ -156,37 +164,36 @@ def energy_tables(runs):
 
 def acceptance_table(entries):
     return table(["data", "criterion", "outcome", "numbers"],
-                 [[html.escape(entry["data"]), html.escape(entry["criterion"]), f'<b>{entry["outcome"]}</b>',
-                   html.escape(entry["numbers"])] for entry in entries], "text")
+                 [[entry["data"], entry["criterion"], Markup(f'<b>{escaped(entry["outcome"])}</b>'), entry["numbers"]]
+                  for entry in entries], "text")
 
 
 def recipe_table(results, runs):
     recipe = runs[0].entry["recipe"]
     points = f'{recipe["denoising_points"]} denoising'
     if any(run.weight > 0 for run in runs):
-        points += f', and {recipe["collocation_points"]} residual points where {W_R} > 0'
+        points = Markup(f'{points}, and {recipe["collocation_points"]} residual points where {W_R} > 0')
     average = recipe["average"]
-    if average != "none":
+    if average != "none" and recipe.get("average_fraction"):
         average += f', over the last {100 * recipe["average_fraction"]:g} % of the iterations'
-    rate = recipe["schedule"] + (f', peak {recipe["peak_rate"]:g}' if "peak_rate" in recipe else "")
+    rate = recipe["schedule"] + (f', peak {recipe["peak_rate"]:g}' if recipe.get("peak_rate") is not None else "")
     options = results["gap_options"]
     backends = "; ".join(f'{b["name"]}: {b["detail"]}' for b in results["backends"])
-    training = sum(entry["training"]["seconds"] for entry in results["runs"] if "training" in entry)
+    training = sum(entry["training"]["seconds"] for entry in results["runs"] if entry.get("training"))
     sampling = sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde"))
     rows = [
-        ("network", html.escape("; ".join(dict.fromkeys(run.entry["model"]["summary"] for run in runs)))
+        ("network", "; ".join(dict.fromkeys(run.entry["model"]["summary"] for run in runs))
          + f'; {runs[0].entry["model"]["parameters"]} parameters'),
-        ("forward SDE", html.escape(f'{recipe["sde"]["name"]} {json.dumps(recipe["sde"]["parameters"])}')),
-        ("training", f'{recipe["iterations"]} iterations of Adam; fresh points in each: {points}'),
+        ("forward SDE", f'{recipe["sde"]["name"]} {json.dumps(recipe["sde"]["parameters"])}'),
+        ("training", Markup(f'{recipe["iterations"]} iterations of Adam; fresh points in each: {points}')),
         ("denoising times", recipe["time_law"]),
         ("rate", rate),
         ("average of the weights", average),
         ("sampling", f'{options["samples"]} samples each; reverse SDE by Euler–Maruyama, probability-flow ODE by '
-                     f'{options["ode_scheme"]}; times: {html.escape(options["grid"])}'),
+                     f'{options["ode_scheme"]}; times: {options["grid"]}'),
         ("seed", ", ".join(str(seed) for seed in sorted({run.seed for run in runs}))),
-        ("machine", html.escape(f'{results["machine"]["cpu"]}; {results["threads"]} threads on the {results["backend"]} '
-                                'backend')),
-        ("backends", html.escape(backends)),
+        ("machine", f'{results["machine"]["cpu"]}; {results["threads"]} threads on the {results["backend"]} backend'),
+        ("backends", backends),
         ("fokker", results["version"]),
         ("time", f'{training:.0f} s of training, {sampling:.0f} s of sampling, '
                  f'{sum(run.gap["seconds"]["measure"] for run in runs):.0f} s of measuring; {results["seconds"]:.0f} s in '

@@ -1,0 +1,226 @@
+#include "targets.hpp"
+
+#include <unistd.h>
+
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <stdexcept>
+#include <vector>
+
+#include "files.hpp"
+#include "fokker/fokker.hpp"
+#include "kept_json.hpp"
+#include "operations/trainer_state.hpp"
+#include "options.hpp"
+#include "results.hpp"
+#include "run_measurement.hpp"
+#include "training.hpp"
+
+namespace fokker::fuzz {
+namespace {
+
+using tools::Json;
+
+// A file with the input, removed with its folder when the process ends.
+class InputFile {
+ public:
+  InputFile() {
+    const auto memory = std::filesystem::is_directory("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path();
+    std::string pattern = (memory / "fokker_fuzz_XXXXXX").string();
+    if (::mkdtemp(pattern.data()) == nullptr) throw std::runtime_error("cannot make a temporary folder");
+    folder_ = pattern;
+  }
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+  ~InputFile() {
+    std::error_code ignored;
+    std::filesystem::remove_all(folder_, ignored);
+  }
+  std::string with(const std::string& input, const char* name) const {
+    const std::string path = (folder_ / name).string();
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << input;
+    return path;
+  }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+std::string file(const std::string& input, const char* name) {
+  static const InputFile folder;
+  return folder.with(input, name);
+}
+
+void expect(bool right, const char* what) {
+  if (!right) throw std::logic_error(what);
+}
+
+void expect_sentence(const std::string& text) {
+  expect(!text.empty() && printable(text, Error::longest) == text, "a refusal that is not one short printable line");
+}
+
+template <class Read>
+void read_or_refuse(const Read& read) {
+  try {
+    read();
+  } catch (const Error& error) {
+    expect_sentence(error.what());
+  }
+}
+
+// The parts between line feeds.
+std::vector<std::string> lines_of(const std::string& input) {
+  std::vector<std::string> lines{""};
+  for (const char c : input) {
+    if (c == '\n') {
+      lines.emplace_back();
+    } else {
+      lines.back() += c;
+    }
+  }
+  return lines;
+}
+
+void read_npy(const std::string& input) {
+  read_or_refuse([&] {
+    const NpyArray array = load_npy(file(input, "input.npy"));
+    std::size_t count = 1;
+    for (const std::int64_t n : array.shape) count *= static_cast<std::size_t>(n);
+    expect(count == array.data.size() && count <= input.size(), "an array of another size than its shape");
+  });
+}
+
+void read_safetensors(const std::string& input) {
+  read_or_refuse([&] {
+    const SafeTensors tensors = SafeTensors::load(file(input, "input.safetensors"));
+    for (const auto& [name, tensor] : tensors.tensors) read_or_refuse([&] { tensor.to_double(); });
+    const std::string path = file("", "again.safetensors");
+    tensors.save(path);
+    const SafeTensors again = SafeTensors::load(path);
+    expect(again.metadata == tensors.metadata && again.tensors.size() == tensors.tensors.size(),
+           "a file that changes when it is saved");
+  });
+}
+
+void read_model(const std::string& input) {
+  const std::string path = file(input, "input.safetensors");
+  read_or_refuse([&] { load_model(path).validate(); });
+  read_or_refuse([&] { load_model(path, {{"activation", "tanh"}, {"output", "score"}}).validate(); });
+}
+
+void read_mixture(const std::string& input) {
+  read_or_refuse([&] {
+    const Model model = load_model(file(input, "input.json"));
+    model.validate();
+    const auto& mixture = std::get<GaussianMixture>(model.network);
+    expect(mixture.covariances().size() <= std::max(input.size(), std::size_t{1} << 22),
+           "more numbers than the file asks");
+  });
+}
+
+// What a reproduction left: a number for the file, then its text.
+void read_kept(const std::string& input) {
+  read_or_refuse([&] {
+    const std::string path = file(input.empty() ? input : input.substr(1), "kept.json");
+    const Json found = tools::read_json(path);
+    tools::text_of(found);
+    const char which = input.empty() ? '0' : input.front();
+    if (which == '0') {
+      tools::check_shape(found, tools::gap_shape(true), path, "remove it");
+      Json run{{"data", "blob"},      {"activation", {{"name", "tanh"}}}, {"residual_weight", 0},
+               {"seed", 0},           {"training", {{"seconds", 1}}},     {"gap", found},
+               {"diagnosis", nullptr}};
+      Json runs = Json::array({run});
+      run["residual_weight"] = 1;
+      runs.push_back(run);
+      const Json summary = tools::summarise(runs);
+      tools::text_of(tools::verdicts(summary, 100));
+      tools::text_of(tools::acceptance(summary));
+      tools::seconds_of(runs);
+    } else if (which == '1') {
+      tools::check_shape(found, tools::diagnosis_shape(), path, "remove it");
+      tools::number(found.at("upper_bound").at("over_box").at("log_bound"));
+    } else {
+      tools::first_difference(found, {{"data", "blob"}, {"sde", {{"name", "ou"}}}});
+    }
+  });
+}
+
+void read_trainer_state(const std::string& input) {
+  static const DataSet data = DataSet::named("blob");
+  read_or_refuse([&] { read_training(file(input, "input.safetensors"), data); });
+}
+
+void read_time_grid(const std::string& input) {
+  const std::string text = lines_of(input).front();
+  if (!tools::file_of_grid(text).empty()) return;
+  read_or_refuse([&] {
+    TimeGrid::check(text);
+    TimeGrid::parse(text, ForwardSde::ve());
+  });
+}
+
+void read_sde(const std::string& input) {
+  const std::size_t end = input.find('\n');
+  read_or_refuse([&] {
+    const ForwardSde sde =
+        ForwardSde::parse(input.substr(0, end), end == std::string::npos ? "" : input.substr(end + 1));
+    const ForwardSde again = ForwardSde::parse(sde.name(), sde.parameters_json());
+    expect(again.parameters_json() == sde.parameters_json(), "an SDE that changes when it is written");
+  });
+}
+
+// Each line as the value of options of numbers.
+void read_numbers(const std::string& input) {
+  for (const std::string& line : lines_of(input)) {
+    const auto refused = [](const auto& read) {
+      try {
+        read();
+      } catch (const CLI::ParseError& error) {
+        expect_sentence(printable(error.what(), Error::longest));
+      }
+    };
+    constexpr auto most = std::numeric_limits<std::int64_t>::max();
+    refused([&] { tools::parse_integer<std::int64_t>("--count", line, -most, most); });
+    tools::parse_count<std::uint64_t>(line);
+    read_or_refuse([&] { tools::SaveInterval::parse(line); });
+    refused([&] {
+      CLI::App app;
+      double number = 0;
+      std::vector<double> numbers;
+      std::vector<std::int64_t> integers;
+      tools::add_number(app, "--number", number, "");
+      tools::add_numbers(app, "--numbers", numbers, "");
+      tools::add_integers(app, "--integers", integers, "", 1, 100);
+      app.parse({"--integers=" + line, "--numbers=" + line, "--number=" + line});
+    });
+  }
+}
+
+constexpr Target all[] = {{"npy", read_npy},
+                          {"safetensors", read_safetensors},
+                          {"model", read_model},
+                          {"mixture", read_mixture},
+                          {"kept_json", read_kept},
+                          {"trainer_state", read_trainer_state},
+                          {"time_grid", read_time_grid},
+                          {"sde", read_sde},
+                          {"numbers", read_numbers}};
+
+}  // namespace
+
+std::span<const Target> targets() { return all; }
+
+const Target& find_target(std::string_view name) {
+  std::string names;
+  for (const Target& target : all) {
+    if (target.name == name) return target;
+    names += (names.empty() ? "" : ", ") + std::string(target.name);
+  }
+  throw std::invalid_argument("there is no target '" + std::string(name) + "': allowed are " + names);
+}
+
+}  // namespace fokker::fuzz

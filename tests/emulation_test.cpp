@@ -13,6 +13,7 @@
 #include <numeric>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -32,6 +33,18 @@ namespace {
 using emulation::set_seed;
 
 constexpr int seeds = 50;
+
+// Launches on a stream of this thread's own, and waits.
+template <class... Arguments>
+int run(void (*kernel)(Arguments...), const LaunchShape& shape, std::type_identity_t<Arguments>... arguments) {
+  static thread_local const cudaStream_t stream = [] {
+    cudaStream_t made = nullptr;
+    cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    return made;
+  }();
+  const int error = launch(kernel, shape, stream, arguments...);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(stream);
+}
 
 // How many of the seeds give a wrong result; run(seed) says whether it is right.
 template <class Run>
@@ -68,7 +81,7 @@ __global__ void positions_kernel(int* count) {
 
 TEST(Emulation, EveryThreadRunsOnceAndKnowsItsPlace) {
   std::vector<int> count(7 * 96);
-  EXPECT_EQ(launch(positions_kernel, {7, 96, 0}, nullptr, count.data()), cudaSuccess);
+  EXPECT_EQ(run(positions_kernel, {7, 96, 0}, count.data()), cudaSuccess);
   EXPECT_EQ(count, std::vector<int>(7 * 96, 1));
 }
 
@@ -86,7 +99,7 @@ __global__ void shared_kernel(int floats, unsigned* not_nan, std::uintptr_t* add
 TEST(Emulation, SharedMemoryBeginsAsNaN) {
   unsigned not_nan = 0;
   std::uintptr_t address = 1;
-  EXPECT_EQ(launch(shared_kernel, {5, 32, 1000 * 4}, nullptr, 1000, &not_nan, &address), cudaSuccess);
+  EXPECT_EQ(run(shared_kernel, {5, 32, 1000 * 4}, 1000, &not_nan, &address), cudaSuccess);
   EXPECT_EQ(not_nan, 0u);
   EXPECT_EQ(address % 16, 0u);
 }
@@ -96,7 +109,7 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   for (const LaunchShape& shape :
        {LaunchShape{0, 32, 0}, LaunchShape{-1, 32, 0}, LaunchShape{1, 0, 0}, LaunchShape{1, -32, 0},
         LaunchShape{1, 33, 0}, LaunchShape{1, 1056, 0}, LaunchShape{1, 32, -1}}) {
-    EXPECT_EQ(launch(positions_kernel, shape, nullptr, count.data()), cudaErrorInvalidConfiguration)
+    EXPECT_EQ(run(positions_kernel, shape, count.data()), cudaErrorInvalidConfiguration)
         << shape.blocks << " blocks, " << shape.threads << " threads, " << shape.shared_bytes << " bytes";
   }
   EXPECT_EQ(count[0], 0);
@@ -105,7 +118,7 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   unsigned not_nan = 0;
   std::uintptr_t address;
   const auto launch_with = [&](int bytes) {
-    return launch(shared_kernel, {1, 1024, bytes}, nullptr, bytes / 4, &not_nan, &address);
+    return run(shared_kernel, {1, 1024, bytes}, bytes / 4, &not_nan, &address);
   };
   EXPECT_EQ(launch_with(48 << 10), cudaSuccess);
   EXPECT_EQ(launch_with((48 << 10) + 4), cudaErrorInvalidValue) << "more takes a prepared kernel";
@@ -126,7 +139,7 @@ TEST(Emulation, TheSeedDecidesTheOrder) {
     set_seed(seed);
     std::vector<int> threads(5 * 64);
     int count = 0;
-    launch(order_kernel, {5, 64, 0}, nullptr, threads.data(), &count);
+    run(order_kernel, {5, 64, 0}, threads.data(), &count);
     return threads;
   };
   const std::vector<int> first = order(1);
@@ -142,7 +155,7 @@ TEST(Emulation, ChosenBlocksRunAlone) {
   const auto ran = [](std::vector<int> blocks) {
     emulation::run_only(std::move(blocks));
     std::vector<int> count(7 * 96);
-    EXPECT_EQ(launch(positions_kernel, {7, 96, 0}, nullptr, count.data()), cudaSuccess);
+    EXPECT_EQ(run(positions_kernel, {7, 96, 0}, count.data()), cudaSuccess);
     emulation::run_only({});
     std::vector<int> of_blocks;
     for (int b = 0; b < 7; ++b) {
@@ -171,7 +184,7 @@ __global__ void reduction_kernel(float* out) {
 template <bool barrier>
 bool reduction_is_right() {
   std::vector<float> out(2);
-  launch(reduction_kernel<barrier>, {1, 64, 2 * 4}, nullptr, out.data());
+  run(reduction_kernel<barrier>, {1, 64, 2 * 4}, out.data());
   return out == std::vector<float>(2, 64 * 65 / 2);
 }
 
@@ -197,7 +210,7 @@ __global__ void neighbour_kernel(int* out) {
 template <bool after_write, bool after_read>
 bool neighbours_are_right() {
   std::vector<int> out(64);
-  launch(neighbour_kernel<after_write, after_read>, {1, 64, 64 * 4}, nullptr, out.data());
+  run(neighbour_kernel<after_write, after_read>, {1, 64, 64 * 4}, out.data());
   for (int i = 0; i < 64; ++i) {
     if (out[i] != i / 32 * 32 + (i + 3) % 32) return false;
   }
@@ -225,7 +238,7 @@ __global__ void far_apart_kernel(int* out) {
 template <bool barrier>
 bool far_apart_is_right() {
   int out = 0;
-  launch(far_apart_kernel<barrier>, {1, 64, 4}, nullptr, &out);
+  run(far_apart_kernel<barrier>, {1, 64, 4}, &out);
   return out == 7;
 }
 
@@ -245,7 +258,7 @@ __global__ void early_return_kernel(unsigned long long* count) {
 TEST(Emulation, ABarrierWaitsForThreadsThatHaveNotReturned) {
   const auto right = [] {
     std::vector<unsigned long long> count(3);
-    launch(early_return_kernel, {3, 96, 0}, nullptr, count.data());
+    run(early_return_kernel, {3, 96, 0}, count.data());
     return count == std::vector<unsigned long long>(3, 64);
   };
   EXPECT_EQ(wrong_results(right), 0);
@@ -264,7 +277,7 @@ template <bool own>
 bool scratch_is_right() {
   std::vector<int> scratch(9 * 32), out(9 * 32), expected(9 * 32);
   for (int i = 0; i < 9 * 32; ++i) expected[i] = i / 32;
-  launch(scratch_kernel<own>, {9, 32, 0}, nullptr, scratch.data(), out.data());
+  run(scratch_kernel<own>, {9, 32, 0}, scratch.data(), out.data());
   return out == expected;
 }
 
@@ -286,7 +299,7 @@ __global__ void count_kernel(unsigned* count) {
 template <bool atomic>
 bool counts_are_right() {
   std::vector<unsigned> count(4);
-  launch(count_kernel<atomic>, {5, 64, 0}, nullptr, count.data());
+  run(count_kernel<atomic>, {5, 64, 0}, count.data());
   return count == std::vector<unsigned>(4, 5 * 16);
 }
 
@@ -319,12 +332,12 @@ __global__ void between_kernel(Between what, int* out) {
 
 TEST(Racecheck, BarriersAloneOrderMemory) {
   std::vector<int> out(64);
-  const auto run = [&](Between what) { launch(between_kernel, {1, 64, 192 * 4}, nullptr, what, out.data()); };
+  const auto with = [&](Between what) { run(between_kernel, {1, 64, 192 * 4}, what, out.data()); };
   for (const Between what : {Between::nothing, Between::shuffle, Between::load, Between::multiply}) {
-    EXPECT_DEATH(run(what), "racecheck: block 0, .* of shared memory at") << static_cast<int>(what);
+    EXPECT_DEATH(with(what), "racecheck: block 0, .* of shared memory at") << static_cast<int>(what);
   }
-  run(Between::warp);
-  run(Between::block);
+  with(Between::warp);
+  with(Between::block);
   for (int i = 0; i < 64; ++i) EXPECT_EQ(out[i], i ^ 1);
 }
 
@@ -364,22 +377,21 @@ __global__ void add_and_read_kernel(unsigned* count, unsigned* out) {
 
 TEST(Racecheck, SaysWhatMet) {
   std::vector<int> out(1024);
-  EXPECT_DEATH(launch(other_warp_kernel, {1, 64, 4}, nullptr, out.data()),
+  EXPECT_DEATH(run(other_warp_kernel, {1, 64, 4}, out.data()),
                "racecheck: block 0, thread (32 reads|0 writes) 4 bytes of shared memory at 0, which thread (0|32) has "
                "(written|read), and no barrier is between: addr2line -ife .*emulation_test.* 0x");
-  launch(row_kernel<true>, {1, 32, 32 * 16}, nullptr);
-  EXPECT_DEATH(launch(row_kernel<false>, {1, 32, 32 * 16}, nullptr), "(reads 16|writes (2|16)) bytes of shared memory");
-  launch(many_readers_kernel<true>, {1, 1024, 4}, nullptr, out.data());
-  EXPECT_DEATH(launch(many_readers_kernel<false>, {1, 1024, 4}, nullptr, out.data()),
-               "bytes of shared memory at 0(x3)?");
+  run(row_kernel<true>, {1, 32, 32 * 16});
+  EXPECT_DEATH(run(row_kernel<false>, {1, 32, 32 * 16}), "(reads 16|writes (2|16)) bytes of shared memory");
+  run(many_readers_kernel<true>, {1, 1024, 4}, out.data());
+  EXPECT_DEATH(run(many_readers_kernel<false>, {1, 1024, 4}, out.data()), "bytes of shared memory at 0(x3)?");
   unsigned count = 0, seen = 0;
-  EXPECT_DEATH(launch(add_and_read_kernel, {1, 32, 0}, nullptr, &count, &seen), "(adds to|reads) 4 bytes of memory at");
+  EXPECT_DEATH(run(add_and_read_kernel, {1, 32, 0}, &count, &seen), "(adds to|reads) 4 bytes of memory at");
 }
 
 TEST(Racecheck, LaunchesAreInOrder) {
   std::vector<int> scratch(32), out(32);
   for (int repeat = 0; repeat < 3; ++repeat) {
-    launch(scratch_kernel<false>, {1, 32, 0}, nullptr, scratch.data(), out.data());
+    run(scratch_kernel<false>, {1, 32, 0}, scratch.data(), out.data());
   }
   EXPECT_EQ(out, std::vector<int>(32, 0));
 }
@@ -431,22 +443,21 @@ __global__ void launching_kernel() { launch(shuffle_far_kernel, {1, 32, 0}, null
 
 TEST(EmulationDeath, DivergentBarriersSayWhereEachLaneStands) {
   EXPECT_DEATH(
-      launch(half_at_the_block_kernel, {1, 64, 0}, nullptr),
+      run(half_at_the_block_kernel, {1, 64, 0}),
       "emulation: deadlock in block 0 of 1, where no thread can go on: warp 0: lanes 0 to 31 wait at sync_block; "
       "warp 1: lanes 0 to 15 wait at sync_block, lanes 16 to 31 wait at sync_warp");
-  EXPECT_DEATH(launch(lanes_gone_kernel, {1, 32, 0}, nullptr),
+  EXPECT_DEATH(run(lanes_gone_kernel, {1, 32, 0}),
                "warp 0: lanes 0 to 19 wait at shuffle_xor, lanes 20 to 31 have returned");
-  EXPECT_DEATH(launch(two_operations_kernel, {1, 32, 16}, nullptr),
+  EXPECT_DEATH(run(two_operations_kernel, {1, 32, 16}),
                "warp 0: lanes 0 to 7 wait at multiply_add, lanes 8 to 31 wait at load_matrices");
 }
 
 TEST(EmulationDeath, WrongUseHasItsSentence) {
-  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, 8), "a row of load_matrices is not aligned to 16 bytes");
-  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, 64), "a row of load_matrices lies outside the shared memory");
-  EXPECT_DEATH(launch(load_kernel, {1, 32, 64}, nullptr, -16), "a row of load_matrices lies outside the shared memory");
-  EXPECT_DEATH(launch(shuffle_far_kernel, {1, 32, 0}, nullptr),
-               "shuffle_xor by 32 in block 0 of 1, thread [0-9]+ of 32");
-  EXPECT_DEATH(launch(launching_kernel, {1, 32, 0}, nullptr), "a kernel launches a kernel");
+  EXPECT_DEATH(run(load_kernel, {1, 32, 64}, 8), "a row of load_matrices is not aligned to 16 bytes");
+  EXPECT_DEATH(run(load_kernel, {1, 32, 64}, 64), "a row of load_matrices lies outside the shared memory");
+  EXPECT_DEATH(run(load_kernel, {1, 32, 64}, -16), "a row of load_matrices lies outside the shared memory");
+  EXPECT_DEATH(run(shuffle_far_kernel, {1, 32, 0}), "shuffle_xor by 32 in block 0 of 1, thread [0-9]+ of 32");
+  EXPECT_DEATH(run(launching_kernel, {1, 32, 0}), "a kernel launches a kernel");
   EXPECT_DEATH(sync_block(), "called outside a kernel");
   EXPECT_DEATH(shuffle_xor(1, 1), "called outside a kernel");
 }
@@ -474,23 +485,22 @@ __global__ void read_local_kernel(int at, float* out) {
 TEST(EmulationDeath, AddressSanitizerSeesReadsOutside) {
   std::vector<float> out(64);
   set_seed(1);
-  EXPECT_EQ(launch(read_shared_kernel, {2, 64, 64 * 4}, nullptr, 0, out.data()), cudaSuccess);
-  EXPECT_DEATH(launch(read_shared_kernel, {2, 64, 64 * 4}, nullptr, 1, out.data()), "heap-buffer-overflow");
+  EXPECT_EQ(run(read_shared_kernel, {2, 64, 64 * 4}, 0, out.data()), cudaSuccess);
+  EXPECT_DEATH(run(read_shared_kernel, {2, 64, 64 * 4}, 1, out.data()), "heap-buffer-overflow");
 
   void* memory;
   ASSERT_EQ(cudaMalloc(&memory, 33 * 4), cudaSuccess);
-  EXPECT_EQ(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
-            cudaSuccess);
+  EXPECT_EQ(run(read_global_kernel, {1, 32, 0}, static_cast<const float*>(memory), out.data()), cudaSuccess);
   EXPECT_EQ(cudaFree(memory), cudaSuccess);
-  EXPECT_DEATH(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
+  EXPECT_DEATH(run(read_global_kernel, {1, 32, 0}, static_cast<const float*>(memory), out.data()),
                "heap-use-after-free");
   ASSERT_EQ(cudaMalloc(&memory, 32 * 4), cudaSuccess);
-  EXPECT_DEATH(launch(read_global_kernel, {1, 32, 0}, nullptr, static_cast<const float*>(memory), out.data()),
+  EXPECT_DEATH(run(read_global_kernel, {1, 32, 0}, static_cast<const float*>(memory), out.data()),
                "heap-buffer-overflow");
   EXPECT_EQ(cudaFree(memory), cudaSuccess);
 
-  EXPECT_EQ(launch(read_local_kernel, {1, 32, 0}, nullptr, 3, out.data()), cudaSuccess);
-  EXPECT_DEATH(launch(read_local_kernel, {1, 32, 0}, nullptr, 4, out.data()), "stack-buffer-overflow");
+  EXPECT_EQ(run(read_local_kernel, {1, 32, 0}, 3, out.data()), cudaSuccess);
+  EXPECT_DEATH(run(read_local_kernel, {1, 32, 0}, 4, out.data()), "stack-buffer-overflow");
 }
 
 #endif

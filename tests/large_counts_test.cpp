@@ -14,6 +14,7 @@
 #include <random>
 #include <vector>
 
+#include "cuda_runtime.h"
 #include "emulation.hpp"
 #include "fokker/sde.hpp"
 #include "kernels/data_launch.hpp"
@@ -113,13 +114,16 @@ int block_of(Index item, Index items) {
 }
 int block_of_last(Index items) { return block_of(items - 1, items); }
 
+// The error of a launch, or of its work when that is done.
+int finished(Status status) { return status != 0 ? status : cudaDeviceSynchronize(); }
+
 // launch(side) for all n rows, of which that block runs, and for the last rows.
 template <class Launch>
 void on_both_sides(Index n, int block, const Launch& launch) {
   emulation::run_only({block});
-  EXPECT_EQ(launch(Side{true, n, 0}), 0);
+  EXPECT_EQ(finished(launch(Side{true, n, 0})), 0);
   emulation::run_only({});
-  EXPECT_EQ(launch(Side{false, tail, n - tail}), 0);
+  EXPECT_EQ(finished(launch(Side{false, tail, n - tail})), 0);
 }
 
 // In two dimensions.
@@ -262,10 +266,10 @@ TEST_F(Resident, Losses) {
   constexpr Index blocks = (many + 16 * block_warps - 1) / (16 * block_warps);
   for (const bool residual : {false, true}) {
     if (residual) {
-      ASSERT_EQ(launch_collocation_points(draw, part.first, tail, t_.of(part), x_.of(part), nullptr), 0);
+      ASSERT_EQ(finished(launch_collocation_points(draw, part.first, tail, t_.of(part), x_.of(part), nullptr)), 0);
     } else {
-      ASSERT_EQ(launch_denoising_points(draw, part.first, tail, t_.of(part), x_.of(part), target.of(part),
-                                        weight.of(part), nullptr),
+      ASSERT_EQ(finished(launch_denoising_points(draw, part.first, tail, t_.of(part), x_.of(part), target.of(part),
+                                                 weight.of(part), nullptr)),
                 0);
     }
     for (const auto& rows : {&t_, &x_, &target, &weight}) rows->copy_part();
@@ -288,7 +292,7 @@ TEST_F(Resident, Losses) {
       task.image = image.data();
       task.partial_values = partial_values.get();
       if (side.whole) emulation::run_only({last_block});
-      EXPECT_EQ(launch_resident_loss(net_, block_warps, &task, 1, limits_, nullptr), 0);
+      EXPECT_EQ(finished(launch_resident_loss(net_, block_warps, &task, 1, limits_, nullptr)), 0);
       emulation::run_only({});
       const double* const of_block = partial_values.get() + (side.whole ? 2 * (blocks - 1) : 0);
       return std::vector<double>{of_block[0], of_block[1]};
@@ -341,7 +345,7 @@ TEST(Draws, OfManySamples) {
     }
   }
   EXPECT_GT(2 * largest, Index{1} << 31);
-  EXPECT_EQ(launch_draw(data, {1000, 5, 0, 2, out.data()}, nullptr), 0);
+  EXPECT_EQ(finished(launch_draw(data, {1000, 5, 0, 2, out.data()}, nullptr)), 0);
   EXPECT_EQ(out, expected);
 }
 
@@ -499,7 +503,7 @@ TEST(Statistics, Histogram) {
                                .half_width = 1,
                                .per_node = static_cast<double>(nodes - 1) / 2,
                                .counts = counts.data()};
-    EXPECT_EQ(launch_histogram(a, nullptr), 0);
+    EXPECT_EQ(finished(launch_histogram(a, nullptr)), 0);
     emulation::run_only({});
     const Index nearest = std::lround(1.9 * static_cast<double>(nodes - 1) / 2);
     EXPECT_EQ(counts[static_cast<std::size_t>(nodes * nearest + nearest)], static_cast<unsigned long long>(tail));
@@ -530,7 +534,7 @@ TEST(Statistics, InsideAndProjection) {
 TEST(Statistics, Directions) {
   const Reserved<double> directions(wide_rows * wide_stride);
   emulation::run_only({block_of_last(32 * wide_rows)});
-  EXPECT_EQ(launch_directions(directions.get(), static_cast<int>(wide_rows), wide_stride, 5, nullptr), 0);
+  EXPECT_EQ(finished(launch_directions(directions.get(), static_cast<int>(wide_rows), wide_stride, 5, nullptr)), 0);
   emulation::run_only({});
   for (Index row = wide_rows - tail; row < wide_rows; ++row) {
     const double* const v = directions.get() + row * wide_stride;
@@ -547,7 +551,7 @@ TEST(Statistics, QuantileDistance) {
   const int parts = quantile_parts(many), last = static_cast<int>((many - 1) % (parts * item_threads) / item_threads);
   std::vector<double> sums(static_cast<std::size_t>(parts));
   emulation::run_only({last});
-  EXPECT_EQ(launch_quantile_distance(p.get(), many, q.get(), 3, sums.data(), nullptr), 0);
+  EXPECT_EQ(finished(launch_quantile_distance(p.get(), many, q.get(), 3, sums.data(), nullptr)), 0);
   emulation::run_only({});
   EXPECT_EQ(sums[static_cast<std::size_t>(last)], 3.0 * 4 * tail);
 }
@@ -568,9 +572,9 @@ TEST(Statistics, Moments) {
     std::vector<double> sums(static_cast<std::size_t>(parts * entries));
     emulation::run_only({part * entries + 1});  // the second coordinate; the product of both
     const Samples samples{many, 2, x.get(), inside.get()};
-    EXPECT_EQ(
-        products ? launch_products(samples, mean, sums.data(), nullptr) : launch_sums(samples, sums.data(), nullptr),
-        0);
+    EXPECT_EQ(finished(products ? launch_products(samples, mean, sums.data(), nullptr)
+                                : launch_sums(samples, sums.data(), nullptr)),
+              0);
     emulation::run_only({});
     EXPECT_EQ(sums[static_cast<std::size_t>(part * entries + 1)], products ? 2.0 * 4 * tail : 5.0 * tail);
   }
@@ -865,7 +869,7 @@ TYPED_TEST(Wide, ColumnSum) {
   }
   std::vector<T> to(3, T(10));
   const ColumnSumArguments<T> a{wide_rows, 3, wide_stride, from.get(), to.data(), 1, partial.get()};
-  EXPECT_EQ(launch_column_sum(a, nullptr), 0);
+  EXPECT_EQ(finished(launch_column_sum(a, nullptr)), 0);
   EXPECT_EQ(to, (std::vector<T>{10 + tail, 10 + 2 * tail, 10 + 3 * tail}));
 }
 

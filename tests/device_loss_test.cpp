@@ -342,8 +342,12 @@ class Roundings {
   const Found& of(Path path) {
     std::optional<Found>& found = found_[in_double(path)];
     if (!found) {
+      // In double no more than the residual's times are rounded otherwise.
+      const std::optional<Found>& other = found_[!in_double(path)];
       found = {loss_deviations(architecture_, sde_, problem_, in_double(path)),
-               gradient_errors(architecture_, sde_, problem_, weight_, gradient_, in_double(path))};
+               other && problem_.residual_t.empty()
+                   ? other->errors
+                   : gradient_errors(architecture_, sde_, problem_, weight_, gradient_, in_double(path))};
     }
     return *found;
   }

@@ -416,6 +416,7 @@ TEST(DataScale, IsThatOfTheNumbers) {
   EXPECT_NEAR(scale.deviation[0], std::sqrt(56.0 / 3), 1e-14);  // of 1, −7, 3 around −1
   EXPECT_EQ(scale.deviation[1], 0);
   EXPECT_TRUE(std::isinf(data_scale(context, DataSet::samples({0, 0}, 1)).far()));
+  EXPECT_EQ(data_scale(context, DataSet::samples(std::vector<float>(99, 0.1f), 1)).deviation[0], 0);
 
   // Of a mixture by 16384 draws, of which the deviation errs by 1/√(2 · 16384) of itself: five times that is 2.8 %.
   const DataSet mixture = DataSet::mixture(GaussianMixture::isotropic(3, {1}, {0, 100, -1000}, {4}));

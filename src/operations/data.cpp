@@ -216,13 +216,13 @@ DataScale data_scale(const Context& context, const DataSet& data) {
   const auto columns = static_cast<std::size_t>(d);
   const double rows = double(x.size() / columns);
   DataScale scale{.deviation = std::vector<double>(columns)};
-  std::vector<double> mean(columns);
+  std::vector<double> mean(columns);  // less the first row, so that equal numbers have no deviation
   for (std::size_t i = 0; i < x.size(); ++i) {
-    mean[i % columns] += x[i] / rows;
+    mean[i % columns] += (double(x[i]) - x[i % columns]) / rows;
     scale.largest = std::max(scale.largest, std::fabs(double(x[i])));
   }
   for (std::size_t i = 0; i < x.size(); ++i) {
-    const double from_mean = x[i] - mean[i % columns];
+    const double from_mean = double(x[i]) - x[i % columns] - mean[i % columns];
     scale.deviation[i % columns] += from_mean * from_mean / rows;
   }
   for (double& v : scale.deviation) v = std::sqrt(v);

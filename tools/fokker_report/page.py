@@ -221,7 +221,7 @@ def cautions(results, runs):
         "sampler scores no less. Differences smaller than it mean nothing, and a value near it is mostly noise.",
     ]
     if any(run.planar for run in runs):
-        worst = max(runs, key=lambda run: max(run.gap["escaped"].values()))
+        worst = max((run for run in runs if run.planar), key=lambda run: max(run.gap["escaped"].values()))
         items += [
             f"<b>Escape.</b> A sample with a coordinate outside (−{half:g}, {half:g}), or not finite, is left out of the "
             f"distances and counted. Here at most {100 * max(worst.gap['escaped'].values()):.2f} % of a sampler's samples "

@@ -92,7 +92,8 @@ def self_check(root):
               ('kernels', 'cpu/random.hpp'), ('kernels', 'emulation.hpp'), ('src/core', 'cpu/random.hpp'), ('src/core', 'operations/sampler_stages.hpp'),
               ('src/model', 'cuda_runtime_api.h'), ('src/operations', 'cuda/status.hpp'), ('src/operations', 'omp.h'),
               ('src/diagnostics', 'operations/sampler_stages.hpp'), ('src/diagnostics', 'cuda_runtime_api.h'),
-              ('src/cpu', 'cuda_runtime_api.h'), ('src/cpu', 'cuda/status.hpp'), ('src/cpu', 'kernels/launch.hpp'),
+              ('src/cpu', 'omp.h'), ('src/cpu', 'thread'), ('src/cpu', 'cuda_runtime_api.h'),
+              ('src/cpu', 'cuda/status.hpp'), ('src/cpu', 'kernels/launch.hpp'),
               ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'),
               ('tools', 'cpu/backend.hpp'), ('tools', 'core/operations.hpp'), ('tools', 'io/file.hpp')]
     allowed = [('include/fokker', 'vector'), ('include/fokker', 'fokker/view.hpp'),
@@ -101,7 +102,7 @@ def self_check(root):
                ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
                ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
                ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),
-               ('src/cpu', 'omp.h'), ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/shared_layout.hpp'),
+               ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/shared_layout.hpp'),
                ('src/cuda', 'cuda_runtime_api.h'), ('src/cuda', 'operations/sampler_stages.hpp'), ('tools', 'CLI/CLI.hpp'),
                ('tools', 'io/json.hpp')]
     nowhere = root / 'nowhere' / 'file.hpp'

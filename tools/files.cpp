@@ -16,7 +16,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <memory>
 #include <span>
 #include <string_view>
 #include <utility>
@@ -99,12 +98,11 @@ void make_folder(const std::string& path) {
 
 Claim::Claim(const std::string& path) : Claim() {
   const fs::path target = check_writable(path);
-  const fs::path name = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
-  lock_ = std::make_unique<const std::string>(name.string());
+  lock_ = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
   for (;;) {
-    file_ = ::open(lock_->c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    file_ = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     // Another user's, whose process was killed.
-    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_->c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (file_ < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
     if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
       char text[32] = {};
@@ -117,21 +115,25 @@ Claim::Claim(const std::string& path) : Claim() {
     // The process before may have removed the file that this one has opened.
     struct stat opened {};
     struct stat there {};
-    if (::fstat(file_, &opened) == 0 && ::stat(lock_->c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
+    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
     ::close(std::exchange(file_, -1));
   }
-  remember_lock_file(lock_->c_str());
+  remember_lock_file(lock_.c_str());
   const std::string process = std::to_string(::getpid()) + '\n';
   const bool named = ::ftruncate(file_, 0) == 0 && ::pwrite(file_, process.data(), process.size(), 0) > 0;
   static_cast<void>(named);  // the message above does without it
 }
 
-Claim::Claim(Claim&& other) noexcept : lock_(std::move(other.lock_)), file_(std::exchange(other.file_, -1)) {}
+Claim::Claim(Claim&& other) noexcept : file_(std::exchange(other.file_, -1)) {
+  const char* const before = other.lock_.c_str();
+  lock_ = std::move(other.lock_);
+  if (file_ >= 0) replace_lock_file(before, lock_.c_str());
+}
 
 Claim::~Claim() {
   if (file_ < 0) return;
-  ::unlink(lock_->c_str());  // before it is let go, so that no other process has it
-  replace_lock_file(lock_->c_str(), nullptr);
+  replace_lock_file(lock_.c_str(), nullptr);
+  ::unlink(lock_.c_str());  // before it is let go, so that no other process has it
   ::close(file_);
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -25,8 +24,8 @@ bool same_file(const std::string& a, const std::string& b);
 void make_folder(const std::string& path);
 
 // The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, which
-// ends with the process, however that ends. The lock file goes with this object, and with a process that SIGINT, SIGTERM
-// or SIGHUP ends; the one of a killed process is taken over by the next. A file system that knows no locks gives the right to all.
+// ends with the process, however that ends. The lock file goes with this object; the one of a killed process is taken
+// over by the next. A file system that knows no locks gives the right to all.
 class Claim {
  public:
   // Throws Error where the file cannot be written, by check_writable(), or another process has the right.
@@ -38,7 +37,7 @@ class Claim {
  private:
   Claim() = default;
 
-  std::unique_ptr<const std::string> lock_;  // the name of the lock file
+  std::string lock_;
   int file_ = -1;
 };
 // Claims each output that is not empty, before long work whose result would be lost otherwise. Throws Error also where

@@ -166,7 +166,7 @@ TEST(SavedWork, RefusesWhatCannotBeGoneOnWith) {
   const auto numbers = [](const std::vector<double>& values) {
     return Tensor::from_double({std::ssize(values)}, values.data());
   };
-  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const char* why) {
+  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const std::string& why) {
     SafeTensors state;
     state.tensors = tensors;
     if (!tensors.empty()) saved.save(state);

@@ -166,7 +166,7 @@ TEST(SavedWork, RefusesWhatCannotBeGoneOnWith) {
   const auto numbers = [](const std::vector<double>& values) {
     return Tensor::from_double({std::ssize(values)}, values.data());
   };
-  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const char* why) {
+  const auto refused = [&](const auto& call, const std::map<std::string, Tensor>& tensors, const std::string& why) {
     SafeTensors state;
     state.tensors = tensors;
     if (!tensors.empty()) saved.save(state);
@@ -182,12 +182,16 @@ TEST(SavedWork, RefusesWhatCannotBeGoneOnWith) {
                                          {"ode.progress.0", numbers({0, 0})},
                                          {"ode.samples.0", numbers({})}};
   };
-  for (const double drawn : {-1.0, 101.0}) refused(gap, progress(drawn), "samples; allowed: 0 to 100");
-  refused(gap, progress(std::nan("")), "sde.progress.0 is not a number of samples and seconds");
+  refused(gap, progress(101), "samples; allowed: 0 to 100");
+  for (const double drawn : {-1.0, 0.5, 1e300, std::nan("")}) {
+    refused(gap, progress(drawn), fmt::format("sde.progress.0 is {}; allowed: integers from 0 to 2^53", drawn));
+  }
   refused(gap, {{"sde.progress.0", numbers({2})}}, "sde.progress.0 is not a number of samples and seconds");
   refused(gap, progress(2), "3 coordinates of its samples; allowed: 6");
   refused(gap, {{"other", numbers({1})}}, "sde.progress.0");
   refused(energy, {{"progress", numbers({1})}}, "it has 1 numbers in progress; allowed: 3");
+  refused(energy, {{"progress", numbers({1e300, 0.5, 1})}, {"log_u", numbers({1})}, {"moments", numbers({1})}},
+          "its progress is 1e+300; allowed: integers from 0 to 2^53");
   refused(energy, {{"progress", numbers({1, 0.5, 1})}, {"log_u", numbers({1, 2})}, {"moments", numbers({1})}},
           "from 1 times with 2 nodes and 1 moments; allowed: up to 3 times with 1024 nodes and 9 moments each");
 }

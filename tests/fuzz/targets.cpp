@@ -96,7 +96,7 @@ void read_npy(const std::string& input) {
 void read_safetensors(const std::string& input) {
   read_or_refuse([&] {
     const SafeTensors tensors = SafeTensors::load(file(input, "input.safetensors"));
-    for (const auto& [name, tensor] : tensors.tensors) read_or_refuse([&] { tensor.to_double(); });
+    for (const auto& entry : tensors.tensors) read_or_refuse([&] { entry.second.to_double(); });
     const std::string path = file("", "again.safetensors");
     tensors.save(path);
     const SafeTensors again = SafeTensors::load(path);

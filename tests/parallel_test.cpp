@@ -1,7 +1,6 @@
 // Threads: who does which items, what an exception, a call within a call and a fork do, and what is where no more threads
 // can be made.
 #include "core/parallel.hpp"
-#include "core/processors.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -18,6 +17,7 @@
 #include <thread>
 #include <vector>
 
+#include "core/processors.hpp"
 #include "fokker/context.hpp"
 #include "fokker/error.hpp"
 #include "sanitizer.hpp"

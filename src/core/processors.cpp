@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sched.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <climits>
@@ -9,7 +10,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <thread>
 
 namespace fokker {
 namespace {
@@ -60,7 +60,7 @@ int processor_quota(const std::string& root, const std::string& self) {
 int available_processors() {
   cpu_set_t set;
   const int affine =
-      ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(std::thread::hardware_concurrency());
+      ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(::sysconf(_SC_NPROCESSORS_ONLN));
   return std::max(1, std::min(affine, processor_quota("/sys/fs/cgroup", "/proc/self/cgroup")));
 }
 

@@ -360,6 +360,7 @@ TEST(Npy, RefusesWhatItCannotUse) {
       {npy("{'descr': [('a]', '<f2'), ('b', [('c', '<f2')])], 'fortran_order': False, 'shape': (6,), }\n", data),
        "structured array"},
       {npy("{'descr': [('a', '<f4'), 'fortran_order': False, 'shape': (6,), }\n", data), "header is not"},
+      {npy("{'descr': [('a', '<f4'),   \n", ""), "header is not"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6l,), }\n", data), "header is not"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (), }\n", data), "0 dimensions"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 3), }\n", data), "3 dimensions"},

@@ -122,16 +122,16 @@ class HeaderParser {
   bool skip_list() {
     std::size_t open = 0;
     do {
-      std::string ignored;
+      skip_blanks();
       if (text_.empty()) return false;
-      if (at('\'') || at('"')) {
+      std::string ignored;
+      if (text_[0] == '\'' || text_[0] == '"') {
         if (!string(ignored)) return false;
         continue;
       }
       open += text_[0] == '[';
       open -= text_[0] == ']';
       text_.remove_prefix(1);
-      skip_blanks();
     } while (open > 0);
     return true;
   }

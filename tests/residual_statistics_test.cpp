@@ -119,8 +119,8 @@ TEST(Diagnostics, Refusals) {
   std::get<Mlp>(vector_net.network).architecture.output = Output::score;
   EXPECT_THAT(refusal(vector_net, {}), HasSubstr("need a potential"));
   const Model model = sine_wave(2, 1, 1, 1);
-  EXPECT_THAT(refusal(model, {.times = 0}), HasSubstr("0 and 512 were given"));
-  EXPECT_THAT(refusal(model, {.points = -1}), HasSubstr("512 and -1 were given"));
+  EXPECT_THAT(refusal(model, {.times = 0}), HasSubstr("is 0; allowed: 1 to 1000000"));
+  EXPECT_THAT(refusal(model, {.points = -1}), HasSubstr("is -1; allowed: 1 to 1000000"));
   EXPECT_THAT(refusal(model, {.box = 0}), HasSubstr("box, and 0 was given"));
   EXPECT_THAT(refusal(model, {.box = std::numeric_limits<double>::quiet_NaN()}), HasSubstr("nan was given"));
 }

@@ -754,7 +754,8 @@ TEST(SamplerContract, BadRequestsSayWhatIsAllowed) {
                {"allowed: euler, heun, rk4"});
   expect_error([&] { sampler.log_density(points, View<float>(density.data(), 5)); }, {"[5, 1]", "[6, 1]"});
   expect_error([&] { sampler.log_density(points, View<float>(density, 2)); }, {"[3, 2]", "[6, 1]"});
-  expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::heun, {.probes = -1}); }, {"-1 probes"});
+  expect_error([&] { sampler.log_density(points, View<float>(density), Scheme::heun, {.probes = -1}); },
+               {"probes", "is -1; allowed: 0 to 65536"});
   expect_error([&] { sampler.log_density(View<const float>(x, 4), View<float>(density)); }, {"[3, 4]", "[3, 2]"});
   expect_error([&] { sampler.log_density(points, View<float>(density.data(), 6, 1, Device::cuda)); }, {"device cuda"});
   for (const float v : x) EXPECT_EQ(v, 0.0f);  // nothing was written

@@ -241,9 +241,10 @@ TEST(UpperBound, Refusals) {
   const auto refused = [&](const Energy& given, const UpperBoundOptions& options) {
     return message_of([&] { gap_upper_bound(context(), model, given, options); });
   };
-  EXPECT_THAT(refused(energy, {.samples = 0}), HasSubstr("0, 4000 and 3.5 were given"));
-  EXPECT_THAT(refused(energy, {.box_points = 0}), HasSubstr("2000, 0 and 3.5 were given"));
-  EXPECT_THAT(refused(energy, {.box = -1}), HasSubstr("2000, 4000 and -1 were given"));
+  EXPECT_THAT(refused(energy, {.samples = 0}), HasSubstr("samples for the bound of the gap is 0; allowed: 1 to"));
+  EXPECT_THAT(refused(energy, {.box_points = 0}),
+              HasSubstr("points of the box for the bound of the gap is 0; allowed: 1 to"));
+  EXPECT_THAT(refused(energy, {.box = -1}), HasSubstr("-1 was given"));
   EXPECT_THAT(refused({}, {}), HasSubstr("0 energies at 0 times were given"));
   std::vector<double> covariance(65 * 65, 0.0);
   for (int i = 0; i < 65; ++i) covariance[i * 66] = 1;

@@ -23,9 +23,9 @@ bool same_file(const std::string& a, const std::string& b);
 // Creates the folder and its parents; throws Error where a regular file is in the way.
 void make_folder(const std::string& path);
 
-// The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, which
-// ends with the process, however that ends. The lock file goes with this object; the one of a killed process is taken
-// over by the next. A file system that knows no locks gives the right to all.
+// The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, and
+// ends with the process, however that ends. The lock file goes with this object, or with a process that SIGINT, SIGTERM
+// or SIGHUP ends; that of a killed one the next takes over. A file system that knows no locks gives the right to all.
 class Claim {
  public:
   // Throws Error where the file cannot be written, by check_writable(), or another process has the right.

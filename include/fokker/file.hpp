@@ -14,10 +14,10 @@ namespace fokker {
 // removed; nothing does so by itself, since a process of another machine may be writing in a shared folder.
 void write_text(const std::string& path, const std::string& text);
 
-// Throws the Error that write_text() would, as far as that can be known before: where `path` leads to a folder, a device
-// or a loop of links, where its name is too long or may not be written, and where no new file can be made beside it. One
-// is made and removed. Returns the name of the file that `path` leads to. Called before long work, whose result would be
-// lost.
+// Throws the Error that write_text() would, as far as that can be known before: where `path` leads to a folder, a
+// device or a loop of links, where its name is too long or may not be written, and where no new file can be made beside
+// it; one is made and removed. Returns the name of the file that `path` leads to. To be called before long work, whose
+// result would be lost.
 std::string check_writable(const std::string& path);
 
 // FNV-1a (Fowler, Noll and Vo) of bytes, going on from `hash`. It tells contents apart and does not withstand forgery.

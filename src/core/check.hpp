@@ -24,11 +24,6 @@ constexpr std::int64_t any_rows = -1;
 // nothing, so neither its columns nor its device matter.
 template <class T>
 void check_view(const std::string& what, const View<T>& view, std::int64_t rows, std::int64_t columns, Device device) {
-  constexpr auto most = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(T));
-  if (view.rows > 0 && (view.columns < 0 || (view.columns > 0 && view.rows > most / view.columns))) {
-    throw Error(fmt::format("{} has shape [{}, {}]; allowed: sizes of 0 or more that fit in memory", what, view.rows,
-                            view.columns));
-  }
   const bool rows_fit = view.rows >= 0 && (rows == any_rows || view.rows == rows);
   if (!rows_fit || (view.rows > 0 && view.columns != columns)) {
     const std::int64_t n = rows == any_rows ? view.rows : rows;
@@ -36,6 +31,11 @@ void check_view(const std::string& what, const View<T>& view, std::int64_t rows,
                             n < 0 ? "N" : std::to_string(n), columns));
   }
   if (view.rows == 0) return;
+  constexpr auto most = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(sizeof(T));
+  if (view.columns < 0 || (view.columns > 0 && view.rows > most / view.columns)) {
+    throw Error(fmt::format("{} has shape [{}, {}]; allowed: sizes of 0 or more that fit in memory", what, view.rows,
+                            view.columns));
+  }
   if (!view.data) throw Error(fmt::format("{} of shape [{}, {}] has no data", what, view.rows, view.columns));
   if (view.device != device) {
     throw Error(fmt::format("{} is on device {}; allowed here: {}, where the context is", what, name_of(view.device),

@@ -5,8 +5,8 @@
 namespace fokker {
 
 // How ∇·s (the Laplacian of a potential) and with it the residual are computed. probes = 0: exactly, from derivatives
-// along all d axes, at a cost that grows with d. probes = k, 1 to 65536: Hutchinson's mean over k probes of vᵀ (∂s/∂x) v, at a
-// cost that grows with k, unbiased, and so is the residual R̂ with it; probe j of point i is a function of
+// along all d axes, at a cost that grows with d. probes = k, 1 to 65536: Hutchinson's mean over k probes of
+// vᵀ (∂s/∂x) v, at a cost that grows with k, unbiased, and so is the residual R̂ with it; probe j of point i depends on
 // (seed, first_index + i, j) alone. The square of R̂ is not an unbiased estimate of R² (E R̂² = R² + Var R̂); the product of
 // two independent estimates would be and is not offered: Loss and residual_statistics() use the exact form.
 enum class ProbeLaw { rademacher, gaussian };

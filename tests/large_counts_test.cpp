@@ -544,16 +544,21 @@ TEST(Statistics, Directions) {
   }
 }
 
-// The quantile function of p is 0 but for its last steps, that of q is 0.
+// The quantile function of p is 0 but for its last steps, that of q but for its last of three; there both are 2.
 TEST(Statistics, QuantileDistance) {
   const Reserved<double> p(many), q(3);
   for (Index i = many - tail; i < many; ++i) p.get()[i] = 2;
+  q.get()[2] = 2;
   const int parts = quantile_parts(many), last = static_cast<int>((many - 1) % (parts * item_threads) / item_threads);
   std::vector<double> sums(static_cast<std::size_t>(parts));
   emulation::run_only({last});
   EXPECT_EQ(finished(launch_quantile_distance(p.get(), many, q.get(), 3, sums.data(), nullptr)), 0);
   emulation::run_only({});
-  EXPECT_EQ(sums[static_cast<std::size_t>(last)], 3.0 * 4 * tail);
+  Index apart = 0;  // of the block's steps, none of which is in two of q's
+  for (Index first = last * item_threads; first < many - tail; first += parts * item_threads) {
+    if (3 * first >= 2 * many) apart += std::min<Index>(item_threads, many - tail - first);
+  }
+  EXPECT_EQ(sums[static_cast<std::size_t>(last)], 3.0 * 4 * static_cast<double>(apart));
 }
 
 // All samples but the last are outside.

@@ -196,7 +196,7 @@ void write_message(std::string_view text) {
   }
 }
 
-void warn(const std::string& text) { write_message(fmt::format("{}: warning: {}\n", program, text)); }
+void warn(const std::string& text) { write_message(fmt::format("{}: warning: {}\n", program, printable(text))); }
 
 std::string format_duration(double seconds) {
   if (seconds < 9.5) return fmt::format("{:.2g} s", std::max(0.0, seconds));

@@ -18,14 +18,7 @@
 
 #include "cuda_runtime.h"
 #include "kernels/device.hpp"
-
-#if defined(__SANITIZE_ADDRESS__)
-#define FOKKER_ASAN
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define FOKKER_ASAN
-#endif
-#endif
+#include "sanitizer.hpp"
 
 namespace fokker::kernels {
 namespace {
@@ -37,14 +30,13 @@ constexpr int seeds = 50;
 // Launches on a stream of this thread's own, and waits.
 template <class... Arguments>
 int run(void (*kernel)(Arguments...), const LaunchShape& shape, std::type_identity_t<Arguments>... arguments) {
-  struct Stream {
-    cudaStream_t get = nullptr;
-    Stream() { cudaStreamCreateWithFlags(&get, cudaStreamNonBlocking); }
-    ~Stream() { cudaStreamDestroy(get); }
-  };
-  static thread_local const Stream stream;
-  const int error = launch(kernel, shape, stream.get, arguments...);
-  return error != cudaSuccess ? error : cudaStreamSynchronize(stream.get);
+  static thread_local const cudaStream_t stream = [] {
+    cudaStream_t made = nullptr;
+    cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
+    return made;
+  }();
+  const int error = launch(kernel, shape, stream, arguments...);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(stream);
 }
 
 // How many of the seeds give a wrong result; run(seed) says whether it is right.
@@ -123,6 +115,7 @@ TEST(Emulation, RefusesShapesThatADeviceRefuses) {
   };
   EXPECT_EQ(launch_with(48 << 10), cudaSuccess);
   EXPECT_EQ(launch_with((48 << 10) + 4), cudaErrorInvalidValue) << "more takes a prepared kernel";
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
   EXPECT_EQ(prepare(shared_kernel, (227 << 10) + 1), cudaErrorInvalidValue);
   EXPECT_EQ(prepare(shared_kernel, 227 << 10), cudaSuccess);
   EXPECT_EQ(launch_with(227 << 10), cudaSuccess);
@@ -516,6 +509,7 @@ TEST(EmulatedRuntime, CopiesKnowDeviceFromHost) {
   EXPECT_TRUE(std::isnan(static_cast<float*>(device)[9]));
   EXPECT_EQ(cudaMemcpy(device, host.data(), 40, cudaMemcpyHostToDevice), cudaSuccess);
   EXPECT_EQ(cudaMemcpyAsync(back.data(), device, 40, cudaMemcpyDefault), cudaSuccess);
+  EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
   EXPECT_EQ(back, host);
   EXPECT_EQ(cudaPeekAtLastError(), cudaSuccess);
 
@@ -607,9 +601,11 @@ TEST(EmulatedRuntime, AGraphDoesWhatWasCapturedInOrderAtEveryLaunch) {
   ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
   ASSERT_EQ(cudaGraphInstantiate(&executable, graph), cudaSuccess);
   ASSERT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  ASSERT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   EXPECT_EQ(sum[0], 0) << "capturing did the work";
   for (int run = 0; run < 2; ++run) {
     ASSERT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
+    ASSERT_EQ(cudaStreamSynchronize(stream.get()), cudaSuccess);
     EXPECT_EQ(sum[0], 32);  // of 32 threads
     EXPECT_EQ(sum[1], run == 0 ? 3 * 32 : 4 * 32);
   }
@@ -670,49 +666,6 @@ TEST(EmulatedRuntime, ACaptureForbidsWhatTheDeviceForbids) {
   EXPECT_EQ(cudaFree(memory), cudaSuccess);
 }
 
-// As late as it may be on a device, and no earlier.
-TEST(EmulatedRuntime, CopiesOfPinnedMemoryEndWhereTheHostWaits) {
-  cudaStream_t stream;
-  cudaEvent_t event;
-  void *memory, *device;
-  ASSERT_EQ(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), cudaSuccess);
-  ASSERT_EQ(cudaEventCreate(&event), cudaSuccess);
-  ASSERT_EQ(cudaMallocHost(&memory, 12), cudaSuccess);
-  ASSERT_EQ(cudaMalloc(&device, 12), cudaSuccess);
-  cudaPointerAttributes attributes;
-  EXPECT_EQ(cudaPointerGetAttributes(&attributes, memory), cudaSuccess);
-  EXPECT_EQ(attributes.type, cudaMemoryTypeHost);
-  auto* const pinned = static_cast<float*>(memory);
-  const auto back = [&](int i) {
-    return cudaMemcpyAsync(pinned + i, static_cast<float*>(device) + i, 4, cudaMemcpyDeviceToHost, stream);
-  };
-  EXPECT_TRUE(std::isnan(pinned[0]));
-  pinned[0] = 1.5f;
-  EXPECT_EQ(cudaMemcpyAsync(device, pinned, 4, cudaMemcpyHostToDevice, stream), cudaSuccess);
-  EXPECT_DEATH(
-      {
-        pinned[0] = 2.5f;
-        cudaStreamSynchronize(stream);
-      },
-      "pinned memory changed");
-  EXPECT_EQ(cudaMemsetAsync(static_cast<float*>(device) + 1, 0, 8, stream), cudaSuccess);
-  EXPECT_EQ(back(1), cudaSuccess);
-  EXPECT_EQ(cudaEventRecord(event, stream), cudaSuccess);
-  EXPECT_EQ(back(2), cudaSuccess);
-  EXPECT_TRUE(std::isnan(pinned[1]));
-  EXPECT_EQ(cudaEventSynchronize(event), cudaSuccess);
-  EXPECT_EQ(pinned[1], 0.0f);
-  EXPECT_TRUE(std::isnan(pinned[2]));
-  EXPECT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
-  EXPECT_EQ(pinned[2], 0.0f);
-  EXPECT_EQ(cudaFreeHost(device), cudaErrorInvalidValue);
-  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
-  EXPECT_EQ(cudaFreeHost(memory), cudaSuccess);
-  EXPECT_EQ(cudaFree(device), cudaSuccess);
-  EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
-  EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
-}
-
 TEST(EmulatedRuntime, EventsMeasureTime) {
   cudaStream_t stream;
   cudaEvent_t start, end;
@@ -724,11 +677,316 @@ TEST(EmulatedRuntime, EventsMeasureTime) {
   cudaGetLastError();
   EXPECT_EQ(cudaEventRecord(start, stream), cudaSuccess);
   EXPECT_EQ(cudaEventRecord(end, stream), cudaSuccess);
+  EXPECT_EQ(cudaEventSynchronize(end), cudaSuccess);
   EXPECT_EQ(cudaEventElapsedTime(&milliseconds, start, end), cudaSuccess);
   EXPECT_GE(milliseconds, 0.0f);
   EXPECT_EQ(cudaEventDestroy(start), cudaSuccess);
   EXPECT_EQ(cudaEventDestroy(end), cudaSuccess);
   EXPECT_EQ(cudaStreamDestroy(stream), cudaSuccess);
+}
+
+// ---- streams --------------------------------------------------------------------------------------------------------
+
+class Streams {
+ public:
+  explicit Streams(EmulatedStreams mode, unsigned long long seed = 1) : before_(emulate_streams(mode, seed)) {}
+  ~Streams() { emulate_streams(before_); }
+  Streams(const Streams&) = delete;
+  Streams& operator=(const Streams&) = delete;
+
+ private:
+  EmulatedStreams before_;
+};
+
+class Stream {
+ public:
+  explicit Stream(unsigned flags = cudaStreamNonBlocking) {
+    EXPECT_EQ(cudaStreamCreateWithFlags(&stream_, flags), cudaSuccess);
+  }
+  ~Stream() { EXPECT_EQ(cudaStreamDestroy(stream_), cudaSuccess); }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+  void wait() const { EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess); }
+  void wait_for(cudaEvent_t event) const { EXPECT_EQ(cudaStreamWaitEvent(stream_, event), cudaSuccess); }
+  // Adds v to sum, as a kernel of one thread that counts.
+  void add(int* sum, int v) const { EXPECT_EQ(launch(add_once_kernel, {1, 32, 0}, stream_, sum, v), cudaSuccess); }
+  void copy(int* to, const int* from) const {
+    EXPECT_EQ(cudaMemcpyAsync(to, from, sizeof(int), cudaMemcpyDefault, stream_), cudaSuccess);
+  }
+
+ private:
+  static __global__ void add_once_kernel(int* sum, int v) {
+    if (thread_index() == 0) *sum += v;
+  }
+  cudaStream_t stream_ = nullptr;
+};
+
+class Event {
+ public:
+  Event() { EXPECT_EQ(cudaEventCreate(&event_), cudaSuccess); }
+  ~Event() { EXPECT_EQ(cudaEventDestroy(event_), cudaSuccess); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  cudaEvent_t get() const { return event_; }
+  void record(const Stream& stream) const { EXPECT_EQ(cudaEventRecord(event_, stream.get()), cudaSuccess); }
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+// Numbers on the device, from 0 on, or pinned.
+class Numbers {
+ public:
+  explicit Numbers(bool pinned = false) : pinned_(pinned) {
+    void* memory = nullptr;
+    EXPECT_EQ(pinned ? cudaMallocHost(&memory, 3 * sizeof(int)) : cudaMalloc(&memory, 3 * sizeof(int)), cudaSuccess);
+    numbers_ = static_cast<int*>(memory);
+    std::fill_n(numbers_, 3, 0);
+  }
+  ~Numbers() { EXPECT_EQ(pinned_ ? cudaFreeHost(numbers_) : cudaFree(numbers_), cudaSuccess); }
+  Numbers(const Numbers&) = delete;
+  Numbers& operator=(const Numbers&) = delete;
+  int* get(int i = 0) const { return numbers_ + i; }
+  int& operator[](int i) const { return numbers_[i]; }
+
+ private:
+  bool pinned_;
+  int* numbers_ = nullptr;
+};
+
+constexpr int unwritten = -1;  // the bits of a NaN
+
+TEST(EmulatedStreams, WorkIsDoneWhenTheModeSaysSoAndBeforeAWaitEnds) {
+  const Numbers sum;
+  const Stream stream, other;
+  int before = 0, calls = 0;
+  for (const auto mode : {EmulatedStreams::eager, EmulatedStreams::lazy, EmulatedStreams::random}) {
+    for (unsigned long long seed = 1; seed <= seeds; ++seed) {
+      const Streams streams(mode, seed);
+      sum[0] = 0;
+      for (int i = 0; i < 4; ++i) stream.add(sum.get(), 1);
+      other.wait();
+      if (mode == EmulatedStreams::random) {
+        before += sum[0];
+        calls += 4;
+      } else {
+        ASSERT_EQ(sum[0], mode == EmulatedStreams::eager ? 4 : 0);
+      }
+      stream.wait();
+      ASSERT_EQ(sum[0], 4);
+    }
+  }
+  EXPECT_GT(before, 0);
+  EXPECT_LT(before, calls);
+}
+
+TEST(EmulatedStreams, OnlyAnEventOrdersStreams) {
+  const Streams lazy(EmulatedStreams::lazy);
+  const Numbers n;
+  const Stream first, second;
+  const Event event;
+  for (const bool ordered : {false, true}) {
+    n[0] = n[1] = 0;
+    first.add(n.get(0), 1);
+    event.record(first);
+    first.add(n.get(0), 10);  // after the event
+    if (ordered) second.wait_for(event.get());
+    second.copy(n.get(1), n.get(0));
+    second.wait();
+    EXPECT_EQ(n[1], ordered ? 1 : 0);
+    first.wait();
+    EXPECT_EQ(n[0], 11);
+  }
+  // A wait is for what was recorded before it.
+  n[0] = 0;
+  event.record(first);
+  second.wait_for(event.get());
+  first.add(n.get(0), 1);
+  event.record(first);
+  second.copy(n.get(1), n.get(0));
+  second.wait();
+  EXPECT_EQ(n[1], 0);
+  float milliseconds = 0;
+  EXPECT_EQ(cudaEventElapsedTime(&milliseconds, event.get(), event.get()), cudaErrorNotReady);
+  EXPECT_EQ(cudaEventSynchronize(event.get()), cudaSuccess);
+  EXPECT_EQ(n[0], 1);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorNotReady);
+}
+
+TEST(EmulatedStreams, TheDefaultStreamOrdersThoseThatBlock) {
+  const Streams lazy(EmulatedStreams::lazy);
+  const Numbers n;
+  for (const unsigned flags : {cudaStreamDefault, cudaStreamNonBlocking}) {
+    const Stream first(flags), second(flags);
+    n[0] = n[1] = n[2] = 0;
+    first.add(n.get(0), 1);
+    EXPECT_EQ(cudaMemcpyAsync(n.get(1), n.get(0), sizeof(int), cudaMemcpyDeviceToDevice), cudaSuccess);
+    second.copy(n.get(2), n.get(1));
+    first.add(n.get(0), 1);
+    second.wait();
+    EXPECT_EQ(n[2], flags == cudaStreamDefault ? 1 : 0);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
+    EXPECT_EQ(n[0], 2);
+  }
+}
+
+TEST(EmulatedStreams, AsynchronousCopiesUseTheHostsMemoryUntilTheHostWaits) {
+  const Streams lazy(EmulatedStreams::lazy);
+  const Numbers device, page_locked(true);
+  const Stream stream;
+  const Event event;
+  std::vector<int> pageable(3);
+  cudaPointerAttributes attributes;
+  EXPECT_EQ(cudaPointerGetAttributes(&attributes, page_locked.get()), cudaSuccess);
+  EXPECT_EQ(attributes.type, cudaMemoryTypeHost);
+  for (int* const host : {page_locked.get(), pageable.data()}) {
+    host[0] = 5;
+    stream.copy(device.get(), host);
+    EXPECT_DEATH(
+        {
+          host[0] = 6;
+          stream.wait();
+        },
+        "host memory changed before queued work had read it");
+    stream.copy(host + 1, device.get());
+    event.record(stream);
+    stream.copy(host + 2, device.get());
+    EXPECT_EQ(host[1], unwritten);
+    EXPECT_EQ(cudaEventSynchronize(event.get()), cudaSuccess);
+    EXPECT_EQ(host[1], 5);
+    EXPECT_EQ(host[2], unwritten);
+    stream.wait();
+    EXPECT_EQ(host[2], 5);
+    // In stream order, whatever is there before.
+    stream.add(device.get(), 1);
+    stream.copy(host, device.get());
+    stream.copy(device.get(1), host);
+    stream.copy(host, device.get(1));
+    stream.wait();
+    EXPECT_EQ(host[0], 6);
+  }
+  EXPECT_EQ(cudaFreeHost(device.get()), cudaErrorInvalidValue);
+  EXPECT_EQ(cudaGetLastError(), cudaErrorInvalidValue);
+  stream.copy(device.get(), page_locked.get());
+  EXPECT_DEATH(cudaFreeHost(page_locked.get()), "pinned memory is released while queued work uses it");
+  stream.wait();
+}
+
+// Pageable memory is read and written early or late.
+TEST(EmulatedStreams, NothingMayBeReliedUponOfPageableMemory) {
+  const Numbers n;
+  const Stream stream;
+  int early_reads = 0, early_writes = 0;
+  for (unsigned long long seed = 1; seed <= seeds; ++seed) {
+    const Streams random(EmulatedStreams::random, seed);
+    int host = 3, back = 0;
+    stream.copy(n.get(), &host);
+    early_reads += n[0] == 3;
+    stream.copy(&back, n.get());
+    early_writes += back == 3;
+    stream.wait();
+    ASSERT_EQ(back, 3);
+    n[0] = 0;
+  }
+  for (const int early : {early_reads, early_writes}) {
+    EXPECT_GT(early, 0);
+    EXPECT_LT(early, seeds);
+  }
+}
+
+TEST(EmulatedStreams, ASynchronousCopyToTheDeviceIsOnItsWayAtReturn) {
+  const Streams lazy(EmulatedStreams::lazy);
+  const Numbers n;
+  const Stream stream;
+  const auto copied = [&](bool waits) {
+    n[0] = n[1] = 0;
+    int host = 7, back = 0;
+    EXPECT_EQ(cudaMemcpy(n.get(), &host, sizeof(int), cudaMemcpyHostToDevice), cudaSuccess);
+    host = 8;
+    EXPECT_EQ(waits ? cudaStreamSynchronize(nullptr) : cudaSuccess, cudaSuccess);
+    stream.copy(n.get(1), n.get());
+    stream.wait();
+    EXPECT_EQ(cudaMemcpy(&back, n.get(), sizeof(int), cudaMemcpyDeviceToHost), cudaSuccess);
+    EXPECT_EQ(back, 7);
+    return n[1];
+  };
+  EXPECT_EQ(copied(false), 0);
+  EXPECT_EQ(copied(true), 7);
+}
+
+TEST(EmulatedStreams, WhatIsReleasedDoesItsWorkFirst) {
+  const Streams lazy(EmulatedStreams::lazy);
+  const Numbers n;
+  void* dropped = nullptr;
+  {
+    const Stream stream;
+    ASSERT_EQ(cudaMalloc(&dropped, sizeof(int)), cudaSuccess);
+    ASSERT_EQ(cudaMemsetAsync(dropped, 0, sizeof(int), stream.get()), cudaSuccess);
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+    ASSERT_EQ(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), cudaSuccess);
+    stream.add(static_cast<int*>(dropped), 4);
+    stream.copy(n.get(), static_cast<int*>(dropped));
+    ASSERT_EQ(cudaStreamEndCapture(stream.get(), &graph), cudaSuccess);
+    ASSERT_EQ(cudaGraphInstantiate(&executable, graph), cudaSuccess);
+    for (int i = 0; i < 2; ++i) EXPECT_EQ(cudaGraphLaunch(executable, stream.get()), cudaSuccess);
+    EXPECT_EQ(cudaGraphExecDestroy(executable), cudaSuccess);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  }
+  EXPECT_EQ(n[0], 0);
+  EXPECT_EQ(cudaFree(dropped), cudaSuccess);
+  EXPECT_EQ(n[0], 8);
+  void* next = nullptr;
+  ASSERT_EQ(cudaMalloc(&next, sizeof(int)), cudaSuccess);
+  EXPECT_NE(next, dropped);
+  EXPECT_DEATH(
+      {
+        const Stream stream;
+        stream.add(static_cast<int*>(dropped), 1);
+        stream.wait();
+      },
+      "");
+  EXPECT_EQ(cudaFree(next), cudaSuccess);
+}
+
+TEST(EmulatedStreams, AnErrorOfQueuedWorkIsThatOfLaterCalls) {
+  const auto errors_come_late = [] {
+    emulate_streams(EmulatedStreams::lazy);
+    cudaStream_t stream = nullptr;
+    void* memory = nullptr;
+    cudaStreamCreate(&stream);
+    cudaMalloc(&memory, 4);
+    const bool queued = emulation::submit(stream, [] { return int{cudaErrorLaunchFailure}; }) == cudaSuccess &&
+                        cudaMemsetAsync(memory, 0, 4, stream) == cudaSuccess;
+    const bool told = cudaStreamSynchronize(stream) == cudaErrorLaunchFailure &&
+                      cudaMemsetAsync(memory, 0, 4, stream) == cudaErrorLaunchFailure &&
+                      cudaDeviceSynchronize() == cudaErrorLaunchFailure && cudaFree(memory) == cudaErrorLaunchFailure;
+    std::exit(queued && told ? 0 : 1);
+  };
+  EXPECT_EXIT(errors_come_late(), ::testing::ExitedWithCode(0), "");
+}
+
+// Each thread's stream waits for what the other's did before.
+TEST(EmulatedStreams, HostThreadsDoEachOthersWork) {
+  for (const auto mode : {EmulatedStreams::lazy, EmulatedStreams::random}) {
+    const Streams streams(mode);
+    const Numbers n;
+    const Stream of_one, of_other;
+    std::vector<cudaEvent_t> events(200);
+    for (cudaEvent_t& event : events) ASSERT_EQ(cudaEventCreate(&event), cudaSuccess);
+    for (std::size_t k = 0; k < events.size(); ++k) {
+      const Stream& stream = k % 2 == 0 ? of_one : of_other;
+      if (k > 0) stream.wait_for(events[k - 1]);
+      stream.add(n.get(0), 1);
+      ASSERT_EQ(cudaEventRecord(events[k], stream.get()), cudaSuccess);
+    }
+    std::vector<std::thread> threads;
+    for (const Stream* stream : {&of_one, &of_other}) threads.emplace_back([=] { stream->wait(); });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(n[0], 200);
+    for (const cudaEvent_t event : events) EXPECT_EQ(cudaEventDestroy(event), cudaSuccess);
+  }
 }
 
 }  // namespace

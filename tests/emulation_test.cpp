@@ -30,13 +30,14 @@ constexpr int seeds = 50;
 // Launches on a stream of this thread's own, and waits.
 template <class... Arguments>
 int run(void (*kernel)(Arguments...), const LaunchShape& shape, std::type_identity_t<Arguments>... arguments) {
-  static thread_local const cudaStream_t stream = [] {
-    cudaStream_t made = nullptr;
-    cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking);
-    return made;
-  }();
-  const int error = launch(kernel, shape, stream, arguments...);
-  return error != cudaSuccess ? error : cudaStreamSynchronize(stream);
+  struct Stream {
+    cudaStream_t get = nullptr;
+    Stream() { cudaStreamCreateWithFlags(&get, cudaStreamNonBlocking); }
+    ~Stream() { cudaStreamDestroy(get); }
+  };
+  static thread_local const Stream stream;
+  const int error = launch(kernel, shape, stream.get, arguments...);
+  return error != cudaSuccess ? error : cudaStreamSynchronize(stream.get);
 }
 
 // How many of the seeds give a wrong result; run(seed) says whether it is right.

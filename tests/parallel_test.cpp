@@ -140,7 +140,7 @@ TEST(Threads, ThatCannotBeMadeAreRefusedInOneSentence) {
                 AllOf(HasSubstr("1024 threads asked for"), HasSubstr("no more than"), HasSubstr("allowed: fewer")));
     EXPECT_LE(text.size(), 300u);
     // The threads that were made are gone, with their memory.
-    const std::vector<char> memory(150u << 20);
+    const std::vector<char> memory(100u << 20);
     EXPECT_EQ(memory.back(), 0);
     EXPECT_EQ(Context({.backend = BackendKind::cpu, .threads = 2}).threads(), 2);
     return ::testing::Test::HasFailure() ? 1 : 0;

@@ -167,15 +167,13 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     a.activation = parse_activation(value("activation"));
   }
   const ActivationParameter& p = traits_of(a.activation).parameter;
-  if (p.name &&
-      require(p.name, fmt::format("NUMBER (for {}; PyTorch's default is {})", to_string(a.activation), p.usual))) {
+  if (p.name && require(p.name, fmt::format("NUMBER (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
     a.beta = parse_parameter(p.name, value(p.name));
   }
   if (require("output", "potential|score")) a.output = parse_output(value("output"));
   require("sde", fmt::format("{}", fmt::join(sde_names(), "|")));
   if (!missing.empty()) {
-    throw Error(fmt::format("its metadata do not say all that is needed to run it: give {} (there, or by {})", missing,
-                            options));
+    throw Error(fmt::format("its metadata lack {}; give these there, or by {}", missing, options));
   }
 
   const bool named = !value("layers").empty();

@@ -18,9 +18,9 @@
 namespace fokker {
 namespace {
 
-// A helper or a caller looks this often for what it waits for, some tens of microseconds, before it sleeps: an iteration
-// of training calls twice, and a thread that sleeps takes as long to wake.
-constexpr int looks = 1000;
+// A helper or a caller looks this often for what it waits for, about half a millisecond, before it sleeps: an iteration of
+// training calls several times, and a thread that sleeps takes tens of microseconds to wake.
+constexpr int looks = 10'000;
 
 template <class T>
 void wait_while(const std::atomic<T>& value, T old) {

@@ -186,10 +186,9 @@ TEST(KeptJson, IsHeldToItsShape) {
       {"upper_bound",
        {{"over_samples", {{"log_bound", 3}, {"vacuous", true}}},
         {"over_box", {{"log_bound", nullptr}, {"vacuous", false}}},
-        {"diameter", 9.9},
-        {"warnings", Json::array({"a warning"})}}},
+        {"diameter", 9.9}}},
       {"resolved", true},
-      {"warnings", Json::array()},
+      {"warnings", Json::array({"a warning"})},
       {"seconds", 1}};
   check_shape(diagnosis, diagnosis_shape(), "diagnosis.json", "remove it");
   diagnosis["identity"] = Json::object();

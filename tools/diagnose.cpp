@@ -105,17 +105,24 @@ Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& g
       return empirical_law(context,
                            draw_samples(context, model, grid, scheme, options.samples, options.seed,
                                         [&](double done) { sampled(before + 0.5 * done); }),
-                           {.half_width = options.energy.box});
+                           {.half_width = options.energy.box}, options.reach.far);
     };
     const EmpiricalLaw sde = law(Scheme::euler_maruyama, 0), ode = law(Scheme::heun, 0.5);
     diagnosis.escaped_ode = ode.escaped;
     diagnosis.escaped_sde = sde.escaped;
-    diagnosis.gap_warnings = warnings_of("samples of the ODE", ode);
-    for (std::string& text : warnings_of("samples of the SDE", sde)) diagnosis.gap_warnings.push_back(std::move(text));
+    diagnosis.gap_warnings = warnings_of("samples of the ODE", ode, options.reach.why);
+    append(diagnosis.gap_warnings, warnings_of("samples of the SDE", sde, options.reach.why));
     diagnosis.gap = std::sqrt(std::max(0.0, w2_squared(context, ode, sde).w2_squared));
   }
   diagnosis.seconds = seconds_before + clock.seconds();
   return diagnosis;
+}
+
+Warnings Diagnosis::warnings() const {
+  Warnings all = energy.warnings;
+  if (bound) append(all, bound->warnings);
+  append(all, gap_warnings);
+  return all;
 }
 
 std::string exponential(double logarithm) {
@@ -166,16 +173,14 @@ Json diagnosis_json(const Diagnosis& diagnosis, const DiagnoseOptions& options, 
         {"over_samples", bound_json(bound->over_samples, bound->log_bound_samples, bound->vacuous_samples())},
         {"over_box", bound_json(bound->over_box, bound->log_bound_box, bound->vacuous_box())},
         {"diameter", bound->diameter},
-        {"left_out", {{"samples", bound->left_out_samples}, {"box", bound->left_out_box}}},
-        {"warnings", bound->warnings}};
+        {"left_out", {{"samples", bound->left_out_samples}, {"box", bound->left_out_box}}}};
   }
   json["gap"] = {{"w2", diagnosis.gap_is_sliced ? Json() : Json(diagnosis.gap)},
                  {"sliced_w2", diagnosis.gap_is_sliced ? Json(diagnosis.gap) : Json()},
                  {"samples", options.samples},
-                 {"escaped", {{"ode", diagnosis.escaped_ode}, {"sde", diagnosis.escaped_sde}}},
-                 {"warnings", diagnosis.gap_warnings}};
+                 {"escaped", {{"ode", diagnosis.escaped_ode}, {"sde", diagnosis.escaped_sde}}}};
   json["resolved"] = energy.resolved;
-  json["warnings"] = energy.warnings;
+  json["warnings"] = diagnosis.warnings();
   json["grid"] = grid;
   json["seed"] = options.seed;
   return json;
@@ -217,12 +222,6 @@ std::string diagnosis_text(const Diagnosis& diagnosis) {
     line("samples", bound->log_bound_samples, bound->vacuous_samples());
     line("box", bound->log_bound_box, bound->vacuous_box());
   }
-  std::vector<std::string> warnings = energy.warnings;
-  if (const auto& bound = diagnosis.bound) {
-    warnings.insert(warnings.end(), bound->warnings.begin(), bound->warnings.end());
-  }
-  warnings.insert(warnings.end(), diagnosis.gap_warnings.begin(), diagnosis.gap_warnings.end());
-  for (const std::string& warning : warnings) out += fmt::format("warning: {}\n", warning);
   return out;
 }
 

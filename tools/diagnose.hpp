@@ -14,13 +14,14 @@
 namespace fokker::tools {
 
 // Raised where the same model and options give other numbers than before, so that saved ones are computed anew.
-constexpr int diagnosis_version = 5;
+constexpr int diagnosis_version = 6;
 
 struct DiagnoseOptions {
   EnergyOptions energy;
   UpperBoundOptions bound;
   std::int64_t samples = 20000;  // of each sampler, for the measured gap; 0 measures none
   std::uint64_t seed = 0;
+  Reach reach = {};  // of the samples
 };
 
 struct Diagnosis {
@@ -34,6 +35,9 @@ struct Diagnosis {
   double escaped_ode = 0, escaped_sde = 0;  // EmpiricalLaw::escaped of the samples that the gap is between
   Warnings gap_warnings;
   double seconds = 0;  // with those of earlier calls, as far as their work was saved
+
+  // Of the energy, the bound and the gap.
+  Warnings warnings() const;
 };
 
 // Steps of diagnose(), for progress: step 0 the energy, 1 the bound, 2 the samplers.

@@ -185,7 +185,7 @@ MeasuredGap measure(const Context& context, const Model& model, const GroundTrut
 
 Warnings warnings_of(const SamplerGap& gap) {
   Warnings warnings = warnings_of("samples of the ODE", gap.ode);
-  for (std::string& text : warnings_of("samples of the SDE", gap.sde)) warnings.push_back(std::move(text));
+  append(warnings, warnings_of("samples of the SDE", gap.sde));
   return warnings;
 }
 

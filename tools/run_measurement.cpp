@@ -98,7 +98,7 @@ Json diagnosis_shape() {
         {"right", estimate},
         {"difference", estimate}}},
       {"upper_bound",
-       {{"over_samples", bound}, {"over_box", bound}, {"diameter", "number"}, {"warnings", Json::array({"text"})}}},
+       {{"over_samples", bound}, {"over_box", bound}, {"diameter", "number"}}},
       {"resolved", "flag"},
       {"warnings", Json::array({"text"})},
       {"seconds", "number"}};

@@ -56,11 +56,13 @@ std::string warning_of(const std::string& which, const SampleHealth& health, dou
   return found.empty() ? "" : fmt::format("of {} {} {}", health.count, which, fmt::join(found, "; "));
 }
 
-Warnings warnings_of(const std::string& which, const EmpiricalLaw& law) {
+void append(Warnings& warnings, const Warnings& more) { warnings.insert(warnings.end(), more.begin(), more.end()); }
+
+Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const std::string& far) {
   Warnings warnings;
   const bool lost = law.health.count > 0 && law.health.not_finite == law.health.count;
   const double outside = law.histogram ? law.escaped : lost ? 1 : 0;
-  if (std::string text = warning_of(which, law.health, outside); !text.empty()) warnings.push_back(std::move(text));
+  if (std::string text = warning_of(which, law.health, outside, far); !text.empty()) warnings.push_back(std::move(text));
   if (law.histogram && law.histogram->inside > 1) {
     const double width = law.histogram->deviation(), spacing = law.histogram->grid.spacing();
     if (width < 2 * spacing) {

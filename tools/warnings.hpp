@@ -33,7 +33,8 @@ ModelMetadata training_metadata(const std::string& recipe, const DataSet& data);
 std::string warning_of(const std::string& which, const SampleHealth& health, double outside = 0,
                        const std::string& far = Reach().why);
 // The same of a law, and that it is too narrow for the grid of its histogram.
-Warnings warnings_of(const std::string& which, const EmpiricalLaw& law);
+Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const std::string& far = Reach().why);
+void append(Warnings& warnings, const Warnings& more);
 
 // These look at draws on the host, whatever the backend of the work.
 DataScale scale_of(const DataSet& data);

@@ -58,6 +58,19 @@ TEST_F(DiagnoseCommand, FollowsItsContract) {
   EXPECT_THAT(text.out, AllOf(HasSubstr("e^φ is not integrable"), HasSubstr("balance without Z"),
                               HasSubstr(", step error "), HasSubstr("a maximum over points is no bound")));
 
+  // Samples that leave the scale of the data are named beyond the plane too, on standard error with --json or without.
+  const std::string untrained = network("solid.safetensors", Output::potential, 3, Activation::tanh);
+  save_model(untrained, load_model(untrained), {{"largest_datum", "1e-3"}});
+  const Arguments small = with(words("diagnose --grid geometric:9:0.01 --bound-samples 19 --box-points 19 --samples 99 "
+                                     "--energy-samples 32 --paths 4 --model"),
+                               {untrained});
+  const std::string beyond = "have a coordinate beyond 0.01, ten times the largest number of the data";
+  const Outcome with_json = fokker(with(small, {"--json"})), without = fokker(small);
+  EXPECT_THAT(with_json.err, HasSubstr(beyond));
+  EXPECT_THAT(without.err, HasSubstr(beyond));
+  EXPECT_EQ(without.out.find("warning"), std::string::npos);
+  EXPECT_THAT(Json::parse(with_json.out)["warnings"].dump(), HasSubstr(beyond));
+
   const auto fails = [&](const Arguments& more, const std::string& what, int code) {
     expect_refused(with({"diagnose", "--model", planar_mixture()}, more), what, code);
   };

@@ -71,6 +71,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
     const Model model = model_.load();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
+    options_.reach = reach_of(model, model_.path);
     const Stopwatch clock;
     Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
     const Diagnosis diagnosis = diagnose(context, model, grid, options_, [&](int, double) -> FractionDone {
@@ -78,6 +79,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
       return [&](double done) { progress.update(done); };
     });
     progress.clear();
+    warn(diagnosis.warnings());
     if (!json_) return fmt::print("SDE {}\n{}", text_of(model.sde), diagnosis_text(diagnosis));
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;

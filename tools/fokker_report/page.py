@@ -163,7 +163,7 @@ def diagnosis_section(runs):
         slopes = run.diagnosis["radial_slopes"]
         refused = [] if slopes["integrable"] else [f"there is no Z: {slopes['reason']}"]
         notes += [f"<li>{tables.name_text(run, runs)}: {escaped(note)}.</li>" for note in
-                  [*run.diagnosis["warnings"], *(run.diagnosis["upper_bound"] or {}).get("warnings", []), *refused]]
+                  [*run.diagnosis["warnings"], *refused]]
     vacuous = [run for run in runs if run.diagnosis["upper_bound"]["over_samples"]["vacuous"]]
     diameter = runs[0].diagnosis["upper_bound"]["diameter"]
     text = ("<p>In continuous time, W₂ (not its square) between the samplers is at most ½ ∫ e<sup>∫L</sup> g² √e<sub>t</sub> dt. "

@@ -29,7 +29,7 @@ FINISHED = {
     "diagnosis?": {"radial_slopes": {"integrable": "flag", "reason": "text?"},
                    "energy": {"dissipation": ESTIMATE, "balance": {"difference": ESTIMATE}},
                    "identity?": {key: ESTIMATE for key in ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")},
-                   "upper_bound": {"over_samples": BOUND, "over_box": BOUND, "diameter": "number", "warnings": ["text"]},
+                   "upper_bound": {"over_samples": BOUND, "over_box": BOUND, "diameter": "number"},
                    "resolved": "flag", "warnings": ["text"]}}
 SUMMARY = {
     "data": "text", "activation": ACTIVATION, "residual_weight": "number", "seeds": "number",

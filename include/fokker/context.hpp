@@ -21,8 +21,8 @@ std::string_view to_string(Precision precision);
 
 struct ContextOptions {
   BackendKind backend = BackendKind::automatic;  // automatic: CUDA where this build and machine have it, else the CPU
-  // CPU threads, up to 1024; 0: as many as OMP_NUM_THREADS says, else one a processor, and never more than the process's affinity
-  // and the CPU quota of its control group allow.
+  // CPU threads, up to 1024; 0: as many as OMP_NUM_THREADS says, else one a processor, and never more than the
+  // process's affinity and the CPU quota of its control group allow.
   int threads = 0;
   // The caller's cudaStream_t, used as it is and never destroyed; nullptr: the default stream.
   void* stream = nullptr;

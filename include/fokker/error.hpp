@@ -12,8 +12,8 @@ namespace fokker {
 // more than `longest` ≥ 2 characters the middle is left out, as in "beginning…end".
 std::string printable(std::string_view text, std::size_t longest = std::string_view::npos);
 
-// The one exception of the library: what() is a single printable() sentence of at most 300 characters that names what was
-// given and what is allowed. Beside it only std::bad_alloc leaves a call, where memory does not suffice. Every
+// The one exception of the library: what() is a single printable() sentence of at most 300 characters that names what
+// was given and what is allowed. Beside it only std::bad_alloc leaves a call, where memory does not suffice. Every
 // use of an object that was moved from throws it, until something is assigned to that object.
 class Error : public std::runtime_error {
  public:

@@ -39,8 +39,9 @@ struct Architecture {
   // These throw Error for a layer that is not there.
   std::int64_t inputs(std::int64_t layer) const;
   std::int64_t outputs(std::int64_t layer) const;
-  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs]. The offset of
-  // the weights of layer layers() is the number of parameters. These throw Error too where a size is out of its range.
+  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs]. The offset
+  // of the weights of layer layers() is the number of parameters. These throw Error too where a size is out of its
+  // range.
   std::int64_t weight_offset(std::int64_t layer) const;
   std::int64_t bias_offset(std::int64_t layer) const;
   std::int64_t parameter_count() const;
@@ -79,10 +80,10 @@ using ModelMetadata = std::map<std::string, std::string>;
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
 // read too), with the metadata keys activation, beta, output, layers, sde, sde_parameters; without `layers`, the natural
 // sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
-// "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde": …,
-// "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are not
-// written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network without
-// activation, output or SDE, and on a beta beside an activation that has none.
+// "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
+// …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
+// not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
+// without activation, output or SDE, and on a beta beside an activation that has none.
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});

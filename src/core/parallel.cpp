@@ -18,8 +18,8 @@
 namespace fokker {
 namespace {
 
-// A helper or a caller looks this often for what it waits for, some tens of microseconds, before it sleeps: an iteration
-// of training calls twice, and a thread that sleeps takes as long to wake.
+// A helper or a caller looks this often for what it waits for, some tens of microseconds, before it sleeps: an
+// iteration of training calls twice, and a thread that sleeps takes as long to wake.
 constexpr int looks = 1000;
 
 template <class T>

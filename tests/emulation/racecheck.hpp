@@ -6,8 +6,8 @@
 // (racecheck.cpp). One sentence says what met, and the process aborts.
 //
 // What orders: a launch all that came before it, sync_block a block, sync_warp a warp, and nothing else. Atomic
-// additions order nothing and do not race with one another. Shuffles, ldmatrix and mma bring a warp together and order no
-// memory, so stricter than a run on any one device shows.
+// additions order nothing and do not race with one another. Shuffles, ldmatrix and mma bring a warp together and order
+// no memory, so stricter than a run on any one device shows.
 //
 // ThreadSanitizer's own runtime keeps the last four accesses to eight bytes and a clock of every thread's time in each
 // thread. Barriers are of whole blocks and warps here, so that one time of each is enough, and a byte needs to know who

@@ -1,7 +1,7 @@
-// Loaded before the C library (LD_PRELOAD) it lets one call of one function fail, as a full disk, a lost server or a lack
-// of memory would: FOKKER_FAIL=NAME:N names the function and the number of the call, from 1, counted from the first file
-// that the process creates, which each command does when its work begins. The file FOKKER_CALLS then holds the number of
-// calls that there were, with those of threads.
+// Loaded before the C library (LD_PRELOAD) it lets one call of one function fail, as a full disk, a lost server or a
+// lack of memory would: FOKKER_FAIL=NAME:N names the function and the number of the call, from 1, counted from the
+// first file that the process creates, which each command does when its work begins. The file FOKKER_CALLS then holds
+// the number of calls that there were, with those of threads.
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>

@@ -1,5 +1,5 @@
-// A call of the system that fails, whichever it is: the work is done with the same bits, or one sentence says why not and
-// every file is as it was or as it should be. Nothing half written is left, and nothing temporary.
+// A call of the system that fails, whichever it is: the work is done with the same bits, or one sentence says why not
+// and every file is as it was or as it should be. Nothing half written is left, and nothing temporary.
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

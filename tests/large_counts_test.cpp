@@ -1,6 +1,6 @@
-// Every kernel that takes counts, where its arrays have more than 2^31 numbers, on the emulation: memory is reserved and
-// never touched but for the last rows and what a block comes by, and of a launch runs the block alone that has the last
-// rows. They get the bits that a launch of these rows alone gives them. An index of 32 bits takes them elsewhere.
+// Every kernel that takes counts, where its arrays have more than 2^31 numbers, on the emulation: memory is reserved
+// and never touched but for the last rows and what a block comes by, and of a launch runs the block alone that has the
+// last rows. They get the bits that a launch of these rows alone gives them. An index of 32 bits takes them elsewhere.
 //
 // Left out: launch_total() and launch_loss_values(), whose arrays a block or each of its parts reads whole.
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
-// Memory that runs out at the n-th request, for every n: each call ends by std::bad_alloc or an Error, leaves no file and
-// no lock behind, and works afterwards.
+// Memory that runs out at the n-th request, for every n: each call ends by std::bad_alloc or an Error, leaves no file
+// and no lock behind, and works afterwards.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -66,7 +66,8 @@ long requests_survived(const std::function<void()>& call) {
 TEST(Memory, RunsOutInReadersWithoutHarm) {
   const Scratch scratch;
   const std::string mixture = R"({"weights": [1, 3], "means": [[0, 1], [2, 3]], "covariances": [2, 3], "sde": "ve",
-                                  "metadata": {"long enough for memory of its own": [[], {}, [1, "and this one as well"]]}})";
+                                  "metadata": {"long enough for memory of its own":
+                                               [[], {}, [1, "and this one as well"]]}})";
   put(scratch / "m.json", mixture);
   EXPECT_GT(requests_survived([&] { load_model(scratch / "m.json"); }), 20);
   EXPECT_GT(requests_survived([&] { parse_json(mixture, "it", 8).dump(); }), 20);

@@ -356,6 +356,7 @@ TEST(GaussianMixture, RefusesWhatIsNoMixture) {
   EXPECT_THAT(message_of([] { G(0, {1}, {}, {}); }), HasSubstr("dimension of 1 to 4096, and 0"));
   EXPECT_THAT(message_of([] { G(-2, {1}, {}, {}); }), HasSubstr("and -2 was given"));
   EXPECT_THAT(message_of([] { G::isotropic(-2, {1}, {}, {1}); }), HasSubstr("and -2 was given"));
+  EXPECT_THAT(message_of([] { G::diagonal(5000, {1}, {}, {}); }), HasSubstr("dimension of 1 to 4096, and 5000"));
   EXPECT_THAT(message_of([] { G(1, {}, {}, {}); }), HasSubstr("at least one component"));
   EXPECT_THAT(message_of([] { G(2, {1}, {0}, {1, 0, 0, 1}); }), HasSubstr("needs 2 numbers for its means, and 1"));
   EXPECT_THAT(message_of([] {

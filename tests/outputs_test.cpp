@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <fstream>
 #include <set>
 #include <string>
 #include <thread>
@@ -55,6 +56,14 @@ TEST(Claims, AreOfOneProcessAtATime) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(scratch / "folder"), {}), 1);
   EXPECT_EQ(get(file), "saved");
   const Claim again(file);
+}
+
+TEST(Claims, NameNoProcessThatHasEnded) {
+  const Scratch scratch;
+  const Claim claim(scratch / "file");
+  ASSERT_EQ(scratch.list().size(), 1u);
+  std::ofstream(scratch / *scratch.list().begin()) << "999999999\n";  // beyond all numbers of processes
+  EXPECT_THAT(refusal(scratch / "file"), HasSubstr("in use by another process"));
 }
 
 // That a process was killed shows in the name that is left and in nothing else.

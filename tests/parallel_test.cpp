@@ -1,5 +1,5 @@
-// Threads: who does which items, what an exception, a call within a call and a fork do, and what is where no more threads
-// can be made.
+// Threads: who does which items, what an exception, a call within a call and a fork do, and what is where no more
+// threads can be made.
 #include "core/parallel.hpp"
 
 #include <gmock/gmock.h>

@@ -223,6 +223,9 @@ TEST(Report, HasHelpAndNamesThePackagesItLacks) {
   EXPECT_EQ(help.code, 0) << help.err;
   EXPECT_THAT(help.out, AllOf(HasSubstr("examples:"), HasSubstr("report.py build/demo")));
   EXPECT_EQ(run(scratch, bare).code, 2);
+  const Outcome wrong = run(scratch, bare + "x --out 'a\033[31mb'");
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_THAT(wrong.err, HasSubstr("--out 'a?[31mb' given; allowed: a name that ends in .html"));
   const Outcome outcome = run(scratch, bare + (scratch / "out"));
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("python3-numpy"), HasSubstr("python3-matplotlib")));

@@ -62,8 +62,8 @@ inline std::string get(const std::string& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// What an Error thrown by `call` says, after checking that it is one printable line of at most 300 characters; empty, and
-// a failure of the test, where none is thrown.
+// What an Error thrown by `call` says, after checking that it is one printable line of at most 300 characters; empty,
+// and a failure of the test, where none is thrown.
 template <class Call>
 std::string message_of(Call&& call) {
   try {

@@ -108,9 +108,11 @@ Claim::Claim(const std::string& path) : Claim() {
       char text[32] = {};
       const ssize_t read = ::pread(file_, text, sizeof(text) - 1, 0);
       ::close(std::exchange(file_, -1));
-      const long process = read > 0 ? std::strtol(text, nullptr, 10) : 0;
+      const long number = read > 0 ? std::strtol(text, nullptr, 10) : 0;
+      // A process that could not write its number leaves there that of one that was killed.
+      const bool there = number > 0 && (::kill(static_cast<pid_t>(number), 0) == 0 || errno == EPERM);
       throw Error(fmt::format("'{}' is in use by {}, which writes it; allowed: another name, or the same after its end",
-                              path, process > 0 ? fmt::format("process {}", process) : "another process"));
+                              path, there ? fmt::format("process {}", number) : "another process"));
     }
     // The process before may have removed the file that this one has opened.
     struct stat opened {};

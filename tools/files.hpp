@@ -14,7 +14,8 @@ namespace fokker::tools {
 
 std::string read_text(const std::string& path);
 bool is_file(const std::string& path);
-// A count that a saved file holds as a double; throws Error, which `name` begins, where it is no integer from 0 to 2^53.
+// A count that a saved file holds as a double; throws Error, which `name` begins, where it is no integer from 0 to
+// 2^53.
 std::int64_t count_of(double value, const std::string& name);
 // Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);

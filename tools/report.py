@@ -84,6 +84,8 @@ def main():
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="DIR", help="the --out folder of reproduce")
     parser.add_argument("--out", metavar="FILE.html", help="the report (default: DIR/report.html)")
+    wrong_usage = parser.error
+    parser.error = lambda text: wrong_usage(printable(text))
     arguments = parser.parse_args()
     out = arguments.out if arguments.out is not None else os.path.join(arguments.folder, "report.html")
     if not out.endswith(".html"):

@@ -82,12 +82,14 @@ class Reproduction {
         ->check(CLI::IsMember({"yes", "no"}));
     machine_.add_to(app);
     app.footer(
-        std::string("Examples:\n"
-                    "  reproduce --preset quick --out quick\n"
-                    "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
-                    "report.py renders the results. A second call with the same options goes on where the first was "
-                    "ended.\nKilled in the midst of a save, it leaves the earlier file and beside it a file "
-                    ".fokker-PID-N.tmp, which may be\nremoved.\n\n") +
+        std::string(
+            "Examples:\n"
+            "  reproduce --preset quick --out quick\n"
+            "  reproduce --preset quick --data checker --weights 0,0.1,1 --activation silu --out checker\n\n"
+            "report.py renders the results. A second call with the same options goes on where the first was "
+            "ended.\nKilled in the midst of a save, it leaves the earlier file and beside it a file "
+            ".fokker-PID-N.tmp, which may be\nremoved, and .fokker-HASH.lock, which the next call takes over and "
+            "removes.\n\n") +
         exit_codes_help);
   }
 

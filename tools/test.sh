@@ -2,7 +2,8 @@
 # Installs what is missing (Debian packages, and two from PyPI into build/python), builds everything into build/ and runs
 # the tests.
 # usage: tools/test.sh [--slow] [--no-install] [--build DIR] [--help]
-#   --slow        also the tests labelled slow (published checkpoints with 200 000 samples, the reproduction's quick preset)
+#   --slow        also the tests labelled slow: published checkpoints with 200 000 samples, the reproduction's quick
+#                 preset, kills, failing calls, and all tests of the emulated device by racecheck and in other orders
 #   --no-install  trust that the packages are there
 #   --build DIR   build into DIR instead of build/; an existing folder keeps its settings
 # FOKKER_PAPER_DATA names the folder with the paper's published checkpoints and histograms; tests that need it are
@@ -14,7 +15,7 @@ cd "$(dirname "$0")/.."
 build=build install=yes filter=(-LE '^slow$')
 while [ $# -gt 0 ]; do
   case $1 in
-    -h | --help) sed -n '2,9s/^# //p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     --slow) filter=() ;;
     --no-install) install=no ;;
     --build)

@@ -18,8 +18,8 @@
 namespace fokker {
 namespace {
 
-// A helper or a caller looks this often for what it waits for, about half a millisecond, before it sleeps: an iteration of
-// training calls several times, and a thread that sleeps takes tens of microseconds to wake.
+// A helper or a caller looks this often for what it waits for, about half a millisecond, before it sleeps: an
+// iteration of training calls several times, and a thread that sleeps takes tens of microseconds to wake.
 constexpr int looks = 10'000;
 
 template <class T>

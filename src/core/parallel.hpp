@@ -14,7 +14,8 @@ namespace fokker {
 // now. Throws Error where the system makes fewer than were asked for; for 0 it takes those.
 int make_threads(int asked);
 
-// Internal: task(body, thread) on the calling thread, as thread 0, and on up to `threads` − 1 helpers. It may not throw.
+// Internal: task(body, thread) on the calling thread, as thread 0, and on up to `threads` − 1 helpers. It may not
+// throw.
 void run_on_threads(int threads, void (*task)(void* body, int thread), void* body);
 
 // Calls body(item, thread) for every item in [0, items), items handed out one at a time; thread < threads, and 0 is the

@@ -5,11 +5,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <climits>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <vector>
 
 namespace fokker {
 namespace {
@@ -35,6 +37,17 @@ int asked_threads() {
   return text == nullptr ? 0 : int(std::clamp(std::strtol(text, nullptr, 10), 0L, long{INT_MAX}));
 }
 
+// The kernel refuses a set that has no room for all its processors.
+int affine_processors() {
+  for (std::size_t room = CPU_SETSIZE; room <= 1 << 20; room *= 2) {
+    std::vector<cpu_set_t> sets(room / CPU_SETSIZE);
+    const std::size_t bytes = sets.size() * sizeof(cpu_set_t);
+    if (::sched_getaffinity(0, bytes, sets.data()) == 0) return CPU_COUNT_S(bytes, sets.data());
+    if (errno != EINVAL) break;
+  }
+  return int(::sysconf(_SC_NPROCESSORS_ONLN));
+}
+
 bool has_controller(const std::string& controllers, const std::string& name) {
   return ("," + controllers + ",").find("," + name + ",") != std::string::npos;
 }
@@ -58,10 +71,7 @@ int processor_quota(const std::string& root, const std::string& self) {
 }
 
 int available_processors() {
-  cpu_set_t set;
-  const int affine =
-      ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : int(::sysconf(_SC_NPROCESSORS_ONLN));
-  return std::max(1, std::min(affine, processor_quota("/sys/fs/cgroup", "/proc/self/cgroup")));
+  return std::max(1, std::min(affine_processors(), processor_quota("/sys/fs/cgroup", "/proc/self/cgroup")));
 }
 
 int default_threads() {

@@ -52,8 +52,8 @@ Error unwritable(const std::string& path, const std::string& why) {
   return Error(fmt::format("cannot write {}: {}", in_quotes(path), why));
 }
 
-// A file that is removed at its end. Its name is kept before there is a file of it, so that none is left where memory runs
-// out.
+// A file that is removed at its end. Its name is kept before there is a file of it, so that none is left where memory
+// runs out.
 struct Temporary {
   std::string name = {};
   bool there = false;

@@ -11,8 +11,8 @@
 
 namespace fokker {
 
-// A value of JSON from outside. It takes memory in proportion to the text it was read from, and ending it asks for none,
-// so that memory which runs out while one is read is an exception like any other.
+// A value of JSON from outside. It takes memory in proportion to the text it was read from, and ending it asks for
+// none, so that memory which runs out while one is read is an exception like any other.
 class JsonValue {
  public:
   using Array = std::vector<JsonValue>;
@@ -58,8 +58,8 @@ class JsonValue {
 };
 
 // JSON as strictly as a file format needs: well-formed UTF-8, no key twice in one object, no number out of range, no
-// deeper than `deepest`; in time proportional to the text, but for the sorting of keys. `what` begins the message of the
-// Error.
+// deeper than `deepest`; in time proportional to the text, but for the sorting of keys. `what` begins the message of
+// the Error.
 JsonValue parse_json(std::string_view text, const std::string& what, int deepest);
 
 // Scalars and lists as JSON. A text that is not UTF-8 throws Error, or has its wrong bytes replaced.

@@ -423,8 +423,8 @@ Sides sides(const void* to, const void* from) {
   return {from_host, to_host, from_host != to_host && pinned().bytes_from(from_host ? from : to) == 0};
 }
 
-// When a copy is done: when its stream comes to it; before the call returns; the reading before the call returns, and the
-// writing when the stream comes to it.
+// When a copy is done: when its stream comes to it; before the call returns; the reading before the call returns, and
+// the writing when the stream comes to it.
 enum class Copy { in_its_turn, at_once, staged };
 
 cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cudaStream_t stream, Copy when) {
@@ -452,8 +452,8 @@ cudaError_t copy(Call& call, void* to, const void* from, std::size_t bytes, cuda
 
 }  // namespace
 
-// As the documentation of synchronous copies says: where both sides are on the device nothing waits, and pageable memory
-// has been read at return, but may be on its way to the device still.
+// As the documentation of synchronous copies says: where both sides are on the device nothing waits, and pageable
+// memory has been read at return, but may be on its way to the device still.
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
   if (bytes == 0) return cudaSuccess;

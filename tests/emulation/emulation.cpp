@@ -1,10 +1,10 @@
 // The scheduler of the emulation: fibers, the choice of the next one, and the operations at which they meet.
 //
 // Every host thread has its own scheduler with fibers that live as long as it does: a fiber runs a kernel, parks, and
-// runs the next block's. Where a block has ended, the next one takes its fibers. Fibers switch to each other directly, one switch for each lane of an operation; the last lane
-// to arrive computes for all. A switch is a _setjmp and a _longjmp, which make no system call: 50 ns or so. Sanitizers
-// are told of it; ThreadSanitizer watches longjmp all the same, so that with it a switch is a getcontext and a
-// setcontext, and takes 1 µs.
+// runs the next block's. Where a block has ended, the next one takes its fibers. Fibers switch to each other directly,
+// one switch for each lane of an operation; the last lane to arrive computes for all. A switch is a _setjmp and a
+// _longjmp, which make no system call: 50 ns or so. Sanitizers are told of it; ThreadSanitizer watches longjmp all the
+// same, so that with it a switch is a getcontext and a setcontext, and takes 1 µs.
 #undef _FORTIFY_SOURCE  // its longjmp refuses to go to another stack
 #include "emulation.hpp"
 

@@ -5,9 +5,13 @@
 // with -fsanitize=thread: the compiler then calls a function at every access, and those functions are ours
 // (racecheck.cpp). One sentence says what met, and the process aborts.
 //
-// What orders: a launch all that came before it, sync_block a block, sync_warp a warp, and nothing else. Atomic
-// additions order nothing and do not race with one another. Shuffles, ldmatrix and mma bring a warp together and order no
-// memory, so stricter than a run on any one device shows.
+// What orders: a launch all that ran before it, sync_block a block, sync_warp a warp, and nothing else. Atomic
+// additions order nothing and do not race with one another. Shuffles, ldmatrix and mma bring a warp together and order
+// no memory, so stricter than a run on any one device shows.
+//
+// Its limit: launches are ordered as they ran, whatever their streams. Two kernels in two streams without an event
+// between them race on a device and not here; such a fault shows where the streams' random mode (streams.hpp) runs them
+// in another order, and then in the results.
 //
 // ThreadSanitizer's own runtime keeps the last four accesses to eight bytes and a clock of every thread's time in each
 // thread. Barriers are of whole blocks and warps here, so that one time of each is enough, and a byte needs to know who

@@ -1,9 +1,9 @@
 #pragma once
 
-// The streams of the emulated device. A call queues its work and returns; it is done by a host thread that waits for it,
-// and before that where the mode says so: `eager` at the call, `lazy` not at all, `random` a part of some stream's work
-// at any call of the runtime, as FOKKER_EMULATION_SEED has it. FOKKER_EMULATION_STREAMS names the mode; without it the
-// streams are lazy, or random where a seed is named. All three are what a device may do.
+// The streams of the emulated device. A call queues its work and returns; it is done by a host thread that waits for
+// it, and before that where the mode says so: `eager` at the call, `lazy` not at all, `random` a part of some stream's
+// work at any call of the runtime, as FOKKER_EMULATION_SEED has it. FOKKER_EMULATION_STREAMS names the mode; without it
+// the streams are lazy, or random where a seed is named. All three are what a device may do.
 //
 // Work has a number, in the order of all calls. What is queued before it in its stream comes first, and so does what an
 // event stands for that its stream was told to wait for; between the default stream and a stream that is not

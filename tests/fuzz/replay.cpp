@@ -1,5 +1,5 @@
-// Reads kept inputs without libFuzzer, in any build. usage: fuzz_replay FOLDER, whose folders are named as the targets and
-// hold an input a file; or fuzz_replay TARGET FILE...
+// Reads kept inputs without libFuzzer, in any build. usage: fuzz_replay FOLDER, whose folders are named as the targets
+// and hold an input a file; or fuzz_replay TARGET FILE...
 // Exit codes: 0 each was read or refused, 1 one was not, or a target has no input.
 #include <algorithm>
 #include <cstdio>

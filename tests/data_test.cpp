@@ -20,6 +20,7 @@
 
 #include "compare.hpp"
 #include "fokker/npy.hpp"
+#include "fokker/sampler.hpp"
 #include "paper_data.hpp"
 #include "scratch.hpp"
 
@@ -440,6 +441,23 @@ TEST(Samples, OfDoublesThatFloatMergesAreRefused) {
   for (std::size_t i = 1; i < numbers.size(); i += 2) numbers[i] -= 1.7e9;
   save_npy(path, {100, 2}, numbers.data());
   EXPECT_EQ(DataSet::named(path).stored()->back(), 99);
+}
+
+TEST(Mixture, ThatFloatMergesIsRefused) {
+  const auto law = [](double mean, double variance) {
+    return GaussianMixture::isotropic(2, {1}, {0, mean}, {variance});
+  };
+  const auto names_the_coordinate = ::testing::AllOf(HasSubstr("coordinate 1 of the mixture does not fit in float32"),
+                                                     HasSubstr("subtract an offset"));
+  EXPECT_THAT(testing::message_of([&] { DataSet::mixture(law(1e8, 1)); }), names_the_coordinate);
+  EXPECT_THAT(testing::message_of([&] {
+                const ForwardSde sde;
+                Sampler(Context(), {sde, law(1e8, 1)}, TimeGrid::parse("uniform:10", sde));
+              }),
+              names_the_coordinate);
+  EXPECT_NO_THROW(DataSet::mixture(law(1e8, 1e12)));
+  EXPECT_NO_THROW(DataSet::mixture(law(1000, 1)));
+  EXPECT_NO_THROW(DataSet::mixture(law(1e8, 0)));  // points, which have no deviation to lose
 }
 
 TEST(Mixture, IsReadFromAJsonFile) {

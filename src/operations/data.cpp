@@ -83,6 +83,31 @@ MixtureTables::MixtureTables(const GaussianMixture& mixture)
   }
 }
 
+void check_fits_float32(const GaussianMixture& mixture) {
+  const std::int64_t d = mixture.dimension(), components = mixture.components();
+  const std::vector<double>&weights = mixture.weights(), &means = mixture.means(), &c = mixture.covariances();
+  for (std::int64_t i = 0; i < d; ++i) {
+    double mean = 0, variance = 0, largest = 0;
+    for (std::int64_t k = 0; k < components; ++k) {
+      mean += weights[k] * means[k * d + i];
+      largest = std::max(largest, std::abs(means[k * d + i]));
+    }
+    for (std::int64_t k = 0; k < components; ++k) {
+      const double from_mean = means[k * d + i] - mean;
+      variance += weights[k] * (c[(k * d + i) * d + i] + from_mean * from_mean);
+    }
+    // The rounding of numbers about the largest mean, as a deviation. Also false where a number is not finite.
+    const float rounded = static_cast<float>(largest);
+    const double spacing = double{std::nextafter(rounded, std::numeric_limits<float>::infinity())} - rounded,
+                 error = spacing / std::sqrt(12.0), deviation = std::sqrt(variance);
+    if (!(error > 1e-3 * deviation && deviation > 1e-13 * largest)) continue;
+    throw Error(fmt::format(
+        "coordinate {} of the mixture does not fit in float32, which fokker computes in: of numbers up to {:.3g} with "
+        "a standard deviation of {:.3g} it rounds off {:.2g}; subtract an offset from the means first, or scale them",
+        i, largest, deviation, error));
+  }
+}
+
 DataSet DataSet::mixture(GaussianMixture mixture) {
   if (mixture.components() == 0)
     throw Error("a data set was asked for of a mixture without components; allowed: 1 or more");
@@ -90,6 +115,7 @@ DataSet DataSet::mixture(GaussianMixture mixture) {
   if (mixture.dimension() > 4 * 65535) {
     throw Error(fmt::format("a data set of dimension {} asked for; allowed: 1 to {}", mixture.dimension(), 4 * 65535));
   }
+  check_fits_float32(mixture);
   DataSet data;
   data.kind_ = Kind::mixture;
   data.name_ = "mixture";

@@ -19,6 +19,9 @@ struct MixtureTables {
   explicit MixtureTables(const GaussianMixture& mixture);
 };
 
+// Throws Error where float32 rounds off more than a thousandth of the deviation of a coordinate, as to_float32() does.
+void check_fits_float32(const GaussianMixture& mixture);
+
 struct DeviceSamples {
   Buffer<float> samples;  // [N, d]
   std::uint64_t hash;     // as of samples on the host

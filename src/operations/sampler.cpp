@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker {
 namespace {
@@ -60,6 +61,7 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
+  if (const auto* const law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
   operator_ = context.backend().sampler(model, grid_);
 }
 

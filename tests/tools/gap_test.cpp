@@ -167,6 +167,19 @@ TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
   EXPECT_THAT(apart.out, ::testing::ContainsRegex("sliced W2² a_b +[0-9.]+e\\+37\n"));
   EXPECT_THAT(apart.out, HasSubstr("escaped: a 0.33333, b 0.00000"));
   EXPECT_THAT(apart.err, HasSubstr(fmt::format("of 3 samples in '{}' 1 have a coordinate beyond ", diverged)));
+  // Without data the scale of one file is what the other is held to.
+  std::vector<float> line, far;
+  for (int i = 0; i < 20; ++i) line.push_back(float(i)), far.push_back(1e18f * float(i));
+  const std::string one = save("e.npy", 1, line), other = save("f.npy", 1, far);
+  EXPECT_THAT(fokker({"gap", "--a", other, "--b", one}).err,
+              HasSubstr(fmt::format("numbers of '{}' are within 1.8e+19, and of '{}' within 18: one may have diverged",
+                                    other, one)));
+  EXPECT_EQ(fokker({"gap", "--a", one, "--b", one}).err.find("warning"), std::string::npos);
+
+  // Draws of the data outside the box are named beside files of samples too.
+  put(file("off.json"), R"({"weights": [1], "means": [[3.5, 0]], "covariances": 1})");
+  EXPECT_THAT(fokker_json({"gap", "--a", a, "--b", a, "--data", file("off.json"), "--json"})["warnings"].dump(),
+              HasSubstr(" draws of the data "));
 }
 
 TEST_F(GapCommand, NamesTheSamplesThatLeaveTheScaleOfTheData) {

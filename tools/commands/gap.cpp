@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <optional>
 #include <string>
@@ -146,13 +147,28 @@ options of the model and of its samplers are refused.
     }
   }
 
-  EmpiricalLaw load_law(const Context& context, const std::string& path, double far) const {
+  struct Loaded {
+    EmpiricalLaw law;
+    double scale;  // nine tenths of the finite numbers are within it
+  };
+
+  static double scale_of(std::vector<float> numbers) {
+    std::erase_if(numbers, [](float v) { return !std::isfinite(v); });
+    if (numbers.empty()) return 0;
+    for (float& v : numbers) v = std::abs(v);
+    const auto tenth = numbers.begin() + std::ssize(numbers) * 9 / 10;
+    std::nth_element(numbers.begin(), tenth, numbers.end());
+    return *tenth;
+  }
+
+  Loaded load(const Context& context, const std::string& path, double far) const {
     const NpyArray array = load_npy(path);
     if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
       throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
                               fmt::join(array.shape, ", ")));
     }
-    return empirical_law(context, to_device(context, to_float32(array, path), array.shape[1]), options_.box, far);
+    const std::vector<float> numbers = to_float32(array, path);
+    return {empirical_law(context, to_device(context, numbers, array.shape[1]), options_.box, far), scale_of(numbers)};
   }
 
   void compare_files() {
@@ -160,7 +176,8 @@ options of the model and of its samplers are refused.
     std::optional<DataSet> data;
     if (!data_.empty()) data = DataSet::named(data_);
     const double far = data ? data_scale(context, *data).far() : Reach().far;
-    const EmpiricalLaw a = load_law(context, a_, far), b = load_law(context, b_, far);
+    const Loaded first = load(context, a_, far), second = load(context, b_, far);
+    const EmpiricalLaw &a = first.law, &b = second.law;
     if (a.dimension != b.dimension) {
       throw Error(
           fmt::format("'{}' has dimension {} and '{}' {}; they must be the same", a_, a.dimension, b_, b.dimension));
@@ -172,19 +189,29 @@ options of the model and of its samplers are refused.
     const bool planar = a.histogram.has_value();
     Warnings warnings;
     for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
-      for (std::string& text : warnings_of(fmt::format("samples in '{}'", path), *law)) {
-        warnings.push_back(std::move(text));
-      }
+      append(warnings, warnings_of(fmt::format("samples in '{}'", path), *law));
     }
-    warn(warnings);
-    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
+    // Without data, the scale of one is all that the other can be held to; in the plane the box says more.
+    const auto [less, more] = std::minmax(first.scale, second.scale);
+    if (!data && !planar && more > 10 * less) {
+      warnings.push_back(
+          fmt::format("nine tenths of the numbers of '{}' are within {:.3g}, and of '{}' within {:.3g}: one may have "
+                      "diverged, which --data would show",
+                      a_, first.scale, b_, second.scale));
+    }
+    std::optional<GroundTruth> truth;
     if (data) {
       GapOptions options = options_;
       options.samples = std::min(a.health.count, b.health.count);
-      const GroundTruth truth = ground_truth(context, *data, options);
-      distances["a_truth"] = w2_squared(context, a, truth.law).w2_squared;
-      distances["b_truth"] = w2_squared(context, b, truth.law).w2_squared;
-      floor = truth.noise_floor;
+      truth = ground_truth(context, *data, options);
+      append(warnings, warnings_of("draws of the data", truth->law));
+    }
+    warn(warnings);
+    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
+    if (truth) {
+      distances["a_truth"] = w2_squared(context, a, truth->law).w2_squared;
+      distances["b_truth"] = w2_squared(context, b, truth->law).w2_squared;
+      floor = truth->noise_floor;
     }
     if (json_) {
       Json json;

@@ -272,7 +272,10 @@ void RunMeasurement::diagnose_run(const Run& run, Progress& progress) const {
   const std::vector<double>& times = diagnosis_grid_.times();
   const Json from = diagnosed_from(run);
   save_npy(out_ + "/diagnosis_times.npy", {std::ssize(times)}, times.data());
-  const DiagnoseOptions options{.energy = energy_options(), .bound = {}, .samples = 0, .seed = run.seed};
+  DiagnoseOptions options;
+  options.energy = energy_options();
+  options.samples = 0;
+  options.seed = run.seed;
   // The energy takes most of the time, and no samples are drawn.
   static constexpr double energy_share = 0.9;
   const Diagnosis found =

@@ -22,9 +22,10 @@ void require_finite(const std::vector<double>& values, const char* what) {
                           bad - values.begin(), *bad));
 }
 
-// As a size; 0 where the dimension is out of range, which the constructor names.
+// As a size.
 std::size_t sized(std::int64_t dimension) {
-  return dimension >= 1 && dimension <= 4096 ? static_cast<std::size_t>(dimension) : 0;
+  if (dimension >= 1 && dimension <= 4096) return static_cast<std::size_t>(dimension);
+  throw Error(fmt::format("a Gaussian mixture needs a dimension of 1 to 4096, and {} was given", dimension));
 }
 
 }  // namespace
@@ -35,10 +36,7 @@ GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> wei
       weights_(std::move(weights)),
       means_(std::move(means)),
       covariances_(std::move(covariances)) {
-  const std::size_t k = weights_.size(), d = static_cast<std::size_t>(dimension);
-  if (dimension < 1 || dimension > 4096) {
-    throw Error(fmt::format("a Gaussian mixture needs a dimension of 1 to 4096, and {} was given", dimension));
-  }
+  const std::size_t k = weights_.size(), d = sized(dimension);
   if (k == 0) throw Error("a Gaussian mixture needs at least one component, and no weights were given");
   if (means_.size() != k * d) {
     throw Error(
@@ -113,12 +111,13 @@ GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> wei
 
 GaussianMixture GaussianMixture::isotropic(std::int64_t dimension, std::vector<double> weights,
                                            std::vector<double> means, const std::vector<double>& variances) {
+  const std::size_t d = sized(dimension);
   if (variances.size() != weights.size()) {
     throw Error(fmt::format("a Gaussian mixture of {} components needs as many variances, and {} were given",
                             weights.size(), variances.size()));
   }
   std::vector<double> diagonals;
-  for (const double variance : variances) diagonals.insert(diagonals.end(), sized(dimension), variance);
+  for (const double variance : variances) diagonals.insert(diagonals.end(), d, variance);
   return diagonal(dimension, std::move(weights), std::move(means), diagonals);
 }
 

@@ -1,6 +1,7 @@
 // Exact fields of Gaussian mixtures on the CPU against the direct formulas of reference_mixture.hpp.
 #include "fokker/mixture.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <array>
@@ -377,6 +378,11 @@ TEST(GaussianMixture, RefusesWhatIsNoMixture) {
               HasSubstr("no negative eigenvalue, and covariance 0 has"));
   EXPECT_THAT(message_of([] { G(1, {1}, {0}, {-1}); }), HasSubstr("no negative eigenvalue"));
   EXPECT_THAT(message_of([] { G::isotropic(1, {1}, {0}, {1, 2}); }), HasSubstr("as many variances, and 2"));
+  for (const std::int64_t d : {-1, 0, 5000}) {
+    const std::string refused = fmt::format("a dimension of 1 to 4096, and {} was given", d);
+    EXPECT_THAT(message_of([&] { G::isotropic(d, {1}, {0}, {1}); }), HasSubstr(refused));
+    EXPECT_THAT(message_of([&] { G::diagonal(d, {1}, {0}, std::vector<double>(5000, 1.0)); }), HasSubstr(refused));
+  }
   // Rounding of a decimal file is no fault; neither is a singular covariance.
   EXPECT_NO_THROW(G(2, {1}, {0, 0}, {1, 0.1 + 1e-12, 0.1, 1}));
   EXPECT_NO_THROW(G(2, {1}, {0, 0}, {1, 1, 1, 1}));

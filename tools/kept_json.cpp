@@ -69,10 +69,11 @@ std::string fault(const Json& json, const Json& shape, const std::string& where)
 }  // namespace
 
 Json read_json(const std::string& path) {
+  const std::string text = read_text(path);
   try {
-    return json_of(parse_json(read_text(path), "it", deepest));
+    return json_of(parse_json(text, "it", deepest));
   } catch (const Error& error) {
-    throw Error(fmt::format("'{}' is not JSON; remove it, or choose another --out ({})", path, error.what()));
+    throw Error(fmt::format("'{}' cannot be used: {}; remove it, or choose another --out", path, error.what()));
   }
 }
 

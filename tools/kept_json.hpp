@@ -8,7 +8,7 @@
 
 namespace fokker::tools {
 
-// Throws Error where the file is not JSON.
+// Throws Error where the file cannot be read, or is no JSON as results are.
 Json read_json(const std::string& path);
 
 // Throws Error, which names the file, the key and `advice`, unless the JSON has a shape. A shape is "number" (or null,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "files.hpp"
@@ -22,7 +23,11 @@ void check_results(const std::string& path) {
 
 // A folder that holds what was trained also says by which recipe, and both say the same.
 void check_folder(const Run& run) {
-  if (!std::filesystem::exists(run.folder)) return;
+  std::error_code failure;
+  if (!std::filesystem::exists(run.folder, failure)) {
+    if (failure) throw Error(fmt::format("cannot make the folder '{}': {}", run.folder, failure.message()));
+    return;
+  }
   if (!run.trained()) {
     for (const char* name : {saved_training, "log.csv", "training.json", "failed.json", "model.safetensors"}) {
       check_writable(run.file(name));

@@ -108,7 +108,8 @@ TEST(KeptJson, IsReadInItsOrderAndStrictly) {
   EXPECT_EQ(read("{}"), Json::object());
   for (const char* bad :
        {"", "{", "1e999", "{\"a\":1,\"a\":2}", "[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]", "\"\xff\""}) {
-    EXPECT_THAT(message_of([&] { read(bad); }), AllOf(HasSubstr("kept.json' cannot be used: "), HasSubstr("; remove it")))
+    EXPECT_THAT(message_of([&] { read(bad); }),
+                AllOf(HasSubstr("kept.json' cannot be used: "), HasSubstr("; remove it")))
         << bad;
   }
   EXPECT_THAT(message_of([&] { read_json(scratch / "missing"); }), HasSubstr("cannot read"));

@@ -356,9 +356,9 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
               AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}), HasSubstr("beta="));
   ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}};
-  EXPECT_THAT(refusal(scratch, file, options), AllOf(HasSubstr("give sde=ou|"), Not(HasSubstr("output="))));
+  EXPECT_THAT(refusal(scratch, file, options), AllOf(HasSubstr("lack sde=ou|"), Not(HasSubstr("output="))));
   options["sde_parameters"] = "{}";  // of which SDE?
-  EXPECT_THAT(refusal(scratch, file, options), HasSubstr("give sde=ou|"));
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr("lack sde=ou|"));
   options["sde"] = "vp-linear";
   const Model model = load(scratch, file, options);
   EXPECT_EQ(mlp_of(model).architecture.beta, 20);

@@ -68,15 +68,14 @@ TEST(Report, SaysWhereThereIsNoDensityNoBoundAndNoEnergy) {
   const auto of = [](double value) { return Json{{"value", value}, {"standard_error", 0}, {"step_error", 0}}; };
   const auto bound = [](const char* text, bool vacuous) { return Json{{"text", text}, {"vacuous", vacuous}}; };
   const std::string grows = "φ grows in 100 % of the directions", heavy = "the largest weights fall off so slowly";
-  run["diagnosis"] = {{"radial_slopes", {{"integrable", false}, {"reason", grows}}},
-                      {"energy", {{"dissipation", of(0.5)}, {"balance", {{"difference", of(0.1)}}}}},
-                      {"identity", nullptr},
-                      {"upper_bound",
-                       {{"over_samples", bound("1.14e+26", true)},
-                        {"over_box", bound("2.52e+30", true)},
-                        {"diameter", 9.9}}},
-                      {"warnings", {heavy}},
-                      {"resolved", false}};
+  run["diagnosis"] = {
+      {"radial_slopes", {{"integrable", false}, {"reason", grows}}},
+      {"energy", {{"dissipation", of(0.5)}, {"balance", {{"difference", of(0.1)}}}}},
+      {"identity", nullptr},
+      {"upper_bound",
+       {{"over_samples", bound("1.14e+26", true)}, {"over_box", bound("2.52e+30", true)}, {"diameter", 9.9}}},
+      {"warnings", {heavy}},
+      {"resolved", false}};
   put(results_file, results.dump());
   EXPECT_THAT(report(scratch), AllOf(HasSubstr("<b>Where e<sup>φ</sup> is not integrable</b>"),
                                      HasSubstr("no more than e<sup>φ</sup> restricted to the box"),
@@ -139,13 +138,12 @@ TEST(Report, TrustsNothingInTheResults) {
   Json results = Json::parse(get(results_file));
   const Json estimate{{"value", 1}, {"standard_error", 0}, {"step_error", nullptr}},
       bound{{"text", "1e26"}, {"vacuous", true}};
-  results["runs"][0]["diagnosis"] = {
-      {"radial_slopes", {{"integrable", false}, {"reason", "it grows"}}},
-      {"energy", {{"dissipation", estimate}, {"balance", {{"difference", estimate}}}}},
-      {"identity", nullptr},
-      {"upper_bound", {{"over_samples", bound}, {"over_box", bound}, {"diameter", 9.9}}},
-      {"warnings", {"another"}},
-      {"resolved", false}};
+  results["runs"][0]["diagnosis"] = {{"radial_slopes", {{"integrable", false}, {"reason", "it grows"}}},
+                                     {"energy", {{"dissipation", estimate}, {"balance", {{"difference", estimate}}}}},
+                                     {"identity", nullptr},
+                                     {"upper_bound", {{"over_samples", bound}, {"over_box", bound}, {"diameter", 9.9}}},
+                                     {"warnings", {"another"}},
+                                     {"resolved", false}};
   put(results_file, results.dump());
   // Each value as each other type is refused or harmless. By the checks and tables alone: a whole report takes seconds.
   const Outcome checked = run(scratch, fmt::format("{} {}/results_shape_test.py {} {}", python, FOKKER_TESTS_FOLDER,

@@ -97,8 +97,7 @@ Json diagnosis_shape() {
         {"left", estimate},
         {"right", estimate},
         {"difference", estimate}}},
-      {"upper_bound",
-       {{"over_samples", bound}, {"over_box", bound}, {"diameter", "number"}}},
+      {"upper_bound", {{"over_samples", bound}, {"over_box", bound}, {"diameter", "number"}}},
       {"resolved", "flag"},
       {"warnings", Json::array({"text"})},
       {"seconds", "number"}};

@@ -62,7 +62,8 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
   Warnings warnings;
   const bool lost = law.health.count > 0 && law.health.not_finite == law.health.count;
   const double outside = law.histogram ? law.escaped : lost ? 1 : 0;
-  if (std::string text = warning_of(which, law.health, outside, far); !text.empty()) warnings.push_back(std::move(text));
+  if (std::string text = warning_of(which, law.health, outside, far); !text.empty())
+    warnings.push_back(std::move(text));
   if (law.histogram && law.histogram->inside > 1) {
     const double width = law.histogram->deviation(), spacing = law.histogram->grid.spacing();
     if (width < 2 * spacing) {

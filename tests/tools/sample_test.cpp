@@ -112,7 +112,7 @@ TEST_F(SampleCommand, ASdeThatTheFileDoesNotNameIsAskedFor) {
   const Arguments sample =
       with(words("sample --samples 9 --grid uniform:3 --activation silu --output score"),
            {"--layers", "input,hidden1,output", "--model", file("foreign.safetensors"), "--out", file("s.npy")});
-  expect_refused(sample, "give sde=ou|vp-linear|vp-cosine|subvp|ve");
+  expect_refused(sample, "lack sde=ou|vp-linear|vp-cosine|subvp|ve");
   EXPECT_EQ(fokker_json(with(sample, {"--sde", "vp-linear", "--json"}))["sde"]["parameters"]["beta_max"], 20);
   expect_refused(with(sample, {"--sde", "vp-linear", "--beta", "2"}), "--beta given with the activation silu", 2);
   expect_refused({"sample", "--model", network("tanh.safetensors", Output::score, 2, Activation::tanh), "--beta", "2",

@@ -76,10 +76,12 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
   return warnings;
 }
 
-DataScale scale_of(const DataSet& data) { return data_scale(Context(BackendKind::cpu), data); }
+DataScale scale_of(const DataSet& data) {
+  return data_scale(Context({.backend = BackendKind::cpu, .threads = 1}), data);
+}
 
 double share_outside(const DataSet& data, double half_width) {
-  const Context context(BackendKind::cpu);
+  const Context context({.backend = BackendKind::cpu, .threads = 1});
   const std::int64_t d = data.dimension(), n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
   Buffer<float> draws(context, n, d);
   data.draw(context, draws.view(), 0, 0, ReservedStep::truth);

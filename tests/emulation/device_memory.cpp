@@ -10,8 +10,8 @@
 #include <cstring>
 #include <vector>
 
-#include "sanitizer.hpp"
 #include "streams.hpp"
+#include "tests/sanitizer.hpp"
 
 namespace fokker::emulated {
 namespace {

@@ -32,7 +32,7 @@
 
 #include "cuda_runtime_api.h"
 #include "racecheck.hpp"
-#include "sanitizer.hpp"
+#include "tests/sanitizer.hpp"
 
 #ifdef FOKKER_ASAN
 #include <dlfcn.h>

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/form.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/sde.hpp"
 
@@ -19,20 +20,29 @@ std::vector<std::string_view> activation_names();
 // Names of the activations' parameters, each with what it means: "beta", "sharpness of softplus, which is …".
 std::map<std::string, std::string> activation_parameters();
 
-// What an MLP's output means: a potential φ(t, x) ≈ log p_t(x) up to a function of t, with score ∇φ; or the score itself.
+// What an MLP is: a potential net, whose one output makes a potential φ(t, x) ≈ log p_t(x) up to a function of t, with
+// score ∇φ; or a vector net, whose d outputs make the score. NetworkForm says how (formulas/form.hpp).
 enum class Output { potential, score };
+
+Form parse_form(std::string_view name);  // one of form_names(); throws Error on any other name
+std::string_view to_string(Form form);
+std::vector<std::string_view> form_names();
+TimeInput parse_time_input(std::string_view name);  // time, sigma, log-sigma; throws Error on any other name
+std::string_view to_string(TimeInput input);
+std::string describe(const NetworkForm& form);  // "form edm(data deviation 1), time input 0.25 ln σ"
 
 Output parse_output(std::string_view name);  // potential, score; throws Error on any other name
 std::string_view to_string(Output output);
 
-// A multilayer perceptron on (t, x_1 … x_d): hidden layers with one activation, a linear output layer.
+// A multilayer perceptron on (τ, C x_1 … C x_d), which are t and x unless its form says otherwise: hidden layers with one activation, a linear output layer.
 // Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
 struct Architecture {
   std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
   Activation activation = Activation::softplus;
-  double beta = 100;  // the activation's parameter, which is β of softplus; the others have none
+  double beta = 100;  // the activation’s parameter, where it has one: β of softplus, …
   Output output = Output::potential;
+  NetworkForm form = {};                      // what stands between the network and the score
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
 
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
@@ -47,7 +57,7 @@ struct Architecture {
   std::int64_t parameter_count() const;
   // layer_names, or their default.
   std::vector<std::string> names() const;
-  // "3–80–80–80–1, softplus(100), potential".
+  // "3–80–80–80–1, softplus(100), potential"; a form that is not the score's follows.
   std::string describe() const;
   // Throws Error where a size, name or β is outside its range.
   void validate() const;
@@ -59,7 +69,8 @@ struct Mlp {
   Architecture architecture = {};
   std::vector<double> parameters = {};
 
-  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits).
+  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits). In a form that is not the
+  // score's the last layer is zero: the score begins as A x.
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
 };
 
@@ -69,7 +80,8 @@ struct Model {
   std::variant<Mlp, GaussianMixture> network = {};
 
   std::int64_t dimension() const;
-  Output output() const;  // a mixture is a potential
+  Output output() const;     // a mixture is a potential
+  NetworkForm form() const;  // a mixture gives the score itself
   // Throws Error where a parameter is not finite or a size does not fit.
   void validate() const;
 };

@@ -8,7 +8,7 @@
 
 namespace fokker {
 
-// The names that ForwardSde::parse() takes: ou, vp-linear, vp-cosine, subvp, ve.
+// The names that ForwardSde::parse() takes: ou, vp-linear, vp-cosine, subvp, ve, edm, flow.
 std::vector<std::string_view> sde_names();
 
 // A forward SDE whose parameters are within their ranges: dx = a(t) x dt + g(t) dW on [0, T], with the transition
@@ -27,9 +27,11 @@ class ForwardSde {
   static ForwardSde vp_cosine(const VpCosineSde& parameters = {});  // s 0.008, T 1, t_min 1e-3
   static ForwardSde subvp(const SubVpSde& parameters = {});         // beta_min 0.1, beta_max 20, T 1, t_min 1e-3
   static ForwardSde ve(const VeSde& parameters = {});               // sigma_min 0.01, sigma_max 50, T 1, t_min 1e-3
+  static ForwardSde edm(const EdmSde& parameters = {});             // T 80, t_min 2e-3
+  static ForwardSde flow(const FlowSde& parameters = {});           // T 1, at most; t_min 1e-3
   // The SDE of a kind with its default parameters.
   static ForwardSde defaults(SdeKind kind);
-  // `name`: ou, vp-linear, vp-cosine, subvp, ve. `parameters_json`: an object with the parameters that differ from the
+  // `name`: ou, vp-linear, vp-cosine, subvp, ve, edm, flow. `parameters_json`: an object with the parameters that differ from the
   // defaults (rate, g | beta_min, beta_max | s | sigma_min, sigma_max; T, t_min), or empty. Throws Error on an unknown
   // name or key and on a value outside its range.
   static ForwardSde parse(const std::string& name, const std::string& parameters_json = {});
@@ -45,7 +47,7 @@ class ForwardSde {
   double horizon() const { return formulas_.horizon(); }
   // The smallest training time; float holds it and the variance at it.
   double t_min() const { return formulas_.t_min(); }
-  // The prior at T is N(0, prior_variance() I): the stationary law for ou and the VP family, σ²(T) for ve.
+  // The prior at T is N(0, prior_variance() I): the stationary law for ou and the VP family, σ²(T) for the others.
   double prior_variance() const { return formulas_.prior_variance(); }
   // a, g², m and σ² at a time in [0, T].
   template <class T>

@@ -23,10 +23,12 @@ enum class RateSchedule { paper, one_cycle, cosine, constant };
 // What a trained model is made of: the last parameters, their exponential average, or the mean over the tail.
 enum class WeightAverage { none, exponential, tail };
 
-TimeLaw parse_time_law(std::string_view name);
+TimeLaw parse_time_law(std::string_view name);  // paper, uniform, importance, log-normal
+LossWeight parse_loss_weight(std::string_view name);
 RateSchedule parse_rate_schedule(std::string_view name);  // paper, one-cycle, cosine, constant
 WeightAverage parse_weight_average(std::string_view name);
 std::string_view to_string(TimeLaw law);
+std::string_view to_string(LossWeight weight);
 std::string_view to_string(RateSchedule schedule);
 std::string_view to_string(WeightAverage average);
 
@@ -37,6 +39,8 @@ struct TrainOptions {
   double residual_weight = 0;              // w_R
   double box = 3.5;                        // collocation points are uniform on [−box, box]^d and [t_min, T]
   TimeLaw time_law = TimeLaw::importance;
+  double log_sigma_mean = -1.2, log_sigma_deviation = 1.2;  // of the law log_normal
+  LossWeight loss_weight = LossWeight::unit;
   RateSchedule schedule = RateSchedule::one_cycle;
   double peak_rate = 5e-3;  // not used by the paper's schedule
   WeightAverage average = WeightAverage::exponential;

@@ -42,6 +42,21 @@ void check_sizes(const Architecture& architecture) {
   }
 }
 
+void check_form(const NetworkForm& network) {
+  to_string(network.form);
+  to_string(network.time_input);
+  constexpr double least = 1e-6, most = 1e6;
+  const auto check = [&](const char* name, double value, bool good, double low) {
+    if (good) return;
+    throw Error(fmt::format("a network's form has {} = {}: allowed are {:g} to {:g}", name, value, low, most));
+  };
+  check("data_deviation", network.data_deviation, network.data_deviation >= least && network.data_deviation <= most,
+        least);
+  check("time_scale", std::fabs(network.time_scale),
+        std::fabs(network.time_scale) >= least && std::fabs(network.time_scale) <= most, least);
+  check("time_offset", network.time_offset, std::fabs(network.time_offset) <= most, -most);
+}
+
 }  // namespace
 
 std::int64_t Architecture::inputs(std::int64_t layer) const {
@@ -77,12 +92,27 @@ std::vector<std::string> Architecture::names() const {
   return names;
 }
 
+std::string describe(const NetworkForm& network) {
+  std::string text = fmt::format("form {}", to_string(network.form));
+  if (network.form == Form::edm) text += fmt::format("(data deviation {})", network.data_deviation);
+  if (network.time_input == TimeInput::time && network.time_scale == 1 && network.time_offset == 0) return text;
+  text += fmt::format(", time input {} {}", network.time_scale,
+                      network.time_input == TimeInput::time    ? "t"
+                      : network.time_input == TimeInput::sigma ? "σ"
+                                                               : "ln σ");
+  if (network.time_offset != 0)
+    text += fmt::format(" {} {}", network.time_offset < 0 ? "−" : "+", std::fabs(network.time_offset));
+  return text;
+}
+
 std::string Architecture::describe() const {
   std::string text = fmt::format("{}", inputs(0));
   for (std::int64_t l = 0; l < layers(); ++l) text += fmt::format("–{}", outputs(l));
   text += fmt::format(", {}", to_string(activation));
   if (traits_of(activation).has_parameter()) text += fmt::format("({})", beta);
-  return text + fmt::format(", {}", to_string(output));
+  text += fmt::format(", {}", to_string(output));
+  if (!form.plain()) text += fmt::format(", {}", fokker::describe(form));
+  return text;
 }
 
 void Architecture::validate() const {
@@ -93,6 +123,12 @@ void Architecture::validate() const {
   if (parameter.name && !(beta >= parameter.smallest && beta <= parameter.largest)) {
     throw Error(fmt::format("{} has {} = {}: allowed are {:g} to {:g}", to_string(activation), parameter.name, beta,
                             parameter.smallest, parameter.largest));
+  }
+  check_form(form);
+  if (output == Output::potential && (form.form == Form::velocity || form.form == Form::velocity_to_data)) {
+    throw Error(
+        fmt::format("a potential net has the form {}: allowed for potentials are score, noise, denoised, v, edm",
+                    to_string(form.form)));
   }
   if (parameter_count() > max_parameters) {
     throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));
@@ -122,7 +158,8 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
     for (const std::int64_t end = k + architecture.outputs(l) * (architecture.inputs(l) + 1); k < end; ++k) {
       const float u = uniform_from_word(philox4x32_10(seed, static_cast<std::uint64_t>(k), offset).word[0]);
       // Through float: a float32 file of the parameters then holds all of them.
-      mlp.parameters[static_cast<std::size_t>(k)] = static_cast<float>(bound * (2.0 * u - 1.0));
+      const bool zero = l + 1 == architecture.layers() && architecture.form.form != Form::score;
+      mlp.parameters[static_cast<std::size_t>(k)] = zero ? 0 : static_cast<float>(bound * (2.0 * u - 1.0));
     }
   }
   return mlp;
@@ -136,6 +173,11 @@ std::int64_t Model::dimension() const {
 Output Model::output() const {
   const Mlp* mlp = std::get_if<Mlp>(&network);
   return mlp ? mlp->architecture.output : Output::potential;
+}
+
+NetworkForm Model::form() const {
+  const Mlp* mlp = std::get_if<Mlp>(&network);
+  return mlp ? mlp->architecture.form : NetworkForm{};
 }
 
 void Model::validate() const {

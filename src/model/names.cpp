@@ -22,14 +22,24 @@ constexpr Named<Precision> precision_names[] = {
     {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
 constexpr Named<ProbeLaw> probe_law_names[] = {{"rademacher", ProbeLaw::rademacher}, {"gaussian", ProbeLaw::gaussian}};
 constexpr Named<Output> output_names[] = {{"potential", Output::potential}, {"score", Output::score}};
+constexpr Named<Form> form_list[] = {
+    {"score", Form::score}, {"noise", Form::noise},       {"denoised", Form::denoised},
+    {"v", Form::v},         {"velocity", Form::velocity}, {"velocity-to-data", Form::velocity_to_data},
+    {"edm", Form::edm}};
+constexpr Named<TimeInput> time_input_names[] = {
+    {"time", TimeInput::time}, {"sigma", TimeInput::sigma}, {"log-sigma", TimeInput::log_sigma}};
 constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruyama},
                                           {"sde", Scheme::euler_maruyama},
                                           {"euler", Scheme::euler},
                                           {"ode", Scheme::euler},
                                           {"heun", Scheme::heun},
                                           {"rk4", Scheme::rk4}};
-constexpr Named<TimeLaw> time_law_names[] = {
-    {"paper", TimeLaw::paper}, {"uniform", TimeLaw::uniform}, {"importance", TimeLaw::importance}};
+constexpr Named<TimeLaw> time_law_names[] = {{"paper", TimeLaw::paper},
+                                             {"uniform", TimeLaw::uniform},
+                                             {"importance", TimeLaw::importance},
+                                             {"log-normal", TimeLaw::log_normal}};
+constexpr Named<LossWeight> loss_weight_names[] = {
+    {"unit", LossWeight::unit}, {"score", LossWeight::score}, {"variance", LossWeight::variance}};
 constexpr Named<RateSchedule> schedule_names[] = {{"paper", RateSchedule::paper},
                                                   {"one-cycle", RateSchedule::one_cycle},
                                                   {"cosine", RateSchedule::cosine},
@@ -43,6 +53,9 @@ constexpr auto backends = names("backend", backend_names);
 constexpr auto precisions = names("precision", precision_names);
 constexpr auto probe_laws = names("law of probes", probe_law_names);
 constexpr auto outputs = names("output", output_names);
+constexpr auto forms = names("form", form_list);
+constexpr auto time_inputs = names("time input", time_input_names);
+constexpr auto loss_weights = names("loss weight", loss_weight_names);
 constexpr auto schemes = names("scheme", scheme_names);
 constexpr auto time_laws = names("time law", time_law_names);
 constexpr auto schedules = names("rate schedule", schedule_names);
@@ -53,6 +66,12 @@ constexpr auto averages = names("weight average", average_names);
 std::vector<std::string_view> activation_names() {
   std::vector<std::string_view> names;
   for (const ActivationTraits& traits : Activations::traits) names.push_back(traits.name);
+  return names;
+}
+
+std::vector<std::string_view> form_names() {
+  std::vector<std::string_view> names;
+  for (const Named<Form>& form : form_list) names.push_back(form.name);
   return names;
 }
 
@@ -71,15 +90,18 @@ BackendKind parse_backend(std::string_view name) { return backends.parse(name); 
 Precision parse_precision(std::string_view name) { return precisions.parse(name); }
 ProbeLaw parse_probe_law(std::string_view name) { return probe_laws.parse(name); }
 Output parse_output(std::string_view name) {
-  for (const char* other : {"noise", "epsilon", "eps", "denoised", "x0", "velocity", "v"}) {
-    if (name != other) continue;
+  for (const Named<Form>& form : form_list) {
+    if (name != form.name || form.value == Form::score) continue;
     throw Error(
-        fmt::format("the output {} is not supported: allowed are potential, score; the score of a network that "
-                    "predicts noise ε is −ε/σ(t), that of others another function of x and t",
-                    in_quotes(name)));
+        fmt::format("unknown output {}: allowed are potential, score; what a network predicts is its form, as "
+                    "form {}",
+                    in_quotes(name), name));
   }
   return outputs.parse(name);
 }
+Form parse_form(std::string_view name) { return forms.parse(name); }
+TimeInput parse_time_input(std::string_view name) { return time_inputs.parse(name); }
+LossWeight parse_loss_weight(std::string_view name) { return loss_weights.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
 TimeLaw parse_time_law(std::string_view name) { return time_laws.parse(name); }
 RateSchedule parse_rate_schedule(std::string_view name) { return schedules.parse(name); }
@@ -90,6 +112,9 @@ std::string_view to_string(BackendKind kind) { return backends.name(kind); }
 std::string_view to_string(Precision precision) { return precisions.name(precision); }
 std::string_view to_string(ProbeLaw law) { return probe_laws.name(law); }
 std::string_view to_string(Output output) { return outputs.name(output); }
+std::string_view to_string(Form form) { return forms.name(form); }
+std::string_view to_string(TimeInput input) { return time_inputs.name(input); }
+std::string_view to_string(LossWeight weight) { return loss_weights.name(weight); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }
 std::string_view to_string(RateSchedule schedule) { return schedules.name(schedule); }

@@ -41,8 +41,9 @@ struct Key {
 
 // A row of the table: `own` are the keys of the kind besides T and t_min, which every kind has.
 template <class Sde>
-Kind row(const char* name, Sde SdeFormulas::*sde, const char* formula, std::vector<Key<Sde>> own) {
-  own.push_back({"T", &Sde::horizon});
+Kind row(const char* name, Sde SdeFormulas::*sde, const char* formula, std::vector<Key<Sde>> own,
+         double most_horizon = most_value) {
+  own.push_back({"T", &Sde::horizon, most_horizon});
   own.push_back({"t_min", &Sde::t_min});
   Kind kind{name, Sde{}, formula, {}};
   for (const auto& [key, member, most] : own) {
@@ -62,6 +63,8 @@ const std::vector<Kind>& kinds() {
           {{"beta_min", &SubVpSde::beta_min}, {"beta_max", &SubVpSde::beta_max}}),
       row("ve", &SdeFormulas::ve, "dx = g dW, standard deviation geometric in t",
           {{"sigma_min", &VeSde::sigma_min}, {"sigma_max", &VeSde::sigma_max}}),
+      row("edm", &SdeFormulas::edm, "dx = √(2 t) dW, standard deviation t", {}),
+      row("flow", &SdeFormulas::flow, "dx = −x/(1 − t) dt + √(2 t/(1 − t)) dW, x_t = (1 − t) x_0 + t ε", {}, 1),
   };
   return table;
 }
@@ -125,6 +128,8 @@ ForwardSde ForwardSde::vp_linear(const VpLinearSde& parameters) { return Forward
 ForwardSde ForwardSde::vp_cosine(const VpCosineSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::subvp(const SubVpSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::ve(const VeSde& parameters) { return ForwardSde(parameters); }
+ForwardSde ForwardSde::edm(const EdmSde& parameters) { return ForwardSde(parameters); }
+ForwardSde ForwardSde::flow(const FlowSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::defaults(SdeKind kind) { return ForwardSde(find(kind).defaults); }
 
 ForwardSde ForwardSde::parse(const std::string& name, const std::string& parameters_json) {

@@ -1,6 +1,10 @@
 #include "operations/sampler_stages.hpp"
 
+#include <fmt/format.h>
+
 #include <cmath>
+
+#include "fokker/error.hpp"
 
 namespace fokker {
 namespace {
@@ -20,21 +24,44 @@ RungeKutta tableau(Scheme scheme) {
 
 int stages_per_step(Scheme scheme) { return tableau(scheme).stages; }
 
-std::vector<Stage> stages_of(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme) {
+std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, const std::vector<double>& times,
+                             Scheme scheme) {
   const RungeKutta rule = tableau(scheme);
+  const bool stochastic = scheme == Scheme::euler_maruyama;
+  const bool velocity = form.form == Form::velocity || form.form == Form::velocity_to_data;
   std::vector<Stage> stages;
   stages.reserve((times.size() - 1) * static_cast<std::size_t>(rule.stages));
   for (std::size_t k = 0; k + 1 < times.size(); ++k) {
     const double dt = times[k + 1] - times[k];
     for (int i = 0; i < rule.stages; ++i) {
       const double t = std::lerp(times[k], times[k + 1], rule.node[i]);  // exact at both ends
-      const StepCoefficients<double> c = scheme == Scheme::euler_maruyama
-                                             ? reverse_sde_step(sde.formulas(), t, dt)
-                                             : probability_flow_step(sde.formulas(), t, dt);
-      stages.push_back({static_cast<float>(t),
+      StepCoefficients<double> c =
+          stochastic ? reverse_sde_step(sde.formulas(), t, dt) : probability_flow_step(sde.formulas(), t, dt);
+      const FormCoefficients<double> f = form_at(form, sde.formulas(), t);
+      if (velocity) {
+        // With A = 2 a/g² and B = ∓2/g²: the probability flow moves by ±F, and the reverse SDE by ±2 F − a x.
+        const double sign = form.form == Form::velocity ? 1 : -1;
+        c.linear = stochastic ? -c.linear : 0;
+        c.score = sign * (stochastic ? 2 * dt : dt);
+      } else {
+        c.linear += c.score * f.skip;
+        c.score *= f.out;
+      }
+      const Stage stage{static_cast<float>(f.time),
                         static_cast<float>(rule.node[i]),
                         static_cast<float>(rule.weight[i]),
-                        {static_cast<float>(c.linear), static_cast<float>(c.score), static_cast<float>(c.noise)}});
+                        {static_cast<float>(c.linear), static_cast<float>(c.score), static_cast<float>(c.noise)},
+                        static_cast<float>(f.in),
+                        static_cast<float>(c.score * f.in)};
+      for (const float number : {stage.time, stage.coefficients.linear, stage.coefficients.score,
+                                 stage.coefficients.noise, stage.in, stage.trace}) {
+        if (std::isfinite(number)) continue;
+        throw Error(
+            fmt::format("the scheme {} needs a network of the form {} under the SDE {} at t = {}, where its "
+                        "score or drift is infinite; allowed: a time grid, or an SDE, that keeps away from it",
+                        to_string(scheme), to_string(form.form), sde.name(), t));
+      }
+      stages.push_back(stage);
     }
   }
   return stages;

@@ -19,7 +19,10 @@ inline double prior_log_norm(std::int64_t d, double variance) {
 
 // Stages a step: 1 for euler_maruyama.
 int stages_per_step(Scheme scheme);
-// times, strictly monotonic: decreasing, or increasing for a flow followed up to T.
-std::vector<Stage> stages_of(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme);
+// times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
+// stages are taken, so that factors which are infinite at an end of time and cancel do no harm. Throws Error where a
+// coefficient is not finite.
+std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, const std::vector<double>& times,
+                             Scheme scheme);
 
 }  // namespace fokker

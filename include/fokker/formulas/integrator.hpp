@@ -6,7 +6,9 @@
 //   reverse SDE        x ← x + a dt x − g² dt s + g √|dt| z                     (Euler–Maruyama)
 //   probability flow   x ← x + Σ_i w_i k_i,  k_i = a dt x_i − ½ g² dt s(t_i, x_i),  t_i = t + c_i dt,
 //                      x_i = x + c_i k_{i−1}
-// The explicit Runge–Kutta schemes at hand (Euler, Heun, the classical fourth order) all have this chain form.
+// The explicit Runge–Kutta schemes at hand (Euler, Heun, the classical fourth order) all have this chain form. A network
+// whose form is not the score's (form.hpp) is folded in: with s = A x + B F, x takes what A adds to its coefficient, and F
+// stands for s.
 #include <cmath>
 
 #include "fokker/formulas/host_device.hpp"
@@ -14,7 +16,7 @@
 
 namespace fokker {
 
-// Increments of a step: linear · x + score · s + noise · z.
+// Increments of a step: linear · x + score · s + noise · z, s the network's output F where it has a form.
 template <class T>
 struct StepCoefficients {
   T linear;  // a dt
@@ -34,17 +36,25 @@ FOKKER_HOST_DEVICE StepCoefficients<T> probability_flow_step(const SdeFormulas& 
   return {c.drift * dt, T(-0.5) * c.diffusion_squared * dt, T(0)};
 }
 
-// One evaluation of the score along a path and what to do with it. Euler–Maruyama has one a step, with weight 1.
+// One evaluation of the network along a path, at (time, in · x), and what to do with it. Euler–Maruyama has one a step,
+// with weight 1.
 struct Stage {
-  float time;          // t_i
+  float time;          // τ(t_i)
   float node, weight;  // c_i, w_i
   StepCoefficients<float> coefficients;
+  float in = 1;     // C(t_i)
+  float trace = 0;  // of tr ∂F/∂(C x), in the divergence of an increment: score · C
 };
 
 // dt · velocity of the probability flow, or the drift part of the reverse SDE.
 template <class T>
 FOKKER_HOST_DEVICE T increment(const StepCoefficients<T>& c, T x, T score) {
   return c.linear * x + c.score * score;
+}
+
+// The divergence of an increment, in d dimensions, with trace = tr ∂F/∂(C x).
+FOKKER_HOST_DEVICE inline float increment_divergence(const Stage& stage, int d, float trace) {
+  return stage.coefficients.linear * static_cast<float>(d) + stage.trace * trace;
 }
 
 template <class T>

@@ -131,7 +131,33 @@ struct VeSde {
   FOKKER_HOST_DEVICE double prior_variance() const { return at(horizon).variance; }
 };
 
-enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve };
+// Variance-exploding with the deviation for a time: a = 0, σ = t (Karras et al. 2022).
+struct EdmSde {
+  double horizon = 80;
+  double t_min = 0.002;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    return {T(0), 2 * t, T(1), t * t};
+  }
+  FOKKER_HOST_DEVICE double prior_variance() const { return horizon * horizon; }
+};
+
+// The linear interpolation of data and noise, m = 1 − t and σ = t, t ≤ 1: a = −1/(1 − t), g² = 2 t/(1 − t), which are
+// infinite at t = 1 (flow matching, Lipman et al. 2023; rectified flow, Liu et al. 2023).
+struct FlowSde {
+  double horizon = 1;
+  double t_min = 1e-3;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const T mean = 1 - t;
+    return {-1 / mean, 2 * t / mean, mean, t * t};
+  }
+  FOKKER_HOST_DEVICE double prior_variance() const { return horizon * horizon; }
+};
+
+enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve, edm, flow };
 
 // One of the SDEs above: what kernels take by copy and ForwardSde, which has checked the parameters, hands out.
 struct SdeFormulas {
@@ -142,6 +168,8 @@ struct SdeFormulas {
     VpCosineSde vp_cosine;
     SubVpSde subvp;
     VeSde ve;
+    EdmSde edm;
+    FlowSde flow;
   };
 
   SdeFormulas(const OuSde& sde = {}) : kind(SdeKind::ou), ou(sde) {}
@@ -149,6 +177,8 @@ struct SdeFormulas {
   SdeFormulas(const VpCosineSde& sde) : kind(SdeKind::vp_cosine), vp_cosine(sde) {}
   SdeFormulas(const SubVpSde& sde) : kind(SdeKind::subvp), subvp(sde) {}
   SdeFormulas(const VeSde& sde) : kind(SdeKind::ve), ve(sde) {}
+  SdeFormulas(const EdmSde& sde) : kind(SdeKind::edm), edm(sde) {}
+  SdeFormulas(const FlowSde& sde) : kind(SdeKind::flow), flow(sde) {}
 
   // Calls `function`, which runs where the caller does, with the struct of the kind at hand.
   template <class Function>
@@ -158,6 +188,8 @@ struct SdeFormulas {
       case SdeKind::ve: return function(ve);
       case SdeKind::vp_linear: return function(vp_linear);
       case SdeKind::subvp: return function(subvp);
+      case SdeKind::edm: return function(edm);
+      case SdeKind::flow: return function(flow);
       case SdeKind::vp_cosine: break;
     }
     return function(vp_cosine);

@@ -13,7 +13,12 @@ namespace fokker {
 // the paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the
 // paper's law (mixed with a sixteenth of the log-uniform one, which keeps the tail of a steep σ² covered), weight p/q,
 // so that the expected loss is the paper's and its variance is bounded: weight/σ² is at most 1.4 times its mean.
-enum class TimeLaw { paper, uniform, importance };
+// log_normal: ln(σ/m) normal (Karras et al. 2022), cut to [t_min, T].
+enum class TimeLaw { paper, uniform, importance, log_normal };
+
+// The weight λ(t) of a denoising point's squares |s − ∇ log p(x_t | x_0)|². unit: 1/B², B of the network's form, which
+// is 1 for the score and makes the target of the others' own output count alike at every t. score: 1. variance: σ².
+enum class LossWeight { unit, score, variance };
 
 // A denoising time and its weight as a function of one uniform; a value type that kernels take by copy.
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion
@@ -21,6 +26,7 @@ enum class TimeLaw { paper, uniform, importance };
 //   importance  edges [cells + 1] cut [t_min, T] into cells of equal mass under 15/16 of p/σ² and 1/16 of 1/t, both
 //               normalised; t is uniform inside its cell. The density drawn from is thus known exactly,
 //               1/(cells · width), and with it the weight.
+//   log_normal  the same by edges of its own, with weight 1
 struct TimeDraw {
   TimeLaw law;
   float t_min, horizon;
@@ -37,7 +43,7 @@ struct TimeDraw {
     const std::int32_t at = static_cast<std::int32_t>(position), cell = at < cells ? at : cells - 1;
     const float low = edges[cell], width = edges[cell + 1] - low;
     const float t = low + width * (position - static_cast<float>(cell));
-    weight = 2 * (horizon - t) / (span * span) * static_cast<float>(cells) * width;
+    if (law == TimeLaw::importance) weight = 2 * (horizon - t) / (span * span) * static_cast<float>(cells) * width;
     return t;
   }
 };

@@ -12,7 +12,12 @@ template <class T>
 struct FormFields {
   FormCoefficients<T> form, rate;
 
-  FOKKER_HOST_DEVICE FormFields(const FormRates<T>& at) : form(at.value), rate(at.rate) {}
+  // The coefficients are formed in double.
+  FOKKER_HOST_DEVICE explicit FormFields(const FormRates<double>& at)
+      : form(rounded(at.value)), rate(rounded(at.rate)) {}
+  FOKKER_HOST_DEVICE static FormCoefficients<T> rounded(const FormCoefficients<double>& c) {
+    return {static_cast<T>(c.skip), static_cast<T>(c.out), static_cast<T>(c.in), static_cast<T>(c.time)};
+  }
 
   // squares: |x|².
   FOKKER_HOST_DEVICE T value(T squares, T net_value) const {

@@ -14,10 +14,7 @@ struct FormFields {
 
   // The coefficients are formed in double.
   FOKKER_HOST_DEVICE explicit FormFields(const FormRates<double>& at)
-      : form(rounded(at.value)), rate(rounded(at.rate)) {}
-  FOKKER_HOST_DEVICE static FormCoefficients<T> rounded(const FormCoefficients<double>& c) {
-    return {static_cast<T>(c.skip), static_cast<T>(c.out), static_cast<T>(c.in), static_cast<T>(c.time)};
-  }
+      : form(rounded<T>(at.value)), rate(rounded<T>(at.rate)) {}
 
   // squares: |x|².
   FOKKER_HOST_DEVICE T value(T squares, T net_value) const {

@@ -81,9 +81,13 @@ __global__ void probability_flow_stage(StageArguments a) {
     }
     if (a.log_density != nullptr && i < a.n) {  // point i, not coordinate i
       a.log_density[i] +=
-          static_cast<double>(a.stage.weight) * increment(c, static_cast<float>(a.dimension), a.divergence[i]);
+          static_cast<double>(a.stage.weight) * increment_divergence(a.stage, a.dimension, a.divergence[i]);
     }
   }
+}
+
+__global__ void scaled(const float* x, float factor, std::int64_t count, float* out) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) out[i] = factor * x[i];
 }
 
 struct PriorLogDensityArguments {
@@ -124,6 +128,11 @@ Status launch_stage(const StageArguments& arguments, Stream stream) {
                   arguments);
   }
   return launch(probability_flow_stage, one_item_a_thread(arguments.n * arguments.dimension), stream, arguments);
+}
+
+Status launch_scaled(const float* x, float factor, std::int64_t count, float* out, Stream stream) {
+  if (count == 0) return 0;
+  return launch(scaled, one_item_a_thread(count), stream, x, factor, count, out);
 }
 
 Status launch_prior_log_density(const float* x, const double* integral, float* out, std::int64_t n, int dimension,

@@ -146,8 +146,8 @@ struct StageArguments {
   bool first, last;  // stage of its step
   bool stochastic;
   std::uint64_t seed, first_index, step;
-  const float* score;       // [n, d] at (stage.time, stage_x)
-  const float* divergence;  // [n] or nullptr
+  const float* score;       // [n, d] the network's output at (stage.time, stage.in · stage_x)
+  const float* divergence;  // [n] its trace at stage.in · stage_x, or nullptr
   float* x;                 // [n, d] state at the step's start; moved in its last stage
   float* stage_x;           // [n, d] state of this stage on entry (x where `first`), of the next on return
   float* sum;               // [n, d] Σ of the weighted slopes; probability flow only
@@ -155,6 +155,9 @@ struct StageArguments {
   double* log_density;      // [n] running integral, or nullptr
 };
 Status launch_stage(const StageArguments& arguments, Stream stream);
+
+// out [count] = factor · x.
+Status launch_scaled(const float* x, float factor, std::int64_t count, float* out, Stream stream);
 
 // out [n] = integral [n] + log N(x; 0, variance I).
 Status launch_prior_log_density(const float* x, const double* integral, float* out, std::int64_t n, int dimension,

@@ -21,6 +21,7 @@ namespace {
 
 struct ResidentLossArguments {
   ResidentLossPlan plan;
+  NetworkForm form;
   LossShare shares[most_models];  // one after another in the grid
   LossTask tasks[most_models];
 };
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
   if (thread_index() == 0) {
     int block = block_index(), k = 0;
     for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-    sweeps.block_task() = {a.tasks[k], a.shares[k], block, a.plan.net.potential};
+    sweeps.block_task() = {a.tasks[k], a.shares[k], a.form, block, a.plan.net.potential, !a.form.plain()};
   }
   sync_block();
   load_image(sweeps.block_task().task.image, a.plan.image.bytes);
@@ -67,13 +68,13 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
       net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
 }
 
-Status launch_resident_loss(const ResidentMlp& net, int warps, const LossTask* tasks, int count,
-                            const DeviceLimits& limits, Stream stream) {
+Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
+                            int count, const DeviceLimits& limits, Stream stream) {
   PackTask networks[most_models];
   for (int k = 0; k < count; ++k) networks[k] = {tasks[k].parameters, tasks[k].layers, tasks[k].image};
   if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
 
-  ResidentLossArguments a{};
+  ResidentLossArguments a{.plan = {}, .form = form, .shares = {}, .tasks = {}};
   int blocks = 0, most = 0;  // of the launch; warps of a block
   for (int k = 0; k < count; ++k) {
     a.tasks[k] = tasks[k];

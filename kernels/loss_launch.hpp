@@ -11,9 +11,8 @@ namespace fokker::kernels {
 // One network's losses and their gradient; pointers are to device memory.
 struct LossTask {
   const float* parameters;  // [P], in the layout of Architecture
-  // Points are drawn where they are used, or given as in DenoisingBatch and CollocationBatch. `points` holds their
-  // counts and the SDE of either.
-  bool drawn;
+  // Points are drawn where they are used, or, where points.iteration is nullptr, given as in DenoisingBatch and
+  // CollocationBatch. `points` holds their counts and the SDE of either.
   TrainingDraw points;
   const float *denoising_t = nullptr, *denoising_x = nullptr, *denoising_target = nullptr, *denoising_weight = nullptr,
               *collocation_t = nullptr, *collocation_x = nullptr;
@@ -27,14 +26,16 @@ struct LossTask {
   float* planes = nullptr;
   float* partial = nullptr;
   double* partial_values = nullptr;
+
+  FOKKER_HOST_DEVICE bool drawn() const { return points.iteration != nullptr; }
 };
 
 // At set-up, for a loss that fits: as prepare_resident_fields().
 Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits);
-// 1 … most_models networks of one shape: packs them, and puts their values and gradients where the tasks say. A block
+// 1 … most_models networks of one shape and form: packs them, and puts their values and gradients where the tasks say. A block
 // has at most `warps`: resident_loss_warps(), or fewer, which leave each more planes in shared memory. The order of a
 // task's sums depends on the shape, the device, `warps` and the task's numbers of points.
-Status launch_resident_loss(const ResidentMlp& net, int warps, const LossTask* tasks, int count,
+Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks, int count,
                             const DeviceLimits& limits, Stream stream);
 
 }  // namespace fokker::kernels

@@ -98,12 +98,13 @@ inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
 
 // What a warp has in shared memory before its planes. It begins with its loops' indices, int [3, 32], of each lane: the
 // offset 0 saves a register.
-inline constexpr int loss_indices = 3;
+inline constexpr int loss_indices = 3, loss_coefficients = 7;
 struct LossWarpLayout {
-  Place<float> inputs;   // [tile_rows, input_stride]: (t, x) of a sample
+  Place<float> inputs;   // [tile_rows, input_stride]: (τ, C x) of a sample
   int input_stride;      // as in WarpLayout
   Place<float> seeds;    // [tile_rows, input_stride]: c, first the target
   Place<float> weights;  // [tile_rows]: w, first the sample's weight
+  Place<float> coefficients;  // [loss_coefficients, tile_rows]: ResidualCoefficients of a collocation sample
   Place<double> values;  // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
   Place<float> scales;   // [2] of the stages
   // A tile as the left and as the right side of a product over the block's samples; split: high and low halves
@@ -119,6 +120,7 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
   warp.inputs = memory.take<float>(tile_rows * warp.input_stride);
   warp.seeds = memory.take<float>(tile_rows * warp.input_stride);
   warp.weights = memory.take<float>(tile_rows);
+  warp.coefficients = memory.take<float>(loss_coefficients * tile_rows);
   warp.values = memory.take<double>(2 * tile_rows);
   warp.scales = memory.take<float>(2);
   const int stage = tile_rows * 4 * (net.width + (net.precision == Precision::fp32 ? 4 : 8));

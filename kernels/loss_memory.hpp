@@ -54,8 +54,10 @@ struct LossShare {
 struct BlockTask {
   LossTask task;
   LossShare share;
+  NetworkForm form;
   int block;  // of those that work on the task
   bool potential;
+  bool formed;  // the form is not plain
 };
 static_assert(sizeof(BlockTask) <= loss_task_bytes);
 
@@ -75,6 +77,7 @@ class LossMemory : public WarpNetwork<P, W> {
   __device__ __forceinline__ const LossTask& task() const { return block_task().task; }
   __device__ __forceinline__ const LossShare& share() const { return block_task().share; }
   __device__ __forceinline__ bool potential() const { return block_task().potential; }
+  __device__ __forceinline__ bool formed() const { return block_task().formed; }
 
   // ---- loops around tiles: their index lies in shared memory, one a lane, for the reason of BlockTask's ----
 
@@ -102,6 +105,11 @@ class LossMemory : public WarpNetwork<P, W> {
   __device__ __forceinline__ float* scales() const { return plan_.warp.scales.in(memory(warp_index())); }
   __device__ __forceinline__ double* values() const { return plan_.warp.values.in(memory(warp_index())); }
   __device__ __forceinline__ char* stage(Side side) const { return plan_.warp.stage[side].in(memory(warp_index())); }
+  // Number k of ResidualCoefficients of a row, and there in place of `value` its seed.
+  enum class Coefficient { constant, square, value, time, along, curvature, gradient };
+  __device__ __forceinline__ float& coefficient(Coefficient which, int row) const {
+    return plan_.warp.coefficients.in(memory(warp_index()))[static_cast<int>(which) * tile_rows + row];
+  }
   // From a row of inputs() or seeds() to the next.
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
 

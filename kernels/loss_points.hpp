@@ -1,9 +1,10 @@
 #pragma once
 
-// The points of a resident loss: read or drawn where they are used, and what a network's score at them gives, the loss
-// and the seeds c and w of its gradient (src/operations/LOSS_GRADIENT.md).
+// The points of a resident loss: read or drawn where they are used, as the network takes them, and what its output at
+// them gives, the loss and the seeds c, w and ν of its gradient (src/operations/LOSS_GRADIENT.md).
 #include <cstdint>
 
+#include "form_points.hpp"
 #include "loss_products.hpp"
 #include "training_points.hpp"
 
@@ -14,23 +15,32 @@ class LossPoints : public LossProducts<P, W> {
   using Products = LossProducts<P, W>;
 
  protected:
-  using Products::inputs, Products::net_, Products::of_residual, Products::potential, Products::seeds, Products::share,
-      Products::stride, Products::task, Products::tile_index, Products::values, Products::weights;
+  using Products::block_task, Products::coefficient, Products::formed, Products::inputs, Products::net_,
+      Products::of_residual, Products::potential, Products::seeds, Products::share, Products::stride, Products::task,
+      Products::tile_index, Products::values, Products::weights;
   using Products::Products;
+  using typename Products::Coefficient;
 
-  // The tile's points into inputs(); with weights() = their weight, and seeds() = (0, target) of denoising points. Rows
-  // beyond the last point, and all rows of a warp that holds none, have the weight zero. The last tile's readers are
-  // done: behind all of them a warp or the block has met.
+  // The tile's points into inputs(); with weights() = their weight, seeds() = (0, target) of denoising points, and the
+  // coefficients of collocation points. Rows beyond the last point, and all rows of a warp that holds none, have the
+  // weight and the coefficients zero. The last tile's readers are done: behind all of them a warp or the block has met.
   __device__ __forceinline__ void load_points() {
     this->protocol_.begin(net_.hidden);
     const bool residual = of_residual();
     const int tile = residual ? tile_index() : tile_index() - share().collocation_tiles;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
-    const std::int64_t first = (std::int64_t{tile} * share().warps + warp_index()) * tile_rows;
+    std::int64_t first = (std::int64_t{tile} * share().warps + warp_index()) * tile_rows;
+    if (warp_index() >= share().warps) first = beyond;
     if (residual) {
-      load_collocation(warp_index() < share().warps ? first : beyond);
+      load_collocation(first);
+      sync_warp();
+      if (lane_index() < tile_rows) collocation_to_network(lane_index());
     } else {
-      load_denoising(warp_index() < share().warps ? first : beyond);
+      load_denoising(first);
+      if (formed() && !task().drawn()) {
+        sync_warp();
+        if (lane_index() < tile_rows && first + lane_index() < beyond) denoising_to_network(lane_index());
+      }
     }
     sync_warp();
   }
@@ -63,42 +73,46 @@ class LossPoints : public LossProducts<P, W> {
     sync_warp();
   }
 
-  // From δ_1: seeds() = (R but for its Laplacian, a x − g² s) and weights() = ½ g², zero in rows that are not points.
+  // From δ_1, and where the form is not plain Φ in the first of seeds(): seeds() = (R but for its Laplacian, along h −
+  // 2 gradient ∇Φ) and weights() = curvature, zero in rows that are not points.
   __device__ __forceinline__ void first_order_residual(const Tile<W>& tile) {
     this->protocol_.enter("first_order_residual", TileHolds::delta_first, LayerHolds::anything);
     const int d = net_.dimension;
-    float drift[2], half_g2[2], sum[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const SdeCoefficients<double> sde = task().points.sde.at(static_cast<double>(inputs()[tile_row(r) * stride()]));
-      drift[r] = static_cast<float>(sde.drift);
-      half_g2[r] = static_cast<float>(sde.diffusion_squared / 2);
-    }
+    float along[2], gradient[2], sum[2];
     this->dot(tile, this->input(0), sum);
 #pragma unroll
-    for (int r = 0; r < 2; ++r) sum[r] += drift[r] * static_cast<float>(d);
+    for (int r = 0; r < 2; ++r) {
+      along[r] = coefficient(Coefficient::along, tile_row(r));
+      gradient[r] = coefficient(Coefficient::gradient, tile_row(r));
+      sum[r] *= coefficient(Coefficient::time, tile_row(r));
+      sum[r] += coefficient(Coefficient::constant, tile_row(r)) * static_cast<float>(d);
+    }
 #pragma unroll 1
     for (int i = 0; i < d; ++i) {
       float score[2];
       this->score(i, tile, score);
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
-        const float flow = drift[r] * inputs()[tile_row(r) * stride() + 1 + i];
-        sum[r] = fmaf(score[r], fmaf(-half_g2[r], score[r], flow), sum[r]);
+        const float flow = along[r] * inputs()[tile_row(r) * stride() + 1 + i];
+        sum[r] = fmaf(score[r], fmaf(-gradient[r], score[r], flow), sum[r]);
         if (leads_rows()) {
-          seeds()[tile_row(r) * stride() + 1 + i] = weights()[tile_row(r)] * fmaf(-2 * half_g2[r], score[r], flow);
+          seeds()[tile_row(r) * stride() + 1 + i] = weights()[tile_row(r)] * fmaf(-2 * gradient[r], score[r], flow);
         }
       }
     }
     if (!leads_rows()) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      seeds()[tile_row(r) * stride()] = weights()[tile_row(r)] * sum[r];
-      weights()[tile_row(r)] *= half_g2[r];
+      float& seed = seeds()[tile_row(r) * stride()];
+      if (formed()) {
+        sum[r] += fmaf(coefficient(Coefficient::value, tile_row(r)), seed, coefficient(Coefficient::square, tile_row(r)));
+      }
+      seed = weights()[tile_row(r)] * sum[r];
+      weights()[tile_row(r)] *= coefficient(Coefficient::curvature, tile_row(r));
     }
   }
 
-  // From there and the lanes' parts of the Laplacian: the loss, seeds() = c and weights() = w.
+  // From there and the lanes' parts of the Laplacian: the loss, seeds() = c, weights() = w and ν.
   __device__ __forceinline__ void seed_residual(const float (&trace)[2]) {
     const auto scale =
         static_cast<float>(2 * task().residual_weight / static_cast<double>(task().points.collocation_points));
@@ -110,7 +124,8 @@ class LossPoints : public LossProducts<P, W> {
         const float residual = fmaf(-w, laplacian[r], c[0]), factor = scale * residual;
         values()[tile_rows + tile_row(r)] += static_cast<double>(residual) * residual;
         w *= -factor;
-        c[0] = factor;
+        c[0] = coefficient(Coefficient::time, tile_row(r)) * factor;
+        coefficient(Coefficient::value, tile_row(r)) *= factor;
 #pragma unroll 1
         for (int i = 1; i <= net_.dimension; ++i) c[i] *= factor;
       }
@@ -119,14 +134,43 @@ class LossPoints : public LossProducts<P, W> {
   }
 
  private:
+  // A row's point of the model as one of the network, with the coefficients of its residual; of the square's all of its
+  // term.
+  __device__ __forceinline__ void collocation_to_network(int row) {
+    float* const point = inputs() + row * stride();
+    ResidualCoefficients<float> c{};
+    if (weights()[row] != 0) {
+      const NetworkForm& form = block_task().form;
+      const SdeFormulas& sde = task().points.sde;
+      c = rounded<float>(residual_at(form, sde, static_cast<double>(point[0])));
+      if (formed()) {
+        float unused;
+        network_point(form, sde, net_.dimension, point[0], point + 1, static_cast<const float*>(nullptr), 1.0f,
+                      point[0], point + 1, static_cast<float*>(nullptr), unused);
+        float squares = 0;
+        for (int i = 1; i <= net_.dimension; ++i) squares = fmaf(point[i], point[i], squares);
+        c.square *= squares;
+      }
+    }
+    const float all[] = {c.constant, c.square, c.value, c.time, c.along, c.curvature, c.gradient};
+#pragma unroll
+    for (int k = 0; k < loss_coefficients; ++k) coefficient(static_cast<Coefficient>(k), row) = all[k];
+  }
+  __device__ __forceinline__ void denoising_to_network(int row) {
+    float *const point = inputs() + row * stride(), *const target = seeds() + row * stride() + 1;
+    network_point(block_task().form, task().points.sde, net_.dimension, point[0], point + 1,
+                  static_cast<const float*>(target), weights()[row], point[0], point + 1, target, weights()[row]);
+  }
+
   __device__ __forceinline__ void load_denoising(std::int64_t first) {
     const TrainingDraw& points = task().points;
     const int d = net_.dimension, lane = lane_index();
-    if (task().drawn) {
+    if (task().drawn()) {
       if (lane < tile_rows) {
         const auto index = static_cast<std::uint64_t>(first + lane);
         float *x = inputs() + lane * stride(), *target = seeds() + lane * stride(), weight;
-        denoising_point(points, static_cast<std::uint64_t>(*points.iteration), index, x[0], x + 1, target + 1, weight);
+        denoising_point(points, block_task().form, static_cast<std::uint64_t>(*points.iteration), index, x[0], x + 1,
+                        target + 1, weight);
         target[0] = 0;
         weights()[lane] = first + lane < points.denoising_points ? weight : 0.0f;
       }
@@ -149,7 +193,7 @@ class LossPoints : public LossProducts<P, W> {
   __device__ __forceinline__ void load_collocation(std::int64_t first) {
     const TrainingDraw& points = task().points;
     const int d = net_.dimension, lane = lane_index();
-    if (task().drawn) {
+    if (task().drawn()) {
       if (lane < tile_rows) {
         float* x = inputs() + lane * stride();
         weights()[lane] = first + lane < points.collocation_points ? 1.0f : 0.0f;

@@ -54,7 +54,7 @@ template <Precision P, int W>
 class LossSweeps : public LossPoints<P, W> {
   using Points = LossPoints<P, W>;
   using Network = WarpNetwork<P, W>;
-  using Points::accumulate, Points::accumulate_columns, Points::accumulate_first, Points::accumulate_hidden,
+  using Points::accumulate, Points::coefficient, Points::formed, Points::accumulate_columns, Points::accumulate_first, Points::accumulate_hidden,
       Points::add_plane, Points::axis_index, Points::bias_sums, Points::first_column_sums, Points::gradient,
       Points::inputs, Points::layer_index, Points::left, Points::load_plane, Points::memory, Points::net_,
       Points::no_sums, Points::of_residual, Points::plan_, Points::potential, Points::protocol_, Points::publish,
@@ -62,6 +62,7 @@ class LossSweeps : public LossPoints<P, W> {
       Points::sum_into_plane, Points::sums_to, Points::task, Points::tile_index, Points::unit_blocks, Points::values,
       Points::weights;
   using Points::bias, Points::input, Points::output;
+  using typename Points::Coefficient;
   using typename Points::Index;
   using typename Points::Side;
 
@@ -156,6 +157,7 @@ class LossSweeps : public LossPoints<P, W> {
   __device__ __forceinline__ void reverse(Layer<W>& layer, Tile<W>& tile) {
     protocol_.enter("reverse", TileHolds::z_last, LayerHolds::anything);
     activate<false>(net_.hidden - 1, layer, tile);
+    if (formed() && of_residual()) store_potential(layer, tile);
     set_rows(output(0), layer.p);
     tile = layer.p;
 #pragma unroll 1
@@ -272,6 +274,7 @@ class LossSweeps : public LossPoints<P, W> {
       publish_and_multiply<false>(right, l, tile);
       load_layer(l + 1, layer);
     }
+    if (formed() && of_residual()) add_value_seeds(layer, tile);
     publish(left, tile);
     accumulate_columns(sums_to(gradient() + plan_.gradient.output));
     tile = layer.p;
@@ -369,6 +372,35 @@ class LossSweeps : public LossPoints<P, W> {
     with_sigma([&](const auto& sigma) {
       for_entries_in_halves(tile, layer.code)([&](int, int, float& v, float code) { v *= sigma.decode(code).d1; });
     });
+  }
+
+  // Φ of the code of z_L to the first of seeds(); takes the tile.
+  __device__ __forceinline__ void store_potential(const Layer<W>& layer, Tile<W>& tile) {
+    with_sigma([&](const auto& sigma) {
+      for_entries_in_halves(tile, layer.code)([&](int, int, float& h, float code) { h = sigma.decode(code).value; });
+    });
+    float potential[2];
+    this->dot(tile, output(0), potential);
+    if (!leads_rows()) return;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) seeds()[tile_row(r) * stride()] = potential[r] + this->output_bias()[0];
+  }
+
+  // What ν Φ adds: to the last layer's π ν h_L, to its source ν δ_L, and to the output bias's gradient ν. Takes the
+  // layer's code, which is δ_L.
+  __device__ __forceinline__ void add_value_seeds(Layer<W>& layer, Tile<W>& tile) {
+    const auto seed = [&](int r) { return coefficient(Coefficient::value, tile_row(r)); };
+    Tile<W> code;
+    load_plane(LossPlane::code, net_.hidden - 1, 0, code);
+    with_sigma([&](const auto& sigma) {
+      for_entries_in_halves(tile, layer.code, layer.p, code)([&](int r, int, float& v, float delta, float& s, float z) {
+        v = fmaf(seed(r), sigma.decode(z).value, v);
+        s = fmaf(seed(r), delta, s);
+      });
+    });
+    for_entries_in_halves(layer.code)([&](int r, int column, float& x) { x = column == 0 ? seed(r) : 0.0f; });
+    publish(left, layer.code);
+    accumulate(1, 0, nullptr, 0, sums_to(gradient() + plan_.gradient.output_bias));
   }
 
   // q_1, which is the same for every sample.

@@ -57,10 +57,11 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
       for (int k = 0; k < a.stages_per_step; ++k) {
         const int number = step * a.stages_per_step + k;
         float* in = mlp.inputs();
+        const float stage_in = a.stages[number].in;
 #pragma unroll 1
         for (int i = lane; i < entries; i += 32) {
           const int row = i / d, column = i - row * d;
-          in[row * mlp.stride() + 1 + column] = stage_x[i];
+          in[row * mlp.stride() + 1 + column] = stage_in * stage_x[i];
         }
         if (lane < tile_rows) in[lane * mlp.stride()] = a.stages[number].time;
 
@@ -78,15 +79,16 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
           }
         }
         // Read after the score: at width 128 the network needs the registers.
-        const float weight = a.stages[number].weight;
-        StepCoefficients<float> c = a.stages[number].coefficients;
+        const Stage stage = a.stages[number];
+        const float weight = stage.weight;
+        StepCoefficients<float> c = stage.coefficients;
         if constexpr (kDensity) {
           float trace[2];
           divergence(net, mlp, a.estimate, a.estimate.first_index + static_cast<std::uint64_t>(first), normal, trace);
           if (leads_rows()) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-              mlp.scalar(0, tile_row(r)) += static_cast<double>(weight) * increment(c, static_cast<float>(d), trace[r]);
+              mlp.scalar(0, tile_row(r)) += static_cast<double>(weight) * increment_divergence(stage, d, trace[r]);
             }
           }
         }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "data_launch.hpp"
+#include "fokker/formulas/form.hpp"
 #include "fokker/formulas/sde.hpp"
 #include "fokker/formulas/train.hpp"
 
@@ -19,13 +20,14 @@ struct TrainingDraw {
       iteration;  // device: the Philox step of all draws; read by the kernel, so that a graph can run on
   std::int64_t denoising_points, collocation_points;
   float box;
+  LossWeight loss_weight = LossWeight::unit;
 };
 
-// Denoising points first … first + n − 1 of the iteration that draw.iteration holds: t [n], x [n, d], target [n, d] and
-// weight [n].
-Status launch_denoising_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
-                               float* target, float* weight, Stream stream);
-// Collocation points first … first + n − 1: t [n], x [n, d].
+// Denoising points first … first + n − 1 of the iteration that draw.iteration holds, as a network in this form takes
+// them: t [n] τ, x [n, d] C x_t, target [n, d] of its output and weight [n].
+Status launch_denoising_points(const TrainingDraw& draw, const NetworkForm& form, std::int64_t first, std::int64_t n,
+                               float* t, float* x, float* target, float* weight, Stream stream);
+// Collocation points first … first + n − 1 of the model: t [n], x [n, d].
 Status launch_collocation_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
                                  Stream stream);
 

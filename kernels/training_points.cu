@@ -12,6 +12,7 @@ namespace {
 
 struct PointArrays {
   TrainingDraw draw;
+  NetworkForm form;
   std::int64_t first, n;
   float *t, *x, *target, *weight;
 };
@@ -24,7 +25,7 @@ __global__ void draw_denoising_points(PointArrays a) {
   const std::int64_t d = a.draw.data.dimension;
   for (std::int64_t i = first_item(); i < a.n; i += item_stride()) {
     const PointKey key = key_of(a, i);
-    denoising_point(a.draw, key.step, key.index, a.t[i], a.x + i * d, a.target + i * d, a.weight[i]);
+    denoising_point(a.draw, a.form, key.step, key.index, a.t[i], a.x + i * d, a.target + i * d, a.weight[i]);
   }
 }
 
@@ -33,7 +34,7 @@ __global__ void draw_denoising_quads(PointArrays a) {
   for (std::int64_t item = first_item(); item < a.n * quads; item += item_stride()) {
     const std::int64_t i = item / quads, quad = item - i * quads;
     const PointKey key = key_of(a, i);
-    const DenoisingTime time = denoising_time(a.draw, key);
+    const DenoisingTime time = denoising_time(a.draw, a.form, key);
     float x[4], target[4];
     data_quad(a.draw.data, key, chosen_of(a.draw.data, key), static_cast<int>(quad), x);
     denoising_quad(time, key, static_cast<int>(quad), x, target);
@@ -61,10 +62,10 @@ __global__ void draw_collocation_points(PointArrays a) {
 
 }  // namespace
 
-Status launch_denoising_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
-                               float* target, float* weight, Stream stream) {
+Status launch_denoising_points(const TrainingDraw& draw, const NetworkForm& form, std::int64_t first, std::int64_t n,
+                               float* t, float* x, float* target, float* weight, Stream stream) {
   if (n == 0) return 0;
-  const PointArrays arguments{draw, first, n, t, x, target, weight};
+  const PointArrays arguments{draw, form, first, n, t, x, target, weight};
   if (is_planar(draw.data.kind) || has_full_covariance(draw.data)) {
     return launch(draw_denoising_points, one_item_a_thread(n), stream, arguments);
   }
@@ -75,7 +76,7 @@ Status launch_collocation_points(const TrainingDraw& draw, std::int64_t first, s
                                  Stream stream) {
   if (n == 0) return 0;
   return launch(draw_collocation_points, one_item_a_thread(n), stream,
-                PointArrays{draw, first, n, t, x, nullptr, nullptr});
+                PointArrays{draw, {}, first, n, t, x, nullptr, nullptr});
 }
 
 }  // namespace fokker::kernels

@@ -229,6 +229,10 @@ __global__ void seed_tangent(SeedTangentArguments<T> a) {
         moved += a.d2[start + c] * q;
         source += a.d3[start + c] * q;
       }
+      if (a.value_seed != nullptr) {
+        moved += a.value_seed[row] * a.value[start + c];
+        source += a.value_seed[row] * a.delta[start + c];
+      }
       if (!a.begin) source += a.source[start + c];
       a.source[start + c] = source;
       a.to[start + c] = moved;
@@ -306,26 +310,35 @@ __global__ void jacobian(JacobianArguments<T> a) {
 template <class T>
 __global__ void residual(ResidualArguments<T> a) {
   for (std::int64_t row = first_item(); row < a.rows; row += item_stride()) {
-    const SdeCoefficients<double> sde = a.sde.at(static_cast<double>(a.t[row * a.t_stride]));
-    const T drift = static_cast<T>(sde.drift), half = static_cast<T>(sde.diffusion_squared / 2);
+    const ResidualCoefficients<T> c =
+        rounded<T>(residual_at(a.form, a.sde, static_cast<double>(a.t[row * a.t_stride])));
     const T* const gradient = a.gradient + row * a.stride;
-    T along = 0, square = 0;
+    T along = 0, square = 0, input_square = 0;
     for (int i = 0; i < a.dimension; ++i) {
-      const T s = gradient[1 + i];
-      along += a.x[row * a.dimension + i] * s;
+      const T s = gradient[1 + i], x = a.x[row * a.dimension + i];
+      along += x * s;
       square += s * s;
+      input_square += x * x;
     }
-    const T r = gradient[0] + drift * (static_cast<T>(a.dimension) + along) - half * (a.trace[row] + square);
+    const T d = static_cast<T>(a.dimension);
+    T r = c.time * gradient[0];
+    if (a.value == nullptr) {  // constant is along, and curvature is gradient
+      r = r + c.along * (d + along) - c.curvature * (a.trace[row] + square);
+    } else {
+      r += c.constant * d + c.along * along - c.curvature * a.trace[row] - c.gradient * square +
+           (c.square * input_square + c.value * a.value[row]);
+    }
     if (a.residual != nullptr) a.residual[row] = r;
     if (a.square != nullptr) a.square[row] = static_cast<double>(r) * static_cast<double>(r);
     if (a.seed == nullptr) continue;
     const T scaled = static_cast<T>(a.scale * static_cast<double>(r));
     T* const seed = a.seed + row * a.seed_stride;
-    seed[0] = scaled;
+    seed[0] = c.time * scaled;
     for (int i = 0; i < a.dimension; ++i) {
-      seed[1 + i] = scaled * (drift * a.x[row * a.dimension + i] - 2 * half * gradient[1 + i]);
+      seed[1 + i] = scaled * (c.along * a.x[row * a.dimension + i] - 2 * c.gradient * gradient[1 + i]);
     }
-    a.weight[row] = -half * scaled;
+    a.weight[row] = -c.curvature * scaled;
+    if (a.value != nullptr) a.value[row] = c.value * scaled;
   }
 }
 

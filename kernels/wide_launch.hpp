@@ -7,6 +7,7 @@
 
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/divergence.hpp"
+#include "fokker/formulas/form.hpp"
 #include "fokker/formulas/sde.hpp"
 #include "launch.hpp"
 #include "training_launch.hpp"
@@ -175,16 +176,16 @@ struct JacobianArguments {
 template <class T>
 Status launch_jacobian(const JacobianArguments<T>& arguments, Stream stream);
 
-// The residual R, and with r = scale · R the seeds c and w of its loss (src/operations/LOSS_GRADIENT.md).
+// The residual R, and with r = scale · R the seeds c, w and ν of its loss (src/operations/LOSS_GRADIENT.md).
 template <class T>
 struct ResidualArguments {
   std::int64_t rows;
   int dimension, stride;
-  const T* gradient;  // [rows, stride] (∂_t φ, ∇φ)
-  const T* trace;     // [rows] Δφ
-  const T* t;         // t[r · t_stride]
+  const T* gradient;  // [rows, stride] (∂_τ Φ, ∇Φ)
+  const T* trace;     // [rows] ΔΦ
+  const T* t;         // t[r · t_stride], the model's
   std::int64_t t_stride;
-  const T* x;  // [rows, dimension]
+  const T* x;  // [rows, dimension] C x
   SdeFormulas sde;
   T* residual = nullptr;     // [rows], or nullptr
   double* square = nullptr;  // [rows] R², or nullptr
@@ -192,6 +193,9 @@ struct ResidualArguments {
   T* seed = nullptr;  // [rows, seed_stride] c, or nullptr: neither c nor w is wanted
   int seed_stride = 0;
   T* weight = nullptr;  // [rows] w
+  // Where the form is not plain, Φ [rows], whose place ν takes where a seed is wanted; else nullptr.
+  NetworkForm form = {};
+  T* value = nullptr;
 };
 template <class T>
 Status launch_residual(const ResidualArguments<T>& arguments, Stream stream);
@@ -255,6 +259,10 @@ struct SeedTangentArguments {
   T* to;                       // [rows, stride] π, may be u
   HalfOperand operand;         // from π,
   HalfOperand source_operand;  // or from S
+  // Of the last layer, where Φ has a seed: π += ν h, S += ν δ.
+  const T* value_seed = nullptr;  // [rows] ν, or nullptr: 0, and the next two are not read
+  const T* value = nullptr;       // [rows, stride] h
+  const T* delta = nullptr;       // [rows, stride] δ
 };
 template <class T>
 Status launch_seed_tangent(const SeedTangentArguments<T>& arguments, Stream stream);

@@ -1,7 +1,8 @@
 #pragma once
 
 // What fields and samplers need of a model on the device. A resident network, a wide network and an exact mixture are
-// the three implementations; make_device_field() is the one switch.
+// the three implementations; make_network_field() is the one switch, and make_device_field() puts the network's form
+// around it. Samplers have folded the form into their coefficients and take the network itself.
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -50,7 +51,7 @@ void check_precision(Precision precision, const FieldOutputs<T>& wanted) {
   check_precision<T>(precision, wanted.dt || wanted.divergence || wanted.hessian || wanted.residual);
 }
 
-// For a network whose score is resident; its wide works go the wide way inside. `packed`: the network as pack_network()
+// The fields of the network itself in these, whatever its form says of its output. For a network whose score is resident; its wide works go the wide way inside. `packed`: the network as pack_network()
 // left it on this queue, or nullptr, and it is packed here.
 class ResidentImage;
 std::unique_ptr<DeviceField<float>> make_resident_field(
@@ -63,7 +64,15 @@ std::unique_ptr<DeviceField<T>> make_wide_field(const Queue& queue, const Mlp& m
 template <class T>
 std::unique_ptr<DeviceField<T>> make_mixture_field(const Queue& queue, const GaussianMixture& mixture,
                                                    const ForwardSde& sde);  // mixture.cpp
-// The one switch on what a model is and on its path.
+// The one switch on what a model is and on its path: the fields of its network.
+template <class T>
+std::unique_ptr<DeviceField<T>> make_network_field(const Queue& queue, const Model& model);  // fields.cpp
+// Those of a model in this form from its network's, and these themselves where the form is plain. Has a workspace of its
+// own.
+template <class T>
+std::unique_ptr<DeviceField<T>> make_formed_field(const Queue& queue, std::unique_ptr<DeviceField<T>> network,
+                                                  const NetworkForm& form, const ForwardSde& sde);  // form.cpp
+// Those of the model.
 template <class T>
 std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Model& model);  // fields.cpp
 

@@ -33,7 +33,7 @@ class CudaFields final : public FieldOperator<T> {
 }  // namespace
 
 template <class T>
-std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Model& model) {
+std::unique_ptr<DeviceField<T>> make_network_field(const Queue& queue, const Model& model) {
   const auto* mlp = std::get_if<Mlp>(&model.network);
   if (mlp == nullptr) return make_mixture_field<T>(queue, std::get<GaussianMixture>(model.network), model.sde);
   if constexpr (std::is_same_v<T, float>) {
@@ -44,6 +44,13 @@ std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Mode
   return make_wide_field<T>(queue, *mlp, model.sde);
 }
 
+template <class T>
+std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Model& model) {
+  return make_formed_field(queue, make_network_field<T>(queue, model), model.form(), model.sde);
+}
+
+template std::unique_ptr<DeviceField<float>> make_network_field(const Queue&, const Model&);
+template std::unique_ptr<DeviceField<double>> make_network_field(const Queue&, const Model&);
 template std::unique_ptr<DeviceField<float>> make_device_field(const Queue&, const Model&);
 template std::unique_ptr<DeviceField<double>> make_device_field(const Queue&, const Model&);
 

@@ -13,7 +13,7 @@ namespace {
 class ResidentLoss final : public TrainingLoss {
  public:
   ResidentLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde)
-      : queue_(queue), sde_(sde), image_(queue, architecture) {
+      : queue_(queue), sde_(sde), form_(architecture.form), image_(queue, architecture) {
     const kernels::LossWorkspace bytes =
         kernels::resident_loss_workspace(image_.get(), image_.plan().loss.warps, queue.limits);
     planes_.reserve(bytes.planes);
@@ -34,7 +34,6 @@ class ResidentLoss final : public TrainingLoss {
     points.denoising_points = denoising.t.rows;
     points.collocation_points = collocation.t.rows;
     kernels::LossTask task{.parameters = parameters,
-                           .drawn = false,
                            .points = points,
                            .denoising_t = denoising.t.data,
                            .denoising_x = denoising.x.data,
@@ -66,7 +65,7 @@ class ResidentLoss final : public TrainingLoss {
     if (resident == nullptr) return false;
     const kernels::ResidentMlp &a = image_.get(), &b = resident->image_.get();
     return a.precision == b.precision && a.dimension == b.dimension && a.hidden == b.hidden && a.width == b.width &&
-           a.potential == b.potential && a.activation == b.activation && a.beta == b.beta;
+           a.potential == b.potential && a.activation == b.activation && a.beta == b.beta && form_ == resident->form_;
   }
 
  private:
@@ -79,13 +78,14 @@ class ResidentLoss final : public TrainingLoss {
     task.partial_values = partial_values_.as<double>();
   }
   void launch(std::span<const kernels::LossTask> tasks) const {
-    check(kernels::launch_resident_loss(image_.get(), image_.plan().loss.warps, tasks.data(),
+    check(kernels::launch_resident_loss(image_.get(), form_, image_.plan().loss.warps, tasks.data(),
                                         static_cast<int>(tasks.size()), queue_.limits, queue_.stream),
           "launch_resident_loss");
   }
 
   Queue queue_;
   ForwardSde sde_;
+  NetworkForm form_;
   ResidentImage image_;
   DeviceMemory planes_, partial_, partial_values_;
 };

@@ -20,14 +20,17 @@
 
 #include "cuda/device_loss.hpp"
 #include "cuda/wide_network.hpp"
+#include "kernels/form_launch.hpp"
 
 namespace fokker::cuda {
 namespace {
 
+// Points of the network: τ, C x, and what its output is compared with.
 template <class T>
 struct DenoisingRows {
   const T *t, *x, *target, *weight;  // weight may be nullptr: 1
 };
+// Points of the model.
 template <class T>
 struct CollocationRows {
   const T *t, *x;
@@ -37,7 +40,11 @@ template <class T>
 class WideSweeps {
  public:
   WideSweeps(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
-      : stream_(queue.stream), sde_(sde), network_(queue, architecture, true, loss_budget) {
+      : stream_(queue.stream),
+        sde_(sde),
+        formed_(!architecture.form.plain()),
+        network_(queue, architecture, true, loss_budget) {
+    if (formed_) check(kernels::prepare_form(), "prepare_form");
     const auto most = [&](bool residual) {
       if (rows > 0) return rows;
       return network_.rows_that_fit([&](std::int64_t n) { return lay_out(nullptr, n, residual); });
@@ -97,6 +104,13 @@ class WideSweeps {
 
   // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows.
   T* points() const { return points_; }
+  // Points of the model with targets of the score as those of the network, which points() has room for.
+  DenoisingRows<T> to_network(std::int64_t n, const DenoisingRows<T>& rows) const {
+    if (!formed_) return rows;
+    T *const t = points_, *const weight = t + n, *const x = weight + n, *const target = x + n * network_.dimension();
+    network_points({form_points(n, rows.t, rows.x), rows.target, rows.weight, t, x, target, weight});
+    return {t, x, target, weight};
+  }
 
  private:
   int dimension() const { return static_cast<int>(network_.dimension()); }
@@ -120,6 +134,7 @@ class WideSweeps {
       source_ = network_.take_planes(arena, rows);
     }
     if (residual) {
+      if (formed_) potential_ = arena.take<T>(rows);
       curvature_ = network_.take_planes(arena, rows);
       d3_ = network_.take_planes(arena, rows);
       squares_ = network_.take_planes(arena, rows);
@@ -190,8 +205,20 @@ class WideSweeps {
 
   void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr;
-    input(n, rows.t, rows.x);
+    CollocationRows<T> of_network = rows;
+    if (formed_) {  // behind the place of the model's
+      T *const t = points_ + n * (1 + network_.dimension()), *const x = t + n;
+      network_points({form_points(n, rows.t, rows.x), nullptr, nullptr, t, x, nullptr, nullptr});
+      of_network = {t, x};
+    }
+    input(n, of_network.t, of_network.x);
     network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
+    if (formed_) {
+      network_.output(n, value_[last()], output_);
+      check(kernels::launch_columns<T>(
+                {n, 1, network_.output_stride(), output_, network_.bias(network_.hidden()), potential_}, stream_),
+            "launch_columns");
+    }
     network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{});
     network_.score(n, delta_, output_);
     for (int i = 0; i < dimension(); ++i) {
@@ -211,19 +238,22 @@ class WideSweeps {
                                        .trace = trace_,
                                        .t = rows.t,
                                        .t_stride = 1,
-                                       .x = rows.x,
+                                       .x = of_network.x,
                                        .sde = sde_.formulas(),
                                        .square = losses_,
                                        .scale = scale,
                                        .seed = wanted ? seed_ : nullptr,
                                        .seed_stride = network_.input_stride(),
-                                       .weight = weight_},
+                                       .weight = weight_,
+                                       .form = network_.architecture().form,
+                                       .value = formed_ ? potential_ : nullptr},
                                       stream_),
           "launch_residual");
     total(n, 1);
     if (!wanted) return;
     for (int i = 0; i < dimension(); ++i) axis_adjoint(n, i, gradient);
     seed_and_adjoint(n, weight_, gradient);
+    if (formed_) column_sum(n, 1, potential_, 1, gradient + network_.architecture().bias_offset(network_.hidden()), 1);
   }
 
   // ---- gradient sweeps ----
@@ -265,8 +295,9 @@ class WideSweeps {
     }
   }
 
-  // The seed tangent from c in seed_ and w, nullptr for 0, and the adjoint. Without w the source S begins here; with it
-  // the axis adjoints have begun it in all layers but the last.
+  // The seed tangent from c in seed_, w, and ν in potential_ where the form is not plain, and the adjoint. weight:
+  // nullptr where w and ν are 0. Without w the source S begins here; with it the axis adjoints have begun it in all
+  // layers but the last.
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
     const int seed_stride = network_.input_stride();
     network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
@@ -276,6 +307,7 @@ class WideSweeps {
         network_.add_weights(l, n, delta_[l], network_.stride(l), ping_pong_[l - 1], network_.stride(l - 1), gradient);
         network_.product(n, l, WideNetwork<T>::Direction::forward, ping_pong_[l - 1], ping_pong_[l]);
       }
+      const bool value_seed = formed_ && weight != nullptr && l == last();
       check(kernels::launch_seed_tangent<T>(
                 {.rows = n,
                  .width = network_.width(l),
@@ -292,7 +324,10 @@ class WideSweeps {
                  .begin = weight == nullptr || l == last(),
                  .to = ping_pong_[l],
                  .operand = network_.operand(l + 1),
-                 .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{}},
+                 .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{},
+                 .value_seed = value_seed ? potential_ : nullptr,
+                 .value = value_[l],
+                 .delta = delta_[l]},
                 stream_),
             "launch_seed_tangent");
     }
@@ -319,6 +354,12 @@ class WideSweeps {
 
   // ---- launches ----
 
+  kernels::FormPoints<T> form_points(std::int64_t n, const T* t, const T* x) const {
+    return {n, dimension(), network_.architecture().form, sde_.formulas(), t, 1, x};
+  }
+  void network_points(const kernels::NetworkPointArguments<T>& arguments) const {
+    check(kernels::launch_network_points<T>(arguments, stream_), "launch_network_points");
+  }
   void input(std::int64_t n, const T* t, const T* x) {
     check(kernels::launch_input<T>({n, dimension(), network_.input_stride(), t, 1, x, input_}, stream_),
           "launch_input");
@@ -334,12 +375,14 @@ class WideSweeps {
 
   cudaStream_t stream_;
   ForwardSde sde_;
+  bool formed_;  // the form is not plain
   WideNetwork<T> network_;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T* points_ = nullptr;
   double* losses_ = nullptr;                        // [rows]
-  T *trace_ = nullptr, *weight_ = nullptr;          // [rows] Δφ, w
+  T *trace_ = nullptr, *weight_ = nullptr;          // [rows] ΔΦ, w
+  T* potential_ = nullptr;                          // [rows] Φ, then ν
   T *input_ = nullptr, *seed_ = nullptr;            // [rows, 1 + d] (t, x), c
   T* output_ = nullptr;                             // [rows, max(1 + d, outputs)]
   Planes<T> ping_pong_;                             // two arrays in turn: what a product reads and what it writes
@@ -353,10 +396,10 @@ void evaluate_batches(WideSweeps<T>& sweeps, std::int64_t d, const T* parameters
                       const CollocationBatch<T>& collocation, double residual_weight, double* values, T* gradient) {
   sweeps.evaluate(
       parameters, denoising.t.rows,
-      [&](std::int64_t first, std::int64_t) {
-        return DenoisingRows<T>{denoising.t.data + first, denoising.x.data + first * d,
-                                denoising.target.data + first * d,
-                                denoising.weight ? denoising.weight.data + first : nullptr};
+      [&](std::int64_t first, std::int64_t n) {
+        return sweeps.to_network(n, {denoising.t.data + first, denoising.x.data + first * d,
+                                     denoising.target.data + first * d,
+                                     denoising.weight ? denoising.weight.data + first : nullptr});
       },
       collocation.t.rows,
       [&](std::int64_t first, std::int64_t) {
@@ -384,7 +427,10 @@ class WideLossDouble final : public DeviceLoss<double> {
 class WideLoss final : public TrainingLoss {
  public:
   WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
-      : stream_(queue.stream), d_(architecture.dimension), sweeps_(queue, architecture, sde, rows) {}
+      : stream_(queue.stream),
+        form_(architecture.form),
+        d_(architecture.dimension),
+        sweeps_(queue, architecture, sde, rows) {}
   void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
                 float* gradient) override {
@@ -406,7 +452,7 @@ class WideLoss final : public TrainingLoss {
         task.parameters, draw.denoising_points,
         [&](std::int64_t first, std::int64_t n) {
           float *const t = sweeps_.points(), *const weight = t + n, *const x = weight + n, *const target = x + n * d_;
-          check(kernels::launch_denoising_points(draw, first, n, t, x, target, weight, stream_),
+          check(kernels::launch_denoising_points(draw, form_, first, n, t, x, target, weight, stream_),
                 "launch_denoising_points");
           return DenoisingRows<float>{t, x, target, weight};
         },
@@ -420,6 +466,7 @@ class WideLoss final : public TrainingLoss {
   }
 
   cudaStream_t stream_;
+  NetworkForm form_;
   std::int64_t d_;
   WideSweeps<float> sweeps_;
 };

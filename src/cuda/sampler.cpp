@@ -28,9 +28,9 @@ class CudaSampler final : public SampleOperator {
       : queue_(queue), d_(model.dimension()), steps_(grid.steps()), variance_(model.sde.prior_variance()) {
     const std::vector<double>& times = grid.times();
     for (const Scheme scheme : all_schemes) {
-      backwards_.push_back(upload_path(model.sde, times, scheme));
+      backwards_.push_back(upload_path(model, times, scheme));
       if (scheme != Scheme::euler_maruyama) {
-        forwards_.push_back(upload_path(model.sde, {times.rbegin(), times.rend()}, scheme));
+        forwards_.push_back(upload_path(model, {times.rbegin(), times.rend()}, scheme));
       }
     }
     const auto* mlp = std::get_if<Mlp>(&model.network);
@@ -43,11 +43,16 @@ class CudaSampler final : public SampleOperator {
     }
     if (!plan_.sample.wide() && !plan_.log_density.wide()) return;
 
-    field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_device_field<float>(queue, model);
-    const std::size_t point = (4 * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
+    field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_network_field<float>(queue, model);
+    std::vector<DeviceMemory*> states = {&state_, &stage_, &sum_, &score_};
+    const std::vector<Stage>& finest = backwards_.back().stages;  // every time at which any scheme evaluates
+    if (std::any_of(finest.begin(), finest.end(), [](const Stage& stage) { return stage.in != 1; })) {
+      states.push_back(&input_);
+    }
+    const std::size_t point = (states.size() * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
     chunk_ = static_cast<std::int64_t>(workspace_limit / point);
     integral_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(double));
-    for (DeviceMemory* memory : {&state_, &stage_, &sum_, &score_}) {
+    for (DeviceMemory* memory : states) {
       *memory = DeviceMemory(static_cast<std::size_t>(chunk_ * d_) * sizeof(float));
     }
     divergence_ = DeviceMemory(static_cast<std::size_t>(chunk_) * sizeof(float));
@@ -129,7 +134,7 @@ class CudaSampler final : public SampleOperator {
 
   std::size_t workspace_bytes() const override {
     return (field_ ? field_->workspace_bytes() : 0) + state_.bytes() + stage_.bytes() + sum_.bytes() + score_.bytes() +
-           divergence_.bytes() + integral_.bytes();
+           input_.bytes() + divergence_.bytes() + integral_.bytes();
   }
 
  private:
@@ -140,8 +145,8 @@ class CudaSampler final : public SampleOperator {
     DeviceMemory on_device;
   };
 
-  static Path upload_path(const ForwardSde& sde, const std::vector<double>& times, Scheme scheme) {
-    std::vector<Stage> stages = stages_of(sde, times, scheme);
+  static Path upload_path(const Model& model, const std::vector<double>& times, Scheme scheme) {
+    std::vector<Stage> stages = stages_of(model.sde, model.form(), times, scheme);
     DeviceMemory on_device = upload(stages);
     return {stages_per_step(scheme), std::move(stages), std::move(on_device)};
   }
@@ -169,6 +174,10 @@ class CudaSampler final : public SampleOperator {
       const std::size_t number = static_cast<std::size_t>(step * path.per_step + k);
       const Stage& stage = path.stages[number];
       const float* stage_x = k == 0 ? x : stage_.as<float>();
+      if (stage.in != 1) {
+        check(kernels::launch_scaled(stage_x, stage.in, n * d_, input_.as<float>(), queue_.stream), "launch_scaled");
+        stage_x = input_.as<float>();
+      }
       FieldOutputs<float> outputs;
       outputs.score = {score_.as<float>(), n, d_, Device::cuda};
       if (estimate) outputs.divergence = {divergence_.as<float>(), n, 1, Device::cuda};
@@ -209,6 +218,7 @@ class CudaSampler final : public SampleOperator {
   std::unique_ptr<DeviceField<float>> field_;    // where a work is wide
   std::int64_t chunk_ = 0;
   DeviceMemory state_, stage_, sum_, score_, divergence_, integral_;
+  DeviceMemory input_;  // C times a stage's state, where C is not 1
 };
 
 }  // namespace

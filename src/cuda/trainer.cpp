@@ -68,7 +68,8 @@ class CudaTrainer final : public TrainOperator {
              .iteration = &report_.as<kernels::UpdateReport>()->iteration,
              .denoising_points = options.denoising_points,
              .collocation_points = options.residual_weight > 0 ? options.collocation_points : 0,
-             .box = static_cast<float>(options.box)};
+             .box = static_cast<float>(options.box),
+             .loss_weight = options.loss_weight};
     TrainState state;
     state.parameters.assign(parameters.begin(), parameters.end());
     state.first_moment.assign(count_, 0.0f);
@@ -175,7 +176,6 @@ class CudaTrainer final : public TrainOperator {
   TrainingLoss* loss() const { return loss_.get(); }
   kernels::LossTask loss_task() const {
     return {.parameters = parameters_.as<const float>(),
-            .drawn = true,
             .points = draw_,
             .residual_weight = options_.residual_weight,
             .values = values_.as<double>(),

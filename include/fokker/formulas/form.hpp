@@ -178,8 +178,7 @@ struct FormTarget {
 };
 
 template <class T>
-FOKKER_HOST_DEVICE FormTarget<T> form_target_at(const NetworkForm& network, const SdeFormulas& formulas, T t) {
-  const SdeCoefficients<T> sde = formulas.at(t);
+FOKKER_HOST_DEVICE FormTarget<T> form_target(const NetworkForm& network, SdeKind kind, const SdeCoefficients<T>& sde) {
   const T deviation = std::sqrt(sde.variance);
   switch (network.form) {
     case Form::score: break;
@@ -189,7 +188,7 @@ FOKKER_HOST_DEVICE FormTarget<T> form_target_at(const NetworkForm& network, cons
     case Form::velocity:
     case Form::velocity_to_data: {  // m′ x_0 + σ′ ε
       const T sign = network.form == Form::velocity ? T(1) : T(-1);
-      if (formulas.kind == SdeKind::flow) return {-sign, sign};
+      if (kind == SdeKind::flow) return {-sign, sign};
       return {sign * sde.drift * sde.mean, sign * (sde.drift * sde.variance + sde.diffusion_squared / 2) / deviation};
     }
     case Form::edm: {

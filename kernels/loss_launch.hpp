@@ -35,7 +35,7 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
 // 1 … most_models networks of one shape and form: packs them, and puts their values and gradients where the tasks say. A block
 // has at most `warps`: resident_loss_warps(), or fewer, which leave each more planes in shared memory. The order of a
 // task's sums depends on the shape, the device, `warps` and the task's numbers of points.
-Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks, int count,
-                            const DeviceLimits& limits, Stream stream);
+Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
+                            int count, const DeviceLimits& limits, Stream stream);
 
 }  // namespace fokker::kernels

@@ -100,13 +100,13 @@ inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
 // offset 0 saves a register.
 inline constexpr int loss_indices = 3, loss_coefficients = 7;
 struct LossWarpLayout {
-  Place<float> inputs;   // [tile_rows, input_stride]: (τ, C x) of a sample
-  int input_stride;      // as in WarpLayout
-  Place<float> seeds;    // [tile_rows, input_stride]: c, first the target
-  Place<float> weights;  // [tile_rows]: w, first the sample's weight
+  Place<float> inputs;        // [tile_rows, input_stride]: (τ, C x) of a sample
+  int input_stride;           // as in WarpLayout
+  Place<float> seeds;         // [tile_rows, input_stride]: c, first the target
+  Place<float> weights;       // [tile_rows]: w, first the sample's weight
   Place<float> coefficients;  // [loss_coefficients, tile_rows]: ResidualCoefficients of a collocation sample
-  Place<double> values;  // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
-  Place<float> scales;   // [2] of the stages
+  Place<double> values;       // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
+  Place<float> scales;        // [2] of the stages
   // A tile as the left and as the right side of a product over the block's samples; split: high and low halves
   // [tile_rows, width + 8] each, fp32: float [tile_rows, width + 4].
   Place<char> stage[2];

@@ -105,7 +105,8 @@ class LossPoints : public LossProducts<P, W> {
     for (int r = 0; r < 2; ++r) {
       float& seed = seeds()[tile_row(r) * stride()];
       if (formed()) {
-        sum[r] += fmaf(coefficient(Coefficient::value, tile_row(r)), seed, coefficient(Coefficient::square, tile_row(r)));
+        sum[r] +=
+            fmaf(coefficient(Coefficient::value, tile_row(r)), seed, coefficient(Coefficient::square, tile_row(r)));
       }
       seed = weights()[tile_row(r)] * sum[r];
       weights()[tile_row(r)] *= coefficient(Coefficient::curvature, tile_row(r));

@@ -54,11 +54,11 @@ template <Precision P, int W>
 class LossSweeps : public LossPoints<P, W> {
   using Points = LossPoints<P, W>;
   using Network = WarpNetwork<P, W>;
-  using Points::accumulate, Points::coefficient, Points::formed, Points::accumulate_columns, Points::accumulate_first, Points::accumulate_hidden,
-      Points::add_plane, Points::axis_index, Points::bias_sums, Points::first_column_sums, Points::gradient,
-      Points::inputs, Points::layer_index, Points::left, Points::load_plane, Points::memory, Points::net_,
-      Points::no_sums, Points::of_residual, Points::plan_, Points::potential, Points::protocol_, Points::publish,
-      Points::right, Points::seeds, Points::share, Points::stage, Points::store_plane, Points::stride,
+  using Points::accumulate, Points::coefficient, Points::formed, Points::accumulate_columns, Points::accumulate_first,
+      Points::accumulate_hidden, Points::add_plane, Points::axis_index, Points::bias_sums, Points::first_column_sums,
+      Points::gradient, Points::inputs, Points::layer_index, Points::left, Points::load_plane, Points::memory,
+      Points::net_, Points::no_sums, Points::of_residual, Points::plan_, Points::potential, Points::protocol_,
+      Points::publish, Points::right, Points::seeds, Points::share, Points::stage, Points::store_plane, Points::stride,
       Points::sum_into_plane, Points::sums_to, Points::task, Points::tile_index, Points::unit_blocks, Points::values,
       Points::weights;
   using Points::bias, Points::input, Points::output;
@@ -379,11 +379,11 @@ class LossSweeps : public LossPoints<P, W> {
     with_sigma([&](const auto& sigma) {
       for_entries_in_halves(tile, layer.code)([&](int, int, float& h, float code) { h = sigma.decode(code).value; });
     });
-    float potential[2];
-    this->dot(tile, output(0), potential);
+    float phi[2];
+    this->dot(tile, output(0), phi);
     if (!leads_rows()) return;
 #pragma unroll
-    for (int r = 0; r < 2; ++r) seeds()[tile_row(r) * stride()] = potential[r] + this->output_bias()[0];
+    for (int r = 0; r < 2; ++r) seeds()[tile_row(r) * stride()] = phi[r] + this->output_bias()[0];
   }
 
   // What ν Φ adds: to the last layer's π ν h_L, to its source ν δ_L, and to the output bias's gradient ν. Takes the

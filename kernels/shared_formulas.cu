@@ -1,9 +1,10 @@
 // Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
-// derivatives, coefficients of the forward SDEs, Philox words, uniforms and normals, steps of the integrators; times of
-// training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
+// derivatives, coefficients of the forward SDEs, forms of a network's output, Philox words, uniforms and normals, steps of
+// the integrators; times and points of training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
 // that a header which stops being device code stops the build.
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/draws.hpp"
+#include "fokker/formulas/form_fields.hpp"
 #include "fokker/formulas/integrator.hpp"
 #include "fokker/formulas/sde.hpp"
 #include "fokker/formulas/train.hpp"
@@ -48,18 +49,33 @@ __global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t
                runge_kutta_step(runge_kutta_classical(), sde, t, dt, x, score);
 }
 
+template <class T>
+__global__ void shared_form_formulas(NetworkForm form, SdeFormulas sde, Stage stage, const T* x, T* out) {
+  const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const FormFields<T> f(form_rates_at(form, sde, static_cast<double>(x[index])));
+  const ResidualCoefficients<T> c = rounded<T>(residual_at(form, sde, static_cast<double>(x[index])));
+  out[index] = f.value(x[index], f.form.time) + f.dt(x[index], c.along, c.time, c.value) + f.score(x[index], c.square) +
+               f.divergence(2, c.constant) + f.derivative(c.curvature, c.gradient) +
+               static_cast<T>(increment_divergence(stage, 2, static_cast<float>(x[index])));
+}
+
+template __global__ void shared_form_formulas<float>(NetworkForm, SdeFormulas, Stage, const float*, float*);
+template __global__ void shared_form_formulas<double>(NetworkForm, SdeFormulas, Stage, const double*, double*);
 template __global__ void shared_formulas<float>(SdeFormulas, double, std::uint64_t, std::uint64_t, float, float*);
 template __global__ void shared_formulas<double>(SdeFormulas, double, std::uint64_t, std::uint64_t, double, double*);
 
 }  // namespace
 
 // parameter, first_moment, second_moment [gridDim.x · blockDim.x]: a parameter and its moments a thread.
-__global__ void shared_train_formulas(TimeDraw draw, AdamStep adam, std::uint64_t seed, float* parameter,
-                                      float* first_moment, float* second_moment) {
+__global__ void shared_train_formulas(TimeDraw draw, NetworkForm form, SdeFormulas sde, AdamStep adam,
+                                      std::uint64_t seed, float* parameter, float* first_moment, float* second_moment) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   float weight;
   const float t = draw(uniform_from_word(philox4x32_10(seed, index, 0).word[0]), weight);
-  adam(weight * t, parameter[index], first_moment[index], second_moment[index]);
+  const DenoisingPoint<float> point(form, sde, LossWeight::variance, t);
+  float x = weight, z = t;
+  point(x, z);
+  adam(point.weight * x * z, parameter[index], first_moment[index], second_moment[index]);
 }
 
 }  // namespace fokker

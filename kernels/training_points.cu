@@ -34,7 +34,7 @@ __global__ void draw_denoising_quads(PointArrays a) {
   for (std::int64_t item = first_item(); item < a.n * quads; item += item_stride()) {
     const std::int64_t i = item / quads, quad = item - i * quads;
     const PointKey key = key_of(a, i);
-    const DenoisingTime time = denoising_time(a.draw, a.form, key);
+    const DenoisingPoint<float> time = denoising_time(a.draw, a.form, key);
     float x[4], target[4];
     data_quad(a.draw.data, key, chosen_of(a.draw.data, key), static_cast<int>(quad), x);
     denoising_quad(time, key, static_cast<int>(quad), x, target);
@@ -46,7 +46,7 @@ __global__ void draw_denoising_quads(PointArrays a) {
       }
     }
     if (quad == 0) {
-      a.t[i] = time.t;
+      a.t[i] = time.time;
       a.weight[i] = time.weight;
     }
   }

@@ -10,47 +10,22 @@
 
 namespace fokker::kernels {
 
-// A time t by the time law: τ, the point's weight, and the factors of x_0 and of z in C x_t, x_t = m x_0 + σ z, and in
-// the target of the network's output.
-struct DenoisingTime {
-  float t, weight;
-  float mean, deviation;
-  FormTarget<float> target;
-};
-
-FOKKER_HOST_DEVICE inline DenoisingTime denoising_time(const TrainingDraw& draw, const NetworkForm& form,
-                                                       const PointKey& key) {
-  float u[4];
+// What a point's time, by the time law, makes of x_0 and of normals.
+FOKKER_HOST_DEVICE inline DenoisingPoint<float> denoising_time(const TrainingDraw& draw, const NetworkForm& form,
+                                                               const PointKey& key) {
+  float u[4], weight;
   uniforms4(key.seed, key.index, RandomUse::time, 0, key.step, u);
-  DenoisingTime time;
-  const float t = draw.time(u[0], time.weight);
-  const SdeCoefficients<float> sde = draw.sde.at(t);
-  time.t = t;
-  time.mean = sde.mean;
-  time.deviation = std::sqrt(sde.variance);
-  time.target = {0, -1 / time.deviation};
-  FormCoefficients<float> c{0, 1, 1, t};
-  if (!form.plain()) {
-    c = form_at(form, draw.sde, t);
-    time.target = form_target_at(form, draw.sde, t);
-    time.t = c.time;
-    time.mean *= c.in;
-    time.deviation *= c.in;
-  }
-  if (draw.loss_weight != LossWeight::unit) time.weight *= c.out * c.out;
-  if (draw.loss_weight == LossWeight::variance) time.weight *= sde.variance;
-  return time;
+  const float t = draw.time(u[0], weight);
+  DenoisingPoint<float> point(form, draw.sde, draw.loss_weight, t);
+  point.weight *= weight;
+  return point;
 }
 
 // x: coordinates 4 quad … 4 quad + 3 of x_0, which become those of C x_t; coordinates from d on mean nothing.
-FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingTime& time, const PointKey& key, int quad, float (&x)[4],
-                                              float (&target)[4]) {
-  float z[4];
-  normals4(key.seed, key.index, RandomUse::denoising, static_cast<std::uint32_t>(quad), key.step, z);
-  for (int w = 0; w < 4; ++w) {
-    target[w] = time.target.of_data * x[w] + time.target.of_noise * z[w];
-    x[w] = time.mean * x[w] + time.deviation * z[w];
-  }
+FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingPoint<float>& time, const PointKey& key, int quad,
+                                              float (&x)[4], float (&target)[4]) {
+  normals4(key.seed, key.index, RandomUse::denoising, static_cast<std::uint32_t>(quad), key.step, target);
+  for (int w = 0; w < 4; ++w) time(x[w], target[w]);
 }
 
 // Denoising point `index`, all of it by one thread: x [d] and target [d] in any memory.
@@ -58,8 +33,8 @@ FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, const N
                                                std::uint64_t iteration, std::uint64_t index, float& t, float* x,
                                                float* target, float& weight) {
   const PointKey key{draw.seed, index, iteration};
-  const DenoisingTime time = denoising_time(draw, form, key);
-  t = time.t;
+  const DenoisingPoint<float> time = denoising_time(draw, form, key);
+  t = time.time;
   weight = time.weight;
   data_point(draw.data, key, x);
   const int d = draw.data.dimension;

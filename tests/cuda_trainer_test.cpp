@@ -83,7 +83,7 @@ testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index
                                    .collocation_points = m,
                                    .box = static_cast<float>(options.box)};
   const DeviceMemory t(n * 4), x(n * d * 4), target(n * d * 4), weight(n * 4), residual_t(m * 4), residual_x(m * d * 4);
-  check(kernels::launch_denoising_points(draw, 0, n, t.as<float>(), x.as<float>(), target.as<float>(),
+  check(kernels::launch_denoising_points(draw, {}, 0, n, t.as<float>(), x.as<float>(), target.as<float>(),
                                          weight.as<float>(), nullptr),
         "launch_denoising_points");
   if (m > 0) {

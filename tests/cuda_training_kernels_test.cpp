@@ -66,7 +66,7 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
                                      .box = 3.5f};
     const auto count = static_cast<std::size_t>(n);
     DeviceMemory t(count * 4), x(count * d * 4), target(count * d * 4), weight(count * 4);
-    check(kernels::launch_denoising_points(draw, first, n, t.as<float>(), x.as<float>(), target.as<float>(),
+    check(kernels::launch_denoising_points(draw, {}, first, n, t.as<float>(), x.as<float>(), target.as<float>(),
                                            weight.as<float>(), nullptr),
           "launch_denoising_points");
     DeviceMemory tc(count * 4), xc(count * d * 4);
@@ -263,7 +263,6 @@ TEST_F(CudaTrainingKernels, LossesLeaveTheSquaresOfTheirGradient) {
     const DeviceMemory parameters = upload(start), iteration = upload(std::vector<Index>{41}), values(3 * 8),
                        gradient(start.size() * 4), squares(sizeof(kernels::GradientSquares));
     const kernels::LossTask task{.parameters = parameters.as<float>(),
-                                 .drawn = true,
                                  .points = {.data = data.source(),
                                             .sde = sde.formulas(),
                                             .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),

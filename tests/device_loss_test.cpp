@@ -645,7 +645,6 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
         gradients.push_back(cuda::upload(std::vector<float>(count, 7.0f)));
         draw.seed = 5 + k;
         tasks.push_back({.parameters = parameters[k].as<float>(),
-                         .drawn = true,
                          .points = draw,
                          .residual_weight = 0.1 + k,
                          .values = values[k].as<double>(),
@@ -654,7 +653,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
       losses[0]->evaluate(together, tasks);
       for (const int k : {0, 1}) {
         DeviceMemory t(n * 4), x(n * 8), target(n * 8), weight(n * 4), residual_t(m * 4), residual_x(m * 8);
-        cuda::check(kernels::launch_denoising_points(tasks[k].points, 0, n, t.as<float>(), x.as<float>(),
+        cuda::check(kernels::launch_denoising_points(tasks[k].points, {}, 0, n, t.as<float>(), x.as<float>(),
                                                      target.as<float>(), weight.as<float>(), nullptr),
                     "launch_denoising_points");
         cuda::check(kernels::launch_collocation_points(tasks[k].points, 0, m, residual_t.as<float>(),
@@ -714,7 +713,6 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
                                        .collocation_points = output != Output::potential || k == 2 ? 0 : 10 + k,
                                        .box = 3};
       tasks.push_back({.parameters = parameters.back().as<float>(),
-                       .drawn = true,
                        .points = draw,
                        .residual_weight = 0.3,
                        .values = values.back().as<double>(),
@@ -736,7 +734,7 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
       EXPECT_EQ(numbers(k), expected[k]);
       const std::int64_t n = tasks[k].points.denoising_points, m = tasks[k].points.collocation_points;
       const DeviceMemory t(n * 4), x(n * 8), target(n * 8), weight(n * 4), residual_t(m * 4), residual_x(m * 8);
-      cuda::check(kernels::launch_denoising_points(tasks[k].points, 0, n, t.as<float>(), x.as<float>(),
+      cuda::check(kernels::launch_denoising_points(tasks[k].points, {}, 0, n, t.as<float>(), x.as<float>(),
                                                    target.as<float>(), weight.as<float>(), nullptr),
                   "launch_denoising_points");
       if (m > 0) {

@@ -271,7 +271,7 @@ TEST_F(Resident, Losses) {
     if (residual) {
       ASSERT_EQ(finished(launch_collocation_points(draw, part.first, tail, t_.of(part), x_.of(part), nullptr)), 0);
     } else {
-      ASSERT_EQ(finished(launch_denoising_points(draw, part.first, tail, t_.of(part), x_.of(part), target.of(part),
+      ASSERT_EQ(finished(launch_denoising_points(draw, {}, part.first, tail, t_.of(part), x_.of(part), target.of(part),
                                                  weight.of(part), nullptr)),
                 0);
     }
@@ -282,8 +282,8 @@ TEST_F(Resident, Losses) {
       double values[3];
       LossTask task{};
       task.parameters = parameters.data();
-      task.drawn = drawn;
       task.points = draw;
+      if (!drawn) task.points.iteration = nullptr;
       (residual ? task.points.collocation_points : task.points.denoising_points) = side.n;
       task.denoising_t = task.collocation_t = t_.of(side);
       task.denoising_x = task.collocation_x = x_.of(side);
@@ -295,7 +295,7 @@ TEST_F(Resident, Losses) {
       task.image = image.data();
       task.partial_values = partial_values.get();
       if (side.whole) emulation::run_only({last_block});
-      EXPECT_EQ(finished(launch_resident_loss(net_, block_warps, &task, 1, limits_, nullptr)), 0);
+      EXPECT_EQ(finished(launch_resident_loss(net_, {}, block_warps, &task, 1, limits_, nullptr)), 0);
       emulation::run_only({});
       const double* const of_block = partial_values.get() + (side.whole ? 2 * (blocks - 1) : 0);
       return std::vector<double>{of_block[0], of_block[1]};
@@ -359,8 +359,8 @@ TEST(Draws, OfTrainingPoints) {
     const TrainingDraw draw = training_draw(*data, &iteration);
     Rows<float> t(many, 1), x(many, 2), target(many, 2), weight(many, 1);
     on_both_sides(many, block_of_last(many), [&](const Side& side) {
-      return launch_denoising_points(draw, side.first, side.n, t.of(side), x.of(side), target.of(side), weight.of(side),
-                                     nullptr);
+      return launch_denoising_points(draw, {}, side.first, side.n, t.of(side), x.of(side), target.of(side),
+                                     weight.of(side), nullptr);
     });
     expect_same("t", t);
     expect_same("x", x);

@@ -23,8 +23,8 @@ class FormedField final : public DeviceField<T> {
   FormedField(const Queue& queue, std::unique_ptr<DeviceField<T>> network, const NetworkForm& form,
               const ForwardSde& sde)
       : stream_(queue.stream), network_(std::move(network)), form_(form), sde_(sde), d_(network_->dimension()) {
-    rows_ = std::max(fewest_rows, static_cast<std::int64_t>(workspace_limit / lay_out(nullptr, fewest_rows)) *
-                                      fewest_rows);
+    rows_ =
+        std::max(fewest_rows, static_cast<std::int64_t>(workspace_limit / lay_out(nullptr, fewest_rows)) * fewest_rows);
     workspace_.reserve(lay_out(nullptr, rows_));
     lay_out(workspace_.as<char>(), rows_);
     check(kernels::prepare_form(), "prepare_form");
@@ -42,8 +42,8 @@ class FormedField final : public DeviceField<T> {
       const auto own = [&](const View<T>& wanted, bool needed, T* memory, std::int64_t columns) {
         return wanted || !needed ? wanted : View<T>(memory, chunk.n, columns, Device::cuda);
       };
-      const FieldOutputs<T> out{part(outputs.value, 1),      part(outputs.dt, 1),
-                                part(outputs.score, d_),     part(outputs.divergence, 1),
+      const FieldOutputs<T> out{part(outputs.value, 1),         part(outputs.dt, 1),
+                                part(outputs.score, d_),        part(outputs.divergence, 1),
                                 part(outputs.hessian, d_ * d_), part(outputs.residual, 1)};
       const FieldOutputs<T> net{.value = own(out.value, dt, value_, 1),
                                 .dt = own(out.dt, dt, dt_, 1),
@@ -130,7 +130,7 @@ class FormedField final : public DeviceField<T> {
   std::int64_t d_;
   std::int64_t rows_ = 0;
   DeviceMemory workspace_;
-  T *t_ = nullptr, *x_ = nullptr;                                                      // [rows] τ, [rows, d] C x
+  T *t_ = nullptr, *x_ = nullptr;                                                  // [rows] τ, [rows, d] C x
   T *value_ = nullptr, *dt_ = nullptr, *score_ = nullptr, *divergence_ = nullptr;  // of the network
 };
 

@@ -308,28 +308,28 @@ class WideSweeps {
         network_.product(n, l, WideNetwork<T>::Direction::forward, ping_pong_[l - 1], ping_pong_[l]);
       }
       const bool value_seed = formed_ && weight != nullptr && l == last();
-      check(kernels::launch_seed_tangent<T>(
-                {.rows = n,
-                 .width = network_.width(l),
-                 .stride = network_.stride(l),
-                 .u = ping_pong_[l],
-                 .unscale = l == 0 ? nullptr : network_.unscale(),
-                 .d1 = d1_[l],
-                 .curvature = curvature_[l],
-                 .weight = weight,
-                 .d2 = d2_[l],
-                 .d3 = weight != nullptr ? d3_[l] : nullptr,
-                 .squares = weight != nullptr ? squares_[l] : nullptr,
-                 .source = source_[l],
-                 .begin = weight == nullptr || l == last(),
-                 .to = ping_pong_[l],
-                 .operand = network_.operand(l + 1),
-                 .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{},
-                 .value_seed = value_seed ? potential_ : nullptr,
-                 .value = value_[l],
-                 .delta = delta_[l]},
-                stream_),
-            "launch_seed_tangent");
+      check(
+          kernels::launch_seed_tangent<T>({.rows = n,
+                                           .width = network_.width(l),
+                                           .stride = network_.stride(l),
+                                           .u = ping_pong_[l],
+                                           .unscale = l == 0 ? nullptr : network_.unscale(),
+                                           .d1 = d1_[l],
+                                           .curvature = curvature_[l],
+                                           .weight = weight,
+                                           .d2 = d2_[l],
+                                           .d3 = weight != nullptr ? d3_[l] : nullptr,
+                                           .squares = weight != nullptr ? squares_[l] : nullptr,
+                                           .source = source_[l],
+                                           .begin = weight == nullptr || l == last(),
+                                           .to = ping_pong_[l],
+                                           .operand = network_.operand(l + 1),
+                                           .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{},
+                                           .value_seed = value_seed ? potential_ : nullptr,
+                                           .value = value_[l],
+                                           .delta = delta_[l]},
+                                          stream_),
+          "launch_seed_tangent");
     }
     column_sum(n, network_.width(last()), ping_pong_[last()], network_.stride(last()),
                gradient + network_.architecture().weight_offset(network_.hidden()), 1);
@@ -397,9 +397,9 @@ void evaluate_batches(WideSweeps<T>& sweeps, std::int64_t d, const T* parameters
   sweeps.evaluate(
       parameters, denoising.t.rows,
       [&](std::int64_t first, std::int64_t n) {
-        return sweeps.to_network(n, {denoising.t.data + first, denoising.x.data + first * d,
-                                     denoising.target.data + first * d,
-                                     denoising.weight ? denoising.weight.data + first : nullptr});
+        return sweeps.to_network(
+            n, {denoising.t.data + first, denoising.x.data + first * d, denoising.target.data + first * d,
+                denoising.weight ? denoising.weight.data + first : nullptr});
       },
       collocation.t.rows,
       [&](std::int64_t first, std::int64_t) {

@@ -5,13 +5,16 @@
 #include <array>
 #include <cmath>
 #include <memory>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
 #include "cuda/mlp_resident.hpp"
 #include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
+#include "fokker/error.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker::cuda {
@@ -45,8 +48,11 @@ class CudaSampler final : public SampleOperator {
 
     field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_network_field<float>(queue, model);
     std::vector<DeviceMemory*> states = {&state_, &stage_, &sum_, &score_};
-    const std::vector<Stage>& finest = backwards_.back().stages;  // every time at which any scheme evaluates
-    if (std::any_of(finest.begin(), finest.end(), [](const Stage& stage) { return stage.in != 1; })) {
+    const auto scales_input = [](const Path& path) {
+      return std::any_of(path.stages.begin(), path.stages.end(), [](const Stage& stage) { return stage.in != 1; });
+    };
+    if (std::any_of(backwards_.begin(), backwards_.end(), scales_input) ||
+        std::any_of(forwards_.begin(), forwards_.end(), scales_input)) {
       states.push_back(&input_);
     }
     const std::size_t point = (states.size() * static_cast<std::size_t>(d_) + 1) * sizeof(float) + sizeof(double);
@@ -62,7 +68,7 @@ class CudaSampler final : public SampleOperator {
     if (samples.rows == 0) return;
     const CurrentDevice guard(queue_.device);
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    const Path& path = backwards_[static_cast<std::size_t>(options.scheme)];
+    const Path& path = usable(backwards_[static_cast<std::size_t>(options.scheme)]);
     const float deviation = static_cast<float>(std::sqrt(variance_));
     if (plan_.sample.resident()) {
       kernels::SampleArguments a = arguments(path, samples.rows, samples.data);
@@ -104,7 +110,7 @@ class CudaSampler final : public SampleOperator {
     if (x.rows == 0) return;
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
-    const Path& path = forwards_[static_cast<std::size_t>(scheme) - 1];
+    const Path& path = usable(forwards_[static_cast<std::size_t>(scheme) - 1]);
     if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
       a.log_density = log_density.data;
@@ -143,12 +149,22 @@ class CudaSampler final : public SampleOperator {
     int per_step;
     std::vector<Stage> stages;
     DeviceMemory on_device;
+    std::string refusal;  // why this model has none on this grid
   };
 
   static Path upload_path(const Model& model, const std::vector<double>& times, Scheme scheme) {
-    std::vector<Stage> stages = stages_of(model.sde, model.form(), times, scheme);
-    DeviceMemory on_device = upload(stages);
-    return {stages_per_step(scheme), std::move(stages), std::move(on_device)};
+    Path path{stages_per_step(scheme), {}, {}, {}};
+    try {
+      path.stages = stages_of(model.sde, model.form(), times, scheme);
+    } catch (const Error& error) {
+      path.refusal = error.what();
+    }
+    path.on_device = upload(path.stages);
+    return path;
+  }
+  static const Path& usable(const Path& path) {
+    if (!path.refusal.empty()) throw Error(path.refusal);
+    return path;
   }
 
   kernels::SampleArguments arguments(const Path& path, std::int64_t n, float* x) const {

@@ -69,7 +69,8 @@ SafeTensors file_of(const std::vector<Layer>& layers, const ModelMetadata& metad
   return file;
 }
 
-const ModelMetadata tanh_potential = {{"activation", "tanh"}, {"output", "potential"}, {"sde", "ou"}};
+const ModelMetadata tanh_potential = {
+    {"activation", "tanh"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}};
 
 Model load(const Scratch& scratch, const SafeTensors& file, const ModelMetadata& overrides = {}) {
   file.save(scratch / "a.safetensors");
@@ -101,15 +102,16 @@ TEST(Names, ReadBackAndListTheAllowed) {
   std::vector<std::pair<Activation, const char*>> activations;
   for (const ActivationTraits& traits : Activations::traits) activations.push_back({traits.activation, traits.name});
   expect_names<Activation>(parse_activation, activations);
-  expect_names<Output>(parse_output, {{Output::potential, "potential"}, {Output::score, "score"}});
   expect_names<Scheme>(parse_scheme, {{Scheme::euler_maruyama, "euler-maruyama"},
                                       {Scheme::euler, "euler"},
                                       {Scheme::heun, "heun"},
                                       {Scheme::rk4, "rk4"}});
   EXPECT_EQ(parse_scheme("sde"), Scheme::euler_maruyama);
   EXPECT_EQ(parse_scheme("ode"), Scheme::euler);
-  expect_names<TimeLaw>(
-      parse_time_law, {{TimeLaw::paper, "paper"}, {TimeLaw::uniform, "uniform"}, {TimeLaw::importance, "importance"}});
+  expect_names<TimeLaw>(parse_time_law, {{TimeLaw::paper, "paper"},
+                                         {TimeLaw::uniform, "uniform"},
+                                         {TimeLaw::importance, "importance"},
+                                         {TimeLaw::log_normal, "log-normal"}});
   expect_names<RateSchedule>(parse_rate_schedule, {{RateSchedule::paper, "paper"},
                                                    {RateSchedule::one_cycle, "one-cycle"},
                                                    {RateSchedule::cosine, "cosine"},
@@ -160,7 +162,7 @@ TEST(ArchitectureLayout, SizesOutsideTheirRangeAreRefused) {
   for (const char* name : {"", "a,b", "a b", ".a", "a.", "a\n", "\"", "ü"}) {
     refuse([&](auto& a) { a.layer_names = {"a", name, "b", "c"}; }, "not a layer name");
   }
-  refuse([](auto& a) { a.activation = static_cast<Activation>(9); }, "activation");
+  refuse([](auto& a) { a.activation = static_cast<Activation>(99); }, "activation");
   refuse([](auto& a) { a.output = static_cast<Output>(9); }, "output");
   Architecture largest;
   largest.dimension = 4096;
@@ -261,6 +263,7 @@ TEST(ModelFile, SaysAllThatIsNeededToRunIt) {
   const ModelMetadata expected = {{"activation", "softplus"},
                                   {"beta", "100"},
                                   {"output", "potential"},
+                                  {"inputs", "t,x"},
                                   {"layers", "input,hidden1,hidden2,output"},
                                   {"sde", "ou"},
                                   {"sde_parameters", R"({"rate":1.0,"g":1.0,"T":10.0,"t_min":0.0001})"},
@@ -321,7 +324,7 @@ TEST(ForeignFile, LayersFollowInNaturalOrder) {
   const Model named =
       load(scratch,
            file_of({{"net.layers.2", 5, 7}, {"net.layers.10", 2, 5}, {"net.layers.1", 7, 3}}, {{"output", "score"}}),
-           {{"activation", "sine"}, {"sde", "ou"}});
+           {{"activation", "sine"}, {"inputs", "t,x"}, {"sde", "ou"}});
   EXPECT_EQ(mlp_of(named).architecture.hidden, (Shape{7, 5}));
   EXPECT_EQ(named.output(), Output::score);
   // Parameters stand where the layout says.
@@ -349,16 +352,25 @@ TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
 TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
   const Scratch scratch;
   const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
-  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr(fmt::format("activation={}", fmt::join(activation_names(), "|"))),
-                                            HasSubstr("output=potential|score"), HasSubstr("beta="),
-                                            HasSubstr("sde=ou|vp-linear|vp-cosine|subvp|ve")));
-  EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
-              AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
-  EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}), HasSubstr("beta="));
-  ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}};
-  EXPECT_THAT(refusal(scratch, file, options), AllOf(HasSubstr("lack sde=ou|"), Not(HasSubstr("output="))));
+  // All that is missing, and of the first what is allowed.
+  EXPECT_THAT(refusal(scratch, file),
+              AllOf(HasSubstr("lack activation, beta, output, inputs, sde; give these there, or by options of "
+                              "these names"),
+                    HasSubstr(fmt::format("activation is {}", fmt::join(activation_names(), ", ")))));
+  EXPECT_THAT(
+      refusal(scratch, file, {{"activation", "silu"}}),
+      HasSubstr(fmt::format("lack output, inputs, sde; give these there, or by options of these names; output is {}",
+                            fmt::join(output_names(), ", "))));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}),
+              HasSubstr("beta is a number (PyTorch's softplus has 1)"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}}),
+              HasSubstr("lack inputs; give these there, or by options of these names; inputs is their order"));
+  ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}, {"inputs", "t,x"}};
+  const std::string sdes =
+      "lack sde; give these there, or by options of these names; sde is ou, vp-linear, vp-cosine, subvp, ve, edm, flow";
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
   options["sde_parameters"] = "{}";  // of which SDE?
-  EXPECT_THAT(refusal(scratch, file, options), HasSubstr("lack sde=ou|"));
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
   options["sde"] = "vp-linear";
   const Model model = load(scratch, file, options);
   EXPECT_EQ(mlp_of(model).architecture.beta, 20);
@@ -369,8 +381,9 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
 // activation, for which another may stand.
 TEST(ForeignFile, AParameterThatNothingReadsIsRefused) {
   const Scratch scratch;
-  const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}},
-                                   {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}, {"beta", "2"}});
+  const SafeTensors file =
+      file_of({{"0", 7, 3}, {"2", 1, 7}},
+              {{"activation", "silu"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}, {"beta", "2"}});
   EXPECT_THAT(refusal(scratch, file), HasSubstr("beta is given, and the activation silu has no such parameter"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "softplus"}})).architecture.beta, 2);
   const SafeTensors tanh = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
@@ -383,6 +396,7 @@ TEST(ForeignFile, OptionsWinOverTheFile) {
   const SafeTensors file = file_of({{"0", 7, 2}, {"2", 1, 7}}, {{"activation", "softplus"},
                                                                 {"beta", "5"},
                                                                 {"output", "potential"},
+                                                                {"inputs", "t,x"},
                                                                 {"sde", "vp-linear"},
                                                                 {"sde_parameters", "{\"beta_max\": 7}"}});
   EXPECT_EQ(load(scratch, file).sde.formulas().vp_linear.beta_max, 7);
@@ -407,6 +421,42 @@ TEST(ForeignFile, OtherPrecisionsAndMissingBiasesAreRead) {
   file.tensors.erase("1.bias");
   EXPECT_EQ(mlp_of(load(scratch, file)).parameters,
             (std::vector<double>{1, -2, 0.5, 65504, 0, 1.0 / 3, 1, -2, 1, -2, 0}));
+}
+
+// The same network with its columns in the other order is the same model, and written again it has the time first.
+TEST(ForeignFile, InputsComeInTheOrderThatIsSaid) {
+  const Scratch scratch;
+  ModelMetadata options = tanh_potential;
+  options["output"] = "noise", options["inputs"] = "t,x";
+  SafeTensors file = file_of({{"0", 2, 3}, {"1", 2, 2}}, options);
+  const double weights[6] = {1, 2, 3, 4, 5, 6}, turned[6] = {2, 3, 1, 5, 6, 4};
+  file.tensors["0.weight"] = Tensor::from_double({2, 3}, weights);
+  const Model model = load(scratch, file);
+  file.tensors["0.weight"] = Tensor::from_double({2, 3}, turned);
+  EXPECT_NE(mlp_of(load(scratch, file)).parameters, mlp_of(model).parameters);
+  const Model other = load(scratch, file, {{"inputs", "x,0.25*log-sigma-1"}});
+  EXPECT_EQ(mlp_of(other).parameters, mlp_of(model).parameters);
+  EXPECT_EQ(
+      other.form(),
+      (NetworkForm{.form = Form::noise, .time_input = TimeInput::log_sigma, .time_scale = 0.25, .time_offset = -1}));
+  save_model(scratch / "b.safetensors", other);
+  EXPECT_EQ(SafeTensors::load(scratch / "b.safetensors").metadata.at("inputs"), "0.25*log-sigma-1,x");
+  EXPECT_EQ(load_model(scratch / "b.safetensors").form(), other.form());
+}
+
+TEST(ModelFile, KeepsEveryOutput) {
+  const Scratch scratch;
+  for (const std::string& name : output_names()) {
+    const NetworkOutput output = parse_output(name);
+    Architecture a{
+        .hidden = {3}, .activation = Activation::tanh, .output = output.output, .form = {.form = output.form}};
+    if (output.form == Form::edm) a.form.data_deviation = 0.3;
+    save_model(scratch / "a.safetensors", {ForwardSde::edm(), Mlp::initialise(a, 1)});
+    const Model model = load_model(scratch / "a.safetensors");
+    EXPECT_EQ(mlp_of(model).architecture.describe(), a.describe());
+    EXPECT_EQ(model.form(), a.form);
+    EXPECT_THAT(a.describe(), HasSubstr(name));
+  }
 }
 
 TEST(ForeignFile, OthersTensorsMustBeLeftOutByName) {
@@ -486,10 +536,13 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
   EXPECT_THAT(refusal(scratch, good, {{"activation", "no"}}),
               HasSubstr(fmt::format("{}", fmt::join(activation_names(), ", "))));
-  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}),
-              AllOf(HasSubstr("potential, score"), HasSubstr("−ε/σ(t)")));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("last layer has 1"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "edm"}}),
+              HasSubstr("lack data_deviation; give these there, or by options of these names"));
+  EXPECT_THAT(refusal(scratch, good, {{"data_deviation", "1"}}), HasSubstr("the output potential does not read it"));
+  EXPECT_THAT(refusal(scratch, good, {{"inputs", "x;t"}}), HasSubstr("inputs 'x;t' given; allowed: t,x or x,t"));
   EXPECT_THAT(refusal(scratch, good, {{"output", "nose"}}), HasSubstr("unknown output 'nose'"));
-  EXPECT_THAT(refusal(scratch, good, {{"sde", "edm"}}), HasSubstr("vp-linear"));
+  EXPECT_THAT(refusal(scratch, good, {{"sde", "edn"}}), HasSubstr("vp-linear"));
   EXPECT_THAT(refusal(scratch, good, {{"sde_parameters", "{"}}), HasSubstr("JSON"));
   for (const char* beta : {"0", "-1", "x", "1x", " 1", "nan", "inf", "1e999", "1,5"}) {
     EXPECT_THAT(refusal(scratch, good, {{"activation", "softplus"}, {"beta", beta}}), HasSubstr("beta")) << beta;
@@ -503,7 +556,7 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   EXPECT_THAT(message_of([&] {
                 load_model(scratch / "a.safetensors", {{"colour", "red"}});
               }),
-              HasSubstr("activation, beta, output, layers, sde, sde_parameters"));
+              HasSubstr("activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, sde"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "a.pt"); }), HasSubstr(".safetensors"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "missing.safetensors"); }), HasSubstr("No such file"));
 }
@@ -609,7 +662,7 @@ TEST(MixtureFile, RefusalsSayWhy) {
       {R"({"weights": [1], "weights": [1], "means": [[0]], "covariances": 1})", "twice"},
       {R"({"weights": [1], "means": [[0]], "covariance": 1})", "'covariance'"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": 3})", "sde is not a string"},
-      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": "edm"})", "'edm'"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": "edn"})", "'edn'"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": 3})", "JSON object"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": {"rate": 0}})", "rate = 0"},
   };
@@ -691,6 +744,8 @@ TEST(PublishedFile, LoadsAsItIs) {
       SafeTensors bare = file;
       bare.metadata.clear();
       ModelMetadata options{{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}, {"sde", "ou"}};
+      EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("lack inputs; give these there"));
+      options["inputs"] = "t,x";
       EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("layers="));
       options["layers"] = "input,hidden1,hidden2,output";
       EXPECT_EQ(mlp_of(load(scratch, bare, options)).parameters, mlp_of(model).parameters);

@@ -82,7 +82,7 @@ Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int
     blocks += a.shares[k].blocks;
     most = std::max(most, a.shares[k].warps);
   }
-  a.plan = resident_loss_plan(net, most, limits.shared_bytes);
+  a.plan = resident_loss_plan(net, !form.plain(), most, limits.shared_bytes);
 
   LossSumArguments sum{.net = net, .gradient = a.plan.gradient, .tasks = {}};
   for (int k = 0; k < count; ++k) {

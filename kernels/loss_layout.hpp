@@ -98,21 +98,22 @@ inline LossBlockLayout loss_block_layout(const ResidentMlp& net) {
 
 // What a warp has in shared memory before its planes. It begins with its loops' indices, int [3, 32], of each lane: the
 // offset 0 saves a register.
-inline constexpr int loss_indices = 3, loss_coefficients = 7;
+inline constexpr int loss_indices = 3;
 struct LossWarpLayout {
-  Place<float> inputs;        // [tile_rows, input_stride]: (τ, C x) of a sample
-  int input_stride;           // as in WarpLayout
-  Place<float> seeds;         // [tile_rows, input_stride]: c, first the target
-  Place<float> weights;       // [tile_rows]: w, first the sample's weight
-  Place<float> coefficients;  // [loss_coefficients, tile_rows]: ResidualCoefficients of a collocation sample
-  Place<double> values;       // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
-  Place<float> scales;        // [2] of the stages
+  Place<float> inputs;       // [tile_rows, input_stride]: (τ, C x) of a sample
+  int input_stride;          // as in WarpLayout
+  Place<float> seeds;        // [tile_rows, input_stride]: c, first the target
+  Place<float> weights;      // [tile_rows]: w, first the sample's weight
+  Place<float> value_seeds;  // [tile_rows]: ν, where the form is not plain
+  Place<double> values;      // [2, tile_rows]: sums of weight (s − s*)² and of R² over the tiles
+  Place<float> scales;       // [2] of the stages
   // A tile as the left and as the right side of a product over the block's samples; split: high and low halves
   // [tile_rows, width + 8] each, fp32: float [tile_rows, width + 4].
   Place<char> stage[2];
   int bytes;
 };
-inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
+// formed: the form of the network's output is not plain, here and below.
+inline LossWarpLayout loss_warp_layout(const ResidentMlp& net, bool formed) {
   LayoutBuilder memory;
   LossWarpLayout warp;
   warp.input_stride = input_stride(net);
@@ -120,7 +121,7 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
   warp.inputs = memory.take<float>(tile_rows * warp.input_stride);
   warp.seeds = memory.take<float>(tile_rows * warp.input_stride);
   warp.weights = memory.take<float>(tile_rows);
-  warp.coefficients = memory.take<float>(loss_coefficients * tile_rows);
+  warp.value_seeds = memory.take<float>(formed ? tile_rows : 0);
   warp.values = memory.take<double>(2 * tile_rows);
   warp.scales = memory.take<float>(2);
   const int stage = tile_rows * 4 * (net.width + (net.precision == Precision::fp32 ? 4 : 8));
@@ -130,9 +131,9 @@ inline LossWarpLayout loss_warp_layout(const ResidentMlp& net) {
 }
 
 // Warps of a block where a block may have `shared_bytes` of shared memory; 0: the loss goes the wide way.
-inline int resident_loss_warps(const ResidentMlp& net, int shared_bytes) {
+inline int resident_loss_warps(const ResidentMlp& net, bool formed, int shared_bytes) {
   if (net.width > widest_resident_curvature) return 0;
-  return warps_that_fit(shared_bytes, loss_block_layout(net).bytes, loss_warp_layout(net).bytes);
+  return warps_that_fit(shared_bytes, loss_block_layout(net).bytes, loss_warp_layout(net, formed).bytes);
 }
 
 // Bytes of a task's workspace on a device, of blocks of at most `warps`: whatever the number of points.

@@ -26,12 +26,12 @@ struct ResidentLossPlan {
 };
 
 // The plan for blocks of `warps` warps, each with as many planes in shared memory as there is room for.
-inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, int warps, int shared_bytes) {
+inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, bool formed, int warps, int shared_bytes) {
   ResidentLossPlan plan{.net = net,
                         .image = image_layout(net),
                         .gradient = loss_gradient_layout(net),
                         .block = loss_block_layout(net),
-                        .warp = loss_warp_layout(net),
+                        .warp = loss_warp_layout(net, formed),
                         .planes = loss_planes(net),
                         .shared_planes = 0,
                         .warp_bytes = 0};
@@ -105,10 +105,14 @@ class LossMemory : public WarpNetwork<P, W> {
   __device__ __forceinline__ float* scales() const { return plan_.warp.scales.in(memory(warp_index())); }
   __device__ __forceinline__ double* values() const { return plan_.warp.values.in(memory(warp_index())); }
   __device__ __forceinline__ char* stage(Side side) const { return plan_.warp.stage[side].in(memory(warp_index())); }
-  // Number k of ResidualCoefficients of a row, and there in place of `value` its seed.
-  enum class Coefficient { constant, square, value, time, along, curvature, gradient };
+  // A row's ResidualCoefficients, from its point to its seeds: in the right stage, which no product takes before them.
+  enum class Coefficient { constant, square, value, time, along, curvature, gradient, count };
   __device__ __forceinline__ float& coefficient(Coefficient which, int row) const {
-    return plan_.warp.coefficients.in(memory(warp_index()))[static_cast<int>(which) * tile_rows + row];
+    return reinterpret_cast<float*>(stage(right))[static_cast<int>(which) * tile_rows + row];
+  }
+  // ν, where the form is not plain.
+  __device__ __forceinline__ float& value_seed(int row) const {
+    return plan_.warp.value_seeds.in(memory(warp_index()))[row];
   }
   // From a row of inputs() or seeds() to the next.
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }

@@ -17,7 +17,7 @@ class LossPoints : public LossProducts<P, W> {
  protected:
   using Products::block_task, Products::coefficient, Products::formed, Products::inputs, Products::net_,
       Products::of_residual, Products::potential, Products::seeds, Products::share, Products::stride, Products::task,
-      Products::tile_index, Products::values, Products::weights;
+      Products::tile_index, Products::value_seed, Products::values, Products::weights;
   using Products::Products;
   using typename Products::Coefficient;
 
@@ -126,7 +126,7 @@ class LossPoints : public LossProducts<P, W> {
         values()[tile_rows + tile_row(r)] += static_cast<double>(residual) * residual;
         w *= -factor;
         c[0] = coefficient(Coefficient::time, tile_row(r)) * factor;
-        coefficient(Coefficient::value, tile_row(r)) *= factor;
+        if (formed()) value_seed(tile_row(r)) = coefficient(Coefficient::value, tile_row(r)) * factor;
 #pragma unroll 1
         for (int i = 1; i <= net_.dimension; ++i) c[i] *= factor;
       }
@@ -155,7 +155,8 @@ class LossPoints : public LossProducts<P, W> {
     }
     const float all[] = {c.constant, c.square, c.value, c.time, c.along, c.curvature, c.gradient};
 #pragma unroll
-    for (int k = 0; k < loss_coefficients; ++k) coefficient(static_cast<Coefficient>(k), row) = all[k];
+    for (int k = 0; k < static_cast<int>(Coefficient::count); ++k)
+      coefficient(static_cast<Coefficient>(k), row) = all[k];
   }
   __device__ __forceinline__ void denoising_to_network(int row) {
     float *const point = inputs() + row * stride(), *const target = seeds() + row * stride() + 1;

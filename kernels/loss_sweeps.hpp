@@ -54,15 +54,14 @@ template <Precision P, int W>
 class LossSweeps : public LossPoints<P, W> {
   using Points = LossPoints<P, W>;
   using Network = WarpNetwork<P, W>;
-  using Points::accumulate, Points::coefficient, Points::formed, Points::accumulate_columns, Points::accumulate_first,
+  using Points::accumulate, Points::formed, Points::accumulate_columns, Points::accumulate_first,
       Points::accumulate_hidden, Points::add_plane, Points::axis_index, Points::bias_sums, Points::first_column_sums,
       Points::gradient, Points::inputs, Points::layer_index, Points::left, Points::load_plane, Points::memory,
       Points::net_, Points::no_sums, Points::of_residual, Points::plan_, Points::potential, Points::protocol_,
       Points::publish, Points::right, Points::seeds, Points::share, Points::stage, Points::store_plane, Points::stride,
       Points::sum_into_plane, Points::sums_to, Points::task, Points::tile_index, Points::unit_blocks, Points::values,
-      Points::weights;
+      Points::value_seed, Points::weights;
   using Points::bias, Points::input, Points::output;
-  using typename Points::Coefficient;
   using typename Points::Index;
   using typename Points::Side;
 
@@ -389,7 +388,7 @@ class LossSweeps : public LossPoints<P, W> {
   // What ν Φ adds: to the last layer's π ν h_L, to its source ν δ_L, and to the output bias's gradient ν. Takes the
   // layer's code, which is δ_L.
   __device__ __forceinline__ void add_value_seeds(Layer<W>& layer, Tile<W>& tile) {
-    const auto seed = [&](int r) { return coefficient(Coefficient::value, tile_row(r)); };
+    const auto seed = [&](int r) { return value_seed(tile_row(r)); };
     Tile<W> code;
     load_plane(LossPlane::code, net_.hidden - 1, 0, code);
     with_sigma([&](const auto& sigma) {

@@ -99,6 +99,7 @@ std::vector<Case> networks() {
     std::get<Mlp>(c.model.network).architecture.form = form;
     c.model.sde = sde;
     c.name += fmt::format("_{}_{}", to_string(form.form), sde.name());
+    std::replace(c.name.begin(), c.name.end(), '-', '_');
   };
   add(all, 2, {12, 9}, Activation::tanh, Output::potential, SdeKind::edm, 17);
   in_form({.form = Form::edm, .data_deviation = 0.6, .time_input = TimeInput::log_sigma, .time_scale = 0.25},

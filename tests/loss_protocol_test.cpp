@@ -77,7 +77,7 @@ int run(Order order) {
   task.points.collocation_points = 16;
   task.residual_weight = 1;
   task.gradient = gradient.data();
-  const ResidentLossPlan plan = resident_loss_plan(network(3, true), 1, 227 << 10);
+  const ResidentLossPlan plan = resident_loss_plan(network(3, true), false, 1, 227 << 10);
   EXPECT_EQ(plan.shared_planes, plan.planes);
   prepare(ordered_kernel, 227 << 10);
   launch(ordered_kernel, {1, 32, plan.block.bytes + plan.warp_bytes}, nullptr, plan, task, order);

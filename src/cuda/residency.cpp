@@ -75,7 +75,8 @@ Residency plan_residency(const Architecture& architecture, Precision precision, 
   if (!refusal.empty()) {
     plan.loss.refusal = refusal;
   } else if (compiled) {
-    plan.loss.warps = std::min(kernels::resident_loss_warps(plan.shape, limits.shared_bytes), limits.loss_warps);
+    plan.loss.warps = std::min(
+        kernels::resident_loss_warps(plan.shape, !architecture.form.plain(), limits.shared_bytes), limits.loss_warps);
   }
   return plan;
 }

@@ -109,10 +109,13 @@ TEST_F(SampleCommand, ASdeThatTheFileDoesNotNameIsAskedFor) {
   SafeTensors foreign = SafeTensors::load(network("net.safetensors", Output::score));
   foreign.metadata.clear();
   foreign.save(file("foreign.safetensors"));
-  const Arguments sample =
+  Arguments sample =
       with(words("sample --samples 9 --grid uniform:3 --activation silu --output score"),
            {"--layers", "input,hidden1,output", "--model", file("foreign.safetensors"), "--out", file("s.npy")});
-  expect_refused(sample, "lack sde=ou|vp-linear|vp-cosine|subvp|ve");
+  expect_refused(sample, "lack inputs, sde; give these there");
+  expect_refused(with(sample, {"--inputs", "x;t"}), "--inputs", 2);
+  sample.insert(sample.end(), {"--inputs", "t,x"});
+  expect_refused(sample, "lack sde; give these there, or by options of these names; sde is ou, vp-linear");
   EXPECT_EQ(fokker_json(with(sample, {"--sde", "vp-linear", "--json"}))["sde"]["parameters"]["beta_max"], 20);
   expect_refused(with(sample, {"--sde", "vp-linear", "--beta", "2"}), "--beta given with the activation silu", 2);
   expect_refused({"sample", "--model", network("tanh.safetensors", Output::score, 2, Activation::tanh), "--beta", "2",
@@ -137,7 +140,7 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
       {with(sample, {"--grid", "uniform:0", "--out", out}), "steps; 0", 2},
       {with(sample, {"--grid", "file:" + file("absent.npy"), "--out", out}), "absent.npy"},
       {with(sample, {"--threads", "-1", "--out", out}), "--threads -1", 2},
-      {with(sample, {"--activation", "relu", "--out", out}), "relu", 2},
+      {with(sample, {"--activation", "swish", "--out", out}), "swish", 2},
       {with(sample, {"--beta", "nan", "--out", out}), "beta", 2},
       {with(sample, {"--sde", "levy", "--out", out}), "levy", 2},
       {with(sample, {"--sde-parameters", "{\"T\": -1}", "--out", out}), "T"},

@@ -119,12 +119,13 @@ TEST_F(CommandLine, MessagesThatCannotBeWrittenEndNothing) {
   const Outcome whole = reproduce("as", "");
   ASSERT_EQ(whole.code, 0) << whole.err;
   EXPECT_GT(std::count(whole.err.begin(), whole.err.end(), '\n'), 2) << whole.err;
-  for (const std::string errors : {"2>&-", "2> /dev/full", "pipe"}) {
+  for (const auto& [out, errors] : {std::pair<std::string, std::string>("closed", "2>&-"),
+                                    std::pair<std::string, std::string>("full", "2> /dev/full"),
+                                    std::pair<std::string, std::string>("unread", "pipe")}) {
     SCOPED_TRACE(errors);
-    const std::string out = fmt::format("out{}", errors.size());
     const Outcome reproduced = reproduce(out, errors);
     EXPECT_EQ(reproduced.code, 0) << reproduced.signal;
-    EXPECT_THAT(reproduced.out, HasSubstr("blob: the ODE–SDE gap"));
+    EXPECT_THAT(reproduced.out, HasSubstr("blob: no distance between the samplers"));
     EXPECT_EQ(bits(out), bits("as"));
     EXPECT_EQ(Json::parse(get(file(out + "/results.json")))["finished"], true);
   }

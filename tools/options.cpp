@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <thread>
@@ -149,7 +150,7 @@ CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<st
       ->default_str(fmt::format("{}", fmt::join(values, ",")));
 }
 
-CLI::Validator usable(std::function<void(const std::string&)> use) {
+CLI::Validator usable(std::function<void(std::string&)> use) {
   return CLI::Validator(
       [use = std::move(use)](std::string& text) {
         try {
@@ -177,7 +178,19 @@ CLI::Validator data_name() {
   });
 }
 
-CLI::Validator grid_text() { return usable(TimeGrid::check); }
+std::string grid_in_digits(const std::string& text) {
+  const std::size_t begin = text.find(':') + 1, end = std::min(text.find(':', begin), text.size());
+  if (begin == 0 || !file_of_grid(text).empty()) return text;
+  const std::optional<std::int64_t> steps = parse_count<std::int64_t>(text.substr(begin, end - begin));
+  return steps ? fmt::format("{}{}{}", text.substr(0, begin), *steps, text.substr(end)) : text;
+}
+
+CLI::Validator grid_text() {
+  return usable([](std::string& text) {
+    text = grid_in_digits(text);
+    TimeGrid::check(text);
+  });
+}
 
 std::string activations_help() { return fmt::format("{}", fmt::join(activation_names(), ", ")); }
 
@@ -202,7 +215,7 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
           "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
           "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy, decreasing")
       ->capture_default_str()
-      ->check(grid_text());
+      ->transform(grid_text());
 }
 
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {
@@ -285,7 +298,7 @@ Context MachineOptions::context() const {
   const Context context({.backend = parse_backend(backend),
                          .threads = static_cast<int>(threads),
                          .precision = parse_precision(precision)});
-  if (context.device() == Device::cpu && !context.note().empty()) write_message(context.note() + '\n');
+  if (!context.note().empty()) write_message(context.note() + '\n');
   return context;
 }
 

@@ -149,6 +149,7 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
 }
 
 Claim prepare_folders(const std::vector<Run>& runs, const std::string& out) {
+  for (const Run& run : runs) check_length(run.folder);
   make_folder(out);
   const std::string results = out + "/results.json";
   Claim claim(results);

@@ -139,8 +139,9 @@ TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
   }
   for (const float v : near) shifted.push_back(1e-3f * v + 5e-3f);
   const std::string a = save("a.npy", 2, near), b = save("b.npy", 2, wide), small = save("small.npy", 2, shifted);
-  const Outcome outside = fokker({"gap", "--a", a, "--b", b});
+  const Outcome outside = fokker({"gap", "--a", a, "--b", b, "--threads", "2"});
   EXPECT_EQ(outside.code, 0);
+  EXPECT_THAT(outside.out, ::testing::ContainsRegex("^gap by 2 threads in [0-9.e-]+ (s|min)\n"));
   EXPECT_THAT(outside.err, AllOf(HasSubstr(fmt::format("fokker: warning: of 50 samples in '{}' 66 % are outside the "
                                                        "box, and distances leave them out\n",
                                                        b)),
@@ -187,6 +188,9 @@ TEST_F(GapCommand, NamesTheSamplesThatLeaveTheScaleOfTheData) {
   const Json json = fokker_json({"gap", "--model", file("wide.json"), "--data", mixture_3d(), "--samples", "99",
                                  "--grid", "geometric:9:1e-2", "--json"});
   EXPECT_EQ(json["sde"]["name"], "ou");
+  const Outcome text = fokker(
+      words("gap --backend cpu --threads 1 --samples 9 --grid uniform:2 --model " + planar_mixture() + " --data blob"));
+  EXPECT_THAT(text.out, ::testing::ContainsRegex("^gap by 1 thread in [0-9.e-]+ (s|min); SDE ou \\{"));
   for (const char* sampler : {"ode", "sde"}) {
     const int far_out = json["far_out"][sampler];
     EXPECT_GT(far_out, 0);

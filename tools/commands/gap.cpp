@@ -123,7 +123,7 @@ options of the model and of its samplers are refused.
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    print(json, measured, model.sde);
+    print(json, measured, context, clock.seconds(), model.sde);
     // The numbers are out before anything else can fail.
     std::fflush(stdout);
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
@@ -132,10 +132,12 @@ options of the model and of its samplers are refused.
  private:
   Json box_json() const { return {{"half_width", options_.box.half_width}, {"nodes", options_.box.n}}; }
 
-  void print(const Json& json, const MeasuredGap& measured, const ForwardSde& sde) const {
+  void print(const Json& json, const MeasuredGap& measured, const Context& context, double seconds,
+             const ForwardSde& sde) const {
     if (json_) return print_json(json);
     const SamplerGap& gap = measured.gap;
-    fmt::print("SDE {}\n", text_of(sde));
+    fmt::print("gap by {} in {}; SDE {}\n", counted(context.threads(), "thread"), format_duration(seconds),
+               text_of(sde));
     fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
     fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
                number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
@@ -173,6 +175,7 @@ options of the model and of its samplers are refused.
 
   void compare_files() {
     const Context context = machine_.context();
+    const Stopwatch clock;
     std::optional<DataSet> data;
     if (!data_.empty()) data = DataSet::named(data_);
     const double far = data ? data_scale(context, *data).far() : Reach().far;
@@ -229,6 +232,7 @@ options of the model and of its samplers are refused.
       json["threads"] = context.threads();
       return print_json(json);
     }
+    fmt::print("gap by {} in {}\n", counted(context.threads(), "thread"), format_duration(clock.seconds()));
     for (const auto& [name, value] : distances.items()) {
       fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
     }

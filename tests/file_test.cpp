@@ -409,11 +409,11 @@ TEST(Npy, BecomesFloat32WhereThatKeepsItsNumbersApart) {
               ::testing::AllOf(HasSubstr("column 1 of 'a.npy' does not fit in float32"),
                                HasSubstr("its 3 different numbers, up to 1.4e+08 with a standard deviation of 0.816, "
                                          "would become 1; subtract an offset")));
-  // Counts are of different numbers: 2^27 + 8 and what is next to it stay apart from 2^27.
+  // Counts are of different numbers: 2^27 + 16 and what is next to it stay apart from 2^27.
   EXPECT_THAT(testing::message_of([&] {
-                rounded({0x1p27, 0x1p27, 0x1p27 + 8, 0x1p27 + 7.9, 0x1p27}, 1);
+                rounded({0x1p27, 0x1p27, 0x1p27 + 16, 0x1p27 + 16.1, 0x1p27}, 1);
               }),
-              HasSubstr("its 3 different numbers, up to 1.34e+08 with a standard deviation of 3.87, would become 2"));
+              HasSubstr("its 3 different numbers, up to 1.34e+08 with a standard deviation of 7.86, would become 2"));
   // Doubles hold integers as they are, so nothing of theirs is rounding.
   EXPECT_THAT(testing::message_of([&] { rounded({0x1p52, 0x1p52 + 1}, 1); }), HasSubstr("its 2 different numbers"));
   EXPECT_EQ(rounded({0x1p52 + 1, 0x1p52 + 1}, 1), (std::vector<float>{0x1p52f, 0x1p52f}));

@@ -59,7 +59,7 @@ def fields(fokker, folder, points):
 
 
 def refusal(*command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(word) for word in (*command, '--backend', 'cpu')], capture_output=True, text=True, check=False)
     assert done.returncode == 1 and done.stderr.count('\n') == 1, (command, done.returncode, done.stderr)
     return done.stderr
 

@@ -35,7 +35,7 @@ struct ArrayName {
 //   .csv  a file of that extension: rows of numbers with commas between, the same count in each, after at most one line
 //         of the columns' names
 // Throws Error on anything else: on a file that is shorter or longer than it says, on contents of another checksum, and
-// on integers beyond 2^53, which a double may not hold. Of a compressed array it takes at most 200 bytes for each of the
+// on integers that a double does not hold. Of a compressed array it takes at most 200 bytes for each of the
 // file, or 64 MB.
 Array load_array(const std::string& name);
 // Its numbers in float32, row by row. Throws Error, which calls the array `name`, where rounding changes a column by

@@ -129,8 +129,9 @@ class CsvReader {
       double value;
       const std::errc error = leading_number(field, value, rest);
       if (error != std::errc() || !(rest.empty() || rest[0] == ',')) throw no_number(count + 1, field, error);
-      if (std::fabs(value) >= first_inexact_integer)
-        check_integer(count + 1, field.substr(0, field.size() - rest.size()));
+      if (std::fabs(value) >= first_inexact_integer) {
+        check_integer(count + 1, trimmed(field.substr(0, field.size() - rest.size())), value);
+      }
       array_.data.push_back(value);
       ++count;
       if (rest.empty()) break;
@@ -166,13 +167,18 @@ class CsvReader {
                             where, in_quotes(field, 40)));
   }
 
-  void check_integer(std::int64_t column, std::string_view field) const {
-    field = trimmed(field);
-    if (!is_integer(field)) return;  // also inf
+  // Throws Error where the field is an integer that its double is not.
+  void check_integer(std::int64_t column, std::string_view field, double value) const {
+    if (field.starts_with('+')) field.remove_prefix(1);
+    std::int64_t integer;
+    const char* const end = field.data() + field.size();
+    const auto [read, error] = std::from_chars(field.data(), end, integer);
+    if (error != std::errc() || read != end || static_cast<long double>(integer) == static_cast<long double>(value))
+      return;
     throw fail(
-        fmt::format("line {}, column {} is {}, and integers of 2^53 = 9007199254740992 or more may not fit in double; "
-                    "subtract an offset from them first",
-                    line_, column, printable(field, 40)));
+        fmt::format("line {}, column {} is {}, which double does not hold; subtract an offset from such integers "
+                    "first",
+                    line_, column, integer));
   }
 
   std::string_view text_;  // what is not read yet

@@ -270,15 +270,13 @@ NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t 
 Array read_npy(std::span<const std::byte> file, const std::string& subject) {
   const NpyHeader header = read_npy_header(file, file.size(), subject);
   const auto items = [&]<class T>(T) { return widen<T>(file, header, [](T value) { return double(value); }); };
-  // Wider integers than double has bits for.
+  // Wider integers than double has bits for, though not than long double has.
   const auto long_integers = [&]<class T>(T) {
     return widen<T>(file, header, [&](T value) {
       const auto widened = static_cast<double>(value);
-      if (std::fabs(widened) < first_inexact_integer) return widened;
-      throw Error(
-          fmt::format("{}: it holds {}, and integers of 2^53 = 9007199254740992 or more may not fit in double; "
-                      "subtract an offset from them first",
-                      subject, value));
+      if (static_cast<long double>(widened) == static_cast<long double>(value)) return widened;
+      throw Error(fmt::format("{}: it holds {}, which double does not; subtract an offset from its integers first",
+                              subject, value));
     });
   };
   Array array{.shape = header.shape, .is_float32 = header.item_bytes <= (header.kind == 'f' ? 4 : 2)};

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "archive.hpp"
 #include "fokker/fokker.hpp"
 #include "reproduction.hpp"
 #include "scratch.hpp"
@@ -71,6 +72,17 @@ TEST(Reproduction, RefusesDataChangedUnderOneName) {
   values[3] = 0.5f;
   save_npy(samples, {2, 2}, values.data());
   expect_refusal(reproduce(scratch, samples, "0"), "data_contents");
+}
+
+TEST(Reproduction, ArraysOfOneFileHaveFoldersOfTheirOwn) {
+  const Scratch scratch;
+  const std::string array = npy_of("<f4", "(2, 2)", bytes_of(std::vector<float>{0.5f, 1, -1, 0.25f}));
+  put(scratch / "two.npz", archive({{.name = "x.npy", .bytes = array}, {.name = "y/z.npy", .bytes = array}}));
+  const std::string file = scratch / "two.npz";
+  ASSERT_EQ(reproduce(scratch, file + ":x," + file + ":y/z", "0").code, 0);
+  for (const char* run : {"two_x", "two_y_z"}) {
+    EXPECT_TRUE(std::filesystem::exists(scratch / fmt::format("out/{}_softplus20_w0_s0/model.safetensors", run)));
+  }
 }
 
 TEST(Reproduction, ANoiseFloorOfZeroDividesNothing) {

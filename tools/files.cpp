@@ -22,6 +22,7 @@
 #include <string_view>
 #include <utility>
 
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 
@@ -203,12 +204,14 @@ void SavedWork::save(SafeTensors state) const {
 }
 
 std::string file_of_data(const std::string& name) {
-  return name.ends_with(".json") || name.ends_with(".npy") ? name : std::string();
+  if (name.ends_with(".json")) return name;
+  const ArrayName array(name);
+  return array.has_extension() ? array.file : std::string();
 }
 
 std::string file_of_grid(const std::string& text) {
   constexpr std::string_view prefix = "file:";
-  return text.starts_with(prefix) ? text.substr(prefix.size()) : std::string();
+  return text.starts_with(prefix) ? ArrayName(text.substr(prefix.size())).file : std::string();
 }
 
 }  // namespace fokker::tools

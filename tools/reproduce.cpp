@@ -46,8 +46,8 @@ class Reproduction {
         ->required();
     app.add_option(
            "--data", data_,
-           "data sets, with commas between: blob, circles2, checker, MIXTURE.json or SAMPLES.npy; if not given, "
-           "the preset's")
+           "data sets, with commas between: blob, circles2, checker, MIXTURE.json or SAMPLES.npy, .npz or .csv; if not "
+           "given, the preset's")
         ->delimiter(',')
         ->check(data_name());
     // What stands for the preset's own has no default to show.
@@ -62,7 +62,8 @@ class Reproduction {
                               max_samples)
         ->default_str("");
     app.add_option("--grid", grid_,
-                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy; "
+                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy "
+                   "(or .npz, .csv); "
                    "if not given, the preset's")
         ->transform(grid_text());
     app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");

@@ -90,13 +90,21 @@ std::vector<std::string> lines_of(const std::string& input) {
   return lines;
 }
 
-void read_npy(const std::string& input) {
+void read_array(const std::string& input, const char* name, std::size_t most) {
   read_or_refuse([&] {
-    const NpyArray array = load_npy(file(input, "input.npy"));
+    const Array array = load_array(file(input, name));
     std::size_t count = 1;
     for (const std::int64_t n : array.shape) count *= static_cast<std::size_t>(n);
-    expect(count == array.data.size() && count <= input.size(), "an array of another size than its shape");
+    expect(count == array.data.size() && count <= most, "an array of another size than its shape");
+    to_float32(array, "an array");
   });
+}
+
+void read_npy(const std::string& input) { read_array(input, "input.npy", input.size()); }
+void read_csv(const std::string& input) { read_array(input, "input.csv", input.size()); }
+void read_npz(const std::string& input) {
+  read_array(input, "input.npz", std::size_t{1} << 26);
+  read_or_refuse([&] { load_array(file(input, "input.npz") + ":x"); });
 }
 
 void read_safetensors(const std::string& input) {
@@ -279,8 +287,8 @@ void read_grid_file(const std::string& input) {
 
 void read_time_grid(const std::string& input) {
   const std::string text = tools::grid_in_digits(lines_of(input).front());
-  if (!tools::file_of_grid(text).empty()) return;
   read_or_refuse([&] {
+    if (!tools::file_of_grid(text).empty()) return;
     TimeGrid::check(text);
     TimeGrid::parse(text, ForwardSde::ve());
   });
@@ -324,6 +332,8 @@ void read_numbers(const std::string& input) {
 }
 
 constexpr Target all[] = {{"npy", read_npy},
+                          {"npz", read_npz},
+                          {"csv", read_csv},
                           {"safetensors", read_safetensors},
                           {"model", read_model},
                           {"mixture", read_mixture},

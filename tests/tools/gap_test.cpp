@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "archive.hpp"
 #include "command_line.hpp"
 
 namespace fokker::testing {
@@ -40,7 +41,7 @@ TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
 
   std::map<std::string, std::vector<double>> weights;
   for (const char* name : {"ode", "sde", "truth"}) {
-    const NpyArray array = load_npy(file(fmt::format("h/deep/{}.npy", name)));
+    const Array array = load_array(file(fmt::format("h/deep/{}.npy", name)));
     ASSERT_EQ(array.shape, std::vector<std::int64_t>({4096}));
     EXPECT_FALSE(array.is_float32);
     double sum = 0, x = 0, y = 0;
@@ -123,6 +124,22 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   }
   EXPECT_FALSE(std::filesystem::exists(file("h")));
   fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--seed", "1", "--json"});
+}
+
+TEST_F(GapCommand, TakesArraysOfEveryFormat) {
+  const std::vector<float> a{0, 1.5f, -1, 2}, b{1, 2.5f, 0, 3};
+  save_npy(file("a.npy"), {4}, a.data());
+  put(file("a.csv"), "x\n0\n1.5\n-1\n2\n");
+  put(file("b.npz"), archive({{.name = "times.npy", .bytes = npy_of("<f4", "(4,)", bytes_of(a))},
+                              {.name = "moved.npy", .bytes = npy_of("<f4", "(4,)", bytes_of(b))}}));
+  for (const char* name : {"a.npy", "a.csv", "b.npz:times"}) {
+    const Json json = fokker_json({"gap", "--a", file(name), "--b", file("b.npz:moved"), "--json"});
+    EXPECT_NEAR(json["sliced_w2_squared"]["a_b"].get<double>(), 1, 1e-6) << name;
+  }
+  expect_refused({"gap", "--a", file("b.npz"), "--b", file("a.npy")}, "name one, as FILE.npz:times");
+  expect_refused({"gap", "--a", file("b.npz:x"), "--b", file("a.npy")}, "there are 'times', 'moved'");
+  put(file("c.csv"), "x\n0\none\n");
+  expect_refused({"gap", "--a", file("c.csv"), "--b", file("a.npy")}, "line 3, column 1, 'one', is no number");
 }
 
 // What is no result of the two laws is named beside it.

@@ -27,7 +27,7 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
     EXPECT_EQ(get(file("one.npy")), get(file("two.npy"))) << scheme;
     EXPECT_EQ(get(file("one_p.npy")), get(file("two_p.npy"))) << scheme;
 
-    const NpyArray array = load_npy(file("one.npy")), density = load_npy(file("one_p.npy"));
+    const Array array = load_array(file("one.npy")), density = load_array(file("one_p.npy"));
     EXPECT_TRUE(array.is_float32);
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{989, 2}));
     double mean[2] = {0, 0}, covariance[2][2] = {};

@@ -68,7 +68,7 @@ struct RunCase {
 // The points that the device draws for an iteration, at these parameters.
 testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index iteration,
                             const std::vector<double>& parameters) {
-  const std::vector<float> edges = importance_edges(c.sde, 4096);
+  const std::vector<float> edges = time_law_edges(c.sde, {}, 4096);
   const DeviceMemory device_edges = upload(edges), step = upload(std::vector<Index>{iteration});
   const cuda::DeviceData data(c.data);
   const Index n = options.denoising_points, m = options.residual_weight > 0 ? options.collocation_points : 0,

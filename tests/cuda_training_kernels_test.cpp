@@ -52,7 +52,7 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
     ++turn;
     const Index n = 99, first = 19, d = c.set.dimension(), iteration = (Index{1} << 33) + 3;
     const std::uint64_t seed = 0x1234567890ull;
-    const std::vector<float> edges = importance_edges(sde, 4096);
+    const std::vector<float> edges = time_law_edges(sde, {}, 4096);
     const DeviceMemory device_edges = upload(edges), step = upload(std::vector<Index>{iteration});
     const cuda::DeviceData data(c.set);
     const auto t_min = static_cast<float>(sde.t_min()), horizon = static_cast<float>(sde.horizon());

@@ -617,7 +617,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
   constexpr std::int64_t n = 50, m = 41, rows = 16;
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
   const cuda::DeviceData data(DataSet::named("circles2"));
-  const std::vector<float> edges = importance_edges(sde, 64);
+  const std::vector<float> edges = time_law_edges(sde, {}, 64);
   const DeviceMemory on_edges = cuda::upload(edges), iteration = cuda::upload(std::vector<std::int64_t>{7});
   for (const Output output : {Output::potential, Output::score}) {
     const Architecture a = architecture_of(2, {20, 13}, Activation::softplus, 3, output);
@@ -684,7 +684,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
 TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
   const cuda::DeviceData data(DataSet::named("circles2"));
-  const DeviceMemory edges = cuda::upload(importance_edges(sde, 64)),
+  const DeviceMemory edges = cuda::upload(time_law_edges(sde, {}, 64)),
                      iteration = cuda::upload(std::vector<std::int64_t>{41});
   const Queue on = queue(Precision::split);
   for (const Output output : {Output::potential, Output::score}) {

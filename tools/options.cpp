@@ -239,7 +239,16 @@ void check_activation_parameters(const CLI::App& app, Activation activation) {
 
 std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
 std::string parameter_help(const std::string& meaning) { return meaning + "; other activations have none"; }
-const std::string output_help = "what the network returns: potential, whose gradient is the score, or score";
+const std::string output_help = fmt::format(
+    "what the network puts out: potential or potential:FORM, whose gradient is the score in a form, or for a vector "
+    "net the "
+    "form itself: {}",
+    fmt::join(output_names(), ", "));
+const std::string inputs_help =
+    "order of the network's inputs and what it takes for the time: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET] "
+    "with "
+    "NAME one of t, sigma, log-sigma, as in x,0.25*log-sigma";
+const std::string data_deviation_help = "standard deviation of the data, for the output edm";
 const std::string sde_help = "forward SDE: ou, vp-linear, vp-cosine, subvp or ve";
 const std::string sde_parameters_help =
     "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
@@ -306,6 +315,17 @@ const std::vector<Override>& override_options() {
     }
     all.insert(all.end(),
                {{"output", "--output", "TEXT", output_help, parse_output},
+                {"data_deviation", "--data-deviation", "NUMBER", data_deviation_help,
+                 [](const std::string& text) {
+                   if (double value = 0; !CLI::detail::lexical_cast(text, value)) {
+                     throw Error(fmt::format("'{}' given; allowed: a number", text));
+                   }
+                 }},
+                {"inputs", "--inputs", "TEXT", inputs_help,
+                 [](const std::string& text) {
+                   NetworkForm form;
+                   parse_inputs(text, form);
+                 }},
                 {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
                  [](const std::string&) {}},
                 {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
@@ -412,7 +432,9 @@ Json describe_architecture(const Architecture& architecture) {
   Json json{{"dimension", architecture.dimension},
             {"hidden", architecture.hidden},
             {"activation", to_string(architecture.activation)},
-            {"output", to_string(architecture.output)}};
+            {"output", to_string(NetworkOutput{architecture.output, architecture.form.form})},
+            {"inputs", inputs_of(architecture.form)}};
+  if (architecture.form.form == Form::edm) json["data_deviation"] = architecture.form.data_deviation;
   const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
   if (parameter.name) json[parameter.name] = architecture.beta;
   return json;
@@ -456,6 +478,11 @@ Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, co
             {"average", to_string(options.average)},
             {"clip_norm", options.clip_norm},
             {"seed", options.seed}};
+  if (options.loss_weight != LossWeight::unit) json["loss_weight"] = to_string(options.loss_weight);
+  if (options.time_law == TimeLaw::log_normal) {
+    json["log_sigma_mean"] = options.log_sigma_mean;
+    json["log_sigma_deviation"] = options.log_sigma_deviation;
+  }
   if (options.schedule != RateSchedule::paper) json["peak_rate"] = options.peak_rate;
   if (options.average == WeightAverage::exponential) json["average_decay"] = options.average_decay;
   if (options.average != WeightAverage::none) json["average_fraction"] = options.average_fraction;

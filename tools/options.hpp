@@ -63,7 +63,7 @@ void check_activation_parameters(const CLI::App& app, Activation activation);
 // The texts of options that describe a network and its SDE, whether they make a model or override a file's metadata.
 std::string activation_help();
 std::string parameter_help(const std::string& meaning);  // of activation_parameters()
-extern const std::string output_help, sde_help, sde_parameters_help;
+extern const std::string output_help, inputs_help, data_deviation_help, sde_help, sde_parameters_help;
 // What the files of these options (--model, --data) hold, in whole lines after an empty one.
 std::string files_help(const std::vector<std::string>& options);
 

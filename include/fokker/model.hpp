@@ -24,15 +24,24 @@ std::map<std::string, std::string> activation_parameters();
 // score ∇φ; or a vector net, whose d outputs make the score. NetworkForm says how (formulas/form.hpp).
 enum class Output { potential, score };
 
-Form parse_form(std::string_view name);  // one of form_names(); throws Error on any other name
-std::string_view to_string(Form form);
-std::vector<std::string_view> form_names();
-TimeInput parse_time_input(std::string_view name);  // time, sigma, log-sigma; throws Error on any other name
-std::string_view to_string(TimeInput input);
-std::string describe(const NetworkForm& form);  // "form edm(data deviation 1), time input 0.25 ln σ"
-
-Output parse_output(std::string_view name);  // potential, score; throws Error on any other name
 std::string_view to_string(Output output);
+
+// What a network puts out, in one word: potential, score, or another form of a vector net, as noise; potential:FORM for
+// a potential net in another form, as potential:edm.
+struct NetworkOutput {
+  Output output;
+  Form form;
+};
+NetworkOutput parse_output(std::string_view name);  // one of output_names(); throws Error on any other name
+std::string to_string(const NetworkOutput& output);
+std::string_view to_string(Form form);
+std::vector<std::string> output_names();
+
+// What a network takes, in words: the order of its inputs, x being all of its coordinates, and what it takes for the
+// time, as t,x or x,1000*t-1 or 0.25*log-sigma,x: [SCALE*]NAME[+OFFSET], NAME one of t, sigma, log-sigma. Sets the time of
+// `form` and returns whether x comes first; throws Error on any other text.
+bool parse_inputs(std::string_view text, NetworkForm& form);
+std::string inputs_of(const NetworkForm& form);  // time first
 
 // A multilayer perceptron on (τ, C x_1 … C x_d), which are t and x unless its form says otherwise: hidden layers with one activation, a linear output layer.
 // Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
@@ -57,7 +66,7 @@ struct Architecture {
   std::int64_t parameter_count() const;
   // layer_names, or their default.
   std::vector<std::string> names() const;
-  // "3–80–80–80–1, softplus(100), potential"; a form that is not the score's follows.
+  // "3–80–80–80–1, softplus(100), potential", or "…, silu, potential:edm(0.5) of 0.25*log-sigma,x".
   std::string describe() const;
   // Throws Error where a size, name or β is outside its range.
   void validate() const;
@@ -90,12 +99,12 @@ struct Model {
 using ModelMetadata = std::map<std::string, std::string>;
 
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
-// read too), with the metadata keys activation, beta, output, layers, sde, sde_parameters; without `layers`, the natural
-// sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
+// read too), with the metadata keys activation, beta, output, data_deviation (of edm), inputs, layers, sde,
+// sde_parameters; without `layers`, the natural sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
-// without activation, output or SDE, and on a beta beside an activation that has none.
+// without activation, output, inputs or SDE, and on a beta beside an activation that has none.
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});

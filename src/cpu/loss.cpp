@@ -38,14 +38,19 @@ struct GradientBlock {
 template <class T>
 struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
-  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its g²/2 and drift
+  AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its coefficients of the Laplacian
+  std::vector<ResidualCoefficients<T>> residual;
 };
 
 template <class T>
 class Sweeps {
  public:
   Sweeps(const Architecture& architecture, const ForwardSde& sde)
-      : architecture_(architecture), sde_(sde), primitives_(mlp_primitives<T>()), rules_(loss_rules<T>()) {
+      : architecture_(architecture),
+        sde_(sde),
+        with_form_(!architecture.form.plain()),
+        primitives_(mlp_primitives<T>()),
+        rules_(loss_rules<T>()) {
     std::int64_t offset = 0;
     for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
       const std::int64_t inputs = architecture_.inputs(l), outputs = architecture_.outputs(l);
@@ -88,11 +93,12 @@ class Sweeps {
     scratch.planes.reserve(planes_size_);
     scratch.inputs.reserve(std::max(2 * denoising_rows_, streams * residual_rows_) * streams);
     scratch.outputs.reserve(rows * std::max(2 * streams, primitives_.padded(dimension())));
-    scratch.half_g2.reserve(2 * rows);
+    scratch.half_g2.reserve(rows);
+    scratch.residual.resize(static_cast<std::size_t>(rows));
     scratch.points.reserve(chunk * (2 + 2 * dimension()));
   }
 
-  // Σ over the chunk's points and coordinates of weight (s − s*)²; adds to `gradient` (unless nullptr) that of
+  // Σ over the chunk's points, which are the network's own, and coordinates of weight (F − F*)²; adds to `gradient` (unless nullptr) that of
   // scale · this sum / 2.
   double denoising(const DenoisingChunk<T>& chunk, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                    T* gradient) const {
@@ -315,20 +321,25 @@ class Sweeps {
     T* d3 = d2 + n * widest_;
 
     T* half_g2 = scratch.half_g2.data();
-    T* drift = half_g2 + n;
-    T* inputs = scratch.inputs.data();  // (t, x, 1), (e_i, 0), (𝒜(t, x), 0)
+    ResidualCoefficients<T>* c = scratch.residual.data();
+    T* inputs = scratch.inputs.data();  // (τ, C x, 1), (e_i, 0), (𝒜(τ, C x), 0)
     std::fill_n(inputs, streams * n * x_stride, T(0));
     for (std::int64_t r = 0; r < n; ++r) {
-      const auto sde = sde_.at(static_cast<double>(tile.t[r]));
-      half_g2[r] = static_cast<T>(sde.diffusion_squared / 2);
-      drift[r] = static_cast<T>(sde.drift);
+      const double t = static_cast<double>(tile.t[r]);
+      c[r] = rounded<T>(residual_at(architecture_.form, sde_.formulas(), t));
+      half_g2[r] = c[r].curvature;
       T* value = inputs + r * x_stride;
       T* operator_row = inputs + ((d + 1) * n + r) * x_stride;  // h_𝒜
       value[0] = tile.t[r];
-      operator_row[0] = T(1);
+      std::copy_n(tile.x + r * d, d, value + 1);
+      if (with_form_) {
+        const FormCoefficients<double> form = form_at(architecture_.form, sde_.formulas(), t);
+        value[0] = static_cast<T>(form.time);
+        for (std::int64_t i = 1; i <= d; ++i) value[i] *= static_cast<T>(form.in);
+      }
+      operator_row[0] = c[r].time;
       for (std::int64_t i = 1; i <= d; ++i) {
-        value[i] = tile.x[r * d + i - 1];
-        operator_row[i] = drift[r] * value[i];
+        operator_row[i] = c[r].along * value[i];
         inputs[(i * n + r) * x_stride + i] = T(1);
       }
       value[d + 1] = T(1);
@@ -341,35 +352,56 @@ class Sweeps {
       T* h = h_planes(l);
       forward(l, n, a, a_stride, z, strides_[l], true);
       forward(l, (d + 1) * n, a + n * a_stride, a_stride, z + plane, strides_[l], false);
-      activate(plane, z, l == last ? nullptr : h, z, d2, gradient ? d3 : nullptr);
+      activate(plane, z, l == last && !with_form_ ? nullptr : h, z, d2, gradient ? d3 : nullptr);
       rules_.residual_forward(n, strides_[l], d, half_g2, z, h, d2, gradient ? d3 : nullptr);
     }
 
     const std::int64_t plane = n * strides_[last];
     const T* v = output_layer().rows.data();
-    T* phi = scratch.outputs.data();  // ∂_iφ and 𝒜φ [1 + d][n]
-    T* seeds = phi + (d + 1) * n;
+    T* phi = scratch.outputs.data();  // ∂_iΦ and 𝒜Φ [1 + d][n]
+    T* value_seeds = phi + (d + 1) * n;
+    T* seeds = value_seeds + n;
     primitives_.dots((d + 1) * n, strides_[last], 1, h_planes(last) + plane, strides_[last], v, strides_[last], nullptr,
                      phi, 1);
+    if (with_form_) {  // Φ, then its seed
+      primitives_.dots(n, strides_[last], 1, h_planes(last), strides_[last], v, strides_[last],
+                       output_layer().bias.data(), value_seeds, 1);
+    }
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
-      const double half = static_cast<double>(half_g2[r]);
       double squares = 0;
       for (std::int64_t i = 0; i < d; ++i)
         squares += static_cast<double>(phi[i * n + r]) * static_cast<double>(phi[i * n + r]);
-      const double residual =
-          static_cast<double>(phi[d * n + r]) + static_cast<double>(drift[r]) * static_cast<double>(d) - half * squares;
+      const double gradient_squares = static_cast<double>(c[r].gradient);
+      double residual = static_cast<double>(phi[d * n + r]) +
+                        static_cast<double>(c[r].constant) * static_cast<double>(d) - gradient_squares * squares;
+      if (with_form_) {
+        double input_squares = 0;
+        for (std::int64_t i = 1; i <= d; ++i) {
+          const double x = static_cast<double>(inputs[r * x_stride + i]);
+          input_squares += x * x;
+        }
+        residual += static_cast<double>(c[r].square) * input_squares +
+                    static_cast<double>(c[r].value) * static_cast<double>(value_seeds[r]);
+      }
       sum += residual * residual;
       const double seed = scale * residual;
       for (std::int64_t i = 0; i < d; ++i) {
-        seeds[i * n + r] = static_cast<T>(-2 * half * static_cast<double>(phi[i * n + r]) * seed);
+        seeds[i * n + r] = static_cast<T>(-2 * gradient_squares * static_cast<double>(phi[i * n + r]) * seed);
       }
       seeds[d * n + r] = static_cast<T>(seed);
+      value_seeds[r] = static_cast<T>(static_cast<double>(c[r].value) * seed);
     }
     if (!gradient) return sum;
 
-    add_weights(last + 1, (d + 1) * n, seeds, 1, h_planes(last) + plane, gradient);
-    rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds, v, bar);
+    if (with_form_) {
+      add_weights(last + 1, streams * n, value_seeds, 1, h_planes(last), gradient);
+      add_bias(last + 1, n, value_seeds, 1, gradient);
+    } else {
+      add_weights(last + 1, (d + 1) * n, seeds, 1, h_planes(last) + plane, gradient);
+    }
+    rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds,
+                                 with_form_ ? value_seeds : nullptr, v, bar);
     for (std::int64_t l = last; l > 0; --l) {
       add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
       add_bias(l, n, bar, strides_[l], gradient);
@@ -383,6 +415,7 @@ class Sweeps {
 
   Architecture architecture_;
   ForwardSde sde_;
+  bool with_form_;
   const MlpPrimitives<T>& primitives_;
   const LossRules<T>& rules_;
   std::vector<PackedLayer<T>> layers_;
@@ -497,17 +530,18 @@ template <class T>
 class CpuLoss : public LossOperator<T> {
  public:
   CpuLoss(const Architecture& architecture, const ForwardSde& sde, int threads)
-      : dimension_(architecture.dimension), loss_(architecture, sde, threads) {}
+      : dimension_(architecture.dimension), form_(architecture.form), sde_(sde), loss_(architecture, sde, threads) {}
 
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) override {
     const std::int64_t d = dimension_;
     const LossSums sums = loss_.evaluate(
         parameters.data, denoising.t.rows,
-        [&](std::int64_t first, std::int64_t, T*) {
-          return DenoisingChunk<T>{denoising.t.data + first, denoising.x.data + first * d,
-                                   denoising.target.data + first * d,
-                                   denoising.weight ? denoising.weight.data + first : nullptr};
+        [&](std::int64_t first, std::int64_t n, T* storage) {
+          const DenoisingChunk<T> chunk{denoising.t.data + first, denoising.x.data + first * d,
+                                        denoising.target.data + first * d,
+                                        denoising.weight ? denoising.weight.data + first : nullptr};
+          return form_.plain() ? chunk : of_network(chunk, n, storage);
         },
         collocation.t.rows,
         [&](std::int64_t first, std::int64_t, T*) {
@@ -520,7 +554,26 @@ class CpuLoss : public LossOperator<T> {
   }
 
  private:
+  // With s = A x + B F, weight |s − target|² = weight B² |F − (target − A x)/B|².
+  DenoisingChunk<T> of_network(const DenoisingChunk<T>& points, std::int64_t n, T* storage) const {
+    const std::int64_t d = dimension_;
+    T *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
+    for (std::int64_t r = 0; r < n; ++r) {
+      const FormCoefficients<double> c = form_at(form_, sde_.formulas(), static_cast<double>(points.t[r]));
+      t[r] = static_cast<T>(c.time);
+      weight[r] = static_cast<T>((points.weight ? static_cast<double>(points.weight[r]) : 1.0) * c.out * c.out);
+      for (std::int64_t i = r * d; i < (r + 1) * d; ++i) {
+        const double at = static_cast<double>(points.x[i]);
+        x[i] = static_cast<T>(c.in * at);
+        target[i] = static_cast<T>((static_cast<double>(points.target[i]) - c.skip * at) / c.out);
+      }
+    }
+    return {t, x, target, weight};
+  }
+
   std::int64_t dimension_;
+  NetworkForm form_;
+  ForwardSde sde_;
   ChunkedLoss<T> loss_;
 };
 

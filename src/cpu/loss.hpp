@@ -11,13 +11,16 @@
 
 namespace fokker::cpu {
 
+// Points of the network itself: what it is given for time and place, and what its output F, or the gradient of its
+// potential, is compared with (fokker/formulas/form.hpp).
 template <class T>
 struct DenoisingChunk {
-  const T* t;       // [n]
-  const T* x;       // [n, d]
+  const T* t;       // [n] τ
+  const T* x;       // [n, d] C x
   const T* target;  // [n, d]
   const T* weight;  // [n], or nullptr: 1
 };
+// Points of the model.
 template <class T>
 struct CollocationChunk {
   const T* t;  // [n]

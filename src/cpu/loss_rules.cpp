@@ -49,7 +49,7 @@ void residual_forward(std::int64_t rows, std::int64_t stride, std::int64_t dimen
 
 template <int kDimension, bool kLast, class T>
 void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                         const T* seeds, const T* v, T* bar) {
+                         const T* seeds, const T* value_seeds, const T* v, T* bar) {
   const hn::ScalableTag<T> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const std::int64_t d = kDimension ? kDimension : dimension, plane = rows * stride;
@@ -65,7 +65,11 @@ void residual_reverse_of(std::int64_t rows, std::int64_t stride, std::int64_t di
       const auto s1 = hn::LoadU(tag, z + k);
       const auto h_operator = seeded(d + 1), g2_h_operator = hn::Mul(g2, h_operator);  // h̄_𝒜
       auto sum = hn::Mul(hn::LoadU(tag, z + (d + 1) * plane + k), h_operator);
-      if constexpr (!kLast) sum = hn::MulAdd(s1, hn::LoadU(tag, bar + k), sum);
+      if constexpr (!kLast) {
+        sum = hn::MulAdd(s1, hn::LoadU(tag, bar + k), sum);
+      } else if (value_seeds) {
+        sum = hn::MulAdd(s1, hn::Mul(hn::Set(tag, value_seeds[r]), hn::LoadU(tag, v + j)), sum);
+      }
       for (std::int64_t i = 1; i <= d; ++i) {
         const auto u = hn::LoadU(tag, z + i * plane + k), hi = seeded(i);
         sum = hn::MulAdd(u, hi, sum);
@@ -81,16 +85,17 @@ template <class T>
 void residual_reverse(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
                       T* bar) {
   if (dimension == 2) {
-    return residual_reverse_of<2, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, bar);
+    return residual_reverse_of<2, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, nullptr, bar);
   }
-  residual_reverse_of<0, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, bar);
+  residual_reverse_of<0, false, T>(rows, stride, dimension, half_g2, z, nullptr, nullptr, nullptr, bar);
 }
 
 template <class T>
 void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
-                           const T* seeds, const T* v, T* bar) {
-  if (dimension == 2) return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
-  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, v, bar);
+                           const T* seeds, const T* value_seeds, const T* v, T* bar) {
+  if (dimension == 2)
+    return residual_reverse_of<2, true, T>(rows, stride, dimension, half_g2, z, seeds, value_seeds, v, bar);
+  residual_reverse_of<0, true, T>(rows, stride, dimension, half_g2, z, seeds, value_seeds, v, bar);
 }
 
 template <class T>

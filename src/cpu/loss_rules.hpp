@@ -18,10 +18,10 @@ struct LossRules {
   // From h̄ to z̄ of every stream in place, with z = (σ′, σ′_i, σ′_𝒜) as residual_forward leaves it.
   void (*residual_reverse)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2, const T* z,
                            T* bar);
-  // As residual_reverse at the last hidden layer, where h̄_0 = 0 and h̄ of the streams after it is seed · v, the output
-  // row: seeds [1 + d][rows], v [stride]. bar is written.
+  // As residual_reverse at the last hidden layer, where h̄ is seed · v, the output row: seeds [1 + d][rows] of the
+  // streams after the first, value_seeds [rows] of the first or nullptr for zeros, v [stride]. bar is written.
   void (*residual_reverse_last)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2,
-                                const T* z, const T* seeds, const T* v, T* bar);
+                                const T* z, const T* seeds, const T* value_seeds, const T* v, T* bar);
 };
 
 template <class T>

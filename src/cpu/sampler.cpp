@@ -33,7 +33,7 @@ constexpr std::int64_t most_reports = 200;
 // A thread's own memory.
 struct Workspace {
   std::unique_ptr<Scratch> field;
-  std::vector<float> score, normal, state, stage_state, slope, sum, divergence;
+  std::vector<float> inputs, score, normal, state, stage_state, slope, sum, divergence;
   std::vector<double> log_density;
 };
 
@@ -60,13 +60,14 @@ class CpuSampler final : public SampleOperator {
   CpuSampler(const Model& model, const TimeGrid& grid, int threads)
       : sde_(model.sde),
         times_(grid.times()),
-        field_(make_block_field<float>(model)),
+        form_(model.form()),
+        field_(make_network_field<float>(model)),
         d_(field_->dimension()),
         workspaces_(threads) {}
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    std::vector<Stage> stages = stages_of(sde_, times_, options.scheme);
+    std::vector<Stage> stages = stages_of(sde_, form_, times_, options.scheme);
     const int per_step = stages_per_step(options.scheme);
     if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));
@@ -96,7 +97,7 @@ class CpuSampler final : public SampleOperator {
 
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence) override {
-    const std::vector<Stage> stages = stages_of(sde_, {times_.rbegin(), times_.rend()}, scheme);
+    const std::vector<Stage> stages = stages_of(sde_, form_, {times_.rbegin(), times_.rend()}, scheme);
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = prior_log_norm(d_, variance);
@@ -138,6 +139,17 @@ class CpuSampler final : public SampleOperator {
                  });
   }
 
+  // The network's fields at (time, in · x) of the stage.
+  void evaluate(const Stage& stage, const float* x, std::int64_t n, std::uint64_t index,
+                const BlockOutputs<float>& outputs, const Divergence& divergence, Workspace& w) const {
+    if (stage.in != 1) {
+      reserve(w.inputs, n * d_);
+      for (std::int64_t i = 0; i < n * d_; ++i) w.inputs[static_cast<std::size_t>(i)] = stage.in * x[i];
+      x = w.inputs.data();
+    }
+    field_->evaluate({&stage.time, 0, x, n, index}, outputs, divergence, *w.field);
+  }
+
   // after_step(k): k steps are done.
   template <class AfterStep>
   void euler_maruyama_path(const std::vector<Stage>& stages, std::uint64_t seed, std::uint64_t index, float* x,
@@ -149,7 +161,7 @@ class CpuSampler final : public SampleOperator {
     for (std::size_t step = 0; step < stages.size(); ++step) {
       const Stage& stage = stages[step];
       const StepCoefficients<float> c = stage.coefficients;
-      field_->evaluate({&stage.time, 0, x, n, index}, {.score = score}, {}, *w.field);
+      evaluate(stage, x, n, index, {.score = score}, {}, w);
       if (c.noise == 0) {
         for (std::int64_t i = 0; i < size; ++i) x[i] += increment(c, x[i], score[i]);
       } else {
@@ -181,14 +193,14 @@ class CpuSampler final : public SampleOperator {
           for (std::int64_t j = 0; j < size; ++j) stage_state[j] = x[j] + stage.node * slope[j];
         }
         const float* state = i > 0 ? stage_state : x;
-        field_->evaluate({&stage.time, 0, state, n, index}, {.score = score, .divergence = trace}, divergence,
-                         *w.field);
+        evaluate(stage, state, n, index, {.score = score, .divergence = trace}, divergence, w);
         for (std::int64_t j = 0; j < size; ++j) {
           slope[j] = increment(c, state[j], score[j]);
           sum[j] = (i > 0 ? sum[j] : 0.0f) + stage.weight * slope[j];
         }
         for (std::int64_t p = 0; log_density && p < n; ++p) {
-          log_density[p] += static_cast<double>(stage.weight) * increment(c, static_cast<float>(d_), trace[p]);
+          log_density[p] +=
+              static_cast<double>(stage.weight) * increment_divergence(stage, static_cast<int>(d_), trace[p]);
         }
       }
       for (std::int64_t j = 0; j < size; ++j) x[j] += sum[j];
@@ -198,6 +210,7 @@ class CpuSampler final : public SampleOperator {
 
   ForwardSde sde_;
   std::vector<double> times_;
+  NetworkForm form_;
   std::unique_ptr<BlockField<float>> field_;
   std::int64_t d_;
   std::vector<Workspace> workspaces_;

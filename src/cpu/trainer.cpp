@@ -1,6 +1,7 @@
 // Training on the CPU. One iteration k:
 //   points   drawn chunk by chunk from (seed, k, point) on the thread, and into the cache, where the loss uses them:
-//            t by the time law, x_0 by the data set, x_t = m x_0 + σ z, target ∇ log p(x_t | x_0) = −z/σ;
+//            t by the time law, x_0 by the data set, x_t = m x_0 + σ z, target ∇ log p(x_t | x_0) = −z/σ, or what
+//            these are to a network in another form;
 //            collocation points uniform on [t_min, T] × [−box, box]^d
 //   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
 //   update   norm, clipping, Adam and the average: one pass over the parameters each
@@ -25,10 +26,11 @@ class CpuTrainer final : public TrainOperator {
  public:
   CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads)
       : sde_(initial.sde),
+        form_(initial.form()),
         data_(data),
         options_(options),
         loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
-    if (options.time_law == TimeLaw::importance) edges_ = importance_edges(sde_, time_cells);
+    edges_ = time_law_edges(sde_, options, time_cells);
     time_ = {options.time_law, static_cast<float>(sde_.t_min()), static_cast<float>(sde_.horizon()), edges_.data(),
              time_cells};
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
@@ -77,14 +79,13 @@ class CpuTrainer final : public TrainOperator {
     draw_point_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
     for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
     for (std::int64_t i = 0; i < n; ++i) {
-      const SdeCoefficients<float> at = sde_.at(t[i]);
-      const float deviation = std::sqrt(at.variance), scale = -1 / deviation;
-      for (std::int64_t j = i * d; j < (i + 1) * d; ++j) {
-        x[j] = at.mean * x[j] + deviation * target[j];
-        target[j] *= scale;
-      }
+      const DenoisingPoint<float> point(form_, sde_.formulas(), options_.loss_weight, t[i]);
+      t[i] = point.time;
+      weight[i] *= point.weight;
+      for (std::int64_t j = i * d; j < (i + 1) * d; ++j) point(x[j], target[j]);
     }
-    return {t, x, target, options_.time_law == TimeLaw::importance ? weight : nullptr};
+    const bool weighted = options_.time_law == TimeLaw::importance || options_.loss_weight != LossWeight::unit;
+    return {t, x, target, weighted ? weight : nullptr};
   }
 
   CollocationChunk<float> collocation(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
@@ -123,6 +124,7 @@ class CpuTrainer final : public TrainOperator {
   }
 
   ForwardSde sde_;
+  NetworkForm form_;
   DataSet data_;
   TrainOptions options_;
   ChunkedLoss<float> loss_;

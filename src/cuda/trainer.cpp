@@ -59,7 +59,7 @@ class CudaTrainer final : public TrainOperator {
     plan_.reserve(sizeof(kernels::UpdatePlan));
     report_.reserve(sizeof(kernels::UpdateReport));
     const ForwardSde& sde = initial.sde;
-    if (options.time_law == TimeLaw::importance) edges_ = upload(importance_edges(sde, time_cells));
+    if (const auto edges = time_law_edges(sde, options, time_cells); !edges.empty()) edges_ = upload(edges);
     draw_ = {.data = data.source(),
              .sde = sde.formulas(),
              .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()),

@@ -18,7 +18,7 @@ namespace {
 std::vector<std::string> known_keys() {
   std::vector<std::string> keys{"activation"};
   for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
-  keys.insert(keys.end(), {"output", "layers", "sde", "sde_parameters"});
+  keys.insert(keys.end(), {"output", "data_deviation", "inputs", "layers", "sde", "sde_parameters"});
   return keys;
 }
 
@@ -133,7 +133,7 @@ std::vector<std::string> natural_layers(const SafeTensors& file) {
   return names;
 }
 
-double parse_parameter(const char* name, const std::string& text) {
+double parse_number(const char* name, const std::string& text) {
   double value = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (code != std::errc() || end != text.data() + text.size()) {
@@ -168,9 +168,24 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   }
   const ActivationParameter& p = traits_of(a.activation).parameter;
   if (p.name && require(p.name, fmt::format("NUMBER (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
-    a.beta = parse_parameter(p.name, value(p.name));
+    a.beta = parse_number(p.name, value(p.name));
   }
-  if (require("output", "potential|score")) a.output = parse_output(value("output"));
+  if (require("output", fmt::format("{}", fmt::join(output_names(), "|")))) {
+    const NetworkOutput output = parse_output(value("output"));
+    a.output = output.output, a.form.form = output.form;
+  }
+  const bool edm = a.form.form == Form::edm;
+  if (edm && require("data_deviation", "NUMBER"))
+    a.form.data_deviation = parse_number("data_deviation", value("data_deviation"));
+  if (!edm && !value("data_deviation").empty()) {
+    throw Error(fmt::format("data_deviation is given, and the output {} does not read it", value("output")));
+  }
+  // A file of before the key was there has the others that save_model() writes, and is of (t, x).
+  const bool own = file.metadata.contains("layers") && file.metadata.contains("sde");
+  bool x_first = false;
+  if (!value("inputs").empty() || !own) {
+    if (require("inputs", "t,x|x,t|x,0.25*log-sigma|…")) x_first = parse_inputs(value("inputs"), a.form);
+  }
   require("sde", fmt::format("{}", fmt::join(sde_names(), "|")));
   if (!missing.empty()) {
     throw Error(fmt::format("its metadata lack {}; give these there, or by {}", missing, options));
@@ -233,7 +248,13 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     const auto append = [&](const std::vector<double>& values) {
       mlp.parameters.insert(mlp.parameters.end(), values.begin(), values.end());
     };
-    append(read_parameters(names[l] + ".weight", *weights[l]));
+    std::vector<double> weight = read_parameters(names[l] + ".weight", *weights[l]);
+    if (l == 0 && x_first) {  // the parameters hold the time's column first
+      for (auto row = weight.begin(); row != weight.end(); row += a.inputs(0)) {
+        std::rotate(row, row + a.dimension, row + a.inputs(0));
+      }
+    }
+    append(weight);
     const auto bias = file.tensors.find(names[l] + ".bias");
     const std::int64_t size = a.outputs(static_cast<std::int64_t>(l));
     if (bias == file.tensors.end()) {  // a layer without bias
@@ -396,7 +417,9 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   file.metadata["activation"] = to_string(a.activation);
   const ActivationParameter& parameter = traits_of(a.activation).parameter;
   if (parameter.name) file.metadata[parameter.name] = fmt::format("{}", a.beta);
-  file.metadata["output"] = to_string(a.output);
+  file.metadata["output"] = to_string(NetworkOutput{a.output, a.form.form});
+  if (a.form.form == Form::edm) file.metadata["data_deviation"] = fmt::format("{}", a.form.data_deviation);
+  file.metadata["inputs"] = inputs_of(a.form);
   file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
   file.metadata["sde"] = sde.name();
   file.metadata["sde_parameters"] = sde.parameters_json();

@@ -44,7 +44,7 @@ void check_sizes(const Architecture& architecture) {
 
 void check_form(const NetworkForm& network) {
   to_string(network.form);
-  to_string(network.time_input);
+  inputs_of(network);
   constexpr double least = 1e-6, most = 1e6;
   const auto check = [&](const char* name, double value, bool good, double low) {
     if (good) return;
@@ -92,26 +92,14 @@ std::vector<std::string> Architecture::names() const {
   return names;
 }
 
-std::string describe(const NetworkForm& network) {
-  std::string text = fmt::format("form {}", to_string(network.form));
-  if (network.form == Form::edm) text += fmt::format("(data deviation {})", network.data_deviation);
-  if (network.time_input == TimeInput::time && network.time_scale == 1 && network.time_offset == 0) return text;
-  text += fmt::format(", time input {} {}", network.time_scale,
-                      network.time_input == TimeInput::time    ? "t"
-                      : network.time_input == TimeInput::sigma ? "σ"
-                                                               : "ln σ");
-  if (network.time_offset != 0)
-    text += fmt::format(" {} {}", network.time_offset < 0 ? "−" : "+", std::fabs(network.time_offset));
-  return text;
-}
-
 std::string Architecture::describe() const {
   std::string text = fmt::format("{}", inputs(0));
   for (std::int64_t l = 0; l < layers(); ++l) text += fmt::format("–{}", outputs(l));
   text += fmt::format(", {}", to_string(activation));
   if (traits_of(activation).has_parameter()) text += fmt::format("({})", beta);
-  text += fmt::format(", {}", to_string(output));
-  if (!form.plain()) text += fmt::format(", {}", fokker::describe(form));
+  text += fmt::format(", {}", to_string(NetworkOutput{output, form.form}));
+  if (form.form == Form::edm) text += fmt::format("({})", form.data_deviation);
+  if (inputs_of(form) != inputs_of({})) text += fmt::format(" of {}", inputs_of(form));
   return text;
 }
 
@@ -125,11 +113,7 @@ void Architecture::validate() const {
                             parameter.smallest, parameter.largest));
   }
   check_form(form);
-  if (output == Output::potential && (form.form == Form::velocity || form.form == Form::velocity_to_data)) {
-    throw Error(
-        fmt::format("a potential net has the form {}: allowed for potentials are score, noise, denoised, v, edm",
-                    to_string(form.form)));
-  }
+  parse_output(to_string(NetworkOutput{output, form.form}));
   if (parameter_count() > max_parameters) {
     throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));
   }

@@ -1,6 +1,7 @@
 // The names of the public enumerations.
 #include "core/names.hpp"
 
+#include <charconv>
 #include <map>
 #include <string>
 #include <string_view>
@@ -21,13 +22,13 @@ constexpr Named<BackendKind> backend_names[] = {
 constexpr Named<Precision> precision_names[] = {
     {"split", Precision::split}, {"fp32", Precision::fp32}, {"half", Precision::half}};
 constexpr Named<ProbeLaw> probe_law_names[] = {{"rademacher", ProbeLaw::rademacher}, {"gaussian", ProbeLaw::gaussian}};
-constexpr Named<Output> output_names[] = {{"potential", Output::potential}, {"score", Output::score}};
+constexpr Named<Output> output_list[] = {{"potential", Output::potential}, {"score", Output::score}};
 constexpr Named<Form> form_list[] = {
     {"score", Form::score}, {"noise", Form::noise},       {"denoised", Form::denoised},
     {"v", Form::v},         {"velocity", Form::velocity}, {"velocity-to-data", Form::velocity_to_data},
     {"edm", Form::edm}};
 constexpr Named<TimeInput> time_input_names[] = {
-    {"time", TimeInput::time}, {"sigma", TimeInput::sigma}, {"log-sigma", TimeInput::log_sigma}};
+    {"t", TimeInput::time}, {"sigma", TimeInput::sigma}, {"log-sigma", TimeInput::log_sigma}};
 constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruyama},
                                           {"sde", Scheme::euler_maruyama},
                                           {"euler", Scheme::euler},
@@ -52,7 +53,7 @@ constexpr NameTable<ActivationTraits, Activation ActivationTraits::*> activation
 constexpr auto backends = names("backend", backend_names);
 constexpr auto precisions = names("precision", precision_names);
 constexpr auto probe_laws = names("law of probes", probe_law_names);
-constexpr auto outputs = names("output", output_names);
+constexpr auto outputs = names("output", output_list);
 constexpr auto forms = names("form", form_list);
 constexpr auto time_inputs = names("time input", time_input_names);
 constexpr auto loss_weights = names("loss weight", loss_weight_names);
@@ -60,6 +61,18 @@ constexpr auto schemes = names("scheme", scheme_names);
 constexpr auto time_laws = names("time law", time_law_names);
 constexpr auto schedules = names("rate schedule", schedule_names);
 constexpr auto averages = names("weight average", average_names);
+
+// A velocity is no form of a potential net: its coefficients' derivatives by t are not there.
+std::vector<NetworkOutput> network_outputs() {
+  std::vector<NetworkOutput> list;
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const Named<Form>& form : form_list) {
+      const bool velocity = form.value == Form::velocity || form.value == Form::velocity_to_data;
+      if (output == Output::score || !velocity) list.push_back({output, form.value});
+    }
+  }
+  return list;
+}
 
 }  // namespace
 
@@ -69,9 +82,9 @@ std::vector<std::string_view> activation_names() {
   return names;
 }
 
-std::vector<std::string_view> form_names() {
-  std::vector<std::string_view> names;
-  for (const Named<Form>& form : form_list) names.push_back(form.name);
+std::vector<std::string> output_names() {
+  std::vector<std::string> names;
+  for (const NetworkOutput& output : network_outputs()) names.push_back(to_string(output));
   return names;
 }
 
@@ -89,18 +102,53 @@ Activation parse_activation(std::string_view name) { return activations.parse(na
 BackendKind parse_backend(std::string_view name) { return backends.parse(name); }
 Precision parse_precision(std::string_view name) { return precisions.parse(name); }
 ProbeLaw parse_probe_law(std::string_view name) { return probe_laws.parse(name); }
-Output parse_output(std::string_view name) {
-  for (const Named<Form>& form : form_list) {
-    if (name != form.name || form.value == Form::score) continue;
-    throw Error(
-        fmt::format("unknown output {}: allowed are potential, score; what a network predicts is its form, as "
-                    "form {}",
-                    in_quotes(name), name));
+NetworkOutput parse_output(std::string_view name) {
+  for (const NetworkOutput& output : network_outputs()) {
+    if (name == to_string(output)) return output;
   }
-  return outputs.parse(name);
+  throw Error(fmt::format("unknown output {}: allowed are {}", in_quotes(name), fmt::join(output_names(), ", ")));
 }
-Form parse_form(std::string_view name) { return forms.parse(name); }
-TimeInput parse_time_input(std::string_view name) { return time_inputs.parse(name); }
+bool parse_inputs(std::string_view text, NetworkForm& form) {
+  const auto refuse = [&] {
+    throw Error(
+        fmt::format("inputs {} given; allowed: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET] with NAME one of t, "
+                    "sigma, log-sigma, "
+                    "as in x,0.25*log-sigma",
+                    in_quotes(text)));
+  };
+  const bool x_first = text.starts_with("x,");
+  if (!x_first && !text.ends_with(",x")) refuse();
+  std::string_view time = x_first ? text.substr(2) : text.substr(0, text.size() - 2);
+  const auto number = [&](std::string_view digits) {
+    double value = 0;
+    if (digits.starts_with('+')) digits.remove_prefix(1);
+    const auto [end, code] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+    if (code != std::errc() || end != digits.data() + digits.size()) refuse();
+    return value;
+  };
+  double scale = 1, offset = 0;
+  if (const std::size_t times = time.find('*'); times != std::string_view::npos) {
+    scale = number(time.substr(0, times));
+    time.remove_prefix(times + 1);
+  }
+  const Named<TimeInput>* found = nullptr;
+  for (const Named<TimeInput>& row : time_input_names) {
+    if (!time.starts_with(row.name)) continue;
+    const std::string_view rest = time.substr(row.name.size());
+    if (!rest.empty() && rest.front() != '+' && rest.front() != '-') continue;
+    found = &row;
+    if (!rest.empty()) offset = number(rest);
+  }
+  if (found == nullptr) refuse();
+  form.time_input = found->value, form.time_scale = scale, form.time_offset = offset;
+  return x_first;
+}
+std::string inputs_of(const NetworkForm& form) {
+  std::string text = form.time_scale == 1 ? "" : fmt::format("{}*", form.time_scale);
+  text += time_inputs.name(form.time_input);
+  if (form.time_offset != 0) text += fmt::format("{:+}", form.time_offset);
+  return text + ",x";
+}
 LossWeight parse_loss_weight(std::string_view name) { return loss_weights.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }
 TimeLaw parse_time_law(std::string_view name) { return time_laws.parse(name); }
@@ -113,7 +161,10 @@ std::string_view to_string(Precision precision) { return precisions.name(precisi
 std::string_view to_string(ProbeLaw law) { return probe_laws.name(law); }
 std::string_view to_string(Output output) { return outputs.name(output); }
 std::string_view to_string(Form form) { return forms.name(form); }
-std::string_view to_string(TimeInput input) { return time_inputs.name(input); }
+std::string to_string(const NetworkOutput& output) {
+  if (output.output == Output::score) return std::string(to_string(output.form));
+  return output.form == Form::score ? "potential" : fmt::format("potential:{}", to_string(output.form));
+}
 std::string_view to_string(LossWeight weight) { return loss_weights.name(weight); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }

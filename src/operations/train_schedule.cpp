@@ -1,8 +1,12 @@
 #include "operations/train_schedule.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+
+#include "fokker/error.hpp"
 
 namespace fokker {
 
@@ -36,28 +40,45 @@ std::int64_t average_begin(const TrainOptions& options) {
   return options.iterations - std::llround(options.average_fraction * static_cast<double>(options.iterations));
 }
 
-std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells) {
-  // Running integrals of p/σ² and of 1/t, both smooth in log t, on a grid finer than the cells; mixed, then inverted
-  // linearly. The log-uniform part bounds every cell's ratio of times: without it one cell of a steep σ² spans most of
-  // [t_min, T], and the weight in it is far from σ².
+std::vector<float> time_law_edges(const ForwardSde& sde, const TrainOptions& options, std::int32_t cells) {
+  const bool importance = options.time_law == TimeLaw::importance;
+  if (!importance && options.time_law != TimeLaw::log_normal) return {};
+  // The law's mass up to each of the times of a grid that is finer than the cells, smooth in log t, then inverted
+  // linearly. importance: running integrals of p/σ² and of 1/t, mixed. The log-uniform part bounds every cell's ratio of
+  // times: without it one cell of a steep σ² spans most of [t_min, T], and the weight in it is far from σ².
   constexpr double log_uniform = 1.0 / 16;
   const std::int64_t fine = 16 * std::int64_t{cells};
   const double ratio = std::log(sde.horizon() / sde.t_min()) / static_cast<double>(fine);
   std::vector<double> t(fine + 1), mass(fine + 1, 0.0);
   for (std::int64_t i = 0; i <= fine; ++i) t[i] = sde.t_min() * std::exp(ratio * static_cast<double>(i));
   t[fine] = sde.horizon();
-  for (std::int64_t i = 0; i < fine; ++i) {
-    const double middle = (t[i] + t[i + 1]) / 2;
-    mass[i + 1] = mass[i] + (sde.horizon() - middle) / sde.at(middle).variance * (t[i + 1] - t[i]);
-  }
-  const double total = mass[fine];
-  for (std::int64_t i = 0; i <= fine; ++i) {
-    mass[i] = (1 - log_uniform) * mass[i] / total + log_uniform * static_cast<double>(i) / static_cast<double>(fine);
+  if (importance) {
+    for (std::int64_t i = 0; i < fine; ++i) {
+      const double middle = (t[i] + t[i + 1]) / 2;
+      mass[i + 1] = mass[i] + (sde.horizon() - middle) / sde.at(middle).variance * (t[i + 1] - t[i]);
+    }
+    const double total = mass[fine];
+    for (std::int64_t i = 0; i <= fine; ++i) {
+      mass[i] = (1 - log_uniform) * mass[i] / total + log_uniform * static_cast<double>(i) / static_cast<double>(fine);
+    }
+  } else {
+    for (std::int64_t i = 0; i <= fine; ++i) {
+      const SdeCoefficients<double> at = sde.at(t[i]);
+      const double log_sigma = std::log(at.variance) / 2 - std::log(at.mean);
+      mass[i] =
+          std::erfc((options.log_sigma_mean - log_sigma) / (options.log_sigma_deviation * std::numbers::sqrt2)) / 2;
+    }
+    if (const double inside = mass[fine] - mass[0]; !(inside >= 1e-3)) {
+      throw Error(
+          fmt::format("the time law log-normal with mean {} and deviation {} of ln(sigma/m) has {:.2g} of its mass "
+                      "within [t_min, T] of the SDE {}; allowed: 0.001 or more",
+                      options.log_sigma_mean, options.log_sigma_deviation, inside, sde.name()));
+    }
   }
   std::vector<float> edges(cells + 1);
   std::int64_t i = 0;
   for (std::int32_t cell = 0; cell <= cells; ++cell) {
-    const double wanted = mass[fine] * cell / cells;
+    const double wanted = mass[0] + (mass[fine] - mass[0]) * cell / cells;
     while (i + 1 < fine && mass[i + 1] < wanted) ++i;
     const double inside = (wanted - mass[i]) / (mass[i + 1] - mass[i]);
     edges[cell] = static_cast<float>(t[i] + inside * (t[i + 1] - t[i]));

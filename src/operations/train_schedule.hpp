@@ -1,6 +1,6 @@
 #pragma once
 
-// What every backend's trainer takes from the host alike: learning rates, the cells of importance-sampled times, and
+// What every backend's trainer takes from the host alike: learning rates, the cells of the laws of times, and
 // when the average of the weights runs. All of it follows from the options and the iteration number; there is no other
 // state.
 #include <cstdint>
@@ -30,10 +30,11 @@ inline double average_share(const TrainOptions& options, std::int64_t count) {
   return options.average == WeightAverage::tail ? 1 / static_cast<double>(count + 1) : 1 - options.average_decay;
 }
 
-// Cells of TimeLaw::importance in a training, on every backend.
+// Cells of a time law in a training, on every backend.
 inline constexpr std::int32_t time_cells = 4096;
 
-// The edges of TimeLaw::importance [cells + 1]. sde: valid, so that its t_min is above 0.
-std::vector<float> importance_edges(const ForwardSde& sde, std::int32_t cells);
+// The edges [cells + 1] of a law that has some, importance or log_normal; empty for the others. sde: valid, so that its
+// t_min is above 0. Throws Error where the law lies outside [t_min, T].
+std::vector<float> time_law_edges(const ForwardSde& sde, const TrainOptions& options, std::int32_t cells);
 
 }  // namespace fokker

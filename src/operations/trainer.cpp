@@ -37,6 +37,8 @@ void TrainOptions::validate() const {
                     residual_weight));
   }
   number("the half width of the collocation box", box, 0, false, huge);
+  number("the mean of ln(sigma/m)", log_sigma_mean, -100, true, 100);
+  number("the deviation of ln(sigma/m)", log_sigma_deviation, 0, false, 100);
   number("the peak rate", peak_rate, 0, false, huge);
   number("the decay of the average", average_decay, 0, true, 1);
   number("the fraction of iterations averaged over", average_fraction, 0, true, 1);

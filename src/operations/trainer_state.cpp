@@ -29,13 +29,20 @@ struct Reader {
   void operator()(const char* key, T& value) const {
     value = json.get<T>(name, key);
   }
+  // What states of before the key was there do not hold.
+  template <class T>
+  void where_there(const char* key, T& value) const {
+    if (json.find(key)) (*this)(key, value);
+  }
   std::string text(const char* key) const { return json.get<std::string>(name, key); }
 };
 
 std::string text_of(const Architecture& a) {
-  return fmt::format(R"({{"activation":{},"beta":{},"dimension":{},"hidden":{},"layers":{},"output":{}}})",
-                     json_text(to_string(a.activation)), json_text(a.beta), a.dimension, json_text(a.hidden),
-                     json_text(a.names()), json_text(to_string(a.output)));
+  return fmt::format(
+      R"({{"activation":{},"beta":{},"data_deviation":{},"dimension":{},"hidden":{},"inputs":{},"layers":{},"output":{}}})",
+      json_text(to_string(a.activation)), json_text(a.beta), json_text(a.form.data_deviation), a.dimension,
+      json_text(a.hidden), json_text(inputs_of(a.form)), json_text(a.names()),
+      json_text(to_string(NetworkOutput{a.output, a.form.form})));
 }
 
 Architecture architecture_from(const JsonValue& json) {
@@ -45,7 +52,10 @@ Architecture architecture_from(const JsonValue& json) {
   read("hidden", a.hidden);
   a.activation = parse_activation(read.text("activation"));
   read("beta", a.beta);
-  a.output = parse_output(read.text("output"));
+  const NetworkOutput output = parse_output(read.text("output"));
+  a.output = output.output, a.form.form = output.form;
+  read.where_there("data_deviation", a.form.data_deviation);
+  if (json.find("inputs")) parse_inputs(read.text("inputs"), a.form);
   read("layers", a.layer_names);
   return a;
 }
@@ -53,10 +63,11 @@ Architecture architecture_from(const JsonValue& json) {
 std::string text_of(const TrainOptions& o) {
   return fmt::format(
       R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},)"
-      R"("denoising_points":{},"iterations":{},"peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},)"
-      R"("time_law":{}}})",
+      R"("denoising_points":{},"iterations":{},"log_sigma_deviation":{},"log_sigma_mean":{},"loss_weight":{},)"
+      R"("peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
       json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
-      json_text(o.clip_norm), o.collocation_points, o.denoising_points, o.iterations, json_text(o.peak_rate),
+      json_text(o.clip_norm), o.collocation_points, o.denoising_points, o.iterations, json_text(o.log_sigma_deviation),
+      json_text(o.log_sigma_mean), json_text(to_string(o.loss_weight)), json_text(o.peak_rate),
       json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed, json_text(to_string(o.time_law)));
 }
 
@@ -69,6 +80,9 @@ TrainOptions options_from(const JsonValue& json) {
   read("residual_weight", o.residual_weight);
   read("box", o.box);
   o.time_law = parse_time_law(read.text("time_law"));
+  read.where_there("log_sigma_mean", o.log_sigma_mean);
+  read.where_there("log_sigma_deviation", o.log_sigma_deviation);
+  if (json.find("loss_weight")) o.loss_weight = parse_loss_weight(read.text("loss_weight"));
   o.schedule = parse_rate_schedule(read.text("schedule"));
   read("peak_rate", o.peak_rate);
   o.average = parse_weight_average(read.text("average"));

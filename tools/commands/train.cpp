@@ -49,6 +49,8 @@ the next one that writes there takes over and removes.
       recipe("--" + name, architecture_.beta, parameter_help(meaning));
     }
     recipe("--output", output_, output_help);
+    recipe("--data-deviation", architecture_.form.data_deviation, data_deviation_help);
+    recipe("--inputs", inputs_, inputs_help);
     recipe("--sde", sde_, sde_help);
     recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
 
@@ -65,7 +67,14 @@ the next one that writes there takes over and removes.
     recipe("--residual-weight", options_.residual_weight,
            "w_R, the weight of the mean squared Fokker-Planck residual in the loss; above 0 for potentials only");
     recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");
-    recipe("--time-law", time_law_, "law of the times in the denoising loss: paper, uniform or importance");
+    recipe("--time-law", time_law_, "law of the times in the denoising loss: paper, uniform, importance or log-normal");
+    recipe("--log-sigma-mean", options_.log_sigma_mean, "mean of ln(sigma/m) in the time law log-normal");
+    recipe("--log-sigma-deviation", options_.log_sigma_deviation,
+           "deviation of ln(sigma/m) in the time law log-normal");
+    recipe(
+        "--loss-weight", loss_weight_,
+        "weight of the denoising loss at a time: unit, which makes the network's own targets count alike, score, which "
+        "weighs errors of the score alike, or variance, which multiplies those by sigma^2");
     recipe("--schedule", schedule_, "schedule of the learning rate: paper, one-cycle, cosine or constant");
     recipe("--peak-rate", options_.peak_rate, "largest learning rate; the schedule paper has rates of its own");
     recipe("--average", average_, "average of the weights that the model is made of: none, exponential or tail");
@@ -167,15 +176,24 @@ the next one that writes there takes over and removes.
   void read_recipe() {
     architecture_.activation = parse_activation(activation_);
     check_activation_parameters(*app_, architecture_.activation);
-    architecture_.output = parse_output(output_);
+    const NetworkOutput output = parse_output(output_);
+    architecture_.output = output.output, architecture_.form.form = output.form;
+    if (parse_inputs(inputs_, architecture_.form)) {
+      throw Error(fmt::format("--inputs {} given; allowed in a training: the time first", inputs_));
+    }
     architecture_.validate();
     options_.time_law = parse_time_law(time_law_);
+    options_.loss_weight = parse_loss_weight(loss_weight_);
     options_.schedule = parse_rate_schedule(schedule_);
     options_.average = parse_weight_average(average_);
     const auto refuse = [&](const char* option, bool unread, const char* with, const std::string& name) {
       if (app_->count(option) == 0 || !unread) return;
       throw Error(fmt::format("{} given with {} {}, which does not read it", option, with, name));
     };
+    refuse("--data-deviation", output.form != Form::edm, "the output", output_);
+    for (const char* option : {"--log-sigma-mean", "--log-sigma-deviation"}) {
+      refuse(option, options_.time_law != TimeLaw::log_normal, "the time law", time_law_);
+    }
     refuse("--peak-rate", options_.schedule == RateSchedule::paper, "the schedule", schedule_);
     refuse("--average-decay", options_.average != WeightAverage::exponential, "the average", average_);
     refuse("--average-fraction", options_.average == WeightAverage::none, "the average", average_);
@@ -189,12 +207,12 @@ the next one that writes there takes over and removes.
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
-  std::string activation_ = "softplus", output_ = "potential", sde_ = "ou", sde_parameters_;
+  std::string activation_ = "softplus", output_ = "potential", inputs_ = "t,x", sde_ = "ou", sde_parameters_;
   Architecture architecture_{.beta = 20};
   ForwardSde forward_;
   TrainOptions options_;
-  std::string time_law_{to_string(options_.time_law)}, schedule_{to_string(options_.schedule)},
-      average_{to_string(options_.average)};
+  std::string time_law_{to_string(options_.time_law)}, loss_weight_{to_string(options_.loss_weight)},
+      schedule_{to_string(options_.schedule)}, average_{to_string(options_.average)};
   std::int64_t log_every_ = 1;
   bool json_ = false;
   std::string recipe_group_;

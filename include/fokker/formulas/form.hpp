@@ -47,7 +47,11 @@ struct FormCoefficients {
   T skip, out, in, time;
 };
 
-// At a time where the SDE's coefficients are `sde`.
+template <class T>
+FOKKER_HOST_DEVICE FormCoefficients<T> rounded(const FormCoefficients<double>& c) {
+  return {static_cast<T>(c.skip), static_cast<T>(c.out), static_cast<T>(c.in), static_cast<T>(c.time)};
+}
+
 template <class T>
 FOKKER_HOST_DEVICE FormCoefficients<T> form_at(const NetworkForm& network, const SdeFormulas& formulas, T t) {
   FormCoefficients<T> c{T(0), T(1), T(1), t};
@@ -137,22 +141,27 @@ FOKKER_HOST_DEVICE FormRates<T> form_rates_at(const NetworkForm& network, const 
 
 // The Fokker–Planck residual R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x, of a potential in a form, by its
 // potential net Φ at (τ, h = C x):
-//   R = constant + square |h|² + value Φ + time ∂_τ Φ + along h·∇Φ − curvature ΔΦ − gradient |∇Φ|².
-// A plain net has constant a d, time 1, along a, curvature and gradient ½ g², and no other.
+//   R = d constant + square |h|² + value Φ + time ∂_τ Φ + along h·∇Φ − curvature ΔΦ − gradient |∇Φ|².
+// A plain net has constant a, time 1, along a, curvature and gradient ½ g², and no other.
 template <class T>
 struct ResidualCoefficients {
   T constant, square, value, time, along, curvature, gradient;
 };
 
 template <class T>
-FOKKER_HOST_DEVICE ResidualCoefficients<T> residual_at(const NetworkForm& network, const SdeFormulas& formulas, T t,
-                                                       int dimension) {
+FOKKER_HOST_DEVICE ResidualCoefficients<T> rounded(const ResidualCoefficients<double>& c) {
+  return {static_cast<T>(c.constant), static_cast<T>(c.square),    static_cast<T>(c.value),   static_cast<T>(c.time),
+          static_cast<T>(c.along),    static_cast<T>(c.curvature), static_cast<T>(c.gradient)};
+}
+
+template <class T>
+FOKKER_HOST_DEVICE ResidualCoefficients<T> residual_at(const NetworkForm& network, const SdeFormulas& formulas, T t) {
   const SdeCoefficients<T> sde = formulas.at(t);
-  const T a = sde.drift, half = sde.diffusion_squared / 2, d = static_cast<T>(dimension);
-  if (network.plain()) return {a * d, T(0), T(0), T(1), a, half, half};
+  const T a = sde.drift, half = sde.diffusion_squared / 2;
+  if (network.plain()) return {a, T(0), T(0), T(1), a, half, half};
   const auto [c, rate] = form_rates_at(network, formulas, t);
   const T share = c.out / c.in, in_rate = rate.in / c.in;  // φ = ½ A |x|² + share Φ
-  return {(a - half * c.skip) * d,
+  return {a - half * c.skip,
           (rate.skip / 2 + a * c.skip - half * c.skip * c.skip) / (c.in * c.in),
           rate.out / c.in - share * in_rate,
           share * rate.time,
@@ -169,8 +178,7 @@ struct FormTarget {
 };
 
 template <class T>
-FOKKER_HOST_DEVICE FormTarget<T> form_target_at(const NetworkForm& network, const SdeFormulas& formulas, T t) {
-  const SdeCoefficients<T> sde = formulas.at(t);
+FOKKER_HOST_DEVICE FormTarget<T> form_target(const NetworkForm& network, SdeKind kind, const SdeCoefficients<T>& sde) {
   const T deviation = std::sqrt(sde.variance);
   switch (network.form) {
     case Form::score: break;
@@ -180,7 +188,7 @@ FOKKER_HOST_DEVICE FormTarget<T> form_target_at(const NetworkForm& network, cons
     case Form::velocity:
     case Form::velocity_to_data: {  // m′ x_0 + σ′ ε
       const T sign = network.form == Form::velocity ? T(1) : T(-1);
-      if (formulas.kind == SdeKind::flow) return {-sign, sign};
+      if (kind == SdeKind::flow) return {-sign, sign};
       return {sign * sde.drift * sde.mean, sign * (sde.drift * sde.variance + sde.diffusion_squared / 2) / deviation};
     }
     case Form::edm: {

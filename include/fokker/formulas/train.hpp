@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdint>
 
+#include "fokker/formulas/form.hpp"
 #include "fokker/formulas/host_device.hpp"
+#include "fokker/formulas/sde.hpp"
 
 namespace fokker {
 
@@ -46,6 +48,34 @@ struct TimeDraw {
     if (law == TimeLaw::importance) weight = 2 * (horizon - t) / (span * span) * static_cast<float>(cells) * width;
     return t;
   }
+};
+
+// What a network is given and compared with at a denoising time t, x_t = m x_0 + σ z: its own time, C x_t, and of_data x_0
+// + of_noise z, the squares times λ B² (form.hpp).
+template <class T>
+struct DenoisingPoint {
+  T time, weight;
+
+  FOKKER_HOST_DEVICE DenoisingPoint(const NetworkForm& form, const SdeFormulas& formulas, LossWeight loss_weight, T t) {
+    const SdeCoefficients<T> sde = formulas.at(t);
+    const FormCoefficients<T> c = form_at(form, formulas, t);
+    const FormTarget<T> target = form_target(form, formulas.kind, sde);
+    mean_ = sde.mean, deviation_ = std::sqrt(sde.variance), in_ = c.in;
+    of_data_ = target.of_data, of_noise_ = target.of_noise;
+    time = c.time;
+    weight = loss_weight == LossWeight::unit    ? T(1)
+             : loss_weight == LossWeight::score ? c.out * c.out
+                                                : sde.variance * (c.out * c.out);
+  }
+  // For each coordinate: x_0 becomes C x_t, and z what the network is compared with.
+  FOKKER_HOST_DEVICE void operator()(T& x, T& z) const {
+    const T at = mean_ * x + deviation_ * z;
+    z = of_data_ == T(0) ? of_noise_ * z : of_data_ * x + of_noise_ * z;
+    x = in_ * at;
+  }
+
+ private:
+  T mean_, deviation_, in_, of_data_, of_noise_;
 };
 
 // Training stops on a gradient whose norm, after clipping, is above this: Adam squares the gradient in float.

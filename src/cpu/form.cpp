@@ -1,0 +1,126 @@
+// The fields of a model whose network stands for something else than the score: the network's own fields at (τ, C x),
+// put together by fokker/formulas/form_fields.hpp. Coefficients are formed in double, once a block where it has one time.
+#include <algorithm>
+#include <utility>
+
+#include "cpu/block_field.hpp"
+#include "cpu/mlp_primitives.hpp"
+#include "fokker/formulas/form_fields.hpp"
+
+namespace fokker::cpu {
+namespace {
+
+template <class T>
+struct FormScratch final : Scratch {
+  std::unique_ptr<Scratch> network;
+  AlignedMemory<T> time, x, value, dt, output, trace, derivative;
+  AlignedMemory<T> model_dt, model_score, model_divergence;  // where the residual takes them and nobody asked for them
+};
+
+template <class T>
+class FormedField final : public BlockField<T> {
+ public:
+  FormedField(std::unique_ptr<BlockField<T>> network, const NetworkForm& form, const ForwardSde& sde)
+      : network_(std::move(network)), form_(form), sde_(sde), d_(network_->dimension()) {}
+
+  std::int64_t dimension() const override { return d_; }
+  std::int64_t block_size() const override { return network_->block_size(); }
+  std::unique_ptr<Scratch> make_scratch() const override {
+    auto scratch = std::make_unique<FormScratch<T>>();
+    scratch->network = network_->make_scratch();
+    return scratch;
+  }
+
+  void evaluate(const BlockPoints<T>& points, const BlockOutputs<T>& out, const Divergence& divergence,
+                Scratch& scratch) const override {
+    auto& s = static_cast<FormScratch<T>&>(scratch);
+    const std::int64_t n = points.n;
+    const bool residual = out.residual != nullptr, dt = out.dt || residual;
+    BlockOutputs<T> own;  // of the network
+    if (out.value || dt) own.value = s.value.reserve(n);
+    if (dt) own.dt = s.dt.reserve(n);
+    if (out.score || dt) own.score = s.output.reserve(n * d_);
+    if (out.divergence || residual) own.divergence = s.trace.reserve(n);
+    own.hessian = out.hessian;
+    network_->evaluate(inputs(points, s), own, divergence, *s.network);
+
+    T* const model_dt = out.dt ? out.dt : residual ? s.model_dt.reserve(n) : nullptr;
+    T* const model_score = out.score ? out.score : residual ? s.model_score.reserve(n * d_) : nullptr;
+    T* const model_divergence = out.divergence ? out.divergence : residual ? s.model_divergence.reserve(n) : nullptr;
+    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+      const T* x = points.x + r * d_;
+      T squares = 0, along = 0;
+      for (std::int64_t i = 0; i < d_ && own.value; ++i) squares += x[i] * x[i];
+      for (std::int64_t i = 0; i < d_ && dt; ++i) along += x[i] * own.score[r * d_ + i];
+      if (out.value) out.value[r] = f.value(squares, own.value[r]);
+      if (model_dt) model_dt[r] = f.dt(squares, along, own.value[r], own.dt[r]);
+      for (std::int64_t i = 0; i < d_ && model_score; ++i) {
+        model_score[r * d_ + i] = f.score(x[i], own.score[r * d_ + i]);
+      }
+      if (model_divergence) model_divergence[r] = f.divergence(static_cast<int>(d_), own.divergence[r]);
+      for (std::int64_t i = 0; i < d_ * d_ && out.hessian; ++i) {
+        T& entry = out.hessian[r * d_ * d_ + i];
+        entry = f.derivative(i % (d_ + 1) == 0 ? T(1) : T(0), entry);
+      }
+    });
+    if (residual) fokker_planck_residual(sde_, points, d_, model_dt, model_score, model_divergence, out.residual);
+  }
+
+  void hessian_vector(const BlockPoints<T>& points, const T* direction, T* product, Scratch& scratch) const override {
+    auto& s = static_cast<FormScratch<T>&>(scratch);
+    T* own = s.derivative.reserve(points.n * d_);
+    network_->hessian_vector(inputs(points, s), direction, own, *s.network);
+    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+      for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) product[i] = f.derivative(direction[i], own[i]);
+    });
+  }
+
+ private:
+  // visit(point, its form)
+  template <class Visit>
+  void for_points(const BlockPoints<T>& points, Visit&& visit) const {
+    FormRates<double> at{};
+    for (std::int64_t r = 0; r < points.n; ++r) {
+      if (r == 0 || points.t_stride != 0) {
+        at = form_rates_at(form_, sde_.formulas(), static_cast<double>(points.t[r * points.t_stride]));
+      }
+      visit(r, FormFields<T>(at));
+    }
+  }
+
+  BlockPoints<T> inputs(const BlockPoints<T>& points, FormScratch<T>& s) const {
+    T *const time = s.time.reserve(points.n), *const x = s.x.reserve(points.n * d_);
+    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+      time[r] = f.form.time;
+      for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) x[i] = f.form.in * points.x[i];
+    });
+    return {time, points.t_stride, x, points.n, points.first_index};
+  }
+
+  std::unique_ptr<BlockField<T>> network_;
+  NetworkForm form_;
+  ForwardSde sde_;
+  std::int64_t d_;
+};
+
+}  // namespace
+
+template <class T>
+std::unique_ptr<BlockField<T>> make_network_field(const Model& model) {
+  if (const auto* mlp = std::get_if<Mlp>(&model.network)) return make_mlp_field<T>(*mlp, model.sde);
+  return make_mixture_field<T>(std::get<GaussianMixture>(model.network), model.sde);
+}
+
+template <class T>
+std::unique_ptr<BlockField<T>> make_block_field(const Model& model) {
+  std::unique_ptr<BlockField<T>> network = make_network_field<T>(model);
+  if (model.form().plain()) return network;
+  return std::make_unique<FormedField<T>>(std::move(network), model.form(), model.sde);
+}
+
+template std::unique_ptr<BlockField<float>> make_network_field(const Model&);
+template std::unique_ptr<BlockField<double>> make_network_field(const Model&);
+template std::unique_ptr<BlockField<float>> make_block_field(const Model&);
+template std::unique_ptr<BlockField<double>> make_block_field(const Model&);
+
+}  // namespace fokker::cpu

@@ -160,7 +160,9 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   const auto require = [&](const char* key, const std::string& allowed) {
     if (!value(key).empty()) return true;
     missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
-    options += fmt::format("{}--{}", options.empty() ? "" : ", ", key);
+    std::string option = key;
+    std::replace(option.begin(), option.end(), '_', '-');
+    options += fmt::format("{}--{}", options.empty() ? "" : ", ", option);
     return false;
   };
   if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
@@ -298,7 +300,8 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   for (const auto& [name, meaning] : activation_parameters()) {
     const bool there = !value(overrides, name).empty() || (given.empty() && !value(file, name).empty());
     if (!there || (parameter.name && name == parameter.name)) continue;
-    throw Error(fmt::format("{} is given, and the activation {} has no such parameter", name, activation));
+    throw Error(fmt::format("{} is given, and the activation {} has no such parameter{}", name, activation,
+                            parameter.name ? fmt::format("; allowed: {}", parameter.name) : ""));
   }
 }
 

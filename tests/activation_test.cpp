@@ -123,7 +123,7 @@ std::vector<Real> reference(const Case& c, Real z, bool linear) {
   const auto exponential_below = [&](Real scale, Real factor) -> std::vector<Real> {
     if (z > 0) return {scale * z, scale, 0, 0};
     const Real e = factor * std::exp(z);
-    return {2 * factor * std::exp(z / 2) * std::sinh(z / 2), e, e, e};
+    return {z < -1 ? e - factor : 2 * factor * std::exp(z / 2) * std::sinh(z / 2), e, e, e};
   };
   switch (c.activation) {
     case Activation::softplus: {
@@ -149,12 +149,12 @@ std::vector<Real> reference(const Case& c, Real z, bool linear) {
       return exponential_below(1.0507009873554804934193349852946L,
                                1.0507009873554804934193349852946L * 1.6732632423543772848170429916717L);
     case Activation::gelu: {
-      if (std::fabs(z) > y_most) return {z > 0 ? z : 0, z > 0 ? 1 : 0, 0, 0};
+      if (std::fabs(z) > y_most) return {std::max(z, Real(0)), Real(z > 0), 0, 0};
       const Real density = std::exp(-z * z / 2) / std::sqrt(2 * std::numbers::pi_v<Real>);
       return times_z(std::erfc(-z / std::numbers::sqrt2_v<Real>) / 2, density, -z * density, (z * z - 1) * density);
     }
     case Activation::gelu_tanh: {  // with the logistic function of v = 2 u
-      if (std::fabs(z) > y_most) return {z > 0 ? z : 0, z > 0 ? 1 : 0, 0, 0};
+      if (std::fabs(z) > y_most) return {std::max(z, Real(0)), Real(z > 0), 0, 0};
       const Real k = 2 * std::sqrt(2 / std::numbers::pi_v<Real>), cubic = 0.044715L * k;
       const Real v = k * z + cubic * z * z * z, v1 = k + 3 * cubic * z * z, v2 = 6 * cubic * z, v3 = 6 * cubic;
       const Real half = std::cosh(v / 2), q = 1 / (4 * half * half), r = -std::tanh(v / 2);

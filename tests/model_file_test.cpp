@@ -69,7 +69,8 @@ SafeTensors file_of(const std::vector<Layer>& layers, const ModelMetadata& metad
   return file;
 }
 
-const ModelMetadata tanh_potential = {{"activation", "tanh"}, {"output", "potential"}, {"sde", "ou"}};
+const ModelMetadata tanh_potential = {
+    {"activation", "tanh"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}};
 
 Model load(const Scratch& scratch, const SafeTensors& file, const ModelMetadata& overrides = {}) {
   file.save(scratch / "a.safetensors");
@@ -101,15 +102,16 @@ TEST(Names, ReadBackAndListTheAllowed) {
   std::vector<std::pair<Activation, const char*>> activations;
   for (const ActivationTraits& traits : Activations::traits) activations.push_back({traits.activation, traits.name});
   expect_names<Activation>(parse_activation, activations);
-  expect_names<Output>(parse_output, {{Output::potential, "potential"}, {Output::score, "score"}});
   expect_names<Scheme>(parse_scheme, {{Scheme::euler_maruyama, "euler-maruyama"},
                                       {Scheme::euler, "euler"},
                                       {Scheme::heun, "heun"},
                                       {Scheme::rk4, "rk4"}});
   EXPECT_EQ(parse_scheme("sde"), Scheme::euler_maruyama);
   EXPECT_EQ(parse_scheme("ode"), Scheme::euler);
-  expect_names<TimeLaw>(
-      parse_time_law, {{TimeLaw::paper, "paper"}, {TimeLaw::uniform, "uniform"}, {TimeLaw::importance, "importance"}});
+  expect_names<TimeLaw>(parse_time_law, {{TimeLaw::paper, "paper"},
+                                         {TimeLaw::uniform, "uniform"},
+                                         {TimeLaw::importance, "importance"},
+                                         {TimeLaw::log_normal, "log-normal"}});
   expect_names<RateSchedule>(parse_rate_schedule, {{RateSchedule::paper, "paper"},
                                                    {RateSchedule::one_cycle, "one-cycle"},
                                                    {RateSchedule::cosine, "cosine"},
@@ -419,6 +421,42 @@ TEST(ForeignFile, OtherPrecisionsAndMissingBiasesAreRead) {
             (std::vector<double>{1, -2, 0.5, 65504, 0, 1.0 / 3, 1, -2, 1, -2, 0}));
 }
 
+// The same network with its columns in the other order is the same model, and written again it has the time first.
+TEST(ForeignFile, InputsComeInTheOrderThatIsSaid) {
+  const Scratch scratch;
+  ModelMetadata options = tanh_potential;
+  options["output"] = "noise", options["inputs"] = "t,x";
+  SafeTensors file = file_of({{"0", 2, 3}, {"1", 2, 2}}, options);
+  const double weights[6] = {1, 2, 3, 4, 5, 6}, turned[6] = {2, 3, 1, 5, 6, 4};
+  file.tensors["0.weight"] = Tensor::from_double({2, 3}, weights);
+  const Model model = load(scratch, file);
+  file.tensors["0.weight"] = Tensor::from_double({2, 3}, turned);
+  EXPECT_NE(mlp_of(load(scratch, file)).parameters, mlp_of(model).parameters);
+  const Model other = load(scratch, file, {{"inputs", "x,0.25*log-sigma-1"}});
+  EXPECT_EQ(mlp_of(other).parameters, mlp_of(model).parameters);
+  EXPECT_EQ(
+      other.form(),
+      (NetworkForm{.form = Form::noise, .time_input = TimeInput::log_sigma, .time_scale = 0.25, .time_offset = -1}));
+  save_model(scratch / "b.safetensors", other);
+  EXPECT_EQ(SafeTensors::load(scratch / "b.safetensors").metadata.at("inputs"), "0.25*log-sigma-1,x");
+  EXPECT_EQ(load_model(scratch / "b.safetensors").form(), other.form());
+}
+
+TEST(ModelFile, KeepsEveryOutput) {
+  const Scratch scratch;
+  for (const std::string& name : output_names()) {
+    const NetworkOutput output = parse_output(name);
+    Architecture a{
+        .hidden = {3}, .activation = Activation::tanh, .output = output.output, .form = {.form = output.form}};
+    if (output.form == Form::edm) a.form.data_deviation = 0.3;
+    save_model(scratch / "a.safetensors", {ForwardSde::edm(), Mlp::initialise(a, 1)});
+    const Model model = load_model(scratch / "a.safetensors");
+    EXPECT_EQ(mlp_of(model).architecture.describe(), a.describe());
+    EXPECT_EQ(model.form(), a.form);
+    EXPECT_THAT(a.describe(), HasSubstr(name));
+  }
+}
+
 TEST(ForeignFile, OthersTensorsMustBeLeftOutByName) {
   const Scratch scratch;
   SafeTensors file = file_of({{"a", 7, 3}, {"b", 1, 7}, {"ema.a", 7, 3}}, tanh_potential);
@@ -496,10 +534,12 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   const SafeTensors good = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
   EXPECT_THAT(refusal(scratch, good, {{"activation", "no"}}),
               HasSubstr(fmt::format("{}", fmt::join(activation_names(), ", "))));
-  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}),
-              AllOf(HasSubstr("potential, score"), HasSubstr("−ε/σ(t)")));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("last layer has 1"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "edm"}}), HasSubstr("lack data_deviation=NUMBER"));
+  EXPECT_THAT(refusal(scratch, good, {{"data_deviation", "1"}}), HasSubstr("the output potential does not read it"));
+  EXPECT_THAT(refusal(scratch, good, {{"inputs", "x;t"}}), HasSubstr("inputs 'x;t' given; allowed: t,x or x,t"));
   EXPECT_THAT(refusal(scratch, good, {{"output", "nose"}}), HasSubstr("unknown output 'nose'"));
-  EXPECT_THAT(refusal(scratch, good, {{"sde", "edm"}}), HasSubstr("vp-linear"));
+  EXPECT_THAT(refusal(scratch, good, {{"sde", "edn"}}), HasSubstr("vp-linear"));
   EXPECT_THAT(refusal(scratch, good, {{"sde_parameters", "{"}}), HasSubstr("JSON"));
   for (const char* beta : {"0", "-1", "x", "1x", " 1", "nan", "inf", "1e999", "1,5"}) {
     EXPECT_THAT(refusal(scratch, good, {{"activation", "softplus"}, {"beta", beta}}), HasSubstr("beta")) << beta;
@@ -510,12 +550,10 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   EXPECT_THAT(refusal(scratch, good, {{"layers", "0,,2"}}), HasSubstr("no tensor '.weight'"));
   EXPECT_THAT(refusal(scratch, file_of({{"0", 3, 3}, {"2", 1, 3}}, tanh_potential), {{"layers", "0,0,2"}}),
               HasSubstr("'0' is given twice"));
-  EXPECT_THAT(
-      message_of([&] {
-        load_model(scratch / "a.safetensors", {{"colour", "red"}});
-      }),
-      HasSubstr(
-          "activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, sde, sde_parameters"));
+  EXPECT_THAT(message_of([&] {
+                load_model(scratch / "a.safetensors", {{"colour", "red"}});
+              }),
+              HasSubstr("activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, sde"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "a.pt"); }), HasSubstr(".safetensors"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "missing.safetensors"); }), HasSubstr("No such file"));
 }
@@ -621,7 +659,7 @@ TEST(MixtureFile, RefusalsSayWhy) {
       {R"({"weights": [1], "weights": [1], "means": [[0]], "covariances": 1})", "twice"},
       {R"({"weights": [1], "means": [[0]], "covariance": 1})", "'covariance'"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": 3})", "sde is not a string"},
-      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": "edm"})", "'edm'"},
+      {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde": "edn"})", "'edn'"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": 3})", "JSON object"},
       {R"({"weights": [1], "means": [[0]], "covariances": 1, "sde_parameters": {"rate": 0}})", "rate = 0"},
   };
@@ -703,6 +741,8 @@ TEST(PublishedFile, LoadsAsItIs) {
       SafeTensors bare = file;
       bare.metadata.clear();
       ModelMetadata options{{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}, {"sde", "ou"}};
+      EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("lack inputs=t,x|x,t"));
+      options["inputs"] = "t,x";
       EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("layers="));
       options["layers"] = "input,hidden1,hidden2,output";
       EXPECT_EQ(mlp_of(load(scratch, bare, options)).parameters, mlp_of(model).parameters);

@@ -67,6 +67,8 @@ inline Kernel kernel(const ForwardSde& sde, Long t) {
     case SdeKind::vp_linear: return {std::exp(-integral / 2), -std::expm1(-integral)};
     case SdeKind::subvp: return {std::exp(-integral / 2), std::pow(std::expm1(-integral), 2)};
     case SdeKind::ve: return {1, p * p * (std::pow(q / p, 2 * tau) - 1)};
+    case SdeKind::edm: return {1, t * t};
+    case SdeKind::flow: return {1 - t, t * t};
     case SdeKind::vp_cosine: break;
   }
   const Long c = std::numbers::pi_v<Long> / 2 / (1 + p), last = 0.9946L;

@@ -63,6 +63,8 @@ inline ReferenceSde reference_sde(const ForwardSde& sde) {
     case SdeKind::ve:  // σ² = p² ((q/p)^{2τ} − 1)
       return {[](double) { return 0.0; },
               [=](double t) { return p * p * std::pow(q / p, 2 * t / horizon) * 2 * std::log(q / p) / horizon; }};
+    case SdeKind::edm: return {[](double) { return 0.0; }, [](double t) { return 2 * t; }};
+    case SdeKind::flow: return {[](double t) { return -1 / (1 - t); }, [](double t) { return 2 * t / (1 - t); }};
     case SdeKind::vp_cosine: break;
   }
   const auto beta = [=](double t) -> double {  // −d log cos²(π/2 (τ + s)/(1 + s))/dt, constant beyond τ = 0.9946

@@ -39,7 +39,8 @@ Wide reference_beta(const ForwardSde& sde, Wide t) {
 
 Wide reference_drift(const ForwardSde& sde, Wide t) {
   if (sde.kind() == SdeKind::ou) return -Wide(parameters_of(sde).p);
-  return sde.kind() == SdeKind::ve ? 0 : -reference_beta(sde, t) / 2;
+  if (sde.kind() == SdeKind::flow) return -1 / (1 - t);
+  return sde.kind() == SdeKind::ve || sde.kind() == SdeKind::edm ? 0 : -reference_beta(sde, t) / 2;
 }
 
 // integral = ∫_0^t β, which sub-VP's diffusion contains.
@@ -51,6 +52,8 @@ Wide reference_diffusion_squared(const ForwardSde& sde, Wide t, Wide integral) {
       const Wide scale = p * std::pow(q / p, t / T);
       return scale * scale * 2 * std::log(q / p) / T;
     }
+    case SdeKind::edm: return 2 * t;
+    case SdeKind::flow: return 2 * t / (1 - t);
     case SdeKind::subvp: return -reference_beta(sde, t) * std::expm1(-2 * integral);
     default: return reference_beta(sde, t);
   }
@@ -89,6 +92,8 @@ Wide condition(const ForwardSde& sde, Wide t) {
   switch (sde.kind()) {
     case SdeKind::ou: return 1 + 2 * p * t;
     case SdeKind::ve: return 1 + 2 * std::log(Wide(q) / p);
+    case SdeKind::edm: return 1;
+    case SdeKind::flow: return 1 / (1 - t);
     case SdeKind::vp_cosine: {
       const Wide inner = std::min(tau, cosine_last);
       return 1 + std::numbers::pi_v<Wide> * reference_beta(sde, inner * sde.horizon()) * sde.horizon() / 2 +
@@ -196,7 +201,7 @@ TEST_P(EverySde, StartsFromThePoint) {
 TEST_P(EverySde, PriorIsWhatTheDataTendTo) {
   const ForwardSde sde = GetParam().sde;
   const double prior = sde.prior_variance();
-  if (sde.kind() == SdeKind::ve) {
+  if (sde.kind() == SdeKind::ve || sde.kind() == SdeKind::edm || sde.kind() == SdeKind::flow) {
     const Moments end = integrate(sde, {}, 0, sde.horizon(), 20000);
     EXPECT_TRUE(testing::agrees(prior, double(end.variance), 1e-13));
     return;
@@ -232,7 +237,9 @@ INSTANTIATE_TEST_SUITE_P(Sde, EverySde,
                                            Case{"subvp_default", ForwardSde::defaults(SdeKind::subvp)},
                                            Case{"subvp", ForwardSde::subvp({0.3, 5, 2.5, 1e-3})},
                                            Case{"ve_default", ForwardSde::defaults(SdeKind::ve)},
-                                           Case{"ve", ForwardSde::ve({0.2, 3, 1.7, 1e-3})}),
+                                           Case{"ve", ForwardSde::ve({0.2, 3, 1.7, 1e-3})},
+                                           Case{"edm_default", ForwardSde::edm()},
+                                           Case{"flow", ForwardSde::flow({.horizon = 0.9})}),
                          [](const auto& test) { return std::string(test.param.label); });
 
 TEST(SdeDefaults, AreThoseOfThePaperAndOfTheLiterature) {
@@ -247,6 +254,8 @@ TEST(SdeDefaults, AreThoseOfThePaperAndOfTheLiterature) {
   expect(ForwardSde::subvp(), R"({"beta_min":0.1,"beta_max":20.0,"T":1.0,"t_min":0.001})");
   expect(ForwardSde::vp_cosine(), R"({"s":0.008,"T":1.0,"t_min":0.001})");
   expect(ForwardSde::ve(), R"({"sigma_min":0.01,"sigma_max":50.0,"T":1.0,"t_min":0.001})");
+  expect(ForwardSde::edm(), R"({"T":80.0,"t_min":0.002})");
+  expect(ForwardSde::flow(), R"({"T":1.0,"t_min":0.001})");
 }
 
 TEST(SdeFactories, KeepTheDefaultsOfWhatIsNotNamed) {
@@ -285,8 +294,8 @@ TEST_P(RefusedSde, IsOneSentence) {
 INSTANTIATE_TEST_SUITE_P(
     Sde, RefusedSde,
     ::testing::Values(
-        Refused{"", "", "ou, vp-linear, vp-cosine, subvp, ve"}, Refused{"OU", "", "'OU'"},
-        Refused{"ou\nx", "", "unknown SDE"}, Refused{"ou", "{\"rate\": 0}", "rate = 0"},
+        Refused{"", "", "ou, vp-linear, vp-cosine, subvp, ve, edm, flow"}, Refused{"flow", "{\"T\": 1.5}", "T = 1.5"},
+        Refused{"OU", "", "'OU'"}, Refused{"ou\nx", "", "unknown SDE"}, Refused{"ou", "{\"rate\": 0}", "rate = 0"},
         Refused{"ou", "{\"rate\": -1}", "rate = -1"}, Refused{"ou", "{\"g\": 0}", "g = 0"},
         Refused{"ou", "{\"g\": 1e300}", "g = 1e+300"}, Refused{"ou", "{\"T\": 0}", "T = 0"},
         Refused{"ou", "{\"T\": -2}", "T = -2"}, Refused{"ou", "{\"t_min\": 10}", "below T = 10"},

@@ -372,8 +372,9 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
 // activation, for which another may stand.
 TEST(ForeignFile, AParameterThatNothingReadsIsRefused) {
   const Scratch scratch;
-  const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}},
-                                   {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}, {"beta", "2"}});
+  const SafeTensors file =
+      file_of({{"0", 7, 3}, {"2", 1, 7}},
+              {{"activation", "silu"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}, {"beta", "2"}});
   EXPECT_THAT(refusal(scratch, file), HasSubstr("beta is given, and the activation silu has no such parameter"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "softplus"}})).architecture.beta, 2);
   EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("lack negative_slope=NUMBER"));

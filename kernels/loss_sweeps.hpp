@@ -248,8 +248,8 @@ class LossSweeps : public LossPoints<P, W> {
     Network::add_rows(tile, seeds(), stride(), input(0), 1 + net_.dimension);
 #pragma unroll 1
     for (int l = 0;; ++l) {
-      Tile<W> squares;
       if (of_residual()) {
+        Tile<W> squares;
         if (l > 0) {
           load_plane(LossPlane::squares, l, net_.dimension, squares);
         } else {
@@ -258,7 +258,8 @@ class LossSweeps : public LossPoints<P, W> {
         for_entries_in_halves(squares)([&](int r, int, float& q) { q *= weights()[tile_row(r)]; });
         seed_tangent_rule<true>(squares, layer, tile);
       } else {
-        seed_tangent_rule<false>(squares, layer, tile);
+        Tile<W> none = {};
+        seed_tangent_rule<false>(none, layer, tile);
       }
       publish(left, layer.code);
       if (l == 0) {

@@ -10,9 +10,8 @@
 // last place, of (h, σ′, σ″); σ‴, and what of SiLU has terms of opposite sign, in units of its largest value:
 //   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each
 //   ReLU 0    leaky ReLU 0.7, 0.2    ELU 1.5, 0.9, 0.9; 0.6    SELU 1.8, 1.2, 1.2; 1.2
-//   GELU 3.2 of z Φ(z) down to the smallest normal numbers; derivatives 1.5, 1, 1.5 of the largest value
-//   Mish 2.4; 1.8, 1.7, 2.4    tanh GELU of the largest value 0.8, 1.6, 2.3, 4.4, and of small values as far as e^{−v}
-//   is exact, which the rounding of v moves by v units.
+//   GELU 3.4 of z Φ(z) as far as e^{−z²/2} is a normal number; 1.8, 1, 1.4 of the largest value    Mish 2.3; 1.8, 2, 2.3
+//   tanh GELU 0.8, 1.6, 2.3, 4.4 of the largest value; of z s(v) itself up to 2 v more, v being rounded.
 // Without them, and lane by lane, e^{−y} is off by up to y/4 units more.
 
 // Per-target include guard

@@ -162,7 +162,7 @@ TEST(ArchitectureLayout, SizesOutsideTheirRangeAreRefused) {
   for (const char* name : {"", "a,b", "a b", ".a", "a.", "a\n", "\"", "ü"}) {
     refuse([&](auto& a) { a.layer_names = {"a", name, "b", "c"}; }, "not a layer name");
   }
-  refuse([](auto& a) { a.activation = static_cast<Activation>(9); }, "activation");
+  refuse([](auto& a) { a.activation = static_cast<Activation>(99); }, "activation");
   refuse([](auto& a) { a.output = static_cast<Output>(9); }, "output");
   Architecture largest;
   largest.dimension = 4096;

@@ -469,6 +469,7 @@ TEST(FormTarget, OfThePreconditionedFormHasUnitVarianceAtEveryTime) {
 
 TEST(Flow, OfAVelocityNetIsFiniteAtBothEnds) {
   Model model = model_of({"velocity", "t,x", SdeKind::flow});
+  model.sde = ForwardSde::flow({.horizon = 1});
   const TimeGrid grid = TimeGrid::uniform(1, 0, 5);
   std::vector<float> x(40);
   for (const Scheme scheme : {Scheme::euler, Scheme::heun, Scheme::rk4}) {

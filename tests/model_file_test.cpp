@@ -264,6 +264,7 @@ TEST(ModelFile, SaysAllThatIsNeededToRunIt) {
   const ModelMetadata expected = {{"activation", "softplus"},
                                   {"beta", "100"},
                                   {"output", "potential"},
+                                  {"inputs", "t,x"},
                                   {"layers", "input,hidden1,hidden2,output"},
                                   {"sde", "ou"},
                                   {"sde_parameters", R"({"rate":1.0,"g":1.0,"T":10.0,"t_min":0.0001})"},
@@ -324,7 +325,7 @@ TEST(ForeignFile, LayersFollowInNaturalOrder) {
   const Model named =
       load(scratch,
            file_of({{"net.layers.2", 5, 7}, {"net.layers.10", 2, 5}, {"net.layers.1", 7, 3}}, {{"output", "score"}}),
-           {{"activation", "sine"}, {"sde", "ou"}});
+           {{"activation", "sine"}, {"inputs", "t,x"}, {"sde", "ou"}});
   EXPECT_EQ(mlp_of(named).architecture.hidden, (Shape{7, 5}));
   EXPECT_EQ(named.output(), Output::score);
   // Parameters stand where the layout says.
@@ -352,16 +353,24 @@ TEST(ForeignFile, AlphabeticalOrderDoesNotChainAndSaysHowToNameTheLayers) {
 TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
   const Scratch scratch;
   const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
-  EXPECT_THAT(refusal(scratch, file), AllOf(HasSubstr(fmt::format("activation={}", fmt::join(activation_names(), "|"))),
-                                            HasSubstr("output=potential|score"), HasSubstr("beta="),
-                                            HasSubstr("sde=ou|vp-linear|vp-cosine|subvp|ve")));
+  // All that is missing, and of the first what is allowed.
+  EXPECT_THAT(refusal(scratch, file),
+              AllOf(HasSubstr("lack activation, beta, output, inputs, sde; give these there, or by options of "
+                              "these names"),
+                    HasSubstr(fmt::format("activation is {}", fmt::join(activation_names(), ", ")))));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
-              AllOf(HasSubstr("output="), Not(HasSubstr("beta=")), Not(HasSubstr("activation="))));
-  EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}), HasSubstr("beta="));
-  ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}};
-  EXPECT_THAT(refusal(scratch, file, options), AllOf(HasSubstr("lack sde=ou|"), Not(HasSubstr("output="))));
+              AllOf(HasSubstr("lack output, inputs, sde; give these there, or by"),
+                    HasSubstr(fmt::format("output is {}", fmt::join(output_names(), ", ")))));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}),
+              HasSubstr("beta is a number (PyTorch's softplus has 1)"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}}),
+              HasSubstr("lack inputs; give these there, or by options of these names; inputs is their order"));
+  ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}, {"inputs", "t,x"}};
+  const std::string sdes =
+      "lack sde; give these there, or by options of these names; sde is ou, vp-linear, vp-cosine, subvp, ve, edm, flow";
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
   options["sde_parameters"] = "{}";  // of which SDE?
-  EXPECT_THAT(refusal(scratch, file, options), HasSubstr("lack sde=ou|"));
+  EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
   options["sde"] = "vp-linear";
   const Model model = load(scratch, file, options);
   EXPECT_EQ(mlp_of(model).architecture.beta, 20);
@@ -377,8 +386,8 @@ TEST(ForeignFile, AParameterThatNothingReadsIsRefused) {
               {{"activation", "silu"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}, {"beta", "2"}});
   EXPECT_THAT(refusal(scratch, file), HasSubstr("beta is given, and the activation silu has no such parameter"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "softplus"}})).architecture.beta, 2);
-  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("lack negative_slope=NUMBER"));
-  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("by --negative-slope"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("lack negative_slope; give"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("negative_slope is a number"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "leaky-relu"}, {"negative_slope", "0.2"}})).architecture.beta,
             0.2);
   EXPECT_THAT(
@@ -396,6 +405,7 @@ TEST(ForeignFile, OptionsWinOverTheFile) {
   const SafeTensors file = file_of({{"0", 7, 2}, {"2", 1, 7}}, {{"activation", "softplus"},
                                                                 {"beta", "5"},
                                                                 {"output", "potential"},
+                                                                {"inputs", "t,x"},
                                                                 {"sde", "vp-linear"},
                                                                 {"sde_parameters", "{\"beta_max\": 7}"}});
   EXPECT_EQ(load(scratch, file).sde.formulas().vp_linear.beta_max, 7);
@@ -536,7 +546,8 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   EXPECT_THAT(refusal(scratch, good, {{"activation", "no"}}),
               HasSubstr(fmt::format("{}", fmt::join(activation_names(), ", "))));
   EXPECT_THAT(refusal(scratch, good, {{"output", "noise"}}), HasSubstr("last layer has 1"));
-  EXPECT_THAT(refusal(scratch, good, {{"output", "edm"}}), HasSubstr("lack data_deviation=NUMBER"));
+  EXPECT_THAT(refusal(scratch, good, {{"output", "edm"}}),
+              HasSubstr("lack data_deviation; give these there, or by options of these names"));
   EXPECT_THAT(refusal(scratch, good, {{"data_deviation", "1"}}), HasSubstr("the output potential does not read it"));
   EXPECT_THAT(refusal(scratch, good, {{"inputs", "x;t"}}), HasSubstr("inputs 'x;t' given; allowed: t,x or x,t"));
   EXPECT_THAT(refusal(scratch, good, {{"output", "nose"}}), HasSubstr("unknown output 'nose'"));
@@ -742,7 +753,7 @@ TEST(PublishedFile, LoadsAsItIs) {
       SafeTensors bare = file;
       bare.metadata.clear();
       ModelMetadata options{{"activation", "softplus"}, {"beta", "100"}, {"output", "potential"}, {"sde", "ou"}};
-      EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("lack inputs=t,x|x,t"));
+      EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("lack inputs; give these there"));
       options["inputs"] = "t,x";
       EXPECT_THAT(refusal(scratch, bare, options), HasSubstr("layers="));
       options["layers"] = "input,hidden1,hidden2,output";

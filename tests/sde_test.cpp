@@ -255,7 +255,7 @@ TEST(SdeDefaults, AreThoseOfThePaperAndOfTheLiterature) {
   expect(ForwardSde::vp_cosine(), R"({"s":0.008,"T":1.0,"t_min":0.001})");
   expect(ForwardSde::ve(), R"({"sigma_min":0.01,"sigma_max":50.0,"T":1.0,"t_min":0.001})");
   expect(ForwardSde::edm(), R"({"T":80.0,"t_min":0.002})");
-  expect(ForwardSde::flow(), R"({"T":1.0,"t_min":0.001})");
+  expect(ForwardSde::flow(), R"({"T":0.999,"t_min":0.001})");
 }
 
 TEST(SdeFactories, KeepTheDefaultsOfWhatIsNotNamed) {

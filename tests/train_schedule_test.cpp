@@ -2,6 +2,7 @@
 // reference, where the average begins.
 #include "operations/train_schedule.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -16,6 +17,7 @@
 #include "compare.hpp"
 #include "fokker/formulas/train.hpp"
 #include "operations/train_schedule.hpp"
+#include "scratch.hpp"
 
 namespace fokker {
 namespace {
@@ -141,7 +143,7 @@ class Times : public ::testing::TestWithParam<SdeKind> {};
 TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
   const std::int32_t cells = 4096;
-  const std::vector<float> edges = importance_edges(sde, cells);
+  const std::vector<float> edges = time_law_edges(sde, {.time_law = TimeLaw::importance}, cells);
   ASSERT_EQ(edges.size(), 4097u);
   EXPECT_EQ(edges.front(), float(sde.t_min()));
   EXPECT_EQ(edges.back(), float(sde.horizon()));
@@ -186,12 +188,46 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
 
 INSTANTIATE_TEST_SUITE_P(Sdes, Times,
                          ::testing::Values(SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
-                                           SdeKind::ve),
+                                           SdeKind::ve, SdeKind::edm, SdeKind::flow),
                          [](const auto& instance) {
                            std::string name = ForwardSde::defaults(instance.param).name();
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// The mean and the mean square of ln(σ/m), and how many draws lie below its mean, against the normal law cut to
+// [t_min, T].
+TEST(Times, ByLogNormalHaveItsMoments) {
+  for (const ForwardSde& sde : {ForwardSde::edm(), ForwardSde::vp_linear(), ForwardSde::flow(), ForwardSde::ve()}) {
+    const TrainOptions options{.time_law = TimeLaw::log_normal, .log_sigma_mean = -1, .log_sigma_deviation = 1.3};
+    const std::int32_t cells = 4096;
+    const std::vector<float> edges = time_law_edges(sde, options, cells);
+    EXPECT_TRUE(std::is_sorted(edges.begin(), edges.end(), std::less_equal<>())) << "cells without width";
+    const TimeDraw time{options.time_law, float(sde.t_min()), float(sde.horizon()), edges.data(), cells};
+    const auto log_sigma = [&](double t) { return std::log(std::sqrt(sde.at(t).variance) / sde.at(t).mean); };
+    std::vector<double> drawn(3), expected(3);
+    const int n = 64 * cells;
+    for (int i = 0; i < n; ++i) {
+      float weight = 0;
+      const double y = log_sigma(time((float(i) + 0.5f) / float(n), weight));
+      ASSERT_EQ(weight, 1);
+      drawn[0] += y / n, drawn[1] += y * y / n, drawn[2] += (y < -1 ? 1.0 : 0.0) / n;
+    }
+    const double low = log_sigma(sde.t_min()), high = std::min(log_sigma(sde.horizon()), 20.0);
+    double mass = 0;
+    for (int i = 0; i < (1 << 18); ++i) {
+      const double y = low + (high - low) * (i + 0.5) / (1 << 18), p = std::exp(-std::pow((y + 1) / 1.3, 2) / 2);
+      mass += p, expected[0] += p * y, expected[1] += p * y * y, expected[2] += y < -1 ? p : 0;
+    }
+    for (double& moment : expected) moment /= mass;
+    EXPECT_TRUE(agrees(drawn, expected, Bound{.relative = 1e-3, .of_rms = 0, .norm = 1e-3, .absolute = 0}))
+        << sde.name();
+  }
+  EXPECT_THAT(testing::message_of([] {
+                time_law_edges(ForwardSde::edm(), {.time_law = TimeLaw::log_normal, .log_sigma_mean = 90}, 64);
+              }),
+              ::testing::HasSubstr("log-normal with mean 90"));
+}
 
 TEST(Times, OfThePaperAndUniformFollowTheirLaws) {
   const TimeDraw paper{TimeLaw::paper, 1e-4f, 10.0f, nullptr, 0}, uniform{TimeLaw::uniform, 1e-4f, 10.0f, nullptr, 0};

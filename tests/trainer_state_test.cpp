@@ -199,7 +199,7 @@ TEST(BadInput, InStateFilesIsRefusedInOneSentence) {
   EXPECT_THAT(spoilt(replace("[19,7]", "[19,8]")), HasSubstr("parameters"));
   EXPECT_THAT(spoilt(replace("[19,7]", "[0,7]")), HasSubstr("width 0"));
   EXPECT_THAT(spoilt(replace("[19,7]", "\"wide\"")), HasSubstr("its architecture hidden is 'wide'"));
-  EXPECT_THAT(spoilt(replace("\"silu\"", "\"gelu\"")), HasSubstr("gelu"));
+  EXPECT_THAT(spoilt(replace("\"silu\"", "\"glu\"")), HasSubstr("'glu'"));
   EXPECT_THAT(spoilt(replace("\"one-cycle\"", "\"two-cycle\"")), HasSubstr("two-cycle"));
   EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":-60")), HasSubstr("-60"));
   EXPECT_THAT(spoilt(replace("\"iterations\":60", "\"iterations\":60.9")),

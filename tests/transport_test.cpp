@@ -11,7 +11,7 @@
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/npy.hpp"
+#include "fokker/array.hpp"
 #include "paper_data.hpp"
 #include "scratch.hpp"
 
@@ -257,7 +257,7 @@ TEST_P(PublishedHistograms, ReproduceTheirTable) {
   if (folder.empty()) return;
   const PublishedRow row = GetParam();
   const auto load = [&](const std::string& name) {
-    return load_npy(folder + "/histograms/" + row.data + name + ".npy").data;
+    return load_array(folder + "/histograms/" + row.data + name + ".npy").data;
   };
   const auto ode = load(std::string("_w") + row.weight + "_ode"), sde = load(std::string("_w") + row.weight + "_sde");
   const auto truth = load("_truth");

@@ -28,7 +28,7 @@ class ForwardSde {
   static ForwardSde subvp(const SubVpSde& parameters = {});         // beta_min 0.1, beta_max 20, T 1, t_min 1e-3
   static ForwardSde ve(const VeSde& parameters = {});               // sigma_min 0.01, sigma_max 50, T 1, t_min 1e-3
   static ForwardSde edm(const EdmSde& parameters = {});             // T 80, t_min 2e-3
-  static ForwardSde flow(const FlowSde& parameters = {});           // T 1, at most; t_min 1e-3
+  static ForwardSde flow(const FlowSde& parameters = {});           // T 0.999, 1 at most; t_min 1e-3
   // The SDE of a kind with its default parameters.
   static ForwardSde defaults(SdeKind kind);
   // `name`: ou, vp-linear, vp-cosine, subvp, ve, edm, flow. `parameters_json`: an object with the parameters that differ from the

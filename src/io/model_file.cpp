@@ -156,28 +156,26 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     return found == metadata.end() ? std::string() : found->second;
   };
   Architecture a;
-  std::string missing, options;
+  std::string missing, first;
   const auto require = [&](const char* key, const std::string& allowed) {
     if (!value(key).empty()) return true;
-    missing += fmt::format("{}{}={}", missing.empty() ? "" : " ", key, allowed);
-    std::string option = key;
-    std::replace(option.begin(), option.end(), '_', '-');
-    options += fmt::format("{}--{}", options.empty() ? "" : ", ", option);
+    missing += fmt::format("{}{}", missing.empty() ? "" : ", ", key);
+    if (first.empty()) first = fmt::format("{} is {}", key, allowed);
     return false;
   };
-  if (require("activation", fmt::format("{}", fmt::join(activation_names(), "|")))) {
+  if (require("activation", fmt::format("{}", fmt::join(activation_names(), ", ")))) {
     a.activation = parse_activation(value("activation"));
   }
   const ActivationParameter& p = traits_of(a.activation).parameter;
-  if (p.name && require(p.name, fmt::format("NUMBER (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
+  if (p.name && require(p.name, fmt::format("a number (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
     a.beta = parse_number(p.name, value(p.name));
   }
-  if (require("output", fmt::format("{}", fmt::join(output_names(), "|")))) {
+  if (require("output", fmt::format("{}", fmt::join(output_names(), ", ")))) {
     const NetworkOutput output = parse_output(value("output"));
     a.output = output.output, a.form.form = output.form;
   }
   const bool edm = a.form.form == Form::edm;
-  if (edm && require("data_deviation", "NUMBER"))
+  if (edm && require("data_deviation", "a number, the deviation that the network was made for"))
     a.form.data_deviation = parse_number("data_deviation", value("data_deviation"));
   if (!edm && !value("data_deviation").empty()) {
     throw Error(fmt::format("data_deviation is given, and the output {} does not read it", value("output")));
@@ -186,11 +184,13 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   const bool own = file.metadata.contains("layers") && file.metadata.contains("sde");
   bool x_first = false;
   if (!value("inputs").empty() || !own) {
-    if (require("inputs", "t,x|x,t|x,0.25*log-sigma|…")) x_first = parse_inputs(value("inputs"), a.form);
+    if (require("inputs", "their order and the time's scale: t,x or x,t, or as x,0.25*log-sigma"))
+      x_first = parse_inputs(value("inputs"), a.form);
   }
-  require("sde", fmt::format("{}", fmt::join(sde_names(), "|")));
+  require("sde", fmt::format("{}", fmt::join(sde_names(), ", ")));
   if (!missing.empty()) {
-    throw Error(fmt::format("its metadata lack {}; give these there, or by {}", missing, options));
+    throw Error(
+        fmt::format("its metadata lack {}; give these there, or by options of these names; {}", missing, first));
   }
 
   const bool named = !value("layers").empty();

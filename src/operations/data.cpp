@@ -12,11 +12,11 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "core/quote.hpp"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "fokker/model.hpp"
-#include "fokker/npy.hpp"
 #include "operations/data_tables.hpp"
 
 namespace fokker {
@@ -183,22 +183,19 @@ DataSet DataSet::named(const std::string& name) {
     data.name_ = name;
     return data;
   }
-  if (ends_with(name, ".npy")) {
-    const NpyArray array = load_npy(name);
-    if (array.shape.size() != 2) {
-      throw Error(fmt::format("'{}' as a data set has {} dimension(s); allowed: samples of shape [N, d]", name,
-                              array.shape.size()));
-    }
+  if (ArrayName(name).has_extension()) {
+    const Array array = load_array(name);
     std::vector<float> numbers = to_float32(array, name);
     try {
-      DataSet data = samples(std::move(numbers), array.shape[1]);
+      DataSet data = samples(std::move(numbers), array.columns());
       data.name_ = name;
       return data;
     } catch (const Error& error) {
       throw Error(fmt::format("'{}' as a data set: {}", name, error.what()));
     }
   }
-  constexpr const char* allowed = "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy (samples [N, d])";
+  constexpr const char* allowed =
+      "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy, .npz or .csv (samples)";
   throw Error(fmt::format("unknown data set {}; allowed: {}", in_quotes(name), allowed));
 }
 

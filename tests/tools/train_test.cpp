@@ -18,6 +18,39 @@ using ::testing::Not;
 
 class TrainCommand : public CommandLine {};
 
+// The paper's recipe is for its SDE; with another one the network is preconditioned, unless something else is asked for.
+TEST_F(TrainCommand, TheNetworkSuitsTheSde) {
+  const auto recipe_of = [&](const Arguments& more) {
+    Arguments train = words("train --data blob --hidden 8 --iterations 1 --denoising-points 8 --json");
+    train.insert(train.end(), {"--out", file("m.safetensors")});
+    return fokker_json(with(train, more))["recipe"];
+  };
+  Json recipe = recipe_of({});
+  EXPECT_EQ(recipe["architecture"]["output"], "potential");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "t,x");
+  EXPECT_EQ(recipe["time_law"], "importance");
+  recipe = recipe_of({"--sde", "ve"});
+  EXPECT_EQ(recipe["architecture"]["output"], "potential:edm");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "0.25*log-sigma,x");
+  EXPECT_NEAR(recipe["architecture"]["data_deviation"], 1.53, 0.02);  // √(0.65² (48/9 + 0.2))
+  EXPECT_EQ(recipe["time_law"], "uniform");
+  EXPECT_EQ(load_model(file("m.safetensors")).form().form, Form::edm);
+  EXPECT_EQ(recipe_of({"--sde", "edm"})["time_law"], "log-normal");
+  recipe = recipe_of({"--sde", "vp-linear", "--output", "noise", "--loss-weight", "variance"});
+  EXPECT_EQ(recipe["architecture"]["output"], "noise");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "t,x");
+  EXPECT_EQ(recipe["loss_weight"], "variance");
+  EXPECT_EQ(recipe_of({"--sde", "flow", "--output", "velocity"})["architecture"]["output"], "velocity");
+  const Arguments train = with(words("train --data blob"), {"--out", file("n.safetensors")});
+  expect_refused(with(train, {"--data-deviation", "2"}), "--data-deviation given with the output potential", 2);
+  expect_refused(with(train, {"--log-sigma-mean", "2"}), "--log-sigma-mean given with the time law importance", 2);
+  expect_refused(with(train, {"--inputs", "x,t"}), "--inputs x,t given; allowed in a training: the time first", 2);
+  expect_refused(with(train, {"--output", "potential:velocity"}), "potential:edm", 2);
+  save_npy(file("point.npy"), {3, 2}, std::vector<float>{1, 1, 1, 1, 1, 1}.data());
+  expect_refused({"train", "--data", file("point.npy"), "--sde", "ve", "--out", file("n.safetensors")},
+                 "has no deviation");
+}
+
 TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
   const std::string out = file("m.safetensors");
   const Arguments train =

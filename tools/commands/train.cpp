@@ -1,6 +1,7 @@
 // fokker train: options of network, SDE and training; states, records and the trained model.
 #include <fmt/format.h>
 
+#include <cmath>
 #include <map>
 #include <string>
 #include <utility>
@@ -20,8 +21,9 @@ class Train : public Command {
   explicit Train(CLI::App& parent) : Command(parent, "train", "Train an MLP on a data set") {
     explain(R"(
 The defaults train circles2 in about half a minute on two cores. They are made for data of about this size, which lie
-within the box, and for ou: with another SDE as long a training ends farther from the data, and with ve, vp-cosine and
-subvp much farther.
+within the box. For ou they are the paper's: a potential of t and x. For another SDE the network is preconditioned, as
+--output potential:edm --inputs 0.25*log-sigma,x with the data's own deviation, and times are uniform, or log-normal for
+edm and flow.
 SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second signal
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
@@ -161,9 +163,10 @@ the next one that writes there takes over and removes.
       json["recipe"] = recipe;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} in {} by {}; the model is in '{}', its SDE {}",
+      progress.say(fmt::format("{} in {} by {}; the model is in '{}': {}, SDE {}",
                                counted(trainer.iteration() - first, "iteration"), format_duration(result.seconds),
-                               counted(context.threads(), "thread"), out_, text_of(model.sde)));
+                               counted(context.threads(), "thread"), out_,
+                               std::get<Mlp>(model.network).architecture.describe(), text_of(model.sde)));
     }
   }
 
@@ -183,7 +186,13 @@ the next one that writes there takes over and removes.
     check_activation_parameters(*app_, architecture_.activation);
     const ActivationParameter& parameter = traits_of(architecture_.activation).parameter;
     architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
+    forward_ = ForwardSde::parse(sde_, sde_parameters_);
+    const auto given = [&](const char* option) { return app_->count(option) > 0; };
+    if (!given("--output") && forward_.kind() != SdeKind::ou) output_ = "potential:edm";
     const NetworkOutput output = parse_output(output_);
+    if (!given("--inputs") && output.form == Form::edm) inputs_ = "0.25*log-sigma,x";
+    const bool wide = forward_.kind() == SdeKind::edm || forward_.kind() == SdeKind::flow;
+    if (!given("--time-law") && output.form != Form::score) time_law_ = wide ? "log-normal" : "uniform";
     architecture_.output = output.output, architecture_.form.form = output.form;
     if (parse_inputs(inputs_, architecture_.form)) {
       throw Error(fmt::format("--inputs {} given; allowed in a training: the time first", inputs_));
@@ -205,11 +214,25 @@ the next one that writes there takes over and removes.
     refuse("--average-decay", options_.average != WeightAverage::exponential, "the average", average_);
     refuse("--average-fraction", options_.average == WeightAverage::none, "the average", average_);
     options_.validate();
-    forward_ = ForwardSde::parse(sde_, sde_parameters_);
+  }
+
+  // Of all coordinates together, to three digits.
+  static double deviation_of(const Context& context, const DataSet& data) {
+    double squares = 0;
+    for (const double deviation : data_scale(context, data).deviation) squares += deviation * deviation;
+    const double deviation = std::sqrt(squares / static_cast<double>(data.dimension()));
+    if (!(deviation > 0)) {
+      throw Error(fmt::format("the data set '{}' has no deviation for the output edm; allowed: one by --data-deviation",
+                              printable(data.name())));
+    }
+    return std::stod(fmt::format("{:.3g}", deviation));
   }
 
   Trainer start(const Context& context, const DataSet& data) {
     architecture_.dimension = data.dimension();
+    if (architecture_.form.form == Form::edm && app_->count("--data-deviation") == 0) {
+      architecture_.form.data_deviation = deviation_of(context, data);
+    }
     return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed)}, data, options_);
   }
 

@@ -144,9 +144,10 @@ struct EdmSde {
 };
 
 // The linear interpolation of data and noise, m = 1 − t and σ = t, t ≤ 1: a = −1/(1 − t), g² = 2 t/(1 − t), which are
-// infinite at t = 1 (flow matching, Lipman et al. 2023; rectified flow, Liu et al. 2023).
+// infinite at t = 1 (flow matching, Lipman et al. 2023; rectified flow, Liu et al. 2023). T = 1 is for the probability flow
+// of networks that give its velocity, which is finite there; the reverse SDE begins before it.
 struct FlowSde {
-  double horizon = 1;
+  double horizon = 0.999;
   double t_min = 1e-3;
 
   template <class T>

@@ -505,10 +505,9 @@ inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, int war
 // body(first sample, samples of the tile) for this warp's tiles; few tiles are first spread over blocks.
 template <class Body>
 __device__ __forceinline__ void for_tiles(std::int64_t n, const Body& body) {
-  const int tiles = static_cast<int>((n + tile_rows - 1) / tile_rows);
-  for (int tile = block_index() + grid_blocks() * warp_index(); tile < tiles;
-       tile += grid_blocks() * (block_threads() / 32)) {
-    const std::int64_t first = std::int64_t{tile} * tile_rows, left = n - first;
+  for (std::int64_t tile = block_index() + std::int64_t{grid_blocks()} * warp_index(); tile * tile_rows < n;
+       tile += std::int64_t{grid_blocks()} * (block_threads() / 32)) {
+    const std::int64_t first = tile * tile_rows, left = n - first;
     body(first, static_cast<int>(left < tile_rows ? left : tile_rows));
   }
 }

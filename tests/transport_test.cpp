@@ -464,7 +464,11 @@ TEST(SlicedW2, LeavesOutWhatIsNotFiniteAndIsDeterministic) {
 TEST(SlicedW2, Refusals) {
   const std::vector<float> a{1, 2}, bad{std::numeric_limits<float>::quiet_NaN(), 1};
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 1), View<const float>(a, 2)); }),
-              HasSubstr("one dimension, and 1 and 2"));
+              HasSubstr("one dimension, 1 to 262144, and 1 and 2"));
+  const View<const float> broad(a.data(), 1, 262145), many(a.data(), std::int64_t{1} << 32, 1);
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), broad, broad); }), HasSubstr("and 262145 and 262145"));
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), many, many); }),
+              HasSubstr("of 4294967296 and 4294967296 samples; allowed: numbers whose product is below 2^63"));
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(bad, 2)); }),
               HasSubstr("the second has none"));
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),

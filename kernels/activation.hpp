@@ -16,6 +16,7 @@
 
 #include "device.hpp"
 #include "fokker/formulas/activation.hpp"
+#include "launch.hpp"
 
 namespace fokker::kernels {
 
@@ -186,9 +187,6 @@ __device__ __forceinline__ EncodedAsItself<FastGelu> fast_form(const Gelu&) { re
 __device__ __forceinline__ EncodedAsItself<FastGeluTanh> fast_form(const GeluTanh&) { return {}; }
 __device__ __forceinline__ EncodedAsItself<FastMish> fast_form(const Mish&) { return {}; }
 
-// Those that kernels are compiled for each: the first of the list.
-FOKKER_HOST_DEVICE constexpr bool has_own_code(Activation activation) { return activation <= Activation::sine; }
-
 // Any other activation of a list, by its fast form or by the formula that host and device share.
 template <bool kFast, class List>
 struct ChosenActivation {
@@ -230,8 +228,10 @@ __device__ __forceinline__ void with_fast_activation(ActivationList<Sigma, Rest.
   if constexpr (!has_own_code(Sigma::traits.activation)) {
     visitor(EncodedAsItself<ChosenActivation<true, List>>{{activation, parameter}});
   } else {
-    if (activation != Sigma::traits.activation) {
-      return with_fast_activation(ActivationList<Rest...>(), all, activation, parameter, visitor);
+    if constexpr (sizeof...(Rest) > 0) {
+      if (activation != Sigma::traits.activation) {
+        return with_fast_activation(ActivationList<Rest...>(), all, activation, parameter, visitor);
+      }
     }
     visitor(fast_form(activation_with<Sigma>(parameter)));
   }
@@ -244,6 +244,12 @@ __device__ __forceinline__ void with_fast_activation(List all, Activation activa
 template <class Visitor>
 __device__ __forceinline__ void with_fast_activation(Activation activation, float parameter, const Visitor& visitor) {
   with_fast_activation(Activations(), activation, parameter, visitor);
+}
+
+// The same for one that has code of its own.
+template <class Visitor>
+__device__ __forceinline__ void with_own_activation(Activation activation, float parameter, const Visitor& visitor) {
+  with_fast_activation(ActivationList<Softplus, Tanh, Silu, Sine>(), activation, parameter, visitor);
 }
 
 }  // namespace fokker::kernels

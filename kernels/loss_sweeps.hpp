@@ -183,7 +183,7 @@ class LossSweeps : public LossPoints<P, W> {
         sum_into_plane(LossPlane::squares, l, i, squares);
       }
       with_sigma([&](const auto& sigma) {
-        for_entries_of(sigma, tile, layer.code, layer.p)([&](int r, int, float v, float code, float p) {
+        for_entries_in_halves(tile, layer.code, layer.p)([&](int r, int, float v, float code, float p) {
           trace[r] = fmaf(sigma.decode(code).d2 * p * v, v, trace[r]);
         });
       });
@@ -214,7 +214,7 @@ class LossSweeps : public LossPoints<P, W> {
       set_rows(output(0), layer.p);
     }
     with_sigma([&](const auto& sigma) {
-      for_entries_of(sigma, tile, layer.code, layer.p)([&](int r, int, float& v, float code, float p) {
+      for_entries_in_halves(tile, layer.code, layer.p)([&](int r, int, float& v, float code, float p) {
         v *= 2 * weights()[tile_row(r)] * (sigma.decode(code).d2 * p);
       });
     });
@@ -226,8 +226,8 @@ class LossSweeps : public LossPoints<P, W> {
       }
       load_plane(LossPlane::reverse, layer_index(), part_p, layer.p);
       with_sigma([&](const auto& sigma) {
-        for_entries_of(sigma, tile, layer.code, layer.p,
-                       taken)([&](int r, int, float& v, float code, float& p, float t) {
+        for_entries_in_halves(tile, layer.code, layer.p,
+                              taken)([&](int r, int, float& v, float code, float& p, float t) {
           const ActivationValues<float> d = sigma.decode(code);
           const float curved = d.d2 * t, source = curved * v;
           v = fmaf(d.d1, v, 2 * weights()[tile_row(r)] * (curved * p));
@@ -258,8 +258,7 @@ class LossSweeps : public LossPoints<P, W> {
         for_entries_in_halves(squares)([&](int r, int, float& q) { q *= weights()[tile_row(r)]; });
         seed_tangent_rule<true>(squares, layer, tile);
       } else {
-        Tile<W> none = {};
-        seed_tangent_rule<false>(none, layer, tile);
+        seed_tangent_rule<false>({}, layer, tile);
       }
       publish(left, layer.code);
       if (l == 0) {
@@ -285,7 +284,7 @@ class LossSweeps : public LossPoints<P, W> {
     protocol_.leave(TileHolds::h_last, LayerHolds::last);
   }
 
-  __device__ __forceinline__ void output_gradient(Layer<W>& layer, Tile<W>& tile) {
+  __device__ __forceinline__ void output_gradient(const Layer<W>& layer, Tile<W>& tile) {
     protocol_.enter("output_gradient", TileHolds::h_last, LayerHolds::last);
     publish(right, tile);
     const int outputs = (net_.outputs + 15) / 16 * 16;
@@ -312,7 +311,7 @@ class LossSweeps : public LossPoints<P, W> {
         clear(layer.p);
       }
       with_sigma([&](const auto& sigma) {
-        for_entries_of(sigma, tile, layer.code, layer.p, taken)([&](int, int, float& v, float code, float s, float& h) {
+        for_entries_in_halves(tile, layer.code, layer.p, taken)([&](int, int, float& v, float code, float s, float& h) {
           const ActivationValues<float> d = sigma.decode(code);
           h = d.value;
           v = fmaf(d.d1, v, s);
@@ -329,18 +328,7 @@ class LossSweeps : public LossPoints<P, W> {
 
   template <class Body>
   __device__ __forceinline__ void with_sigma(const Body& body) const {
-    with_fast_activation(net_.activation, net_.beta, body);
-  }
-  // The entries of tiles, for a body that takes them through sigma.
-  template <class Sigma, class... Tiles>
-  __device__ __forceinline__ static auto for_entries_of(const Sigma&, Tiles&... tiles) {
-    return [&](const auto& body) {
-      if constexpr (is_chosen<Sigma>) {
-        for_chosen_blocks<true>(tiles...)([&](int j, auto&... blocks) { for_block_entries(j, blocks...)(body); });
-      } else {
-        for_entries_in_halves(tiles...)(body);
-      }
-    };
+    with_own_activation(net_.activation, net_.beta, body);
   }
 
   __device__ __forceinline__ void load_layer(int l, Layer<W>& layer) {
@@ -369,7 +357,7 @@ class LossSweeps : public LossPoints<P, W> {
   template <bool kValue>
   __device__ __forceinline__ void activate(int l, Layer<W>& layer, Tile<W>& tile) {
     with_sigma([&](const auto& sigma) {
-      for_entries_of(sigma, tile, layer.code)([&](int, int, float& z, float& code) {
+      for_entries_in_halves(tile, layer.code)([&](int, int, float& z, float& code) {
         code = sigma.encode(z);
         if constexpr (kValue) z = sigma.decode(code).value;
       });
@@ -377,9 +365,9 @@ class LossSweeps : public LossPoints<P, W> {
     store_plane(LossPlane::code, l, 0, layer.code);
   }
   // tile ⊙= σ′.
-  __device__ __forceinline__ void times_d1(Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void times_d1(const Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-      for_entries_of(sigma, tile, layer.code)([&](int, int, float& v, float code) { v *= sigma.decode(code).d1; });
+      for_entries_in_halves(tile, layer.code)([&](int, int, float& v, float code) { v *= sigma.decode(code).d1; });
     });
   }
 
@@ -399,10 +387,10 @@ class LossSweeps : public LossPoints<P, W> {
   // u → π in the tile, δ in place of the code, and in place of P the source but for the axes' part; squares: w q, where
   // kResidual.
   template <bool kResidual>
-  __device__ __forceinline__ void seed_tangent_rule(Tile<W>& squares, Layer<W>& layer, Tile<W>& tile) const {
+  __device__ __forceinline__ void seed_tangent_rule(const Tile<W>& squares, Layer<W>& layer, Tile<W>& tile) const {
     with_sigma([&](const auto& sigma) {
-      for_entries_of(sigma, tile, layer.code, layer.p,
-                     squares)([&](int, int, float& v, float& code, float& p, float square) {
+      for_entries_in_halves(tile, layer.code, layer.p,
+                            squares)([&](int, int, float& v, float& code, float& p, float square) {
         const ActivationValues<float> d = sigma.decode(code);
         code = d.d1 * p;
         p *= kResidual ? fmaf(d.d3, square, d.d2 * v) : d.d2 * v;

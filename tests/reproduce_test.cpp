@@ -315,6 +315,8 @@ TEST(Reproduction, DataOutsideTheBoxAreNamedBeforeTraining) {
   EXPECT_TRUE(results["runs"][0]["gap"]["warnings"].is_array());
   expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation silu --beta 3"),
                  "--beta given with the activation silu", 2);
+  expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation elu --negative-slope 0.1"),
+                 "--negative-slope given with the activation elu, which has no such parameter; allowed: --alpha", 2);
 }
 
 TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {

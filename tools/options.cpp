@@ -242,17 +242,24 @@ CLI::Option* add_precision(CLI::App& app, std::string& precision) {
       ->check(usable([](const std::string& text) { parse_precision(text); }));
 }
 
+std::string parameter_option(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return "--" + name;
+}
+
 void check_activation_parameters(const CLI::App& app, Activation activation) {
   const ActivationParameter& parameter = traits_of(activation).parameter;
   for (const auto& [name, meaning] : activation_parameters()) {
-    if (app.count("--" + name) == 0 || (parameter.name && name == parameter.name)) continue;
-    throw CLI::ValidationError(
-        fmt::format("--{} given with the activation {}, which has no such parameter", name, to_string(activation)));
+    const std::string option = parameter_option(name);
+    if (app.count(option) == 0 || (parameter.name && name == parameter.name)) continue;
+    throw CLI::ValidationError(fmt::format("{} given with the activation {}, which has no such parameter{}", option,
+                                           to_string(activation),
+                                           parameter.name ? "; allowed: " + parameter_option(parameter.name) : ""));
   }
 }
 
 std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
-std::string parameter_help(const std::string& meaning) { return meaning + "; other activations have none"; }
+std::string parameter_help(const std::string& meaning) { return meaning + "; not with other activations"; }
 const std::string output_help = fmt::format(
     "what the network puts out: potential or potential:FORM, whose gradient is the score in a form, or for a vector "
     "net the "
@@ -330,7 +337,7 @@ const std::vector<Override>& override_options() {
   static const std::vector<Override> options = [] {
     std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), parse_activation}};
     for (const auto& [name, meaning] : activation_parameters()) {
-      all.push_back({name, "--" + name, "NUMBER", parameter_help(meaning),
+      all.push_back({name, parameter_option(name), "NUMBER", parameter_help(meaning),
                      [name = name](const std::string& text) { check_parameter(name, text); }});
     }
     all.insert(all.end(),

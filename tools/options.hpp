@@ -62,6 +62,8 @@ CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& hel
 CLI::Option* add_json(CLI::App& app, bool& json);
 CLI::Option* add_precision(CLI::App& app, std::string& precision);
 
+// The option of an activation's parameter: "--negative-slope" of negative_slope.
+std::string parameter_option(std::string name);
 // Wrong usage where an option of the command line gives a parameter that the activation does not have.
 void check_activation_parameters(const CLI::App& app, Activation activation);
 

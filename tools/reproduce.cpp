@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -67,7 +68,11 @@ class Reproduction {
                    "if not given, the preset's")
         ->transform(grid_text());
     app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");
-    add_number(app, "--beta", beta_, "sharpness of softplus; if not given, the preset's")->default_str("");
+    for (const auto& [name, meaning] : activation_parameters()) {
+      const std::string help =
+          parameter_help(meaning) + "; if not given, the preset's, or PyTorch's where that has none";
+      add_number(app, parameter_option(name), parameters_[name], help)->default_str("");
+    }
     add_integer(app, "--seed", seed_, "seed of everything that is drawn, the first where there are several")
         ->capture_default_str();
     add_integer<std::int64_t>(app, "--seeds", seeds_, "number of seeds, from --seed on; if not given, the preset's", 1,
@@ -143,15 +148,23 @@ class Reproduction {
     if (given("--bounds")) preset_.bounds = bounds_ == "yes";
     if (given("--seeds")) preset_.seeds = seeds_;
     if (given("--activation")) {
-      check_usage([&] { preset_.activations = {{parse_activation(activation_), preset_.activations.front().beta}}; });
+      NetworkActivation one = preset_.activations.front();
+      check_usage([&] { one.activation = parse_activation(activation_); });
+      const ActivationTraits& traits = traits_of(one.activation);
+      if (traits.has_parameter() && one.activation != preset_.activations.front().activation) {
+        one.beta = traits.parameter.usual;
+      }
+      preset_.activations = {one};
     }
-    // One softplus, where the preset has several.
-    if (given("--beta")) {
-      check_activation_parameters(app_, preset_.activations.front().activation);
-      preset_.activations = {{preset_.activations.front().activation, beta_}};
+    std::vector<std::string> changes{"--iterations", "--grid", "--activation"};
+    check_activation_parameters(app_, preset_.activations.front().activation);
+    for (const auto& [name, value] : parameters_) {
+      changes.push_back(parameter_option(name));
+      // One softplus, where the preset has several.
+      if (given(changes.back().c_str())) preset_.activations = {{preset_.activations.front().activation, value}};
     }
-    for (const char* option : {"--iterations", "--grid", "--activation", "--beta"}) {
-      if (given(option)) preset_.published = false;  // the published numbers are of the paper's own recipe
+    for (const std::string& option : changes) {
+      if (given(option.c_str())) preset_.published = false;  // the published numbers are of the paper's own recipe
     }
   }
 
@@ -266,7 +279,7 @@ class Reproduction {
   std::vector<std::string> data_;
   std::vector<double> weights_;
   std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;
-  double beta_ = 0;
+  std::map<std::string, double> parameters_;  // of activations
   std::uint64_t seed_ = 0;
   MachineOptions machine_;
 

@@ -148,6 +148,7 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
       {with(sample, {"--grid", "file:" + file("absent.npy"), "--out", out}), "absent.npy"},
       {with(sample, {"--threads", "-1", "--out", out}), "--threads -1", 2},
       {with(sample, {"--activation", "swish", "--out", out}), "swish", 2},
+      {with(sample, {"--negative-slope", "2", "--out", out}), "negative_slope = 2: allowed are 1e-06 to 1", 2},
       {with(sample, {"--beta", "nan", "--out", out}), "beta", 2},
       {with(sample, {"--sde", "levy", "--out", out}), "levy", 2},
       {with(sample, {"--sde-parameters", "{\"T\": -1}", "--out", out}), "T"},

@@ -64,6 +64,22 @@ TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
   }
 }
 
+// Each activation has its own parameter, by its name and with its own default.
+TEST_F(TrainCommand, TakesTheParameterOfItsActivation) {
+  const auto parameter = [&](const Arguments& options, const char* name) {
+    const std::string out = file("m.safetensors");
+    fokker_json(with(words("train --data blob --hidden 4 --iterations 2 --denoising-points 8 --output score --json"),
+                     with({"--out", out}, options)));
+    return fokker_json({"info", "--model", out, "--json"})["model"][name].get<double>();
+  };
+  EXPECT_EQ(parameter({}, "beta"), 20);
+  EXPECT_EQ(parameter({"--beta", "3"}, "beta"), 3);
+  EXPECT_EQ(parameter({"--activation", "leaky-relu"}, "negative_slope"), 0.01);
+  EXPECT_EQ(parameter({"--activation", "leaky-relu", "--negative-slope", "0.25"}, "negative_slope"), 0.25);
+  EXPECT_EQ(parameter({"--activation", "elu"}, "alpha"), 1);
+  EXPECT_EQ(parameter({"--activation", "elu", "--alpha", "0.5"}, "alpha"), 0.5);
+}
+
 TEST_F(TrainCommand, KeepsTheFilesOfOthers) {
   const auto train = [&](const Arguments& more) {
     return fokker(with(words("train --data blob --hidden 4 --iterations 3 --denoising-points 8"),
@@ -368,6 +384,12 @@ TEST_F(TrainCommand, RefusesWhatIsNotAllowed) {
                   {with(train, {"--collocation-points", "-3"}), "-3", 2},
                   {with(train, {"--hidden", "16,0"}), "0", 2},
                   {with(train, {"--activation", "swish"}), "swish", 2},
+                  {with(train, {"--activation", "relu"}), "training is asked for of a potential net of relu"},
+                  {with(train, {"--activation", "leaky-relu", "--beta", "5"}),
+                   "--beta given with the activation leaky-relu, which has no such parameter; allowed: "
+                   "--negative-slope",
+                   2},
+                  {with(train, {"--activation", "elu", "--alpha", "0"}), "elu has alpha = 0: allowed are 1e-06", 2},
                   {with(train, {"--activation", "silu", "--beta", "5"}), "--beta given with the activation silu", 2},
                   {with(train, {"--schedule", "warm"}), "warm", 2},
                   {with(train, {"--schedule", "paper", "--peak-rate", "1e-3"}), "--peak-rate given with the sch", 2},

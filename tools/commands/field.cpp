@@ -25,7 +25,8 @@ The output holds float32 tensors, which are
   of a potential phi  value [N], score [N, d], dt [N] (the derivative in t), laplacian [N], residual [N]
   of a score net      score [N, d], divergence [N]
 The residual is that of the Fokker-Planck equation with phi as the log density. On CUDA with --precision half the
-tensors are score and, of a potential, value alone.
+tensors are score and, of a potential, value alone. A potential whose activation has a kink has no laplacian and no
+residual.
 )",
             files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors
@@ -64,11 +65,11 @@ tensors are score and, of a potential, value alone.
     wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
-      wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
-      if (potential) {
-        wanted.push_back({"dt", &Outputs::dt, {n}});
-        wanted.push_back({"residual", &Outputs::residual, {n}});
-      }
+      const auto* mlp = std::get_if<Mlp>(&model.network);
+      const bool kinked = potential && mlp && !has_curvature(mlp->architecture.activation, mlp->architecture.beta);
+      if (!kinked) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
+      if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
+      if (potential && !kinked) wanted.push_back({"residual", &Outputs::residual, {n}});
     }
     if (hessian_) wanted.push_back({"hessian", &Outputs::hessian, {n, d, d}});
 

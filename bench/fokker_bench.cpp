@@ -183,8 +183,8 @@ std::optional<BlobHistograms> blob_histograms() {
   const char* folder = std::getenv("FOKKER_PAPER_DATA");
   if (folder == nullptr || !std::filesystem::is_directory(std::filesystem::path(folder) / "histograms")) return {};
   const std::string histograms = std::string(folder) + "/histograms/";
-  return BlobHistograms{load_npy(histograms + "blob_w0.0_ode.npy").data,
-                        load_npy(histograms + "blob_w0.0_sde.npy").data};
+  return BlobHistograms{load_array(histograms + "blob_w0.0_ode.npy").data,
+                        load_array(histograms + "blob_w0.0_sde.npy").data};
 }
 
 std::string check_w2() {

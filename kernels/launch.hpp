@@ -20,6 +20,11 @@ using Status = int;
 // ---- resident multilayer perceptrons: weights in shared memory, a warp's samples in registers (mlp.hpp) -------------
 
 inline constexpr int tile_rows = 16;  // samples of a warp
+
+// The activations that kernels are compiled for each, the first of the list; the others share code that chooses one for
+// every number. Resident training has the former alone: with the choice its registers do not suffice.
+FOKKER_HOST_DEVICE constexpr bool has_own_code(Activation activation) { return activation <= Activation::sine; }
+
 inline constexpr int most_warps = 8;  // of a block: 255 registers a thread leave room for no more
 
 // A network as the resident kernels take it.

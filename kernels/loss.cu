@@ -43,20 +43,22 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
 }
 
 // Tiles of a block's warps that points take, `warps` · 16 points a tile.
-int block_tiles(std::int64_t points, int warps) {
-  return static_cast<int>((points + tile_rows * warps - 1) / (tile_rows * warps));
+std::int64_t block_tiles(std::int64_t points, int warps) {
+  return (points + tile_rows * warps - 1) / (tile_rows * warps);
 }
 
 // Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
+// A block counts its tiles in an int: in blocks of four warps or more those of 2^37 points, which no device holds.
 LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) {
   const auto tiles = [&](int warps) {
     return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
   };
-  const int warps = std::clamp((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most);
+  const auto warps = static_cast<int>(
+      std::clamp<std::int64_t>((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most));
   return {.warps = warps,
-          .blocks = std::clamp(tiles(warps), 1, multiprocessors),
-          .collocation_tiles = block_tiles(points.collocation_points, warps),
-          .tiles = tiles(warps)};
+          .blocks = static_cast<int>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
+          .collocation_tiles = static_cast<int>(block_tiles(points.collocation_points, warps)),
+          .tiles = static_cast<int>(tiles(warps))};
 }
 
 }  // namespace

@@ -330,7 +330,7 @@ class LossSweeps : public LossPoints<P, W> {
 
   template <class Body>
   __device__ __forceinline__ void with_sigma(const Body& body) const {
-    with_fast_activation(net_.activation, net_.beta, body);
+    with_own_activation(net_.activation, net_.beta, body);
   }
 
   __device__ __forceinline__ void load_layer(int l, Layer<W>& layer) {

@@ -426,10 +426,9 @@ class WarpMlp : public WarpNetwork<P, W> {
   // A layer takes z to h.
   template <class Sigma>
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
-#pragma unroll
-    for (int j = 0; j < Tile<W>::blocks; ++j) {
+    for_chosen_blocks<is_chosen<Sigma>>(tile)([&](int j, float(&block)[4]) {
       Float4 d1, d2;
-      for_block_entries(j, tile.v[j], d1.v, d2.v)([&](int, int, float& x, float& s, float& k) {
+      for_block_entries(j, block, d1.v, d2.v)([&](int, int, float& x, float& s, float& k) {
         const ActivationValues<float> at_z = sigma(x);
         x = at_z.value;
         s = at_z.d1;
@@ -437,16 +436,15 @@ class WarpMlp : public WarpNetwork<P, W> {
       });
       if (kCurvature || net_.potential) d1_plane(l)[j] = d1;
       if (kCurvature && net_.potential) d2_plane(l)[j] = d2;
-    }
+    });
   }
   // A potential's last layer takes z to δ_L = σ′ w, κ_L = σ″ w and h·w.
   template <bool kValue, class Sigma>
   __device__ __forceinline__ void outer(const Sigma& sigma, int l, Tile<W>& tile, float (&value)[2]) {
-#pragma unroll
-    for (int j = 0; j < Tile<W>::blocks; ++j) {
+    for_chosen_blocks<is_chosen<Sigma>>(tile)([&](int j, float(&block)[4]) {
       const Float2 w = pair(output(0), j);
       Float4 curvature;
-      for_block_entries(j, tile.v[j], curvature.v)([&](int r, int column, float& x, float& k) {
+      for_block_entries(j, block, curvature.v)([&](int r, int column, float& x, float& k) {
         const ActivationValues<float> at_z = sigma(x);
         const float weight = column & 1 ? w.y : w.x;
         if constexpr (kValue) value[r] = fmaf(at_z.value, weight, value[r]);
@@ -454,7 +452,7 @@ class WarpMlp : public WarpNetwork<P, W> {
         k = at_z.d2 * weight;
       });
       if constexpr (kCurvature) d2_plane(l)[j] = curvature;
-    }
+    });
   }
 
   const ResidentPlan& plan_;
@@ -507,10 +505,9 @@ inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, int war
 // body(first sample, samples of the tile) for this warp's tiles; few tiles are first spread over blocks.
 template <class Body>
 __device__ __forceinline__ void for_tiles(std::int64_t n, const Body& body) {
-  const int tiles = static_cast<int>((n + tile_rows - 1) / tile_rows);
-  for (int tile = block_index() + grid_blocks() * warp_index(); tile < tiles;
-       tile += grid_blocks() * (block_threads() / 32)) {
-    const std::int64_t first = std::int64_t{tile} * tile_rows, left = n - first;
+  for (std::int64_t tile = block_index() + std::int64_t{grid_blocks()} * warp_index(); tile * tile_rows < n;
+       tile += std::int64_t{grid_blocks()} * (block_threads() / 32)) {
+    const std::int64_t first = tile * tile_rows, left = n - first;
     body(first, static_cast<int>(left < tile_rows ? left : tile_rows));
   }
 }

@@ -86,6 +86,35 @@ __device__ __forceinline__ auto for_entries_in_halves(First& first, Others&... o
   };
 }
 
+// for_chosen_blocks<kLoop>(tile, …)(body): body(j, block, …) for the blocks of one tile or of several. kLoop: in a loop
+// that is not unrolled, where a body would be too long as many times. Registers have no index, so it always works on
+// block 0, behind which the others move up, until all are back at their places.
+template <bool kLoop, class First, class... Others>
+__device__ __forceinline__ auto for_chosen_blocks(First& first, Others&... others) {
+  return [&](const auto& body) {
+    if constexpr (kLoop) {
+      const auto move_up = [](auto& tile) {
+        float front[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) front[e] = tile.v[0][e];
+#pragma unroll
+        for (int j = 0; j < First::blocks; ++j) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) tile.v[j][e] = j + 1 < First::blocks ? tile.v[j + 1][e] : front[e];
+        }
+      };
+#pragma unroll 1
+      for (int j = 0; j < First::blocks; ++j) {
+        body(j, first.v[0], others.v[0]...);
+        move_up(first);
+        (move_up(others), ...);
+      }
+    } else {
+      for_blocks<8 * First::blocks>([&](int j) { body(j, first.v[j], others.v[j]...); });
+    }
+  };
+}
+
 // The two entries of a row vector [W] in this lane's columns of block j.
 __device__ __forceinline__ Float2 pair(const float* row, int j) {
   return *reinterpret_cast<const Float2*>(row + tile_column(j));

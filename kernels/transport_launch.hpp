@@ -45,7 +45,7 @@ Status launch_quantile_distance(const double* p, std::int64_t n, const double* q
 
 // Sums over the samples inside, in parts to be added: of x_j to parts [moment_parts(n, d), d]; around a mean [d] of
 // (x_j − mean_j)(x_l − mean_l), j ≤ l, to parts [moment_parts(n, d·d), d·d], whose other entries are not
-// written.
+// written. A block has an entry of a part: d·d < 2^31, and moments() takes d up to 4096.
 int moment_parts(std::int64_t n, std::int64_t entries);
 Status launch_sums(const Samples& samples, double* parts, Stream stream);
 Status launch_products(const Samples& samples, const double* mean, double* parts, Stream stream);

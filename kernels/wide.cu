@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "activation.hpp"
 #include "device.hpp"
 #include "grid.hpp"
 #include "halves.hpp"
@@ -449,8 +450,16 @@ Status launch_probe(const ProbeArguments<T>& arguments, Stream stream) {
 template <class T>
 Status launch_activation(Activation activation, double beta, const ActivationArguments<T>& arguments, Stream stream) {
   return with_activation(activation, beta, [&](auto function) {
-    return launch(activate<T, decltype(function)>, one_item_a_thread(warp_size * arguments.rows), stream, arguments,
-                  function);
+    using Function = decltype(function);
+    const auto launch_with = [&](auto values) {
+      return launch(activate<T, decltype(values)>, one_item_a_thread(warp_size * arguments.rows), stream, arguments,
+                    values);
+    };
+    if constexpr (has_own_code(Function::traits.activation)) {
+      return launch_with(function);
+    } else {
+      return launch_with(ChosenActivation<false, Activations>{activation, beta});
+    }
   });
 }
 

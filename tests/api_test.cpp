@@ -178,7 +178,7 @@ TEST(Aggregates, AreMadeByNamingAMember) {
   EXPECT_EQ((EnergyIdentity{.kl_end = {.value = 3}}).kl_prior.value, 0);
   EXPECT_EQ((UpperBoundOptions{.seed = 3}).box, 3.5);
   EXPECT_EQ((UpperBound{.times = {3}}).warnings.size(), 0u);
-  EXPECT_EQ((NpyArray{.shape = {3}}).data.size(), 0u);
+  EXPECT_EQ((Array{.shape = {3}}).data.size(), 0u);
   EXPECT_EQ((Tensor{.dtype = "F64"}).bytes.size(), 0u);
   EXPECT_EQ((SafeTensors{.metadata = {{"a", "b"}}}).tensors.size(), 0u);
 }

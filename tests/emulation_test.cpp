@@ -259,26 +259,30 @@ TEST(Emulation, ABarrierWaitsForThreadsThatHaveNotReturned) {
   EXPECT_EQ(wrong_results(right), 0);
 }
 
-// Every lane takes its opposite's number out of a place in global memory, the block's own or the same for all.
+// Every thread takes its opposite's number out of a place in global memory, the block's own or the same for all.
 template <bool own>
 __global__ void scratch_kernel(int* scratch, int* out) {
-  int* const mine = scratch + (own ? block_index() * 32 : 0);
-  mine[lane_index()] = block_index();
+  const int threads = block_threads();
+  int* const mine = scratch + (own ? block_index() * threads : 0);
+  mine[thread_index()] = block_index();
   sync_block();
-  out[block_index() * 32 + lane_index()] = mine[31 - lane_index()];
+  out[block_index() * threads + thread_index()] = mine[threads - 1 - thread_index()];
 }
 
-template <bool own>
+template <bool own, int threads>
 bool scratch_is_right() {
-  std::vector<int> scratch(9 * 32), out(9 * 32), expected(9 * 32);
-  for (int i = 0; i < 9 * 32; ++i) expected[i] = i / 32;
-  run(scratch_kernel<own>, {9, 32, 0}, scratch.data(), out.data());
+  std::vector<int> scratch(9 * threads), out(9 * threads), expected(9 * threads);
+  for (int i = 0; i < 9 * threads; ++i) expected[i] = i / threads;
+  run(scratch_kernel<own>, {9, threads, 0}, scratch.data(), out.data());
   return out == expected;
 }
 
 TEST(Emulation, BlocksDisturbEachOtherWhereTheyShareMemory) {
-  EXPECT_EQ(wrong_results(scratch_is_right<true>), 0);
-  expect_fault(scratch_is_right<false>, "writes 4 bytes of memory at .*, which another block has (read|written)");
+  constexpr char race[] = "writes 4 bytes of memory at .*, which another block has (read|written)";
+  EXPECT_EQ((wrong_results(scratch_is_right<true, 32>)), 0);
+  EXPECT_EQ((wrong_results(scratch_is_right<true, 1024>)), 0);
+  expect_fault(scratch_is_right<false, 32>, race);
+  expect_fault(scratch_is_right<false, 1024>, race);
 }
 
 // Every thread adds to one of four numbers that all blocks share.

@@ -15,8 +15,9 @@
 #include <numeric>
 #include <thread>
 
+#include "archive.hpp"
 #include "fmt/format.h"
-#include "fokker/npy.hpp"
+#include "fokker/array.hpp"
 #include "fokker/safetensors.hpp"
 #include "gmock/gmock.h"
 #include "scratch.hpp"
@@ -24,10 +25,12 @@
 namespace fokker {
 namespace {
 
+using testing::bytes_of;
 using testing::damaged;
 using testing::get;
 using ::testing::HasSubstr;
 using testing::message_of;
+using testing::npy;
 using testing::put;
 using testing::Scratch;
 using testing::status_of_child;
@@ -234,18 +237,6 @@ TEST(ReadFile, RefusalsSayWhy) {
 
 // --------------------------------------------------------------------------------------------------------------- npy
 
-std::string npy(const std::string& dictionary, const std::string& data, char major = 1) {
-  std::string text = "\x93NUMPY";
-  text += {major, '\0'};
-  for (int i = 0; i < (major == 1 ? 2 : 4); ++i) text += static_cast<char>(dictionary.size() >> 8 * i & 0xff);
-  return text + dictionary + data;
-}
-
-template <class T>
-std::string bytes_of(const std::vector<T>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
-}
-
 template <class T>
 std::vector<T> awkward_values(std::size_t count) {
   using Limits = std::numeric_limits<T>;
@@ -264,7 +255,7 @@ void expect_npy_round_trip() {
     const auto count = std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
     const std::vector<T> values = awkward_values<T>(static_cast<std::size_t>(count));
     save_npy(scratch / "a.npy", shape, values.data());
-    const NpyArray array = load_npy(scratch / "a.npy");
+    const Array array = load_array(scratch / "a.npy");
     EXPECT_EQ(array.shape, shape);
     EXPECT_EQ(array.is_float32, sizeof(T) == 4);
     // Bit for bit, NaN included.
@@ -285,7 +276,7 @@ TEST(Npy, ReadsEveryWayTheHeaderMayBeWritten) {
   const std::string data = bytes_of(values);
   const auto load = [&](const std::string& file) {
     put(scratch / "a.npy", file);
-    return load_npy(scratch / "a.npy");
+    return load_array(scratch / "a.npy");
   };
   for (const std::string& text : {
            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }      \n", data),
@@ -293,7 +284,7 @@ TEST(Npy, ReadsEveryWayTheHeaderMayBeWritten) {
            npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3)}", data, 3),
            npy("{\"shape\":(2,3,),\"fortran_order\":False,\"descr\":\"<f4\"}", data),
        }) {
-    const NpyArray array = load(text);
+    const Array array = load(text);
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 3}));
     EXPECT_EQ(array.data, std::vector<double>(values.begin(), values.end()));
   }
@@ -306,7 +297,7 @@ TEST(Npy, ReadsOtherOrdersTypesAndPythonTwo) {
   const Scratch scratch;
   const auto load = [&](const std::string& dictionary, const std::string& data) {
     put(scratch / "a.npy", npy(dictionary, data));
-    return load_npy(scratch / "a.npy");
+    return load_array(scratch / "a.npy");
   };
   const auto reversed = [](std::string data, std::size_t item) {
     for (std::size_t at = 0; at < data.size(); at += item) std::reverse(data.begin() + at, data.begin() + at + item);
@@ -315,7 +306,7 @@ TEST(Npy, ReadsOtherOrdersTypesAndPythonTwo) {
   const std::vector<double> rows = {1, 2, 3, 4, 5, 6}, columns = {1, 4, 2, 5, 3, 6};
   const std::vector<float> rows32(rows.begin(), rows.end()), columns32(columns.begin(), columns.end());
   // Column after column, as a transposed array, a data frame, Fortran and MATLAB have it.
-  NpyArray array = load("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", bytes_of(columns32));
+  Array array = load("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }\n", bytes_of(columns32));
   EXPECT_EQ(array.shape, (std::vector<std::int64_t>{2, 3}));
   EXPECT_EQ(array.data, rows);
   EXPECT_TRUE(array.is_float32);
@@ -350,10 +341,11 @@ TEST(Npy, RefusesWhatItCannotUse) {
       {"\x93NUMPY", "ends within"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }\n", data, 4), "version is 4.0"},
       {npy("{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }\n", data, 0), "version is 0.0"},
-      {npy("{'descr': '<i8', 'fortran_order': False, 'shape': (3,), }\n", data), "'<i8'"},
-      {npy("{'descr': '|u1', 'fortran_order': False, 'shape': (24,), }\n", data),
-       "'|u1', allowed are float16, float32"},
+      {npy("{'descr': '<i3', 'fortran_order': False, 'shape': (8,), }\n", data), "'<i3', allowed are bool, integers"},
+      {npy("{'descr': '|i8', 'fortran_order': False, 'shape': (3,), }\n", data), "'|i8'"},
       {npy("{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }\n", data), "'<c8'"},
+      {npy("{'descr': '<c8', 'fortran_order': False, 'shape': (3,), }\n", data), "not complex numbers (array.real)"},
+      {npy("{'descr': '<M8[ns]', 'fortran_order': False, 'shape': (3,), }\n", data), "'<M8[ns]'"},
       {npy("{'descr': '<f16', 'fortran_order': False, 'shape': (3,), }\n", data), "'<f16'"},
       {npy("{'descr': '|O', 'fortran_order': False, 'shape': (3,), }\n", data), "'|O'"},
       {npy("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (6,), }\n", data), "structured array"},
@@ -391,12 +383,12 @@ TEST(Npy, RefusesWhatItCannotUse) {
   for (const auto& [file, message] : cases) {
     SCOPED_TRACE(message);
     put(scratch / "a.npy", file);
-    EXPECT_THAT(message_of([&] { load_npy(scratch / "a.npy"); }), HasSubstr(message));
+    EXPECT_THAT(message_of([&] { load_array(scratch / "a.npy"); }), HasSubstr(message));
   }
   // A length of the header beyond the file.
   for (const char* start : {"\x93NUMPY\x01\x00\xff\xff{'de", "\x93NUMPY\x02\x00\xff\xff\xff\xff{'de"}) {
     put(scratch / "a.npy", std::string(start, start[6] == 1 ? 14 : 16));
-    EXPECT_THAT(message_of([&] { load_npy(scratch / "a.npy"); }), HasSubstr("ends within its header"));
+    EXPECT_THAT(message_of([&] { load_array(scratch / "a.npy"); }), HasSubstr("ends within its header"));
   }
 }
 
@@ -415,7 +407,16 @@ TEST(Npy, BecomesFloat32WhereThatKeepsItsNumbersApart) {
   const std::vector<double> stamps{0, 1.4e8, 0, 1.4e8 + 1, 0, 1.4e8 + 2};
   EXPECT_THAT(testing::message_of([&] { rounded(stamps, 2); }),
               ::testing::AllOf(HasSubstr("column 1 of 'a.npy' does not fit in float32"),
-                               HasSubstr("numbers up to 1.4e+08 with a standard deviation of 0.816")));
+                               HasSubstr("its 3 different numbers, up to 1.4e+08 with a standard deviation of 0.816, "
+                                         "would become 1; subtract an offset")));
+  // Counts are of different numbers: 2^27 + 16 and what is next to it stay apart from 2^27.
+  EXPECT_THAT(testing::message_of([&] {
+                rounded({0x1p27, 0x1p27, 0x1p27 + 16, 0x1p27 + 16.1, 0x1p27}, 1);
+              }),
+              HasSubstr("its 3 different numbers, up to 1.34e+08 with a standard deviation of 7.86, would become 2"));
+  // Doubles hold integers as they are, so nothing of theirs is rounding.
+  EXPECT_THAT(testing::message_of([&] { rounded({0x1p52, 0x1p52 + 1}, 1); }), HasSubstr("its 2 different numbers"));
+  EXPECT_EQ(rounded({0x1p52 + 1, 0x1p52 + 1}, 1), (std::vector<float>{0x1p52f, 0x1p52f}));
   // One dimension is one column; and what came as float32 has lost nothing more.
   EXPECT_THAT(testing::message_of([] { to_float32({{2}, {1e8, 1e8 + 1}, false}, "a.npy"); }), HasSubstr("column 0"));
   EXPECT_EQ(to_float32({{2}, {1e8, 1e8 + 8}, true}, "a.npy"), (std::vector<float>{1e8f, 100000008}));
@@ -452,7 +453,7 @@ TEST(Npy, RefusesEveryTruncation) {
   const Scratch scratch;
   const std::vector<float> values = {1, 2, 3, 4, 5, 6};
   save_npy(scratch / "a.npy", {2, 3}, values.data());
-  expect_no_other_length(get(scratch / "a.npy"), scratch / "a.npy", [&] { load_npy(scratch / "a.npy"); });
+  expect_no_other_length(get(scratch / "a.npy"), scratch / "a.npy", [&] { load_array(scratch / "a.npy"); });
 }
 
 TEST(Npy, SurvivesDamage) {
@@ -465,7 +466,7 @@ TEST(Npy, SurvivesDamage) {
   for (int trial = 0; trial < 4000; ++trial) {
     put(scratch / "a.npy", damaged(file, random));
     try {
-      const NpyArray array = load_npy(scratch / "a.npy");
+      const Array array = load_array(scratch / "a.npy");
       const auto count = std::accumulate(array.shape.begin(), array.shape.end(), std::int64_t{1}, std::multiplies<>());
       ASSERT_EQ(static_cast<std::size_t>(count), array.data.size());
       ASSERT_LE(array.data.size(), 7u);

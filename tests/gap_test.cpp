@@ -3,6 +3,7 @@
 // that at rates of their own, and for one Gaussian both laws have a closed form.
 #include "fokker/gap.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -202,6 +203,13 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
     EXPECT_THAT(refusal([](DrawnSamples& state) { state.histograms.pop_back(); }), HasSubstr("histograms; allowed: "));
     EXPECT_THAT(refusal([](DrawnSamples& state) { state.histograms[1].weights.pop_back(); }),
                 HasSubstr("960 weights in histogram 1; allowed: 961"));
+    EXPECT_THAT(refusal([](DrawnSamples& state) { ++state.histograms[1].outside; }),
+                HasSubstr("outside samples in histogram 1; allowed: 20000 together"));
+    EXPECT_THAT(refusal([](DrawnSamples& state) { state.histograms[0].inside = -1; }), HasSubstr("-1 inside and "));
+    for (const double weight : {-0.5, 1.5, std::nan("")}) {
+      EXPECT_THAT(refusal([&](DrawnSamples& state) { state.histograms[0].weights[3] = weight; }),
+                  HasSubstr(fmt::format("{} as a weight in histogram 0; allowed: 0 to 1", weight)));
+    }
   } else {
     EXPECT_THAT(refusal([](DrawnSamples& state) { state.samples.pop_back(); }),
                 HasSubstr("59999 coordinates of its samples; allowed: 60000"));

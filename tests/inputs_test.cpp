@@ -89,11 +89,33 @@ TEST(Counts, AreTakenAsPeopleTypeThem) {
   EXPECT_THROW(parse_integer<std::int64_t>("--samples", "1e5", 1, 20000), CLI::ValidationError);
 }
 
+// The steps of a grid are such counts; what is none is left to the grid's own sentence.
+TEST(Counts, AreThoseOfAGridsSteps) {
+  for (const auto& [text, digits] :
+       std::initializer_list<std::pair<const char*, const char*>>{{"paper", "paper"},
+                                                                  {"uniform:1e3", "uniform:1000"},
+                                                                  {"geometric:1.5k:1e-3", "geometric:1500:1e-3"},
+                                                                  {"uniform:1_000:", "uniform:1000:"},
+                                                                  {"uniform:", "uniform:"},
+                                                                  {"uniform:1e-3", "uniform:1e-3"},
+                                                                  {"uniform:many:0", "uniform:many:0"},
+                                                                  {"file:", "file:"},
+                                                                  {"file:1e3", "file:1e3"},
+                                                                  {"1e3", "1e3"},
+                                                                  {"", ""}}) {
+    EXPECT_EQ(grid_in_digits(text), digits) << text;
+  }
+}
+
 TEST(KeptCounts, AreIntegersThatADoubleHolds) {
   EXPECT_EQ(count_of(0, "it"), 0);
   EXPECT_EQ(count_of(0x1p53, "it"), std::int64_t{1} << 53);
   for (const double value : {-1.0, 0.5, 1e300, 0x1p54, std::nan(""), std::numeric_limits<double>::infinity()}) {
     EXPECT_THAT(message_of([&] { count_of(value, "it"); }), HasSubstr("allowed: integers from 0 to 2^53"));
+  }
+  EXPECT_EQ(duration_of(0.5, "it"), 0.5);
+  for (const double value : {-1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
+    EXPECT_THAT(message_of([&] { duration_of(value, "it"); }), HasSubstr("allowed: finite numbers that are not neg"));
   }
 }
 
@@ -126,6 +148,7 @@ TEST(KeptJson, IsHeldToItsShape) {
                  {"sliced_w2_squared", nullptr},
                  {"noise_floor", 5e-4},
                  {"escaped", samplers},
+                 {"warnings", Json::array({"of 8 samples of the ODE 1 are not finite"})},
                  {"residual", {{"mean_square", 2}, {"centred_mean_square", 1}}},
                  {"denoising_loss", 3},
                  {"along_the_way",
@@ -150,6 +173,7 @@ TEST(KeptJson, IsHeldToItsShape) {
   EXPECT_THAT(fault(changed("/seconds", Json::object())), HasSubstr("it has no seconds.ode"));
   EXPECT_THAT(fault(changed("/w2_squared", nullptr)), HasSubstr("w2_squared is no object"));
   EXPECT_THAT(fault(changed("/escaped/sde", "0")), HasSubstr("escaped.sde is no number"));
+  EXPECT_THAT(fault(changed("/warnings/0", 3)), HasSubstr("warnings is no text"));
   EXPECT_THAT(fault(changed("/along_the_way/times", 3)), HasSubstr("along_the_way.times is no list"));
   EXPECT_THAT(fault(changed("/along_the_way/potential_integrable/1", 1)), HasSubstr("potential_integrable is no flag"));
   Json other = gap;

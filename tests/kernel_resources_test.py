@@ -154,7 +154,7 @@ def all_instructions(objects):
     folders = {name: tool_folder(name) for name in ('cuobjdump', 'nvdisasm')}
     for name, folder in folders.items():
         if folder is None:
-            skip(f'{name} is not here (python3 -m pip install nvidia-cuda-{name})')
+            skip(f'{name} is not here (python3 -m pip install -c tools/constraints.txt nvidia-cuda-{name})')
     environment = dict(os.environ, PATH=os.pathsep.join([folders['nvdisasm'], os.environ.get('PATH', '')]))
     found = {}
     for path in objects:

@@ -2,7 +2,8 @@
 // and never touched but for the last rows and what a block comes by, and of a launch runs the block alone that has the
 // last rows. They get the bits that a launch of these rows alone gives them. An index of 32 bits takes them elsewhere.
 //
-// Left out: launch_total() and launch_loss_values(), whose arrays a block or each of its parts reads whole.
+// Left out: launch_sort(), which is CUB's; launch_pack_image(), whose network fits a block's shared memory; and
+// launch_total(), one block of which reads all of an array: of the wide losses' chunks, 2^16 rows at most.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
@@ -33,9 +34,10 @@ namespace {
 
 using Index = std::int64_t;
 
-constexpr Index tail = 5;                             // rows that are compared
-constexpr Index many = (Index{1} << 31) + tail;       // rows of few numbers
-constexpr Index wide_rows = (Index{1} << 15) + tail;  // rows of wide_stride numbers
+constexpr Index tail = 5;                              // rows that are compared
+constexpr Index many = (Index{1} << 31) + tail;        // rows of few numbers
+constexpr Index many_tiles = (Index{1} << 35) + tail;  // rows, of which a tile has 16
+constexpr Index wide_rows = (Index{1} << 15) + tail;   // rows of wide_stride numbers
 constexpr int wide_stride = 1 << 16;
 
 std::mt19937& generator() {
@@ -164,17 +166,19 @@ class Resident : public ::testing::Test {
                    .potential = true,
                    .activation = Activation::tanh,
                    .beta = 1};
-  // So many multiprocessors that each tile has a block.
-  DeviceLimits limits_{.multiprocessors = 1 << 28, .shared_bytes = 227 << 10};
+  // Enough multiprocessors for each tile of a loss to have a block.
+  DeviceLimits limits_{.multiprocessors = 1 << 30, .shared_bytes = 227 << 10};
+  int block_of_last_tile() const { return static_cast<int>(((many_tiles - 1) / 16) % limits_.multiprocessors); }
   std::vector<float> image_ = std::vector<float>(static_cast<std::size_t>(image_layout(net_).bytes) / sizeof(float));
-  Rows<float> t_{many, 1, true}, x_{many, 2, true};
+  Rows<float> t_{many_tiles, 1, true}, x_{many_tiles, 2, true};
 };
 
 TEST_F(Resident, Fields) {
   ASSERT_EQ(prepare_resident_fields(net_, Work::curvature, limits_), 0);
-  Rows<float> value(many, 1), dt(many, 1), score(many, 2), divergence(many, 1), residual(many, 1);
+  Rows<float> value(many_tiles, 1), dt(many_tiles, 1), score(many_tiles, 2), divergence(many_tiles, 1),
+      residual(many_tiles, 1);
   for (const int probes : {0, 2}) {
-    on_both_sides(many, last_block, [&](const Side& side) {
+    on_both_sides(many_tiles, block_of_last_tile(), [&](const Side& side) {
       const FieldArguments a{.n = side.n,
                              .t = t_.of(side),
                              .t_stride = 1,
@@ -198,9 +202,9 @@ TEST_F(Resident, Fields) {
 
 TEST_F(Resident, Hessian) {
   ASSERT_EQ(prepare_resident_hessian(net_, limits_), 0);
-  Rows<float> direction(many, 2, true), product(many, 2), hessian(many, 4);
+  Rows<float> direction(many_tiles, 2, true), product(many_tiles, 2), hessian(many_tiles, 4);
   for (const bool matrix : {false, true}) {
-    on_both_sides(many, last_block, [&](const Side& side) {
+    on_both_sides(many_tiles, block_of_last_tile(), [&](const Side& side) {
       const HessianArguments a{.n = side.n,
                                .t = t_.of(side),
                                .t_stride = 1,
@@ -222,8 +226,8 @@ TEST_F(Resident, PathsAndLogDensities) {
     ASSERT_EQ(prepare_resident_sample(net_, work, limits_), 0);
     for (const bool stochastic : {true, false}) {
       if (stochastic && work == Work::log_density) continue;
-      Rows<float> snapshots(2 * many, 2), log_density(many, 1), x(many, 2, true);
-      on_both_sides(many, last_block, [&](const Side& side) {
+      Rows<float> snapshots(2 * many_tiles, 2), log_density(many_tiles, 1), x(many_tiles, 2, true);
+      on_both_sides(many_tiles, block_of_last_tile(), [&](const Side& side) {
         SampleArguments a{};
         a.n = side.n;
         a.x = x.of(side);
@@ -264,9 +268,9 @@ TEST_F(Resident, Losses) {
   const std::int64_t iteration = 3;
   const TrainingDraw draw = training_draw(data_source(DataKind::circles2), &iteration);
 
-  Rows<float> target(many, 2), weight(many, 1);
-  const Side part{false, tail, many - tail}, whole{true, many, 0};
-  constexpr Index blocks = (many + 16 * block_warps - 1) / (16 * block_warps);
+  Rows<float> target(many_tiles, 2), weight(many_tiles, 1);
+  const Side part{false, tail, many_tiles - tail}, whole{true, many_tiles, 0};
+  constexpr Index blocks = (many_tiles + 16 * block_warps - 1) / (16 * block_warps);
   for (const bool residual : {false, true}) {
     if (residual) {
       ASSERT_EQ(finished(launch_collocation_points(draw, part.first, tail, t_.of(part), x_.of(part), nullptr)), 0);
@@ -588,7 +592,31 @@ TEST(Statistics, Moments) {
   }
 }
 
-// ---- the update -----------------------------------------------------------------------------------------------------
+// ---- the loss's values and the update --------------------------------------------------------------------------------
+
+// The last of the parts has the last numbers.
+TEST(Losses, SquaresOfManyDerivatives) {
+  const Reserved<float> gradient(many);
+  for (Index i = many - tail; i < many; ++i) gradient.get()[i] = 3;
+  const double sums[2] = {1, 2};
+  double values[3];
+  const std::int64_t iteration = 3;
+  GradientSquares squares{};
+  emulation::run_only({last_block});
+  EXPECT_EQ(finished(launch_loss_values({.sums = sums,
+                                         .denoising_count = 1,
+                                         .residual_count = 1,
+                                         .residual_weight = 1,
+                                         .values = values,
+                                         .squares = &squares,
+                                         .parameter_count = many,
+                                         .gradient = gradient.get(),
+                                         .iteration = &iteration},
+                                        nullptr)),
+            0);
+  emulation::run_only({});
+  EXPECT_EQ(squares.parts[most_square_parts - 1], 9.0 * tail);
+}
 
 TEST(Update, OfManyParameters) {
   const Reserved<UpdatePlan> plan(1);

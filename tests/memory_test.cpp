@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "archive.hpp"
 #include "core/parallel.hpp"
 #include "fokker/fokker.hpp"
 #include "io/json.hpp"
@@ -79,7 +80,12 @@ TEST(Memory, RunsOutInReadersWithoutHarm) {
   EXPECT_GT(requests_survived([&] { load_model(scratch / "n.safetensors"); }), 50);
   const double numbers[] = {1, 2, 3};
   save_npy(scratch / "t.npy", {3}, numbers);
-  EXPECT_GT(requests_survived([&] { load_npy(scratch / "t.npy"); }), 3);
+  EXPECT_GT(requests_survived([&] { load_array(scratch / "t.npy"); }), 3);
+  put(scratch / "t.csv", "the names of columns, of more than one\n1,2\n3,4\n");
+  EXPECT_GT(requests_survived([&] { load_array(scratch / "t.csv"); }), 3);
+  const std::string array = testing::npy_of("<f8", "(3, 1)", std::string(24, '\0'));
+  put(scratch / "t.npz", testing::archive({{.name = "x.npy", .bytes = array}, {.name = "y.npy", .bytes = "none"}}));
+  EXPECT_GT(requests_survived([&] { load_array(scratch / "t.npz"); }), 9);
   EXPECT_GT(requests_survived([] { TimeGrid::parse("geometric:5:1e-2", ForwardSde{}); }), 0);
 }
 

@@ -42,6 +42,74 @@ std::string refusal(const std::function<void()>& call) {
   return text;
 }
 
+// ------------------------------------------------------------------------------------------- kinked activations
+
+// What takes second derivatives of a potential net is refused where σ′ of its activation jumps, and nothing else is.
+TEST(Misuse, SecondDerivativesOfAKinkedPotential) {
+  const Context context = cpu();
+  std::vector<float> t(1, 0.5f), x(2, 0.25f), one(1), two(2), four(4);
+  std::vector<double> values(3);
+  const Points<float> points{.t = View<const float>(t), .x = View<const float>(x, 2)};
+  const DataSet data = DataSet::named("blob");
+  // Calls that take second derivatives, of a network.
+  const auto calls = [&](const Architecture& a) {
+    const Model model{ForwardSde(), Mlp::initialise(a, 1)};
+    const auto evaluate = [=, &context](const FieldOutputs<float>& outputs) {
+      return [=, &context] { Fields<float>(context, model).evaluate(points, outputs); };
+    };
+    const auto loss = [=, &context, &values](std::int64_t n, std::int64_t m, bool with_gradient) {
+      return [=, &context, &values] {
+        const std::vector<float> parameters(static_cast<std::size_t>(a.parameter_count()), 0.1f);
+        std::vector<float> gradient(parameters.size());
+        const View<const float> times(points.t.data, n), states(points.x.data, n, 2);
+        Loss<float>(context, a, model.sde)
+            .evaluate(View<const float>(parameters), {times, states, states},
+                      {View<const float>(points.t.data, m), View<const float>(points.x.data, m, 2)}, 1, View(values),
+                      with_gradient ? View(gradient) : View<float>());
+      };
+    };
+    const bool potential = a.output == Output::potential;
+    std::vector<std::pair<const char*, std::function<void()>>> list{
+        {"the divergence", evaluate({.divergence = View(one)})},
+        {"the Hessian", evaluate({.hessian = View(four, 4)})},
+        {"the Hessian times a vector",
+         [=, &context, &two] { Fields<float>(context, model).hessian_vector(points, points.x, View(two, 2)); }},
+        {"the log-density", [=, &context, &one] { Sampler(context, model, grid()).log_density(points.x, View(one)); }},
+        {"a loss's gradient", loss(1, 0, true)},
+        {"training", [=, &context] { Trainer(context, model, data, few()); }}};
+    if (potential) {
+      list.push_back({"the residual", evaluate({.residual = View(one)})});
+      list.push_back({"the residual", loss(0, 1, false)});
+    }
+    return list;
+  };
+  for (const ActivationTraits& traits : Activations::traits) {
+    for (const double parameter : {traits.parameter.usual, 1.0, 0.5}) {
+      for (const Output output : {Output::potential, Output::score}) {
+        const Architecture a{
+            .dimension = 2, .hidden = {7, 5}, .activation = traits.activation, .beta = parameter, .output = output};
+        SCOPED_TRACE(a.describe());
+        const bool kinked = traits.activation == Activation::relu || traits.activation == Activation::selu ||
+                            (traits.activation == Activation::leaky_relu && parameter != 1) ||
+                            (traits.activation == Activation::elu && parameter != 1);
+        for (const auto& [what, call] : calls(a)) {
+          if (kinked && output == Output::potential) {
+            EXPECT_THAT(refusal(call), AllOf(HasSubstr(std::string(what) + " is asked for of a potential net of"),
+                                             HasSubstr(traits.name), HasSubstr("σ′ jumps at 0"),
+                                             HasSubstr("allowed: a smooth activation")));
+          } else {
+            EXPECT_NO_THROW(call()) << what;
+          }
+        }
+        // These take first derivatives.
+        const Model model{ForwardSde(), Mlp::initialise(a, 1)};
+        EXPECT_NO_THROW(Fields<float>(context, model).evaluate(points, {.score = View(two, 2)}));
+        EXPECT_NO_THROW(Sampler(context, model, grid()).sample(View(two, 2)));
+      }
+    }
+  }
+}
+
 // -------------------------------------------------------------------------------------------------------- shapes
 
 // No rows of no columns, and no negative ones, of any memory.
@@ -72,7 +140,7 @@ TEST(Misuse, ViewsOfNoShape) {
   EXPECT_THAT(numbers, Each(0.5f));
   for (const std::int64_t columns : {0, -1}) {
     EXPECT_THAT(refusal([&] { View<float>(numbers, columns); }), HasSubstr("allowed: 1 or more"));
-    EXPECT_THAT(refusal([&] { DataSet::samples(numbers, columns); }), HasSubstr("allowed: 1 or more"));
+    EXPECT_THAT(refusal([&] { DataSet::samples(numbers, columns); }), HasSubstr("allowed: 1 to 262140"));
   }
   // A buffer may be empty, and a law of it is none.
   EXPECT_THAT(refusal([&] { empirical_law(context, Buffer<float>(context, 3, 0)); }), HasSubstr("[3, 0]"));

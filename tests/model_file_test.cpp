@@ -228,7 +228,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
     for (const Output output : {Output::potential, Output::score}) {
       for (const std::int64_t d : {1, 2, 16}) {
         Architecture a = architecture(d, trial % 2 ? Shape{7, 1, 127} : Shape{19}, activation, output);
-        a.beta = 1.0 / 3;
+        a.beta = 1.0 / 3;  // within the range of every parameter
         if (trial % 3 == 0) {
           for (std::int64_t l = 0; l < a.layers(); ++l) a.layer_names.push_back(fmt::format("net.{}", 2 * l));
         }
@@ -239,8 +239,9 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
         EXPECT_EQ(b.dimension, d);
         EXPECT_EQ(b.hidden, a.hidden);
         EXPECT_EQ(b.activation, activation);
-        if (traits_of(activation).has_parameter()) {
+        if (const char* const parameter = traits_of(activation).parameter.name) {
           EXPECT_EQ(b.beta, a.beta);
+          EXPECT_EQ(SafeTensors::load(scratch / "a.safetensors").metadata.at(parameter), fmt::format("{}", a.beta));
         }
         EXPECT_EQ(b.output, output);
         EXPECT_EQ(b.layer_names, a.layer_names);
@@ -357,10 +358,9 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
               AllOf(HasSubstr("lack activation, beta, output, inputs, sde; give these there, or by options of "
                               "these names"),
                     HasSubstr(fmt::format("activation is {}", fmt::join(activation_names(), ", ")))));
-  EXPECT_THAT(
-      refusal(scratch, file, {{"activation", "silu"}}),
-      HasSubstr(fmt::format("lack output, inputs, sde; give these there, or by options of these names; output is {}",
-                            fmt::join(output_names(), ", "))));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),
+              AllOf(HasSubstr("lack output, inputs, sde; give these there, or by"),
+                    HasSubstr(fmt::format("output is {}", fmt::join(output_names(), ", ")))));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "softplus"}, {"output", "potential"}}),
               HasSubstr("beta is a number (PyTorch's softplus has 1)"));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}, {"output", "potential"}, {"sde", "ou"}}),
@@ -386,6 +386,15 @@ TEST(ForeignFile, AParameterThatNothingReadsIsRefused) {
               {{"activation", "silu"}, {"output", "potential"}, {"inputs", "t,x"}, {"sde", "ou"}, {"beta", "2"}});
   EXPECT_THAT(refusal(scratch, file), HasSubstr("beta is given, and the activation silu has no such parameter"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "softplus"}})).architecture.beta, 2);
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("lack negative_slope; give"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "leaky-relu"}}), HasSubstr("negative_slope is a number"));
+  EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "leaky-relu"}, {"negative_slope", "0.2"}})).architecture.beta,
+            0.2);
+  EXPECT_THAT(
+      refusal(scratch, file, {{"activation", "leaky-relu"}, {"alpha", "0.2"}}),
+      HasSubstr("alpha is given, and the activation leaky-relu has no such parameter; allowed: negative_slope"));
+  EXPECT_THAT(refusal(scratch, file, {{"activation", "elu"}, {"alpha", "0"}}),
+              HasSubstr("elu has alpha = 0: allowed are 1e-06 to 1e+06"));
   const SafeTensors tanh = file_of({{"0", 7, 3}, {"2", 1, 7}}, tanh_potential);
   EXPECT_THAT(refusal(scratch, tanh, {{"beta", "2"}}), HasSubstr("the activation tanh has no"));
   EXPECT_EQ(mlp_of(load(scratch, file, {{"activation", "tanh"}})).architecture.activation, Activation::tanh);

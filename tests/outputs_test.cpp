@@ -138,6 +138,20 @@ TEST(Claims, AreRefusedWhereTheFileCannotBeWritten) {
   EXPECT_EQ(scratch.list(), before);
 }
 
+// With the folders above it or without them.
+TEST(Folders, WhoseNamesAreTooLongAreNotBegunWith) {
+  const Scratch scratch;
+  const std::string longest(255, 'x');
+  for (const std::string& name : {"a/b/" + longest + "x/c", longest + "x", "a/" + std::string(5000, '/')}) {
+    EXPECT_THAT(message_of([&] { make_folder(scratch / name); }), HasSubstr("File name too long"));
+    EXPECT_THAT(message_of([&] { check_length(scratch / name); }), HasSubstr("File name too long"));
+  }
+  check_length(scratch / ("a/" + longest));
+  EXPECT_EQ(scratch.list(), Names());
+  make_folder(scratch / ("a/" + longest + "/"));
+  EXPECT_TRUE(std::filesystem::is_directory(scratch / ("a/" + longest)));
+}
+
 TEST(Claims, AreOfAllOutputsOrNone) {
   const Scratch scratch;
   const std::string a = scratch / "a", b = scratch / "b";

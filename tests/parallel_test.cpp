@@ -2,6 +2,7 @@
 // threads can be made.
 #include "core/parallel.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -15,6 +16,7 @@
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "core/processors.hpp"
@@ -163,10 +165,21 @@ TEST(Threads, AreThoseThatTheProcessMayRunOn) {
   EXPECT_GE(all, 1);
   EXPECT_EQ(make_threads(0), all);
   EXPECT_EQ(make_threads(7), 7);
-  for (const auto& [text, threads] : {std::pair("1", 1), std::pair("100000", all), std::pair("-3", all),
-                                      std::pair("many", all), std::pair("", all)}) {
+  // What is not taken is named.
+  const std::string none = ", which is no number of threads";
+  for (const auto& [text, threads, refused] : std::vector<std::tuple<const char*, int, std::string>>{
+           {"1", 1, ""},
+           {"1,4", 1, ""},
+           {" 1 ", 1, ""},
+           {"100000", all, fmt::format("OMP_NUM_THREADS asks for 100000 threads where {} may run", all)},
+           {"-3", all, "OMP_NUM_THREADS is '-3'" + none},
+           {"0", all, "OMP_NUM_THREADS is '0'" + none},
+           {"1x", all, "OMP_NUM_THREADS is '1x'" + none},
+           {"many", all, "OMP_NUM_THREADS is 'many'" + none},
+           {"", all, ""}}) {
     ::setenv("OMP_NUM_THREADS", text, 1);
     EXPECT_EQ(default_threads(), threads) << text;
+    EXPECT_EQ(refused_threads(), refused) << text;
   }
   ::unsetenv("OMP_NUM_THREADS");
 }

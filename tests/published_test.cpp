@@ -23,8 +23,8 @@
 
 #include "backend_under_test.hpp"
 #include "core/parallel.hpp"
+#include "fokker/array.hpp"
 #include "fokker/model.hpp"
-#include "fokker/npy.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/transport.hpp"
 #include "paper_data.hpp"
@@ -163,7 +163,7 @@ class PublishedSampling : public Machine, public ::testing::WithParamInterface<C
     for (const Way& way : {Way{"ode", Scheme::euler, GetParam().escaped_ode, 1 + 2 * number},
                            Way{"sde", Scheme::euler_maruyama, GetParam().escaped_sde, 2 + 2 * number}}) {
       SCOPED_TRACE(fmt::format("{} {}, {} samples", name, way.name, n));
-      const NpyArray published = load_npy(fmt::format("{}/histograms/{}_{}.npy", data, name, way.name));
+      const Array published = load_array(fmt::format("{}/histograms/{}_{}.npy", data, name, way.name));
       ASSERT_EQ(published.data.size(), 4096u);
 
       Buffer<float> there(context, n, 2);

@@ -74,6 +74,7 @@ TEST(RadialSlopes, BoundedActivationsAreNeverIntegrableAndMixturesAlwaysAre) {
     Architecture architecture;
     architecture.hidden = {7};
     architecture.activation = activation;
+    architecture.beta = 1;  // which every parameter may be
     Mlp mlp = Mlp::initialise(architecture, 1);
     const RadialSlopes slopes = radial_slopes(context(), {ForwardSde{}, mlp}, 1);
     EXPECT_FALSE(slopes.integrable) << to_string(activation);

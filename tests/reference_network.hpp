@@ -168,6 +168,16 @@ VariableOf<N> exp(const VariableOf<N>& a) {
   return record<N>(e, a, e);
 }
 template <class N>
+VariableOf<N> expm1(const VariableOf<N>& a) {
+  using std::exp, std::expm1;
+  return record<N>(expm1(a.value), a, exp(a.value));
+}
+template <class N>
+VariableOf<N> erfc(const VariableOf<N>& a) {
+  using std::erfc, std::exp;
+  return record<N>(erfc(a.value), a, N(-2 / std::sqrt(std::acos(-1.0))) * exp(N(-1.0) * a.value * a.value));
+}
+template <class N>
 VariableOf<N> log1p(const VariableOf<N>& a) {
   using std::log1p;
   return record<N>(log1p(a.value), a, N(1.0) / (N(1.0) + a.value));
@@ -216,8 +226,37 @@ struct ReferenceActivation {
 
 template <class S>
 ReferenceActivation<S> reference_activation(const std::string& name, double beta, const S& z) {
-  using std::cos, std::exp, std::log1p, std::sin;
-  const S one = 1.0;
+  using std::cos, std::erfc, std::exp, std::expm1, std::log1p, std::sin;
+  const S one = 1.0, zero = 0.0, two = 2.0;
+  const double pi = std::acos(-1.0);
+  const bool above = value_of(z) > 0;
+  if (name == "relu") return above ? ReferenceActivation<S>{z, one, zero} : ReferenceActivation<S>{zero, zero, zero};
+  if (name == "leaky-relu") {
+    return above ? ReferenceActivation<S>{z, one, zero} : ReferenceActivation<S>{S(beta) * z, S(beta), zero};
+  }
+  if (name == "elu" || name == "selu") {
+    const double scale = name == "elu" ? 1 : 1.0507009873554804934193349852946;
+    const double alpha = name == "elu" ? beta : 1.6732632423543772848170429916717;
+    if (above) return {S(scale) * z, S(scale), zero};
+    const S factor = scale * alpha, e = factor * exp(z);
+    return {factor * expm1(z), e, e};
+  }
+  if (name == "gelu") {
+    const S share = S(0.5) * erfc(S(-std::sqrt(0.5)) * z), density = S(1 / std::sqrt(2 * pi)) * exp(S(-0.5) * z * z);
+    return {z * share, share + z * density, density * (two - z * z)};
+  }
+  if (name == "gelu-tanh") {  // ½ (1 + tanh(v/2)) is the logistic function of v
+    const double k = 2 * std::sqrt(2 / pi), cubic = 0.044715 * k;
+    const S v = (S(k) + S(cubic) * z * z) * z, v1 = S(k) + S(3 * cubic) * z * z, v2 = S(6 * cubic) * z;
+    const S p = one / (one + exp(zero - v)), q = one / (one + exp(v)), u = p * q;
+    return {z * p, p + z * u * v1, two * u * v1 + z * u * (v2 + (q - p) * v1 * v1)};
+  }
+  if (name == "mish") {  // n = (1 + e^z)² − 1, tanh log(1 + e^z) = n/(n + 2)
+    const S e = exp(z), n = e * (e + two), h = n / (n + two), p = one / (one + exp(zero - z)), q = one / (one + e);
+    const S slope = S(4.0) * (n + one) / ((n + two) * (n + two)), h1 = slope * p;
+    const S h2 = slope * p * q - two * h * h1 * p;
+    return {z * h, h + z * h1, two * h1 + z * h2};
+  }
   if (name == "sine") return {sin(z), cos(z), S(0.0) - sin(z)};
   if (name == "softplus") {
     const S y = S(beta) * z;
@@ -245,8 +284,16 @@ struct Jet {
   std::vector<S> second;  // [pairs]
 };
 
-// The outputs' jets at (t, x). `nearest`, where given, takes the least |βz − 20| over all units: how far the point is
-// from a jump of softplus's derivatives.
+// How far z is from where a derivative of the activation jumps.
+inline double distance_to_jump(const std::string& activation, double beta, double z) {
+  if (activation == "softplus") return std::fabs(beta * z - 20);
+  for (const char* kinked : {"relu", "leaky-relu", "elu", "selu"}) {
+    if (activation == kinked) return std::fabs(z);
+  }
+  return std::numeric_limits<double>::infinity();
+}
+
+// The outputs' jets at (t, x). `nearest`, where given, takes the least distance_to_jump() of all units.
 template <class S>
 std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::vector<S>& parameters, double t,
                                       const double* x, const Pairs& pairs, double* nearest = nullptr) {
@@ -273,8 +320,9 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
         next[s][j] = dot(weight + std::size_t(j) * in, streams[s], s == 0 ? bias + j : nullptr);
     if (layer + 2 < widths.size()) {
       for (int j = 0; j < out; ++j) {
-        if (nearest && net.activation == "softplus")
-          *nearest = std::min(*nearest, std::fabs(net.beta * value_of(next[0][j]) - 20));
+        if (nearest) {
+          *nearest = std::min(*nearest, distance_to_jump(net.activation, net.beta, value_of(next[0][j])));
+        }
         const auto f = reference_activation<S>(net.activation, net.beta, next[0][j]);
         for (std::size_t k = 0; k < pairs.size(); ++k) {
           const auto [a, b] = pairs[k];
@@ -350,8 +398,8 @@ inline double reference_residual(const ReferenceNetwork& net, const ReferenceSde
 }
 
 // Least |βz − 20| over the units of a softplus network and the points t [N], x [N, d]; infinite for the others.
-inline double distance_to_softplus_threshold(const ReferenceNetwork& net, const std::vector<double>& t,
-                                             const std::vector<double>& x) {
+inline double distance_to_jump(const ReferenceNetwork& net, const std::vector<double>& t,
+                               const std::vector<double>& x) {
   double nearest = std::numeric_limits<double>::infinity();
   for (std::size_t k = 0; k < t.size(); ++k)
     reference_outputs<double>(net, net.parameters, t[k], &x[k * net.dimension], {}, &nearest);

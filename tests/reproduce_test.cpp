@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "archive.hpp"
 #include "fokker/fokker.hpp"
 #include "reproduction.hpp"
 #include "scratch.hpp"
@@ -73,6 +74,17 @@ TEST(Reproduction, RefusesDataChangedUnderOneName) {
   expect_refusal(reproduce(scratch, samples, "0"), "data_contents");
 }
 
+TEST(Reproduction, ArraysOfOneFileHaveFoldersOfTheirOwn) {
+  const Scratch scratch;
+  const std::string array = npy_of("<f4", "(2, 2)", bytes_of(std::vector<float>{0.5f, 1, -1, 0.25f}));
+  put(scratch / "two.npz", archive({{.name = "x.npy", .bytes = array}, {.name = "y/z.npy", .bytes = array}}));
+  const std::string file = scratch / "two.npz";
+  ASSERT_EQ(reproduce(scratch, file + ":x," + file + ":y/z", "0").code, 0);
+  for (const char* run : {"two_x", "two_y_z"}) {
+    EXPECT_TRUE(std::filesystem::exists(scratch / fmt::format("out/{}_softplus20_w0_s0/model.safetensors", run)));
+  }
+}
+
 TEST(Reproduction, ANoiseFloorOfZeroDividesNothing) {
   const Scratch scratch;
   const float point[2] = {0.5f, -0.25f};
@@ -94,7 +106,7 @@ TEST(Reproduction, DataThatAreNotPlanarHaveSlicedDistances) {
   ASSERT_EQ(spatial.code, 0) << spatial.err;
   // So little training throws every sample far out.
   EXPECT_THAT(spatial.out, HasSubstr("of 200 samples as few as 0 stayed near the data"));
-  EXPECT_THAT(spatial.err, HasSubstr("of 200 samples of the ODE in 'spatial_softplus20_w0_s0' 200 have a coordinate"));
+  EXPECT_THAT(spatial.err, HasSubstr("spatial_softplus20_w0_s0: of 200 samples of the ODE 200 have a coordinate"));
   const Json gap = Json::parse(get(scratch / "out/results.json"))["runs"][0]["gap"];
   EXPECT_TRUE(gap["w2_squared"].is_null());
   EXPECT_TRUE(gap["sliced_w2_squared"]["ode_sde"].is_number());
@@ -159,6 +171,7 @@ TEST(Reproduction, KeptFilesThatAreDamagedAreNamed) {
   const std::string gap = folder + "gap.json", diagnosis = folder + "diagnosis.json";
   expect_named(gap, changed("gap.json", "/seconds", Json::object()), "it has no seconds.ode; remove it");
   expect_named(gap, without("gap.json", "noise_floor"), "it has no noise_floor");
+  expect_named(gap, without("gap.json", "warnings"), "it has no warnings");
   expect_named(gap, changed("gap.json", "/w2_squared", nullptr), "w2_squared is no object");
   expect_named(gap, changed("gap.json", "/escaped/ode", "none"), "escaped.ode is no number");
   expect_named(diagnosis, changed("diagnosis.json", "/identity", Json::object()), "it has no identity.kl_end");
@@ -214,6 +227,10 @@ TEST(Reproduction, FilesThatCannotBeWrittenAreRefused) {
   }
   const Outcome outcome = run(scratch, reproduce_tool + " --preset smoke --out " + (scratch / std::string(300, 'a')));
   expect_refusal(outcome, "File name too long");
+  // Nor is any folder made where one of them cannot be.
+  put_mixture(scratch / (std::string(240, 'a') + ".json"), 0);
+  expect_refusal(reproduce(scratch, scratch / (std::string(240, 'a') + ".json"), "0"), "File name too long");
+  EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
 }
 
 TEST(Reproduction, AModelIsReportedUnderItsOwnRecipe) {
@@ -287,17 +304,19 @@ TEST(Reproduction, DataOutsideTheBoxAreNamedBeforeTraining) {
       fmt::format("all data of '{}' lie outside the box [-3.5, 3.5]^2 of the distances", scratch / "far.json"));
   EXPECT_FALSE(std::filesystem::exists(scratch / "out"));
   put_mixture(scratch / "edge.json", 3.5);  // half of them outside
-  const Outcome outcome = reproduce(scratch, scratch / "edge.json", "1");
+  const Outcome outcome = reproduce(scratch, scratch / "edge.json", "1,0");
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const std::size_t measured = outcome.err.find("of the data are outside the box [-3.5, 3.5]^2, and distances leave"),
                     trained = outcome.err.find("in which the points of the residual are");
-  EXPECT_LT(measured, outcome.err.find("1 run on the")) << outcome.err;
-  EXPECT_LT(trained, outcome.err.find("1 run on the")) << outcome.err;
+  EXPECT_LT(measured, outcome.err.find("2 runs on the")) << outcome.err;
+  EXPECT_LT(trained, outcome.err.find("2 runs on the")) << outcome.err;
   const Json results = Json::parse(get(scratch / "out/results.json"));
   EXPECT_EQ(results["warnings"].size(), 2u);
   EXPECT_TRUE(results["runs"][0]["gap"]["warnings"].is_array());
   expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation silu --beta 3"),
                  "--beta given with the activation silu", 2);
+  expect_refusal(reproduce(scratch, "blob", "0", 3, "--activation elu --negative-slope 0.1"),
+                 "--negative-slope given with the activation elu, which has no such parameter; allowed: --alpha", 2);
 }
 
 TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
@@ -305,24 +324,35 @@ TEST(Reproduction, FewSamplesLeftCompareWithNoNoiseFloor) {
   const Outcome lost = reproduce(scratch, "blob");  // so little training throws every sample out of the box
   ASSERT_EQ(lost.code, 0) << lost.err;
   EXPECT_THAT(lost.out, AllOf(Not(HasSubstr("nan")), Not(HasSubstr("noise floors"))));
-  EXPECT_THAT(lost.err, HasSubstr("all 200 samples of the ODE in 'blob_softplus20_w0_s0' are outside the box"));
+  EXPECT_THAT(lost.err, HasSubstr("blob_softplus20_w0_s0: all 200 samples of the ODE are outside the box"));
   const bool reported = can_report();
   if (reported) {
-    EXPECT_THAT(report(scratch), HasSubstr("no distance between the samplers"));
+    EXPECT_THAT(report(scratch),
+                AllOf(HasSubstr("no distance between the samplers"),
+                      HasSubstr("<li>blob_softplus20_w0_s0: all 200 samples of the ODE are outside the box")));
   }
 
   for (const double escaped : {0.04, 0.97}) {
     SCOPED_TRACE(escaped);
-    put_gaps(scratch, "blob", escaped);
+    const bool few = escaped > 0.5;
+    // What is said of the samples is what was said when they were measured, and a text.
+    put_gaps(scratch, "blob", escaped, few ? std::vector<std::string>{"<b>97 %"} : std::vector<std::string>());
     const Outcome outcome = reproduce(scratch, "blob");
     ASSERT_EQ(outcome.code, 0) << outcome.err;
-    const bool few = escaped > 0.5;
+    for (const char* weight : {"0", "1"}) {
+      const std::string line = fmt::format("reproduce: warning: blob_softplus20_w{}_s0: <b>97 %\n", weight);
+      EXPECT_EQ(outcome.err.find(line) != std::string::npos, few) << outcome.err;
+    }
+    EXPECT_EQ(outcome.err.find("warning") != std::string::npos, few) << outcome.err;
     const auto expected =
         few ? HasSubstr("of 200 samples as few as 6 stayed near the data, so that no noise floor compares")
             : HasSubstr("noise floors");
     EXPECT_THAT(outcome.out, AllOf(expected, HasSubstr("gap falls from 3.5")));
     if (reported) {
-      EXPECT_THAT(report(scratch), expected);
+      const std::string page = report(scratch);
+      EXPECT_THAT(page, expected);
+      EXPECT_EQ(page.find("<li>blob_softplus20_w1_s0: &lt;b&gt;97 %</li>") != std::string::npos, few);
+      EXPECT_EQ(page.find("may be none") != std::string::npos, few);
     }
   }
 }

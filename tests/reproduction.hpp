@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "process.hpp"
 #include "scratch.hpp"
@@ -30,13 +31,16 @@ inline Outcome reproduce(const Scratch& scratch, const std::string& data, const 
                                   reproduce_tool, iterations, data, weights, scratch / "out", options));
 }
 
-// As if the two runs there had left these distances between the samplers, with that share of the ODE's samples lost.
-inline void put_gaps(const Scratch& scratch, const std::string& data, double escaped) {
+// As if the two runs there had left these distances between the samplers, with that share of the ODE's samples lost and
+// these warnings.
+inline void put_gaps(const Scratch& scratch, const std::string& data, double escaped,
+                     const std::vector<std::string>& warnings = {}) {
   for (const auto& [weight, ode_sde] : {std::pair(0, 3.5), std::pair(1, 0.5)}) {
     const std::string path = scratch / fmt::format("out/{}_softplus20_w{}_s0/gap.json", data, weight);
     nlohmann::json gap = nlohmann::json::parse(get(path));
     gap["w2_squared"] = {{"ode_sde", ode_sde}, {"ode_truth", 1}, {"sde_truth", 1}};
     gap["escaped"] = {{"ode", escaped}, {"sde", 0}};
+    gap["warnings"] = warnings;
     put(path, gap.dump());
   }
 }

@@ -78,6 +78,16 @@ std::string table() {
   return text;
 }
 
+TEST(Residency, OfTrainingIsForActivationsWithCodeOfTheirOwn) {
+  for (const ActivationTraits& traits : Activations::traits) {
+    Architecture a = net(2, {80, 80, 80}, Output::score);
+    a.activation = traits.activation, a.beta = traits.parameter.usual;
+    const Residency planned = plan(a, Precision::split, 227 << 10);
+    EXPECT_TRUE(planned.sample.resident()) << traits.name;
+    EXPECT_EQ(planned.loss.resident(), kernels::has_own_code(traits.activation)) << traits.name;
+  }
+}
+
 TEST(Residency, ThePublishedTableIsTrue) {
   std::ifstream file(FOKKER_RESIDENCY);
   ASSERT_TRUE(file) << FOKKER_RESIDENCY;

@@ -46,6 +46,8 @@ inline Noisy operator-(const Noisy& a, const Noisy& b) { return rounded(a.value 
 inline Noisy operator*(const Noisy& a, const Noisy& b) { return rounded(a.value * b.value); }
 inline Noisy operator/(const Noisy& a, const Noisy& b) { return rounded(a.value / b.value); }
 inline Noisy exp(const Noisy& a) { return rounded(std::exp(a.value)); }
+inline Noisy expm1(const Noisy& a) { return rounded(std::expm1(a.value)); }
+inline Noisy erfc(const Noisy& a) { return rounded(std::erfc(a.value)); }
 inline Noisy log1p(const Noisy& a) { return rounded(std::log1p(a.value)); }
 inline Noisy sin(const Noisy& a) { return rounded(std::sin(a.value)); }
 inline Noisy cos(const Noisy& a) { return rounded(std::cos(a.value)); }

@@ -21,9 +21,9 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/philox.hpp"
-#include "fokker/npy.hpp"
 
 namespace fokker {
 namespace {

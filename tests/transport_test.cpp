@@ -11,7 +11,7 @@
 #include <random>
 
 #include "compare.hpp"
-#include "fokker/npy.hpp"
+#include "fokker/array.hpp"
 #include "paper_data.hpp"
 #include "scratch.hpp"
 
@@ -257,7 +257,7 @@ TEST_P(PublishedHistograms, ReproduceTheirTable) {
   if (folder.empty()) return;
   const PublishedRow row = GetParam();
   const auto load = [&](const std::string& name) {
-    return load_npy(folder + "/histograms/" + row.data + name + ".npy").data;
+    return load_array(folder + "/histograms/" + row.data + name + ".npy").data;
   };
   const auto ode = load(std::string("_w") + row.weight + "_ode"), sde = load(std::string("_w") + row.weight + "_sde");
   const auto truth = load("_truth");
@@ -464,7 +464,11 @@ TEST(SlicedW2, LeavesOutWhatIsNotFiniteAndIsDeterministic) {
 TEST(SlicedW2, Refusals) {
   const std::vector<float> a{1, 2}, bad{std::numeric_limits<float>::quiet_NaN(), 1};
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 1), View<const float>(a, 2)); }),
-              HasSubstr("one dimension, and 1 and 2"));
+              HasSubstr("one dimension, 1 to 262144, and 1 and 2"));
+  const View<const float> broad(a.data(), 1, 262145), many(a.data(), std::int64_t{1} << 32, 1);
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), broad, broad); }), HasSubstr("and 262145 and 262145"));
+  EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), many, many); }),
+              HasSubstr("of 4294967296 and 4294967296 samples; allowed: numbers whose product is below 2^63"));
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(bad, 2)); }),
               HasSubstr("the second has none"));
   EXPECT_THAT(message_of([&] { sliced_w2_squared(cpu(), View<const float>(nullptr, 0, 2), View<const float>(a, 2)); }),

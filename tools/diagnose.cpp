@@ -45,7 +45,10 @@ EnergyState load_energy(const SavedWork& saved, double& seconds) {
   try {
     const std::vector<double> progress = file->at("progress").to_double();
     if (progress.size() != 3) throw Error(fmt::format("it has {} numbers in progress; allowed: 3", progress.size()));
-    seconds = progress[2];
+    if (!(progress[1] >= 0 && progress[1] <= 1)) {
+      throw Error(fmt::format("its progress has the share {}; allowed: 0 to 1", progress[1]));
+    }
+    seconds = duration_of(progress[2], "its progress");
     return {count_of(progress[0], "its progress"), progress[1], file->at("log_u").to_double(),
             file->at("moments").to_double()};
   } catch (const Error& error) {

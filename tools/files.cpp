@@ -6,8 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cmath>
 #include <csignal>
 #include <cstdint>
@@ -20,6 +22,7 @@
 #include <string_view>
 #include <utility>
 
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 
@@ -73,6 +76,11 @@ std::int64_t count_of(double value, const std::string& name) {
   throw Error(fmt::format("{} is {}; allowed: integers from 0 to 2^53", name, value));
 }
 
+double duration_of(double value, const std::string& name) {
+  if (value >= 0 && std::isfinite(value)) return value;
+  throw Error(fmt::format("{} is {} seconds; allowed: finite numbers that are not negative", name, value));
+}
+
 std::string fingerprint(std::string_view bytes) {
   return fmt::format("{:016x}", hash_bytes(std::as_bytes(std::span(bytes))));
 }
@@ -88,7 +96,21 @@ bool same_file(const std::string& a, const std::string& b) {
   return !there.empty() && there == resolved(b);
 }
 
+void check_length(const std::string& folder) {
+  std::error_code failure;
+  std::size_t longest = 0;  // of the names that are to be made
+  fs::path there = fs::absolute(folder, failure);
+  for (; there.has_relative_path() && !fs::exists(there, failure); there = there.parent_path()) {
+    longest = std::max(longest, there.filename().native().size());
+  }
+  const long allowed = ::pathconf(there.c_str(), _PC_NAME_MAX);
+  if ((allowed > 0 && longest > static_cast<std::size_t>(allowed)) || folder.size() >= PATH_MAX) {
+    throw Error(fmt::format("cannot make the folder '{}': {}", folder, std::strerror(ENAMETOOLONG)));
+  }
+}
+
 void make_folder(const std::string& path) {
+  check_length(path);
   std::error_code failure, ignored;
   fs::create_directories(path, failure);
   if (fs::is_directory(path, ignored)) return;
@@ -182,12 +204,14 @@ void SavedWork::save(SafeTensors state) const {
 }
 
 std::string file_of_data(const std::string& name) {
-  return name.ends_with(".json") || name.ends_with(".npy") ? name : std::string();
+  if (name.ends_with(".json")) return name;
+  const ArrayName array(name);
+  return array.has_extension() ? array.file : std::string();
 }
 
 std::string file_of_grid(const std::string& text) {
   constexpr std::string_view prefix = "file:";
-  return text.starts_with(prefix) ? text.substr(prefix.size()) : std::string();
+  return text.starts_with(prefix) ? ArrayName(text.substr(prefix.size())).file : std::string();
 }
 
 }  // namespace fokker::tools

@@ -17,11 +17,17 @@ bool is_file(const std::string& path);
 // A count that a saved file holds as a double; throws Error, which `name` begins, where it is no integer from 0 to
 // 2^53.
 std::int64_t count_of(double value, const std::string& name);
+// Seconds likewise: finite and not negative.
+double duration_of(double value, const std::string& name);
 // Names contents: hash_bytes() as text.
 std::string fingerprint(std::string_view bytes);
 // Whether both names lead to one file, through links, symbolic or hard, or as two spellings of a path.
 bool same_file(const std::string& a, const std::string& b);
-// Creates the folder and its parents; throws Error where a regular file is in the way.
+// Throws Error where the folder cannot be made since it, or a name in it, is too long, whether or not those above it
+// are there.
+void check_length(const std::string& folder);
+// Creates the folder and its parents; throws Error, with none of them made, where a name is too long or a regular file
+// is in the way.
 void make_folder(const std::string& path);
 
 // The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, and

@@ -41,7 +41,7 @@ DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std
     throw Error(fmt::format("{}.progress.0 is not a number of samples and seconds", sampler));
   }
   state.drawn = count_of(progress[0], sampler + ".progress.0");
-  state.seconds = progress[1];
+  state.seconds = duration_of(progress[1], sampler + ".progress.0");
   if (dimension != 2) {
     const std::vector<double> numbers = file.at(sampler + ".samples.0").to_double();
     state.samples.assign(numbers.begin(), numbers.end());
@@ -246,20 +246,6 @@ Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std:
   json["precision"] = to_string(measured.precision);
   json["seconds"] = {{"ode", gap.ode_seconds}, {"sde", gap.sde_seconds}, {"measure", measured.measure_seconds}};
   return json;
-}
-
-std::string warning_of(const Json& gap, const char* sampler, const std::string& which) {
-  const auto number = [&](const char* key) {
-    const Json of = gap.value(key, Json());
-    return of.is_object() && of.contains(sampler) && of[sampler].is_number() ? of[sampler].get<double>() : 0.0;
-  };
-  SampleHealth health{.count = gap.at("samples"),
-                      .not_finite = std::llround(number("not_finite")),
-                      .far_out = std::llround(number("far_out"))};
-  if (const Json far = gap.value("far", Json()); far.is_number()) health.far = far;
-  const bool planar = gap.contains("w2_squared") && !gap["w2_squared"].is_null();
-  const double outside = planar ? number("escaped") : health.not_finite == health.count ? 1 : 0;
-  return warning_of(which, health, outside);
 }
 
 void save_histograms(const std::string& folder, const SamplerGap& gap, const GroundTruth& truth) {

@@ -56,8 +56,6 @@ MeasuredGap measure(const Context& context, const Model& model, const GroundTrut
 Warnings warnings_of(const SamplerGap& gap);
 // What `fokker gap --json` prints of it. grid: the text that the times come from.
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid);
-// What is wrong with a sampler's samples by such a JSON: `sampler` is ode or sde, `which` as in warning_of().
-std::string warning_of(const Json& gap, const char* sampler, const std::string& which);
 
 constexpr const char* histogram_files[] = {"ode", "sde", "truth"};
 constexpr const char* over_time_file = "along_the_way";

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <thread>
@@ -149,7 +150,7 @@ CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<st
       ->default_str(fmt::format("{}", fmt::join(values, ",")));
 }
 
-CLI::Validator usable(std::function<void(const std::string&)> use) {
+CLI::Validator usable(std::function<void(std::string&)> use) {
   return CLI::Validator(
       [use = std::move(use)](std::string& text) {
         try {
@@ -177,7 +178,19 @@ CLI::Validator data_name() {
   });
 }
 
-CLI::Validator grid_text() { return usable(TimeGrid::check); }
+std::string grid_in_digits(const std::string& text) {
+  const std::size_t begin = text.find(':') + 1, end = std::min(text.find(':', begin), text.size());
+  if (begin == 0 || !file_of_grid(text).empty()) return text;
+  const std::optional<std::int64_t> steps = parse_count<std::int64_t>(text.substr(begin, end - begin));
+  return steps ? fmt::format("{}{}{}", text.substr(0, begin), *steps, text.substr(end)) : text;
+}
+
+CLI::Validator grid_text() {
+  return usable([](std::string& text) {
+    text = grid_in_digits(text);
+    TimeGrid::check(text);
+  });
+}
 
 std::string activations_help() { return fmt::format("{}", fmt::join(activation_names(), ", ")); }
 
@@ -191,7 +204,8 @@ void check_usage(const std::function<void()>& check) {
 
 CLI::Option* add_data(CLI::App& app, std::string& data, const std::string& role) {
   return app
-      .add_option("--data", data, role + ": blob, circles2 or checker, which are planar, MIXTURE.json or SAMPLES.npy")
+      .add_option("--data", data,
+                  role + ": blob, circles2 or checker, which are planar, MIXTURE.json or SAMPLES.npy, .npz or .csv")
       ->check(data_name());
 }
 
@@ -200,9 +214,9 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
       .add_option(
           "--grid", grid,
           "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
-          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy, decreasing")
+          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy (or .npz, .csv), decreasing")
       ->capture_default_str()
-      ->check(grid_text());
+      ->transform(grid_text());
 }
 
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {
@@ -228,17 +242,24 @@ CLI::Option* add_precision(CLI::App& app, std::string& precision) {
       ->check(usable([](const std::string& text) { parse_precision(text); }));
 }
 
+std::string parameter_option(std::string name) {
+  std::replace(name.begin(), name.end(), '_', '-');
+  return "--" + name;
+}
+
 void check_activation_parameters(const CLI::App& app, Activation activation) {
   const ActivationParameter& parameter = traits_of(activation).parameter;
   for (const auto& [name, meaning] : activation_parameters()) {
-    if (app.count("--" + name) == 0 || (parameter.name && name == parameter.name)) continue;
-    throw CLI::ValidationError(
-        fmt::format("--{} given with the activation {}, which has no such parameter", name, to_string(activation)));
+    const std::string option = parameter_option(name);
+    if (app.count(option) == 0 || (parameter.name && name == parameter.name)) continue;
+    throw CLI::ValidationError(fmt::format("{} given with the activation {}, which has no such parameter{}", option,
+                                           to_string(activation),
+                                           parameter.name ? "; allowed: " + parameter_option(parameter.name) : ""));
   }
 }
 
 std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
-std::string parameter_help(const std::string& meaning) { return meaning + "; other activations have none"; }
+std::string parameter_help(const std::string& meaning) { return meaning + "; not with other activations"; }
 const std::string output_help = fmt::format(
     "what the network puts out: potential or potential:FORM, whose gradient is the score in a form, or for a vector "
     "net the "
@@ -254,13 +275,19 @@ const std::string sde_parameters_help =
     "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
 
 std::string files_help(const std::vector<std::string>& options) {
-  std::string text = fmt::format("\nFiles of {}:", fmt::join(options, " and "));
-  for (const std::string& option : options) {
-    text += option == "--model" ? R"(
+  std::string text = fmt::format("\nFiles of {}:", fmt::join(options, ", "));
+  const bool model = std::find(options.begin(), options.end(), "--model") != options.end();
+  if (model) {
+    text += R"(
   NAME.safetensors  an MLP with the inputs t, x_1 ... x_d in this order, as tensors LAYER.weight [out, in] and
-                    LAYER.bias [out])"
-                                : R"(
-  SAMPLES.npy       samples x, which are drawn with replacement: float32 or float64 [N, d])";
+                    LAYER.bias [out])";
+  }
+  if (options.size() > (model ? 1 : 0)) {
+    text += R"(
+  ARRAY.npy         an array of float16, float32, float64, integers or booleans: samples [N, d], or [N] for d = 1;
+                    as data they are drawn with replacement
+  ARRAY.npz         the only array in it, or the only one of two dimensions; ARRAY.npz:NAME names one
+  ARRAY.csv         rows of numbers with commas between, after at most one line of the columns' names)";
   }
   return text + R"(
   MIXTURE.json      a Gaussian mixture of K components: weights [K], means [K][d], and covariances, [K][d][d],
@@ -285,7 +312,7 @@ Context MachineOptions::context() const {
   const Context context({.backend = parse_backend(backend),
                          .threads = static_cast<int>(threads),
                          .precision = parse_precision(precision)});
-  if (context.device() == Device::cpu && !context.note().empty()) write_message(context.note() + '\n');
+  if (!context.note().empty()) write_message(context.note() + '\n');
   return context;
 }
 
@@ -310,7 +337,7 @@ const std::vector<Override>& override_options() {
   static const std::vector<Override> options = [] {
     std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), parse_activation}};
     for (const auto& [name, meaning] : activation_parameters()) {
-      all.push_back({name, "--" + name, "NUMBER", parameter_help(meaning),
+      all.push_back({name, parameter_option(name), "NUMBER", parameter_help(meaning),
                      [name = name](const std::string& text) { check_parameter(name, text); }});
     }
     all.insert(all.end(),

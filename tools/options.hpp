@@ -38,11 +38,16 @@ CLI::Option* add_numbers(CLI::App& app, const std::string& name, std::vector<dou
 CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
                           const std::string& help, std::int64_t low, std::int64_t high);
 
-// For CLI::Option::check: `use` throws Error where the value is not allowed.
-CLI::Validator usable(std::function<void(const std::string&)> use);
+// For CLI::Option::check: `use` throws Error where the value is not allowed. For CLI::Option::transform it may change
+// the value.
+CLI::Validator usable(std::function<void(std::string&)> use);
 CLI::Validator ends_in(const std::vector<std::string>& endings);
 CLI::Validator data_name();
-// A time grid that is well formed: whether it fits an SDE's horizon shows later, and so does a file's contents.
+// The text of a time grid with its steps in digits, which are typed as parse_count() reads them; what is no such count
+// stays as it is.
+std::string grid_in_digits(const std::string& text);
+// Takes a time grid that is well formed, in digits: whether it fits an SDE's horizon shows later, and so does a file's
+// contents. For CLI::Option::transform.
 CLI::Validator grid_text();
 // The names of the activations, for a help text.
 std::string activations_help();
@@ -57,6 +62,8 @@ CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& hel
 CLI::Option* add_json(CLI::App& app, bool& json);
 CLI::Option* add_precision(CLI::App& app, std::string& precision);
 
+// The option of an activation's parameter: "--negative-slope" of negative_slope.
+std::string parameter_option(std::string name);
 // Wrong usage where an option of the command line gives a parameter that the activation does not have.
 void check_activation_parameters(const CLI::App& app, Activation activation);
 
@@ -64,7 +71,7 @@ void check_activation_parameters(const CLI::App& app, Activation activation);
 std::string activation_help();
 std::string parameter_help(const std::string& meaning);  // of activation_parameters()
 extern const std::string output_help, inputs_help, data_deviation_help, sde_help, sde_parameters_help;
-// What the files of these options (--model, --data) hold, in whole lines after an empty one.
+// What the files of these options hold, a model's of --model and arrays of any other, in whole lines after an empty one.
 std::string files_help(const std::vector<std::string>& options);
 
 // Where work runs.
@@ -74,7 +81,7 @@ struct MachineOptions {
 
   // --backend, --threads and --precision.
   void add_to(CLI::App& app);
-  // Says on standard error why `auto` took the CPU.
+  // Says on standard error what `auto` took and why, and which OMP_NUM_THREADS counts for nothing.
   Context context() const;
 };
 

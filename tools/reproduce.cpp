@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -46,8 +47,8 @@ class Reproduction {
         ->required();
     app.add_option(
            "--data", data_,
-           "data sets, with commas between: blob, circles2, checker, MIXTURE.json or SAMPLES.npy; if not given, "
-           "the preset's")
+           "data sets, with commas between: blob, circles2, checker, MIXTURE.json or SAMPLES.npy, .npz or .csv; if not "
+           "given, the preset's")
         ->delimiter(',')
         ->check(data_name());
     // What stands for the preset's own has no default to show.
@@ -62,11 +63,16 @@ class Reproduction {
                               max_samples)
         ->default_str("");
     app.add_option("--grid", grid_,
-                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy; "
+                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy "
+                   "(or .npz, .csv); "
                    "if not given, the preset's")
-        ->check(grid_text());
+        ->transform(grid_text());
     app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");
-    add_number(app, "--beta", beta_, "sharpness of softplus; if not given, the preset's")->default_str("");
+    for (const auto& [name, meaning] : activation_parameters()) {
+      const std::string help =
+          parameter_help(meaning) + "; if not given, the preset's, or PyTorch's where that has none";
+      add_number(app, parameter_option(name), parameters_[name], help)->default_str("");
+    }
     add_integer(app, "--seed", seed_, "seed of everything that is drawn, the first where there are several")
         ->capture_default_str();
     add_integer<std::int64_t>(app, "--seeds", seeds_, "number of seeds, from --seed on; if not given, the preset's", 1,
@@ -142,41 +148,57 @@ class Reproduction {
     if (given("--bounds")) preset_.bounds = bounds_ == "yes";
     if (given("--seeds")) preset_.seeds = seeds_;
     if (given("--activation")) {
-      check_usage([&] { preset_.activations = {{parse_activation(activation_), preset_.activations.front().beta}}; });
+      NetworkActivation one = preset_.activations.front();
+      check_usage([&] { one.activation = parse_activation(activation_); });
+      const ActivationTraits& traits = traits_of(one.activation);
+      if (traits.has_parameter() && one.activation != preset_.activations.front().activation) {
+        one.beta = traits.parameter.usual;
+      }
+      preset_.activations = {one};
     }
-    // One softplus, where the preset has several.
-    if (given("--beta")) {
-      check_activation_parameters(app_, preset_.activations.front().activation);
-      preset_.activations = {{preset_.activations.front().activation, beta_}};
+    std::vector<std::string> changes{"--iterations", "--grid", "--activation"};
+    check_activation_parameters(app_, preset_.activations.front().activation);
+    for (const auto& [name, value] : parameters_) {
+      changes.push_back(parameter_option(name));
+      // One softplus, where the preset has several.
+      if (given(changes.back().c_str())) preset_.activations = {{preset_.activations.front().activation, value}};
     }
-    for (const char* option : {"--iterations", "--grid", "--activation", "--beta"}) {
-      if (given(option)) preset_.published = false;  // the published numbers are of the paper's own recipe
+    for (const std::string& option : changes) {
+      if (given(option.c_str())) preset_.published = false;  // the published numbers are of the paper's own recipe
     }
   }
 
-  // What training and measuring cannot do well with the data. Throws Error where all of a planar law lies outside the
-  // box of its distances.
+  // What training and measuring cannot do well with the data, each set looked at once, by its run of the largest
+  // weight: only the points of the residual ask for more. Throws Error where all of a planar law lies outside the box of
+  // its distances.
   Warnings check_data(const std::vector<Run>& runs) const {
-    Warnings warnings;
-    const auto add = [&](const Run& run, const std::string& text) {
-      std::string named = fmt::format("{}: {}", run.data.name(), text);
-      if (std::find(warnings.begin(), warnings.end(), named) == warnings.end()) warnings.push_back(std::move(named));
-    };
+    std::vector<const Run*> of_data;
     for (const Run& run : runs) {
-      if (run.planar()) {
-        const double width = preset_.gap.box.half_width, outside = share_outside(run.data, width);
+      const auto same = [&](const Run* other) { return other->data.name() == run.data.name(); };
+      const auto found = std::find_if(of_data.begin(), of_data.end(), same);
+      if (found == of_data.end()) {
+        of_data.push_back(&run);
+      } else if (run.train.residual_weight > (*found)->train.residual_weight) {
+        *found = &run;
+      }
+    }
+    Warnings warnings;
+    for (const Run* const run : of_data) {
+      Warnings of_run;
+      if (run->planar()) {
+        const double width = preset_.gap.box.half_width, outside = share_outside(run->data, width);
         if (outside == 1) {
           throw Error(fmt::format("all data of '{}' lie outside the box [-{}, {}]^2 of the distances; scale the data",
-                                  run.data.name(), width, width));
+                                  run->data.name(), width, width));
         }
         if (outside >= many_escaped) {
-          add(run, fmt::format("{:.3g} % of the data are outside the box [-{}, {}]^2, and distances leave them out",
-                               100 * outside, width, width));
+          of_run.push_back(
+              fmt::format("{:.3g} % of the data are outside the box [-{}, {}]^2, and distances leave them out",
+                          100 * outside, width, width));
         }
       }
-      for (const std::string& text : warnings_before_training(run.data, run.sde, run.train)) {
-        add(run, text);
-      }
+      append(of_run, warnings_before_training(run->data, run->sde, run->train));
+      for (const std::string& text : of_run) warnings.push_back(fmt::format("{}: {}", run->data.name(), text));
     }
     return warnings;
   }
@@ -238,14 +260,12 @@ class Reproduction {
     std::fflush(stdout);
     std::int64_t failed = 0;
     for (const Json& run : results["runs"]) {
-      const std::string title = run["folder"];
       if (run.contains("failed")) {
         ++failed;
         continue;
       }
-      for (const auto& [key, sampler] : {std::pair("ode", "ODE"), std::pair("sde", "SDE")}) {
-        const std::string which = fmt::format("samples of the {} in '{}'", sampler, title);
-        if (const std::string text = warning_of(run["gap"], key, which); !text.empty()) warn(text);
+      for (const Json& text : run["gap"]["warnings"]) {
+        warn(fmt::format("{}: {}", run["folder"].get<std::string>(), text.get<std::string>()));
       }
     }
     if (failed == 0) return;
@@ -259,7 +279,7 @@ class Reproduction {
   std::vector<std::string> data_;
   std::vector<double> weights_;
   std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;
-  double beta_ = 0;
+  std::map<std::string, double> parameters_;  // of activations
   std::uint64_t seed_ = 0;
   MachineOptions machine_;
 

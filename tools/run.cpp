@@ -118,7 +118,11 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
     check_usage([&] { train.validate(); });
     std::string word = activation.name(), title = data.name();
     std::erase(word, ' ');
-    const std::string stem = written(std::filesystem::path(data.name()).stem().string());
+    const ArrayName name(data.name());  // of an array, or of any other law
+    std::string plain = std::filesystem::path(name.file).stem().string();
+    if (!name.member.empty()) plain += '_' + name.member;
+    std::replace(plain.begin(), plain.end(), '/', '_');
+    const std::string stem = written(plain);
     const std::string folder = fmt::format("{}/{}_{}_w{}_s{}", out, stem, word, weight, run_seed);
     if (preset.activations.size() > 1) title += ", " + activation.name();
     title += fmt::format(", w_R = {}", weight);
@@ -149,6 +153,7 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
 }
 
 Claim prepare_folders(const std::vector<Run>& runs, const std::string& out) {
+  for (const Run& run : runs) check_length(run.folder);
   make_folder(out);
   const std::string results = out + "/results.json";
   Claim claim(results);

@@ -68,6 +68,7 @@ Json gap_shape(bool planar) {
           {planar ? "w2_squared" : "sliced_w2_squared", pairs},
           {"noise_floor", "number"},
           {"escaped", samplers},
+          {"warnings", Json::array({"text"})},
           {"residual?", {{"mean_square", "number"}, {"centred_mean_square", "number"}}},
           {"certificate_gap?", pairs},
           {"grid_bias?", "number"},

@@ -38,9 +38,11 @@ fi
 add_python() {
   local python=$build/python/bin/python3 packages=(numpy safetensors)
   if command -v nvcc > /dev/null; then packages+=(nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm); fi
-  if [ -x "$python" ] && "$python" -m pip show --quiet "${packages[@]}" 2> /dev/null; then return; fi
-  if ! { python3 -m venv "$build/python" && "$python" -m pip install --quiet --disable-pip-version-check --retries 1 \
-    --timeout 10 "${packages[@]}"; } > /dev/null 2>&1; then
+  take() {
+    "$python" -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt "$@" "${packages[@]}" > /dev/null 2>&1
+  }
+  if [ -x "$python" ] && take --no-index; then return; fi  # where all are there
+  if ! { python3 -m venv "$build/python" > /dev/null 2>&1 && take --retries 1 --timeout 10; }; then
     rm -rf "$build/python"
     echo "test.sh: pip could not install ${packages[*]} into $build/python; tests that need them say that they skip"
   fi

@@ -52,20 +52,21 @@ namespace {
 constexpr std::string_view header = "iteration,denoising,residual,total,gradient_norm,rate\n",
                            json_start = "{\"iteration\": ";
 
-// The iteration that a line of either format begins with; −1 where it does not.
-std::int64_t line_iteration(std::string_view line) {
-  if (line.starts_with(json_start)) line.remove_prefix(json_start.size());
+// The iteration that a line begins with, of JSON lines or of CSV; −1 where it does not.
+std::int64_t line_iteration(std::string_view line, bool json) {
+  if (json && !line.starts_with(json_start)) return -1;
+  if (json) line.remove_prefix(json_start.size());
   std::int64_t iteration = -1;
   std::from_chars(line.data(), line.data() + line.size(), iteration);
   return iteration;
 }
 
 // The complete lines of the iterations before `end_iteration`.
-std::string lines_before(const std::string& text, std::int64_t end_iteration) {
+std::string lines_before(const std::string& text, std::int64_t end_iteration, bool json) {
   std::string lines;
   for (std::size_t begin = 0, end; (end = text.find('\n', begin)) != std::string::npos; begin = end + 1) {
     const std::string_view line(text.data() + begin, end + 1 - begin);
-    const std::int64_t iteration = line_iteration(line);
+    const std::int64_t iteration = line_iteration(line, json);
     if (iteration >= 0 && iteration < end_iteration) lines += line;
   }
   return lines;
@@ -84,7 +85,7 @@ RecordLog::RecordLog(const std::string& path, std::int64_t first_iteration, std:
 
 void RecordLog::open() {
   std::string text(json_ ? std::string_view() : header);
-  if (first_iteration_ > 0 && is_file(path_)) text += lines_before(read_text(path_), first_iteration_);
+  if (first_iteration_ > 0 && is_file(path_)) text += lines_before(read_text(path_), first_iteration_, json_);
   write_text(path_, text);
   file_ = std::fopen(path_.c_str(), "ab");
   if (file_ == nullptr) throw Error(fmt::format("cannot write '{}': {}", path_, std::strerror(errno)));

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The measured works in this library, PyTorch (eager and compiled) and JAX, in turn on this machine's CPU or GPU.
 # usage: bench/peers/run.sh [--build DIR [--no-build]] [--venv DIR] [compare.py's options, among them --device --name --rounds --small]
-# PyTorch and JAX come from PyPI into a virtual environment of their own (some gigabytes: PyTorch's wheel brings CUDA along).
+# PyTorch and JAX come from PyPI, in the versions of tools/constraints.txt, into a virtual environment of their own (some gigabytes: PyTorch's wheel brings CUDA along).
 # The result goes to bench/results/NAME.json. --no-build takes the benchmark that DIR holds as it is. torch.compile needs g++ and Python's headers (Debian: python3-dev, python3-venv).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -47,6 +47,6 @@ if [ "$compile" = yes ]; then cmake --build "$build" --target "$bench" --paralle
 
 if [ ! -x "$venv/bin/python" ]; then python3 -m venv "$venv"; fi
 if ! "$venv/bin/python" -c "$usable" 2> /dev/null; then
-  "$venv/bin/python" -m pip install --quiet --upgrade torch "$jax" numpy safetensors
+  "$venv/bin/python" -m pip install --quiet --upgrade -c tools/constraints.txt torch "$jax" numpy safetensors
 fi
 exec "$venv/bin/python" bench/peers/compare.py --bench "$build/bench/$bench" "${rest[@]}"

@@ -73,8 +73,8 @@ class Context {
   std::string backend_name() const;
   // As asked for on CUDA; fp32 on the CPU.
   Precision precision() const;
-  // Why `automatic` chose what it chose, and that OMP_NUM_THREADS asks for more threads than may run; empty where the
-  // choice was explicit.
+  // Why `automatic` chose what it chose, and an OMP_NUM_THREADS that asks for more threads than may run or for no number
+  // of them; empty where there is neither.
   const std::string& note() const;
   // Waits for everything queued through this context. On the CPU calls have finished when they return.
   void synchronize() const;

@@ -26,11 +26,11 @@ class DataSet {
   DataSet(const DataSet&) = default;
   DataSet& operator=(const DataSet&) = default;
 
-  // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or "FILE.npy" (samples [N, d],
-  // float32 or float64). Throws Error with the list of names, and on a file that does not hold such a law.
+  // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or the name of an array that
+  // ends in .npy, .npz, .npz:NAME or .csv (samples [N, d], or [N] for d = 1; load_array()). Throws Error with the list of names, and on a file that does not hold such a law.
   static DataSet named(const std::string& name);
   static DataSet mixture(GaussianMixture mixture);
-  // samples [N, d], N ≥ 1, finite. Throws Error.
+  // samples [N, d], N ≥ 1, finite, d up to 262140. Throws Error.
   static DataSet samples(std::vector<float> samples, std::int64_t dimension);
   // The same of samples [N, d] on the context's device. On CUDA they are copied there, on the context's stream, and
   // never kept on the host (read once, to check and to identify them), so the view may go or change at return; the set

@@ -55,7 +55,8 @@ class Fields {
   Fields(Fields&&) noexcept;
   Fields& operator=(Fields&&) noexcept;
 
-  // Throws Error where a shape, a device or a request does not fit the model. N = 0 returns at once.
+  // Throws Error where a shape, a device or a request does not fit the model, and where second derivatives of a
+  // potential are asked for whose activation has none (has_curvature()). N = 0 returns at once.
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence = {}) const;
   // product [N, d] = (∂s/∂x) direction, direction [N, d]: for a potential, the Hessian times a vector.
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const;
@@ -65,6 +66,7 @@ class Fields {
  private:
   std::int64_t dimension_;
   Output output_;
+  std::string why_no_curvature_;  // empty where there are second derivatives
   Device device_;
   std::unique_ptr<FieldOperator<T>> operator_;
 };

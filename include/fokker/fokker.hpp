@@ -1,6 +1,7 @@
 #pragma once
 
 // The whole public API.
+#include "fokker/array.hpp"
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
@@ -10,7 +11,6 @@
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"
-#include "fokker/npy.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/sde.hpp"

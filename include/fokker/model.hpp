@@ -49,7 +49,7 @@ struct Architecture {
   std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
   Activation activation = Activation::softplus;
-  double beta = 100;  // the activation’s parameter, where it has one: β of softplus, …
+  double beta = 100;  // the activation’s parameter, where it has one: β of softplus, α of ELU, …
   Output output = Output::potential;
   NetworkForm form = {};                      // what stands between the network and the score
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
@@ -99,12 +99,13 @@ struct Model {
 using ModelMetadata = std::map<std::string, std::string>;
 
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
-// read too), with the metadata keys activation, beta, output, data_deviation (of edm), inputs, layers, sde,
+// read too), with the metadata keys activation, its parameter by the name it has
+// (beta, alpha, negative_slope), output, data_deviation (of edm), inputs, layers, sde,
 // sde_parameters; without `layers`, the natural sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
-// without activation, output, inputs or SDE, and on a beta beside an activation that has none.
+// without activation, output, inputs or SDE, and on a parameter that its activation does not have.
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});

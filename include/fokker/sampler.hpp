@@ -61,7 +61,8 @@ class Sampler {
   void integrate(View<float> samples, const SampleOptions& options = {}) const;
   // log_density [N] of the probability flow's law at x [N, d] and the last time of the grid: the flow is followed from
   // there to T by `scheme`, euler, heun or rk4, with d log p/dt = −∇·(a x − ½ g² s), and log p_T is the prior's.
-  // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). Throws Error as sample() does.
+  // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). Throws Error as sample() does, and
+  // as Fields does for the divergence.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme = Scheme::heun,
                    const Divergence& divergence = {}) const;
 
@@ -75,6 +76,7 @@ class Sampler {
   Device device_;
   TimeGrid grid_;
   double horizon_;
+  std::string why_no_curvature_;  // empty where there are second derivatives
   std::unique_ptr<SampleOperator> operator_;
 };
 

@@ -82,8 +82,8 @@ struct TransportResult {
 TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid = {});
 
 // Mean over `projections` random directions, 1 to 10⁶, of the one-dimensional W2² of the projected samples, a [N, d], b
-// [M, d] on the context's device; samples that are not finite are left out. The call waits for its result. Throws Error
-// where a shape or a device does not fit, and where one side has no finite sample.
+// [M, d] on the context's device, d up to 2^18 and N M below 2^63; samples that are not finite are left out. The call
+// waits for its result. Throws Error where a shape or a device does not fit, and where one side has no finite sample.
 double sliced_w2_squared(const Context& context, View<const float> a, View<const float> b, int projections = 256,
                          std::uint64_t seed = 0);
 

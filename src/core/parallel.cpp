@@ -9,7 +9,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "core/processors.hpp"
@@ -35,7 +37,7 @@ void wait_while(const std::atomic<T>& value, T old) {
 
 thread_local bool within_body = false;
 
-// The helpers of one thread.
+// Helpers that work together, for one caller at a time.
 class Crew {
  public:
   Crew() = default;
@@ -72,6 +74,8 @@ class Crew {
     }
   }
   int size() const { return static_cast<int>(helpers_.size()); }
+
+  std::unique_ptr<Crew> next;  // of those that wait
 
   void run(int threads, void (*task)(void*, int), void* body) {
     const int helpers = hire(threads - 1);
@@ -122,18 +126,38 @@ class Crew {
   std::atomic<int> at_work_{0};
 };
 
-Crew& crew() {
-  thread_local Crew of_this_thread;
-  return of_this_thread;
-}
+// The crews that wait for a caller; who leaves last is taken first. They belong to no thread: what a thread's end would
+// run has to be noted where the thread first calls, and the C library ends the process where it has no memory for that.
+class WaitingCrews {
+ public:
+  std::unique_ptr<Crew> take() {
+    const std::lock_guard lock(mutex_);
+    if (!first_) return std::make_unique<Crew>();
+    std::unique_ptr<Crew> crew = std::move(first_);
+    first_ = std::move(crew->next);
+    return crew;
+  }
+  void leave(std::unique_ptr<Crew> crew) {
+    const std::lock_guard lock(mutex_);
+    crew->next = std::move(first_);
+    first_ = std::move(crew);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<Crew> first_;
+};
+constinit WaitingCrews waiting_crews;
 
 }  // namespace
 
 int make_threads(int asked) {
-  const int before = crew().size(), threads = asked > 0 ? asked : default_threads();
-  const int made = 1 + crew().hire(threads - 1);
+  std::unique_ptr<Crew> crew = waiting_crews.take();
+  const int before = crew->size(), threads = asked > 0 ? asked : default_threads();
+  const int made = 1 + crew->hire(threads - 1);
+  if (made < threads && asked > 0) crew->dismiss(std::min(before, crew->size()));
+  waiting_crews.leave(std::move(crew));
   if (made == threads || asked == 0) return made;
-  crew().dismiss(std::min(before, crew().size()));
   throw Error(
       fmt::format("{} threads asked for, and the system makes no more than {} here (ulimit -u, ulimit -v); "
                   "allowed: fewer, or 0 for as many as there are processors",
@@ -142,7 +166,9 @@ int make_threads(int asked) {
 
 void run_on_threads(int threads, void (*task)(void* body, int thread), void* body) {
   if (within_body) return task(body, 0);
-  crew().run(threads, task, body);
+  std::unique_ptr<Crew> crew = waiting_crews.take();
+  crew->run(threads, task, body);
+  waiting_crews.leave(std::move(crew));
 }
 
 }  // namespace fokker

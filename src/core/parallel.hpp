@@ -1,17 +1,17 @@
 #pragma once
 
-// Threads of the host: the one place that makes them, for the CPU backend and for work that is the host's on any. Each
-// thread that calls has helpers of its own: they are made when they are first needed, wait between calls and end with
-// it. Where the system makes no more of them, those that are there do all the work, with the same result; OpenMP's
-// runtime ends the process then.
+// Threads of the host: the one place that makes them, for the CPU backend and for work that is the host's on any. Who
+// calls has helpers that serve nobody else until it is done: they are made when they are first needed and then wait for
+// the next caller. Where the system makes no more of them, those that are there do all the work, with the same result;
+// OpenMP's runtime ends the process then.
 #include <atomic>
 #include <cstdint>
 #include <exception>
 
 namespace fokker {
 
-// The threads of a context, `asked` or for 0 default_threads() (processors.hpp), whose helpers on this thread are made
-// now. Throws Error where the system makes fewer than were asked for; for 0 it takes those.
+// The threads of a context, `asked` or for 0 default_threads() (processors.hpp), whose helpers are made now. Throws
+// Error where the system makes fewer than were asked for; for 0 it takes those.
 int make_threads(int asked);
 
 // Internal: task(body, thread) on the calling thread, as thread 0, and on up to `threads` − 1 helpers. It may not

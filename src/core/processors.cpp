@@ -13,6 +13,8 @@
 #include <fstream>
 #include <vector>
 
+#include "core/quote.hpp"
+
 namespace fokker {
 namespace {
 
@@ -31,10 +33,14 @@ double quota_of(const fs::path& group) {
   return quota > 0 && period > 0 ? quota / period : INFINITY;
 }
 
-// What OMP_NUM_THREADS asks for, by its first number; 0 where it asks for none.
+// What OMP_NUM_THREADS asks for, by the first number of its list; 0 where it asks for none, as where it is no such list.
 int asked_threads() {
   const char* const text = std::getenv("OMP_NUM_THREADS");
-  return text == nullptr ? 0 : int(std::clamp(std::strtol(text, nullptr, 10), 0L, long{INT_MAX}));
+  if (text == nullptr) return 0;
+  char* end = nullptr;
+  const long first = std::strtol(text, &end, 10);
+  while (*end == ' ') ++end;
+  return *end == 0 || *end == ',' ? int(std::clamp(first, 0L, long{INT_MAX})) : 0;
 }
 
 // The kernel refuses a set that has no room for all its processors.
@@ -81,6 +87,10 @@ int default_threads() {
 
 std::string refused_threads() {
   const int asked = asked_threads(), available = available_processors();
+  const char* const text = std::getenv("OMP_NUM_THREADS");
+  if (asked == 0 && text != nullptr && *text != 0) {
+    return fmt::format("OMP_NUM_THREADS is {}, which is no number of threads", in_quotes(text));
+  }
   if (asked <= available) return {};
   return fmt::format("OMP_NUM_THREADS asks for {} threads where {} may run", asked, available);
 }

@@ -14,7 +14,8 @@ int processor_quota(const std::string& root, const std::string& self);
 
 // As many as OMP_NUM_THREADS asks for, else all; never more than available_processors().
 int default_threads();
-// What default_threads() refuses: "OMP_NUM_THREADS asks for 64 threads where 2 may run"; empty where nothing.
+// What default_threads() does not follow: "OMP_NUM_THREADS asks for 64 threads where 2 may run", or that it is no number
+// of threads; empty where it follows.
 std::string refused_threads();
 
 }  // namespace fokker

@@ -8,7 +8,10 @@
 //
 // Largest errors on the sweeps of activation_test with fused multiply-adds, float and double alike, in units in the
 // last place, of (h, σ′, σ″); σ‴, and what of SiLU has terms of opposite sign, in units of its largest value:
-//   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each.
+//   softplus 1.9, 1.8, 2.7; 0.5    tanh 2.2, 2.6, 4.3; 5    sine 1.1 each, up to |z| = 1e4    SiLU 2; 1.5 each
+//   ReLU 0    leaky ReLU 0.7, 0.2    ELU 1.5, 0.9, 0.9; 0.6    SELU 1.8, 1.2, 1.2; 1.2
+//   GELU 3.4 of z Φ(z) as far as e^{−z²/2} is a normal number; 1.8, 1, 1.4 of the largest value    Mish 2.3; 1.8, 2, 2.3
+//   tanh GELU 0.8, 1.6, 2.3, 4.4 of the largest value; of z s(v) itself up to 2 v more, v being rounded.
 // Without them, and lane by lane, e^{−y} is off by up to y/4 units more.
 
 // Per-target include guard
@@ -266,6 +269,9 @@ struct MathConstants<float> {
                                     -0.152696669f, 0.105436236f,  -0.0563736111f, 0.0195425265f, -0.00317605701f};
   static constexpr float sine[] = {-0.166666672f, 0.00833333191f, -0.000198399968f, 2.72384545e-06f};
   static constexpr float cosine[] = {0.0416666679f, -0.00138888881f, 2.48005254e-05f, -2.72913837e-07f};
+  static constexpr float normal_tail[] = {1.89321911f,     -1.52377093f,    0.970407784f,    -0.467541307f,
+                                          0.151418284f,    -0.0188842248f,  -0.00885292608f, 0.00395836309f,
+                                          0.000540621055f, -0.000285657967f};
   static constexpr float half_pi[] = {1.5707963705062866f, -4.3711388286737929e-08f, -1.7151245100058819e-15f};
   static constexpr float sine_limit = 1e5f;
 };
@@ -305,6 +311,13 @@ struct MathConstants<double> {
   static constexpr double cosine[] = {
       0.041666666666666664,   -0.0013888888888888887,  2.480158730158411e-05,  -2.7557319220993294e-07,
       2.0876755651474404e-09, -1.1470439169481705e-11, 4.7446152351836426e-14, 0};
+  static constexpr double normal_tail[] = {
+      1.8932190633084853,     -1.5237709108199828,     0.97040955486758784,     -0.4675409629983881,
+      0.15139176231246837,    -0.018900450859940254,   -0.0087222952746447424,  0.0040878556549674939,
+      0.00033424461824353355, -0.00057926908671338266, -4.7832575200476309e-06, 8.809461272640927e-05,
+      1.7962582812575387e-06, -1.4839545158073857e-05, -1.5779814566497552e-06, 2.5604804387612584e-06,
+      6.8054278055529368e-07, -3.8836483144577731e-07, -2.1323475988624879e-07, 3.3408400804620524e-08,
+      4.8644509435386743e-08, 4.6365475538389983e-09,  -6.1769550049999852e-09, -1.7530478530234725e-09};
   static constexpr double half_pi[] = {1.5707963267948966, 6.123233995736766e-17, -1.4973849048591698e-33};
   static constexpr double sine_limit = 1e8;
 };
@@ -484,6 +497,164 @@ class VectorSine {
   }
 };
 
+// Of ReLU and leaky ReLU. At 0 the slope is slope + z, as it is for NaN.
+template <class T>
+class VectorRelu {
+ public:
+  explicit VectorRelu(double negative_slope) : slope_(static_cast<T>(negative_slope)) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    const Group<T, U> zero = constant<T, U>(T(0)), slope = constant<T, U>(slope_);
+    const MaskGroup<T, U> below = z < zero;
+    // The product alone would make NaN of 0 and −∞.
+    out.value = slope_ == 0 ? zero_where(below, z) : select(below, slope * z, z);
+    out.d1 = select(zero < z, constant<T, U>(T(1)), select(below, slope, slope + z));
+    out.d2 = out.d3 = zero;
+  }
+
+ private:
+  T slope_;
+};
+
+// scale z above 0 and factor (e^z − 1) below, with e^z − 1 = (2^n − 1) + 2^n r P(r) free of cancellation near 0.
+template <class T>
+class VectorElu {
+ public:
+  VectorElu(double scale, double factor) : decay_(1), scale_(static_cast<T>(scale)), factor_(static_cast<T>(factor)) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    const Group<T, U> scale = constant<T, U>(scale_), factor = constant<T, U>(factor_);
+    const MaskGroup<T, U> above = constant<T, U>(T(0)) < z;
+    const auto parts = decay_.parts(abs(z));
+    if constexpr ((Orders & wants_value) != 0) {
+      const Group<T, U> less_one = mul_add(parts.scale, parts.excess, parts.scale - constant<T, U>(T(1)));
+      out.value = select(above, scale * z, factor * less_one);
+    }
+    if constexpr ((Orders & ~wants_value) != 0) {
+      const Group<T, U> e = factor * mul_add(parts.scale, parts.excess, parts.scale);
+      out.d1 = select(above, scale, e);
+      out.d2 = out.d3 = zero_where(above, e);
+    }
+  }
+
+ private:
+  DecayingExp<T> decay_;
+  T scale_, factor_;
+};
+
+// Φ(−y) = ϕ(y)/(y + 4) · P((y − 4)/(y + 4)) for y = |z|: P is nearly straight from y = 0 to ∞, where it is 1. The square in
+// ϕ is taken in two parts, so that its rounding does not come out y²/4 times as large.
+template <class T>
+class VectorGelu {
+ public:
+  VectorGelu() : decay_(0.5) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    const Group<T, U> one = constant<T, U>(T(1)), four = constant<T, U>(T(4));
+    const Group<T, U> y = min_with(T(40), abs(z));
+    const Group<T, U> square = y * y, rest = mul_add(y, y, constant<T, U>(T(0)) - square);
+    const Group<T, U> rough = constant<T, U>(T(0.39894228040143267794)) * decay_(square);
+    // Zero where it underflows: y multiplies it.
+    const Group<T, U> density =
+        zero_where(constant<T, U>(decay_.limit()) < square, neg_mul_add(constant<T, U>(T(0.5)) * rough, rest, rough));
+    const Group<T, U> inverse = one / (y + four);
+    const Group<T, U> tail = density * (inverse * polynomial((y - four) * inverse, MathConstants<T>::normal_tail));
+    out.value = neg_mul_add(y, tail, max_with(T(0), z));
+    if constexpr ((Orders & ~wants_value) != 0) {
+      const Group<T, U> moment = copy_sign(y * density, z);
+      out.d1 = select_negative(z, tail, one - tail) + moment;
+      out.d2 = density * (constant<T, U>(T(2)) - square);
+      out.d3 = moment * (square - four);
+    }
+  }
+
+ private:
+  DecayingExp<T> decay_;
+};
+
+// With y = |z|, v = 2 √(2/π) (y + 0.044715 y³), e = e^{−v}, q = e/(1 + e)² and h = (1 − e)/(1 + e), in which the
+// derivatives are those of the logistic function of v.
+template <class T>
+class VectorGeluTanh {
+ public:
+  VectorGeluTanh() : decay_(1) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    constexpr double k = 1.5957691216057307, c = 0.044715 * k;
+    const Group<T, U> one = constant<T, U>(T(1)), y = min_with(T(40), abs(z)), square = y * y;
+    const Group<T, U> v = y * mul_add(constant<T, U>(T(c)), square, constant<T, U>(T(k)));
+    // Zero where it underflows: y multiplies it.
+    const Group<T, U> e = zero_where(constant<T, U>(decay_.limit()) < v, decay_(v));
+    const Group<T, U> inverse = one / (one + e), low = e * inverse;
+    out.value = neg_mul_add(y, low, max_with(T(0), z));
+    if constexpr ((Orders & ~wants_value) != 0) {
+      const Group<T, U> q = low * inverse, v1 = mul_add(constant<T, U>(T(3 * c)), square, constant<T, U>(T(k)));
+      out.d1 = select_negative(z, low, inverse) + copy_sign((y * q) * v1, z);
+      if constexpr ((Orders & (wants_d2 | wants_d3)) != 0) {
+        const Group<T, U> h = (one - e) * inverse, v2 = constant<T, U>(T(6 * c)) * y, hv1 = h * v1;
+        const Group<T, U> bent = neg_mul_add(hv1, v1, v2);  // σ_logistic″/q along y
+        out.d2 = q * mul_add(y, bent, v1 + v1);
+        if constexpr ((Orders & wants_d3) != 0) {
+          const Group<T, U> three = constant<T, U>(T(3)), cube = (v1 * v1) * v1;
+          const Group<T, U> turned = mul_add(neg_mul_add(constant<T, U>(T(2)), q, h * h), cube,
+                                             neg_mul_add(three * hv1, v2, constant<T, U>(T(6 * c))));
+          out.d3 = flip_sign(q * mul_add(y, turned, three * bent), z);
+        }
+      }
+    }
+  }
+
+ private:
+  DecayingExp<T> decay_;
+};
+
+// h = tanh(log(1 + e^z)) is a quotient of polynomials in e = e^{−|z|} on either side of 0, and so are its derivatives,
+// with powers of one denominator.
+template <class T>
+class VectorMish {
+ public:
+  VectorMish() : decay_(1) {}
+
+  template <int Orders, int U>
+  HWY_INLINE void operator()(const Group<T, U>& z, GroupValues<T, U>& out) const {
+    const auto either = [&](int below, int above) HWY_ATTR {
+      return select_negative(z, constant<T, U>(static_cast<T>(below)), constant<T, U>(static_cast<T>(above)));
+    };
+    const Group<T, U> one = constant<T, U>(T(1)), x = abs(z);
+    // Zero where it underflows: a large z multiplies it.
+    const Group<T, U> e = zero_where(constant<T, U>(decay_.limit()) < x, decay_(x));
+    const Group<T, U> inverse = one / mul_add(mul_add(either(1, 2), e, constant<T, U>(T(2))), e, either(2, 1));
+    const Group<T, U> h =
+        mul_add(constant<T, U>(T(2)) + select_negative(z, e, constant<T, U>(T(0))), e, either(0, 1)) * inverse;
+    out.value = max_with(T(-1000), z) * h;
+    if constexpr ((Orders & ~wants_value) != 0) {
+      const Group<T, U> y = copy_sign(min_with(T(1000), x), z), ei = e * inverse;
+      const Group<T, U> g = constant<T, U>(T(4)) * (ei * select_negative(z, inverse, ei));
+      const Group<T, U> h1 = mul_add(g, e, g);
+      out.d1 = mul_add(y, h1, h);
+      if constexpr ((Orders & (wants_d2 | wants_d3)) != 0) {
+        const Group<T, U> gi = g * inverse;
+        const Group<T, U> h2 =
+            gi * mul_add(mul_add(mul_add(either(-2, 2), e, either(-3, 2)), e, either(2, -3)), e, either(2, -2));
+        out.d2 = mul_add(y, h2, h1 + h1);
+        if constexpr ((Orders & wants_d3) != 0) {
+          Group<T, U> sum = mul_add(constant<T, U>(T(4)), e, either(5, 0));
+          sum = mul_add(mul_add(sum, e, either(-24, -32)), e, either(-32, -24));
+          sum = mul_add(mul_add(sum, e, either(0, 5)), e, constant<T, U>(T(4)));
+          out.d3 = mul_add(y, (gi * inverse) * sum, constant<T, U>(T(3)) * h2);
+        }
+      }
+    }
+  }
+
+ private:
+  DecayingExp<T> decay_;
+};
+
 // The functor itself, lane by lane.
 template <class T, class Sigma>
 class LaneByLane {
@@ -524,6 +695,34 @@ VectorSilu<T> vector_form(const Silu&) {
 }
 template <class T>
 VectorSine<T> vector_form(const Sine&) {
+  return {};
+}
+template <class T>
+VectorRelu<T> vector_form(const Relu&) {
+  return VectorRelu<T>(0);
+}
+template <class T>
+VectorRelu<T> vector_form(const LeakyRelu& sigma) {
+  return VectorRelu<T>(sigma.negative_slope);
+}
+template <class T>
+VectorElu<T> vector_form(const Elu& sigma) {
+  return VectorElu<T>(1, sigma.alpha);
+}
+template <class T>
+VectorElu<T> vector_form(const Selu&) {
+  return VectorElu<T>(Selu::scale, Selu::scale * Selu::alpha);
+}
+template <class T>
+VectorGelu<T> vector_form(const Gelu&) {
+  return {};
+}
+template <class T>
+VectorGeluTanh<T> vector_form(const GeluTanh&) {
+  return {};
+}
+template <class T>
+VectorMish<T> vector_form(const Mish&) {
   return {};
 }
 

@@ -74,7 +74,7 @@ Residency plan_residency(const Architecture& architecture, Precision precision, 
   plan.log_density = plan_of(kernels::Work::log_density);
   if (!refusal.empty()) {
     plan.loss.refusal = refusal;
-  } else if (compiled) {
+  } else if (compiled && kernels::has_own_code(architecture.activation)) {
     plan.loss.warps = std::min(
         kernels::resident_loss_warps(plan.shape, !architecture.form.plain(), limits.shared_bytes), limits.loss_warps);
   }

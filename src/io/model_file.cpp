@@ -300,7 +300,8 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   for (const auto& [name, meaning] : activation_parameters()) {
     const bool there = !value(overrides, name).empty() || (given.empty() && !value(file, name).empty());
     if (!there || (parameter.name && name == parameter.name)) continue;
-    throw Error(fmt::format("{} is given, and the activation {} has no such parameter", name, activation));
+    throw Error(fmt::format("{} is given, and the activation {} has no such parameter{}", name, activation,
+                            parameter.name ? fmt::format("; allowed: {}", parameter.name) : ""));
   }
 }
 

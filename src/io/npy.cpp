@@ -1,5 +1,3 @@
-#include "fokker/npy.hpp"
-
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -14,7 +12,9 @@
 
 #include "core/quote.hpp"
 #include "fmt/format.h"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
+#include "io/array_formats.hpp"
 #include "io/file.hpp"
 #include "io/half.hpp"
 
@@ -25,8 +25,6 @@ namespace fokker {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian and are copied as they are");
-
-constexpr std::string_view magic = "\x93NUMPY";
 
 // The dictionary literal of a header, and no more of Python than that.
 class HeaderParser {
@@ -161,17 +159,38 @@ std::optional<std::int64_t> entries(const std::vector<std::int64_t>& shape) {
   return count;
 }
 
-// The items of [rows, columns] in C order, from either order and byte order.
-template <class Bits, class Convert>
-std::vector<double> widen(std::span<const std::byte> bytes, bool big_endian, std::size_t rows, std::size_t columns,
-                          bool fortran_order, Convert convert) {
-  std::vector<double> values(rows * columns);
+// A type of items as a header writes it, behind the mark of the byte order.
+struct Type {
+  std::string_view code;
+  char kind;
+  std::size_t item_bytes;
+};
+constexpr Type types[] = {{"b1", 'b', 1}, {"i1", 'i', 1}, {"i2", 'i', 2}, {"i4", 'i', 4},
+                          {"i8", 'i', 8}, {"u1", 'u', 1}, {"u2", 'u', 2}, {"u4", 'u', 4},
+                          {"u8", 'u', 8}, {"f2", 'f', 2}, {"f4", 'f', 4}, {"f8", 'f', 8}};
+
+const Type* find_type(std::string_view descr) {
+  for (const Type& type : types) {
+    if (descr.size() != 3 || descr.substr(1) != type.code) continue;
+    const bool has_order = descr[0] == '<' || descr[0] == '>';  // | where a byte has none
+    if (has_order || (descr[0] == '|' && type.item_bytes == 1)) return &type;
+  }
+  return nullptr;
+}
+
+// The items in C order, from either order and byte order.
+template <class Item, class Convert>
+std::vector<double> widen(std::span<const std::byte> file, const NpyHeader& header, Convert convert) {
+  std::vector<double> values((file.size() - header.data_begin) / sizeof(Item));
+  const std::size_t columns = header.shape.size() == 2 ? static_cast<std::size_t>(header.shape[1]) : 1,
+                    rows = columns == 0 ? 0 : values.size() / columns;
+  const std::byte* const data = file.data() + header.data_begin;
   for (std::size_t i = 0; i < values.size(); ++i) {
-    const std::size_t from = fortran_order ? i % columns * rows + i / columns : i;
-    std::array<std::byte, sizeof(Bits)> item;
-    std::memcpy(item.data(), bytes.data() + from * sizeof(Bits), sizeof(Bits));
-    if (big_endian) std::reverse(item.begin(), item.end());
-    values[i] = convert(std::bit_cast<Bits>(item));
+    const std::size_t from = header.fortran_order ? i % columns * rows + i / columns : i;
+    std::array<std::byte, sizeof(Item)> item;
+    std::memcpy(item.data(), data + from * sizeof(Item), sizeof(Item));
+    if (header.big_endian) std::reverse(item.begin(), item.end());
+    values[i] = convert(std::bit_cast<Item>(item));
   }
   return values;
 }
@@ -186,10 +205,10 @@ void save(const std::string& path, const std::vector<std::int64_t>& shape, const
   std::string dictionary = fmt::format("{{'descr': '<f{}', 'fortran_order': False, 'shape': ({}{}), }}", sizeof(T),
                                        fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
   // The data begin at a multiple of 64 bytes.
-  const std::size_t before = magic.size() + 4;
+  const std::size_t before = npy_magic.size() + 4;
   while ((before + dictionary.size() + 1) % 64 != 0) dictionary += ' ';
   dictionary += '\n';
-  std::string header(magic);
+  std::string header(npy_magic);
   header += {'\x01', '\x00', static_cast<char>(dictionary.size() & 0xff), static_cast<char>(dictionary.size() >> 8)};
   header += dictionary;
   const std::span<const std::byte> pieces[] = {std::as_bytes(std::span(header.data(), header.size())),
@@ -199,13 +218,11 @@ void save(const std::string& path, const std::vector<std::int64_t>& shape, const
 
 }  // namespace
 
-NpyArray load_npy(const std::string& path) {
-  const std::vector<std::byte> file = read_file(path);
-  const auto fail = [&](const std::string& why) {
-    return Error(fmt::format("{} is not a .npy file that can be used: {}", in_quotes(path), why));
-  };
-  const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
-  if (!text.starts_with(magic)) throw fail("it does not begin with \\x93NUMPY");
+NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
+                          const std::string& subject) {
+  const auto fail = [&](const std::string& why) { return Error(fmt::format("{}: {}", subject, why)); };
+  const std::string_view text(reinterpret_cast<const char*>(first_bytes.data()), first_bytes.size());
+  if (!text.starts_with(npy_magic)) throw fail("it does not begin with \\x93NUMPY");
   if (text.size() < 10) throw fail("it ends within its header");
   const int major = static_cast<unsigned char>(text[6]), minor = static_cast<unsigned char>(text[7]);
   if (major < 1 || major > 3 || minor != 0) {
@@ -215,75 +232,76 @@ NpyArray load_npy(const std::string& path) {
   if (text.size() < start) throw fail("it ends within its header");
   std::size_t length = 0;
   for (std::size_t i = length_bytes; i-- > 0;) length = length << 8 | static_cast<unsigned char>(text[8 + i]);
-  if (length > text.size() - start) throw fail("it ends within its header");
+  if (length > file_bytes - start) throw fail("it ends within its header");
+  if (length > text.size() - start) {
+    throw fail(fmt::format("its header has {} bytes, allowed are {}", length, text.size() - start));
+  }
 
-  const auto header = HeaderParser(text.substr(start, length)).parse();
-  if (!header) throw fail("its header is not {'descr': …, 'fortran_order': …, 'shape': …}");
-  if (header->descr == "fields")
-    throw fail("it is a structured array; save one field, as array['x'], or a plain array");
-  const std::string_view descr = header->descr;
-  const bool known = descr.size() == 3 && (descr[0] == '<' || descr[0] == '>') && descr[1] == 'f' &&
-                     (descr[2] == '2' || descr[2] == '4' || descr[2] == '8');
-  if (!known) {
-    throw fail(
-        fmt::format("its type is {}, allowed are float16, float32 and float64: '<f2', '<f4', '<f8' and '>' for "
-                    "big-endian (array.astype('f4'))",
-                    in_quotes(descr, 40)));
+  const auto parsed = HeaderParser(text.substr(start, length)).parse();
+  if (!parsed) throw fail("its header is not {'descr': …, 'fortran_order': …, 'shape': …}");
+  const std::string_view descr = parsed->descr;
+  if (descr == "fields") throw fail("it is a structured array; save one field, as array['x'], or a plain array");
+  const Type* const type = find_type(descr);
+  if (type == nullptr) {
+    throw fail(fmt::format(
+        "its type is {}, allowed are bool, integers, float16, float32 and float64 of either byte "
+        "order{}",
+        in_quotes(descr, 40), descr.find('c') == 1 ? ", not complex numbers (array.real)" : " (array.astype('f8'))"));
   }
-  if (header->shape.empty() || header->shape.size() > 2) {
-    throw fail(fmt::format("it has {} dimensions, allowed are 1 and 2", header->shape.size()));
+  if (parsed->shape.empty() || parsed->shape.size() > 2) {
+    throw fail(fmt::format("it has {} dimensions, allowed are 1 and 2", parsed->shape.size()));
   }
-  const std::size_t item_bytes = descr[2] - '0';
-  const auto count = entries(header->shape);
-  const std::size_t present = text.size() - start - length;
-  if (!count) throw fail(fmt::format("its shape ({}) is too large", fmt::join(header->shape, ", ")));
-  const auto expected = static_cast<std::uint64_t>(*count) * item_bytes;
+  const auto count = entries(parsed->shape);
+  if (!count) throw fail(fmt::format("its shape ({}) is too large", fmt::join(parsed->shape, ", ")));
+  const std::uint64_t present = file_bytes - start - length,
+                      expected = static_cast<std::uint64_t>(*count) * type->item_bytes;
   if (present != expected) {
-    throw fail(fmt::format("its shape ({}) needs {} bytes of data, it has {}", fmt::join(header->shape, ", "), expected,
+    throw fail(fmt::format("its shape ({}) needs {} bytes of data, it has {}", fmt::join(parsed->shape, ", "), expected,
                            present));
   }
-  const auto read = [&]<class Bits>(Bits, auto convert) {
-    const std::size_t columns = header->shape.size() == 2 ? header->shape[1] : 1, all = *count;
-    return widen<Bits>(std::span(file).subspan(start + length), descr[0] == '>', columns == 0 ? 0 : all / columns,
-                       columns, header->fortran_order, convert);
-  };
-  const auto itself = [](auto value) { return double{value}; };
-  return {header->shape,
-          item_bytes == 2   ? read(std::uint16_t{}, from_half)
-          : item_bytes == 4 ? read(float{}, itself)
-                            : read(double{}, itself),
-          item_bytes <= 4};
+  return {.kind = type->kind,
+          .item_bytes = type->item_bytes,
+          .big_endian = descr[0] == '>',
+          .fortran_order = parsed->fortran_order,
+          .shape = parsed->shape,
+          .data_begin = start + length};
 }
 
-std::vector<float> to_float32(const NpyArray& array, const std::string& name) {
-  struct Column {
-    double sum = 0, squares = 0, errors = 0, largest = 0;
+Array read_npy(std::span<const std::byte> file, const std::string& subject) {
+  const NpyHeader header = read_npy_header(file, file.size(), subject);
+  const auto items = [&]<class T>(T) { return widen<T>(file, header, [](T value) { return double(value); }); };
+  // Wider integers than double has bits for, though not than long double has.
+  const auto long_integers = [&]<class T>(T) {
+    return widen<T>(file, header, [&](T value) {
+      const auto widened = static_cast<double>(value);
+      if (static_cast<long double>(widened) == static_cast<long double>(value)) return widened;
+      throw Error(fmt::format("{}: it holds {}, which double does not; subtract an offset from its integers first",
+                              subject, value));
+    });
   };
-  std::vector<float> rounded(array.data.begin(), array.data.end());
-  if (array.is_float32 || rounded.empty()) return rounded;
-  std::vector<Column> columns(array.shape.size() == 2 ? static_cast<std::size_t>(array.shape[1]) : 1);
-  const double rows = double(rounded.size() / columns.size());
-  for (std::size_t i = 0; i < rounded.size(); ++i) {
-    const std::size_t j = i % columns.size();
-    // The first row is near the others, so that little cancels in the sums.
-    const double value = array.data[i], from_first = value - array.data[j], error = rounded[i] - value;
-    columns[j].sum += from_first;
-    columns[j].squares += from_first * from_first;
-    columns[j].errors += error * error;
-    columns[j].largest = std::max(columns[j].largest, std::fabs(value));
+  Array array{.shape = header.shape, .is_float32 = header.item_bytes <= (header.kind == 'f' ? 4 : 2)};
+  switch (header.kind) {
+    case 'b':
+      array.data = widen<std::uint8_t>(file, header, [](std::uint8_t bits) { return bits != 0 ? 1.0 : 0.0; });
+      break;
+    case 'f':
+      array.data = header.item_bytes == 2   ? widen<std::uint16_t>(file, header, from_half)
+                   : header.item_bytes == 4 ? items(float{})
+                                            : items(double{});
+      break;
+    case 'i':
+      array.data = header.item_bytes == 1   ? items(std::int8_t{})
+                   : header.item_bytes == 2 ? items(std::int16_t{})
+                   : header.item_bytes == 4 ? items(std::int32_t{})
+                                            : long_integers(std::int64_t{});
+      break;
+    default:
+      array.data = header.item_bytes == 1   ? items(std::uint8_t{})
+                   : header.item_bytes == 2 ? items(std::uint16_t{})
+                   : header.item_bytes == 4 ? items(std::uint32_t{})
+                                            : long_integers(std::uint64_t{});
   }
-  for (std::size_t j = 0; j < columns.size(); ++j) {
-    const auto& [sum, squares, errors, largest] = columns[j];
-    const double mean = sum / rows, deviation = std::sqrt(std::max(0.0, squares / rows - mean * mean)),
-                 error = std::sqrt(errors / rows);
-    // Also false where a number is not finite, which is for the caller to refuse.
-    if (!(error > 1e-3 * deviation && deviation > 1e-13 * largest && std::isfinite(error))) continue;
-    throw Error(fmt::format(
-        "column {} of {} does not fit in float32, which fokker computes in: of numbers up to {:.3g} with a standard "
-        "deviation of {:.3g} it rounds off {:.2g}; subtract an offset from the column first, or scale it",
-        j, in_quotes(name, 80), largest, deviation, error));
-  }
-  return rounded;
+  return array;
 }
 
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data) {

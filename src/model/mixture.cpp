@@ -37,6 +37,10 @@ GaussianMixture::GaussianMixture(std::int64_t dimension, std::vector<double> wei
       covariances_(std::move(covariances)) {
   const std::size_t k = weights_.size(), d = sized(dimension);
   if (k == 0) throw Error("a Gaussian mixture needs at least one component, and no weights were given");
+  constexpr std::size_t most_components = std::size_t{1} << 30;  // devices count them in 32 bits
+  if (k > most_components) {
+    throw Error(fmt::format("a Gaussian mixture has {} components; allowed: 1 to {}", k, most_components));
+  }
   if (means_.size() != k * d) {
     throw Error(
         fmt::format("a Gaussian mixture of {} components in {} dimensions needs {} numbers for its means, and {} "

@@ -9,14 +9,15 @@
 #include <utility>
 
 #include "core/quote.hpp"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
-#include "fokker/npy.hpp"
 
 namespace fokker {
 namespace {
 
 constexpr int most_steps = 10'000'000;
-constexpr const char* all_grids = "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy";
+constexpr const char* all_grids =
+    "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy (or .npz, .csv)";
 
 void check_steps(const char* name, int steps) {
   if (steps >= 1 && steps <= most_steps) return;
@@ -124,7 +125,7 @@ TimeGrid TimeGrid::geometric(double horizon, double end, int steps) {
 TimeGrid TimeGrid::parse(const std::string& text, const ForwardSde& sde) {
   if (text == "paper") return paper(sde.horizon());
   if (const auto path = file_of(text)) {
-    NpyArray file = load_npy(*path);
+    Array file = load_array(*path);
     if (file.shape.size() != 1 && !(file.shape.size() == 2 && file.shape[1] == 1)) {
       throw Error(fmt::format("{} holds a matrix where a time grid is a vector of times", in_quotes(*path)));
     }

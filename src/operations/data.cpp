@@ -12,11 +12,11 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "core/quote.hpp"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "fokker/model.hpp"
-#include "fokker/npy.hpp"
 #include "operations/data_tables.hpp"
 
 namespace fokker {
@@ -36,8 +36,13 @@ bool ends_with(std::string_view text, std::string_view end) {
   return text.size() > end.size() && text.substr(text.size() - end.size()) == end;
 }
 
+// Of all sets. Normals start at block 1 of 2^16 blocks of four.
+constexpr std::int64_t most_dimension = 4 * 65535;
+
 void check_sample_count(std::int64_t size, std::int64_t dimension) {
-  if (dimension < 1) throw Error(fmt::format("samples of dimension {} given; allowed: 1 or more", dimension));
+  if (dimension < 1 || dimension > most_dimension) {
+    throw Error(fmt::format("samples of dimension {} given; allowed: 1 to {}", dimension, most_dimension));
+  }
   if (size == 0) throw Error("no samples given; allowed: 1 or more");
   if (size % dimension != 0) {
     throw Error(fmt::format("{} numbers given as samples of dimension {}; allowed: a multiple of it", size, dimension));
@@ -111,9 +116,9 @@ void check_fits_float32(const GaussianMixture& mixture) {
 DataSet DataSet::mixture(GaussianMixture mixture) {
   if (mixture.components() == 0)
     throw Error("a data set was asked for of a mixture without components; allowed: 1 or more");
-  // Normals start at block 1 of 2^16 blocks of four.
-  if (mixture.dimension() > 4 * 65535) {
-    throw Error(fmt::format("a data set of dimension {} asked for; allowed: 1 to {}", mixture.dimension(), 4 * 65535));
+  if (mixture.dimension() > most_dimension) {
+    throw Error(
+        fmt::format("a data set of dimension {} asked for; allowed: 1 to {}", mixture.dimension(), most_dimension));
   }
   check_fits_float32(mixture);
   DataSet data;
@@ -183,22 +188,19 @@ DataSet DataSet::named(const std::string& name) {
     data.name_ = name;
     return data;
   }
-  if (ends_with(name, ".npy")) {
-    const NpyArray array = load_npy(name);
-    if (array.shape.size() != 2) {
-      throw Error(fmt::format("'{}' as a data set has {} dimension(s); allowed: samples of shape [N, d]", name,
-                              array.shape.size()));
-    }
+  if (ArrayName(name).has_extension()) {
+    const Array array = load_array(name);
     std::vector<float> numbers = to_float32(array, name);
     try {
-      DataSet data = samples(std::move(numbers), array.shape[1]);
+      DataSet data = samples(std::move(numbers), array.columns());
       data.name_ = name;
       return data;
     } catch (const Error& error) {
       throw Error(fmt::format("'{}' as a data set: {}", name, error.what()));
     }
   }
-  constexpr const char* allowed = "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy (samples [N, d])";
+  constexpr const char* allowed =
+      "blob, circles2, checker, FILE.json (a Gaussian mixture), FILE.npy, .npz or .csv (samples)";
   throw Error(fmt::format("unknown data set {}; allowed: {}", in_quotes(name), allowed));
 }
 

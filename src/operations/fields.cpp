@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "operations/curvature.hpp"
 
 namespace fokker {
 namespace {
@@ -38,6 +39,7 @@ Fields<T>::Fields(const Context& context, const Model& model) : device_(context.
   model.validate();
   dimension_ = model.dimension();
   output_ = model.output();
+  why_no_curvature_ = why_no_curvature(model);
   if constexpr (std::is_same_v<T, float>) {
     operator_ = context.backend().fields_float(model);
   } else {
@@ -63,6 +65,9 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
     throw Error(fmt::format("the residual of a model whose output is the score is not there yet; allowed: {}",
                             fields_of_scores));
   }
+  if (outputs.divergence) check_curvature("the divergence", why_no_curvature_);
+  if (outputs.hessian) check_curvature("the Hessian", why_no_curvature_);
+  if (outputs.residual) check_curvature("the residual", why_no_curvature_);
   check_output("value", outputs.value, n, 1, device_);
   check_output("dt", outputs.dt, n, 1, device_);
   check_output("score", outputs.score, n, d, device_);
@@ -89,6 +94,7 @@ template <class T>
 void Fields<T>::hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const {
   const std::int64_t n = points.x.rows, d = dimension_;
   FieldOperator<T>& fields = held(operator_, "Fields");
+  check_curvature("the Hessian times a vector", why_no_curvature_);
   check_points(points, d, device_);
   check_view("direction", direction, n, d, device_);
   check_view("product", product, n, d, device_);

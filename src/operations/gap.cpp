@@ -141,6 +141,17 @@ class GapSamples {
             refuse(fmt::format("weights in histogram {}", k), histogram.weights.size(),
                    state.histograms[k].weights.size());
           }
+          if (histogram.inside < 0 || histogram.outside < 0 || histogram.inside > from.drawn ||
+              histogram.outside != from.drawn - histogram.inside) {
+            refuse(fmt::format("samples in histogram {}", k),
+                   fmt::format("{} inside and {} outside", histogram.inside, histogram.outside),
+                   fmt::format("{} together", from.drawn));
+          }
+          const auto weight = std::find_if(histogram.weights.begin(), histogram.weights.end(),
+                                           [](double w) { return !(w >= 0 && w <= 1); });
+          if (weight != histogram.weights.end()) {
+            refuse(fmt::format("as a weight in histogram {}", k), *weight, "0 to 1");
+          }
           state.histograms[k].weights = histogram.weights;
           state.histograms[k].inside = histogram.inside;
           state.histograms[k].outside = histogram.outside;

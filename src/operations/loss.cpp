@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "operations/curvature.hpp"
 
 namespace fokker {
 namespace {
@@ -58,6 +59,8 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
                     "only",
                     m));
   }
+  if (m > 0) check_curvature("the residual", why_no_curvature(architecture_));
+  if (gradient) check_curvature("a loss's gradient", why_no_curvature(architecture_));
   if (!(residual_weight >= 0) || !std::isfinite(residual_weight)) {
     throw Error(fmt::format("the residual weight is {}, but a finite number of at least 0 is needed", residual_weight));
   }

@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "operations/curvature.hpp"
 #include "operations/data_tables.hpp"
 
 namespace fokker {
@@ -58,6 +59,7 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
     : device_(context.device()), grid_(grid), horizon_(model.sde.horizon()) {
   model.validate();
   dimension_ = model.dimension();
+  why_no_curvature_ = why_no_curvature(model);
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
@@ -89,6 +91,7 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
 void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
                           const Divergence& divergence) const {
   SampleOperator& sampler = held(operator_, "Sampler");
+  check_curvature("the log-density", why_no_curvature_);
   check_view("x", x, any_rows, dimension_, device_);
   check_view("log_density", log_density, x.rows, 1, device_);
   check_scheme(scheme);

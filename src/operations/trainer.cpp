@@ -13,6 +13,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "operations/curvature.hpp"
 #include "operations/trainer_state.hpp"
 
 namespace fokker {
@@ -74,6 +75,7 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
                     "allowed: 0, or a net whose output is a potential",
                     options.residual_weight));
   }
+  check_curvature("training", why_no_curvature(model));
   for (const double value : mlp->parameters) {
     if (!(std::fabs(value) <= std::numeric_limits<float>::max())) {
       throw Error(fmt::format("a parameter of the model is {}; allowed: what float32 can hold", value));

@@ -261,13 +261,19 @@ TransportResult w2_squared(const std::vector<double>& a, const std::vector<doubl
 
 double sliced_w2_squared(const Context& context, View<const float> a, View<const float> b, int projections,
                          std::uint64_t seed) {
-  if (a.columns != b.columns || a.columns < 1) {
-    throw Error(
-        fmt::format("sliced W2 compares samples of one dimension, and {} and {} were given", a.columns, b.columns));
+  constexpr std::int64_t most_columns = 4 * 65536;  // a direction has 2^16 blocks of four random words
+  if (a.columns != b.columns || a.columns < 1 || a.columns > most_columns) {
+    throw Error(fmt::format("sliced W2 compares samples of one dimension, 1 to {}, and {} and {} were given",
+                            most_columns, a.columns, b.columns));
   }
   check_count("the number of projections of the sliced W2", projections, 1, 1'000'000);
   check_view("the first set of samples", a, any_rows, a.columns, context.device());
   check_view("the second set of samples", b, any_rows, b.columns, context.device());
+  // Quantile functions are steps in units of 1/(N M).
+  if (a.rows > 0 && b.rows > std::numeric_limits<std::int64_t>::max() / a.rows) {
+    throw Error(
+        fmt::format("sliced W2 of {} and {} samples; allowed: numbers whose product is below 2^63", a.rows, b.rows));
+  }
   return context.backend().sliced_w2_squared(a, b, projections, seed);
 }
 

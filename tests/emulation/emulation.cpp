@@ -51,7 +51,12 @@ constinit thread_local Position position;
 namespace {
 
 constexpr int lanes = 32, most_threads = 1024, most_shared_bytes = 227 << 10;
-constexpr int most_blocks_at_once = 4;  // and most_threads threads, of which one block may have all
+constexpr int most_blocks_at_once = 16;
+#ifdef FOKKER_TSAN  // which takes some 8000 fibers in all
+constexpr int most_threads_at_once = 2 * most_threads;
+#else
+constexpr int most_threads_at_once = 4 * most_threads;
+#endif
 constexpr std::size_t stack_bytes = 256 << 10;
 
 [[noreturn]] void fail(const std::string& sentence) {
@@ -289,7 +294,7 @@ class Scheduler {
     body_ = body;
     argument_ = argument;
     order_blocks();
-    const int at_once = std::min<int>({static_cast<int>(waiting_.size()), most_threads / shape.threads,
+    const int at_once = std::min<int>({static_cast<int>(waiting_.size()), most_threads_at_once / shape.threads,
                                        1 + static_cast<int>(below(most_blocks_at_once))});
     const int fibers = at_once * shape.threads;
     while (static_cast<int>(fibers_.size()) < fibers) {

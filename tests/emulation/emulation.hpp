@@ -3,13 +3,13 @@
 // The CUDA execution model on the host: the twins of everything in kernels/device.hpp, so that the same kernel sources
 // compile as plain C++ and run, and are tested, where there is no GPU.
 //
-// A launch runs in the host thread that does the work of its stream. Up to four blocks run at once, as many as the seed
-// says, their threads as fibers; the others follow in a random order. A fiber runs until it comes to a synchronising
-// operation (sync_block, sync_warp, a shuffle, ldmatrix, mma) or returns; then one of those that can go on is chosen at
-// random. What one thread writes another may therefore find unwritten or overwritten unless an operation orders the
-// two: a missing barrier shows as a wrong result under some seed, and under any to racecheck.hpp. Shared memory is a
-// heap allocation of exactly the size asked for, filled with NaN, so that AddressSanitizer sees what lies outside and
-// results show what was never written.
+// A launch runs in the host thread that does the work of its stream. Up to 16 blocks run at once, as many as the seed
+// says and of 4096 threads at most, their threads as fibers; the others follow in a random order. A fiber runs until it
+// comes to a synchronising operation (sync_block, sync_warp, a shuffle, ldmatrix, mma) or returns; then one of those
+// that can go on is chosen at random. What one thread writes another may therefore find unwritten or overwritten unless
+// an operation orders the two: a missing barrier shows as a wrong result under some seed, and under any to
+// racecheck.hpp. Shared memory is a heap allocation of exactly the size asked for, filled with NaN, so that
+// AddressSanitizer sees what lies outside and results show what was never written.
 //
 // Operations of a warp need all of its 32 lanes, sync_block all threads of the block that have not returned. Where that
 // cannot come about, one sentence says where every lane stands and the process aborts.

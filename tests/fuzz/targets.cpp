@@ -2,20 +2,26 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <optional>
 #include <stdexcept>
 #include <vector>
 
+#include "diagnose.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "kept_json.hpp"
+#include "measure.hpp"
 #include "operations/trainer_state.hpp"
 #include "options.hpp"
 #include "results.hpp"
+#include "run.hpp"
 #include "run_measurement.hpp"
 #include "training.hpp"
 
@@ -84,13 +90,21 @@ std::vector<std::string> lines_of(const std::string& input) {
   return lines;
 }
 
-void read_npy(const std::string& input) {
+void read_array(const std::string& input, const char* name, std::size_t most) {
   read_or_refuse([&] {
-    const NpyArray array = load_npy(file(input, "input.npy"));
+    const Array array = load_array(file(input, name));
     std::size_t count = 1;
     for (const std::int64_t n : array.shape) count *= static_cast<std::size_t>(n);
-    expect(count == array.data.size() && count <= input.size(), "an array of another size than its shape");
+    expect(count == array.data.size() && count <= most, "an array of another size than its shape");
+    to_float32(array, "an array");
   });
+}
+
+void read_npy(const std::string& input) { read_array(input, "input.npy", input.size()); }
+void read_csv(const std::string& input) { read_array(input, "input.csv", input.size()); }
+void read_npz(const std::string& input) {
+  read_array(input, "input.npz", std::size_t{1} << 26);
+  read_or_refuse([&] { load_array(file(input, "input.npz") + ":x"); });
 }
 
 void read_safetensors(const std::string& input) {
@@ -123,11 +137,22 @@ void read_mixture(const std::string& input) {
 
 // What a reproduction left: a number for the file, then its text.
 void read_kept(const std::string& input) {
+  const char which = input.empty() ? '0' : input.front();
+  const std::string text = input.empty() ? input : input.substr(1);
+  if (which == '3' || which == '4') {
+    static tools::Run run{DataSet::named("blob"), 0, {}, {}, {}, {}, {}, {}, {}};
+    const char* const name = which == '3' ? "training.json" : "failed.json";
+    run.folder = std::filesystem::path(file(text, name)).parent_path();
+    read_or_refuse([&] {
+      if (which == '4') return static_cast<void>(tools::read_failure(run));
+      expect(std::isfinite(tools::read_training(run).at("seconds").get<double>()), "a training of no finite time");
+    });
+    return;
+  }
   read_or_refuse([&] {
-    const std::string path = file(input.empty() ? input : input.substr(1), "kept.json");
+    const std::string path = file(text, "kept.json");
     const Json found = tools::read_json(path);
     tools::text_of(found);
-    const char which = input.empty() ? '0' : input.front();
     if (which == '0') {
       tools::check_shape(found, tools::gap_shape(true), path, "remove it");
       Json run{{"data", "blob"},      {"activation", {{"name", "tanh"}}}, {"residual_weight", 0},
@@ -154,10 +179,116 @@ void read_trainer_state(const std::string& input) {
   read_or_refuse([&] { read_training(file(input, "input.safetensors"), data); });
 }
 
-void read_time_grid(const std::string& input) {
-  const std::string text = lines_of(input).front();
-  if (!tools::file_of_grid(text).empty()) return;
+// The smallest work that has such states; its steps say nothing.
+const Context& context() {
+  static const Context on_one_thread({.backend = BackendKind::cpu, .threads = 1});
+  return on_one_thread;
+}
+
+tools::FractionDone in_silence(int, double) {
+  return [](double) {};
+}
+
+// Runs `work` on the file; where it takes what is there, once more on what it then left, for the same result.
+template <class Work>
+void go_on_twice(const std::string& input, const Work& work) {
+  const tools::SavedWork saved{.file = file(input, "state.safetensors"), .work = "fuzz", .seconds_between_saves = 0};
+  std::optional<Json> first;
+  read_or_refuse([&] { first = work(saved); });
+  if (first) expect(work(saved) == *first, "a state that is gone on from to another result");
+}
+
+struct GapWork {
+  explicit GapWork(std::int64_t d)
+      : data(DataSet::mixture(GaussianMixture::isotropic(d, {1}, std::vector<double>(std::size_t(d), 0.5), {0.3}))),
+        model{ForwardSde::ou(),
+              Mlp::initialise(Architecture{.dimension = d, .hidden = {2}, .output = Output::score}, 1)},
+        grid(TimeGrid::uniform(model.sde.horizon(), 1, 2)),
+        truth(ground_truth(context(), data, options)) {}
+
+  Json from(const tools::SavedWork& saved) const {
+    const tools::MeasuredGap measured = tools::measure(context(), model, truth, grid, options, in_silence, saved);
+    Json json = tools::gap_json(measured, options, "uniform:2:1");
+    json["denoising_loss"] = 0;
+    if (measured.gap.over_time) json["along_the_way"]["noise_floor"] = Json::array();
+    expect(std::isfinite(measured.gap.ode_seconds) && std::isfinite(measured.gap.sde_seconds), "no finite time");
+    for (const EmpiricalLaw* law : {&measured.gap.ode, &measured.gap.sde}) {
+      expect(law->health.count == options.samples && law->escaped >= 0 && law->escaped <= 1, "a share that is none");
+    }
+    try {
+      tools::check_shape(json, tools::gap_shape(model.dimension() == 2), "gap.json", "remove it");
+    } catch (const Error& error) {
+      throw std::logic_error(error.what());
+    }
+    json.erase("seconds");
+    return tools::written(json);  // in which what is no number is null, and equal to itself
+  }
+
+  DataSet data;
+  Model model;
+  TimeGrid grid;
+  GapOptions options{.samples = 8, .in_detail = true, .box = {.n = 4}};
+  GroundTruth truth;
+};
+
+void read_gap_state(const std::string& input) {
+  static const GapWork planar(2), spatial(3);
+  for (const GapWork* work : {&planar, &spatial}) {
+    go_on_twice(input, [&](const tools::SavedWork& saved) { return work->from(saved); });
+  }
+}
+
+void read_energy_state(const std::string& input) {
+  static const Model model{ForwardSde::ou(), GaussianMixture::isotropic(1, {1}, {0.5}, {0.3})};
+  static const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 1, 2);
+  static const tools::DiagnoseOptions options{
+      .energy = {.nodes = 16}, .bound = {.samples = 1, .box_points = 1}, .samples = 0};
+  go_on_twice(input, [&](const tools::SavedWork& saved) {
+    const tools::Diagnosis found = tools::diagnose(context(), model, grid, options, in_silence, saved);
+    tools::diagnosis_text(found);
+    Json json = tools::diagnosis_json(found, options, "uniform:2:1");
+    expect(std::isfinite(found.seconds), "no finite time");
+    json["seconds"] = found.seconds;
+    try {
+      tools::check_shape(json, tools::diagnosis_shape(), "diagnosis.json", "remove it");
+    } catch (const Error& error) {
+      throw std::logic_error(error.what());
+    }
+    json.erase("seconds");
+    return tools::written(json);
+  });
+}
+
+// A log that a training goes on with from iteration 5: one of JSON lines after a 'j', else of CSV.
+void read_log(const std::string& input) {
+  const bool json = input.starts_with('j');
+  const std::string path = file(json ? input.substr(1) : input, json ? "log.jsonl" : "log.csv");
+  const auto go_on = [&] {
+    const TrainRecord record{.iteration = 5};
+    tools::RecordLog log(path, 5, 1);
+    log.write({&record, 1});
+    log.sync();
+    return tools::read_text(path);
+  };
+  std::optional<std::string> first;
+  read_or_refuse([&] { first = go_on(); });
+  if (!first) return;
+  expect(first->size() <= input.size() + 200, "a log that grows");
+  expect(go_on() == *first, "a log that changes when it is gone on with");
+}
+
+void read_grid_file(const std::string& input) {
   read_or_refuse([&] {
+    const TimeGrid grid = TimeGrid::parse("file:" + file(input, "times.npy"), ForwardSde::ou());
+    const std::vector<double>& times = grid.times();
+    expect(std::is_sorted(times.rbegin(), times.rend()) && times.back() >= 0, "times that do not fall");
+  });
+}
+
+void read_time_grid(const std::string& input) {
+  const std::string text = tools::grid_in_digits(lines_of(input).front());
+  read_or_refuse([&] {
+    if (!tools::file_of_grid(text).empty()) return;
     TimeGrid::check(text);
     TimeGrid::parse(text, ForwardSde::ve());
   });
@@ -201,11 +332,17 @@ void read_numbers(const std::string& input) {
 }
 
 constexpr Target all[] = {{"npy", read_npy},
+                          {"npz", read_npz},
+                          {"csv", read_csv},
                           {"safetensors", read_safetensors},
                           {"model", read_model},
                           {"mixture", read_mixture},
                           {"kept_json", read_kept},
                           {"trainer_state", read_trainer_state},
+                          {"gap_state", read_gap_state},
+                          {"energy_state", read_energy_state},
+                          {"log", read_log},
+                          {"grid_file", read_grid_file},
                           {"time_grid", read_time_grid},
                           {"sde", read_sde},
                           {"numbers", read_numbers}};

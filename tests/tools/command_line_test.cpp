@@ -69,7 +69,7 @@ TEST_F(CommandLine, HelpTeachesAndExitCodesTellUsageFromFailure) {
   }
 }
 
-// Standard error closed, on a full disk, and a pipe whose reader is gone: the same work, files and exit codes, and no
+// Standard error closed, on a full disk, and a pipe whose reader goes after a line: the same work, files and exit codes, and no
 // message in a file that was opened in its place.
 TEST_F(CommandLine, MessagesThatCannotBeWrittenEndNothing) {
   const std::string train = fmt::format(
@@ -78,9 +78,9 @@ TEST_F(CommandLine, MessagesThatCannotBeWrittenEndNothing) {
       fokker_tool);
   const auto run = [&](const std::string& command, const std::string& errors) {
     return start({"/bin/sh", "-c",
-                  errors == "pipe" ? fmt::format("{{ ({}; echo $? > {}) 2>&1 1>&3 | true; }} 3>&1; "
+                  errors == "pipe" ? fmt::format("{{ ({}; echo $? > {}) 2>&1 1>&3 | head -n 1 > {}; }} 3>&1; "
                                                  "exit $(cat {})",
-                                                 command, file("code"), file("code"))
+                                                 command, file("code"), file("line"), file("code"))
                                    : fmt::format("{} {}", command, errors)})
         .wait();
   };
@@ -97,6 +97,37 @@ TEST_F(CommandLine, MessagesThatCannotBeWrittenEndNothing) {
     std::filesystem::remove(file("t.state"));
     EXPECT_EQ(run(fokker_tool + " sample --model absent.json --out " + file("x.npy"), errors).code, 1);
     EXPECT_EQ(run(fokker_tool + " no-such-command", errors).code, 2);
+  }
+  // A reproduction, too, whose reader goes after a line.
+  const auto reproduce = [&](const std::string& out, const std::string& errors) {
+    return run(fmt::format("{} --preset smoke --data blob --iterations 3 --samples 200 --grid geometric:30:1e-2 "
+                           "--weights 0,1 --backend cpu --out {}",
+                           REPRODUCE_TOOL, file(out)),
+               errors);
+  };
+  const auto bits = [&](const std::string& out) {
+    std::string all;
+    for (const char* folder : {"blob_softplus20_w0_s0", "blob_softplus20_w1_s0"}) {
+      for (const char* name : {"model.safetensors", "log.csv", "ode.npy", "sde.npy", "truth.npy"}) {
+        const std::string path = file(fmt::format("{}/{}/{}", out, folder, name));
+        EXPECT_TRUE(std::filesystem::is_regular_file(path)) << path;
+        all += get(path);
+      }
+    }
+    return all;
+  };
+  const Outcome whole = reproduce("as", "");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  EXPECT_GT(std::count(whole.err.begin(), whole.err.end(), '\n'), 2) << whole.err;
+  for (const auto& [out, errors] : {std::pair<std::string, std::string>("closed", "2>&-"),
+                                    std::pair<std::string, std::string>("full", "2> /dev/full"),
+                                    std::pair<std::string, std::string>("unread", "pipe")}) {
+    SCOPED_TRACE(errors);
+    const Outcome reproduced = reproduce(out, errors);
+    EXPECT_EQ(reproduced.code, 0) << reproduced.signal;
+    EXPECT_THAT(reproduced.out, HasSubstr("blob: no distance between the samplers"));
+    EXPECT_EQ(bits(out), bits("as"));
+    EXPECT_EQ(Json::parse(get(file(out + "/results.json")))["finished"], true);
   }
   // Results that cannot be written are a failure.
   for (const char* lost : {">&-", "> /dev/full"}) {
@@ -147,6 +178,14 @@ TEST_F(CommandLine, ThreadsAreNotMoreThanMayRun) {
   EXPECT_THAT(asked, HasSubstr("OMP_NUM_THREADS asks for 1000 threads where "));
   EXPECT_EQ(asked.substr(asked.rfind(',')), all.substr(all.rfind(',')));
   EXPECT_THAT(details("OMP_NUM_THREADS=1"), ::testing::EndsWith(", 1 threads"));
+  EXPECT_THAT(details("OMP_NUM_THREADS=many"), HasSubstr("OMP_NUM_THREADS is 'many', which is no number of threads"));
+  const Outcome compared =
+      start({"/bin/sh", "-c",
+             fmt::format("OMP_NUM_THREADS=many exec {} gap --model {} --data blob --samples 19 --grid uniform:3:1 "
+                         "--backend cpu",
+                         fokker_tool, planar_mixture())})
+          .wait();
+  EXPECT_THAT(compared.err, ::testing::StartsWith("OMP_NUM_THREADS is 'many', which is no number of threads\n"));
   const Outcome sampled =
       start({"/bin/sh", "-c",
              fmt::format("OMP_NUM_THREADS=1000 exec {} sample --model {} --samples 19 --grid uniform:3:1 --backend cpu "

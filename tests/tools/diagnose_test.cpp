@@ -51,10 +51,12 @@ TEST_F(DiagnoseCommand, FollowsItsContract) {
   EXPECT_THAT(refused["radial_slopes"]["reason"].get<std::string>(), HasSubstr("tanh is bounded"));
   EXPECT_EQ(refused["identity"], nullptr);
   EXPECT_TRUE(refused["energy"]["balance"]["difference"]["value"].is_number());
-  const Outcome text = fokker(
-      with(words("diagnose --grid geometric:9:0.01 --nodes 32 --bound-samples 19 --box-points 19 --samples 0 --model"),
-           {bounded}));
+  const Outcome text =
+      fokker(with(words("diagnose --grid geometric:9:0.01 --nodes 32 --bound-samples 19 --box-points 19 --samples 0 "
+                        "--threads 2 --model"),
+                  {bounded}));
   EXPECT_EQ(text.code, 0);
+  EXPECT_THAT(text.out, ::testing::ContainsRegex("^diagnosis by 2 threads in [0-9.e-]+ (s|min); SDE ou \\{"));
   EXPECT_THAT(text.out, AllOf(HasSubstr("e^φ is not integrable"), HasSubstr("balance without Z"),
                               HasSubstr(", step error "), HasSubstr("a maximum over points is no bound")));
 

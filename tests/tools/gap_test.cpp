@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "archive.hpp"
 #include "command_line.hpp"
 
 namespace fokker::testing {
@@ -40,7 +41,7 @@ TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
 
   std::map<std::string, std::vector<double>> weights;
   for (const char* name : {"ode", "sde", "truth"}) {
-    const NpyArray array = load_npy(file(fmt::format("h/deep/{}.npy", name)));
+    const Array array = load_array(file(fmt::format("h/deep/{}.npy", name)));
     ASSERT_EQ(array.shape, std::vector<std::int64_t>({4096}));
     EXPECT_FALSE(array.is_float32);
     double sum = 0, x = 0, y = 0;
@@ -125,6 +126,22 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--seed", "1", "--json"});
 }
 
+TEST_F(GapCommand, TakesArraysOfEveryFormat) {
+  const std::vector<float> a{0, 1.5f, -1, 2}, b{1, 2.5f, 0, 3};
+  save_npy(file("a.npy"), {4}, a.data());
+  put(file("a.csv"), "x\n0\n1.5\n-1\n2\n");
+  put(file("b.npz"), archive({{.name = "times.npy", .bytes = npy_of("<f4", "(4,)", bytes_of(a))},
+                              {.name = "moved.npy", .bytes = npy_of("<f4", "(4,)", bytes_of(b))}}));
+  for (const char* name : {"a.npy", "a.csv", "b.npz:times"}) {
+    const Json json = fokker_json({"gap", "--a", file(name), "--b", file("b.npz:moved"), "--json"});
+    EXPECT_NEAR(json["sliced_w2_squared"]["a_b"].get<double>(), 1, 1e-6) << name;
+  }
+  expect_refused({"gap", "--a", file("b.npz"), "--b", file("a.npy")}, "name one, as FILE.npz:times");
+  expect_refused({"gap", "--a", file("b.npz:x"), "--b", file("a.npy")}, "there are 'times', 'moved'");
+  put(file("c.csv"), "x\n0\none\n");
+  expect_refused({"gap", "--a", file("c.csv"), "--b", file("a.npy")}, "line 3, column 1, 'one', is no number");
+}
+
 // What is no result of the two laws is named beside it.
 TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
   const auto save = [&](const std::string& name, std::int64_t columns, std::vector<float> numbers) {
@@ -139,8 +156,9 @@ TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
   }
   for (const float v : near) shifted.push_back(1e-3f * v + 5e-3f);
   const std::string a = save("a.npy", 2, near), b = save("b.npy", 2, wide), small = save("small.npy", 2, shifted);
-  const Outcome outside = fokker({"gap", "--a", a, "--b", b});
+  const Outcome outside = fokker({"gap", "--a", a, "--b", b, "--threads", "2"});
   EXPECT_EQ(outside.code, 0);
+  EXPECT_THAT(outside.out, ::testing::ContainsRegex("^gap by 2 threads in [0-9.e-]+ (s|min)\n"));
   EXPECT_THAT(outside.err, AllOf(HasSubstr(fmt::format("fokker: warning: of 50 samples in '{}' 66 % are outside the "
                                                        "box, and distances leave them out\n",
                                                        b)),
@@ -187,6 +205,9 @@ TEST_F(GapCommand, NamesTheSamplesThatLeaveTheScaleOfTheData) {
   const Json json = fokker_json({"gap", "--model", file("wide.json"), "--data", mixture_3d(), "--samples", "99",
                                  "--grid", "geometric:9:1e-2", "--json"});
   EXPECT_EQ(json["sde"]["name"], "ou");
+  const Outcome text = fokker(
+      words("gap --backend cpu --threads 1 --samples 9 --grid uniform:2 --model " + planar_mixture() + " --data blob"));
+  EXPECT_THAT(text.out, ::testing::ContainsRegex("^gap by 1 thread in [0-9.e-]+ (s|min); SDE ou \\{"));
   for (const char* sampler : {"ode", "sde"}) {
     const int far_out = json["far_out"][sampler];
     EXPECT_GT(far_out, 0);

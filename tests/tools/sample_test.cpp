@@ -27,7 +27,7 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
     EXPECT_EQ(get(file("one.npy")), get(file("two.npy"))) << scheme;
     EXPECT_EQ(get(file("one_p.npy")), get(file("two_p.npy"))) << scheme;
 
-    const NpyArray array = load_npy(file("one.npy")), density = load_npy(file("one_p.npy"));
+    const Array array = load_array(file("one.npy")), density = load_array(file("one_p.npy"));
     EXPECT_TRUE(array.is_float32);
     EXPECT_EQ(array.shape, (std::vector<std::int64_t>{989, 2}));
     double mean[2] = {0, 0}, covariance[2][2] = {};
@@ -57,6 +57,11 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
                         options.scheme == Scheme::euler_maruyama ? Scheme::heun : options.scheme);
     EXPECT_EQ(density.data, std::vector<double>(log_density.begin(), log_density.end())) << scheme;
   }
+  // Steps are counts as people type them.
+  const Json typed = fokker_json({"sample", "--model", model, "--samples", "989", "--seed", "11", "--grid",
+                                  "geometric:3e1:1e-3", "--scheme", "rk4", "--out", file("typed.npy"), "--json"});
+  EXPECT_EQ(typed["grid"], "geometric:30:1e-3");
+  EXPECT_EQ(get(file("typed.npy")), get(file("one.npy")));
   Arguments other = with(base, {"sde", "--out", file("other.npy"), "--json"});
   other[6] = "12";
   fokker_json(other);
@@ -109,10 +114,13 @@ TEST_F(SampleCommand, ASdeThatTheFileDoesNotNameIsAskedFor) {
   SafeTensors foreign = SafeTensors::load(network("net.safetensors", Output::score));
   foreign.metadata.clear();
   foreign.save(file("foreign.safetensors"));
-  const Arguments sample =
+  Arguments sample =
       with(words("sample --samples 9 --grid uniform:3 --activation silu --output score"),
            {"--layers", "input,hidden1,output", "--model", file("foreign.safetensors"), "--out", file("s.npy")});
-  expect_refused(sample, "lack sde=ou|vp-linear|vp-cosine|subvp|ve");
+  expect_refused(sample, "lack inputs, sde; give these there");
+  expect_refused(with(sample, {"--inputs", "x;t"}), "--inputs", 2);
+  sample.insert(sample.end(), {"--inputs", "t,x"});
+  expect_refused(sample, "lack sde; give these there, or by options of these names; sde is ou, vp-linear");
   EXPECT_EQ(fokker_json(with(sample, {"--sde", "vp-linear", "--json"}))["sde"]["parameters"]["beta_max"], 20);
   expect_refused(with(sample, {"--sde", "vp-linear", "--beta", "2"}), "--beta given with the activation silu", 2);
   expect_refused({"sample", "--model", network("tanh.safetensors", Output::score, 2, Activation::tanh), "--beta", "2",
@@ -135,9 +143,12 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
       {with(sample, {"--scheme", "leapfrog", "--out", out}), "leapfrog", 2},
       {with(sample, {"--grid", "cubic", "--out", out}), "cubic", 2},
       {with(sample, {"--grid", "uniform:0", "--out", out}), "steps; 0", 2},
+      {with(sample, {"--grid", "uniform:1e8", "--out", out}), "steps; 100000000", 2},
+      {with(sample, {"--grid", "uniform:1e-3", "--out", out}), "'1e-3' is not a valid number of steps", 2},
       {with(sample, {"--grid", "file:" + file("absent.npy"), "--out", out}), "absent.npy"},
       {with(sample, {"--threads", "-1", "--out", out}), "--threads -1", 2},
-      {with(sample, {"--activation", "relu", "--out", out}), "relu", 2},
+      {with(sample, {"--activation", "swish", "--out", out}), "swish", 2},
+      {with(sample, {"--negative-slope", "2", "--out", out}), "negative_slope = 2: allowed are 1e-06 to 1", 2},
       {with(sample, {"--beta", "nan", "--out", out}), "beta", 2},
       {with(sample, {"--sde", "levy", "--out", out}), "levy", 2},
       {with(sample, {"--sde-parameters", "{\"T\": -1}", "--out", out}), "T"},

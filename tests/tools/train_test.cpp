@@ -18,6 +18,39 @@ using ::testing::Not;
 
 class TrainCommand : public CommandLine {};
 
+// The paper's recipe is for its SDE; with another one the network is preconditioned, unless something else is asked for.
+TEST_F(TrainCommand, TheNetworkSuitsTheSde) {
+  const auto recipe_of = [&](const Arguments& more) {
+    Arguments train = words("train --data blob --hidden 8 --iterations 1 --denoising-points 8 --json");
+    train.insert(train.end(), {"--out", file("m.safetensors")});
+    return fokker_json(with(train, more))["recipe"];
+  };
+  Json recipe = recipe_of({});
+  EXPECT_EQ(recipe["architecture"]["output"], "potential");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "t,x");
+  EXPECT_EQ(recipe["time_law"], "importance");
+  recipe = recipe_of({"--sde", "ve"});
+  EXPECT_EQ(recipe["architecture"]["output"], "potential:edm");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "0.25*log-sigma,x");
+  EXPECT_NEAR(recipe["architecture"]["data_deviation"], 1.53, 0.02);  // √(0.65² (48/9 + 0.2))
+  EXPECT_EQ(recipe["time_law"], "uniform");
+  EXPECT_EQ(load_model(file("m.safetensors")).form().form, Form::edm);
+  EXPECT_EQ(recipe_of({"--sde", "edm"})["time_law"], "log-normal");
+  recipe = recipe_of({"--sde", "vp-linear", "--output", "noise", "--loss-weight", "variance"});
+  EXPECT_EQ(recipe["architecture"]["output"], "noise");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "t,x");
+  EXPECT_EQ(recipe["loss_weight"], "variance");
+  EXPECT_EQ(recipe_of({"--sde", "flow", "--output", "velocity"})["architecture"]["output"], "velocity");
+  const Arguments train = with(words("train --data blob"), {"--out", file("n.safetensors")});
+  expect_refused(with(train, {"--data-deviation", "2"}), "--data-deviation given with the output potential", 2);
+  expect_refused(with(train, {"--log-sigma-mean", "2"}), "--log-sigma-mean given with the time law importance", 2);
+  expect_refused(with(train, {"--inputs", "x,t"}), "--inputs x,t given; allowed in a training: the time first", 2);
+  expect_refused(with(train, {"--output", "potential:velocity"}), "potential:edm", 2);
+  save_npy(file("point.npy"), {3, 2}, std::vector<float>{1, 1, 1, 1, 1, 1}.data());
+  expect_refused({"train", "--data", file("point.npy"), "--sde", "ve", "--out", file("n.safetensors")},
+                 "has no deviation");
+}
+
 TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
   const std::string out = file("m.safetensors");
   const Arguments train =
@@ -29,6 +62,22 @@ TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
     EXPECT_EQ(done.err.find("backend cpu: ") != std::string::npos, backend == "auto") << done.err;
     EXPECT_EQ(Json::parse(done.out, nullptr, false).value("backend", ""), "cpu") << done.out;
   }
+}
+
+// Each activation has its own parameter, by its name and with its own default.
+TEST_F(TrainCommand, TakesTheParameterOfItsActivation) {
+  const auto parameter = [&](const Arguments& options, const char* name) {
+    const std::string out = file("m.safetensors");
+    fokker_json(with(words("train --data blob --hidden 4 --iterations 2 --denoising-points 8 --output score --json"),
+                     with({"--out", out}, options)));
+    return fokker_json({"info", "--model", out, "--json"})["model"][name].get<double>();
+  };
+  EXPECT_EQ(parameter({}, "beta"), 20);
+  EXPECT_EQ(parameter({"--beta", "3"}, "beta"), 3);
+  EXPECT_EQ(parameter({"--activation", "leaky-relu"}, "negative_slope"), 0.01);
+  EXPECT_EQ(parameter({"--activation", "leaky-relu", "--negative-slope", "0.25"}, "negative_slope"), 0.25);
+  EXPECT_EQ(parameter({"--activation", "elu"}, "alpha"), 1);
+  EXPECT_EQ(parameter({"--activation", "elu", "--alpha", "0.5"}, "alpha"), 0.5);
 }
 
 TEST_F(TrainCommand, KeepsTheFilesOfOthers) {
@@ -334,7 +383,13 @@ TEST_F(TrainCommand, RefusesWhatIsNotAllowed) {
                   {with(train, {"--denoising-points", "0"}), "0", 2},
                   {with(train, {"--collocation-points", "-3"}), "-3", 2},
                   {with(train, {"--hidden", "16,0"}), "0", 2},
-                  {with(train, {"--activation", "relu"}), "relu", 2},
+                  {with(train, {"--activation", "swish"}), "swish", 2},
+                  {with(train, {"--activation", "relu"}), "training is asked for of a potential net of relu"},
+                  {with(train, {"--activation", "leaky-relu", "--beta", "5"}),
+                   "--beta given with the activation leaky-relu, which has no such parameter; allowed: "
+                   "--negative-slope",
+                   2},
+                  {with(train, {"--activation", "elu", "--alpha", "0"}), "elu has alpha = 0: allowed are 1e-06", 2},
                   {with(train, {"--activation", "silu", "--beta", "5"}), "--beta given with the activation silu", 2},
                   {with(train, {"--schedule", "warm"}), "warm", 2},
                   {with(train, {"--schedule", "paper", "--peak-rate", "1e-3"}), "--peak-rate given with the sch", 2},

@@ -30,15 +30,14 @@ SDE from each point. The output holds float64 tensors of shape [N]:
 It is computed in double, whatever --precision says. A score net has no such density. The log density of the ODE's law:
 fokker sample --log-density.
 )",
-            files_help({"--model"}), R"(
+            files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --samples 100 --out x.npy
   fokker density --model circles2.safetensors --points x.npy --out density.safetensors
 )");
     model_.add_to(*app_);
-    app_->add_option(
-            "--points", points_,
-            "file of points, a .npy file of float32 or float64 [N, d]: each row is x_1 ... x_d, without a time")
+    app_->add_option("--points", points_,
+                     "file of points, an array [N, d] (.npy, .npz or .csv): each row is x_1 ... x_d, without a time")
         ->required()
         ->type_name("FILE");
     app_->add_option("--out", out_, "file for the densities, a .safetensors file")
@@ -59,11 +58,11 @@ fokker sample --log-density.
   }
 
   void run() override {
-    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, points_});
+    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, ArrayName(points_).file});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
-    const NpyArray points = load_npy(points_);
-    if (points.shape.size() != 2 || points.shape[1] != d) {
+    const Array points = load_array(points_);
+    if (points.columns() != d) {
       throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}]", points_,
                               fmt::join(points.shape, ", "), d));
     }

@@ -80,7 +80,10 @@ and 0 stands for the last time of --grid. A score net has none of these:
     });
     progress.clear();
     warn(diagnosis.warnings());
-    if (!json_) return fmt::print("SDE {}\n{}", text_of(model.sde), diagnosis_text(diagnosis));
+    if (!json_) {
+      return fmt::print("diagnosis by {} in {}; SDE {}\n{}", counted(context.threads(), "thread"),
+                        format_duration(clock.seconds()), text_of(model.sde), diagnosis_text(diagnosis));
+    }
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
     json["sde"] = describe_sde(model.sde);

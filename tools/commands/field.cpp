@@ -25,9 +25,10 @@ The output holds float32 tensors, which are
   of a potential phi  value [N], score [N, d], dt [N] (the derivative in t), laplacian [N], residual [N]
   of a score net      score [N, d], divergence [N]
 The residual is that of the Fokker-Planck equation with phi as the log density. On CUDA with --precision half the
-tensors are score and, of a potential, value alone.
+tensors are score and, of a potential, value alone. A potential whose activation has a kink has no laplacian and no
+residual.
 )",
-            files_help({"--model"}), R"(
+            files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   python3 -c 'import numpy; numpy.save("points.npy", [[0.001, 0.5, -0.5], [10, 0, 0]])'
   fokker field --model circles2.safetensors --points points.npy --out fields.safetensors
@@ -35,8 +36,7 @@ tensors are score and, of a potential, value alone.
     model_.add_to(*app_);
     app_->add_option(
             "--points", points_,
-            "file of points, a .npy file of float32 or float64 [N, 1 + d]: each row is t, x_1 ... x_d, the time "
-            "first")
+            "file of points, an array [N, 1 + d] (.npy, .npz or .csv): each row is t, x_1 ... x_d, the time first")
         ->required()
         ->type_name("FILE");
     app_->add_option("--out", out_, "file for the fields, a .safetensors file")
@@ -52,7 +52,7 @@ tensors are score and, of a potential, value alone.
 
   void run() override {
     const Divergence divergence = probes_.divergence();
-    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, points_});
+    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, ArrayName(points_).file});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     const Points points = read_points(model);
@@ -65,11 +65,11 @@ tensors are score and, of a potential, value alone.
     wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
-      wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
-      if (potential) {
-        wanted.push_back({"dt", &Outputs::dt, {n}});
-        wanted.push_back({"residual", &Outputs::residual, {n}});
-      }
+      const auto* mlp = std::get_if<Mlp>(&model.network);
+      const bool kinked = potential && mlp && !has_curvature(mlp->architecture.activation, mlp->architecture.beta);
+      if (!kinked) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
+      if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
+      if (potential && !kinked) wanted.push_back({"residual", &Outputs::residual, {n}});
     }
     if (hessian_) wanted.push_back({"hessian", &Outputs::hessian, {n, d, d}});
 
@@ -147,7 +147,7 @@ tensors are score and, of a potential, value alone.
   // Throws Error where the file holds no finite points (t, x) with 0 ≤ t ≤ T.
   Points read_points(const Model& model) const {
     const std::int64_t d = model.dimension();
-    const NpyArray file = load_npy(points_);
+    const Array file = load_array(points_);
     if (file.shape.size() != 2 || file.shape[1] != 1 + d) {
       throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}], rows (t, x_1 … x_{})", points_,
                               fmt::join(file.shape, ", "), 1 + d, d));

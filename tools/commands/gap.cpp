@@ -32,7 +32,7 @@ off at each time.
 With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
 options of the model and of its samplers are refused.
 )",
-            files_help({"--model", "--data"}), R"(
+            files_help({"--model", "--data", "--a", "--b"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker gap --model circles2.safetensors --data circles2 --samples 100000 --json
   fokker sample --model circles2.safetensors --scheme sde --out sde.npy
@@ -42,10 +42,10 @@ options of the model and of its samplers are refused.
     model_.add_to(*app_, false);
     add_data(*app_, data_, "the truth");
     const std::string two_files = "Two files of samples, instead of a model";
-    auto* a = app_->add_option("--a", a_, "file of samples to compare, a .npy file [N, d]; with --b")
+    auto* a = app_->add_option("--a", a_, "file of samples to compare, an array [N, d] (.npy, .npz or .csv); with --b")
                   ->type_name("FILE")
                   ->group(two_files);
-    auto* b = app_->add_option("--b", b_, "file of samples to compare them with, a .npy file [M, d]")
+    auto* b = app_->add_option("--b", b_, "file of samples to compare them with, an array [M, d]")
                   ->type_name("FILE")
                   ->group(two_files);
     a->needs(b);
@@ -123,7 +123,7 @@ options of the model and of its samplers are refused.
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    print(json, measured, model.sde);
+    print(json, measured, context, clock.seconds(), model.sde);
     // The numbers are out before anything else can fail.
     std::fflush(stdout);
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
@@ -132,10 +132,12 @@ options of the model and of its samplers are refused.
  private:
   Json box_json() const { return {{"half_width", options_.box.half_width}, {"nodes", options_.box.n}}; }
 
-  void print(const Json& json, const MeasuredGap& measured, const ForwardSde& sde) const {
+  void print(const Json& json, const MeasuredGap& measured, const Context& context, double seconds,
+             const ForwardSde& sde) const {
     if (json_) return print_json(json);
     const SamplerGap& gap = measured.gap;
-    fmt::print("SDE {}\n", text_of(sde));
+    fmt::print("gap by {} in {}; SDE {}\n", counted(context.threads(), "thread"), format_duration(seconds),
+               text_of(sde));
     fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
     fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
                number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
@@ -162,17 +164,18 @@ options of the model and of its samplers are refused.
   }
 
   Loaded load(const Context& context, const std::string& path, double far) const {
-    const NpyArray array = load_npy(path);
-    if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
-      throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d] with N and d at least 1", path,
-                              fmt::join(array.shape, ", ")));
+    const Array array = load_array(path);
+    if (array.data.empty()) {
+      throw Error(fmt::format("'{}' has shape [{}]; samples are [N, d], or [N] for d = 1, with N and d at least 1",
+                              path, fmt::join(array.shape, ", ")));
     }
     const std::vector<float> numbers = to_float32(array, path);
-    return {empirical_law(context, to_device(context, numbers, array.shape[1]), options_.box, far), scale_of(numbers)};
+    return {empirical_law(context, to_device(context, numbers, array.columns()), options_.box, far), scale_of(numbers)};
   }
 
   void compare_files() {
     const Context context = machine_.context();
+    const Stopwatch clock;
     std::optional<DataSet> data;
     if (!data_.empty()) data = DataSet::named(data_);
     const double far = data ? data_scale(context, *data).far() : Reach().far;
@@ -229,6 +232,7 @@ options of the model and of its samplers are refused.
       json["threads"] = context.threads();
       return print_json(json);
     }
+    fmt::print("gap by {} in {}\n", counted(context.threads(), "thread"), format_duration(clock.seconds()));
     for (const auto& [name, value] : distances.items()) {
       fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
     }

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,8 +48,12 @@ the next one that writes there takes over and removes.
     recipe(add_integers(*app_, "--hidden", architecture_.hidden, "widths of the hidden layers, from first to last", 1,
                         16384));
     recipe("--activation", activation_, activation_help());
+    for (const ActivationTraits& traits : Activations::traits) {
+      if (traits.has_parameter()) parameters_[traits.parameter.name] = traits.parameter.usual;
+    }
+    parameters_["beta"] = 20;
     for (const auto& [name, meaning] : activation_parameters()) {
-      recipe("--" + name, architecture_.beta, parameter_help(meaning));
+      recipe(parameter_option(name), parameters_[name], parameter_help(meaning));
     }
     recipe("--output", output_, output_help);
     recipe("--data-deviation", architecture_.form.data_deviation, data_deviation_help);
@@ -179,6 +184,8 @@ the next one that writes there takes over and removes.
   void read_recipe() {
     architecture_.activation = parse_activation(activation_);
     check_activation_parameters(*app_, architecture_.activation);
+    const ActivationParameter& parameter = traits_of(architecture_.activation).parameter;
+    architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
     forward_ = ForwardSde::parse(sde_, sde_parameters_);
     const auto given = [&](const char* option) { return app_->count(option) > 0; };
     if (!given("--output") && forward_.kind() != SdeKind::ou) output_ = "potential:edm";
@@ -231,7 +238,8 @@ the next one that writes there takes over and removes.
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", inputs_ = "t,x", sde_ = "ou", sde_parameters_;
-  Architecture architecture_{.beta = 20};
+  std::map<std::string, double> parameters_;  // of activations
+  Architecture architecture_;
   ForwardSde forward_;
   TrainOptions options_;
   std::string time_law_{to_string(options_.time_law)}, loss_weight_{to_string(options_.loss_weight)},

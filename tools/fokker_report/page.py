@@ -196,6 +196,16 @@ def failed_section(failed):
             f"<ul>{items}</ul>")
 
 
+def warnings_section(results, runs):
+    """What is said of the data before the work and of each run's samples after it; empty where nothing is."""
+    found = [*results["warnings"],
+             *(f'{run.entry["folder"]}: {text}' for run in runs for text in run.gap["warnings"])]
+    if not found:
+        return ""
+    items = "".join(f"<li>{escaped(text)}</li>" for text in found)
+    return f'<div class="warning"><b>Numbers below that look like results and may be none</b><ul>{items}</ul></div>'
+
+
 def acceptance_section(results):
     """What the paper's runs have to show; empty for other presets."""
     if not results.get("acceptance"):
@@ -259,6 +269,7 @@ def page(results, runs, failed, figures_folder):
         "" if results.get("finished") else "<p><b>Some runs are not finished; this report shows the others.</b></p>",
         failed_section(failed),
         verdicts(results, runs),
+        warnings_section(results, runs),
         "<h2>Results</h2>", f"<p>{'W₂²' if any(planar) else 'Sliced W₂²'} of {results['gap_options']['samples']} samples each"
         + ("; the sliced distance where the data are not planar" if any(planar) and not all(planar) else "")
         + (". The grid's share is measured for ODE–SDE alone, the distance by which models are compared: its transport takes as "

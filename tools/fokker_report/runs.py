@@ -77,7 +77,9 @@ class Run:
         with open(self.file(name + ".npy"), "rb") as file:
             try:
                 weights = np.lib.format.read_array(file, allow_pickle=False)
-            except ValueError as error:
+            except OSError:
+                raise
+            except Exception as error:  # of many kinds, since NumPy reads the header as Python
                 raise ValueError(self.damaged(name, error)) from error
         if weights.dtype.kind != "f" or weights.size == 0:
             raise ValueError(self.damaged(name, f"{weights.size} entries of type {weights.dtype}"))

@@ -19,6 +19,7 @@ FINISHED = {
     "model": {"summary": "text", "parameters": "number"},
     "training": {"seconds": "number"},
     "gap": {"w2_squared?": PAIRS, "sliced_w2_squared?": PAIRS, "noise_floor": "number?", "escaped": SAMPLERS,
+            "warnings": ["text"],
             "residual?": {"mean_square": "number?", "centred_mean_square": "number?"}, "certificate_gap?": PAIRS,
             "grid_bias?": "number", "denoising_loss": "number?", "samples": "number",
             "along_the_way?": {"times": ["number"],
@@ -42,6 +43,7 @@ SUMMARY = {
 RESULTS = {
     "version": "text", "preset": "text", "backend": "text", "threads": "number", "seeds": "number", "box": "number",
     "most_escaped": "number", "finished?": "flag", "seconds": "number", "machine": {"cpu": "text"},
+    "warnings": ["text"],
     "backends": [{"name": "text", "detail": "text"}],
     "gap_options": {"samples": "number", "grid": "text", "ode_scheme": "text"},
     "verdicts": [{"data": "text", "activation": "text", "text": "text"}],

@@ -31,7 +31,7 @@ struct ActivationTraits {
   Activation activation;
   const char* name;     // in options, messages and files
   bool bounded;         // |σ|, and with it the potential of a network
-  bool kinked = false;  // σ′ jumps, so that a potential has no second derivatives
+  bool kinked = false;  // σ′ jumps at 0; where there is a parameter, from the parameter to 1
   ActivationParameter parameter = {};
 
   FOKKER_HOST_DEVICE constexpr bool has_parameter() const { return parameter.name != nullptr; }
@@ -96,7 +96,8 @@ struct Relu {
       .activation = Activation::relu, .name = "relu", .bounded = false, .kinked = true};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
-    return {z < T(0) ? T(0) : z, z > T(0) ? T(1) : T(0), T(0), T(0)};  // NaN stays NaN
+    // At 0 it is z, as it is for NaN.
+    return {z < T(0) ? T(0) : z, z > T(0) ? T(1) : z < T(0) ? T(0) : z, T(0), T(0)};
   }
 };
 
@@ -113,8 +114,9 @@ struct LeakyRelu {
   double negative_slope = 0.01;
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
-    const T slope = z > T(0) ? T(1) : static_cast<T>(negative_slope);
-    return {slope * z, slope, T(0), T(0)};
+    const T slope = static_cast<T>(negative_slope);
+    // At 0 it is slope + z, as it is for NaN.
+    return {z < T(0) ? slope * z : z, z > T(0) ? T(1) : z < T(0) ? slope : slope + z, T(0), T(0)};
   }
 };
 
@@ -158,7 +160,7 @@ struct Gelu {
     const T y = std::fabs(z) > T(40) ? std::copysign(T(40), z) : z;  // beyond, ϕ is 0
     const T share = T(0.5) * std::erfc(T(-0.70710678118654752440) * y), square = y * y;
     const T density = T(0.39894228040143267794) * std::exp(T(-0.5) * square);
-    return {z * share, share + y * density, density * (2 - square), density * y * (square - 4)};
+    return {(z > T(0) ? z : y) * share, share + y * density, density * (2 - square), density * y * (square - 4)};
   }
 };
 
@@ -176,7 +178,7 @@ struct GeluTanh {
     const T q = 4 * e * s_abs * s_abs, h = std::copysign((1 - e) * s_abs, u);
     const T s1 = q * u1 / 2, s2 = q * (u2 - 2 * h * u1 * u1) / 2,
             s3 = q * (u3 - 6 * h * u1 * u2 + (4 * h * h - 2 * q) * u1 * u1 * u1) / 2;
-    return {z * s, s + y * s1, 2 * s1 + y * s2, 3 * s2 + y * s3};
+    return {(z > T(0) ? z : y) * s, s + y * s1, 2 * s1 + y * s2, 3 * s2 + y * s3};
   }
 };
 
@@ -186,13 +188,14 @@ struct Mish {
   static constexpr ActivationTraits traits = {.activation = Activation::mish, .name = "mish", .bounded = false};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
-    const T e = std::exp(-std::fabs(z)), s_abs = 1 / (1 + e), s = z > T(0) ? s_abs : e * s_abs;
+    const T y = std::fabs(z) > T(1000) ? std::copysign(T(1000), z) : z;  // beyond, e is 0
+    const T e = std::exp(-std::fabs(y)), s_abs = 1 / (1 + e), s = z > T(0) ? s_abs : e * s_abs;
     // With w = (1 + e^z)², h = (w − 1)/(w + 1) and q = 4 w/(w + 1)²; numerators and w + 1 times e² where z > 0.
     const T w = (1 + e) * (1 + e), scale = z > T(0) ? e * e : T(1);
     const T h = (z > T(0) ? 1 + 2 * e : e * (2 + e)) / (w + scale), q = 4 * w * scale / ((w + scale) * (w + scale));
     const T r = e * s_abs * s_abs, h1 = q * s, h2 = q * (r - 2 * h * s * s),
             h3 = q * (r * (1 - 2 * s) - 6 * h * s * r + (4 * h * h - 2 * q) * s * s * s);
-    return {z * h, h + z * h1, 2 * h1 + z * h2, 3 * h2 + z * h3};
+    return {(z > T(0) ? z : y) * h, h + y * h1, 2 * h1 + y * h2, 3 * h2 + y * h3};
   }
 };
 
@@ -214,6 +217,12 @@ static_assert([] {
 
 constexpr const ActivationTraits& traits_of(Activation activation) {
   return Activations::traits[static_cast<int>(activation)];
+}
+
+// Whether σ″ is all of the second derivative: where σ′ jumps, delta functions would be missing.
+constexpr bool has_curvature(Activation activation, double parameter) {
+  const ActivationTraits& traits = traits_of(activation);
+  return !traits.kinked || (traits.has_parameter() && parameter == 1);
 }
 
 // The functor with its parameter, which one without ignores.

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fokker/array.hpp"
+
+namespace fokker {
+
+// The formats of arrays, read from memory. Each throws Error on what it cannot use, in a sentence that `subject` begins,
+// as "'a.npy' holds no array that can be used".
+constexpr std::string_view npy_magic = "\x93NUMPY";
+
+// From there on a double may stand for another integer, which it does not hold.
+constexpr double first_inexact_integer = 0x1p53;
+
+struct NpyHeader {
+  char kind = 0;  // as numpy.dtype.kind: b, i, u or f
+  std::size_t item_bytes = 0;
+  bool big_endian = false;
+  bool fortran_order = false;
+  std::vector<std::int64_t> shape;
+  std::size_t data_begin = 0;  // in the file
+};
+
+// The header of a .npy file of that many bytes, of which the first are given.
+NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& subject);
+Array read_npy(std::span<const std::byte> file, const std::string& subject);
+// `name` is that of the file and of the array in it.
+Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject);
+Array read_csv(std::string_view text, const std::string& subject);
+
+}  // namespace fokker

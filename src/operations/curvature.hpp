@@ -1,0 +1,16 @@
+#pragma once
+
+// What takes second derivatives of a potential, and so σ″, is refused where σ′ of its activation jumps.
+#include <string>
+
+#include "fokker/model.hpp"
+
+namespace fokker {
+
+// Why a network has no second derivatives; empty where it has, as vector nets do, of which only σ′ is taken.
+std::string why_no_curvature(const Architecture& architecture);
+std::string why_no_curvature(const Model& model);
+// Throws Error where there is such a reason: "the divergence is asked for of …".
+void check_curvature(const char* what, const std::string& why_not);
+
+}  // namespace fokker

@@ -20,6 +20,7 @@
 #include "fokker/sde.hpp"
 #include "kernels/data_launch.hpp"
 #include "kernels/data_points.hpp"
+#include "kernels/form_launch.hpp"
 #include "kernels/grid.hpp"
 #include "kernels/loss_launch.hpp"
 #include "kernels/loss_layout.hpp"
@@ -435,6 +436,82 @@ TEST(Integrators, PriorLogDensity) {
     return launch_prior_log_density(x.of(side), integral.of(side), out.of(side), side.n, wide_stride, 1.0, nullptr);
   });
   expect_same("log-density", out);
+}
+
+TEST(Integrators, Scaled) {
+  Rows<float> x(many, 1, true), out(many, 1);
+  on_both_sides(many, block_of_last(many),
+                [&](const Side& side) { return launch_scaled(x.of(side), 0.3f, side.n, out.of(side), nullptr); });
+  expect_same("out", out);
+}
+
+// ---- forms ----------------------------------------------------------------------------------------------------------
+
+template <class T>
+class Forms : public ::testing::Test {};
+using FormNumbers = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Forms, FormNumbers);
+
+TYPED_TEST(Forms, PointsFieldsAndDerivatives) {
+  using T = TypeParam;
+  Rows<T> t(many, 1, true), x(many, 2, true), target(many, 2, true), weight(many, 1, true), net_t(many, 1),
+      net_x(many, 2), net_target(many, 2), net_weight(many, 1);
+  const auto points_of = [&](const Side& side) {
+    return FormPoints<T>{.n = side.n,
+                         .dimension = 2,
+                         .form = {.form = Form::edm, .time_input = TimeInput::log_sigma},
+                         .sde = sde(),
+                         .t = t.of(side),
+                         .t_stride = 1,
+                         .x = x.of(side)};
+  };
+  on_both_sides(many, block_of_last(many), [&](const Side& side) {
+    return launch_network_points<T>({.points = points_of(side),
+                                     .target = target.of(side),
+                                     .weight = weight.of(side),
+                                     .net_t = net_t.of(side),
+                                     .net_x = net_x.of(side),
+                                     .net_target = net_target.of(side),
+                                     .net_weight = net_weight.of(side)},
+                                    nullptr);
+  });
+  expect_same("net_t", net_t);
+  expect_same("net_x", net_x);
+  expect_same("net_target", net_target);
+  expect_same("net_weight", net_weight);
+
+  Rows<T> net_value(many, 1, true), net_dt(many, 1, true), net_score(many, 2, true), net_divergence(many, 1, true),
+      value(many, 1), dt(many, 1), score(many, 2), divergence(many, 1), residual(many, 1);
+  on_both_sides(many, block_of_last(many), [&](const Side& side) {
+    return launch_form_fields<T>({.points = points_of(side),
+                                  .net_value = net_value.of(side),
+                                  .net_dt = net_dt.of(side),
+                                  .net_score = net_score.of(side),
+                                  .net_divergence = net_divergence.of(side),
+                                  .value = value.of(side),
+                                  .dt = dt.of(side),
+                                  .score = score.of(side),
+                                  .divergence = divergence.of(side),
+                                  .residual = residual.of(side)},
+                                 nullptr);
+  });
+  expect_same("value", value);
+  expect_same("dt", dt);
+  expect_same("score", score);
+  expect_same("divergence", divergence);
+  expect_same("residual", residual);
+
+  Rows<T> direction(many, 2, true), product(many, 2, true), jacobian(many, 4, true);
+  on_both_sides(many, block_of_last(many), [&](const Side& side) {
+    return launch_form_derivative<T>(
+        {.points = points_of(side), .direction = direction.of(side), .derivative = product.of(side)}, nullptr);
+  });
+  on_both_sides(many, block_of_last(2 * many), [&](const Side& side) {
+    return launch_form_derivative<T>({.points = points_of(side), .direction = nullptr, .derivative = jacobian.of(side)},
+                                     nullptr);
+  });
+  expect_same("product", product);
+  expect_same("jacobian", jacobian);
 }
 
 // ---- mixtures -------------------------------------------------------------------------------------------------------

@@ -25,8 +25,8 @@ __global__ void network_points(NetworkPointArguments<T> a) {
     T unused;
     const bool targets = a.target != nullptr;
     network_point(p.form, p.sde, p.dimension, p.t[i * p.t_stride], p.x + row, targets ? a.target + row : nullptr,
-                  targets && a.weight != nullptr ? a.weight[i] : T(1), a.net_t[i], a.net_x + row, a.net_target + row,
-                  targets ? a.net_weight[i] : unused);
+                  targets && a.weight != nullptr ? a.weight[i] : T(1), a.net_t[i], a.net_x + row,
+                  targets ? a.net_target + row : nullptr, targets ? a.net_weight[i] : unused);
   }
 }
 

@@ -99,9 +99,10 @@ struct Meaning {
   Long mean(Long t) const { return kernel(model.sde, t).mean; }
   Long deviation(Long t) const { return std::sqrt(kernel(model.sde, t).variance); }
   Long time(Long t) const {
-    const Long u = form.time_input == TimeInput::time    ? t
-                   : form.time_input == TimeInput::sigma ? deviation(t)
-                                                         : std::log(deviation(t));
+    const Long u = form.time_input == TimeInput::time      ? t
+                   : form.time_input == TimeInput::sigma   ? deviation(t)
+                   : form.time_input == TimeInput::log_snr ? 2 * std::log(mean(t) / deviation(t))
+                                                           : std::log(deviation(t));
     return form.time_scale * u + form.time_offset;
   }
   // Karras et al. 2022 scale a network for x/m and σ/m.
@@ -195,7 +196,8 @@ Rows points_of(const Model& model, std::size_t n, unsigned seed) {
 std::vector<Case> cases() {
   std::vector<Case> list;
   std::size_t next = 0;
-  const char* inputs[] = {"t,x", "log-sigma,x", "0.25*log-sigma,x", "sigma,x", "-1*t+1,x", "10*t-0.5,x"};
+  const char* inputs[] = {"t,x",      "log-sigma,x", "0.25*log-sigma,x", "sigma,x",
+                          "-1*t+1,x", "10*t-0.5,x",  "-0.125*log-snr,x"};
   const SdeKind sdes[] = {SdeKind::ou,    SdeKind::vp_linear, SdeKind::edm,      SdeKind::flow,
                           SdeKind::subvp, SdeKind::ve,        SdeKind::vp_cosine};
   for (const std::string& output : output_names()) {
@@ -496,7 +498,8 @@ TEST(FormNames, ReadBackAndListTheAllowed) {
   for (const char* name : {"", "epsilon", "potential:", "potential:score", "potential:velocity", "noise "}) {
     EXPECT_THAT(testing::message_of([&] { parse_output(name); }), HasSubstr("potential:edm")) << name;
   }
-  for (const char* text : {"t,x", "log-sigma,x", "0.25*log-sigma,x", "-1*t+1,x", "1000*t-1,x", "2*sigma-0.5,x"}) {
+  for (const char* text :
+       {"t,x", "log-sigma,x", "0.25*log-sigma,x", "-1*t+1,x", "1000*t-1,x", "2*sigma-0.5,x", "-0.125*log-snr,x"}) {
     NetworkForm form;
     EXPECT_FALSE(parse_inputs(text, form));
     EXPECT_EQ(inputs_of(form), text);

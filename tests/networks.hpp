@@ -29,7 +29,7 @@ inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hi
 
 // Whether the network has every field and loss that its kind has: a potential of a kinked activation does not.
 inline bool has_all_fields(const Architecture& a) {
-  return a.output == Output::score || has_curvature(a.activation, a.beta);
+  return a.output == Output::score || !traits_of(a.activation).kinked;
 }
 
 // A few activations for each of many shapes, which together meet all: the k-th, of at most these, for shape s are in turn

@@ -262,15 +262,17 @@ std::string activation_help() { return "activation of the hidden layers: " + act
 std::string parameter_help(const std::string& meaning) { return meaning + "; not with other activations"; }
 const std::string output_help = fmt::format(
     "what the network puts out: potential or potential:FORM, whose gradient is the score in a form, or for a vector "
-    "net the "
-    "form itself: {}",
+    "net "
+    "the form itself: {}",
     fmt::join(output_names(), ", "));
 const std::string inputs_help =
-    "order of the network's inputs and what it takes for the time: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET] "
-    "with "
-    "NAME one of t, sigma, log-sigma, as in x,0.25*log-sigma";
+    "order of the network's inputs and what it takes for the time: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET], "
+    "NAME "
+    "one of t, sigma, log-sigma, log-snr, as in x,0.25*log-sigma; sigma is the deviation of x_t given x_0, m its "
+    "mean's "
+    "factor, snr m^2/sigma^2";
 const std::string data_deviation_help = "standard deviation of the data, for the output edm";
-const std::string sde_help = "forward SDE: ou, vp-linear, vp-cosine, subvp or ve";
+const std::string sde_help = fmt::format("forward SDE: {}", fmt::join(sde_names(), ", "));
 const std::string sde_parameters_help =
     "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
 
@@ -279,8 +281,8 @@ std::string files_help(const std::vector<std::string>& options) {
   const bool model = std::find(options.begin(), options.end(), "--model") != options.end();
   if (model) {
     text += R"(
-  NAME.safetensors  an MLP with the inputs t, x_1 ... x_d in this order, as tensors LAYER.weight [out, in] and
-                    LAYER.bias [out])";
+  NAME.safetensors  an MLP of t and x_1 ... x_d, in the order that --inputs or the file says, as tensors
+                    LAYER.weight [out, in] and LAYER.bias [out])";
   }
   if (options.size() > (model ? 1 : 0)) {
     text += R"(

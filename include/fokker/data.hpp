@@ -27,7 +27,8 @@ class DataSet {
   DataSet& operator=(const DataSet&) = default;
 
   // "blob", "circles2", "checker", "FILE.json" (a Gaussian mixture, as a model file) or the name of an array that
-  // ends in .npy, .npz, .npz:NAME or .csv (samples [N, d], or [N] for d = 1; load_array()). Throws Error with the list of names, and on a file that does not hold such a law.
+  // ends in .npy, .npz, .npz:NAME or .csv (samples [N, d], or [N] for d = 1; load_array()). Throws Error with the list of
+  // names, and on a file that does not hold such a law.
   static DataSet named(const std::string& name);
   static DataSet mixture(GaussianMixture mixture);
   // samples [N, d], N ≥ 1, finite, d up to 262140. Throws Error.

@@ -56,7 +56,7 @@ class Fields {
   Fields& operator=(Fields&&) noexcept;
 
   // Throws Error where a shape, a device or a request does not fit the model, and where second derivatives of a
-  // potential are asked for whose activation has none (has_curvature()). N = 0 returns at once.
+  // potential are asked for whose activation has none (ActivationTraits::kinked). N = 0 returns at once.
   void evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence = {}) const;
   // product [N, d] = (∂s/∂x) direction, direction [N, d]: for a potential, the Hessian times a vector.
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) const;

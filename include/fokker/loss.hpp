@@ -46,7 +46,7 @@ class Loss {
   // in the layout of Architecture, or empty. A batch without points contributes nothing. The result does not depend on
   // the number of threads. Throws Error on shapes that do not fit, on collocation points for a vector net (the score
   // form of the residual is not there yet), and where collocation points or a gradient take second derivatives of a
-  // potential whose activation has none (has_curvature()).
+  // potential whose activation has none (ActivationTraits::kinked).
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) const;
   // Bytes of device memory that this object keeps beside packed parameters, whatever the number of points; 0 on the

@@ -38,18 +38,19 @@ std::string_view to_string(Form form);
 std::vector<std::string> output_names();
 
 // What a network takes, in words: the order of its inputs, x being all of its coordinates, and what it takes for the
-// time, as t,x or x,1000*t-1 or 0.25*log-sigma,x: [SCALE*]NAME[+OFFSET], NAME one of t, sigma, log-sigma. Sets the time of
-// `form` and returns whether x comes first; throws Error on any other text.
+// time, as t,x or x,1000*t-1 or 0.25*log-sigma,x: [SCALE*]NAME[+OFFSET], NAME one of t, sigma, log-sigma, log-snr
+// (ln m²/σ²). Sets the time of `form` and returns whether x comes first; throws Error on any other text.
 bool parse_inputs(std::string_view text, NetworkForm& form);
 std::string inputs_of(const NetworkForm& form);  // time first
 
-// A multilayer perceptron on (τ, C x_1 … C x_d), which are t and x unless its form says otherwise: hidden layers with one activation, a linear output layer.
+// A multilayer perceptron on (τ, C x_1 … C x_d), which are t and x unless its form says otherwise: hidden layers with one
+// activation, a linear output layer.
 // Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
 struct Architecture {
   std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
   Activation activation = Activation::softplus;
-  double beta = 100;  // the activation’s parameter, where it has one: β of softplus, α of ELU, …
+  double beta = 100;  // the activation's parameter, where it has one: β of softplus, α of ELU, …
   Output output = Output::potential;
   NetworkForm form = {};                      // what stands between the network and the score
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
@@ -99,9 +100,9 @@ struct Model {
 using ModelMetadata = std::map<std::string, std::string>;
 
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
-// read too), with the metadata keys activation, its parameter by the name it has
-// (beta, alpha, negative_slope), output, data_deviation (of edm), inputs, layers, sde,
-// sde_parameters; without `layers`, the natural sort of the tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
+// read too), with the metadata keys activation, its parameter by the name it has (beta, alpha, negative_slope), output,
+// data_deviation (of edm), inputs, layers, sde, sde_parameters; without `layers`, the natural sort of the tensor names,
+// without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network

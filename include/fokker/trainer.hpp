@@ -23,8 +23,8 @@ enum class RateSchedule { paper, one_cycle, cosine, constant };
 // What a trained model is made of: the last parameters, their exponential average, or the mean over the tail.
 enum class WeightAverage { none, exponential, tail };
 
-TimeLaw parse_time_law(std::string_view name);  // paper, uniform, importance, log-normal
-LossWeight parse_loss_weight(std::string_view name);
+TimeLaw parse_time_law(std::string_view name);            // paper, uniform, importance, log-normal
+LossWeight parse_loss_weight(std::string_view name);      // unit, score, variance
 RateSchedule parse_rate_schedule(std::string_view name);  // paper, one-cycle, cosine, constant
 WeightAverage parse_weight_average(std::string_view name);
 std::string_view to_string(TimeLaw law);
@@ -40,7 +40,7 @@ struct TrainOptions {
   double box = 3.5;                        // collocation points are uniform on [−box, box]^d and [t_min, T]
   TimeLaw time_law = TimeLaw::importance;
   double log_sigma_mean = -1.2, log_sigma_deviation = 1.2;  // of the law log_normal
-  LossWeight loss_weight = LossWeight::unit;
+  LossWeight loss_weight = LossWeight::unit;                // λ(t) of the denoising loss
   RateSchedule schedule = RateSchedule::one_cycle;
   double peak_rate = 5e-3;  // not used by the paper's schedule
   WeightAverage average = WeightAverage::exponential;
@@ -58,7 +58,7 @@ struct TrainOptions {
 // The loss of one iteration, before its update.
 struct TrainRecord {
   std::int64_t iteration = 0;  // counted from 0
-  double denoising = 0;        // the denoising loss (DenoisingBatch)
+  double denoising = 0;        // the denoising loss, weighted by loss_weight: of two forms not comparable
   double residual = 0;         // mean R², without its weight; 0 where residual_weight is 0
   double total = 0;            // denoising + w_R · residual
   double gradient_norm = 0;    // of the total, before clipping

@@ -98,8 +98,8 @@ class Sweeps {
     scratch.points.reserve(chunk * (2 + 2 * dimension()));
   }
 
-  // Σ over the chunk's points, which are the network's own, and coordinates of weight (F − F*)²; adds to `gradient` (unless nullptr) that of
-  // scale · this sum / 2.
+  // Σ over the chunk's points, which are the network's own, and coordinates of weight (F − F*)²; adds to `gradient`
+  // (unless nullptr) that of scale · this sum / 2.
   double denoising(const DenoisingChunk<T>& chunk, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                    T* gradient) const {
     double sum = 0;

@@ -51,7 +51,8 @@ void check_precision(Precision precision, const FieldOutputs<T>& wanted) {
   check_precision<T>(precision, wanted.dt || wanted.divergence || wanted.hessian || wanted.residual);
 }
 
-// The fields of the network itself in these, whatever its form says of its output. For a network whose score is resident; its wide works go the wide way inside. `packed`: the network as pack_network()
+// The fields of the network itself in these, whatever its form says of its output. For a network whose score is resident;
+// its wide works go the wide way inside. `packed`: the network as pack_network()
 // left it on this queue, or nullptr, and it is packed here.
 class ResidentImage;
 std::unique_ptr<DeviceField<float>> make_resident_field(

@@ -37,9 +37,11 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
   return e;
 }
 
-bool is_bounded(const Model& model) {
+// A form with A of its own adds ½ A |x|².
+bool is_bounded(const Model& model, double t) {
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
-  return mlp != nullptr && traits_of(mlp->architecture.activation).bounded;
+  return mlp != nullptr && traits_of(mlp->architecture.activation).bounded &&
+         form_at(model.form(), model.sde.formulas(), t).skip == 0;
 }
 
 }  // namespace
@@ -73,7 +75,7 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
   }
   result.largest = *std::max_element(result.slopes.begin(), result.slopes.end());
   result.share_growing = double(growing) / double(n);
-  if (is_bounded(model)) {
+  if (is_bounded(model, t)) {
     result.reason = fmt::format("φ of a network with the activation {} is bounded, so e^φ is integrable for no weights",
                                 to_string(std::get<Mlp>(model.network).architecture.activation));
   } else if (slow > 0) {

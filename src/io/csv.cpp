@@ -170,15 +170,14 @@ class CsvReader {
   // Throws Error where the field is an integer that its double is not.
   void check_integer(std::int64_t column, std::string_view field, double value) const {
     if (field.starts_with('+')) field.remove_prefix(1);
-    std::int64_t integer;
-    const char* const end = field.data() + field.size();
-    const auto [read, error] = std::from_chars(field.data(), end, integer);
-    if (error != std::errc() || read != end || static_cast<long double>(integer) == static_cast<long double>(value))
-      return;
+    if (!is_integer(field)) return;
+    const std::string_view digits = field.substr(field.starts_with('-') ? 1 : 0);
+    const std::string held = fmt::format("{:.0f}", std::fabs(value));
+    if (digits.substr(std::min(digits.find_first_not_of('0'), digits.size() - 1)) == held) return;
     throw fail(
         fmt::format("line {}, column {} is {}, which double does not hold; subtract an offset from such integers "
                     "first",
-                    line_, column, integer));
+                    line_, column, field));
   }
 
   std::string_view text_;  // what is not read yet

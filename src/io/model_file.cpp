@@ -167,7 +167,8 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     a.activation = parse_activation(value("activation"));
   }
   const ActivationParameter& p = traits_of(a.activation).parameter;
-  if (p.name && require(p.name, fmt::format("a number (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
+  if (p.name && !value("activation").empty() &&
+      require(p.name, fmt::format("a number (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
     a.beta = parse_number(p.name, value(p.name));
   }
   if (require("output", fmt::format("{}", fmt::join(output_names(), ", ")))) {
@@ -180,8 +181,11 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   if (!edm && !value("data_deviation").empty()) {
     throw Error(fmt::format("data_deviation is given, and the output {} does not read it", value("output")));
   }
-  // A file of before the key was there has the others that save_model() writes, and is of (t, x).
-  const bool own = file.metadata.contains("layers") && file.metadata.contains("sde");
+  // What save_model() wrote before the key was there, and the paper's files, are of (t, x): they name their SDE's parameters or
+  // source, and their output is a potential or the score.
+  const bool plain = a.form.form == Form::score;
+  const bool own = plain && file.metadata.contains("layers") && file.metadata.contains("sde") &&
+                   (file.metadata.contains("sde_parameters") || file.metadata.contains("source"));
   bool x_first = false;
   if (!value("inputs").empty() || !own) {
     if (require("inputs", "their order and the time's scale: t,x or x,t, or as x,0.25*log-sigma"))

@@ -99,7 +99,7 @@ std::string Architecture::describe() const {
   if (traits_of(activation).has_parameter()) text += fmt::format("({})", beta);
   text += fmt::format(", {}", to_string(NetworkOutput{output, form.form}));
   if (form.form == Form::edm) text += fmt::format("({})", form.data_deviation);
-  if (inputs_of(form) != inputs_of({})) text += fmt::format(" of {}", inputs_of(form));
+  if (!form.plain()) text += fmt::format(" of {}", inputs_of(form));
   return text;
 }
 

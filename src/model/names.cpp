@@ -27,8 +27,10 @@ constexpr Named<Form> form_list[] = {
     {"score", Form::score}, {"noise", Form::noise},       {"denoised", Form::denoised},
     {"v", Form::v},         {"velocity", Form::velocity}, {"velocity-to-data", Form::velocity_to_data},
     {"edm", Form::edm}};
-constexpr Named<TimeInput> time_input_names[] = {
-    {"t", TimeInput::time}, {"sigma", TimeInput::sigma}, {"log-sigma", TimeInput::log_sigma}};
+constexpr Named<TimeInput> time_input_names[] = {{"t", TimeInput::time},
+                                                 {"sigma", TimeInput::sigma},
+                                                 {"log-sigma", TimeInput::log_sigma},
+                                                 {"log-snr", TimeInput::log_snr}};
 constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruyama},
                                           {"sde", Scheme::euler_maruyama},
                                           {"euler", Scheme::euler},
@@ -111,9 +113,8 @@ NetworkOutput parse_output(std::string_view name) {
 bool parse_inputs(std::string_view text, NetworkForm& form) {
   const auto refuse = [&] {
     throw Error(
-        fmt::format("inputs {} given; allowed: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET] with NAME one of t, "
-                    "sigma, log-sigma, "
-                    "as in x,0.25*log-sigma",
+        fmt::format("inputs {} given; allowed: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET], NAME one of t, sigma, "
+                    "log-sigma, log-snr, as in x,0.25*log-sigma",
                     in_quotes(text)));
   };
   const bool x_first = text.starts_with("x,");

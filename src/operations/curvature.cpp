@@ -7,12 +7,12 @@
 namespace fokker {
 
 std::string why_no_curvature(const Architecture& architecture) {
-  if (architecture.output != Output::potential || has_curvature(architecture.activation, architecture.beta)) return "";
-  const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
+  if (architecture.output != Output::potential || !traits_of(architecture.activation).kinked) return "";
   return fmt::format(
-      "a potential net of {}, whose σ′ jumps at 0, so that second derivatives such as the Laplacian would lack delta "
-      "functions; allowed: a smooth activation{}, or a vector net",
-      to_string(architecture.activation), parameter.name ? fmt::format(", {} = 1", parameter.name) : "");
+      "a potential net of {}, whose σ′ or σ″ jumps at 0, so that derivatives such as the Laplacian and its gradient "
+      "would "
+      "lack delta functions; allowed: a smooth activation, or a vector net",
+      to_string(architecture.activation));
 }
 
 std::string why_no_curvature(const Model& model) {

@@ -1,6 +1,6 @@
 #pragma once
 
-// What takes second derivatives of a potential, and so σ″, is refused where σ′ of its activation jumps.
+// What takes second derivatives of a potential, and so σ″, is refused where σ′ or σ″ of its activation jumps.
 #include <string>
 
 #include "fokker/model.hpp"

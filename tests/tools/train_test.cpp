@@ -31,7 +31,7 @@ TEST_F(TrainCommand, TheNetworkSuitsTheSde) {
   EXPECT_EQ(recipe["time_law"], "importance");
   recipe = recipe_of({"--sde", "ve"});
   EXPECT_EQ(recipe["architecture"]["output"], "potential:edm");
-  EXPECT_EQ(recipe["architecture"]["inputs"], "0.25*log-sigma,x");
+  EXPECT_EQ(recipe["architecture"]["inputs"], "-0.125*log-snr,x");
   EXPECT_NEAR(recipe["architecture"]["data_deviation"], 1.53, 0.02);  // √(0.65² (48/9 + 0.2))
   EXPECT_EQ(recipe["time_law"], "uniform");
   EXPECT_EQ(load_model(file("m.safetensors")).form().form, Form::edm);

@@ -66,7 +66,7 @@ residual.
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       const auto* mlp = std::get_if<Mlp>(&model.network);
-      const bool kinked = potential && mlp && !has_curvature(mlp->architecture.activation, mlp->architecture.beta);
+      const bool kinked = potential && mlp && traits_of(mlp->architecture.activation).kinked;
       if (!kinked) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
       if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
       if (potential && !kinked) wanted.push_back({"residual", &Outputs::residual, {n}});

@@ -22,7 +22,7 @@ class Train : public Command {
     explain(R"(
 The defaults train circles2 in about half a minute on two cores. They are made for data of about this size, which lie
 within the box. For ou they are the paper's: a potential of t and x. For another SDE the network is preconditioned, as
---output potential:edm --inputs 0.25*log-sigma,x with the data's own deviation, and times are uniform, or log-normal for
+--output potential:edm --inputs -0.125*log-snr,x with the data's own deviation, and times are uniform, or log-normal for
 edm and flow.
 SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second signal
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
@@ -55,9 +55,15 @@ the next one that writes there takes over and removes.
     for (const auto& [name, meaning] : activation_parameters()) {
       recipe(parameter_option(name), parameters_[name], parameter_help(meaning));
     }
-    recipe("--output", output_, output_help);
-    recipe("--data-deviation", architecture_.form.data_deviation, data_deviation_help);
-    recipe("--inputs", inputs_, inputs_help);
+    // Defaults that follow from other options are said, not shown.
+    const auto follows = [&](const char* option) { app_->get_option(option)->default_str(""); };
+    recipe("--output", output_, output_help + "; if not given, potential with ou and potential:edm with other SDEs");
+    follows("--output");
+    recipe("--data-deviation", architecture_.form.data_deviation,
+           data_deviation_help + "; if not given, that of --data");
+    follows("--data-deviation");
+    recipe("--inputs", inputs_, inputs_help + "; if not given, t,x, and for edm -0.125*log-snr,x");
+    follows("--inputs");
     recipe("--sde", sde_, sde_help);
     recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
 
@@ -74,7 +80,11 @@ the next one that writes there takes over and removes.
     recipe("--residual-weight", options_.residual_weight,
            "w_R, the weight of the mean squared Fokker-Planck residual in the loss; above 0 for potentials only");
     recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");
-    recipe("--time-law", time_law_, "law of the times in the denoising loss: paper, uniform, importance or log-normal");
+    recipe("--time-law", time_law_,
+           "law of the times in the denoising loss: paper, uniform, importance or log-normal; if not given, importance "
+           "for a "
+           "score, else uniform, and log-normal with the SDEs edm and flow");
+    follows("--time-law");
     recipe("--log-sigma-mean", options_.log_sigma_mean, "mean of ln(sigma/m) in the time law log-normal");
     recipe("--log-sigma-deviation", options_.log_sigma_deviation,
            "deviation of ln(sigma/m) in the time law log-normal");
@@ -190,7 +200,7 @@ the next one that writes there takes over and removes.
     const auto given = [&](const char* option) { return app_->count(option) > 0; };
     if (!given("--output") && forward_.kind() != SdeKind::ou) output_ = "potential:edm";
     const NetworkOutput output = parse_output(output_);
-    if (!given("--inputs") && output.form == Form::edm) inputs_ = "0.25*log-sigma,x";
+    if (!given("--inputs") && output.form == Form::edm) inputs_ = "-0.125*log-snr,x";
     const bool wide = forward_.kind() == SdeKind::edm || forward_.kind() == SdeKind::flow;
     if (!given("--time-law") && output.form != Form::score) time_law_ = wide ? "log-normal" : "uniform";
     architecture_.output = output.output, architecture_.form.form = output.form;

@@ -18,14 +18,14 @@ struct RadialSlopeOptions {
 };
 
 // The slopes (φ(t, 2r e) − φ(t, r e))/r at one time t in N directions e, with r the radius. Far out a softplus or SiLU
-// network is linear along a ray, and this is its slope there.
+// network is linear along a ray, and this is its slope there, but for the ½ A |x|² of a form (formulas/form.hpp).
 struct RadialSlopes {
   double time = 0;
   std::vector<double> directions = {};  // [N·d]
   std::vector<double> slopes = {};      // [N], a unit of length
   double largest = 0;                   // of the slopes
   double share_growing = 0;             // of the directions, those with a slope of 0 or more
-  // Whether e^φ looks integrable: the activation is not bounded (e^φ of a bounded φ, as of tanh or sine, has no
+  // Whether e^φ looks integrable: φ is not bounded (e^φ of a bounded φ, as of tanh or sine with A = 0, has no
   // integral), and φ falls by more than d log 2 from r to 2r in every direction looked at, as a decay beyond r^{−d}
   // takes. It is no proof, since φ may grow in a direction between two of them.
   bool integrable = false;

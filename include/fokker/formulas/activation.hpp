@@ -31,7 +31,7 @@ struct ActivationTraits {
   Activation activation;
   const char* name;     // in options, messages and files
   bool bounded;         // |σ|, and with it the potential of a network
-  bool kinked = false;  // σ′ jumps at 0; where there is a parameter, from the parameter to 1
+  bool kinked = false;  // σ′ or σ″ jumps at 0, whose delta functions a potential's derivatives would lack
   ActivationParameter parameter = {};
 
   FOKKER_HOST_DEVICE constexpr bool has_parameter() const { return parameter.name != nullptr; }
@@ -217,12 +217,6 @@ static_assert([] {
 
 constexpr const ActivationTraits& traits_of(Activation activation) {
   return Activations::traits[static_cast<int>(activation)];
-}
-
-// Whether σ″ is all of the second derivative: where σ′ jumps, delta functions would be missing.
-constexpr bool has_curvature(Activation activation, double parameter) {
-  const ActivationTraits& traits = traits_of(activation);
-  return !traits.kinked || (traits.has_parameter() && parameter == 1);
 }
 
 // The functor with its parameter, which one without ignores.

@@ -25,8 +25,9 @@ namespace fokker {
 
 enum class Form { score, noise, denoised, v, velocity, velocity_to_data, edm };
 
-// What a network takes for the time: τ = scale · u(t) + offset, u one of t, σ(t) and ln σ(t).
-enum class TimeInput { time, sigma, log_sigma };
+// What a network takes for the time: τ = scale · u(t) + offset, u one of t, σ(t), ln σ(t) and the logarithm of the
+// signal-to-noise ratio ln(m²/σ²), which is −2 ln σ where m = 1.
+enum class TimeInput { time, sigma, log_sigma, log_snr };
 
 struct NetworkForm {
   Form form = Form::score;
@@ -92,6 +93,7 @@ FOKKER_HOST_DEVICE FormCoefficients<T> form_at(const NetworkForm& network, const
     case TimeInput::time: c.time = scale * t + offset; break;
     case TimeInput::sigma: c.time = scale * deviation + offset; break;
     case TimeInput::log_sigma: c.time = scale * (std::log(sde.variance) / 2) + offset; break;
+    case TimeInput::log_snr: c.time = scale * (2 * std::log(sde.mean) - std::log(sde.variance)) + offset; break;
   }
   return c;
 }
@@ -135,6 +137,7 @@ FOKKER_HOST_DEVICE FormRates<T> form_rates_at(const NetworkForm& network, const 
     case TimeInput::time: break;
     case TimeInput::sigma: rate.time *= std::sqrt(variance) * log_deviation_rate; break;
     case TimeInput::log_sigma: rate.time *= log_deviation_rate; break;
+    case TimeInput::log_snr: rate.time *= 2 * (a - log_deviation_rate); break;
   }
   return {c, rate};
 }

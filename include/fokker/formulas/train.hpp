@@ -14,7 +14,8 @@ namespace fokker {
 // How denoising times are drawn. paper: t = t_min + (T − t_min) Beta(1, 2) by inversion (for T = 10 and t_min = 1e-4
 // the paper's T·Beta(1, 2) + 1e-4 to within 1e-5). uniform: on [t_min, T]. importance: density q ∝ p/σ² with p the
 // paper's law (mixed with a sixteenth of the log-uniform one, which keeps the tail of a steep σ² covered), weight p/q,
-// so that the expected loss is the paper's and its variance is bounded: weight/σ² is at most 1.4 times its mean.
+// so that the expected loss is the paper's and its variance is bounded where the loss grows as 1/σ², as the score's does:
+// weight/σ² is at most 1.4 times its mean. With the weight `unit` of another form it wastes points: take uniform there.
 // log_normal: ln(σ/m) normal (Karras et al. 2022), cut to [t_min, T].
 enum class TimeLaw { paper, uniform, importance, log_normal };
 

@@ -129,5 +129,16 @@ TEST(RadialSlopes, Refusals) {
               HasSubstr("needs a potential"));
 }
 
+// ½ A |x|² makes e^φ integrable, bounded as the network's own potential is.
+TEST(RadialSlopes, OfABoundedNetworkInAFormFallByItsQuadratic) {
+  const Architecture a{.hidden = {7}, .activation = Activation::tanh, .form = {.form = Form::edm}};
+  const Model model{ForwardSde::vp_linear(), Mlp::initialise(a, 1)};
+  const RadialSlopes slopes = radial_slopes(Context({BackendKind::cpu, 1}), model, 0.5, {.radius = 100});
+  EXPECT_TRUE(slopes.integrable) << slopes.reason;
+  EXPECT_EQ(slopes.share_growing, 0);
+  // (φ(2r) − φ(r))/r = 3/2 A r, A = −1/(m² + σ²) = −1.
+  EXPECT_NEAR(slopes.largest, -150, 1e-6);
+}
+
 }  // namespace
 }  // namespace fokker

@@ -214,9 +214,15 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
       .add_option(
           "--grid", grid,
           "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
-          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy (or .npz, .csv), decreasing")
+          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy (or .npz, .csv), "
+          "decreasing; where "
+          "the default is paper, networks in a form get geometric:300")
       ->capture_default_str()
       ->transform(grid_text());
+}
+
+void suit_grid(const CLI::App& app, const Model& model, std::string& grid) {
+  if (app.count("--grid") == 0 && !model.form().plain()) grid = "geometric:300";
 }
 
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {

@@ -128,6 +128,20 @@ TEST_F(SampleCommand, ASdeThatTheFileDoesNotNameIsAskedFor) {
                  "beta is given, and the activation tanh has no such parameter");
 }
 
+// The paper's grid ends at 0, where the coefficients of most forms are infinite.
+TEST_F(SampleCommand, ANetworkInAFormGetsAGridThatItCanBeTakenOn) {
+  const Architecture a{.hidden = {5}, .activation = Activation::tanh, .form = {.form = Form::edm}};
+  save_model(file("edm.safetensors"), {ForwardSde::vp_linear(), Mlp::initialise(a, 1)});
+  const Arguments sample = {
+      "sample", "--model", file("edm.safetensors"), "--scheme",      "heun",       "--samples", "9",
+      "--json", "--out",   file("s.npy"),           "--log-density", file("l.npy")};
+  EXPECT_EQ(fokker_json(sample)["grid"], "geometric:300");
+  EXPECT_EQ(fokker_json(with(sample, {"--grid", "uniform:5:0.1"}))["grid"], "uniform:5:0.1");
+  expect_refused(
+      with(sample, {"--grid", "uniform:5"}),
+      "the scheme heun takes the network at t = 0, where a coefficient of its output edm under the SDE vp-linear");
+}
+
 TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
   const std::string net = network("net.safetensors", Output::potential), good_net = get(net), out = file("out.npy"),
                     net_out = file("out.safetensors");

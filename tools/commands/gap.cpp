@@ -90,6 +90,7 @@ options of the model and of its samplers are refused.
       throw Error(fmt::format("the model '{}' has dimension {} and the data '{}' {}; they must be the same",
                               model_.path, model.dimension(), data_, data.dimension()));
     }
+    suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     std::vector<Claim> claims;
     if (!histograms_.empty()) {

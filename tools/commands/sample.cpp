@@ -55,6 +55,7 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
     const Divergence divergence = probes_.divergence();
     const std::vector<Claim> claims = claim_outputs({out_, log_density_}, {model_.path, file_of_grid(grid_)});
     const Model model = model_.load();
+    suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
     if (!log_density_.empty() && context.precision() == Precision::half) {

@@ -69,7 +69,7 @@ constexpr NetworkForm kForms[] = {
     {.form = Form::score, .time_input = TimeInput::log_sigma, .time_scale = 0.25, .time_offset = 0.5},
     {.form = Form::noise, .time_scale = 0.7, .time_offset = -0.3},
     {.form = Form::denoised, .time_input = TimeInput::sigma},
-    {.form = Form::v},
+    {.form = Form::v, .time_input = TimeInput::log_snr, .time_scale = -0.125},
     {.form = Form::velocity, .time_scale = -1, .time_offset = 1},
     {.form = Form::velocity_to_data},
     {.form = Form::edm, .data_deviation = 0.6, .time_input = TimeInput::log_sigma, .time_scale = 0.25}};

@@ -355,7 +355,7 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
   const SafeTensors file = file_of({{"0", 7, 3}, {"2", 1, 7}});
   // All that is missing, and of the first what is allowed.
   EXPECT_THAT(refusal(scratch, file),
-              AllOf(HasSubstr("lack activation, beta, output, inputs, sde; give these there, or by options of "
+              AllOf(HasSubstr("lack activation, output, inputs, sde; give these there, or by options of "
                               "these names"),
                     HasSubstr(fmt::format("activation is {}", fmt::join(activation_names(), ", ")))));
   EXPECT_THAT(refusal(scratch, file, {{"activation", "silu"}}),

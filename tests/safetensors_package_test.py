@@ -100,7 +100,7 @@ def check(fokker, folder):
     header = json.loads(content[8:8 + int.from_bytes(content[:8], 'little')])
     order = [name for name in header if name != '__metadata__']
     assert order == sorted(order) and order.index('10.weight') < order.index('2.weight'), order
-    options = ['--activation', 'softplus', '--beta', metadata['beta'], '--output', 'potential', '--sde', 'ou']
+    options = ['--activation', 'softplus', '--beta', metadata['beta'], '--output', 'potential', '--inputs', 't,x', '--sde', 'ou']
     for model, more in ((theirs, []), (bare, options)):
         again = fields(fokker, model, points, folder / 'theirs_fields.safetensors', *more)
         assert set(again) == set(found)

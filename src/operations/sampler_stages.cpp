@@ -57,9 +57,9 @@ std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, con
                                  stage.coefficients.noise, stage.in, stage.trace}) {
         if (std::isfinite(number)) continue;
         throw Error(
-            fmt::format("the scheme {} needs a network of the form {} under the SDE {} at t = {}, where its "
-                        "score or drift is infinite; allowed: a time grid, or an SDE, that keeps away from it",
-                        to_string(scheme), to_string(form.form), sde.name(), t));
+            fmt::format("the scheme {} takes the network at t = {}, where a coefficient of its output {} under the SDE "
+                        "{} is infinite; allowed: a time grid or a horizon that keeps away from it",
+                        to_string(scheme), t, to_string(form.form), sde.name()));
       }
       stages.push_back(stage);
     }

@@ -84,7 +84,7 @@ TEST_F(Help, DescribesEveryOptionInPhrases) {
 
 TEST_F(Help, SaysWhatFilesHold) {
   for (const char* command : {"sample", "field", "density", "gap", "diagnose", "info"}) {
-    EXPECT_THAT(help_of(command), HasSubstr("inputs t, x_1 ... x_d in this order"));
+    EXPECT_THAT(help_of(command), HasSubstr("an MLP of t and x_1 ... x_d, in the order"));
   }
   for (const std::string& command : commands) EXPECT_THAT(help_of(command), HasSubstr("{\"weights\": [1, 1]"));
   EXPECT_THAT(help_of("field"), HasSubstr("each row is t, x_1"));

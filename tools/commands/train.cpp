@@ -52,11 +52,13 @@ the next one that writes there takes over and removes.
       if (traits.has_parameter()) parameters_[traits.parameter.name] = traits.parameter.usual;
     }
     parameters_["beta"] = 20;
-    for (const auto& [name, meaning] : activation_parameters()) {
-      recipe(parameter_option(name), parameters_[name], parameter_help(meaning));
-    }
     // Defaults that follow from other options are said, not shown.
-    const auto follows = [&](const char* option) { app_->get_option(option)->default_str(""); };
+    const auto follows = [&](const std::string& option) { app_->get_option(option)->default_str(""); };
+    for (const auto& [name, meaning] : activation_parameters()) {
+      recipe(parameter_option(name), parameters_[name],
+             fmt::format("{}; if not given, {:g}", parameter_help(meaning), parameters_[name]));
+      follows(parameter_option(name));
+    }
     recipe("--output", output_, output_help + "; if not given, potential with ou and potential:edm with other SDEs");
     follows("--output");
     recipe("--data-deviation", architecture_.form.data_deviation,

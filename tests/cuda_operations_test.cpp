@@ -180,7 +180,7 @@ TEST_F(CudaIntegrators, ProbabilityFlowAndItsLogDensity) {
             const Buffer<float> scores = on_device(score, d), divergences = on_device(divergence);
             kernels::StageArguments a = stage_of(x, at, sum, scores);
             a.first = i == 0, a.last = i + 1 == stages;
-            a.stage = {0, float(tableau.node[i]), float(tableau.weight[i]), {linear, score_part, 0}};
+            a.stage = {0, float(tableau.node[i]), float(tableau.weight[i]), {linear, score_part, 0}, 1, score_part};
             a.next_node = a.last ? 0.0f : float(tableau.node[i + 1]);
             a.divergence = divergences.data(), a.log_density = integral.data();
             ASSERT_EQ(kernels::launch_stage(a, nullptr), 0);

@@ -221,8 +221,8 @@ TEST_F(Resident, Hessian) {
 }
 
 TEST_F(Resident, PathsAndLogDensities) {
-  const std::vector<Stage> stages(4,
-                                  {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}});
+  const std::vector<Stage> stages(
+      4, {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}, .trace = -0.1f});
   for (const Work work : {Work::sample, Work::log_density}) {
     ASSERT_EQ(prepare_resident_sample(net_, work, limits_), 0);
     for (const bool stochastic : {true, false}) {
@@ -405,7 +405,7 @@ TEST(Integrators, Stages) {
           StageArguments a{};
           a.n = side.n;
           a.dimension = static_cast<int>(d);
-          a.stage = {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}};
+          a.stage = {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}, .trace = -0.1f};
           a.first = false;
           a.last = last;
           a.stochastic = stochastic;

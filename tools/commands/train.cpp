@@ -87,9 +87,12 @@ the next one that writes there takes over and removes.
            "for a "
            "score, else uniform, and log-normal with the SDEs edm and flow");
     follows("--time-law");
-    recipe("--log-sigma-mean", options_.log_sigma_mean, "mean of ln(sigma/m) in the time law log-normal");
+    recipe("--log-sigma-mean", options_.log_sigma_mean,
+           "mean of ln(sigma/m) in the time law log-normal; if not given, -1.2");
+    follows("--log-sigma-mean");
     recipe("--log-sigma-deviation", options_.log_sigma_deviation,
-           "deviation of ln(sigma/m) in the time law log-normal");
+           "deviation of ln(sigma/m) in the time law log-normal; if not given, 1.2");
+    follows("--log-sigma-deviation");
     recipe(
         "--loss-weight", loss_weight_,
         "weight of the denoising loss at a time: unit, which makes the network's own targets count alike, score, which "

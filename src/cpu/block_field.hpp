@@ -62,21 +62,4 @@ std::unique_ptr<BlockField<T>> make_network_field(const Model& model);
 template <class T>
 std::unique_ptr<BlockField<T>> make_block_field(const Model& model);
 
-// out [n] = R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x, from ∂_t φ [n], ∇φ [n, d] and Δφ [n].
-template <class T>
-void fokker_planck_residual(const ForwardSde& sde, const BlockPoints<T>& points, std::int64_t d, const T* dt,
-                            const T* score, const T* laplacian, T* out) {
-  SdeCoefficients<double> at{};
-  for (std::int64_t r = 0; r < points.n; ++r) {
-    if (r == 0 || points.t_stride != 0) at = sde.at(static_cast<double>(points.t[r * points.t_stride]));
-    const T a = static_cast<T>(at.drift), half = static_cast<T>(at.diffusion_squared / 2);
-    T along = 0, square = 0;
-    for (std::int64_t i = r * d; i < (r + 1) * d; ++i) {
-      along += points.x[i] * score[i];
-      square += score[i] * score[i];
-    }
-    out[r] = dt[r] + a * (static_cast<T>(d) + along) - half * (laplacian[r] + square);
-  }
-}
-
 }  // namespace fokker::cpu

@@ -14,7 +14,6 @@ template <class T>
 struct FormScratch final : Scratch {
   std::unique_ptr<Scratch> network;
   AlignedMemory<T> time, x, value, dt, output, trace, derivative;
-  AlignedMemory<T> model_dt, model_score, model_divergence;  // where the residual takes them and nobody asked for them
 };
 
 template <class T>
@@ -44,26 +43,32 @@ class FormedField final : public BlockField<T> {
     own.hessian = out.hessian;
     network_->evaluate(inputs(points, s), own, divergence, *s.network);
 
-    T* const model_dt = out.dt ? out.dt : residual ? s.model_dt.reserve(n) : nullptr;
-    T* const model_score = out.score ? out.score : residual ? s.model_score.reserve(n * d_) : nullptr;
-    T* const model_divergence = out.divergence ? out.divergence : residual ? s.model_divergence.reserve(n) : nullptr;
     for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
       const T* x = points.x + r * d_;
-      T squares = 0, along = 0;
+      T squares = 0, along = 0, net_squares = 0;
       for (std::int64_t i = 0; i < d_ && own.value; ++i) squares += x[i] * x[i];
-      for (std::int64_t i = 0; i < d_ && dt; ++i) along += x[i] * own.score[r * d_ + i];
-      if (out.value) out.value[r] = f.value(squares, own.value[r]);
-      if (model_dt) model_dt[r] = f.dt(squares, along, own.value[r], own.dt[r]);
-      for (std::int64_t i = 0; i < d_ && model_score; ++i) {
-        model_score[r * d_ + i] = f.score(x[i], own.score[r * d_ + i]);
+      for (std::int64_t i = 0; i < d_ && dt; ++i) {
+        const T slope = own.score[r * d_ + i];
+        along += x[i] * slope;
+        net_squares += slope * slope;
       }
-      if (model_divergence) model_divergence[r] = f.divergence(static_cast<int>(d_), own.divergence[r]);
+      if (out.value) out.value[r] = f.value(squares, own.value[r]);
+      if (out.dt) out.dt[r] = f.dt(squares, along, own.value[r], own.dt[r]);
+      for (std::int64_t i = 0; i < d_ && out.score; ++i) {
+        out.score[r * d_ + i] = f.score(x[i], own.score[r * d_ + i]);
+      }
+      if (out.divergence) out.divergence[r] = f.divergence(static_cast<int>(d_), own.divergence[r]);
       for (std::int64_t i = 0; i < d_ * d_ && out.hessian; ++i) {
         T& entry = out.hessian[r * d_ * d_ + i];
         entry = f.derivative(i % (d_ + 1) == 0 ? T(1) : T(0), entry);
       }
+      if (!residual) return;
+      const double t = static_cast<double>(points.t[r * points.t_stride]);
+      const ResidualCoefficients<T> c = rounded<T>(residual_at(form_, sde_.formulas(), t));
+      out.residual[r] = static_cast<T>(d_) * c.constant + c.square * (f.form.in * f.form.in * squares) +
+                        c.value * own.value[r] + c.time * own.dt[r] + c.along * (f.form.in * along) -
+                        c.curvature * own.divergence[r] - c.gradient * net_squares;
     });
-    if (residual) fokker_planck_residual(sde_, points, d_, model_dt, model_score, model_divergence, out.residual);
   }
 
   void hessian_vector(const BlockPoints<T>& points, const T* direction, T* product, Scratch& scratch) const override {

@@ -157,7 +157,7 @@ class MlpField final : public BlockField<T> {
         }
         for (std::int64_t i = 0; i < n; ++i) trace[i] /= static_cast<T>(divergence.probes);
       }
-      if (out.residual) fokker_planck_residual(sde_, points, d_, dt, score, trace, out.residual);
+      if (out.residual) residual(points, dt, score, trace, out.residual);
     }
     if (out.hessian) hessian(n, out.hessian, s);
   }
@@ -388,6 +388,21 @@ class MlpField final : public BlockField<T> {
       for (std::int64_t i = 0; i < d_; ++i) {
         for (std::int64_t j = 0; j < i; ++j) out[(r * d_ + j) * d_ + i] = out[(r * d_ + i) * d_ + j];
       }
+    }
+  }
+
+  // R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x.
+  void residual(const BlockPoints<T>& points, const T* dt, const T* score, const T* trace, T* out) const {
+    SdeCoefficients<double> sde{};
+    for (std::int64_t r = 0; r < points.n; ++r) {
+      if (r == 0 || points.t_stride != 0) sde = sde_.at(static_cast<double>(points.t[r * points.t_stride]));
+      const T a = static_cast<T>(sde.drift), half = static_cast<T>(sde.diffusion_squared / 2);
+      T along = 0, square = 0;
+      for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) {
+        along += points.x[i] * score[i];
+        square += score[i] * score[i];
+      }
+      out[r] = dt[r] + a * (static_cast<T>(d_) + along) - half * (trace[r] + square);
     }
   }
 

@@ -104,6 +104,14 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, a] : testing::branched_networks(output)) {
+      for (const bool one_time : {false, true}) {
+        all.push_back(
+            {name + (one_time ? "_at_one_time" : ""), a, sde_kinds[all.size() % 5], one_time ? 19 : 99, one_time});
+      }
+    }
+  }
   return all;
 }
 

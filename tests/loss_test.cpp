@@ -165,6 +165,12 @@ std::vector<Case> cases() {
       }
     }
   }
+  for (Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+      all.push_back({name, architecture, testing::sde_kinds[all.size() % 5], 99, output == Output::potential ? 19 : 0,
+                     all.size() % 2 == 1});
+    }
+  }
   return all;
 }
 

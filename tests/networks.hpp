@@ -29,7 +29,47 @@ inline Architecture architecture_of(std::int64_t d, std::vector<std::int64_t> hi
 
 // Whether the network has every field and loss that its kind has: a potential of a kinked activation does not.
 inline bool has_all_fields(const Architecture& a) {
-  return a.output == Output::score || !traits_of(a.activation).kinked;
+  bool kinked = a.activations.empty() && traits_of(a.activation).kinked;
+  for (const LayerActivation& own : a.activations) kinked = kinked || traits_of(own.activation).kinked;
+  return a.output == Output::score || !kinked;
+}
+
+struct NamedNetwork {
+  std::string name;
+  Architecture architecture;
+};
+
+// Networks with time branches, residual connections, activations of each layer and fixed layers: what people build, and
+// what is awkward.
+inline std::vector<NamedNetwork> branched_networks(Output output) {
+  const LayerActivation silu{Activation::silu, 1}, gelu{Activation::gelu, 1}, linear{Activation::identity, 1},
+      sine{Activation::sine, 1};
+  const BranchLayer sines{8, sine, true};
+  const auto network = [&](std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
+                           std::vector<BranchLayer> time, std::vector<std::int64_t> into) {
+    Architecture a = architecture_of(d, std::move(hidden), activation, 3, output);
+    a.time = {std::move(time), std::move(into)};
+    return a;
+  };
+  std::vector<NamedNetwork> all;
+  const auto add = [&](std::string name, Architecture a) {
+    all.push_back({name + "_" + std::string(to_string(output)), std::move(a)});
+    return &all.back().architecture;
+  };
+  add("embedding_beside_x", network(2, {13, 9}, Activation::silu, {sines, {7, silu}}, {0}));
+  add("embedding_into_all", network(3, {8, 17, 5}, Activation::tanh, {{5, silu}}, {0, 1, 2, 3}));
+  add("time_into_later_layers", network(2, {7, 16}, Activation::softplus, {}, {1, 2}));
+  add("no_time", network(2, {7, 9}, Activation::silu, {}, {}));
+  add("branch_deeper_than_trunk", network(1, {6}, Activation::sine, {sines, {9, silu}, {1, gelu}, {11, linear}}, {0}));
+  add("linear_branch_into_output", network(4, {24}, Activation::mish, {{3, linear}}, {1}));
+  add("residual_80", network(2, {80, 80, 80}, Activation::silu, {}, {0}))->residual = {1, 2};
+  add("residual_of_one_unit", network(2, {1, 1, 1}, Activation::tanh, {{2, silu}}, {1}))->residual = {1, 2};
+  Architecture* a =
+      add("residual_blocks", network(2, {16, 11, 11, 11, 5}, Activation::gelu, {sines, {6, gelu}}, {1, 2}));
+  a->activations = {sine, gelu, gelu, gelu, silu}, a->residual = {2, 3}, a->fixed = {0};
+  a = add("encoders", network(3, {12, 9, 20, 20}, Activation::silu, {{7, silu}, {9, linear}}, {2}));
+  a->activations = {silu, linear, silu, silu}, a->residual = {3}, a->fixed = {1, 4};
+  return all;
 }
 
 // A few activations for each of many shapes, which together meet all: the k-th, of at most these, for shape s are in turn

@@ -22,22 +22,45 @@
 
 namespace fokker::testing {
 
+struct ReferenceLayer {
+  int width = 0;
+  std::string activation;        // its name; empty: the output layer's, which has none
+  double beta = 1;               // its parameter
+  bool takes_embedding = false;  // beside its other inputs, before them
+  bool adds_input = false;       // to its output
+  bool fixed = false;            // its parameters have no gradient
+};
+
 struct ReferenceNetwork {
   int dimension = 2;
-  std::vector<int> hidden;
-  std::string activation;  // its name
-  double beta = 1;         // its parameter
+  bool time_beside_x = true;                // t is the first of the first layer's inputs
+  std::vector<ReferenceLayer> time_layers;  // make the embedding of t; none: t itself
+  std::vector<ReferenceLayer> layers;       // of the network, with the output layer
   bool potential = true;
-  std::vector<double> parameters;  // layer after layer: W [outputs, inputs] row-major, b [outputs]
+  std::vector<double> parameters;  // the time's layers and the others, each W [outputs, inputs] row-major, b [outputs]
 };
 
 inline ReferenceNetwork reference_network(const Architecture& a, std::vector<double> parameters) {
   ReferenceNetwork net;
   net.dimension = static_cast<int>(a.dimension);
-  for (auto width : a.hidden) net.hidden.push_back(static_cast<int>(width));
-  net.activation = to_string(a.activation);
-  net.beta = a.beta;
+  net.time_beside_x = a.time.layers.empty() && a.time.into == std::vector<std::int64_t>{0};
+  const auto in = [](const std::vector<std::int64_t>& list, std::size_t l) {
+    return std::find(list.begin(), list.end(), static_cast<std::int64_t>(l)) != list.end();
+  };
+  for (const BranchLayer& layer : a.time.layers) {
+    net.time_layers.push_back({static_cast<int>(layer.width), std::string(to_string(layer.activation.activation)),
+                               layer.activation.beta, false, false, layer.fixed});
+  }
+  for (std::size_t l = 0; l < a.hidden.size(); ++l) {
+    const bool own = !a.activations.empty();
+    net.layers.push_back({static_cast<int>(a.hidden[l]),
+                          std::string(to_string(own ? a.activations[l].activation : a.activation)),
+                          own ? a.activations[l].beta : a.beta, !net.time_beside_x && in(a.time.into, l),
+                          in(a.residual, l), in(a.fixed, l)});
+  }
   net.potential = a.output == Output::potential;
+  net.layers.push_back({net.potential ? 1 : net.dimension, "", 1,
+                        !net.time_beside_x && in(a.time.into, a.hidden.size()), false, in(a.fixed, a.hidden.size())});
   net.parameters = std::move(parameters);
   return net;
 }
@@ -257,6 +280,7 @@ ReferenceActivation<S> reference_activation(const std::string& name, double beta
     const S h2 = slope * p * q - two * h * h1 * p;
     return {z * h, h + z * h1, two * h1 + z * h2};
   }
+  if (name == "identity") return {z, one, zero};
   if (name == "sine") return {sin(z), cos(z), S(0.0) - sin(z)};
   if (name == "softplus") {
     const S y = S(beta) * z;
@@ -298,44 +322,61 @@ template <class S>
 std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::vector<S>& parameters, double t,
                                       const double* x, const Pairs& pairs, double* nearest = nullptr) {
   const int n = 1 + net.dimension;
-  std::vector<int> widths = {n};
-  widths.insert(widths.end(), net.hidden.begin(), net.hidden.end());
-  widths.push_back(net.potential ? 1 : net.dimension);
-
   // streams[s][unit]: value, first derivatives, second derivatives.
+  using Streams = std::vector<std::vector<S>>;
   const std::size_t n_streams = 1 + n + pairs.size();
-  std::vector<std::vector<S>> streams(n_streams, std::vector<S>(n, S(0.0)));
-  for (int i = 0; i < n; ++i) {
-    streams[0][i] = S(i == 0 ? t : x[i - 1]);
-    streams[1 + i][i] = S(1.0);
-  }
+  const auto inputs = [&](int begin, int end) {  // of t, x_1, …
+    Streams streams(n_streams, std::vector<S>(end - begin, S(0.0)));
+    for (int i = begin; i < end; ++i) {
+      streams[0][i - begin] = S(i == 0 ? t : x[i - 1]);
+      streams[1 + i][i - begin] = S(1.0);
+    }
+    return streams;
+  };
   const S* p = parameters.data();
-  for (std::size_t layer = 0; layer + 1 < widths.size(); ++layer) {
-    const int in = widths[layer], out = widths[layer + 1];
-    const S *weight = p, *bias = p + std::size_t(in) * out;
+  const auto dense = [&](const ReferenceLayer& layer, const Streams& from) {
+    const std::size_t in = from[0].size(), out = static_cast<std::size_t>(layer.width);
+    const S *weight = p, *bias = p + in * out;
     p = bias + out;
-    std::vector<std::vector<S>> next(n_streams, std::vector<S>(out));
+    Streams next(n_streams, std::vector<S>(out));
     for (std::size_t s = 0; s < n_streams; ++s)
-      for (int j = 0; j < out; ++j)
-        next[s][j] = dot(weight + std::size_t(j) * in, streams[s], s == 0 ? bias + j : nullptr);
-    if (layer + 2 < widths.size()) {
-      for (int j = 0; j < out; ++j) {
-        if (nearest) {
-          *nearest = std::min(*nearest, distance_to_jump(net.activation, net.beta, value_of(next[0][j])));
+      for (std::size_t j = 0; j < out; ++j) {
+        if (in > 0) {
+          next[s][j] = dot(weight + j * in, from[s], s == 0 ? bias + j : nullptr);
+        } else {
+          next[s][j] = s == 0 ? bias[j] : S(0.0);
         }
-        const auto f = reference_activation<S>(net.activation, net.beta, next[0][j]);
-        for (std::size_t k = 0; k < pairs.size(); ++k) {
-          const auto [a, b] = pairs[k];
-          next[1 + n + k][j] = f.d1 * next[1 + n + k][j] + f.d2 * next[1 + a][j] * next[1 + b][j];
-        }
-        for (int i = 0; i < n; ++i) next[1 + i][j] = f.d1 * next[1 + i][j];
-        next[0][j] = f.value;
       }
+    for (std::size_t j = 0; j < out && !layer.activation.empty(); ++j) {
+      if (nearest) {
+        *nearest = std::min(*nearest, distance_to_jump(layer.activation, layer.beta, value_of(next[0][j])));
+      }
+      const auto f = reference_activation<S>(layer.activation, layer.beta, next[0][j]);
+      for (std::size_t k = 0; k < pairs.size(); ++k) {
+        const auto [a, b] = pairs[k];
+        next[1 + n + k][j] = f.d1 * next[1 + n + k][j] + f.d2 * next[1 + a][j] * next[1 + b][j];
+      }
+      for (int i = 0; i < n; ++i) next[1 + i][j] = f.d1 * next[1 + i][j];
+      next[0][j] = f.value;
+    }
+    return next;
+  };
+  Streams embedding = inputs(0, 1);
+  for (const ReferenceLayer& layer : net.time_layers) embedding = dense(layer, embedding);
+  Streams streams = inputs(net.time_beside_x ? 0 : 1, n);
+  for (const ReferenceLayer& layer : net.layers) {
+    Streams from = streams;
+    for (std::size_t s = 0; layer.takes_embedding && s < n_streams; ++s) {
+      from[s].insert(from[s].begin(), embedding[s].begin(), embedding[s].end());
+    }
+    Streams next = dense(layer, from);
+    for (std::size_t s = 0; layer.adds_input && s < n_streams; ++s) {
+      for (std::size_t j = 0; j < next[s].size(); ++j) next[s][j] = next[s][j] + streams[s][j];
     }
     streams = std::move(next);
   }
-  std::vector<Jet<S>> outputs(widths.back());
-  for (int j = 0; j < widths.back(); ++j) {
+  std::vector<Jet<S>> outputs(streams[0].size());
+  for (std::size_t j = 0; j < outputs.size(); ++j) {
     outputs[j].value = streams[0][j];
     for (int i = 0; i < n; ++i) outputs[j].first.push_back(streams[1 + i][j]);
     for (std::size_t k = 0; k < pairs.size(); ++k) outputs[j].second.push_back(streams[1 + n + k][j]);
@@ -428,6 +469,19 @@ ReferenceLossOf<N> reference_mean(const ReferenceNetwork& net, std::size_t point
     const VariableOf<N> l = point_loss(i, parameters);
     loss.value = loss.value + l.value / N(double(points));
     tape.accumulate(l.node, 1.0 / double(points), loss.gradient);
+  }
+  std::size_t at = 0;
+  const auto pass = [&](const ReferenceLayer& layer, int inputs) {
+    const std::size_t end = at + static_cast<std::size_t>(layer.width) * (inputs + 1);
+    for (; at < end; ++at) {
+      if (layer.fixed) loss.gradient[at] = 0.0;
+    }
+    return layer.width;
+  };
+  int embedding = 1, inputs = net.dimension + (net.time_beside_x ? 1 : 0);
+  for (const ReferenceLayer& layer : net.time_layers) embedding = pass(layer, embedding);
+  for (const ReferenceLayer& layer : net.layers) {
+    inputs = pass(layer, inputs + (layer.takes_embedding ? embedding : 0));
   }
   return loss;
 }

@@ -264,7 +264,9 @@ void check_activation_parameters(const CLI::App& app, Activation activation) {
   }
 }
 
-std::string activation_help() { return "activation of the hidden layers: " + activations_help(); }
+std::string activation_help() {
+  return "activation of the hidden layers, or one for each with commas between: " + activations_help();
+}
 std::string parameter_help(const std::string& meaning) { return meaning + "; not with other activations"; }
 const std::string output_help = fmt::format(
     "what the network puts out: potential or potential:FORM, whose gradient is the score in a form, or for a vector "
@@ -278,6 +280,13 @@ const std::string inputs_help =
     "mean's "
     "factor, snr m^2/sigma^2";
 const std::string data_deviation_help = "standard deviation of the data, for the output edm";
+const std::string time_branch_help =
+    "layers that make an embedding of the time, from first to last: [fixed:]ACTIVATION:WIDTH with commas between, as "
+    "in "
+    "fixed:sine:32,silu:32; a fixed layer of sines is a sinusoidal embedding";
+const std::string time_into_help =
+    "names of the layers that take the time or its embedding beside their other inputs, or none";
+const std::string residual_help = "names of the hidden layers that add their input to their output";
 const std::string sde_help = fmt::format("forward SDE: {}", fmt::join(sde_names(), ", "));
 const std::string sde_parameters_help =
     "parameters of the SDE as JSON, as in '{\"rate\": 1, \"T\": 10}'; 'fokker --help' lists them with their defaults";
@@ -341,9 +350,19 @@ void check_parameter(std::string_view name, const std::string& text) {
   }
 }
 
+// One for all layers has its parameter in an option of its own.
+bool is_list(const std::string& activations) { return activations.find_first_of(",(") != std::string::npos; }
+void check_activations(const std::string& text) {
+  if (is_list(text)) {
+    parse_activations(text);
+  } else {
+    parse_activation(text);
+  }
+}
+
 const std::vector<Override>& override_options() {
   static const std::vector<Override> options = [] {
-    std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), parse_activation}};
+    std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), check_activations}};
     for (const auto& [name, meaning] : activation_parameters()) {
       all.push_back({name, parameter_option(name), "NUMBER", parameter_help(meaning),
                      [name = name](const std::string& text) { check_parameter(name, text); }});
@@ -362,6 +381,13 @@ const std::vector<Override>& override_options() {
                    parse_inputs(text, form);
                  }},
                 {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
+                 [](const std::string&) {}},
+                {"time_branch", "--time-branch", "TEXT", time_branch_help, parse_time_branch},
+                {"time_layers", "--time-layers", "TEXT",
+                 "names of the time branch's layers; if not given, time1,time2,...", [](const std::string&) {}},
+                {"time_into", "--time-into", "TEXT", time_into_help, [](const std::string&) {}},
+                {"residual", "--residual", "TEXT", residual_help, [](const std::string&) {}},
+                {"fixed", "--fixed", "TEXT", "names of the layers that training leaves as they are",
                  [](const std::string&) {}},
                 {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
                 {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
@@ -393,7 +419,7 @@ void ModelOptions::add_to(CLI::App& app, bool required) {
 
 Model ModelOptions::load() const {
   if (const auto given = overrides.find("activation"); given != overrides.end()) {
-    check_activation_parameters(*app_, parse_activation(given->second));
+    if (!is_list(given->second)) check_activation_parameters(*app_, parse_activation(given->second));
   }
   return load_model(path, overrides);
 }
@@ -466,12 +492,18 @@ namespace {
 Json describe_architecture(const Architecture& architecture) {
   Json json{{"dimension", architecture.dimension},
             {"hidden", architecture.hidden},
-            {"activation", to_string(architecture.activation)},
+            {"activation", architecture.activations.empty() ? std::string(to_string(architecture.activation))
+                                                            : activations_text(architecture)},
             {"output", to_string(NetworkOutput{architecture.output, architecture.form.form})},
             {"inputs", inputs_of(architecture.form)}};
   if (architecture.form.form == Form::edm) json["data_deviation"] = architecture.form.data_deviation;
   const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
-  if (parameter.name) json[parameter.name] = architecture.beta;
+  if (parameter.name && architecture.activations.empty()) json[parameter.name] = architecture.beta;
+  const TimeBranch& time = architecture.time;
+  if (!time.layers.empty()) json["time_branch"] = time_branch_text(time.layers);
+  if (!time.raw()) json["time_into"] = layers_text(time.into, architecture.names());
+  if (!architecture.residual.empty()) json["residual"] = layers_text(architecture.residual, architecture.names());
+  if (!architecture.fixed.empty()) json["fixed"] = layers_text(architecture.fixed, architecture.names());
   return json;
 }
 
@@ -484,6 +516,7 @@ Json describe_model(const Model& model) {
     json = {{"kind", "mlp"}, {"summary", architecture.describe()}};
     json.update(describe_architecture(architecture));
     json["layers"] = architecture.names();
+    if (!architecture.time.layers.empty()) json["time_layers"] = architecture.branch_names();
     json["parameters"] = architecture.parameter_count();
   } else {
     const auto& mixture = std::get<GaussianMixture>(model.network);

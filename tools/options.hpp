@@ -73,6 +73,7 @@ void check_activation_parameters(const CLI::App& app, Activation activation);
 std::string activation_help();
 std::string parameter_help(const std::string& meaning);  // of activation_parameters()
 extern const std::string output_help, inputs_help, data_deviation_help, sde_help, sde_parameters_help;
+extern const std::string time_branch_help, time_into_help, residual_help;
 // What the files of these options hold, a model's of --model and arrays of any other, in whole lines after an empty one.
 std::string files_help(const std::vector<std::string>& options);
 

@@ -20,6 +20,16 @@ std::vector<std::string_view> activation_names();
 // Names of the activations' parameters, each with what it means: "beta", "sharpness of softplus, which is …".
 std::map<std::string, std::string> activation_parameters();
 
+// An activation with its parameter, where it has one.
+struct LayerActivation {
+  Activation activation = Activation::softplus;
+  double beta = 100;
+  bool operator==(const LayerActivation&) const = default;
+};
+// "silu", "softplus(100)"; throws Error on any other text.
+LayerActivation parse_layer_activation(std::string_view text);
+std::string to_string(const LayerActivation& activation);
+
 // What an MLP is: a potential net, whose one output makes a potential φ(t, x) ≈ log p_t(x) up to a function of t, with
 // score ∇φ; or a vector net, whose d outputs make the score. NetworkForm says how (formulas/form.hpp).
 enum class Output { potential, score };
@@ -43,9 +53,32 @@ std::vector<std::string> output_names();
 bool parse_inputs(std::string_view text, NetworkForm& form);
 std::string inputs_of(const NetworkForm& form);  // time first
 
-// A multilayer perceptron on (τ, C x_1 … C x_d), which are t and x unless its form says otherwise: hidden layers with one
-// activation, a linear output layer.
-// Layer l = 0 … layers() − 1 maps inputs(l) to outputs(l) numbers by W_l h + b_l.
+// A dense layer of a branch: h_k = σ(W_k h_{k−1} + b_k).
+struct BranchLayer {
+  std::int64_t width = 32;  // ≥ 1
+  LayerActivation activation = {Activation::silu, 1};
+  bool fixed = false;  // training leaves its parameters as they are
+  bool operator==(const BranchLayer&) const = default;
+};
+
+// What a network makes of its time τ before its layers take it: an embedding e(τ) by dense layers, which those layers of
+// the network that `into` names take beside their other inputs. A fixed layer of sines with the biases 0 and π/2 is the
+// sinusoidal embedding. A network without layers here takes τ itself.
+struct TimeBranch {
+  std::vector<BranchLayer> layers = {};
+  std::vector<std::int64_t> into = {0};       // ascending, of 0 … Architecture::layers() − 1; none: no time at all
+  std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: time1, time2, …
+
+  std::int64_t width() const { return layers.empty() ? 1 : layers.back().width; }  // of e
+  bool raw() const { return layers.empty() && into == std::vector<std::int64_t>{0}; }
+  bool operator==(const TimeBranch&) const = default;
+};
+
+// A multilayer perceptron on τ and h_0 = C x, which are t and x unless its form says otherwise: hidden layers
+//   h_l = σ_l(W_l [e, h_{l−1}] + b_l) [+ h_{l−1}],
+// a linear output layer. The embedding e(τ) is part of a layer's inputs where TimeBranch::into says so, the last summand
+// is there where `residual` says so. Layer l = 0 … layers() − 1 of the formulas here is l + 1 there; it maps inputs(l) to
+// outputs(l) numbers.
 struct Architecture {
   std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
@@ -54,24 +87,50 @@ struct Architecture {
   Output output = Output::potential;
   NetworkForm form = {};                      // what stands between the network and the score
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
+  TimeBranch time = {};
+  std::vector<LayerActivation> activations = {};  // of each hidden layer; empty: `activation` of all
+  std::vector<std::int64_t> residual = {};  // hidden layers l ≥ 1 that add their input to their output, ascending
+  std::vector<std::int64_t> fixed = {};     // layers whose parameters training leaves as they are, ascending
 
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
+  // Whether it is hidden layers of one activation on (τ, h_0), all of them trained.
+  bool plain() const { return time.raw() && activations.empty() && residual.empty() && fixed.empty(); }
   // These throw Error for a layer that is not there.
-  std::int64_t inputs(std::int64_t layer) const;
+  std::int64_t inputs(std::int64_t layer) const;  // with those of e
   std::int64_t outputs(std::int64_t layer) const;
-  // The parameter vector holds, layer after layer, W_l [outputs, inputs] row-major and then b_l [outputs]. The offset
-  // of the weights of layer layers() is the number of parameters. These throw Error too where a size is out of its
-  // range.
+  std::int64_t embedded(std::int64_t layer) const;  // how many of a layer's inputs are e
+  LayerActivation activation_of(std::int64_t layer) const;
+  bool is_residual(std::int64_t layer) const;
+  bool is_fixed(std::int64_t layer) const;
+  // The parameter vector holds, layer after layer, those of the time branch first, W_l [outputs, inputs] row-major, the
+  // columns of e first, and then b_l [outputs]. The offset of the weights of layer layers() is the number of parameters.
+  // These throw Error too where a size is out of its range.
   std::int64_t weight_offset(std::int64_t layer) const;
   std::int64_t bias_offset(std::int64_t layer) const;
   std::int64_t parameter_count() const;
-  // layer_names, or their default.
+  // Of the layers of the time branch.
+  std::int64_t branch_inputs(std::int64_t layer) const;
+  std::int64_t branch_weight_offset(std::int64_t layer) const;
+  std::int64_t branch_bias_offset(std::int64_t layer) const;
+  // layer_names, or their default; and those of the time branch.
   std::vector<std::string> names() const;
-  // "3–80–80–80–1, softplus(100), potential", or "…, silu, potential:edm(0.5) of 0.25*log-sigma,x".
+  std::vector<std::string> branch_names() const;
+  // "3–80–80–80–1, softplus(100), potential", or "2–128–128–2, silu, noise, time 1–sine 32–silu 32 into 0,1".
   std::string describe() const;
   // Throws Error where a size, name or β is outside its range.
   void validate() const;
 };
+
+// The parts of an architecture in words, as files and options have them; the readers throw Error on any other text.
+// Activations of the hidden layers: "silu", or one for each, as "sine,silu,identity".
+std::vector<LayerActivation> parse_activations(std::string_view text);
+std::string activations_text(const Architecture& architecture);
+// A time branch's layers from the first to the last: [fixed:]ACTIVATION:WIDTH, as "fixed:sine:32,silu:32".
+std::vector<BranchLayer> parse_time_branch(std::string_view text);
+std::string time_branch_text(const std::vector<BranchLayer>& layers);
+// Layers by their names, as "input,hidden2"; "none" for none.
+std::vector<std::int64_t> parse_layers(std::string_view text, const std::vector<std::string>& names);
+std::string layers_text(const std::vector<std::int64_t>& layers, const std::vector<std::string>& names);
 
 // An MLP and its parameters. They are held in double so that one type serves both working precisions; float32 files
 // round-trip exactly.
@@ -80,7 +139,8 @@ struct Mlp {
   std::vector<double> parameters = {};
 
   // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits). In a form that is not the
-  // score's the last layer is zero: the score begins as A x.
+  // score's the last layer is zero: the score begins as A x. A time branch that begins with a fixed layer of sines has
+  // there, for each half of it, frequencies from π/8 to 16 π in equal ratios, the second half with the phase π/2.
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
 };
 
@@ -101,8 +161,9 @@ using ModelMetadata = std::map<std::string, std::string>;
 
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
 // read too), with the metadata keys activation, its parameter by the name it has (beta, alpha, negative_slope), output,
-// data_deviation (of edm), inputs, layers, sde, sde_parameters; without `layers`, the natural sort of the tensor names,
-// without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
+// data_deviation (of edm), inputs, layers, sde, sde_parameters, and where there are any time_branch, time_layers,
+// time_into, residual and fixed (in the words above; layers by their names); without `layers`, the natural sort of the
+// tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network

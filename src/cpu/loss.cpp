@@ -8,11 +8,15 @@
 // Residual: the streams z, z_1 … z_d and z_𝒜 are further rows of a tile, and what stands between two products is in
 // loss_rules.hpp. σ′, σ′_i and σ′_𝒜 take the place of z, z_i and z_𝒜.
 //
+// Where layers take an embedding of the time, the gradient by it is summed over them, and goes back through the time
+// branch (time_branch.hpp). With residual connections the derivatives by h are kept beside those by z.
+//
 // Each chunk of points adds to a gradient of its own; these are summed in chunk order.
 #include "cpu/loss.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <tuple>
 #include <utility>
 
 #include "core/parallel.hpp"
@@ -20,6 +24,7 @@
 #include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
+#include "cpu/time_branch.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -31,8 +36,9 @@ constexpr std::int64_t gradients_bytes = 64 << 20;  // of all chunks' gradients 
 
 // Where a layer's gradient lies in a chunk's, with padded rows. The first layer's is transposed, [2 + d, outputs],
 // since its few inputs would fill less than a vector; its last row is the bias, as if for an input that is always 1.
+// That of the weights that take an embedding is [outputs, stride of the embedding].
 struct GradientBlock {
-  std::int64_t weight, bias, stride;
+  std::int64_t weight, bias, stride, time;
 };
 
 template <class T>
@@ -40,6 +46,9 @@ struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
   AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its coefficients of the Laplacian
   std::vector<ResidualCoefficients<T>> residual;
+  typename TimeBranch<T>::Scratch branch;
+  AlignedMemory<T> times, embedding_bar, tangent_bar;  // a tile's τ and their rates; the gradients by e and de/dτ
+  AlignedMemory<T> adjoint;                            // the derivatives by h
 };
 
 template <class T>
@@ -49,22 +58,28 @@ class Sweeps {
       : architecture_(architecture),
         sde_(sde),
         with_form_(!architecture.form.plain()),
+        times_(architecture.time.raw() ? 1 : 0),
+        residual_(!architecture.residual.empty()),
+        branch_(architecture),
         primitives_(mlp_primitives<T>()),
         rules_(loss_rules<T>()) {
     std::int64_t offset = 0;
     for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
-      const std::int64_t inputs = architecture_.inputs(l), outputs = architecture_.outputs(l);
+      const std::int64_t inputs = architecture_.inputs(l) - embedded(l), outputs = architecture_.outputs(l);
       const std::int64_t stride = primitives_.padded(l == 0 ? outputs : inputs);
       const std::int64_t rows = l == 0 ? inputs : outputs;
-      blocks_.push_back({offset, offset + rows * stride, stride});
+      blocks_.push_back({offset, offset + rows * stride, stride, 0});
       offset += rows * stride + primitives_.padded(outputs);
+      blocks_.back().time = offset;
+      if (embedded(l) > 0) offset += outputs * branch_.stride();
       if (l < hidden()) {
         strides_.push_back(primitives_.padded(outputs));
         units_ += strides_.back();
         widest_ = std::max(widest_, strides_.back());
       }
     }
-    gradient_size_ = offset;
+    branch_gradient_ = offset;
+    gradient_size_ = offset + branch_.gradient_size();
     // Planes a sample: those kept for every layer, and those of one layer at a time.
     const std::int64_t streams = dimension() + 2;
     denoising_rows_ = tile_rows(5 * units_);
@@ -80,10 +95,12 @@ class Sweeps {
 
   void pack(const T* parameters) {
     pack_layers(architecture_, parameters, layers_);
+    branch_.pack(parameters);
     T* rows = score_rows_.reserve(dimension() * strides_[0]);
+    const T* columns = parameters + architecture_.weight_offset(0) + architecture_.embedded(0);
     for (std::int64_t i = 0; i < dimension(); ++i) {
       for (std::int64_t j = 0; j < architecture_.outputs(0); ++j) {
-        rows[i * strides_[0] + j] = parameters[j * architecture_.inputs(0) + 1 + i];
+        rows[i * strides_[0] + j] = columns[j * architecture_.inputs(0) + i];
       }
     }
   }
@@ -127,10 +144,16 @@ class Sweeps {
 
   // From a chunk's layout to that of Architecture.
   void unpack(const T* padded, T* gradient) const {
+    gradient = branch_.unpack(padded + branch_gradient_, gradient);
     for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
-      const std::int64_t inputs = architecture_.inputs(l), outputs = architecture_.outputs(l);
+      const std::int64_t inputs = architecture_.inputs(l) - embedded(l), outputs = architecture_.outputs(l);
+      if (architecture_.is_fixed(l)) {
+        gradient = std::fill_n(gradient, outputs * (architecture_.inputs(l) + 1), T(0));
+        continue;
+      }
       const T* g = padded + blocks_[l].weight;
       for (std::int64_t j = 0; j < outputs; ++j) {
+        gradient = std::copy_n(padded + blocks_[l].time + j * branch_.stride(), embedded(l), gradient);
         for (std::int64_t i = 0; i < inputs; ++i) {
           *gradient++ = l == 0 ? g[i * blocks_[l].stride + j] : g[j * blocks_[l].stride + i];
         }
@@ -142,28 +165,64 @@ class Sweeps {
  private:
   std::int64_t hidden() const { return static_cast<std::int64_t>(architecture_.hidden.size()); }
   const PackedLayer<T>& output_layer() const { return layers_[hidden()]; }
+  // How many inputs of a layer are an embedding; a raw time is beside x.
+  std::int64_t embedded(std::int64_t l) const { return times_ > 0 ? 0 : architecture_.embedded(l); }
+  bool residual(std::int64_t l) const { return residual_ && architecture_.is_residual(l); }
+  std::int64_t row_size() const { return times_ + dimension() + 1; }  // of (t, x, 1)
+  static void add(std::int64_t n, const T* a, T* to) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] += a[i];
+  }
 
   std::int64_t tile_rows(std::int64_t planes) const {
     const std::int64_t fit = std::clamp<std::int64_t>(tile_bytes / (planes * std::int64_t{sizeof(T)}), 1, 96);
     return fit < primitives_.row_block ? fit : fit / primitives_.row_block * primitives_.row_block;
   }
 
-  // From P = bias + A Wᵀ of a layer, and from P = D W.
+  // From P = bias + e Uᵀ + A Wᵀ of a layer, without the embedding's part for nullptr, and from P = D W, or C + D W.
   void forward(std::int64_t l, std::int64_t rows, const T* a, std::int64_t a_stride, T* c, std::int64_t c_stride,
-               bool with_bias, const Epilogue<T>& epilogue = {}) const {
-    Product<T> p{rows, layers_[l].inputs, layers_[l].outputs, a, a_stride, layers_[l].forward.data(), c, c_stride};
-    if (with_bias) p.bias = layers_[l].bias.data();
+               bool with_bias, const T* embedding, const Epilogue<T>& epilogue = {}) const {
+    const PackedLayer<T>& layer = layers_[l];
+    Product<T> p{rows, layer.inputs, layer.outputs, a, a_stride, layer.forward.data(), c, c_stride};
+    if (with_bias) p.bias = layer.bias.data();
+    if (embedding && embedded(l) > 0) {
+      Product<T> first{rows, layer.time.inputs, layer.outputs, embedding, branch_.stride(), layer.time.forward.data(),
+                       c,    c_stride};
+      first.bias = p.bias;
+      primitives_.product(first);
+      p.bias = nullptr, p.accumulate = true;
+    }
     p.epilogue = epilogue;
     primitives_.product(p);
   }
   void reverse(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, T* c, std::int64_t c_stride,
-               const Epilogue<T>& epilogue = {}) const {
+               const Epilogue<T>& epilogue = {}, bool accumulate = false) const {
     Product<T> p{rows, layers_[l].outputs, layers_[l].inputs, d, d_stride, layers_[l].reverse.data(), c, c_stride};
     p.epilogue = epilogue;
+    p.accumulate = accumulate;
     primitives_.product(p);
   }
-  void activate(std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) const {
-    primitives_.activate(architecture_.activation, static_cast<T>(architecture_.beta), n, z, h, d1, d2, d3);
+  void activate(std::int64_t l, std::int64_t n, const T* z, T* h, T* d1, T* d2, T* d3) const {
+    const LayerActivation activation = architecture_.activation_of(l);
+    primitives_.activate(activation.activation, static_cast<T>(activation.beta), n, z, h, d1, d2, d3);
+  }
+  // e of a tile's times, nullptr where the network takes none.
+  const T* embed(std::int64_t n, const T* times, const T* rates, bool keep, ThreadScratch<T>& scratch) const {
+    if (!branch_.there()) return nullptr;
+    branch_.forward(n, times, 1, rates != nullptr, rates, keep, scratch.branch);
+    if (keep) std::fill_n(scratch.embedding_bar.reserve(n * branch_.stride()), n * branch_.stride(), T(0));
+    if (keep && rates) std::fill_n(scratch.tangent_bar.reserve(n * branch_.stride()), n * branch_.stride(), T(0));
+    return branch_.embedding(scratch.branch);
+  }
+  // The gradient of a layer's U from D and the embedding, or its derivative, and the part of D in the gradient by that.
+  void add_embedding(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* embedding, T* bar,
+                     T* gradient) const {
+    if (!embedding || embedded(l) == 0) return;
+    const PackedMatrix<T>& u = layers_[l].time;
+    primitives_.gradient(rows, u.outputs, u.inputs, d, d_stride, embedding, branch_.stride(),
+                         gradient + blocks_[l].time, branch_.stride());
+    Product<T> p{rows, u.outputs, u.inputs, d, d_stride, u.reverse.data(), bar, branch_.stride()};
+    p.accumulate = true;
+    primitives_.product(p);
   }
   // Layer l's gradient from D and H, and its bias's from D.
   void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
@@ -176,9 +235,25 @@ class Sweeps {
   }
   // The first layer's, weights and bias at once.
   void add_first_layer(std::int64_t rows, const T* inputs, const T* d, T* gradient) const {
-    const std::int64_t n = dimension() + 2;
+    const std::int64_t n = row_size();
     primitives_.gradient(rows, n, layers_[0].outputs, inputs, n, d, strides_[0], gradient + blocks_[0].weight,
                          blocks_[0].stride);
+  }
+
+  // The time branch's gradient from that by the embedding, and by its derivative where there is one.
+  void branch_back(std::int64_t n, bool with_tangent, ThreadScratch<T>& scratch, T* gradient) const {
+    branch_.back(n, scratch.embedding_bar.data(), with_tangent ? scratch.tangent_bar.data() : nullptr, scratch.branch,
+                 gradient + branch_gradient_);
+  }
+
+  // (t, x, 1), without t where the network takes an embedding of it.
+  void fill_inputs(const DenoisingChunk<T>& tile, std::int64_t n, T* inputs) const {
+    const std::int64_t d = dimension();
+    for (std::int64_t r = 0; r < n; ++r, inputs += row_size()) {
+      if (times_ > 0) inputs[0] = tile.t[r];
+      std::copy_n(tile.x + r * d, d, inputs + times_);
+      inputs[times_ + d] = T(1);
+    }
   }
 
   // (s − s*) of one sample: adds its loss, writes c.
@@ -195,7 +270,7 @@ class Sweeps {
 
   double potential_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                         T* gradient) const {
-    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = d + 2;
+    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = row_size();
     // A layer's planes, of n · stride each: σ′, δ, σ″ → κ → S → ζ, u → π, z → h.
     T* planes = scratch.planes.data();
     const auto plane = [&](std::int64_t l, int k) {
@@ -206,24 +281,30 @@ class Sweeps {
     enum { kD1, kDelta, kD2, kSeedTangent, kValue };
     T* seed_inputs = scratch.inputs.data();  // (c, 0), c = (0, …)
     T* inputs = seed_inputs + n * x_stride;  // (t, x, 1)
-    for (std::int64_t r = 0; r < n; ++r) {
-      inputs[r * x_stride] = tile.t[r];
-      std::copy_n(tile.x + r * d, d, inputs + r * x_stride + 1);
-      inputs[r * x_stride + d + 1] = T(1);
-    }
+    fill_inputs(tile, n, inputs);
+    const T* embedding = embed(n, tile.t, nullptr, gradient, scratch);
 
     // forward
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
-      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr, nullptr);
+      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
+              embedding);
+      activate(l, n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr,
+               nullptr);
+      if (l < last && residual(l)) add(n * strides_[l], plane(l - 1, kValue), z);
     }
 
     // reverse
     const T* v = output_layer().rows.data();
+    T* p = residual_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
+    for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(v, strides_[last], p + r * strides_[last]);
     for (std::int64_t l = last; l >= 0; --l) {
       T* d2 = gradient ? plane(l, kD2) : nullptr;
-      if (l < last) {
+      if (l < last && p) {
+        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], p, strides_[l], {}, residual(l + 1));
+        primitives_.multiply(n * strides_[l], plane(l, kD1), p, plane(l, kDelta));
+        if (d2) primitives_.multiply(n * strides_[l], d2, p, d2);
+      } else if (l < last) {
         reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l],
                 {plane(l, kD1), false, d2});
       } else {
@@ -238,33 +319,45 @@ class Sweeps {
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
       T* row = seed_inputs + r * x_stride;
-      row[0] = row[d + 1] = T(0);
-      sum += misfit(tile, r, scale, score + r * d, row + 1);
+      row[0] = row[x_stride - 1] = T(0);
+      sum += misfit(tile, r, scale, score + r * d, row + times_);
     }
     if (!gradient) return sum;
 
     // seed tangent
     for (std::int64_t l = 0; l <= last; ++l) {
       forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
-              plane(l, kSeedTangent), strides_[l], false, {plane(l, kD1), false, plane(l, kD2)});
+              plane(l, kSeedTangent), strides_[l], false, nullptr, {plane(l, kD1), false, plane(l, kD2)});
+      if (residual(l)) add(n * strides_[l], plane(l - 1, kSeedTangent), plane(l, kSeedTangent));
     }
 
     // adjoint
     primitives_.sum_rows(n, strides_[last], plane(last, kSeedTangent), strides_[last],
                          gradient + blocks_[last + 1].weight);
+    if (p) std::fill_n(p, n * strides_[last], T(0));
     for (std::int64_t l = last; l > 0; --l) {
       const T* zeta = plane(l, kD2);
       add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kSeedTangent), gradient);
       add_bias(l, n, zeta, strides_[l], gradient);
-      reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
+      add_embedding(l, n, zeta, strides_[l], embedding, scratch.embedding_bar.data(), gradient);
+      if (p) {
+        reverse(l, n, zeta, strides_[l], p, strides_[l - 1], {}, residual(l));
+        const T* d1 = plane(l - 1, kD1);
+        T* to = plane(l - 1, kD2);
+        for (std::int64_t i = 0; i < n * strides_[l - 1]; ++i) to[i] += d1[i] * p[i];
+      } else {
+        reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
+      }
     }
+    add_embedding(0, n, plane(0, kD2), strides_[0], embedding, scratch.embedding_bar.data(), gradient);
     add_first_layer(2 * n, seed_inputs, plane(0, kDelta), gradient);
+    if (embedding) branch_back(n, false, scratch, gradient);
     return sum;
   }
 
   double vector_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                      T* gradient) const {
-    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = d + 2;
+    const std::int64_t last = hidden() - 1, x_stride = row_size();
     const auto plane = [&](std::int64_t l, int k) {
       T* p = scratch.planes.data();
       for (std::int64_t m = 0; m < l; ++m) p += 3 * n * strides_[m];
@@ -272,20 +365,19 @@ class Sweeps {
     };
     enum { kD1, kZeta, kValue };
     T* inputs = scratch.inputs.data();  // (t, x, 1)
-    for (std::int64_t r = 0; r < n; ++r) {
-      inputs[r * x_stride] = tile.t[r];
-      std::copy_n(tile.x + r * d, d, inputs + r * x_stride + 1);
-      inputs[r * x_stride + d + 1] = T(1);
-    }
+    fill_inputs(tile, n, inputs);
+    const T* embedding = embed(n, tile.t, nullptr, gradient, scratch);
 
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
-      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true);
-      activate(n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
+      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
+              embedding);
+      activate(l, n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
+      if (residual(l)) add(n * strides_[l], plane(l - 1, kValue), z);
     }
     const std::int64_t score_stride = output_layer().output_stride;
     T* score = scratch.outputs.data();
-    forward(last + 1, n, plane(last, kValue), strides_[last], score, score_stride, true);
+    forward(last + 1, n, plane(last, kValue), strides_[last], score, score_stride, true, embedding);
 
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
@@ -293,20 +385,29 @@ class Sweeps {
     }
     if (!gradient) return sum;
 
+    T* p = residual_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
     for (std::int64_t l = last + 1; l > 0; --l) {
       const T* zeta = l > last ? score : plane(l, kZeta);
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, zeta, stride, plane(l - 1, kValue), gradient);
       add_bias(l, n, zeta, stride, gradient);
-      reverse(l, n, zeta, stride, plane(l - 1, kZeta), strides_[l - 1], {plane(l - 1, kD1)});
+      add_embedding(l, n, zeta, stride, embedding, scratch.embedding_bar.data(), gradient);
+      if (p) {
+        reverse(l, n, zeta, stride, p, strides_[l - 1], {}, l <= last && residual(l));
+        primitives_.multiply(n * strides_[l - 1], plane(l - 1, kD1), p, plane(l - 1, kZeta));
+      } else {
+        reverse(l, n, zeta, stride, plane(l - 1, kZeta), strides_[l - 1], {plane(l - 1, kD1)});
+      }
     }
+    add_embedding(0, n, plane(0, kZeta), strides_[0], embedding, scratch.embedding_bar.data(), gradient);
     add_first_layer(n, inputs, plane(0, kZeta), gradient);
+    if (embedding) branch_back(n, false, scratch, gradient);
     return sum;
   }
 
   double residual_tile(const CollocationChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
                        T* gradient) const {
-    const std::int64_t d = dimension(), streams = d + 2, last = hidden() - 1, x_stride = d + 2;
+    const std::int64_t d = dimension(), streams = d + 2, last = hidden() - 1, x_stride = row_size();
     // A layer's planes: z of every stream → σ′, σ′_i, σ′_𝒜, and h of every stream.
     T* planes = scratch.planes.data();
     const auto z_planes = [&](std::int64_t l) {
@@ -324,36 +425,50 @@ class Sweeps {
     ResidualCoefficients<T>* c = scratch.residual.data();
     T* inputs = scratch.inputs.data();  // (τ, C x, 1), (e_i, 0), (𝒜(τ, C x), 0)
     std::fill_n(inputs, streams * n * x_stride, T(0));
+    T* times = scratch.times.reserve(2 * n);  // τ, and 𝒜τ
     for (std::int64_t r = 0; r < n; ++r) {
       const double t = static_cast<double>(tile.t[r]);
       c[r] = rounded<T>(residual_at(architecture_.form, sde_.formulas(), t));
       half_g2[r] = c[r].curvature;
       T* value = inputs + r * x_stride;
       T* operator_row = inputs + ((d + 1) * n + r) * x_stride;  // h_𝒜
-      value[0] = tile.t[r];
-      std::copy_n(tile.x + r * d, d, value + 1);
+      T* x = value + times_;
+      times[r] = tile.t[r];
+      std::copy_n(tile.x + r * d, d, x);
       if (with_form_) {
         const FormCoefficients<double> form = form_at(architecture_.form, sde_.formulas(), t);
-        value[0] = static_cast<T>(form.time);
-        for (std::int64_t i = 1; i <= d; ++i) value[i] *= static_cast<T>(form.in);
+        times[r] = static_cast<T>(form.time);
+        for (std::int64_t i = 0; i < d; ++i) x[i] *= static_cast<T>(form.in);
       }
-      operator_row[0] = c[r].time;
-      for (std::int64_t i = 1; i <= d; ++i) {
-        operator_row[i] = c[r].along * value[i];
-        inputs[(i * n + r) * x_stride + i] = T(1);
+      times[n + r] = c[r].time;
+      if (times_ > 0) value[0] = times[r], operator_row[0] = times[n + r];
+      for (std::int64_t i = 0; i < d; ++i) {
+        operator_row[times_ + i] = c[r].along * x[i];
+        inputs[((i + 1) * n + r) * x_stride + times_ + i] = T(1);
       }
-      value[d + 1] = T(1);
+      value[x_stride - 1] = T(1);
     }
+    const T* embedding = embed(n, times, times + n, gradient, scratch);
+    const T* along = embedding ? branch_.derivative(scratch.branch) : nullptr;  // 𝒜e
 
     for (std::int64_t l = 0; l <= last; ++l) {
       const T* a = l == 0 ? inputs : h_planes(l - 1);
       const std::int64_t a_stride = l == 0 ? x_stride : strides_[l - 1], plane = n * strides_[l];
       T* z = z_planes(l);
       T* h = h_planes(l);
-      forward(l, n, a, a_stride, z, strides_[l], true);
-      forward(l, (d + 1) * n, a + n * a_stride, a_stride, z + plane, strides_[l], false);
-      activate(plane, z, l == last && !with_form_ ? nullptr : h, z, d2, gradient ? d3 : nullptr);
+      const bool value = l < last || with_form_;  // whether h is needed, beside its derivatives
+      forward(l, n, a, a_stride, z, strides_[l], true, embedding);
+      const std::int64_t without = embedded(l) > 0 ? d : d + 1;  // streams that the embedding is not part of
+      forward(l, without * n, a + n * a_stride, a_stride, z + plane, strides_[l], false, nullptr);
+      if (embedded(l) > 0) {
+        forward(l, n, a + (d + 1) * n * a_stride, a_stride, z + (d + 1) * plane, strides_[l], false, along);
+      }
+      activate(l, plane, z, value ? h : nullptr, z, d2, gradient ? d3 : nullptr);
       rules_.residual_forward(n, strides_[l], d, half_g2, z, h, d2, gradient ? d3 : nullptr);
+      if (residual(l)) {
+        const std::int64_t first = value ? 0 : plane;
+        add(streams * plane - first, h_planes(l - 1) + first, h + first);
+      }
     }
 
     const std::int64_t plane = n * strides_[last];
@@ -367,6 +482,14 @@ class Sweeps {
       primitives_.dots(n, strides_[last], 1, h_planes(last), strides_[last], v, strides_[last],
                        output_layer().bias.data(), value_seeds, 1);
     }
+    const std::int64_t top = last + 1;
+    const T* u = embedding && embedded(top) > 0 ? output_layer().time.rows.data() : nullptr;
+    for (std::int64_t r = 0; u && r < n; ++r) {
+      for (std::int64_t i = 0; i < branch_.width(); ++i) {
+        phi[d * n + r] += u[i] * along[r * branch_.stride() + i];
+        if (with_form_) value_seeds[r] += u[i] * embedding[r * branch_.stride() + i];
+      }
+    }
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
       double squares = 0;
@@ -377,8 +500,8 @@ class Sweeps {
                         static_cast<double>(c[r].constant) * static_cast<double>(d) - gradient_squares * squares;
       if (with_form_) {
         double input_squares = 0;
-        for (std::int64_t i = 1; i <= d; ++i) {
-          const double x = static_cast<double>(inputs[r * x_stride + i]);
+        for (std::int64_t i = 0; i < d; ++i) {
+          const double x = static_cast<double>(inputs[r * x_stride + times_ + i]);
           input_squares += x * x;
         }
         residual += static_cast<double>(c[r].square) * input_squares +
@@ -402,27 +525,52 @@ class Sweeps {
     }
     rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds,
                                  with_form_ ? value_seeds : nullptr, v, bar);
+    T *embedding_bar = scratch.embedding_bar.data(), *tangent_bar = scratch.tangent_bar.data();
+    if (u) {
+      for (const auto& [seed, e, e_bar] :
+           {std::tuple{value_seeds, embedding, embedding_bar}, std::tuple{seeds + d * n, along, tangent_bar}}) {
+        add_embedding(top, n, seed, 1, e, e_bar, gradient);
+      }
+    }
+    T* kept = residual_ ? scratch.adjoint.reserve(streams * n * widest_) : nullptr;  // the derivatives by h
+    if (residual(last)) {
+      for (std::int64_t r = 0; r < streams * n; ++r) {
+        const T seed = value_seeds[r];
+        for (std::int64_t j = 0; j < strides_[last]; ++j) kept[r * strides_[last] + j] = seed * v[j];
+      }
+    }
     for (std::int64_t l = last; l > 0; --l) {
+      const std::int64_t bar_plane = n * strides_[l], below = streams * n * strides_[l - 1];
       add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
       add_bias(l, n, bar, strides_[l], gradient);
+      add_embedding(l, n, bar, strides_[l], embedding, embedding_bar, gradient);
+      add_embedding(l, n, bar + (d + 1) * bar_plane, strides_[l], along, tangent_bar, gradient);
       reverse(l, streams * n, bar, strides_[l], other, strides_[l - 1]);
+      if (residual(l)) add(below, kept, other);
+      if (residual(l - 1)) std::copy_n(other, below, kept);
       rules_.residual_reverse(n, strides_[l - 1], d, half_g2, z_planes(l - 1), other);
       std::swap(bar, other);
     }
+    add_embedding(0, n, bar, strides_[0], embedding, embedding_bar, gradient);
+    add_embedding(0, n, bar + (d + 1) * n * strides_[0], strides_[0], along, tangent_bar, gradient);
     add_first_layer(streams * n, inputs, bar, gradient);
+    if (embedding) branch_back(n, true, scratch, gradient);
     return sum;
   }
 
   Architecture architecture_;
   ForwardSde sde_;
   bool with_form_;
+  std::int64_t times_;  // how many of the first inputs are a raw time: 1, or 0
+  bool residual_;
+  TimeBranch<T> branch_;
   const MlpPrimitives<T>& primitives_;
   const LossRules<T>& rules_;
   std::vector<PackedLayer<T>> layers_;
   AlignedMemory<T> score_rows_;        // W_1[:, x]ᵀ [d, stride]
   std::vector<std::int64_t> strides_;  // of the hidden layers' planes
   std::vector<GradientBlock> blocks_;
-  std::int64_t units_ = 0, widest_ = 0, gradient_size_ = 0, planes_size_ = 0;
+  std::int64_t units_ = 0, widest_ = 0, branch_gradient_ = 0, gradient_size_ = 0, planes_size_ = 0;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
 };
 

@@ -1,5 +1,5 @@
 // Fields of a multilayer perceptron on tiles of rows (samples) × features that stay in cache through all layers. With
-// z_l = W_l h_{l−1} + b_l, h_l = σ(z_l), hidden layers l = 1 … L and output layer w:
+// z_l = W_l h_{l−1} + U_l e + b_l, h_l = σ(z_l) [+ h_{l−1}], hidden layers l = 1 … L and output layer w:
 //
 //   forward   h_l, σ′_l, σ″_l; value or vector output w h_L + b
 //   reverse   p_L = w, δ_l = σ′_l ⊙ p_l, p_{l−1} = W_lᵀ δ_l; W_1ᵀ δ_1 = (∂_t φ, ∇φ)        (potentials)
@@ -11,6 +11,10 @@
 // propagating the operator ∂_t + f·∇ − ½ g² Δ forward, which yields the residual alone. A Hutchinson probe is one
 // tangent sweep, and a Hessian comes out symmetric to the bit. A product of the Hessian and a vector is one tangent and
 // one adjoint sweep, γ_l = κ_l ⊙ ż_l + σ′_l ⊙ W_{l+1}ᵀ γ_{l+1}.
+//
+// The embedding e(τ) enters layers beside h: as another bias, one for all points that have one time, and a product more
+// where they have their own. ∂_t φ is ē·de/dτ with ē = Σ_l U_lᵀ δ_l. A residual connection adds p_l to p_{l−1} and ḣ_{l−1}
+// to ḣ_l; networks that have one keep p beside δ, which others do not need.
 #include <algorithm>
 #include <cstring>
 #include <memory>
@@ -20,6 +24,7 @@
 #include "cpu/flush_denormals.hpp"
 #include "cpu/mlp_primitives.hpp"
 #include "cpu/probes.hpp"
+#include "cpu/time_branch.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -30,7 +35,7 @@ constexpr std::int64_t smallest_tile = 24, largest_tile = 96;
 
 template <class T>
 struct MlpScratch final : Scratch {
-  AlignedMemory<T> input;                  // [n, 1 + d] points, later directions (0, v)
+  AlignedMemory<T> input;                  // [n, times + d] points, later directions (0, v)
   AlignedMemory<T> one, other;             // [n, width]: what a sweep reads and what it writes
   std::vector<AlignedMemory<T>> d1;        // [n, width] of each hidden layer: σ′
   std::vector<AlignedMemory<T>> d2;        // σ″, then κ
@@ -40,15 +45,27 @@ struct MlpScratch final : Scratch {
   AlignedMemory<T> time_derivative;        // [n]
   AlignedMemory<T> trace;                  // [n]
   AlignedMemory<float> probe;              // [n, d]
+  typename TimeBranch<T>::Scratch branch;
+  std::vector<AlignedMemory<T>> start;  // of each layer where all points have one time: b + U e
+  AlignedMemory<T> embedding_bar;       // [n, stride of e]: ē
+  AlignedMemory<T> adjoint;             // [n, width]: p, of networks with residual connections
 };
 
 template <class T>
 class MlpField final : public BlockField<T> {
  public:
   MlpField(const Mlp& mlp, const ForwardSde& sde)
-      : p_(mlp_primitives<T>()), architecture_(mlp.architecture), sde_(sde), d_(mlp.architecture.dimension) {
+      : p_(mlp_primitives<T>()),
+        architecture_(mlp.architecture),
+        sde_(sde),
+        d_(mlp.architecture.dimension),
+        times_(architecture_.time.raw() ? 1 : 0),
+        branch_(architecture_),
+        residual_(!architecture_.residual.empty()) {
     pack_layers(architecture_, mlp.parameters.data(), layers_);
+    branch_.pack(mlp.parameters.data());
     hidden_ = architecture_.layers() - 1;
+    for (std::int64_t l = 0; l < hidden_; ++l) activations_.push_back(architecture_.activation_of(l));
     const PackedLayer<T>& input = layers_.front();
     columns_.reserve(input.inputs * input.output_stride);
     for (std::int64_t i = 0; i < input.inputs; ++i) {
@@ -72,6 +89,7 @@ class MlpField final : public BlockField<T> {
     scratch->d1.resize(hidden_);
     scratch->d2.resize(hidden_);
     scratch->tangent.resize(hidden_);
+    scratch->start.resize(hidden_ + 1);
     return scratch;
   }
 
@@ -80,6 +98,7 @@ class MlpField final : public BlockField<T> {
     const FlushDenormals flush;
     auto& s = static_cast<MlpScratch<T>&>(scratch);
     const auto at = [](T* p, std::int64_t i) { return p ? p + i : nullptr; };
+    embed_common(points, outputs.dt || outputs.residual, s);
     // All d streams of a Hessian are alive together.
     const std::int64_t rows =
         outputs.hessian ? std::max<std::int64_t>(std::min(tile_, p_.row_block), tile_ / d_) : tile_;
@@ -102,16 +121,17 @@ class MlpField final : public BlockField<T> {
   void hessian_vector(const BlockPoints<T>& points, const T* direction, T* product, Scratch& scratch) const override {
     const FlushDenormals flush;
     auto& s = static_cast<MlpScratch<T>&>(scratch);
+    embed_common(points, false, s);
     for (std::int64_t i = 0; i < points.n; i += tile_) {
       const BlockPoints<T> tile = part(points, i, tile_);
       if (architecture_.output == Output::potential) {
-        forward(tile, false, true, true, s);
-        reverse(tile.n, true, s);
+        forward(tile, {.d1 = true, .d2 = true}, s);
+        reverse(tile.n, {.curvature = true}, s);
         tangent(tile.n, s, set_directions(tile.n, direction + i * d_, s),
                 [&](std::int64_t l, const T* z) { keep_tangent(tile.n, l, z, s); });
         adjoint(tile.n, product + i * d_, s);
       } else {
-        forward(tile, false, true, false, s);
+        forward(tile, {.d1 = true}, s);
         output(tile.n, tangent(tile.n, s, set_directions(tile.n, direction + i * d_, s), nothing), nullptr,
                product + i * d_, s);
       }
@@ -127,21 +147,87 @@ class MlpField final : public BlockField<T> {
   }
 
   std::int64_t width(std::int64_t l) const { return layers_[l].output_stride; }  // of hidden layer l, padded
+  bool embedded(std::int64_t l) const { return layers_[l].time.inputs > 0; }
+
+  // What a sweep is to leave.
+  struct Forward {
+    bool value = false;    // h_L, in s.one
+    bool d1 = false;       // σ′, in s.d1
+    bool d2 = false;       // σ″, in s.d2
+    bool by_time = false;  // de/dτ
+  };
+  struct Reverse {
+    bool curvature = false;  // κ, in s.d2
+    bool by_time = false;    // ē, in s.embedding_bar
+  };
+
+  // The embedding of a time that all points have, as a part of the biases.
+  void embed_common(const BlockPoints<T>& points, bool tangent, MlpScratch<T>& s) const {
+    if (!branch_.there() || points.t_stride != 0 || points.n == 0) return;
+    branch_.forward(1, points.t, 0, tangent, nullptr, false, s.branch);
+    for (std::int64_t l = 0; l <= hidden_; ++l) {
+      if (embedded(l)) take_embedding(1, l, s.start[l].reserve(layers_[l].output_stride), s);
+    }
+  }
+
+  // z = b + e Uᵀ of a layer.
+  void take_embedding(std::int64_t n, std::int64_t l, T* z, MlpScratch<T>& s) const {
+    const PackedLayer<T>& layer = layers_[l];
+    p_.product({.rows = n,
+                .depth = layer.time.inputs,
+                .columns = layer.outputs,
+                .a = branch_.embedding(s.branch),
+                .a_stride = branch_.stride(),
+                .packed = layer.time.forward.data(),
+                .c = z,
+                .c_stride = layer.output_stride,
+                .bias = layer.bias.data()});
+  }
+
+  // out [n, outputs] = the network's own.
+  void output_with_bias(const BlockPoints<T>& points, T* out, MlpScratch<T>& s) const {
+    const PackedLayer<T>& layer = layers_.back();
+    const bool common = embedded(hidden_) && points.t_stride == 0;
+    output(points.n, s.one.data(), common ? s.start[hidden_].data() : layer.bias.data(), out, s);
+    if (!embedded(hidden_) || common) return;
+    const T* e = branch_.embedding(s.branch);
+    for (std::int64_t r = 0; r < points.n; ++r, e += branch_.stride()) {
+      for (std::int64_t j = 0; j < layer.outputs; ++j) {
+        const T* u = layer.time.rows.data() + j * layer.time.input_stride;
+        for (std::int64_t i = 0; i < layer.time.inputs; ++i) out[r * layer.outputs + j] += u[i] * e[i];
+      }
+    }
+  }
+
+  // ∂_τ Φ from what forward() and reverse() left.
+  void time_derivative(const BlockPoints<T>& points, const T* delta, T* out, MlpScratch<T>& s) const {
+    if (times_ > 0) return gradient_columns(points.n, delta, 0, 1, out, s);
+    std::fill_n(out, points.n, T(0));
+    if (!branch_.there()) return;
+    const std::int64_t stride = branch_.stride();
+    const T *bar = s.embedding_bar.data(), *rate = branch_.derivative(s.branch);
+    for (std::int64_t r = 0; r < points.n; ++r, bar += stride) {
+      for (std::int64_t i = 0; i < branch_.width(); ++i) out[r] += bar[i] * rate[i];
+      if (points.t_stride != 0) rate += stride;
+    }
+  }
 
   void potential(const BlockPoints<T>& points, const BlockOutputs<T>& out, const Divergence& divergence,
                  MlpScratch<T>& s) const {
     const std::int64_t n = points.n;
     const bool curvature = out.divergence || out.residual || out.hessian;
     const bool gradient = out.score || out.dt || out.residual;
-    forward(points, out.value, gradient || curvature, curvature, s);
-    if (out.value) output(n, s.one.data(), layers_.back().bias.data(), out.value, s);
+    const bool by_time = out.dt || out.residual;
+    forward(points, {.value = out.value != nullptr, .d1 = gradient || curvature, .d2 = curvature, .by_time = by_time},
+            s);
+    if (out.value) output_with_bias(points, out.value, s);
     if (!gradient && !curvature) return;
 
-    const T* delta = reverse(n, curvature, s);
+    const T* delta = reverse(n, {.curvature = curvature, .by_time = by_time}, s);
     T* const score = out.score ? out.score : out.residual ? s.vector.reserve(n * d_) : nullptr;
     T* const dt = out.dt ? out.dt : out.residual ? s.time_derivative.reserve(n) : nullptr;
-    if (score) gradient_columns(n, delta, 1, d_, score, s);
-    if (dt) gradient_columns(n, delta, 0, 1, dt, s);
+    if (score) gradient_columns(n, delta, times_, d_, score, s);
+    if (dt) time_derivative(points, delta, dt, s);
 
     if (out.divergence || out.residual) {
       T* const trace = out.divergence ? out.divergence : s.trace.reserve(n);
@@ -165,8 +251,8 @@ class MlpField final : public BlockField<T> {
   void vector_net(const BlockPoints<T>& points, const BlockOutputs<T>& out, const Divergence& divergence,
                   MlpScratch<T>& s) const {
     const std::int64_t n = points.n;
-    forward(points, out.score, out.divergence || out.hessian, false, s);
-    if (out.score) output(n, s.one.data(), layers_.back().bias.data(), out.score, s);
+    forward(points, {.value = out.score != nullptr, .d1 = out.divergence || out.hessian}, s);
+    if (out.score) output_with_bias(points, out.score, s);
     if (!out.divergence && !out.hessian) return;
 
     T* const column = s.vector.reserve(n * d_);  // J v
@@ -194,18 +280,22 @@ class MlpField final : public BlockField<T> {
     }
   }
 
-  // Leaves h_L in s.one (where `value`), σ′ and σ″ in s.d1 and s.d2 (where wanted).
-  void forward(const BlockPoints<T>& points, bool value, bool d1, bool d2, MlpScratch<T>& s) const {
-    const std::int64_t n = points.n, inputs = 1 + d_;
+  void forward(const BlockPoints<T>& points, const Forward& leave, MlpScratch<T>& s) const {
+    const std::int64_t n = points.n, inputs = times_ + d_;
     T* a = s.input.reserve(n * inputs);
     for (std::int64_t r = 0; r < n; ++r) {
-      a[r * inputs] = points.t[r * points.t_stride];
-      for (std::int64_t i = 0; i < d_; ++i) a[r * inputs + 1 + i] = points.x[r * d_ + i];
+      if (times_ > 0) a[r * inputs] = points.t[r * points.t_stride];
+      for (std::int64_t i = 0; i < d_; ++i) a[r * inputs + times_ + i] = points.x[r * d_ + i];
     }
+    const bool own_times = branch_.there() && points.t_stride != 0;
+    if (own_times) branch_.forward(n, points.t, 1, leave.by_time, nullptr, false, s.branch);
     std::int64_t a_stride = inputs;
     T *to = s.one.reserve(tile_ * widest_), *spare = s.other.reserve(tile_ * widest_);
     for (std::int64_t l = 0; l < hidden_; ++l) {
       const PackedLayer<T>& layer = layers_[l];
+      const bool after_embedding = own_times && embedded(l);
+      if (after_embedding) take_embedding(n, l, to, s);
+      const T* start = !embedded(l) ? layer.bias.data() : own_times ? nullptr : s.start[l].data();
       p_.product({.rows = n,
                   .depth = layer.inputs,
                   .columns = layer.outputs,
@@ -214,11 +304,14 @@ class MlpField final : public BlockField<T> {
                   .packed = layer.forward.data(),
                   .c = to,
                   .c_stride = layer.output_stride,
-                  .bias = layer.bias.data()});
+                  .bias = start,
+                  .accumulate = after_embedding});
       const std::int64_t size = n * layer.output_stride;
-      p_.activate(architecture_.activation, static_cast<T>(architecture_.beta), size, to,
-                  l + 1 < hidden_ || value ? to : nullptr, d1 ? s.d1[l].reserve(size) : nullptr,
-                  d2 ? s.d2[l].reserve(size) : nullptr, nullptr);
+      const LayerActivation& activation = activations_[l];
+      T* const h = l + 1 < hidden_ || leave.value ? to : nullptr;
+      p_.activate(activation.activation, static_cast<T>(activation.beta), size, to, h,
+                  leave.d1 ? s.d1[l].reserve(size) : nullptr, leave.d2 ? s.d2[l].reserve(size) : nullptr, nullptr);
+      if (h && residual(l)) add(size, a, h);
       a = to;
       a_stride = layer.output_stride;
       std::swap(to, spare);
@@ -226,21 +319,64 @@ class MlpField final : public BlockField<T> {
     if (a != s.one.data()) std::swap(s.one, s.other);
   }
 
-  // Returns δ_1 [n, width]; leaves κ in s.d2 where `curvature`.
-  const T* reverse(std::int64_t n, bool curvature, MlpScratch<T>& s) const {
+  bool residual(std::int64_t l) const { return residual_ && architecture_.is_residual(l); }
+  static void add(std::int64_t n, const T* a, T* to) {
+    for (std::int64_t i = 0; i < n; ++i) to[i] += a[i];
+  }
+
+  // Returns δ_1 [n, width].
+  const T* reverse(std::int64_t n, const Reverse& leave, MlpScratch<T>& s) const {
     T *delta = s.one.data(), *spare = s.other.data();
+    T* const p = residual_ ? s.adjoint.reserve(tile_ * widest_) : nullptr;
     const T* w = layers_.back().rows.data();
-    p_.scale_columns(n, width(hidden_ - 1), s.d1[hidden_ - 1].data(), w, delta);
-    if (curvature) p_.scale_columns(n, width(hidden_ - 1), s.d2[hidden_ - 1].data(), w, s.d2[hidden_ - 1].data());
+    const std::int64_t stride = width(hidden_ - 1);
+    for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(w, stride, p + r * stride);
+    p_.scale_columns(n, stride, s.d1[hidden_ - 1].data(), w, delta);
+    if (leave.curvature) p_.scale_columns(n, stride, s.d2[hidden_ - 1].data(), w, s.d2[hidden_ - 1].data());
+    const bool by_embedding = leave.by_time && branch_.there();
+    if (by_embedding) begin_embedding_bar(n, s);
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      back(n, l, delta, {s.d1[l - 1].data(), false, curvature ? s.d2[l - 1].data() : nullptr}, spare);
+      if (by_embedding && embedded(l)) add_embedding_bar(n, l, delta, s);
+      T *const d1 = s.d1[l - 1].data(), *const d2 = leave.curvature ? s.d2[l - 1].data() : nullptr;
+      if (residual_) {
+        back(n, l, delta, {}, p, residual(l));
+        p_.multiply(n * width(l - 1), d1, p, spare);
+        if (d2) p_.multiply(n * width(l - 1), d2, p, d2);
+      } else {
+        back(n, l, delta, {d1, false, d2}, spare);
+      }
       std::swap(delta, spare);
     }
+    if (by_embedding && embedded(0)) add_embedding_bar(n, 0, delta, s);
     return delta;
   }
 
-  // From P = a W_l.
-  void back(std::int64_t n, std::int64_t l, const T* a, const Epilogue<T>& epilogue, T* c) const {
+  // ē from the output layer's row, and what layer l adds by its δ.
+  void begin_embedding_bar(std::int64_t n, MlpScratch<T>& s) const {
+    const std::int64_t stride = branch_.stride();
+    T* bar = s.embedding_bar.reserve(n * stride);
+    std::fill_n(bar, n * stride, T(0));
+    if (!embedded(hidden_)) return;
+    for (std::int64_t r = 0; r < n; ++r) {
+      std::copy_n(layers_.back().time.rows.data(), branch_.width(), bar + r * stride);
+    }
+  }
+  void add_embedding_bar(std::int64_t n, std::int64_t l, const T* delta, MlpScratch<T>& s) const {
+    const PackedLayer<T>& layer = layers_[l];
+    p_.product({.rows = n,
+                .depth = layer.outputs,
+                .columns = layer.time.inputs,
+                .a = delta,
+                .a_stride = layer.output_stride,
+                .packed = layer.time.reverse.data(),
+                .c = s.embedding_bar.data(),
+                .c_stride = branch_.stride(),
+                .accumulate = true});
+  }
+
+  // From P = a W_l, or c + a W_l.
+  void back(std::int64_t n, std::int64_t l, const T* a, const Epilogue<T>& epilogue, T* c,
+            bool accumulate = false) const {
     const PackedLayer<T>& layer = layers_[l];
     p_.product({.rows = n,
                 .depth = layer.outputs,
@@ -250,6 +386,7 @@ class MlpField final : public BlockField<T> {
                 .packed = layer.reverse.data(),
                 .c = c,
                 .c_stride = layer.input_stride,
+                .accumulate = accumulate,
                 .epilogue = epilogue});
   }
 
@@ -296,7 +433,7 @@ class MlpField final : public BlockField<T> {
   // ż_1 of all rows along axis i, or along directions [n, d], in s.one.
   T* set_axis(std::int64_t n, std::int64_t i, MlpScratch<T>& s) const {
     const std::int64_t w = width(0);
-    for (std::int64_t r = 0; r < n; ++r) std::copy_n(columns_.data() + (1 + i) * w, w, s.one.data() + r * w);
+    for (std::int64_t r = 0; r < n; ++r) std::copy_n(columns_.data() + (times_ + i) * w, w, s.one.data() + r * w);
     return s.one.data();
   }
   template <class V>
@@ -304,8 +441,8 @@ class MlpField final : public BlockField<T> {
     const PackedLayer<T>& layer = layers_.front();
     T* a = s.input.data();
     for (std::int64_t r = 0; r < n; ++r) {
-      a[r * layer.inputs] = 0;
-      for (std::int64_t i = 0; i < d_; ++i) a[r * layer.inputs + 1 + i] = static_cast<T>(v[r * d_ + i]);
+      if (times_ > 0) a[r * layer.inputs] = 0;
+      for (std::int64_t i = 0; i < d_; ++i) a[r * layer.inputs + times_ + i] = static_cast<T>(v[r * d_ + i]);
     }
     p_.product({.rows = n,
                 .depth = layer.inputs,
@@ -331,6 +468,7 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t l = 0;; ++l) {
       visit(l, z);
       p_.multiply(n * width(l), s.d1[l].data(), z, z);
+      if (residual(l)) add(n * width(l), spare, z);  // the tangent of h_{l−1}, from which z came
       if (l + 1 == hidden_) return z;
       const PackedLayer<T>& layer = layers_[l + 1];
       p_.product({.rows = n,
@@ -352,10 +490,19 @@ class MlpField final : public BlockField<T> {
 
   // out [n, d] = the x columns of γ_1 W_1.
   void adjoint(std::int64_t n, T* out, MlpScratch<T>& s) const {
+    T* const p = s.adjoint.data();
+    if (residual_) std::fill_n(p, n * width(hidden_ - 1), T(0));
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
-      back(n, l, s.tangent[l].data(), {s.d1[l - 1].data(), true}, s.tangent[l - 1].data());
+      const T* d1 = s.d1[l - 1].data();
+      T* const gamma = s.tangent[l - 1].data();
+      if (residual_) {
+        back(n, l, s.tangent[l].data(), {}, p, residual(l));
+        for (std::int64_t i = 0; i < n * width(l - 1); ++i) gamma[i] += d1[i] * p[i];
+      } else {
+        back(n, l, s.tangent[l].data(), {d1, true}, gamma);
+      }
     }
-    gradient_columns(n, s.tangent[0].data(), 1, d_, out, s);
+    gradient_columns(n, s.tangent[0].data(), times_, d_, out, s);
   }
 
   // ∂_i ∂_j φ = Σ_l Σ κ_l ∂_i z_l ∂_j z_l from all d tangents, layer after layer.
@@ -374,6 +521,7 @@ class MlpField final : public BlockField<T> {
       if (l + 1 == hidden_) break;
       const PackedLayer<T>& layer = layers_[l + 1];
       for (std::int64_t i = 0; i < d_; ++i) p_.multiply(size, s.d1[l].data(), z + i * size, z + i * size);
+      if (residual(l)) add(d_ * size, next, z);
       p_.product({.rows = d_ * n,
                   .depth = layer.inputs,
                   .columns = layer.outputs,
@@ -409,9 +557,12 @@ class MlpField final : public BlockField<T> {
   const MlpPrimitives<T>& p_;
   Architecture architecture_;
   ForwardSde sde_;
-  std::int64_t d_;
+  std::int64_t d_, times_;  // how many of the first inputs are a raw time: 1, or 0
+  TimeBranch<T> branch_;
+  bool residual_;
+  std::vector<LayerActivation> activations_;
   std::vector<PackedLayer<T>> layers_;
-  AlignedMemory<T> columns_;  // W_1ᵀ [1 + d, width]
+  AlignedMemory<T> columns_;  // W_1ᵀ [times + d, width]
   std::int64_t hidden_ = 0, widest_ = 0, tile_ = 0;
 };
 

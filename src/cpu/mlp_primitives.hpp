@@ -114,43 +114,55 @@ class AlignedMemory {
   std::int64_t count_ = 0;
 };
 
-// One layer's parameters as the products want them.
+// A matrix as the products want it.
 template <class T>
-struct PackedLayer {
-  std::int64_t inputs, outputs;
-  std::int64_t input_stride, output_stride;  // padded
-  AlignedMemory<T> forward;                  // Wᵀ packed
-  AlignedMemory<T> reverse;                  // W packed
-  AlignedMemory<T> bias;                     // [output_stride]
-  AlignedMemory<T> rows;                     // W [outputs, input_stride], rows padded with zeros
+struct PackedMatrix {
+  std::int64_t inputs = 0, outputs = 0;
+  std::int64_t input_stride = 0, output_stride = 0;  // padded
+  AlignedMemory<T> forward;                          // Wᵀ packed
+  AlignedMemory<T> reverse;                          // W packed
+  AlignedMemory<T> rows;                             // W [outputs, input_stride], rows padded with zeros
+
+  // W(j, i) = w[j · stride + i]. Again with a matrix of the same size nothing is allocated.
+  template <class U>
+  void pack(const U* w, std::int64_t stride, std::int64_t all_inputs, std::int64_t all_outputs) {
+    const MlpPrimitives<T>& p = mlp_primitives<T>();
+    inputs = all_inputs, outputs = all_outputs;
+    input_stride = p.padded(inputs), output_stride = p.padded(outputs);
+    T* own = rows.reserve(outputs * input_stride);
+    for (std::int64_t j = 0; j < outputs; ++j) {
+      for (std::int64_t i = 0; i < inputs; ++i) own[j * input_stride + i] = static_cast<T>(w[j * stride + i]);
+    }
+    p.pack(own, inputs, outputs, 1, input_stride, forward.reserve(p.packed_size(inputs, outputs)));
+    p.pack(own, outputs, inputs, input_stride, 1, reverse.reserve(p.packed_size(outputs, inputs)));
+  }
+};
+
+// One layer's parameters: the matrix that takes h, which takes a raw time too where it is beside x, the bias, and the
+// matrix that takes the time's embedding, without inputs where the layer has none.
+template <class T>
+struct PackedLayer : PackedMatrix<T> {
+  AlignedMemory<T> bias;  // [output_stride]
+  PackedMatrix<T> time;
+
+  template <class U>
+  void pack_layer(const U* w, const U* b, std::int64_t embedded, std::int64_t all_inputs, std::int64_t all_outputs) {
+    this->pack(w + embedded, all_inputs, all_inputs - embedded, all_outputs);
+    if (embedded > 0) time.pack(w, all_inputs, embedded, all_outputs);
+    T* own = bias.reserve(this->output_stride);
+    for (std::int64_t j = 0; j < all_outputs; ++j) own[j] = static_cast<T>(b[j]);
+  }
 };
 
 // Packs all layers of a parameter vector in the layout of Architecture. May be called again with new parameters of the
 // same architecture; then nothing is allocated.
 template <class T, class U>
 void pack_layers(const Architecture& architecture, const U* parameters, std::vector<PackedLayer<T>>& layers) {
-  const MlpPrimitives<T>& p = mlp_primitives<T>();
   layers.resize(static_cast<std::size_t>(architecture.layers()));
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
-    PackedLayer<T>& layer = layers[static_cast<std::size_t>(l)];
-    layer.inputs = architecture.inputs(l);
-    layer.outputs = architecture.outputs(l);
-    layer.input_stride = p.padded(layer.inputs);
-    layer.output_stride = p.padded(layer.outputs);
-    const U* w = parameters + architecture.weight_offset(l);
-    const U* b = parameters + architecture.bias_offset(l);
-    T* rows = layer.rows.reserve(layer.outputs * layer.input_stride);
-    T* bias = layer.bias.reserve(layer.output_stride);
-    for (std::int64_t j = 0; j < layer.outputs; ++j) {
-      bias[j] = static_cast<T>(b[j]);
-      for (std::int64_t i = 0; i < layer.inputs; ++i) {
-        rows[j * layer.input_stride + i] = static_cast<T>(w[j * layer.inputs + i]);
-      }
-    }
-    p.pack(rows, layer.inputs, layer.outputs, 1, layer.input_stride,
-           layer.forward.reserve(p.packed_size(layer.inputs, layer.outputs)));
-    p.pack(rows, layer.outputs, layer.inputs, layer.input_stride, 1,
-           layer.reverse.reserve(p.packed_size(layer.outputs, layer.inputs)));
+    layers[static_cast<std::size_t>(l)].pack_layer(
+        parameters + architecture.weight_offset(l), parameters + architecture.bias_offset(l),
+        architecture.time.raw() ? 0 : architecture.embedded(l), architecture.inputs(l), architecture.outputs(l));
   }
 }
 

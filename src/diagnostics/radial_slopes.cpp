@@ -40,7 +40,10 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
 // A form with A of its own adds ½ A |x|².
 bool is_bounded(const Model& model, double t) {
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
-  return mlp != nullptr && traits_of(mlp->architecture.activation).bounded &&
+  if (mlp == nullptr) return false;
+  // Without residual connections Φ grows as far as the last hidden layer does.
+  const Architecture& a = mlp->architecture;
+  return traits_of(a.activation_of(a.layers() - 2).activation).bounded && a.residual.empty() &&
          form_at(model.form(), model.sde.formulas(), t).skip == 0;
 }
 
@@ -77,7 +80,7 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
   result.share_growing = double(growing) / double(n);
   if (is_bounded(model, t)) {
     result.reason = fmt::format("φ of a network with the activation {} is bounded, so e^φ is integrable for no weights",
-                                to_string(std::get<Mlp>(model.network).architecture.activation));
+                                activations_text(std::get<Mlp>(model.network).architecture));
   } else if (slow > 0) {
     result.reason = fmt::format(
         "at t = {:.4g}, φ grows or falls too slowly at the radius {:g} in {:.3g} % of the directions; its largest "

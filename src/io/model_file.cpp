@@ -18,7 +18,8 @@ namespace {
 std::vector<std::string> known_keys() {
   std::vector<std::string> keys{"activation"};
   for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
-  keys.insert(keys.end(), {"output", "data_deviation", "inputs", "layers", "sde", "sde_parameters"});
+  keys.insert(keys.end(), {"output", "data_deviation", "inputs", "layers", "time_branch", "time_layers", "time_into",
+                           "residual", "fixed", "sde", "sde_parameters"});
   return keys;
 }
 
@@ -110,11 +111,13 @@ std::string why_no_layer(const std::string& name) {
 
 // The prefixes of NAME.weight in natural order. Every tensor must be the weight or bias of one of them: what else is in
 // the file may be part of the computation.
-std::vector<std::string> natural_layers(const SafeTensors& file) {
+// Those in `others` are of the time branch.
+std::vector<std::string> natural_layers(const SafeTensors& file, const std::vector<std::string>& others) {
   std::set<std::string> prefixes;
   for (const auto& [name, tensor] : file.tensors) {
     const std::size_t dot = name.rfind('.');
     const std::string prefix = name.substr(0, dot == std::string::npos ? 0 : dot);
+    if (std::find(others.begin(), others.end(), prefix) != others.end()) continue;
     const std::string kind = dot == std::string::npos ? name : name.substr(dot + 1);
     const bool layer =
         !prefix.empty() && (kind == "weight" || kind == "bias") && file.tensors.contains(prefix + ".weight");
@@ -132,6 +135,9 @@ std::vector<std::string> natural_layers(const SafeTensors& file) {
   std::sort(names.begin(), names.end(), natural_less);
   return names;
 }
+
+// Whether an activation is given for each layer, or with its parameter.
+bool is_list(const std::string& activation) { return activation.find_first_of(",(") != std::string::npos; }
 
 double parse_number(const char* name, const std::string& text) {
   double value = 0;
@@ -163,11 +169,20 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     if (first.empty()) first = fmt::format("{} is {}", key, allowed);
     return false;
   };
+  const bool named_each = is_list(value("activation"));
   if (require("activation", fmt::format("{}", fmt::join(activation_names(), ", ")))) {
-    a.activation = parse_activation(value("activation"));
+    if (named_each) {
+      a.activations = parse_activations(value("activation"));
+      if (a.activations.size() == 1) {
+        a.activation = a.activations[0].activation, a.beta = a.activations[0].beta;
+        a.activations.clear();
+      }
+    } else {
+      a.activation = parse_activation(value("activation"));
+    }
   }
   const ActivationParameter& p = traits_of(a.activation).parameter;
-  if (p.name && !value("activation").empty() &&
+  if (p.name && !named_each && !value("activation").empty() &&
       require(p.name, fmt::format("a number (PyTorch's {} has {})", to_string(a.activation), p.usual))) {
     a.beta = parse_number(p.name, value(p.name));
   }
@@ -197,8 +212,14 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
         fmt::format("its metadata lack {}; give these there, or by options of these names; {}", missing, first));
   }
 
+  if (!value("time_branch").empty()) a.time.layers = parse_time_branch(value("time_branch"));
+  if (!value("time_layers").empty()) a.time.layer_names = split_names(value("time_layers"));
+  const std::vector<std::string> branch = a.time.layers.empty() ? std::vector<std::string>() : a.branch_names();
   const bool named = !value("layers").empty();
-  a.layer_names = named ? split_names(value("layers")) : natural_layers(file);
+  a.layer_names = named ? split_names(value("layers")) : natural_layers(file, branch);
+  if (!value("time_into").empty()) a.time.into = parse_layers(value("time_into"), a.layer_names);
+  if (!value("residual").empty()) a.residual = parse_layers(value("residual"), a.layer_names);
+  if (!value("fixed").empty()) a.fixed = parse_layers(value("fixed"), a.layer_names);
   const std::string advice =
       fmt::format("; name its layers in order, as layers=input,hidden1,output (or --layers), of {}", list_layers(file));
   const auto refuse_known = [&](const std::string& layer) {
@@ -206,10 +227,15 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     if (!why.empty()) throw Error(fmt::format("its tensor {} {}", in_quotes(layer + ".weight", 60), why));
   };
   std::vector<const Tensor*> weights;
-  for (const std::string& name : a.layer_names) {
+  const auto weight_of = [&](const std::string& name) {
     const auto found = file.tensors.find(name + ".weight");
-    if (found == file.tensors.end())
+    if (found == file.tensors.end()) {
       throw Error(fmt::format("it has no tensor {}", in_quotes(name + ".weight")) + advice);
+    }
+    return found;
+  };
+  for (const std::string& name : a.layer_names) {
+    const auto found = weight_of(name);
     weights.push_back(&found->second);
     if (found->second.shape.size() != 2) {
       refuse_known(name);
@@ -224,17 +250,23 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
         fmt::format("it has {} layers, but a network has an input and an output layer at least", weights.size()) +
         advice);
   }
+  // How many of a layer's inputs are the time's embedding.
+  const auto embedded = [&](std::size_t l) {
+    const auto& into = a.time.into;
+    return std::find(into.begin(), into.end(), static_cast<std::int64_t>(l)) == into.end() ? 0 : a.time.width();
+  };
   for (std::size_t l = 1; l < weights.size(); ++l) {
-    if (weights[l]->shape[1] == weights[l - 1]->shape[0]) continue;
+    if (weights[l]->shape[1] == weights[l - 1]->shape[0] + embedded(l)) continue;
     refuse_known(a.layer_names[l - 1]);
     refuse_known(a.layer_names[l]);
-    throw Error(fmt::format("its layers do not chain in the order {}: {} has {} outputs, {} has {} inputs",
+    throw Error(fmt::format("its layers do not chain in the order {}: {} has {} outputs, {} has {} inputs{}",
                             printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60),
                             printable(a.layer_names[l - 1], 30), weights[l - 1]->shape[0],
-                            printable(a.layer_names[l], 30), weights[l]->shape[1]) +
+                            printable(a.layer_names[l], 30), weights[l]->shape[1],
+                            embedded(l) > 0 ? fmt::format(", {} of them the time's", embedded(l)) : "") +
                 advice);
   }
-  a.dimension = weights.front()->shape[1] - 1;
+  a.dimension = weights.front()->shape[1] - embedded(0);
   a.hidden.clear();
   for (std::size_t l = 0; l + 1 < weights.size(); ++l) a.hidden.push_back(weights[l]->shape[0]);
   a.validate();
@@ -248,30 +280,45 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   const std::vector<std::string> names = a.layer_names;
   a.layer_names.clear();
   if (a.names() != names) a.layer_names = names;
+  a.time.layer_names.clear();
+  if (a.branch_names() != branch) a.time.layer_names = branch;
   Mlp mlp{a, {}};
   mlp.parameters.reserve(static_cast<std::size_t>(a.parameter_count()));
-  for (std::size_t l = 0; l < names.size(); ++l) {
-    const auto append = [&](const std::vector<double>& values) {
-      mlp.parameters.insert(mlp.parameters.end(), values.begin(), values.end());
-    };
-    std::vector<double> weight = read_parameters(names[l] + ".weight", *weights[l]);
-    if (l == 0 && x_first) {  // the parameters hold the time's column first
-      for (auto row = weight.begin(); row != weight.end(); row += a.inputs(0)) {
-        std::rotate(row, row + a.dimension, row + a.inputs(0));
+  // The parameters of a layer, with the columns of the time first.
+  const auto append = [&](const std::string& name, const Tensor& weights_of, std::int64_t rows, std::int64_t columns,
+                          std::int64_t times) {
+    std::vector<double> weight = read_parameters(name + ".weight", weights_of);
+    if (x_first && times > 0) {
+      for (auto row = weight.begin(); row != weight.end(); row += columns) {
+        std::rotate(row, row + (columns - times), row + columns);
       }
     }
-    append(weight);
-    const auto bias = file.tensors.find(names[l] + ".bias");
-    const std::int64_t size = a.outputs(static_cast<std::int64_t>(l));
+    mlp.parameters.insert(mlp.parameters.end(), weight.begin(), weight.end());
+    const auto bias = file.tensors.find(name + ".bias");
     if (bias == file.tensors.end()) {  // a layer without bias
-      append(std::vector<double>(static_cast<std::size_t>(size)));
-      continue;
+      mlp.parameters.resize(mlp.parameters.size() + static_cast<std::size_t>(rows));
+      return;
     }
-    if (bias->second.shape != std::vector<std::int64_t>{size}) {
+    if (bias->second.shape != std::vector<std::int64_t>{rows}) {
       throw Error(fmt::format("its tensor {} has the shape {}, not [{}]", in_quotes(bias->first),
-                              shape_text(bias->second), size));
+                              shape_text(bias->second), rows));
     }
-    append(read_parameters(bias->first, bias->second));
+    const std::vector<double> values = read_parameters(bias->first, bias->second);
+    mlp.parameters.insert(mlp.parameters.end(), values.begin(), values.end());
+  };
+  for (std::size_t k = 0; k < branch.size(); ++k) {
+    const Tensor& weight = weight_of(branch[k])->second;
+    const std::int64_t layer = static_cast<std::int64_t>(k), width = a.time.layers[k].width;
+    if (weight.shape != std::vector{width, a.branch_inputs(layer)}) {
+      throw Error(fmt::format("its tensor {} has the shape {}, not [{}, {}] as its time branch {} says",
+                              in_quotes(branch[k] + ".weight", 60), shape_text(weight), width, a.branch_inputs(layer),
+                              printable(time_branch_text(a.time.layers), 60)));
+    }
+    append(branch[k], weight, width, a.branch_inputs(layer), 0);
+  }
+  for (std::size_t l = 0; l < names.size(); ++l) {
+    const std::int64_t layer = static_cast<std::int64_t>(l);
+    append(names[l], *weights[l], a.outputs(layer), a.inputs(layer), embedded(l));
   }
   return mlp;
 }
@@ -299,7 +346,7 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   };
   const std::string own = value(file, "activation"), given = value(overrides, "activation");
   const std::string activation = given.empty() ? own : given;
-  if (activation.empty()) return;
+  if (activation.empty() || is_list(activation)) return;
   const ActivationParameter& parameter = traits_of(parse_activation(activation)).parameter;
   for (const auto& [name, meaning] : activation_parameters()) {
     const bool there = !value(overrides, name).empty() || (given.empty() && !value(file, name).empty());
@@ -421,21 +468,35 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   const std::vector<std::string> names = a.names();
   SafeTensors file;
   file.metadata = extra;
-  file.metadata["activation"] = to_string(a.activation);
+  const bool named_each = !a.activations.empty();
+  file.metadata["activation"] = named_each ? activations_text(a) : to_string(a.activation);
   const ActivationParameter& parameter = traits_of(a.activation).parameter;
-  if (parameter.name) file.metadata[parameter.name] = fmt::format("{}", a.beta);
+  if (parameter.name && !named_each) file.metadata[parameter.name] = fmt::format("{}", a.beta);
   file.metadata["output"] = to_string(NetworkOutput{a.output, a.form.form});
   if (a.form.form == Form::edm) file.metadata["data_deviation"] = fmt::format("{}", a.form.data_deviation);
   file.metadata["inputs"] = inputs_of(a.form);
   file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
+  if (!a.time.layers.empty()) {
+    file.metadata["time_branch"] = time_branch_text(a.time.layers);
+    file.metadata["time_layers"] = fmt::format("{}", fmt::join(a.branch_names(), ","));
+  }
+  if (!a.time.raw()) file.metadata["time_into"] = layers_text(a.time.into, names);
+  if (!a.residual.empty()) file.metadata["residual"] = layers_text(a.residual, names);
+  if (!a.fixed.empty()) file.metadata["fixed"] = layers_text(a.fixed, names);
   file.metadata["sde"] = sde.name();
   file.metadata["sde_parameters"] = sde.parameters_json();
   const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
+  const auto add = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs, std::int64_t weight) {
+    file.tensors[name + ".weight"] = Tensor::from_float({outputs, inputs}, parameters.data() + weight);
+    file.tensors[name + ".bias"] = Tensor::from_float({outputs}, parameters.data() + weight + outputs * inputs);
+  };
+  const std::vector<std::string> branch = a.branch_names();
+  for (std::size_t k = 0; k < branch.size(); ++k) {
+    const std::int64_t layer = static_cast<std::int64_t>(k);
+    add(branch[k], a.time.layers[k].width, a.branch_inputs(layer), a.branch_weight_offset(layer));
+  }
   for (std::int64_t l = 0; l < a.layers(); ++l) {
-    const std::string& name = names[static_cast<std::size_t>(l)];
-    file.tensors[name + ".weight"] =
-        Tensor::from_float({a.outputs(l), a.inputs(l)}, parameters.data() + a.weight_offset(l));
-    file.tensors[name + ".bias"] = Tensor::from_float({a.outputs(l)}, parameters.data() + a.bias_offset(l));
+    add(names[static_cast<std::size_t>(l)], a.outputs(l), a.inputs(l), a.weight_offset(l));
   }
   file.save(path);
 }

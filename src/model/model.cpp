@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <set>
 
 #include "core/check.hpp"
@@ -35,11 +36,40 @@ void check_sizes(const Architecture& architecture) {
   if (hidden_layers < 1 || hidden_layers > max_hidden_layers) {
     throw Error(fmt::format("a network has {} hidden layers: allowed are 1 to {}", hidden_layers, max_hidden_layers));
   }
-  for (const std::int64_t width : architecture.hidden) {
-    if (width < 1 || width > max_width) {
-      throw Error(fmt::format("a hidden layer has width {}: allowed are 1 to {}", width, max_width));
-    }
+  const auto check_width = [](const char* what, std::int64_t width) {
+    if (width >= 1 && width <= max_width) return;
+    throw Error(fmt::format("{} has width {}: allowed are 1 to {}", what, width, max_width));
+  };
+  for (const std::int64_t width : architecture.hidden) check_width("a hidden layer", width);
+  const std::vector<BranchLayer>& branch = architecture.time.layers;
+  if (static_cast<std::int64_t>(branch.size()) > max_hidden_layers) {
+    throw Error(fmt::format("a time branch has {} layers: allowed are 0 to {}", branch.size(), max_hidden_layers));
   }
+  for (const BranchLayer& layer : branch) check_width("a layer of a time branch", layer.width);
+}
+
+void check_activation(const LayerActivation& activation) {
+  const ActivationParameter& parameter = traits_of(parse_activation(to_string(activation.activation))).parameter;
+  if (!parameter.name || (activation.beta >= parameter.smallest && activation.beta <= parameter.largest)) return;
+  throw Error(fmt::format("{} has {} = {}: allowed are {:g} to {:g}", to_string(activation.activation), parameter.name,
+                          activation.beta, parameter.smallest, parameter.largest));
+}
+
+// The layers that a list of an architecture names: each once, ascending, from `first` to `last`.
+void check_list(const char* what, const std::vector<std::int64_t>& list, std::int64_t first, std::int64_t last) {
+  for (std::size_t k = 0; k < list.size(); ++k) {
+    if (list[k] >= (k == 0 ? first : list[k - 1] + 1) && list[k] <= last) continue;
+    throw Error(fmt::format("{} name layer {} at place {}; allowed: layers {} to {}, ascending, each once", what,
+                            list[k], k, first, last));
+  }
+}
+
+bool contains(const std::vector<std::int64_t>& list, std::int64_t layer) {
+  return std::binary_search(list.begin(), list.end(), layer);
+}
+
+std::int64_t branch_parameters(const Architecture& architecture) {
+  return architecture.branch_weight_offset(static_cast<std::int64_t>(architecture.time.layers.size()));
 }
 
 void check_form(const NetworkForm& network) {
@@ -61,8 +91,21 @@ void check_form(const NetworkForm& network) {
 
 std::int64_t Architecture::inputs(std::int64_t layer) const {
   check_count("the number of a layer", layer, 0, layers() - 1);
-  return layer == 0 ? 1 + dimension : hidden[static_cast<std::size_t>(layer - 1)];
+  return embedded(layer) + (layer == 0 ? dimension : hidden[static_cast<std::size_t>(layer - 1)]);
 }
+
+std::int64_t Architecture::embedded(std::int64_t layer) const {
+  check_count("the number of a layer", layer, 0, layers() - 1);
+  return contains(time.into, layer) ? time.width() : 0;
+}
+
+LayerActivation Architecture::activation_of(std::int64_t layer) const {
+  check_count("the number of a hidden layer", layer, 0, layers() - 2);
+  return activations.empty() ? LayerActivation{activation, beta} : activations[static_cast<std::size_t>(layer)];
+}
+
+bool Architecture::is_residual(std::int64_t layer) const { return contains(residual, layer); }
+bool Architecture::is_fixed(std::int64_t layer) const { return contains(fixed, layer); }
 
 std::int64_t Architecture::outputs(std::int64_t layer) const {
   check_count("the number of a layer", layer, 0, layers() - 1);
@@ -73,9 +116,28 @@ std::int64_t Architecture::outputs(std::int64_t layer) const {
 std::int64_t Architecture::weight_offset(std::int64_t layer) const {
   check_sizes(*this);
   check_count("the number of a layer", layer, 0, layers());
-  std::int64_t offset = 0;
+  std::int64_t offset = branch_parameters(*this);
   for (std::int64_t l = 0; l < layer; ++l) offset += outputs(l) * (inputs(l) + 1);
   return offset;
+}
+
+std::int64_t Architecture::branch_inputs(std::int64_t layer) const {
+  check_count("the number of a time branch's layer", layer, 0, static_cast<std::int64_t>(time.layers.size()) - 1);
+  return layer == 0 ? 1 : time.layers[static_cast<std::size_t>(layer - 1)].width;
+}
+
+std::int64_t Architecture::branch_weight_offset(std::int64_t layer) const {
+  check_sizes(*this);
+  check_count("the number of a time branch's layer", layer, 0, static_cast<std::int64_t>(time.layers.size()));
+  std::int64_t offset = 0;
+  for (std::int64_t l = 0; l < layer; ++l) {
+    offset += time.layers[static_cast<std::size_t>(l)].width * (branch_inputs(l) + 1);
+  }
+  return offset;
+}
+
+std::int64_t Architecture::branch_bias_offset(std::int64_t layer) const {
+  return branch_weight_offset(layer) + branch_inputs(layer) * time.layers[static_cast<std::size_t>(layer)].width;
 }
 
 std::int64_t Architecture::bias_offset(std::int64_t layer) const {
@@ -92,44 +154,74 @@ std::vector<std::string> Architecture::names() const {
   return names;
 }
 
+std::vector<std::string> Architecture::branch_names() const {
+  if (!time.layer_names.empty()) return time.layer_names;
+  std::vector<std::string> names;
+  for (std::size_t l = 0; l < time.layers.size(); ++l) names.push_back(fmt::format("time{}", l + 1));
+  return names;
+}
+
 std::string Architecture::describe() const {
-  std::string text = fmt::format("{}", inputs(0));
+  std::string text = fmt::format("{}", time.raw() ? 1 + dimension : dimension);
   for (std::int64_t l = 0; l < layers(); ++l) text += fmt::format("–{}", outputs(l));
-  text += fmt::format(", {}", to_string(activation));
-  if (traits_of(activation).has_parameter()) text += fmt::format("({})", beta);
+  text += fmt::format(", {}", activations_text(*this));
   text += fmt::format(", {}", to_string(NetworkOutput{output, form.form}));
   if (form.form == Form::edm) text += fmt::format("({})", form.data_deviation);
   if (!form.plain()) text += fmt::format(" of {}", inputs_of(form));
+  if (!time.layers.empty()) text += fmt::format(", time branch {}", time_branch_text(time.layers));
+  if (!time.raw()) text += fmt::format(", time into {}", layers_text(time.into, names()));
+  if (!residual.empty()) text += fmt::format(", residual {}", layers_text(residual, names()));
+  if (!fixed.empty()) text += fmt::format(", fixed {}", layers_text(fixed, names()));
   return text;
 }
 
 void Architecture::validate() const {
-  to_string(activation);
   to_string(output);
   check_sizes(*this);
-  const ActivationParameter& parameter = traits_of(activation).parameter;
-  if (parameter.name && !(beta >= parameter.smallest && beta <= parameter.largest)) {
-    throw Error(fmt::format("{} has {} = {}: allowed are {:g} to {:g}", to_string(activation), parameter.name, beta,
-                            parameter.smallest, parameter.largest));
+  check_activation({activation, beta});
+  for (const LayerActivation& own : activations) check_activation(own);
+  for (const BranchLayer& layer : time.layers) check_activation(layer.activation);
+  if (!activations.empty() && activations.size() != hidden.size()) {
+    throw Error(fmt::format("{} activations are given for {} hidden layers; allowed: one for all, or one for each",
+                            activations.size(), hidden.size()));
+  }
+  check_list("the layers that take the time", time.into, 0, layers() - 1);
+  check_list("the residual connections", residual, 1, layers() - 2);
+  check_list("the fixed layers", fixed, 0, layers() - 1);
+  for (const std::int64_t l : residual) {
+    const auto at = static_cast<std::size_t>(l);
+    if (hidden[at] == hidden[at - 1]) continue;
+    throw Error(fmt::format("hidden layer {} has a residual connection from {} units to {}; allowed: equal widths",
+                            l + 1, hidden[at - 1], hidden[at]));
   }
   check_form(form);
   parse_output(to_string(NetworkOutput{output, form.form}));
   if (parameter_count() > max_parameters) {
     throw Error(fmt::format("a network has {} parameters: at most {} are allowed", parameter_count(), max_parameters));
   }
-  if (layer_names.empty()) return;
-  if (static_cast<std::int64_t>(layer_names.size()) != layers()) {
-    throw Error(fmt::format("{} layer names are given for a network of {} layers", layer_names.size(), layers()));
-  }
   std::set<std::string> seen;
-  for (const std::string& name : layer_names) {
-    if (!good_layer_name(name)) {
-      throw Error(
-          fmt::format("{} is not a layer name: it must be printable, without blanks, quotes and commas, and "
-                      "neither begin nor end with a dot",
-                      in_quotes(name)));
+  const auto check_names = [&](const std::vector<std::string>& list, std::size_t count, const char* what) {
+    if (list.empty()) return;
+    if (list.size() != count) {
+      throw Error(fmt::format("{} layer names are given for a {} of {} layers", list.size(), what, count));
     }
-    if (!seen.insert(name).second) throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
+    for (const std::string& name : list) {
+      if (!good_layer_name(name)) {
+        throw Error(
+            fmt::format("{} is not a layer name: it must be printable, without blanks, quotes and commas, and "
+                        "neither begin nor end with a dot",
+                        in_quotes(name)));
+      }
+      if (!seen.insert(name).second) throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
+    }
+  };
+  check_names(layer_names, hidden.size() + 1, "network");
+  check_names(time.layer_names, time.layers.size(), "time branch");
+  if (time.layers.empty()) return;
+  const std::vector<std::string> own = names(), branch = branch_names();
+  for (const std::string& name : branch) {
+    if (std::find(own.begin(), own.end(), name) == own.end()) continue;
+    throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
   }
 }
 
@@ -137,14 +229,34 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
   architecture.validate();
   Mlp mlp{architecture, std::vector<double>(static_cast<std::size_t>(architecture.parameter_count()))};
   const std::uint64_t offset = philox_offset(RandomUse::initialisation, 0, 0);
-  for (std::int64_t l = 0, k = 0; l < architecture.layers(); ++l) {
-    const double bound = 1 / std::sqrt(static_cast<double>(architecture.inputs(l)));
-    for (const std::int64_t end = k + architecture.outputs(l) * (architecture.inputs(l) + 1); k < end; ++k) {
+  const auto draw = [&](std::int64_t begin, std::int64_t end, std::int64_t inputs) {
+    const double bound = 1 / std::sqrt(static_cast<double>(inputs));
+    for (std::int64_t k = begin; k < end; ++k) {
       const float u = uniform_from_word(philox4x32_10(seed, static_cast<std::uint64_t>(k), offset).word[0]);
       // Through float: a float32 file of the parameters then holds all of them.
-      const bool zero = l + 1 == architecture.layers() && architecture.form.form != Form::score;
-      mlp.parameters[static_cast<std::size_t>(k)] = zero ? 0 : static_cast<float>(bound * (2.0 * u - 1.0));
+      mlp.parameters[static_cast<std::size_t>(k)] = static_cast<float>(bound * (2.0 * u - 1.0));
     }
+  };
+  const std::vector<BranchLayer>& branch = architecture.time.layers;
+  for (std::int64_t l = 0; l < std::ssize(branch); ++l) {
+    const BranchLayer& layer = branch[static_cast<std::size_t>(l)];
+    const std::int64_t weights = architecture.branch_weight_offset(l);
+    if (l == 0 && layer.fixed && layer.activation.activation == Activation::sine) {
+      for (std::int64_t j = 0; j < layer.width; ++j) {
+        const std::int64_t pairs = (layer.width + 1) / 2, k = j % pairs;
+        const double octaves = pairs > 1 ? 7.0 * static_cast<double>(k) / static_cast<double>(pairs - 1) : 0;
+        mlp.parameters[static_cast<std::size_t>(weights + j)] =
+            static_cast<float>(std::numbers::pi / 8 * std::exp2(octaves));
+        mlp.parameters[static_cast<std::size_t>(weights + layer.width + j)] =
+            j < pairs ? 0 : static_cast<float>(std::numbers::pi / 2);
+      }
+      continue;
+    }
+    draw(weights, architecture.branch_weight_offset(l + 1), architecture.branch_inputs(l));
+  }
+  for (std::int64_t l = 0; l < architecture.layers(); ++l) {
+    const bool zero = l + 1 == architecture.layers() && architecture.form.form != Form::score;
+    if (!zero) draw(architecture.weight_offset(l), architecture.weight_offset(l + 1), architecture.inputs(l));
   }
   return mlp;
 }
@@ -182,13 +294,20 @@ void Model::validate() const {
   });
   if (bad == mlp.parameters.end()) return;
   const std::int64_t index = bad - mlp.parameters.begin();
+  const auto refuse = [&](const std::string& name, std::int64_t weights, std::int64_t biases) {
+    const bool is_bias = index >= biases;
+    throw Error(fmt::format("entry {} of the tensor {}.{} is {}: parameters must be finite in float32",
+                            index - (is_bias ? biases : weights), name, is_bias ? "bias" : "weight",
+                            std::isnan(*bad) ? std::numeric_limits<double>::quiet_NaN() : *bad));
+  };
   std::int64_t layer = 0;
+  if (index < branch_parameters(a)) {
+    while (a.branch_weight_offset(layer + 1) <= index) ++layer;
+    refuse(a.branch_names()[static_cast<std::size_t>(layer)], a.branch_weight_offset(layer),
+           a.branch_bias_offset(layer));
+  }
   while (a.weight_offset(layer + 1) <= index) ++layer;
-  const bool is_bias = index >= a.bias_offset(layer);
-  throw Error(fmt::format("entry {} of the tensor {}.{} is {}: parameters must be finite in float32",
-                          index - (is_bias ? a.bias_offset(layer) : a.weight_offset(layer)),
-                          a.names()[static_cast<std::size_t>(layer)], is_bias ? "bias" : "weight",
-                          std::isnan(*bad) ? std::numeric_limits<double>::quiet_NaN() : *bad));
+  refuse(a.names()[static_cast<std::size_t>(layer)], a.weight_offset(layer), a.bias_offset(layer));
 }
 
 }  // namespace fokker

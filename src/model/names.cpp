@@ -1,6 +1,7 @@
 // The names of the public enumerations.
 #include "core/names.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <map>
 #include <string>
@@ -76,6 +77,16 @@ std::vector<NetworkOutput> network_outputs() {
   return list;
 }
 
+// What stands between commas.
+std::vector<std::string_view> parts_of(std::string_view text) {
+  std::vector<std::string_view> parts;
+  for (std::size_t begin = 0, end = 0; end != std::string_view::npos; begin = end + 1) {
+    end = text.find(',', begin);
+    parts.push_back(text.substr(begin, end - begin));
+  }
+  return parts;
+}
+
 }  // namespace
 
 std::vector<std::string_view> activation_names() {
@@ -98,6 +109,91 @@ std::map<std::string, std::string> activation_parameters() {
     meanings += fmt::format("{}{}", meanings.empty() ? "" : "; ", traits.parameter.meaning);
   }
   return parameters;
+}
+
+LayerActivation parse_layer_activation(std::string_view text) {
+  const std::size_t open = text.find('(');
+  LayerActivation layer{activations.parse(text.substr(0, open)), 1};
+  const ActivationParameter& parameter = traits_of(layer.activation).parameter;
+  const std::string_view inside = open == std::string_view::npos ? "" : text.substr(open + 1);
+  const char* end = inside.data() + inside.size();
+  if (parameter.name) {
+    const auto [stop, code] = std::from_chars(inside.data(), end, layer.beta);
+    if (code == std::errc() && std::string_view(stop, end) == ")") return layer;
+    throw Error(fmt::format("the activation {} of a layer given; allowed: with its {}, as {}({:g})", in_quotes(text),
+                            parameter.name, to_string(layer.activation), parameter.usual));
+  }
+  if (open == std::string_view::npos) return layer;
+  throw Error(fmt::format("the activation {} of a layer given; allowed: {}, which has no parameter", in_quotes(text),
+                          to_string(layer.activation)));
+}
+std::vector<LayerActivation> parse_activations(std::string_view text) {
+  std::vector<LayerActivation> layers;
+  for (const std::string_view part : parts_of(text)) layers.push_back(parse_layer_activation(part));
+  return layers;
+}
+std::string to_string(const LayerActivation& layer) {
+  const std::string name(to_string(layer.activation));
+  return traits_of(layer.activation).has_parameter() ? fmt::format("{}({})", name, layer.beta) : name;
+}
+std::string activations_text(const Architecture& architecture) {
+  std::string text;
+  for (const LayerActivation& layer : architecture.activations) {
+    text += fmt::format("{}{}", text.empty() ? "" : ",", to_string(layer));
+  }
+  return text.empty() ? to_string(LayerActivation{architecture.activation, architecture.beta}) : text;
+}
+
+std::vector<BranchLayer> parse_time_branch(std::string_view text) {
+  std::vector<BranchLayer> layers;
+  for (const std::string_view part : parts_of(text)) {
+    BranchLayer layer;
+    std::string_view rest = part;
+    if (rest.starts_with("fixed:")) layer.fixed = true, rest.remove_prefix(6);
+    const std::size_t colon = rest.rfind(':');
+    const std::string_view width = colon == std::string_view::npos ? "" : rest.substr(colon + 1);
+    const char* end = width.data() + width.size();
+    const auto [stop, code] = std::from_chars(width.data(), end, layer.width);
+    if (width.empty() || code != std::errc() || stop != end) {
+      throw Error(
+          fmt::format("the layer {} of a time branch given; allowed: [fixed:]ACTIVATION:WIDTH, as "
+                      "fixed:sine:32,silu:32",
+                      in_quotes(part)));
+    }
+    layer.activation = parse_layer_activation(rest.substr(0, colon));
+    layers.push_back(layer);
+  }
+  return layers;
+}
+std::string time_branch_text(const std::vector<BranchLayer>& layers) {
+  std::string text;
+  for (const BranchLayer& layer : layers) {
+    text += fmt::format("{}{}{}:{}", text.empty() ? "" : ",", layer.fixed ? "fixed:" : "", to_string(layer.activation),
+                        layer.width);
+  }
+  return text;
+}
+
+std::vector<std::int64_t> parse_layers(std::string_view text, const std::vector<std::string>& names) {
+  std::vector<std::int64_t> layers;
+  if (text == "none") return layers;
+  for (const std::string_view part : parts_of(text)) {
+    const auto found = std::find(names.begin(), names.end(), part);
+    if (found == names.end()) {
+      throw Error(fmt::format("the layer {} given; allowed: {}, with commas between, or none", in_quotes(part),
+                              printable(fmt::format("{}", fmt::join(names, ", ")), 120)));
+    }
+    layers.push_back(found - names.begin());
+  }
+  std::sort(layers.begin(), layers.end());
+  return layers;
+}
+std::string layers_text(const std::vector<std::int64_t>& layers, const std::vector<std::string>& names) {
+  std::string text;
+  for (const std::int64_t layer : layers) {
+    text += fmt::format("{}{}", text.empty() ? "" : ",", names[static_cast<std::size_t>(layer)]);
+  }
+  return text.empty() ? "none" : text;
 }
 
 Activation parse_activation(std::string_view name) { return activations.parse(name); }

@@ -37,12 +37,21 @@ struct Reader {
   std::string text(const char* key) const { return json.get<std::string>(name, key); }
 };
 
+// What a network has beside a plain one's parts; states of plain networks do not name it.
+std::string branch_text(const Architecture& a) {
+  if (a.plain()) return "";
+  return fmt::format(R"(,"activations":{},"fixed":{},"residual":{},"time_branch":{},"time_into":{},"time_layers":{})",
+                     json_text(a.activations.empty() ? std::string() : activations_text(a)), json_text(a.fixed),
+                     json_text(a.residual), json_text(time_branch_text(a.time.layers)), json_text(a.time.into),
+                     json_text(a.branch_names()));
+}
+
 std::string text_of(const Architecture& a) {
   return fmt::format(
-      R"({{"activation":{},"beta":{},"data_deviation":{},"dimension":{},"hidden":{},"inputs":{},"layers":{},"output":{}}})",
+      R"({{"activation":{},"beta":{},"data_deviation":{},"dimension":{},"hidden":{},"inputs":{},"layers":{},"output":{}{}}})",
       json_text(to_string(a.activation)), json_text(a.beta), json_text(a.form.data_deviation), a.dimension,
       json_text(a.hidden), json_text(inputs_of(a.form)), json_text(a.names()),
-      json_text(to_string(NetworkOutput{a.output, a.form.form})));
+      json_text(to_string(NetworkOutput{a.output, a.form.form})), branch_text(a));
 }
 
 Architecture architecture_from(const JsonValue& json) {
@@ -57,6 +66,15 @@ Architecture architecture_from(const JsonValue& json) {
   read.where_there("data_deviation", a.form.data_deviation);
   if (json.find("inputs")) parse_inputs(read.text("inputs"), a.form);
   read("layers", a.layer_names);
+  if (json.find("time_into") == nullptr) return a;
+  read("time_into", a.time.into);
+  read("residual", a.residual);
+  read("fixed", a.fixed);
+  if (const std::string branch = read.text("time_branch"); !branch.empty()) {
+    a.time.layers = parse_time_branch(branch);
+    read("time_layers", a.time.layer_names);
+  }
+  if (const std::string each = read.text("activations"); !each.empty()) a.activations = parse_activations(each);
   return a;
 }
 

@@ -66,6 +66,14 @@ the next one that writes there takes over and removes.
     follows("--data-deviation");
     recipe("--inputs", inputs_, inputs_help + "; if not given, t,x, and for edm -0.125*log-snr,x");
     follows("--inputs");
+    recipe("--time-branch", time_branch_, time_branch_help + "; if not given, the network takes the time itself");
+    recipe("--time-into", time_into_,
+           time_into_help +
+               ", of input,hidden1,...,output; if not given, all hidden layers with --time-branch, else "
+               "the first");
+    recipe("--residual", residual_,
+           residual_help + ", of hidden1,hidden2,..., whose widths are that of the layer before");
+    for (const char* option : {"--time-branch", "--time-into", "--residual"}) follows(option);
     recipe("--sde", sde_, sde_help);
     recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
 
@@ -197,10 +205,22 @@ the next one that writes there takes over and removes.
 
   // What the command line says of the recipe; throws Error where that alone is wrong.
   void read_recipe() {
-    architecture_.activation = parse_activation(activation_);
-    check_activation_parameters(*app_, architecture_.activation);
-    const ActivationParameter& parameter = traits_of(architecture_.activation).parameter;
-    architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
+    if (activation_.find(',') != std::string::npos) {
+      architecture_.activations = parse_activations(activation_);
+    } else {
+      architecture_.activation = parse_activation(activation_);
+      check_activation_parameters(*app_, architecture_.activation);
+      const ActivationParameter& parameter = traits_of(architecture_.activation).parameter;
+      architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
+    }
+    const std::vector<std::string> names = architecture_.names();
+    if (!time_branch_.empty()) {
+      architecture_.time.layers = parse_time_branch(time_branch_);
+      architecture_.time.into.clear();
+      for (std::int64_t l = 0; l + 1 < architecture_.layers(); ++l) architecture_.time.into.push_back(l);
+    }
+    if (!time_into_.empty()) architecture_.time.into = parse_layers(time_into_, names);
+    if (!residual_.empty()) architecture_.residual = parse_layers(residual_, names);
     forward_ = ForwardSde::parse(sde_, sde_parameters_);
     const auto given = [&](const char* option) { return app_->count(option) > 0; };
     if (!given("--output") && forward_.kind() != SdeKind::ou) output_ = "potential:edm";
@@ -253,6 +273,7 @@ the next one that writes there takes over and removes.
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", inputs_ = "t,x", sde_ = "ou", sde_parameters_;
+  std::string time_branch_, time_into_, residual_;
   std::map<std::string, double> parameters_;  // of activations
   Architecture architecture_;
   ForwardSde forward_;

@@ -11,7 +11,7 @@ namespace fokker {
 // `Activations`, from which names, messages, help, the dispatchers of host and device and the tests' lists follow.
 // Everything computes by the functor, but where src/cpu/mlp_activations-inl.hpp has a vector_form and
 // kernels/activation.hpp a fast_form of it.
-enum class Activation { softplus, tanh, silu, sine, relu, leaky_relu, elu, selu, gelu, gelu_tanh, mish };
+enum class Activation { softplus, tanh, silu, sine, relu, leaky_relu, elu, selu, gelu, gelu_tanh, mish, identity };
 
 // σ(z) and its derivatives σ′, σ″, σ‴.
 template <class T>
@@ -199,6 +199,16 @@ struct Mish {
   }
 };
 
+// z itself: of a linear layer between others.
+struct Identity {
+  static constexpr ActivationTraits traits = {
+      .activation = Activation::identity, .name = "identity", .bounded = false};
+  template <class T>
+  FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
+    return {z, T(1), T(0), T(0)};
+  }
+};
+
 template <class... Sigmas>
 struct ActivationList {
   static constexpr int size = sizeof...(Sigmas);
@@ -206,7 +216,7 @@ struct ActivationList {
   static constexpr ActivationTraits traits[size] = {Sigmas::traits...};
 };
 // In the order of the enumeration.
-using Activations = ActivationList<Softplus, Tanh, Silu, Sine, Relu, LeakyRelu, Elu, Selu, Gelu, GeluTanh, Mish>;
+using Activations = ActivationList<Softplus, Tanh, Silu, Sine, Relu, LeakyRelu, Elu, Selu, Gelu, GeluTanh, Mish, Identity>;
 
 static_assert([] {
   for (int k = 0; k < Activations::size; ++k) {

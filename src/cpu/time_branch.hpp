@@ -1,0 +1,191 @@
+#pragma once
+
+// The embedding e(τ) of a network's time branch on rows of times, its derivative along τ, and the way back. A branch is
+// small beside the network it feeds: its products are those of mlp_primitives.hpp, what stands between them are plain
+// loops.
+//   forward   h_0 = τ, ḣ_0 = dτ;  z = W h + b, ż = W ḣ;  h = σ(z), ḣ = σ′ ż
+//   back      z̄ = σ′ h̄ + σ″ ż ḣ̄-bar, its tangent's σ′ ḣ̄-bar;  dW = z̄ hᵀ + …, db = z̄;  h̄ = z̄ W
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/mlp_primitives.hpp"
+
+namespace fokker::cpu {
+
+template <class T>
+class TimeBranch {
+ public:
+  // A thread's own memory.
+  struct Scratch {
+    struct Layer {
+      AlignedMemory<T> value, tangent;    // h_k and ḣ_k, of the times first
+      AlignedMemory<T> slope, curvature;  // σ′ and σ″ ż of the layer that made them
+    };
+    std::vector<Layer> layers;
+    AlignedMemory<T> one, other, tangent_one, tangent_other;
+  };
+
+  explicit TimeBranch(const Architecture& architecture)
+      : architecture_(architecture), p_(mlp_primitives<T>()), stride_(p_.padded(architecture.time.width())) {
+    for (std::size_t k = 0; k < architecture.time.layers.size(); ++k) {
+      widest_ = std::max(widest_, p_.padded(architecture.time.layers[k].width));
+    }
+    widest_ = std::max(widest_, stride_);
+  }
+
+  // Whether the network takes an embedding; else its time is beside x, or it has none.
+  bool there() const { return !architecture_.time.raw() && !architecture_.time.into.empty(); }
+  std::int64_t width() const { return architecture_.time.width(); }
+  std::int64_t stride() const { return stride_; }  // of a row of e
+
+  template <class U>
+  void pack(const U* parameters) {
+    layers_.resize(architecture_.time.layers.size());
+    for (std::int64_t k = 0; k < layers(); ++k) {
+      layers_[k].pack_layer(parameters + architecture_.branch_weight_offset(k),
+                            parameters + architecture_.branch_bias_offset(k), 0, architecture_.branch_inputs(k),
+                            architecture_.time.layers[k].width);
+    }
+  }
+
+  // e [n, stride] of times[i · times_stride]. With `rate`, its derivative too, along rate[i], which is 1 for nullptr
+  // with `tangent`. `keep`: for back().
+  void forward(std::int64_t n, const T* times, std::int64_t times_stride, bool tangent, const T* rate, bool keep,
+               Scratch& s) const {
+    s.layers.resize(static_cast<std::size_t>(layers()) + 1);
+    const std::int64_t first_stride = layers() == 0 ? stride_ : 1;
+    fill(n, first_stride, s.layers[0].value, [&](std::int64_t i) { return times[i * times_stride]; });
+    if (tangent) fill(n, first_stride, s.layers[0].tangent, [&](std::int64_t i) { return rate ? rate[i] : T(1); });
+    std::int64_t a_stride = 1;
+    for (std::int64_t k = 0; k < layers(); ++k) {
+      const PackedLayer<T>& layer = layers_[k];
+      const LayerActivation& activation = architecture_.time.layers[k].activation;
+      const std::int64_t size = n * layer.output_stride;
+      typename Scratch::Layer& from = s.layers[k];
+      typename Scratch::Layer& to = s.layers[k + 1];
+      T* const value = to.value.reserve(size);
+      multiply(n, layer, from.value.data(), a_stride, layer.bias.data(), value);
+      T* const slope = tangent || keep ? to.slope.reserve(size) : nullptr;
+      T* const curvature = tangent && keep ? to.curvature.reserve(size) : nullptr;
+      p_.activate(activation.activation, static_cast<T>(activation.beta), size, value, value, slope, curvature,
+                  nullptr);
+      if (tangent) {
+        T* const along = to.tangent.reserve(size);
+        multiply(n, layer, from.tangent.data(), a_stride, nullptr, along);
+        if (curvature) p_.multiply(size, curvature, along, curvature);
+        p_.multiply(size, slope, along, along);
+      }
+      a_stride = layer.output_stride;
+    }
+  }
+  const T* embedding(const Scratch& s) const { return s.layers[static_cast<std::size_t>(layers())].value.data(); }
+  const T* derivative(const Scratch& s) const { return s.layers[static_cast<std::size_t>(layers())].tangent.data(); }
+
+  // How many numbers back() adds to, and where layer k's are: W [outputs, padded(inputs)], then b [padded(outputs)].
+  std::int64_t gradient_size() const { return gradient_offset(layers()); }
+
+  // Adds the branch's gradient, of the derivatives by e [n, stride] and, unless nullptr, by its derivative along τ.
+  void back(std::int64_t n, const T* by_value, const T* by_tangent, Scratch& s, T* gradient) const {
+    const T *value = by_value, *tangent = by_tangent;
+    for (std::int64_t k = layers() - 1; k >= 0; --k) {
+      const PackedLayer<T>& layer = layers_[k];
+      const std::int64_t size = n * layer.output_stride, in_stride = k == 0 ? 1 : layers_[k - 1].output_stride;
+      const typename Scratch::Layer &from = s.layers[k], &to = s.layers[k + 1];
+      T* const z = s.one.reserve(n * widest_);
+      T* const dz = tangent ? s.tangent_one.reserve(n * widest_) : nullptr;
+      const T* slope = to.slope.data();
+      for (std::int64_t i = 0; i < size; ++i) {
+        const T bar = slope[i] * value[i];
+        z[i] = tangent ? bar + to.curvature.data()[i] * tangent[i] : bar;
+        if (tangent) dz[i] = slope[i] * tangent[i];
+      }
+      T* const weights = gradient + gradient_offset(k);
+      const std::int64_t stride = p_.padded(layer.inputs);
+      add(n, layer, z, from.value.data(), in_stride, weights, stride);
+      if (tangent) add(n, layer, dz, from.tangent.data(), in_stride, weights, stride);
+      p_.sum_rows(n, layer.outputs, z, layer.output_stride, weights + layer.outputs * stride);
+      if (k == 0) break;
+      value = reverse(n, layer, z, s.other.reserve(n * widest_));
+      if (tangent) tangent = reverse(n, layer, dz, s.tangent_other.reserve(n * widest_));
+    }
+  }
+
+  // From back()'s layout to that of Architecture; fixed layers have the gradient zero.
+  T* unpack(const T* padded, T* gradient) const {
+    for (std::int64_t k = 0; k < layers(); ++k) {
+      const PackedLayer<T>& layer = layers_[k];
+      const T* from = padded + gradient_offset(k);
+      const T scale = architecture_.time.layers[k].fixed ? T(0) : T(1);
+      const std::int64_t stride = p_.padded(layer.inputs);
+      for (std::int64_t j = 0; j < layer.outputs; ++j) {
+        for (std::int64_t i = 0; i < layer.inputs; ++i) *gradient++ = scale * from[j * stride + i];
+      }
+      for (std::int64_t j = 0; j < layer.outputs; ++j) *gradient++ = scale * from[layer.outputs * stride + j];
+    }
+    return gradient;
+  }
+
+ private:
+  std::int64_t layers() const { return static_cast<std::int64_t>(architecture_.time.layers.size()); }
+
+  std::int64_t gradient_offset(std::int64_t layer) const {
+    std::int64_t offset = 0;
+    for (std::int64_t k = 0; k < layer; ++k) {
+      const std::int64_t outputs = architecture_.time.layers[k].width;
+      offset += outputs * p_.padded(architecture_.branch_inputs(k)) + p_.padded(outputs);
+    }
+    return offset;
+  }
+
+  template <class Number>
+  static void fill(std::int64_t n, std::int64_t stride, AlignedMemory<T>& to, const Number& number) {
+    T* const rows = to.reserve(n * stride);
+    std::fill_n(rows, n * stride, T(0));
+    for (std::int64_t i = 0; i < n; ++i) rows[i * stride] = number(i);
+  }
+
+  void multiply(std::int64_t n, const PackedLayer<T>& layer, const T* a, std::int64_t a_stride, const T* bias,
+                T* c) const {
+    p_.product({.rows = n,
+                .depth = layer.inputs,
+                .columns = layer.outputs,
+                .a = a,
+                .a_stride = a_stride,
+                .packed = layer.forward.data(),
+                .c = c,
+                .c_stride = layer.output_stride,
+                .bias = bias});
+  }
+
+  const T* reverse(std::int64_t n, const PackedLayer<T>& layer, const T* d, T* c) const {
+    p_.product({.rows = n,
+                .depth = layer.outputs,
+                .columns = layer.inputs,
+                .a = d,
+                .a_stride = layer.output_stride,
+                .packed = layer.reverse.data(),
+                .c = c,
+                .c_stride = layer.input_stride});
+    return c;
+  }
+
+  // A single input is not a whole vector.
+  void add(std::int64_t n, const PackedLayer<T>& layer, const T* d, const T* h, std::int64_t h_stride, T* weights,
+           std::int64_t stride) const {
+    if (layer.inputs > 1 || h_stride >= p_.lanes) {
+      p_.gradient(n, layer.outputs, layer.inputs, d, layer.output_stride, h, h_stride, weights, stride);
+      return;
+    }
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (std::int64_t j = 0; j < layer.outputs; ++j) weights[j * stride] += d[r * layer.output_stride + j] * h[r];
+    }
+  }
+
+  Architecture architecture_;
+  const MlpPrimitives<T>& p_;
+  std::int64_t stride_ = 0, widest_ = 0;
+  std::vector<PackedLayer<T>> layers_;
+};
+
+}  // namespace fokker::cpu

@@ -14,6 +14,7 @@
 #include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
 #include "gmock/gmock.h"
+#include "networks.hpp"
 #include "paper_data.hpp"
 #include "scratch.hpp"
 
@@ -257,6 +258,83 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
   EXPECT_EQ(scratch.list(), std::set<std::string>{"a.safetensors"});
 }
 
+TEST(ModelFile, NetworksWithBranchesRoundTripBitForBit) {
+  const Scratch scratch;
+  for (const Output output : {Output::potential, Output::score}) {
+    for (auto& [name, a] : testing::branched_networks(output)) {
+      SCOPED_TRACE(name);
+      if (!a.time.layers.empty() && a.dimension == 3) a.time.layer_names = {"embed.a", "embed.b"};
+      a.time.layer_names.resize(std::min(a.time.layer_names.size(), a.time.layers.size()));
+      if (!a.activations.empty()) a.activation = Activation::softplus, a.beta = 100;  // which these stand for
+      const Model model{ForwardSde{}, Mlp::initialise(a, 3)};
+      save_model(scratch / "a.safetensors", model);
+      const Model back = load_model(scratch / "a.safetensors");
+      const Architecture& b = mlp_of(back).architecture;
+      EXPECT_EQ(b.describe(), a.describe());
+      EXPECT_EQ(b.time, a.time);
+      EXPECT_EQ(b.activations, a.activations);
+      EXPECT_EQ(b.residual, a.residual);
+      EXPECT_EQ(b.fixed, a.fixed);
+      EXPECT_EQ(mlp_of(back).parameters, mlp_of(model).parameters);
+    }
+  }
+}
+
+// A network as others write it: x first in every layer that takes the embedding, names of their own, no `layers`.
+TEST(ModelFile, ForeignNetworksWithATimeBranch) {
+  const Scratch scratch;
+  const SafeTensors file =
+      file_of({{"emb.0", 4, 1}, {"emb.2", 3, 4}, {"net.0", 7, 2 + 3}, {"net.2", 7, 7 + 3}, {"net.4", 2, 7}});
+  ModelMetadata words = {{"activation", "silu,leaky-relu(0.2)"},
+                         {"output", "noise"},
+                         {"inputs", "x,1000*t"},
+                         {"sde", "vp-linear"},
+                         {"time_branch", "fixed:sine:4,silu:3"},
+                         {"time_layers", "emb.0,emb.2"},
+                         {"time_into", "net.0,net.2"},
+                         {"residual", "net.2"}};
+  const Model model = load(scratch, file, words);
+  const Mlp& mlp = mlp_of(model);
+  const Architecture& a = mlp.architecture;
+  EXPECT_EQ(a.describe(),
+            "2–7–7–2, silu,leaky-relu(0.2), noise of 1000*t,x, time branch fixed:sine:4,silu:3, time into net.0,net.2, "
+            "residual net.2");
+  EXPECT_EQ(a.form.time_scale, 1000);
+  // Row 1 of net.2: the embedding's columns 7, 8, 9 come first.
+  const std::vector<double> net2 = file.at("net.2.weight").to_double();
+  const double* row = mlp.parameters.data() + a.weight_offset(1) + 10;
+  for (int j = 0; j < 10; ++j) EXPECT_EQ(row[j], net2[10 + (j < 3 ? 7 + j : j - 3)]) << j;
+  const std::vector<double> emb2 = file.at("emb.2.weight").to_double();
+  for (int j = 0; j < 12; ++j)
+    EXPECT_EQ(mlp.parameters[static_cast<std::size_t>(a.branch_weight_offset(1) + j)], emb2[j]);
+  EXPECT_EQ(a.branch_weight_offset(1), 8);
+  EXPECT_EQ(a.weight_offset(0), 8 + 15);
+
+  const auto refused = [&](const char* key, const char* value) {
+    ModelMetadata other = words;
+    other[key] = value;
+    return refusal(scratch, file, other);
+  };
+  EXPECT_THAT(refused("time_branch", "sine:4,silu:5"),
+              HasSubstr("net.0 has 7 outputs, net.2 has 10 inputs, 5 of them the time's"));
+  EXPECT_THAT(refused("time_branch", "sine:5,silu:3"), HasSubstr("'emb.0.weight' has the shape [4, 1], not [5, 1]"));
+  EXPECT_THAT(refused("time_branch", "sine"), HasSubstr("[fixed:]ACTIVATION:WIDTH"));
+  EXPECT_THAT(refused("time_branch", "sine:0,silu:3"), HasSubstr("width 0"));
+  EXPECT_THAT(refused("time_branch", "sine:4,silu:99999999999999999999"), HasSubstr("WIDTH"));
+  EXPECT_THAT(refused("time_branch", "sine:4,softplus:3"), HasSubstr("with its beta"));
+  EXPECT_THAT(refused("time_into", "net.0,net.9"), AllOf(HasSubstr("'net.9'"), HasSubstr("net.0, net.2, net.4")));
+  EXPECT_THAT(refused("time_into", "net.0,net.0"), HasSubstr("each once"));
+  EXPECT_THAT(refused("residual", "net.0"), HasSubstr("allowed: layers 1 to 1"));
+  EXPECT_THAT(refused("residual", "net.4"), HasSubstr("allowed: layers 1 to 1"));
+  EXPECT_THAT(refused("activation", "silu,silu,silu"), HasSubstr("3 activations are given for 2 hidden layers"));
+  EXPECT_THAT(refused("activation", "silu,leaky-relu"), HasSubstr("negative_slope"));
+  EXPECT_THAT(refused("activation", "silu,tanh(3)"), HasSubstr("no parameter"));
+  EXPECT_THAT(refused("time_layers", "emb.0"), HasSubstr("time_layers names 1 layers, and time_branch has 2"));
+  EXPECT_THAT(refused("time_layers", "emb.0,emb.9"), HasSubstr("time_layers"));
+  words.erase("time_branch");
+  EXPECT_THAT(refusal(scratch, file, words), HasSubstr("time_layers names 2 layers, and time_branch has 0"));
+}
+
 TEST(ModelFile, SaysAllThatIsNeededToRunIt) {
   const Scratch scratch;
   save_model(scratch / "a.safetensors", {ForwardSde{}, Mlp::initialise(Architecture{}, 1)}, {{"source", "a test"}});
@@ -495,9 +573,9 @@ TEST(ForeignFile, SaysWhatIsNotSupported) {
       {{{"net.1.running_mean", {7}}}, "normalisation, which is not supported"},
       {{{"norm.weight", {7}}, {"norm.bias", {7}}}, "normalisation, which is not supported"},
       {{{"net.1.weight", {7}}, {"net.1.bias", {7}}}, "(normalisations are not supported)"},
-      {{{"embedding.weight", {10, 4}}}, "embedding, which is not supported"},
-      {{{"time_embed.freqs", {4}}}, "embedding, which is not supported"},
-      {{{"skip.weight", {1, 3}}}, "skip connection, which is not supported"},
+      {{{"embedding.weight", {10, 4}}}, "name the layers that make it in time_layers"},
+      {{{"time_embed.freqs", {4}}}, "name the layers that make it in time_layers"},
+      {{{"skip.weight", {1, 3}}}, "a connection that is not supported"},
   };
   for (const auto& refused : cases) EXPECT_THAT(refusal(scratch, with(refused.tensors)), HasSubstr(refused.message));
   // Named layers are taken whatever they are called.
@@ -565,7 +643,8 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
   EXPECT_THAT(message_of([&] {
                 load_model(scratch / "a.safetensors", {{"colour", "red"}});
               }),
-              HasSubstr("activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, sde"));
+              HasSubstr("activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, "
+                        "time_branch, time_layers, time_into, residual, fixed, sde"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "a.pt"); }), HasSubstr(".safetensors"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "missing.safetensors"); }), HasSubstr("No such file"));
 }

@@ -23,7 +23,9 @@
 #include "compare.hpp"
 #include "fokker/array.hpp"
 #include "fokker/error.hpp"
+#include "fokker/fields.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "networks.hpp"
 
 namespace fokker {
 namespace {
@@ -394,6 +396,54 @@ TEST_P(EverySde, ProbabilityFlowPathIsTheSchemes) {
     Sampler(with_threads(2), gaussian(sde), grid).integrate(View<float>(x, 2), {.scheme = scheme});
     // Twelve steps, each rounding a few numbers of the prior's size.
     EXPECT_TRUE(agrees(x, expected, {.norm = 3e-6, .absolute = 3e-6 * deviation})) << to_string(scheme);
+  }
+}
+
+// Networks whose layers take an embedding of the time, which is common to a step: the steps of the flow by their fields
+// in double, and the log-density by their divergence.
+TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
+  const Index n = 19;
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+      SCOPED_TRACE(name);
+      const Model model{ForwardSde::defaults(SdeKind::vp_linear), Mlp::initialise(architecture, 7)};
+      const Index d = architecture.dimension;
+      const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 0.2, 9);
+      std::vector<float> x(n * d);
+      for (Index i = 0; i < n * d; ++i) x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
+      const std::vector<float> begin = x;
+      std::vector<double> expected(x.begin(), x.end()), log_density(n, 0.0);
+      const Fields<double> fields(with_threads(1), model);
+      std::vector<double> score(n * d), divergence(n);
+      // One Euler step from t to t + dt; adds ∫ ∇·f dt.
+      const auto step = [&](std::vector<double>& at, double t, double dt) {
+        const SdeCoefficients<double> c = model.sde.at(t);
+        fields.evaluate({View<const double>(&t, 1), View<const double>(at, d)},
+                        {.score = View<double>(score, d), .divergence = View<double>(divergence)});
+        for (Index i = 0; i < n * d; ++i) at[i] += dt * (c.drift * at[i] - c.diffusion_squared / 2 * score[i]);
+        for (Index i = 0; i < n; ++i) {
+          log_density[i] += dt * (c.drift * static_cast<double>(d) - c.diffusion_squared / 2 * divergence[i]);
+        }
+      };
+      for (int k = 0; k < grid.steps(); ++k) step(expected, grid.times()[k], grid.times()[k + 1] - grid.times()[k]);
+      const Sampler sampler(with_threads(2), model, grid);
+      sampler.integrate(View<float>(x, d), {.scheme = Scheme::euler});
+      EXPECT_TRUE(agrees(x, expected, {.of_rms = 2e-6, .norm = 1e-6}));
+
+      std::vector<double> end(begin.begin(), begin.end());
+      std::fill(log_density.begin(), log_density.end(), 0.0);
+      for (int k = grid.steps(); k > 0; --k) step(end, grid.times()[k], grid.times()[k - 1] - grid.times()[k]);
+      const double variance = model.sde.prior_variance();
+      for (Index i = 0; i < n; ++i) {
+        double square = 0;
+        for (Index j = 0; j < d; ++j) square += end[i * d + j] * end[i * d + j];
+        log_density[i] -=
+            square / (2 * variance) + static_cast<double>(d) / 2 * std::log(2 * std::numbers::pi * variance);
+      }
+      std::vector<float> found(n);
+      sampler.log_density(View<const float>(begin, d), View<float>(found), Scheme::euler);
+      EXPECT_TRUE(agrees(found, log_density, {.norm = 1e-5, .absolute = 1e-4}));
+    }
   }
 }
 

@@ -11,8 +11,10 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "fmt/format.h"
 #include "fokker/safetensors.hpp"
 #include "fokker/trainer.hpp"
+#include "networks.hpp"
 #include "process.hpp"
 #include "trainer_checks.hpp"
 
@@ -96,6 +98,48 @@ INSTANTIATE_TEST_SUITE_P(
 
 // Another process trains and saves after every iteration until SIGKILL ends it, most likely in the middle of a save;
 // what it leaves is a whole state that goes on as if nothing had happened.
+// Every part of a network with branches is in the state, and what is fixed stays.
+TEST(Branches, ResumeToTheBitsOfAnUninterruptedRunAndKeepFixedLayers) {
+  TrainOptions options = small_options();
+  options.iterations = 20;
+  const DataSet data = DataSet::named("circles2");
+  for (auto& [name, a] : testing::branched_networks(Output::potential)) {
+    if (a.dimension != 2) continue;
+    SCOPED_TRACE(name);
+    for (std::size_t l = 0; l < a.time.layers.size(); ++l) a.time.layer_names.push_back(fmt::format("own{}", l));
+    const Model initial{ForwardSde{}, Mlp::initialise(a, 5)};
+    Trainer uninterrupted(cpu(), initial, data, options);
+    uninterrupted.run(20);
+    const Scratch folder;
+    Trainer half(cpu(), initial, data, options);
+    half.run(9);
+    half.save_state(folder / "state.safetensors");
+    Trainer resumed = Trainer::resume(cpu(), folder / "state.safetensors", data);
+    resumed.run(11);
+    const Mlp trained = std::get<Mlp>(resumed.model().network);
+    if (a.layer_names.empty()) a.layer_names = a.names();  // as in the state
+    EXPECT_EQ(trained.architecture, a);
+    EXPECT_EQ(trained.parameters, parameters_of(uninterrupted.model()));
+    const std::vector<double>& before = std::get<Mlp>(initial.network).parameters;
+    const auto changed = [&](std::int64_t begin, std::int64_t end) {
+      std::int64_t count = 0;
+      for (auto k = static_cast<std::size_t>(begin); k < static_cast<std::size_t>(end); ++k) {
+        count += trained.parameters[k] != before[k];
+      }
+      return count;
+    };
+    for (std::int64_t l = 0; l < std::ssize(a.time.layers); ++l) {
+      const std::int64_t begin = a.branch_weight_offset(l), end = a.branch_weight_offset(l + 1);
+      EXPECT_EQ(changed(begin, end), a.time.layers[static_cast<std::size_t>(l)].fixed ? 0 : end - begin) << l;
+    }
+    for (std::int64_t l = 0; l < a.layers(); ++l) {
+      const bool is_output = l + 1 == a.layers();  // whose bias is no part of the loss
+      const std::int64_t begin = a.weight_offset(l), end = is_output ? a.bias_offset(l) : a.weight_offset(l + 1);
+      EXPECT_EQ(changed(begin, end), a.is_fixed(l) ? 0 : end - begin) << l;
+    }
+  }
+}
+
 TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
   TrainOptions options = small_options();
   options.iterations = 1'000'000;

@@ -92,6 +92,7 @@ struct Architecture {
   std::vector<std::int64_t> residual = {};  // hidden layers l ≥ 1 that add their input to their output, ascending
   std::vector<std::int64_t> fixed = {};     // layers whose parameters training leaves as they are, ascending
 
+  bool operator==(const Architecture&) const = default;
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
   // Whether it is hidden layers of one activation on (τ, h_0), all of them trained.
   bool plain() const { return time.raw() && activations.empty() && residual.empty() && fixed.empty(); }

@@ -98,13 +98,15 @@ std::string why_no_layer(const std::string& name) {
     return "is a part of a parametrized weight, as of weight_norm; remove the parametrization before saving";
   }
   if (has_any(lower, {"running_mean", "running_var", "num_batches", "norm"})) {
-    return "is of a normalisation, which is not supported: networks are linear layers and one activation";
+    return "is of a normalisation, which is not supported: networks are linear layers and activations";
   }
   if (has_any(lower, {"emb", "fourier", "freq", "pos_enc"})) {
-    return "is of an embedding, which is not supported: the first layer takes t, x_1 … x_d as they are";
+    return "is of an embedding: name the layers that make it in time_layers, and say what they are in time_branch, as "
+           "time_branch=fixed:sine:32,silu:32 (or --time-branch)";
   }
   if (has_any(lower, {"skip", "shortcut", "residual"})) {
-    return "is of a skip connection, which is not supported: each layer takes the one before";
+    return "is of a connection that is not supported: a layer may add its input to its output, as residual=hidden1 "
+           "says";
   }
   return "";
 }
@@ -215,6 +217,10 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   if (!value("time_branch").empty()) a.time.layers = parse_time_branch(value("time_branch"));
   if (!value("time_layers").empty()) a.time.layer_names = split_names(value("time_layers"));
   const std::vector<std::string> branch = a.time.layers.empty() ? std::vector<std::string>() : a.branch_names();
+  if (!value("time_layers").empty() && a.time.layer_names.size() != a.time.layers.size()) {
+    throw Error(fmt::format("time_layers names {} layers, and time_branch has {}; allowed: the name of each",
+                            a.time.layer_names.size(), a.time.layers.size()));
+  }
   const bool named = !value("layers").empty();
   a.layer_names = named ? split_names(value("layers")) : natural_layers(file, branch);
   if (!value("time_into").empty()) a.time.into = parse_layers(value("time_into"), a.layer_names);
@@ -259,11 +265,17 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     if (weights[l]->shape[1] == weights[l - 1]->shape[0] + embedded(l)) continue;
     refuse_known(a.layer_names[l - 1]);
     refuse_known(a.layer_names[l]);
-    throw Error(fmt::format("its layers do not chain in the order {}: {} has {} outputs, {} has {} inputs{}",
-                            printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60),
-                            printable(a.layer_names[l - 1], 30), weights[l - 1]->shape[0],
-                            printable(a.layer_names[l], 30), weights[l]->shape[1],
-                            embedded(l) > 0 ? fmt::format(", {} of them the time's", embedded(l)) : "") +
+    const std::string widths =
+        fmt::format("{} has {} outputs, {} has {} inputs", printable(a.layer_names[l - 1], 30),
+                    weights[l - 1]->shape[0], printable(a.layer_names[l], 30), weights[l]->shape[1]);
+    if (embedded(l) > 0) {
+      throw Error(
+          fmt::format("its layers do not chain: {}, {} of them the time's; allowed: as many as the layer before "
+                      "has outputs, and the width of the time branch {}",
+                      widths, embedded(l), printable(time_branch_text(a.time.layers), 60)));
+    }
+    throw Error(fmt::format("its layers do not chain in the order {}: {}",
+                            printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60), widths) +
                 advice);
   }
   a.dimension = weights.front()->shape[1] - embedded(0);

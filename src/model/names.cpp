@@ -184,6 +184,9 @@ std::vector<std::int64_t> parse_layers(std::string_view text, const std::vector<
                               printable(fmt::format("{}", fmt::join(names, ", ")), 120)));
     }
     layers.push_back(found - names.begin());
+    if (std::count(layers.begin(), layers.end(), layers.back()) > 1) {
+      throw Error(fmt::format("the layer {} given twice; allowed: each once", in_quotes(part)));
+    }
   }
   std::sort(layers.begin(), layers.end());
   return layers;

@@ -33,6 +33,14 @@ std::atomic<bool> fails_once{true};      // then or for good
   if (void* memory = std::malloc(size)) return memory;
   throw std::bad_alloc();
 }
+// Else a sanitizer's own would give what the delete below does not take.
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  try {
+    return operator new(size);
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
 [[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
 [[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 

@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
                   fokker::ForwardSde::describe_all(), exit_codes_help));
   std::vector<std::unique_ptr<Command>> commands;
   for (const auto& make :
-       {train_command, sample_command, field_command, density_command, gap_command, diagnose_command, info_command}) {
+       {train_command, sample_command, field_command, density_command, gap_command, diagnose_command, import_command, info_command}) {
     commands.push_back(make(app));
   }
   return run_main(app, argc, argv, [&] {

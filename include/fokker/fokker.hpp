@@ -8,6 +8,7 @@
 #include "fokker/fields.hpp"
 #include "fokker/file.hpp"
 #include "fokker/gap.hpp"
+#include "fokker/import.hpp"
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"

@@ -160,6 +160,14 @@ struct Model {
 // What a safetensors file without our metadata leaves open; a key given here overrides the file's.
 using ModelMetadata = std::map<std::string, std::string>;
 
+// Points and the scores that the author of a network computed there: t [N], x [N, d], score [N, d].
+struct Proof {
+  std::vector<double> t = {}, x = {}, score = {};
+};
+// Throws Error where the model's scores, in double on the CPU, are not the proof's: by more than 1e-3 of a point's score
+// and 1e-4 of the root mean square of all; float32 is well within both.
+void check_proof(const Model& model, const Proof& proof);
+
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
 // read too), with the metadata keys activation, its parameter by the name it has (beta, alpha, negative_slope), output,
 // data_deviation (of edm), inputs, layers, sde, sde_parameters, and where there are any time_branch, time_layers,
@@ -168,9 +176,11 @@ using ModelMetadata = std::map<std::string, std::string>;
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
-// without activation, output, inputs or SDE, and on a parameter that its activation does not have.
+// without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a network that does
+// not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score).
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
-void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {});
+// A proof that is not empty is written too, and is for networks.
+void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {}, const Proof& proof = {});
 
 }  // namespace fokker

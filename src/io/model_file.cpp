@@ -1,4 +1,6 @@
 // Model files: an MLP as safetensors with its architecture and SDE in the metadata, a Gaussian mixture as JSON.
+#include "io/model_file.hpp"
+
 #include <algorithm>
 #include <charconv>
 #include <set>
@@ -7,7 +9,6 @@
 #include "core/quote.hpp"
 #include "fmt/format.h"
 #include "fokker/error.hpp"
-#include "fokker/model.hpp"
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
 #include "io/json.hpp"
@@ -111,12 +112,34 @@ std::string why_no_layer(const std::string& name) {
   return "";
 }
 
+// Of the tensors t, x and score of a proof.
+constexpr std::string_view proof_prefix = "proof.";
+
+Proof read_proof(const SafeTensors& file, std::int64_t dimension) {
+  Proof proof;
+  const bool any = std::any_of(file.tensors.begin(), file.tensors.end(),
+                               [](const auto& entry) { return entry.first.starts_with(proof_prefix); });
+  if (!any) return proof;
+  proof.t = file.at("proof.t").to_double();
+  const std::int64_t n = std::ssize(proof.t);
+  for (const auto& [name, to] : {std::pair{"proof.x", &proof.x}, std::pair{"proof.score", &proof.score}}) {
+    const Tensor& tensor = file.at(name);
+    if (tensor.shape != std::vector{n, dimension}) {
+      throw Error(
+          fmt::format("its tensor '{}' has the shape {}, not [{}, {}]", name, shape_text(tensor), n, dimension));
+    }
+    *to = tensor.to_double();
+  }
+  return proof;
+}
+
 // The prefixes of NAME.weight in natural order. Every tensor must be the weight or bias of one of them: what else is in
 // the file may be part of the computation.
 // Those in `others` are of the time branch.
 std::vector<std::string> natural_layers(const SafeTensors& file, const std::vector<std::string>& others) {
   std::set<std::string> prefixes;
   for (const auto& [name, tensor] : file.tensors) {
+    if (name.starts_with(proof_prefix)) continue;
     const std::size_t dot = name.rfind('.');
     const std::string prefix = name.substr(0, dot == std::string::npos ? 0 : dot);
     if (std::find(others.begin(), others.end(), prefix) != others.end()) continue;
@@ -368,7 +391,7 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   }
 }
 
-Model load_safetensors(const std::string& path, const ModelMetadata& overrides) {
+Model load_safetensors(const std::string& path, const ModelMetadata& overrides, Proof& proof) {
   const SafeTensors file = SafeTensors::load(path);
   ModelMetadata metadata = file.metadata;
   for (const auto& [key, value] : overrides) {
@@ -379,6 +402,7 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides) 
     Mlp mlp = read_mlp(file, metadata);
     Model model{read_sde(file.metadata, overrides), std::move(mlp)};
     model.validate();
+    proof = read_proof(file, model.dimension());
     return model;
   } catch (const Error& error) {
     throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
@@ -475,7 +499,8 @@ Model load_json(const std::string& path, const ModelMetadata& overrides) {
   return model;
 }
 
-void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, const ModelMetadata& extra) {
+void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, const ModelMetadata& extra,
+              const Proof& proof) {
   const Architecture& a = mlp.architecture;
   const std::vector<std::string> names = a.names();
   SafeTensors file;
@@ -509,6 +534,11 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   }
   for (std::int64_t l = 0; l < a.layers(); ++l) {
     add(names[static_cast<std::size_t>(l)], a.outputs(l), a.inputs(l), a.weight_offset(l));
+  }
+  if (const std::int64_t n = std::ssize(proof.t); n > 0) {
+    file.tensors["proof.t"] = Tensor::from_double({n}, proof.t.data());
+    file.tensors["proof.x"] = Tensor::from_double({n, a.dimension}, proof.x.data());
+    file.tensors["proof.score"] = Tensor::from_double({n, a.dimension}, proof.score.data());
   }
   file.save(path);
 }
@@ -557,7 +587,7 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
 
 }  // namespace
 
-Model load_model(const std::string& path, const ModelMetadata& overrides) {
+Model read_model_file(const std::string& path, const ModelMetadata& overrides, Proof& proof) {
   const std::vector<std::string> known = known_keys();
   for (const auto& [key, value] : overrides) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
@@ -566,10 +596,10 @@ Model load_model(const std::string& path, const ModelMetadata& overrides) {
   }
   if (path.ends_with(".json")) return load_json(path, overrides);
   if (!path.ends_with(".safetensors")) throw_wrong_ending(path);
-  return load_safetensors(path, overrides);
+  return load_safetensors(path, overrides, proof);
 }
 
-void save_model(const std::string& path, const Model& model, const ModelMetadata& extra) {
+void save_model(const std::string& path, const Model& model, const ModelMetadata& extra, const Proof& proof) {
   model.validate();
   for (const std::string& key : known_keys()) {
     if (extra.contains(key)) throw Error(fmt::format("the metadata key {} is written from the model itself", key));
@@ -581,7 +611,8 @@ void save_model(const std::string& path, const Model& model, const ModelMetadata
                             mlp ? "network" : "Gaussian mixture", ending));
   }
   if (mlp) {
-    save_mlp(path, *mlp, model.sde, extra);
+    if (!proof.t.empty()) check_proof(model, proof);
+    save_mlp(path, *mlp, model.sde, extra, proof);
   } else {
     save_mixture(path, std::get<GaussianMixture>(model.network), model.sde, extra);
   }

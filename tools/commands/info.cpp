@@ -62,6 +62,11 @@ shared memory, or wide ones, which go through cuBLAS.
           printable(fmt::format("{}", fmt::join(model["layers"].get<std::vector<std::string>>(), ", ")), longest),
           model["parameters"].get<std::int64_t>());
     }
+    if (model.contains("time_layers")) {
+      fmt::print(
+          "  time layers {}\n",
+          printable(fmt::format("{}", fmt::join(model["time_layers"].get<std::vector<std::string>>(), ", ")), longest));
+    }
     fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
     for (const KernelPlan& plan : plans) {
       fmt::print("  kernels     on {}, {}: {}\n", plan.device, precision_, plan.detail);

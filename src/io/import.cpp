@@ -1,0 +1,434 @@
+// Networks of others: their tensors, and a recipe that says how they make a score.
+#include "fokker/import.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <optional>
+#include <set>
+
+#include "core/quote.hpp"
+#include "fmt/format.h"
+#include "fokker/error.hpp"
+#include "fokker/safetensors.hpp"
+#include "io/file.hpp"
+#include "io/json.hpp"
+
+namespace fokker {
+namespace {
+
+using Names = std::vector<std::string>;
+using Numbers = std::vector<double>;
+
+// A dense layer: weight [outputs, inputs], bias [outputs].
+struct Dense {
+  std::int64_t outputs = 0, inputs = 0;
+  Numbers weight, bias;
+  std::string name;
+};
+
+std::string quoted(const Names& names) {
+  std::string text;
+  for (const std::string& name : names) {
+    if (text.size() > 120) return text + ", …";
+    text += fmt::format("{}{}", text.empty() ? "" : ", ", in_quotes(name, 40));
+  }
+  return text.empty() ? "none" : text;
+}
+
+// The tensors of a file, each taken once.
+class Weights {
+ public:
+  Weights(const SafeTensors& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
+
+  // The tensor of that name, or the only one whose name ends with it after a dot; null where there is none.
+  const Tensor* find(const std::string& name) {
+    const auto exact = file_.tensors.find(prefix_ + name);
+    if (exact != file_.tensors.end()) return take(exact->first);
+    Names found;
+    for (const auto& [other, tensor] : file_.tensors) {
+      if (other.starts_with(prefix_) && other.ends_with("." + name)) found.push_back(other);
+    }
+    if (found.size() > 1) {
+      throw Error(fmt::format("{} is the end of several tensors' names, {}; allowed: the whole name, or a prefix",
+                              in_quotes(name), quoted(found)));
+    }
+    return found.empty() ? nullptr : take(found[0]);
+  }
+  const Tensor& at(const std::string& name) {
+    if (const Tensor* tensor = find(name)) return *tensor;
+    Names all;
+    for (const auto& [other, tensor] : file_.tensors) all.push_back(other);
+    throw Error(fmt::format("there is no tensor {}; there are {}", in_quotes(prefix_ + name), quoted(all)));
+  }
+
+  Dense dense(const std::string& name) {
+    Dense layer;
+    layer.name = name;
+    const auto shape_of = [&](const Tensor& tensor, bool transposed) {
+      if (tensor.shape.size() != 2) {
+        throw Error(fmt::format("the layer {} has a weight of the shape [{}]; allowed: two dimensions", in_quotes(name),
+                                fmt::join(tensor.shape, ", ")));
+      }
+      layer.outputs = tensor.shape[transposed ? 1 : 0], layer.inputs = tensor.shape[transposed ? 0 : 1];
+    };
+    const Tensor *plain = find(name + ".weight"), *kernel = plain ? nullptr : find(name + ".kernel");
+    if (plain) {
+      shape_of(*plain, false);
+      layer.weight = plain->to_double();
+    } else if (kernel) {
+      shape_of(*kernel, true);
+      const Numbers values = kernel->to_double();
+      for (std::int64_t j = 0; j < layer.outputs; ++j) {
+        for (std::int64_t i = 0; i < layer.inputs; ++i) layer.weight.push_back(values[i * layer.outputs + j]);
+      }
+    } else {
+      // w = g v/|v|, a norm for each output (Salimans and Kingma 2016).
+      const Tensor* length = find(name + ".weight_g");
+      const Tensor* direction = length ? &at(name + ".weight_v") : nullptr;
+      if (!length && (length = find(name + ".parametrizations.weight.original0"))) {
+        direction = &at(name + ".parametrizations.weight.original1");
+      }
+      if (!length) at(name + ".weight");
+      shape_of(*direction, false);
+      layer.weight = direction->to_double();
+      const Numbers lengths = length->to_double();
+      if (std::ssize(lengths) != layer.outputs) {
+        throw Error(fmt::format("the layer {} has {} norms for {} outputs; allowed: one for each (dim=0)",
+                                in_quotes(name), lengths.size(), layer.outputs));
+      }
+      for (std::int64_t j = 0; j < layer.outputs; ++j) {
+        double square = 0;
+        double* row = layer.weight.data() + j * layer.inputs;
+        for (std::int64_t i = 0; i < layer.inputs; ++i) square += row[i] * row[i];
+        for (std::int64_t i = 0; i < layer.inputs; ++i)
+          row[i] *= lengths[static_cast<std::size_t>(j)] / std::sqrt(square);
+      }
+    }
+    if (const Tensor* bias = find(name + ".bias")) {
+      layer.bias = bias->to_double();
+      if (std::ssize(layer.bias) != layer.outputs) {
+        throw Error(fmt::format("the layer {} has {} biases for {} outputs", in_quotes(name), layer.bias.size(),
+                                layer.outputs));
+      }
+    } else {
+      layer.bias.assign(static_cast<std::size_t>(layer.outputs), 0.0);
+    }
+    return layer;
+  }
+
+  // Throws Error where a tensor was not taken; it may be part of the computation.
+  void check_all_taken(const Names& ignored) const {
+    for (const auto& [name, tensor] : file_.tensors) {
+      const bool known = taken_.contains(name) || !name.starts_with(prefix_) ||
+                         std::any_of(ignored.begin(), ignored.end(), [&](const std::string& other) {
+                           return name == other || (other.ends_with('.') && name.starts_with(other));
+                         });
+      if (known) continue;
+      throw Error(fmt::format("the tensor {} is left over: allowed are tensors that the recipe names, also in ignore",
+                              in_quotes(name)));
+    }
+  }
+
+ private:
+  const Tensor* take(const std::string& name) {
+    taken_.insert(name);
+    return &file_.tensors.at(name);
+  }
+
+  const SafeTensors& file_;
+  std::string prefix_;
+  std::set<std::string> taken_;
+};
+
+void check_keys(const JsonValue& json, const std::string& what, std::initializer_list<const char*> allowed) {
+  for (const auto& [key, value] : *json.object()) {
+    if (std::any_of(allowed.begin(), allowed.end(), [&](const char* name) { return key == name; })) continue;
+    throw Error(fmt::format("{} has the key {}; allowed: {}", what, in_quotes(key), fmt::join(allowed, ", ")));
+  }
+}
+
+template <class T>
+T value_or(const JsonValue& json, const std::string& name, const char* key, T otherwise) {
+  return json.find(key) ? json.get<T>(name, key) : otherwise;
+}
+
+// A name, or a list of them.
+Names names_in(const JsonValue& json, const char* key) {
+  const JsonValue* value = json.find(key);
+  if (value == nullptr) return {};
+  if (value->string()) return {*value->string()};
+  return json.get<Names>("the recipe's", key);
+}
+
+// Sines and cosines of each of `inputs` numbers, as a layer of sines.
+Dense features(const JsonValue& json, std::int64_t inputs, Weights& weights, const std::string& name) {
+  const std::string what = "the recipe's features";
+  check_keys(json, what, {"sinusoidal", "fourier", "frequencies", "period", "ends", "scale", "order"});
+  const auto number = [&](const char* key, double otherwise) { return value_or<double>(json, what, key, otherwise); };
+  Numbers each;  // [K], the same for each input
+  Numbers all;   // [K, inputs], of several at once
+  if (json.find("sinusoidal")) {
+    const auto width = json.get<std::int64_t>(what, "sinusoidal");
+    if (width < 2 || width % 2 != 0 || width > 16384) {
+      throw Error(fmt::format("{} have the width {}; allowed: even numbers from 2 to 16384", what, width));
+    }
+    const std::int64_t half = width / 2, steps = value_or<bool>(json, what, "ends", true) ? half - 1 : half;
+    for (std::int64_t k = 0; k < half; ++k) {
+      const double share = k == 0 ? 0 : static_cast<double>(k) / static_cast<double>(steps);
+      each.push_back(number("scale", 1) * std::pow(number("period", 10000), -share));
+    }
+  } else if (json.find("fourier")) {
+    const Tensor& tensor = weights.at(json.get<std::string>(what, "fourier"));
+    const double scale = number("scale", 2 * std::numbers::pi);
+    Numbers& to = tensor.shape.size() == 2 ? all : each;
+    to = tensor.to_double();
+    for (double& f : to) f *= scale;
+    if (tensor.shape.size() == 2 && tensor.shape[1] != inputs) {
+      throw Error(fmt::format("{} have frequencies of the shape [{}, {}]; allowed: [K, {}]", what, tensor.shape[0],
+                              tensor.shape[1], inputs));
+    }
+  } else {
+    const JsonValue::Array* list = json.at(what, "frequencies").array();
+    if (list == nullptr) throw Error(fmt::format("{} have frequencies that are not a list of numbers", what));
+    for (const JsonValue& f : *list) each.push_back(number("scale", 1) * f.to<double>(what + " frequencies"));
+  }
+  const std::string order = value_or<std::string>(json, what, "order", "sin,cos");
+  if (order != "sin,cos" && order != "cos,sin") {
+    throw Error(fmt::format("{} have the order {}; allowed: sin,cos or cos,sin", what, in_quotes(order)));
+  }
+  Dense layer;
+  layer.name = name;
+  layer.inputs = inputs;
+  const auto add = [&](const Numbers& row, bool cosine) {
+    layer.weight.insert(layer.weight.end(), row.begin(), row.end());
+    layer.bias.push_back(cosine ? std::numbers::pi / 2 : 0);
+    ++layer.outputs;
+  };
+  const bool cosines_first = order == "cos,sin";
+  const auto count = static_cast<std::size_t>(inputs);
+  for (std::size_t i = 0; i < (all.empty() ? count : 1); ++i) {
+    for (const bool cosine : {cosines_first, !cosines_first}) {
+      for (const double f : each) {
+        Numbers row(count, 0.0);
+        row[i] = f;
+        add(row, cosine);
+      }
+      for (std::size_t k = 0; k < all.size(); k += count) {
+        add({all.begin() + static_cast<std::ptrdiff_t>(k), all.begin() + static_cast<std::ptrdiff_t>(k + count)},
+            cosine);
+      }
+    }
+  }
+  return layer;
+}
+
+// Of as many layers.
+std::vector<LayerActivation> activations_in(const JsonValue& json, const char* key, std::size_t layers) {
+  const Names names = names_in(json, key);
+  if (names.size() != 1 && names.size() != layers) {
+    throw Error(fmt::format("the recipe's {} has {} entries; allowed: one for all, or one for each of {} layers", key,
+                            names.size(), layers));
+  }
+  std::vector<LayerActivation> activations;
+  for (std::size_t k = 0; k < layers; ++k) {
+    activations.push_back(parse_layer_activation(names[names.size() == 1 ? 0 : k]));
+  }
+  return activations;
+}
+
+std::vector<std::int64_t> layers_in(const JsonValue& json, const char* key, const Names& layers) {
+  std::string text;
+  Names names;
+  if (const JsonValue* value = json.find(key); value && value->object()) {
+    for (const auto& [name, through] : *value->object()) names.push_back(name);
+  } else {
+    names = names_in(json, key);
+  }
+  for (const std::string& name : names) text += fmt::format("{}{}", text.empty() ? "" : ",", name);
+  try {
+    return parse_layers(text.empty() ? "none" : text, layers);
+  } catch (const Error& error) {
+    throw Error(fmt::format("the recipe's {}: {}", key, error.what()));
+  }
+}
+
+bool is_in(const std::vector<std::int64_t>& list, std::size_t layer) {
+  return std::find(list.begin(), list.end(), static_cast<std::int64_t>(layer)) != list.end();
+}
+
+Dense identity(std::int64_t size) {
+  const auto n = static_cast<std::size_t>(size);
+  Dense layer{size, size, Numbers(n * n, 0.0), Numbers(n, 0.0), ""};
+  for (std::size_t i = 0; i < n; ++i) layer.weight[i * n + i] = 1;
+  return layer;
+}
+
+Model make_model(const SafeTensors& file, const JsonValue& recipe) {
+  check_keys(recipe, "the recipe",
+             {"layers", "activation", "output", "output_factor", "data_deviation", "inputs", "time", "time_activation",
+              "time_into", "time_added_to", "residual", "fixed", "prefix", "ignore", "sde", "sde_parameters"});
+  const std::string name = "the recipe's";
+  for (const char* key : {"layers", "activation", "output", "inputs", "sde"}) {
+    if (recipe.find(key) == nullptr) throw Error(fmt::format("the recipe has no {}", key));
+  }
+  Weights weights(file, value_or<std::string>(recipe, name, "prefix", ""));
+  Architecture a;
+  const NetworkOutput output = parse_output(recipe.get<std::string>(name, "output"));
+  a.output = output.output, a.form.form = output.form;
+  a.form.data_deviation = value_or<double>(recipe, name, "data_deviation", 1);
+  if (output.form == Form::edm && recipe.find("data_deviation") == nullptr) {
+    throw Error("the recipe has no data_deviation, which the output edm needs");
+  }
+  const bool x_first = parse_inputs(recipe.get<std::string>(name, "inputs"), a.form);
+
+  // The time branch.
+  std::vector<Dense> branch;
+  const JsonValue* time = recipe.find("time");
+  const JsonValue::Array* entries = time ? time->array() : nullptr;
+  if (time && entries == nullptr) throw Error("the recipe's time is not a list of features and names of layers");
+  for (std::size_t k = 0; entries && k < entries->size(); ++k) {
+    const JsonValue& entry = (*entries)[k];
+    if (entry.object() && k > 0) throw Error("the recipe's time has features behind layers; allowed: only first");
+    branch.push_back(entry.object() ? features(entry, 1, weights, "time_features")
+                                    : weights.dense(entry.to<std::string>("an entry of the recipe's time")));
+  }
+  const std::size_t branch_features = entries && !entries->empty() && entries->front().object() ? 1 : 0;
+
+  // The layers, without the columns of the time.
+  const JsonValue::Array* list = recipe.find("layers")->array();
+  if (list == nullptr || list->size() < 2) throw Error("the recipe's layers are not a list of two or more");
+  const bool x_features = list->front().object() != nullptr;
+  std::vector<Dense> layers;
+  for (std::size_t k = x_features ? 1 : 0; k < list->size(); ++k) {
+    layers.push_back(weights.dense((*list)[k].to<std::string>("an entry of the recipe's layers")));
+  }
+  Names names;
+  if (x_features) names.push_back("features");
+  for (const Dense& layer : layers) names.push_back(layer.name);
+  const std::int64_t dimension = a.output == Output::score ? layers.back().outputs : 0;
+  a.time.into = layers_in(recipe, "time_into", names);
+  const std::vector<std::int64_t> added = layers_in(recipe, "time_added_to", names);
+  if (recipe.find("time_into") == nullptr && added.empty()) a.time.into = {x_features ? 1 : 0};
+  const std::int64_t embedding = branch.empty() ? 1 : branch.back().outputs;
+  const bool first_embedded = is_in(a.time.into, 0);
+  a.dimension = dimension;
+  if (a.output == Output::potential) {
+    if (x_features) throw Error("a potential net with features of x is given; allowed: vector nets with them");
+    a.dimension = layers.front().inputs - (first_embedded ? embedding : 0);
+  }
+  if (a.dimension < 1) {
+    throw Error(fmt::format("the layer {} has {} inputs, and the time takes {} of them; allowed: room for x too",
+                            in_quotes(layers.front().name), layers.front().inputs, embedding));
+  }
+  if (x_features) layers.insert(layers.begin(), features(list->front(), a.dimension, weights, "features"));
+
+  std::vector<LayerActivation> own = activations_in(recipe, "activation", names.size() - 1 - (x_features ? 1 : 0));
+  const LayerActivation sine{Activation::sine, 1};
+  if (x_features) own.insert(own.begin(), sine);
+  const bool uniform = std::all_of(own.begin(), own.end(), [&](const auto& other) { return other == own[0]; });
+  if (uniform) {
+    a.activation = own[0].activation, a.beta = own[0].beta;
+  } else {
+    a.activations = own;
+  }
+  const std::size_t branch_dense = branch.size() - branch_features;
+  std::vector<LayerActivation> branch_own(branch_dense, own[x_features ? 1 : 0]);
+  if (recipe.find("time_activation")) branch_own = activations_in(recipe, "time_activation", branch_dense);
+  if (branch_features > 0) branch_own.insert(branch_own.begin(), sine);
+  for (std::size_t k = 0; k < branch.size(); ++k) {
+    a.time.layers.push_back({branch[k].outputs, branch_own[k], k < branch_features});
+    a.time.layer_names.push_back(branch[k].name);
+  }
+
+  a.hidden.clear();
+  for (std::size_t l = 0; l + 1 < layers.size(); ++l) a.hidden.push_back(layers[l].outputs);
+  a.layer_names = names;
+  a.residual = layers_in(recipe, "residual", names);
+  a.fixed = layers_in(recipe, "fixed", names);
+  if (x_features && !is_in(a.fixed, 0)) a.fixed.insert(a.fixed.begin(), 0);
+  // What is added to a layer's sums is columns of its weights.
+  for (const std::int64_t l : added) {
+    Dense& layer = layers[static_cast<std::size_t>(l)];
+    if (is_in(a.time.into, static_cast<std::size_t>(l))) {
+      throw Error(fmt::format("the layer {} is in time_into and in time_added_to; allowed: one of them",
+                              in_quotes(layer.name)));
+    }
+    Dense through = identity(embedding);
+    if (const JsonValue* projections = recipe.find("time_added_to"); projections->object()) {
+      through = weights.dense(projections->get<std::string>("the recipe's time_added_to", layer.name.c_str()));
+    }
+    if (layer.outputs != through.outputs || through.inputs != embedding) {
+      throw Error(
+          fmt::format("the embedding of {} numbers is added to the layer {} of {} through {} × {} weights; "
+                      "allowed: weights that fit",
+                      embedding, in_quotes(layer.name), layer.outputs, through.outputs, through.inputs));
+    }
+    Dense wide{layer.outputs, layer.inputs + embedding, {}, layer.bias, layer.name};
+    for (std::int64_t j = 0; j < layer.outputs; ++j) {
+      const double *row = layer.weight.data() + j * layer.inputs, *times = through.weight.data() + j * embedding;
+      if (!x_first) wide.weight.insert(wide.weight.end(), times, times + embedding);
+      wide.weight.insert(wide.weight.end(), row, row + layer.inputs);
+      if (x_first) wide.weight.insert(wide.weight.end(), times, times + embedding);
+      wide.bias[static_cast<std::size_t>(j)] += through.bias[static_cast<std::size_t>(j)];
+    }
+    layer = wide;
+    a.time.into.push_back(l);
+  }
+  std::sort(a.time.into.begin(), a.time.into.end());
+  a.validate();
+  weights.check_all_taken(names_in(recipe, "ignore"));
+
+  const double factor = value_or<double>(recipe, name, "output_factor", 1);
+  if (!(std::fabs(factor) <= 1e6) || factor == 0) {
+    throw Error(fmt::format("the recipe's output_factor is {}; allowed: finite and not 0, up to 1e6", factor));
+  }
+  for (Numbers* part : {&layers.back().weight, &layers.back().bias}) {
+    for (double& number : *part) number *= factor;
+  }
+  Mlp mlp{a, {}};
+  const auto append = [&](const Dense& layer, std::int64_t outputs, std::int64_t inputs, std::int64_t times) {
+    if (layer.outputs != outputs || layer.inputs != inputs) {
+      throw Error(fmt::format("the layer {} has {} outputs and {} inputs, {} and {} are needed{}",
+                              in_quotes(layer.name), layer.outputs, layer.inputs, outputs, inputs,
+                              times > 0 ? fmt::format(", {} of these for the time", times) : ""));
+    }
+    for (std::int64_t j = 0; j < outputs; ++j) {
+      const double* row = layer.weight.data() + j * inputs;
+      const std::int64_t begin = x_first ? inputs - times : 0;
+      mlp.parameters.insert(mlp.parameters.end(), row + begin, row + begin + times);
+      for (std::int64_t i = 0; i < inputs; ++i) {
+        if (i < begin || i >= begin + times) mlp.parameters.push_back(row[i]);
+      }
+    }
+    mlp.parameters.insert(mlp.parameters.end(), layer.bias.begin(), layer.bias.end());
+  };
+  for (std::size_t k = 0; k < branch.size(); ++k) {
+    append(branch[k], branch[k].outputs, k == 0 ? 1 : branch[k - 1].outputs, 0);
+  }
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    const auto layer = static_cast<std::int64_t>(l);
+    append(layers[l], a.outputs(layer), a.inputs(layer), a.embedded(layer));
+  }
+  const JsonValue* parameters = recipe.find("sde_parameters");
+  Model model{ForwardSde::parse(recipe.get<std::string>(name, "sde"), parameters ? parameters->dump() : ""),
+              std::move(mlp)};
+  model.validate();
+  return model;
+}
+
+}  // namespace
+
+Model import_model(const std::string& weights, const std::string& recipe) {
+  const SafeTensors file = SafeTensors::load(weights);
+  const std::vector<std::byte> text = read_file(recipe);
+  try {
+    const JsonValue json = parse_json({reinterpret_cast<const char*>(text.data()), text.size()}, "it", 4);
+    if (json.object() == nullptr) throw Error("it is not a JSON object");
+    return make_model(file, json);
+  } catch (const Error& error) {
+    throw Error(fmt::format("{} cannot be imported by {}: {}", in_quotes(weights), in_quotes(recipe), error.what()));
+  }
+}
+
+}  // namespace fokker

@@ -161,8 +161,9 @@ Names names_in(const JsonValue& json, const char* key) {
   return json.get<Names>("the recipe's", key);
 }
 
-// Sines and cosines of each of `inputs` numbers, as a layer of sines.
-Dense features(const JsonValue& json, std::int64_t inputs, Weights& weights, const std::string& name) {
+// Sines and cosines of each of `inputs` numbers, as a layer of sines; of x they are as many as the next layer takes.
+Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::int64_t> wanted, Weights& weights,
+               const std::string& name) {
   const std::string what = "the recipe's features";
   check_keys(json, what, {"sinusoidal", "fourier", "frequencies", "period", "ends", "scale", "order"});
   const auto number = [&](const char* key, double otherwise) { return value_or<double>(json, what, key, otherwise); };
@@ -197,6 +198,13 @@ Dense features(const JsonValue& json, std::int64_t inputs, Weights& weights, con
   if (order != "sin,cos" && order != "cos,sin") {
     throw Error(fmt::format("{} have the order {}; allowed: sin,cos or cos,sin", what, in_quotes(order)));
   }
+  const auto count = static_cast<std::size_t>(inputs);
+  const std::int64_t outputs = 2 * (std::ssize(each) * inputs + std::ssize(all) / inputs);
+  if (outputs < 1 || outputs > 16384 || outputs != wanted.value_or(outputs)) {
+    throw Error(
+        fmt::format("{} are {} numbers; allowed: {}", what, outputs,
+                    wanted ? fmt::format("the {} that the next layer takes beside the time", *wanted) : "1 to 16384"));
+  }
   Dense layer;
   layer.name = name;
   layer.inputs = inputs;
@@ -206,7 +214,6 @@ Dense features(const JsonValue& json, std::int64_t inputs, Weights& weights, con
     ++layer.outputs;
   };
   const bool cosines_first = order == "cos,sin";
-  const auto count = static_cast<std::size_t>(inputs);
   for (std::size_t i = 0; i < (all.empty() ? count : 1); ++i) {
     for (const bool cosine : {cosines_first, !cosines_first}) {
       for (const double f : each) {
@@ -290,7 +297,7 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   for (std::size_t k = 0; entries && k < entries->size(); ++k) {
     const JsonValue& entry = (*entries)[k];
     if (entry.object() && k > 0) throw Error("the recipe's time has features behind layers; allowed: only first");
-    branch.push_back(entry.object() ? features(entry, 1, weights, "time_features")
+    branch.push_back(entry.object() ? features(entry, 1, {}, weights, "time_features")
                                     : weights.dense(entry.to<std::string>("an entry of the recipe's time")));
   }
   const std::size_t branch_features = entries && !entries->empty() && entries->front().object() ? 1 : 0;
@@ -321,7 +328,10 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
     throw Error(fmt::format("the layer {} has {} inputs, and the time takes {} of them; allowed: room for x too",
                             in_quotes(layers.front().name), layers.front().inputs, embedding));
   }
-  if (x_features) layers.insert(layers.begin(), features(list->front(), a.dimension, weights, "features"));
+  if (x_features) {
+    const std::int64_t wanted = layers.front().inputs - (is_in(a.time.into, 1) ? embedding : 0);
+    layers.insert(layers.begin(), features(list->front(), a.dimension, wanted, weights, "features"));
+  }
 
   std::vector<LayerActivation> own = activations_in(recipe, "activation", names.size() - 1 - (x_features ? 1 : 0));
   const LayerActivation sine{Activation::sine, 1};
@@ -354,10 +364,17 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
       throw Error(fmt::format("the layer {} is in time_into and in time_added_to; allowed: one of them",
                               in_quotes(layer.name)));
     }
-    Dense through = identity(embedding);
-    if (const JsonValue* projections = recipe.find("time_added_to"); projections->object()) {
-      through = weights.dense(projections->get<std::string>("the recipe's time_added_to", layer.name.c_str()));
+    const JsonValue* projections = recipe.find("time_added_to");
+    constexpr std::int64_t largest_identity = 4096;
+    if (!projections->object() && embedding > largest_identity) {
+      throw Error(
+          fmt::format("an embedding of {} numbers is added as it is; allowed: up to {}, and more through a layer",
+                      embedding, largest_identity));
     }
+    const Dense through =
+        projections->object()
+            ? weights.dense(projections->get<std::string>("the recipe's time_added_to", layer.name.c_str()))
+            : identity(embedding);
     if (layer.outputs != through.outputs || through.inputs != embedding) {
       throw Error(
           fmt::format("the embedding of {} numbers is added to the layer {} of {} through {} × {} weights; "

@@ -11,6 +11,7 @@
 #include <limits>
 #include <optional>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "diagnose.hpp"
@@ -58,6 +59,10 @@ class InputFile {
 std::string file(const std::string& input, const char* name) {
   static const InputFile folder;
   return folder.with(input, name);
+}
+std::string file_in_own_folder(const char* name) {
+  static const InputFile folder;
+  return folder.with("", name);
 }
 
 void expect(bool right, const char* what) {
@@ -123,6 +128,33 @@ void read_model(const std::string& input) {
   const std::string path = file(input, "input.safetensors");
   read_or_refuse([&] { load_model(path).validate(); });
   read_or_refuse([&] { load_model(path, {{"activation", "tanh"}, {"output", "score"}}).validate(); });
+}
+
+// Recipes for a network with all that a recipe may name.
+void read_recipe(const std::string& input) {
+  static const std::string weights = [] {
+    SafeTensors file;
+    const auto add = [&](const std::string& name, std::vector<std::int64_t> shape) {
+      std::int64_t size = 1;
+      for (const std::int64_t n : shape) size *= n;
+      const std::vector<float> numbers(static_cast<std::size_t>(size), 0.25f);
+      file.tensors[name] = Tensor::from_float(std::move(shape), numbers.data());
+    };
+    for (const auto& [name, outputs, inputs] : {std::tuple{"net.0", 12, 2 + 6}, std::tuple{"net.2", 12, 12},
+                                                std::tuple{"net.4", 2, 12}, std::tuple{"emb.1", 6, 8}}) {
+      add(std::string(name) + ".weight", {outputs, inputs});
+      add(std::string(name) + ".bias", {outputs});
+    }
+    add("net.6.kernel", {12, 2});
+    add("net.8.weight_g", {12, 1});
+    add("net.8.weight_v", {12, 8});
+    add("W", {4});
+    const std::string path = file_in_own_folder("weights.safetensors");
+    file.save(path);
+    return path;
+  }();
+  const std::string recipe = file(input, "recipe.json");
+  read_or_refuse([&] { import_model(weights, recipe).validate(); });
 }
 
 void read_mixture(const std::string& input) {
@@ -336,6 +368,7 @@ constexpr Target all[] = {{"npy", read_npy},
                           {"csv", read_csv},
                           {"safetensors", read_safetensors},
                           {"model", read_model},
+                          {"recipe", read_recipe},
                           {"mixture", read_mixture},
                           {"kept_json", read_kept},
                           {"trainer_state", read_trainer_state},

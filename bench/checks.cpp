@@ -47,11 +47,12 @@ std::string check_fields(const Context& context, const FieldWork& work, double u
   std::string wrong;
   const auto check = [&](std::int64_t i) {
     const std::vector<double> at(points.x.begin() + i * d, points.x.begin() + (i + 1) * d);
-    const auto want = reference_field(net, net.parameters, sde, work.residual, points.t[i], at.data());
+    const double factor = output_factor(mlp.architecture, points.t[i]);
+    const auto want = reference_field(net, net.parameters, sde, work.residual, points.t[i], at.data(), factor);
     std::vector<double> deviation(columns);
     testing::Noise::seed(static_cast<std::uint64_t>(i));
     for (int run = 0; run < testing::noise_runs; ++run) {
-      const auto erring = reference_field(net, noisy, sde, work.residual, points.t[i], at.data());
+      const auto erring = reference_field(net, noisy, sde, work.residual, points.t[i], at.data(), factor);
       for (std::int64_t j = 0; j < columns; ++j) {
         deviation[j] = std::hypot(deviation[j], (erring[j].value - want[j]) / testing::noise_size);
       }

@@ -45,16 +45,23 @@ std::int64_t affordable(std::int64_t all, Evaluate&& evaluate) {
   return std::clamp<std::int64_t>(static_cast<std::int64_t>(0.2 / one), 2, all);
 }
 
+// What a network's outputs are multiplied by to make the score: 1, or for a noise net −1/σ, under the Ornstein–Uhlenbeck
+// process of rate 1 that all models here have.
+inline double output_factor(const Architecture& architecture, double t) {
+  return architecture.form.form == Form::noise ? -1 / std::sqrt(-std::expm1(-2 * t) / 2) : 1;
+}
+
 // The reference's score or residual at one point, in numbers S.
 template <class S>
 std::vector<S> reference_field(const testing::ReferenceNetwork& net, const std::vector<S>& parameters,
-                               const testing::ReferenceSde& sde, bool residual, double t, const double* x) {
+                               const testing::ReferenceSde& sde, bool residual, double t, const double* x,
+                               double factor = 1) {
   const auto out = testing::reference_outputs<S>(net, parameters, t, x,
                                                  residual ? testing::diagonal_pairs(net.dimension) : testing::Pairs());
   if (residual) return {testing::residual_of(out[0], sde, net.dimension, t, x)};
   if (net.potential) return {out[0].first.begin() + 1, out[0].first.end()};
   std::vector<S> score;
-  for (const auto& jet : out) score.push_back(jet.value);
+  for (const auto& jet : out) score.push_back(S(factor) * jet.value);
   return score;
 }
 

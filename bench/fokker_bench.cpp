@@ -96,11 +96,11 @@ void time_training(benchmark::State& state, const Machine& machine, const TrainW
 struct StepWork {
   static constexpr int steps = 5;
   static constexpr std::int64_t n = 50'000;
-  Model model = paper_model();
-  RandomPoints start = random_points(model.sde, 2, n, 1);
+  Model model;
+  RandomPoints start;
   SampleOptions options;
 
-  StepWork() {
+  explicit StepWork(const Model& of) : model(of), start(random_points(of.sde, 2, n, 1)) {
     options.seed = 7;
     options.noise_in_last_step = true;
   }
@@ -129,7 +129,7 @@ std::string check_step(const Machine& machine, const StepWork& work) {
                                               philox_offset(RandomUse::noise, 0, static_cast<std::uint64_t>(step)));
       float z[2];
       normals_from_words(words.word[0], words.word[1], z[0], z[1]);
-      const auto score = reference_field(net, net.parameters, sde, false, t, x);
+      const auto score = reference_field(net, net.parameters, sde, false, t, x, output_factor(mlp.architecture, t));
       for (int j = 0; j < 2; ++j) {
         x[j] += -dt * (sde.drift(t) * x[j] - g2 * score[j]) + std::sqrt(g2 * dt) * z[j];
         largest = std::max(largest, std::fabs(x[j]));
@@ -150,29 +150,39 @@ std::string check_step(const Machine& machine, const StepWork& work) {
 }
 
 // One Euler–Maruyama step: a run of five divided by five. `ratio_to_score` is against score evaluations of as many
-// points, timed between the runs.
-void time_step(benchmark::State& state, const Machine& machine, const StepWork& work) {
+// points, timed between the runs; `ratio_to_raw_time` against steps of the same network with a raw time, if one is given.
+void time_step(benchmark::State& state, const Machine& machine, const StepWork& work, const StepWork* raw_time) {
   const Sampler sampler(machine.context, work.model, work.grid());
   const Fields<float> fields(machine.context, work.model);
   std::vector<float> score(2 * StepWork::n), samples;
   FieldOutputs<float> outputs;
   outputs.score = View<float>(score, 2);
-  const auto run = [&] {
-    samples = work.start.x;
-    return seconds([&] { sampler.integrate(View<float>(samples, 2), work.options); }) / StepWork::steps;
+  const auto run_of = [&](const Sampler& of, const StepWork& by) {
+    samples = by.start.x;
+    return seconds([&] { of.integrate(View<float>(samples, 2), by.options); }) / StepWork::steps;
   };
+  const auto run = [&] { return run_of(sampler, work); };
+  std::optional<Sampler> other;
+  if (raw_time) other.emplace(machine.context, raw_time->model, raw_time->grid());
   const auto evaluate_score = [&] { return seconds([&] { fields.evaluate(work.start.view(), outputs); }); };
   evaluate_score();
   run();
-  double step_total = 0, score_total = 0;
+  if (other) run_of(*other, *raw_time);
+  double step_total = 0, score_total = 0, other_total = 0;
   for (auto _ : state) {
     const double step_time = run();
+    if (other) other_total += run_of(*other, *raw_time);
     score_total += (evaluate_score() + evaluate_score()) / 2;
     step_total += step_time;
     state.SetIterationTime(step_time);
   }
-  count(state, machine, 2 * flop_per_sweep(Architecture{}) * static_cast<double>(StepWork::n));
+  // A step's time is common to its samples: what the network makes of it is not counted.
+  const Architecture& architecture = std::get<Mlp>(work.model.network).architecture;
+  const Architecture without{.hidden = architecture.hidden, .output = architecture.output};
+  const double sweeps = architecture.output == Output::potential ? 2 : 1;
+  count(state, machine, sweeps * flop_per_sweep(without) * static_cast<double>(StepWork::n));
   state.counters["ratio_to_score"] = step_total / score_total;
+  if (other) state.counters["ratio_to_raw_time"] = step_total / other_total;
 }
 
 // ODE against SDE of the published blob histograms; nothing where they are absent.
@@ -244,14 +254,21 @@ void register_all(Machine& machine) {
   add_fields("score/silu/50000", {network(silu), 50'000, false, 2});
   add_fields("score/potential_d16_w128/20000", {wide_network(Output::potential), 20'000, false, 2});
   add_fields("score/vector_d16_w128/20000", {wide_network(Output::score), 20'000, false, 1});
+  add_fields("score/noise_w128/50000", {noise_model(false), 50'000, false, 1});
+  add_fields("score/noise_w128_time32/50000", {noise_model(true), 50'000, false, 1});
   add_fields("residual/paper/50000", {paper_model(), 50'000, true, 4});
   add_training("train/paper/20000_5000", {paper_model(), 20'000, 5'000});
   add_training("train/beta20/4096_1024", {paper_model(20), 4'096, 1'024});
-  const StepWork step;
-  add(
-      "sample_step/paper/50000", [&machine, step] { return check_step(machine, step); },
-      [&machine, step](State& state) { time_step(state, machine, step); })
-      ->UseManualTime();
+  const auto add_step = [&](const char* name, const Model& model, const std::optional<StepWork>& raw_time) {
+    const StepWork step(model);
+    add(
+        name, [&machine, step] { return check_step(machine, step); },
+        [&machine, step, raw_time](State& state) { time_step(state, machine, step, raw_time ? &*raw_time : nullptr); })
+        ->UseManualTime();
+  };
+  add_step("sample_step/paper/50000", paper_model(), {});
+  add_step("sample_step/noise_w128/50000", noise_model(false), {});
+  add_step("sample_step/noise_w128_time32/50000", noise_model(true), StepWork(noise_model(false)));
   add("w2/blob", check_w2, time_w2)->UseRealTime();
 }
 

@@ -18,6 +18,17 @@ Model paper_model(double beta) {
 
 Model network(const Architecture& architecture) { return {ForwardSde{}, Mlp::initialise(architecture, 1)}; }
 
+Model noise_model(bool time_branch) {
+  Architecture architecture{.hidden = {128, 128, 128}, .activation = Activation::silu, .output = Output::score};
+  architecture.form.form = Form::noise;
+  if (time_branch) {
+    architecture.time = {{{32, {Activation::sine, 1}, true}, {32, {Activation::silu, 1}}}, {0, 1, 2}};
+  }
+  Architecture plain = architecture;  // whose last layer is not zero
+  plain.form = {};
+  return {ForwardSde{}, Mlp{architecture, Mlp::initialise(plain, 1).parameters}};
+}
+
 Model trained_model(std::int64_t iterations) {
   TrainOptions options;
   options.iterations = iterations;
@@ -32,6 +43,10 @@ double flop_per_sweep(const Architecture& architecture) {
   double weights = 0;
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
     weights += static_cast<double>(architecture.inputs(l) * architecture.outputs(l));
+  }
+  for (std::int64_t l = 0; l < std::ssize(architecture.time.layers); ++l) {
+    weights += static_cast<double>(architecture.branch_inputs(l) *
+                                   architecture.time.layers[static_cast<std::size_t>(l)].width);
   }
   return 2 * weights;
 }

@@ -14,12 +14,14 @@ namespace fokker::bench {
 // The paper's network with parameters drawn at random, β as given.
 Model paper_model(double beta = 100);
 Model network(const Architecture& architecture);
+// A noise net of three layers of 128 with SiLU, whose time is raw or goes through a branch of 32 into every hidden layer.
+Model noise_model(bool time_branch);
 // The paper's network after so many iterations on circles2. A few hundred keep the samples of the reverse SDE where
 // those of a well trained network stay; with random parameters they grow by e^T.
 Model trained_model(std::int64_t iterations);
 inline constexpr std::int64_t sampling_iterations = 400;
 
-// Multiply-adds of one sweep through the network at one point, two FLOP each.
+// Multiply-adds of one sweep through the network and its time branch at one point, two FLOP each.
 double flop_per_sweep(const Architecture& architecture);
 
 // Times uniform on [t_min, T], positions uniform on [−3.5, 3.5]^d: [N], [N, d].

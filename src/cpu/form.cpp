@@ -1,7 +1,9 @@
 // The fields of a model whose network stands for something else than the score: the network's own fields at (τ, C x),
-// put together by fokker/formulas/form_fields.hpp. Coefficients are formed in double, once a block where it has one time.
+// put together by fokker/formulas/form_fields.hpp. Coefficients are formed in double, once a point, or once a block where it
+// has one time; their derivatives by t only where something needs them.
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "cpu/block_field.hpp"
 #include "cpu/mlp_primitives.hpp"
@@ -13,6 +15,7 @@ namespace {
 template <class T>
 struct FormScratch final : Scratch {
   std::unique_ptr<Scratch> network;
+  std::vector<FormFields<T>> forms;  // of each point, or the one of all
   AlignedMemory<T> time, x, value, dt, output, trace, derivative;
 };
 
@@ -41,9 +44,9 @@ class FormedField final : public BlockField<T> {
     if (out.score || dt) own.score = s.output.reserve(n * d_);
     if (out.divergence || residual) own.divergence = s.trace.reserve(n);
     own.hessian = out.hessian;
-    network_->evaluate(inputs(points, s), own, divergence, *s.network);
+    network_->evaluate(inputs(points, dt, s), own, divergence, *s.network);
 
-    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+    for_points(points, s, [&](std::int64_t r, const FormFields<T>& f) {
       const T* x = points.x + r * d_;
       T squares = 0, along = 0, net_squares = 0;
       for (std::int64_t i = 0; i < d_ && own.value; ++i) squares += x[i] * x[i];
@@ -74,8 +77,8 @@ class FormedField final : public BlockField<T> {
   void hessian_vector(const BlockPoints<T>& points, const T* direction, T* product, Scratch& scratch) const override {
     auto& s = static_cast<FormScratch<T>&>(scratch);
     T* own = s.derivative.reserve(points.n * d_);
-    network_->hessian_vector(inputs(points, s), direction, own, *s.network);
-    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+    network_->hessian_vector(inputs(points, false, s), direction, own, *s.network);
+    for_points(points, s, [&](std::int64_t r, const FormFields<T>& f) {
       for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) product[i] = f.derivative(direction[i], own[i]);
     });
   }
@@ -83,19 +86,23 @@ class FormedField final : public BlockField<T> {
  private:
   // visit(point, its form)
   template <class Visit>
-  void for_points(const BlockPoints<T>& points, Visit&& visit) const {
-    FormRates<double> at{};
+  void for_points(const BlockPoints<T>& points, const FormScratch<T>& s, Visit&& visit) const {
     for (std::int64_t r = 0; r < points.n; ++r) {
-      if (r == 0 || points.t_stride != 0) {
-        at = form_rates_at(form_, sde_.formulas(), static_cast<double>(points.t[r * points.t_stride]));
-      }
-      visit(r, FormFields<T>(at));
+      visit(r, s.forms[static_cast<std::size_t>(points.t_stride == 0 ? 0 : r)]);
     }
   }
 
-  BlockPoints<T> inputs(const BlockPoints<T>& points, FormScratch<T>& s) const {
+  // The network's own points; leaves their forms in s.forms.
+  BlockPoints<T> inputs(const BlockPoints<T>& points, bool with_rates, FormScratch<T>& s) const {
     T *const time = s.time.reserve(points.n), *const x = s.x.reserve(points.n * d_);
-    for_points(points, [&](std::int64_t r, const FormFields<T>& f) {
+    const SdeFormulas formulas = sde_.formulas();
+    s.forms.clear();
+    for (std::int64_t r = 0; r < (points.t_stride == 0 ? std::min<std::int64_t>(points.n, 1) : points.n); ++r) {
+      const double t = static_cast<double>(points.t[r * points.t_stride]);
+      s.forms.emplace_back(with_rates ? form_rates_at(form_, formulas, t)
+                                      : FormRates<double>{form_at(form_, formulas, t), {}});
+    }
+    for_points(points, s, [&](std::int64_t r, const FormFields<T>& f) {
       time[r] = f.form.time;
       for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) x[i] = f.form.in * points.x[i];
     });

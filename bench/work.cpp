@@ -127,12 +127,14 @@ void write_reference(const std::string& path, const Context& context, const Refe
   const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
   const std::vector<std::string> names = architecture.names();
   SafeTensors file;
+  const auto add_layer = [&](const std::string& name, const float* weights, std::int64_t out, std::int64_t in) {
+    file.tensors[name + ".weight"] = Tensor::from_float({out, in}, weights);
+    file.tensors[name + ".bias"] = Tensor::from_float({out}, weights + out * in);
+  };
   const auto add_parameters = [&](const std::string& prefix, const std::vector<float>& of) {
     for (std::int64_t l = 0; l < architecture.layers(); ++l) {
-      const std::int64_t in = architecture.inputs(l), out = architecture.outputs(l);
-      file.tensors[prefix + names[l] + ".weight"] =
-          Tensor::from_float({out, in}, of.data() + architecture.weight_offset(l));
-      file.tensors[prefix + names[l] + ".bias"] = Tensor::from_float({out}, of.data() + architecture.bias_offset(l));
+      add_layer(prefix + names[l], of.data() + architecture.weight_offset(l), architecture.outputs(l),
+                architecture.inputs(l));
     }
   };
   add_parameters("parameter.", parameters);
@@ -199,6 +201,30 @@ void write_reference(const std::string& path, const Context& context, const Refe
     const PhiloxBlock words =
         philox4x32_10(options.seed, static_cast<std::uint64_t>(i), philox_offset(RandomUse::noise, 0, 0));
     normals_from_words(words.word[0], words.word[1], noise[2 * i], noise[2 * i + 1]);
+  }
+  const Model with_branch = noise_model(true);
+  const Mlp& noise_net = std::get<Mlp>(with_branch.network);
+  const Architecture& of_noise = noise_net.architecture;
+  const std::vector<float> noise_parameters(noise_net.parameters.begin(), noise_net.parameters.end());
+  for (std::int64_t l = 0; l < std::ssize(of_noise.time.layers); ++l) {
+    const auto at = static_cast<std::size_t>(l);
+    add_layer("noise.parameter." + of_noise.branch_names()[at],
+              noise_parameters.data() + of_noise.branch_weight_offset(l), of_noise.time.layers[at].width,
+              of_noise.branch_inputs(l));
+  }
+  for (std::int64_t l = 0; l < of_noise.layers(); ++l) {
+    add_layer("noise.parameter." + of_noise.names()[static_cast<std::size_t>(l)],
+              noise_parameters.data() + of_noise.weight_offset(l), of_noise.outputs(l), of_noise.inputs(l));
+  }
+  if (context.device() == Device::cpu) {
+    outputs = {};
+    outputs.score = score.view();
+    Fields<float>(context, with_branch).evaluate({t.view(), x.view()}, outputs);
+    file.tensors["noise.score"] = tensor({n, 2}, fetch(score));
+    Buffer<float> after(context, n, 2);
+    copy(context, x.view(), after.view());
+    Sampler(context, with_branch, TimeGrid({paper[0], paper[1]})).integrate(after.view(), options);
+    file.tensors["noise.after"] = tensor({n, 2}, fetch(after));
   }
   sampler.integrate(x.view(), options);
   file.tensors["step.noise"] = tensor({n, 2}, noise);

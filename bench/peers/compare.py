@@ -21,7 +21,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 # The benchmarks of each work: ours and, by the suffix of its name, ours in another precision.
 WORKS = {'cpu': {'score': {'': 'score/paper/50000'}, 'residual': {'': 'residual/paper/50000'},
-                 'train': {'': 'train/paper/20000_5000'}, 'step': {'': 'sample_step/paper/50000'}},
+                 'train': {'': 'train/paper/20000_5000'}, 'step': {'': 'sample_step/paper/50000'},
+                 'noise': {'': 'score/noise_w128_time32/50000'}, 'noise_step': {'': 'sample_step/noise_w128_time32/50000'}},
          'cuda': {work: {suffix: f'gpu/{name}/{precision}' for suffix, precision in (('', 'split'), (' fp32', 'fp32'))}
                   for work, name in (('score', 'score/paper/1048576'), ('residual', 'residual/paper/1048576'),
                                      ('train', 'train/paper/200000_50000'), ('sample', 'sample/paper/3000000'))}}

@@ -13,6 +13,8 @@ The works, in float32, on the paper's potential network phi(t, x) with score gra
               200 000 and 50 000 on a GPU), both losses by automatic differentiation as the paper's authors write them,
               the gradient, Adam
     step      one Euler-Maruyama step of 50 000 samples, noise included: twenty steps, divided by twenty
+    noise     the score at the same points of a noise net, whose time goes through a branch into every hidden layer
+    noise_step  one Euler-Maruyama step of 50 000 samples with it, whose branch has one row
     sample    whole paths: the reference's number of samples through all steps of its grid, prior and noise drawn
 
 A GPU's products are float32 too: TF32, which JAX takes for float32 there unless told otherwise, is turned off. Timings wait
@@ -32,7 +34,7 @@ STEPS = 20
 # Root mean square of the difference over that of the quantity: single precision through softplus with beta = 100, whose
 # first (score, step), second (residual) and third (train) derivatives amplify a rounding of 6e-8 by beta once, twice, three
 # times. What is checked of whole paths is their step.
-BOUND = {'score': 1e-5, 'residual': 2e-4, 'step': 1e-5, 'sample': 1e-5, 'train': 1e-4}
+BOUND = {'noise': 1e-5, 'noise_step': 1e-5, 'score': 1e-5, 'residual': 2e-4, 'step': 1e-5, 'sample': 1e-5, 'train': 1e-4}
 
 
 class Torch:
@@ -47,6 +49,7 @@ class Torch:
         self.layers = ['input', 'hidden1', 'hidden2', 'output']
         self.fixed = {n: self.reference['parameter.' + n].clone() for n in self.names}
         self.sampled = {n: self.reference.get('sample.parameter.' + n, self.fixed[n]) for n in self.names}
+        self.noise = {k.removeprefix('noise.parameter.'): v for k, v in self.reference.items() if k.startswith('noise.parameter.')}
         self.trained = {n: p.clone().requires_grad_(True) for n, p in self.fixed.items()}
         # fused is the fastest Adam there is.
         self.adam = torch.optim.Adam(self.trained.values(), lr=RATE, fused=True)
@@ -56,6 +59,7 @@ class Torch:
         self.gradient_function = wrap(self.functional_gradient) if compiled else self.autograd_gradient
         self.draw_function = wrap(self.draw)
         self.step_function = wrap(self.step)
+        self.noise_function, self.noise_step_function = wrap(self.noise_score), wrap(self.noise_step)
 
     def versions(self):
         return {'torch': self.torch.__version__}
@@ -70,6 +74,21 @@ class Torch:
         for name in self.layers[:-1]:
             h = functional.softplus(functional.linear(h, p[name + '.weight'], p[name + '.bias']), beta=BETA, threshold=20)
         return functional.linear(h, p['output.weight'], p['output.bias'])[:, 0]
+
+    def noise_score(self, p, t, x):
+        """t [N], or [1] for all points."""
+        functional = self.torch.nn.functional
+        e = self.torch.sin(functional.linear(t[:, None], p['time1.weight'], p['time1.bias']))
+        e = functional.silu(functional.linear(e, p['time2.weight'], p['time2.bias'])).expand(x.shape[0], -1)
+        h = x
+        for name in self.layers[:-1]:
+            h = functional.silu(functional.linear(self.torch.cat([e, h], 1), p[name + '.weight'], p[name + '.bias']))
+        sigma = self.torch.sqrt(-0.5 * self.torch.expm1(-2 * t))[:, None]
+        return -functional.linear(h, p['output.weight'], p['output.bias']) / sigma
+
+    def noise_step(self, p, t, dt, x, noise):
+        z = self.torch.randn_like(x) if noise is None else noise
+        return x + dt * (x + self.noise_score(p, t, x)) + dt.sqrt() * z
 
     def autograd_score(self, p, t, x):
         x = x.detach().requires_grad_(True)
@@ -145,6 +164,14 @@ class Torch:
         if work in ('score', 'residual'):
             function = self.score_function if work == 'score' else self.residual_function
             return {work: (function(self.fixed, r['points.t'], r['points.x']), r['points.' + work])}
+        if work == 'noise':
+            with self.torch.no_grad():
+                return {work: (self.noise_function(self.noise, r['points.t'], r['points.x']), r['noise.score'])}
+        if work == 'noise_step':
+            times, dts = self.grid()
+            with self.torch.no_grad():
+                return {'sample': (self.noise_step_function(self.noise, times[0], dts[0], r['points.x'], r['step.noise']),
+                                   r['noise.after'])}
         if work in ('step', 'sample'):
             times, dts = self.grid()
             return {'sample': (self.step_function(self.fixed, times[0], dts[0], r['points.x'], r['step.noise']),
@@ -164,18 +191,27 @@ class Torch:
             function = self.score_function if work == 'score' else self.residual_function
             t, x = self.reference['points.t'], self.reference['points.x']
             return lambda: function(self.fixed, t, x), 1
-        if work in ('step', 'sample'):
+        if work == 'noise':
+            t, x = self.reference['points.t'], self.reference['points.x']
+
+            def noise():
+                with torch.no_grad():
+                    self.noise_function(self.noise, t, x)
+            return noise, 1
+        if work in ('step', 'sample', 'noise_step'):
             times, dts = self.grid()
-            if work == 'step':
-                p, n, steps = self.fixed, len(self.reference['points.x']), STEPS
-            else:
+            step = self.noise_step_function if work == 'noise_step' else self.step_function
+            if work == 'sample':
                 p, n, steps = self.sampled, int(self.reference['sample.count'].item()), len(times)
+            else:
+                p, n, steps = self.noise if work == 'noise_step' else self.fixed, len(self.reference['points.x']), STEPS
 
             def paths():
                 x = math.sqrt(0.5) * torch.randn(n, 2, device=self.device)
-                for t, dt in zip(times[:steps], dts):
-                    x = self.step_function(p, t, dt, x, None)
-            return paths, STEPS if work == 'step' else 1
+                with torch.set_grad_enabled(work != 'noise_step'):
+                    for t, dt in zip(times[:steps], dts):
+                        x = step(p, t, dt, x, None)
+            return paths, 1 if work == 'sample' else STEPS
 
         def iteration():
             _, gradient = self.gradient_function(self.trained, *self.draw_function())
@@ -200,6 +236,7 @@ class Jax:
         self.times = reference['step.times']  # in double: differences of times in float would lose digits
         self.names = [k.removeprefix('parameter.') for k in reference if k.startswith('parameter.')]
         self.fixed = {n: self.reference['parameter.' + n] for n in self.names}
+        self.noise = {k.removeprefix('noise.parameter.'): v for k, v in self.reference.items() if k.startswith('noise.parameter.')}
         self.sampled = {n: self.reference.get('sample.parameter.' + n, self.fixed[n]) for n in self.names}
         self.score_function = jax.jit(self.score)
         self.residual_function = jax.jit(self.residual)
@@ -216,6 +253,20 @@ class Jax:
         for name in ('input', 'hidden1', 'hidden2'):
             h = self.jax.nn.softplus(BETA * (h @ p[name + '.weight'].T + p[name + '.bias'])) / BETA
         return (h @ p['output.weight'].T + p['output.bias'])[:, 0]
+
+    def noise_score(self, p, t, x):
+        """t [N], or [1] for all points."""
+        jnp, silu = self.jnp, self.jax.nn.silu
+        linear = lambda h, name: h @ p[name + '.weight'].T + p[name + '.bias']
+        e = silu(linear(jnp.sin(linear(t[:, None], 'time1')), 'time2'))
+        e = jnp.broadcast_to(e, (x.shape[0], e.shape[1]))
+        h = x
+        for name in ('input', 'hidden1', 'hidden2'):
+            h = silu(linear(jnp.concatenate([e, h], 1), name))
+        return -linear(h, 'output') / jnp.sqrt(-0.5 * jnp.expm1(-2 * t))[:, None]
+
+    def noise_step(self, p, t, dt, x, z):
+        return x + dt * (x + self.noise_score(p, t[None], x)) + self.jnp.sqrt(dt) * z
 
     def score(self, p, t, x):
         return self.jax.grad(lambda at: self.phi(p, t, at).sum())(x)
@@ -260,6 +311,12 @@ class Jax:
         if work in ('score', 'residual'):
             function = self.score_function if work == 'score' else self.residual_function
             return {work: (function(self.fixed, r['points.t'], r['points.x']), r['points.' + work])}
+        if work == 'noise':
+            return {work: (self.jax.jit(self.noise_score)(self.noise, r['points.t'], r['points.x']), r['noise.score'])}
+        if work == 'noise_step':
+            times, dts = self.grid()
+            return {'sample': (self.jax.jit(self.noise_step)(self.noise, times[0], dts[0], r['points.x'], r['step.noise']),
+                               r['noise.after'])}
         if work in ('step', 'sample'):
             times, dts = self.grid()
             return {'sample': (self.jax.jit(self.step)(self.fixed, times[0], dts[0], r['points.x'], r['step.noise']),
@@ -279,20 +336,24 @@ class Jax:
             function = self.score_function if work == 'score' else self.residual_function
             t, x = self.reference['points.t'], self.reference['points.x']
             return lambda: function(self.fixed, t, x).block_until_ready(), 1
-        if work in ('step', 'sample'):
+        if work == 'noise':
+            function, t, x = jax.jit(self.noise_score), self.reference['points.t'], self.reference['points.x']
+            return lambda: function(self.noise, t, x).block_until_ready(), 1
+        if work in ('step', 'sample', 'noise_step'):
             times, dts = map(jnp.asarray, self.grid())
-            if work == 'step':
-                p, n, steps = self.fixed, len(self.reference['points.x']), STEPS
-            else:
+            step = self.noise_step if work == 'noise_step' else self.step
+            if work == 'sample':
                 p, n, steps = self.sampled, int(self.reference['sample.count'][0]), len(times)
+            else:
+                p, n, steps = self.noise if work == 'noise_step' else self.fixed, len(self.reference['points.x']), STEPS
 
             @jax.jit
             def paths(p, key):
                 def body(k, x):
                     z = jax.random.normal(jax.random.fold_in(key, k), x.shape)
-                    return self.step(p, times[k], dts[k], x, z)
+                    return step(p, times[k], dts[k], x, z)
                 return jax.lax.fori_loop(0, steps, body, math.sqrt(0.5) * jax.random.normal(key, (n, 2)))
-            return lambda: paths(p, jax.random.key(1)).block_until_ready(), STEPS if work == 'step' else 1
+            return lambda: paths(p, jax.random.key(1)).block_until_ready(), 1 if work == 'sample' else STEPS
 
         @jax.jit
         def iterate(p, first, second, k, key):

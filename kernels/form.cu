@@ -5,8 +5,8 @@
 
 #include "device.hpp"
 #include "fokker/formulas/form_fields.hpp"
+#include "fokker/formulas/form_points.hpp"
 #include "form_launch.hpp"
-#include "form_points.hpp"
 #include "grid.hpp"
 
 namespace fokker::kernels {

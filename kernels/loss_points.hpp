@@ -4,7 +4,7 @@
 // them gives, the loss and the seeds c, w and ν of its gradient (src/operations/LOSS_GRADIENT.md).
 #include <cstdint>
 
-#include "form_points.hpp"
+#include "fokker/formulas/form_points.hpp"
 #include "loss_products.hpp"
 #include "training_points.hpp"
 

@@ -25,6 +25,7 @@
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
 #include "cpu/time_branch.hpp"
+#include "fokker/formulas/form_points.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -702,19 +703,13 @@ class CpuLoss : public LossOperator<T> {
   }
 
  private:
-  // With s = A x + B F, weight |s − target|² = weight B² |F − (target − A x)/B|².
   DenoisingChunk<T> of_network(const DenoisingChunk<T>& points, std::int64_t n, T* storage) const {
     const std::int64_t d = dimension_;
+    const SdeFormulas formulas = sde_.formulas();
     T *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
     for (std::int64_t r = 0; r < n; ++r) {
-      const FormCoefficients<double> c = form_at(form_, sde_.formulas(), static_cast<double>(points.t[r]));
-      t[r] = static_cast<T>(c.time);
-      weight[r] = static_cast<T>((points.weight ? static_cast<double>(points.weight[r]) : 1.0) * c.out * c.out);
-      for (std::int64_t i = r * d; i < (r + 1) * d; ++i) {
-        const double at = static_cast<double>(points.x[i]);
-        x[i] = static_cast<T>(c.in * at);
-        target[i] = static_cast<T>((static_cast<double>(points.target[i]) - c.skip * at) / c.out);
-      }
+      network_point(form_, formulas, static_cast<int>(d), points.t[r], points.x + r * d, points.target + r * d,
+                    points.weight ? points.weight[r] : T(1), t[r], x + r * d, target + r * d, weight[r]);
     }
     return {t, x, target, weight};
   }

@@ -3,7 +3,7 @@
 // A denoising point of the model as one of its network.
 #include "fokker/formulas/form.hpp"
 
-namespace fokker::kernels {
+namespace fokker {
 
 // s = A x + B F, so that weight |s − target|² = weight B² |F − (target − A x)/B|². Row by row in place, if wanted:
 // net_t may be t, and so on. Without a target the point alone.
@@ -21,4 +21,4 @@ FOKKER_HOST_DEVICE inline void network_point(const NetworkForm& form, const SdeF
   if (target != nullptr) net_weight = static_cast<T>(static_cast<double>(weight) * c.out * c.out);
 }
 
-}  // namespace fokker::kernels
+}  // namespace fokker

@@ -134,6 +134,26 @@ int status_in_little_space(Call&& call) {
   });
 }
 
+TEST(Forks, InTheMidstOfOtherThreadsCallsWorkToo) {
+  if (testing::with_tsan) GTEST_SKIP() << "ThreadSanitizer allows no threads after a fork of several";
+  std::atomic<bool> over{false};
+  std::vector<std::thread> others;
+  for (int k = 0; k < 2; ++k) {
+    others.emplace_back([&] {
+      while (!over) times_done(2, 3);
+    });
+  }
+  for (int k = 0; k < 50; ++k) {
+    EXPECT_EQ(status_of_child([] {
+                ::alarm(20);  // a child that waits for good is killed
+                return times_done(2, 9) == std::vector<int>(9, 1) ? 0 : 1;
+              }),
+              0);
+  }
+  over = true;
+  for (std::thread& other : others) other.join();
+}
+
 TEST(Threads, ThatCannotBeMadeAreRefusedInOneSentence) {
   if (testing::with_asan || testing::with_tsan) GTEST_SKIP() << "a sanitizer takes all of the address space";
   const int status = status_in_little_space([] {

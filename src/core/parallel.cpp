@@ -1,6 +1,7 @@
 #include "core/parallel.hpp"
 
 #include <fmt/format.h>
+#include <pthread.h>
 #include <unistd.h>
 
 #if defined(__SSE2__)
@@ -142,12 +143,18 @@ class WaitingCrews {
     crew->next = std::move(first_);
     first_ = std::move(crew);
   }
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   std::mutex mutex_;
   std::unique_ptr<Crew> first_;
 };
 constinit WaitingCrews waiting_crews;
+
+// A process that is forked while another thread takes or leaves a crew would find them locked for good.
+[[maybe_unused]] const int at_fork =
+    ::pthread_atfork([] { waiting_crews.lock(); }, [] { waiting_crews.unlock(); }, [] { waiting_crews.unlock(); });
 
 }  // namespace
 

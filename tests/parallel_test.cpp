@@ -143,7 +143,7 @@ TEST(Forks, InTheMidstOfOtherThreadsCallsWorkToo) {
       while (!over) times_done(2, 3);
     });
   }
-  for (int k = 0; k < 50; ++k) {
+  for (int k = 0; k < 200; ++k) {
     EXPECT_EQ(status_of_child([] {
                 ::alarm(20);  // a child that waits for good is killed
                 return times_done(2, 9) == std::vector<int>(9, 1) ? 0 : 1;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "command_line.hpp"
@@ -122,23 +123,21 @@ TEST_F(DensityCommand, OfTheFlowIsTheLibrarys) {
        {network("net.safetensors", Output::potential), network("score.safetensors", Output::score)}) {
     const Model model = load_model(path);
     const TimeGrid grid = TimeGrid::parse("geometric:9:1e-3", model.sde);
-    for (const std::int64_t n : {0, 1, 19, 989}) {
+    for (const std::int64_t n : {0, 1, 989}) {
       const Array x = load_array(spread(n, 2));
       const std::vector<float> points(x.data.begin(), x.data.end());
-      for (const char* scheme : {"euler", "heun", "rk4"}) {
-        for (const int probes : {0, 3}) {
-          const Json json = fokker_json({"density", "--model", path, "--points", file("x.npy"), "--scheme", scheme,
-                                         "--grid", "geometric:9:1e-3", "--probes", std::to_string(probes), "--law",
-                                         "gaussian", "--probe-seed", "7", "--out", file("p.npy"), "--json"});
-          std::vector<float> expected(static_cast<std::size_t>(n));
-          Sampler(Context(), model, grid)
-              .log_density(View<const float>(points, 2), View<float>(expected), parse_scheme(scheme),
-                           {.probes = probes, .law = ProbeLaw::gaussian, .seed = 7});
-          EXPECT_EQ(load_array(file("p.npy")).data, std::vector<double>(expected.begin(), expected.end()));
-          EXPECT_EQ(json["probes"], probes);
-          EXPECT_EQ(json["mean"].is_null(), n == 0);
-          EXPECT_EQ(json["standard_error"].is_null(), n < 2);
-        }
+      for (const auto& [scheme, probes] : {std::pair("euler", 0), std::pair("heun", 3), std::pair("rk4", 0)}) {
+        const Json json = fokker_json({"density", "--model", path, "--points", file("x.npy"), "--scheme", scheme,
+                                       "--grid", "geometric:9:1e-3", "--probes", std::to_string(probes), "--law",
+                                       "gaussian", "--probe-seed", "7", "--out", file("p.npy"), "--json"});
+        std::vector<float> expected(static_cast<std::size_t>(n));
+        Sampler(Context(), model, grid)
+            .log_density(View<const float>(points, 2), View<float>(expected), parse_scheme(scheme),
+                         {.probes = probes, .law = ProbeLaw::gaussian, .seed = 7});
+        EXPECT_EQ(load_array(file("p.npy")).data, std::vector<double>(expected.begin(), expected.end()));
+        EXPECT_EQ(json["probes"], probes);
+        EXPECT_EQ(json["mean"].is_null(), n == 0);
+        EXPECT_EQ(json["standard_error"].is_null(), n < 2);
       }
     }
   }

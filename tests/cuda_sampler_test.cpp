@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "backend_under_test.hpp"
@@ -196,15 +197,20 @@ TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
       SCOPED_TRACE(fmt::format("{}, {}", context.backend_name(), to_string(scheme)));
       SampleOptions options{.scheme = scheme, .seed = 2, .noise_in_last_step = true};
       const auto plain = samples_of(context, c.model, grid, c.n, options);
-      Buffer<float> x(context, c.n, d), snapshots(context, 3 * c.n, d);
-      options.snapshot_steps = {1, 4, 5};
+      Buffer<float> x(context, c.n, d), snapshots(context, 4 * c.n, d);
+      options.snapshot_steps = {0, 1, 4, 5};
       options.snapshots = snapshots.view();
       Sampler(context, c.model, grid).sample(x.view(), options);
       EXPECT_EQ(to_host(context, x), plain);
       const auto all = to_host(context, snapshots);
-      options.snapshot_steps = {};
-      for (std::size_t k = 0; k < 3; ++k) {
-        const int steps = k == 0 ? 1 : k == 1 ? 4 : 5;
+      // From the first, the same path.
+      copy(context, snapshots.view().slice(0, c.n), x.view());
+      Sampler(context, c.model, grid).integrate(x.view(), options);
+      EXPECT_EQ(to_host(context, x), plain);
+      EXPECT_EQ(to_host(context, snapshots), all);
+      const std::vector<std::int32_t> kept = std::exchange(options.snapshot_steps, {});
+      for (std::size_t k = 1; k < kept.size(); ++k) {
+        const int steps = kept[k];
         const std::vector<double>& times = grid.times();
         const TimeGrid part(std::vector<double>(times.begin(), times.begin() + steps + 1));
         const std::size_t size = static_cast<std::size_t>(c.n * d);
@@ -394,7 +400,8 @@ TEST_F(CudaSampler, RefusesSnapshotsThatDoNotFit) {
     const auto says = [&](std::vector<std::int32_t> steps, View<float> given) {
       return message_of([&] { sampler.sample(x.view(), {.snapshot_steps = std::move(steps), .snapshots = given}); });
     };
-    EXPECT_THAT(says({0, 1}, snapshots.view()), HasSubstr("step 0 asked for; allowed: increasing numbers from 1 to 4"));
+    EXPECT_THAT(says({-1, 1}, snapshots.view()),
+                HasSubstr("step -1 asked for; allowed: increasing numbers from 0 to 4"));
     EXPECT_THAT(says({2, 2}, snapshots.view()), HasSubstr("step 2 asked for"));
     EXPECT_THAT(says({1, 5}, snapshots.view()), HasSubstr("step 5 asked for"));
     EXPECT_THAT(says({1, 2, 3}, snapshots.view()), HasSubstr("shape [6, 2]; allowed here: [9, 2]"));

@@ -26,9 +26,11 @@ namespace fokker {
 namespace {
 
 using testing::bytes_of;
+using testing::crc32_of;
 using testing::damaged;
 using testing::get;
 using ::testing::HasSubstr;
+using testing::little;
 using testing::message_of;
 using testing::npy;
 using testing::put;
@@ -433,6 +435,45 @@ TEST(Npy, WritesOnlyWhatItReads) {
     message_of([&] { save_npy(scratch / "a.npy", shape, data); });
   }
   EXPECT_TRUE(scratch.list().empty());
+}
+
+// Byte by byte as the format says, and read back.
+TEST(Npz, WritesArchivesOfArrays) {
+  const Scratch scratch;
+  const std::vector<float> x = awkward_values<float>(24);
+  const std::vector<double> t = awkward_values<double>(3);
+  save_npz(scratch / "a.npz", {{"x", {4, 3, 2}, x.data()}, {"time", {3}, t.data()}, {"none", {0, 2}, x.data()}});
+  const std::string file = get(scratch / "a.npz");
+  save_npy(scratch / "t.npy", {3}, t.data());
+  save_npy(scratch / "none.npy", {0, 2}, x.data());
+  const std::string cube = "{'descr': '<f4', 'fortran_order': False, 'shape': (4, 3, 2), }",
+                    blanks(128 - 10 - cube.size() - 1, ' ');
+  const std::pair<std::string, std::string> members[] = {{"x.npy", npy(cube + blanks + "\n", bytes_of(x))},
+                                                         {"time.npy", get(scratch / "t.npy")},
+                                                         {"none.npy", get(scratch / "none.npy")}};
+  std::string whole, directory;
+  for (const auto& [name, bytes] : members) {
+    const std::string facts = little(20, 2) + little(0, 6) + little(0x21, 2) + little(crc32_of(bytes), 4) +
+                              little(bytes.size(), 4) + little(bytes.size(), 4) + little(name.size(), 2) + little(0, 2);
+    directory += "PK\1\2" + little(20, 2) + facts + std::string(10, '\0') + little(whole.size(), 4) + name;
+    whole += "PK\3\4" + facts + name + bytes;
+  }
+  const std::string end = "PK\5\6" + little(0, 4) + little(3, 2) + little(3, 2) + little(directory.size(), 4) +
+                          little(whole.size(), 4) + little(0, 2);
+  EXPECT_TRUE(file == whole + directory + end);
+  EXPECT_EQ(bytes_of(load_array(scratch / "a.npz:time").data), bytes_of(t));
+  EXPECT_EQ(load_array(scratch / "a.npz:none").shape, (std::vector<std::int64_t>{0, 2}));
+  EXPECT_THAT(message_of([&] { load_array(scratch / "a.npz:x"); }), HasSubstr("it has 3 dimensions"));
+
+  put(scratch / "a.npz", "precious");
+  for (const std::vector<std::int64_t>& shape :
+       std::vector<std::vector<std::int64_t>>{{}, {1, 1, 1, 1}, {-1}, {std::int64_t{1} << 40, std::int64_t{1} << 40}}) {
+    EXPECT_THAT(message_of([&] {
+                  save_npz(scratch / "a.npz", {{"x", shape, x.data()}});
+                }),
+                HasSubstr("one to 3 non-negative dimensions"));
+  }
+  EXPECT_EQ(get(scratch / "a.npz"), "precious");
 }
 
 // Every shorter version of a file is refused, and so is a longer one.

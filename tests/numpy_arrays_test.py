@@ -88,6 +88,17 @@ def check_vectors(fokker, folder):
     assert abs(distance - 1) < 1e-5, distance
 
 
+def check_trajectories(fokker, folder):
+    subprocess.run([fokker, 'sample', '--model', folder / 'mixture.json', '--samples', '19', '--grid', 'uniform:8', '--out',
+                    folder / 'samples.npy', '--trajectory', folder / 'paths.npz', '--snapshots', '5'], check=True,
+                   capture_output=True)
+    with np.load(folder / 'paths.npz') as paths:
+        assert sorted(paths.files) == ['t', 'x'], paths.files
+        assert paths['t'].dtype == 'f8' and paths['t'].tolist() == [10, 7.5, 5, 2.5, 0], paths['t']
+        assert paths['x'].dtype == 'f4' and paths['x'].shape == (5, 19, 2), paths['x'].shape
+        assert np.array_equal(paths['x'][-1], np.load(folder / 'samples.npy'))
+
+
 def check_refusals(fokker, folder):
     x = np.arange(6.).reshape(2, 3)
     for name, array, what in (('complex', x.astype('c8'), 'complex'), ('object', np.array([[1, 'a']], dtype=object), "'|O'"),
@@ -118,4 +129,5 @@ if __name__ == '__main__':
         (place / 'mixture.json').write_text(json.dumps(MIXTURE))
         check_types(sys.argv[1], place)
         check_vectors(sys.argv[1], place)
+        check_trajectories(sys.argv[1], place)
         check_refusals(sys.argv[1], place)

@@ -780,6 +780,13 @@ TEST(SamplerContract, ProgressIsReportedFromOneThreadAtATime) {
     EXPECT_LE(reports.size(), 201u);
     EXPECT_EQ(reports.back(), std::make_pair(n, n));
     for (std::size_t i = 1; i < reports.size(); ++i) EXPECT_LT(reports[i - 1].first, reports[i].first);
+    // Log densities report likewise.
+    std::vector<float> log_density(n);
+    const std::size_t before = std::exchange(reports, {}).size();
+    Sampler(with_threads(7), mixture(2), TimeGrid::uniform(10, 0, 2))
+        .log_density(View<const float>(x, 2), View<float>(log_density), Scheme::heun, {}, options.progress);
+    EXPECT_EQ(reports.size(), before);
+    EXPECT_EQ(reports.back(), std::make_pair(n, n));
   }
   std::vector<float> x(2 * 60'000);
   SampleOptions options;

@@ -105,10 +105,12 @@ Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& g
   diagnosis.gap_is_sliced = model.dimension() != 2;
   if (options.samples > 0) {
     const auto law = [&](Scheme scheme, double before) {
-      return empirical_law(context,
-                           draw_samples(context, model, grid, scheme, options.samples, options.seed,
-                                        [&](double done) { sampled(before + 0.5 * done); }),
-                           {.half_width = options.energy.box}, options.reach.far);
+      Buffer<float> samples(context, options.samples, model.dimension());
+      Sampler(context, model, grid)
+          .sample(samples.view(), {.scheme = scheme, .seed = options.seed, .progress = as_fraction([&](double done) {
+                                                                             sampled(before + 0.5 * done);
+                                                                           })});
+      return empirical_law(context, std::move(samples), {.half_width = options.energy.box}, options.reach.far);
     };
     const EmpiricalLaw sde = law(Scheme::euler_maruyama, 0), ode = law(Scheme::heun, 0.5);
     diagnosis.escaped_ode = ode.escaped;

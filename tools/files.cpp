@@ -203,6 +203,40 @@ void SavedWork::save(SafeTensors state) const {
   state.save(file);
 }
 
+Array load_points(const std::string& name, std::int64_t columns, const std::string& rows) {
+  Array points = load_array(name);
+  if (points.columns() == columns) return points;
+  throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}]{}", name, fmt::join(points.shape, ", "),
+                          columns, rows));
+}
+
+std::vector<float> finite_float32(const Array& points, const std::string& name, const std::string& what) {
+  std::vector<float> rounded = to_float32(points, name);
+  const auto found = std::find_if(rounded.begin(), rounded.end(), [](float v) { return !std::isfinite(v); });
+  if (found == rounded.end()) return rounded;
+  const std::int64_t at = found - rounded.begin(), columns = points.columns();
+  throw Error(fmt::format("row {}, column {} of '{}' is {}; {} are finite float32 numbers", at / columns, at % columns,
+                          name, points.data[static_cast<std::size_t>(at)], what));
+}
+
+template <class T>
+void save_array(const std::string& path, const std::string& name, const std::vector<std::int64_t>& shape,
+                const T* data) {
+  if (!path.ends_with(".csv")) return save_npy(path, shape, data);
+  const bool one = shape.size() == 1;
+  const std::int64_t columns = one ? 1 : shape[1];
+  std::string text = one ? name : name + "_1";
+  for (std::int64_t k = 1; k < columns; ++k) text += fmt::format(",{}_{}", name, k + 1);
+  text += '\n';
+  for (std::int64_t i = 0; i < shape[0] * columns; ++i) {
+    fmt::format_to(std::back_inserter(text), "{}{}", data[i], (i + 1) % columns == 0 ? '\n' : ',');
+  }
+  write_text(path, text);
+}
+
+template void save_array(const std::string&, const std::string&, const std::vector<std::int64_t>&, const float*);
+template void save_array(const std::string&, const std::string&, const std::vector<std::int64_t>&, const double*);
+
 std::string file_of_data(const std::string& name) {
   if (name.ends_with(".json")) return name;
   const ArrayName array(name);

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/safetensors.hpp"
@@ -64,6 +65,18 @@ struct SavedWork {
   // An Error which says that what load() found cannot be gone on with.
   Error unusable(const std::string& why) const;
 };
+
+// Points or states from an array file: [N, columns], or [N] for one column. Throws Error on another shape, which `rows`
+// ends, saying what a row is.
+Array load_points(const std::string& name, std::int64_t columns, const std::string& rows = "");
+// These in float32. Throws Error where one is not finite in it; `what` calls them.
+std::vector<float> finite_float32(const Array& points, const std::string& name, const std::string& what = "points");
+
+// Writes an array [N] or [N, d] as the ending says: .csv with a line of columns' names before it, NAME or NAME_1 …
+// NAME_d, any other as .npy.
+template <class T>
+void save_array(const std::string& path, const std::string& name, const std::vector<std::int64_t>& shape,
+                const T* data);
 
 // The file that a data set's name (--data) or a time grid's text (--grid) reads; empty where it reads none.
 std::string file_of_data(const std::string& name);

@@ -82,13 +82,18 @@ Buffer<float> to_device(const Context& context, const std::vector<float>& values
   return there;
 }
 
-Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                           std::int64_t n, std::uint64_t seed, const FractionDone& progress) {
-  Buffer<float> samples(context, n, model.dimension());
-  SampleOptions options{.scheme = scheme, .seed = seed};
-  if (progress) options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
-  Sampler(context, model, grid).sample(samples.view(), options);
-  return samples;
+PointsFinished as_fraction(const FractionDone& progress) {
+  return [progress](std::int64_t done, std::int64_t all) {
+    progress(double(done) / double(std::max<std::int64_t>(all, 1)));
+  };
+}
+
+void check_flow_density(const Context& context, const Sampler& sampler, Scheme scheme, const Divergence& divergence,
+                        const std::string& given) {
+  if (context.precision() == Precision::half) {
+    throw Error(given + " given with --precision half, which serves values and scores only; allowed: split, fp32");
+  }
+  sampler.log_density({}, {}, scheme, divergence);
 }
 
 double denoising_loss(const Context& context, const Model& model, const DataSet& data, std::uint64_t seed) {

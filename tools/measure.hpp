@@ -24,9 +24,12 @@ using StepBegins = std::function<FractionDone(int step, double done)>;
 std::vector<float> to_host(const Context& context, View<const float> values);
 Buffer<float> to_device(const Context& context, const std::vector<float>& values, std::int64_t columns);
 
-// [N, d] on the context's device.
-Buffer<float> draw_samples(const Context& context, const Model& model, const TimeGrid& grid, Scheme scheme,
-                           std::int64_t n, std::uint64_t seed, const FractionDone& progress);
+// What a sampler calls, for a fraction.
+PointsFinished as_fraction(const FractionDone& progress);
+// Throws Error, which names `given`, an option and its value, where Sampler::log_density() would for any points: to be
+// called before other long work.
+void check_flow_density(const Context& context, const Sampler& sampler, Scheme scheme, const Divergence& divergence,
+                        const std::string& given);
 
 // Training's denoising loss under the paper's law of times, at 2^18 fresh points that are the same for all models of
 // one data set and seed, so that differences between them show. Times are stratified, uniform in log t, and weighted.

@@ -42,6 +42,8 @@ CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<st
 // the value.
 CLI::Validator usable(std::function<void(std::string&)> use);
 CLI::Validator ends_in(const std::vector<std::string>& endings);
+// What save_array() writes.
+inline const std::vector<std::string> array_endings{".npy", ".csv"};
 CLI::Validator data_name();
 // The text of a time grid with its steps in digits, which are typed as parse_count() reads them; what is no such count
 // stays as it is.

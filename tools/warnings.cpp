@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <iterator>
 
 #include "console.hpp"
 #include "fokker/formulas/philox.hpp"
@@ -37,6 +38,18 @@ Reach reach_of(const Model& model, const std::string& path) {
           "more than the SDE's prior can have come from"};
 }
 
+Reach reach_at(double t, const Model& model, const std::string& path) {
+  Reach reach = reach_of(model, path);
+  const SdeCoefficients<double> c = model.sde.at(t);
+  reach.far = c.mean * reach.far + 10 * std::sqrt(c.variance);
+  if (t > 0) reach.why += fmt::format(", and ten deviations of the noise at t = {:.3g}", t);
+  return reach;
+}
+
+std::string advice_on(const TimeGrid& grid) {
+  return grid.times().back() > 0 ? "" : "; a score may be infinite at 0, and --grid geometric:150 ends above";
+}
+
 ModelMetadata training_metadata(const std::string& recipe, const DataSet& data) {
   return {{"training", recipe}, {largest_datum, fmt::format("{}", scale_of(data).largest)}};
 }
@@ -56,14 +69,16 @@ std::string warning_of(const std::string& which, const SampleHealth& health, dou
   return found.empty() ? "" : fmt::format("of {} {} {}", health.count, which, fmt::join(found, "; "));
 }
 
-void append(Warnings& warnings, const Warnings& more) { warnings.insert(warnings.end(), more.begin(), more.end()); }
+void append(Warnings& warnings, const Warnings& more) {
+  std::copy_if(more.begin(), more.end(), std::back_inserter(warnings),
+               [](const std::string& text) { return !text.empty(); });
+}
 
 Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const std::string& far) {
   Warnings warnings;
   const bool lost = law.health.count > 0 && law.health.not_finite == law.health.count;
   const double outside = law.histogram ? law.escaped : lost ? 1 : 0;
-  if (std::string text = warning_of(which, law.health, outside, far); !text.empty())
-    warnings.push_back(std::move(text));
+  append(warnings, {warning_of(which, law.health, outside, far)});
   if (law.histogram && law.histogram->inside > 1) {
     const double width = law.histogram->deviation(), spacing = law.histogram->grid.spacing();
     if (width < 2 * spacing) {

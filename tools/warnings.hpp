@@ -25,6 +25,10 @@ struct Reach {
 // By the data that a model was trained on, which its file names, or the mixture that it is; of others' networks by
 // their SDE: data ten times as large as prior and mean at T allow do not get to its prior.
 Reach reach_of(const Model& model, const std::string& path);
+// The same at time t of the SDE, which shrinks the data and adds noise.
+Reach reach_at(double t, const Model& model, const std::string& path);
+// What the warning of numbers that are not finite ends in where the times of a grid may be why.
+std::string advice_on(const TimeGrid& grid);
 // The metadata of the file of a trained model: the recipe, and what reach_of() reads.
 ModelMetadata training_metadata(const std::string& recipe, const DataSet& data);
 
@@ -34,6 +38,7 @@ std::string warning_of(const std::string& which, const SampleHealth& health, dou
                        const std::string& far = Reach().why);
 // The same of a law, and that it is too narrow for the grid of its histogram.
 Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const std::string& far = Reach().why);
+// Those that are not empty.
 void append(Warnings& warnings, const Warnings& more);
 
 // These look at draws on the host, whatever the backend of the work.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <variant>
 #include <vector>
 
 namespace fokker {
@@ -45,5 +46,15 @@ std::vector<float> to_float32(const Array& array, const std::string& name);
 // Writes a .npy file, to a temporary name beside `path`, synced, renamed. Throws Error.
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data);
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const double* data);
+
+// One of the arrays of a file: its numbers in C order.
+struct NamedArray {
+  std::string name;
+  std::vector<std::int64_t> shape;  // one to three dimensions
+  std::variant<const float*, const double*> data;
+};
+// Writes a .npz file like that, uncompressed as numpy.savez does; load_array() reads those of its arrays that have one or
+// two dimensions. Throws Error, also where the file would have 4 GiB or more.
+void save_npz(const std::string& path, const std::vector<NamedArray>& arrays);
 
 }  // namespace fokker

@@ -23,17 +23,22 @@ enum class Scheme { euler_maruyama, euler, heun, rk4 };
 Scheme parse_scheme(std::string_view name);
 std::string_view to_string(Scheme scheme);
 
+inline constexpr std::int64_t most_snapshots = 64;  // of a call
+
+// Called now and then with (points finished, points in all), from one thread at a time; CPU only.
+using PointsFinished = std::function<void(std::int64_t, std::int64_t)>;
+
 struct SampleOptions {
   Scheme scheme = Scheme::euler_maruyama;
   std::uint64_t seed = 0;
   std::uint64_t first_index = 0;    // index of the first sample: a run may be split anywhere without changing a sample
   bool noise_in_last_step = false;  // the paper's last Euler–Maruyama step adds none
-  // The states after these steps of the grid, counted from 1, are written to `snapshots`, [K N, d] on the context's
-  // device: those after step snapshot_steps[k] are its rows k N … (k + 1) N − 1. K increasing numbers, at most 64.
+  // The states after so many steps of the grid, 0 for those that the paths begin with, are written to `snapshots`,
+  // [K N, d] on the context's device: those after snapshot_steps[k] steps are its rows k N … (k + 1) N − 1. K increasing
+  // numbers, at most `most_snapshots`.
   std::vector<std::int32_t> snapshot_steps = {};
   View<float> snapshots = {};
-  // Called now and then with (samples finished, samples in all), from one thread at a time; CPU only.
-  std::function<void(std::int64_t, std::int64_t)> progress = {};
+  PointsFinished progress = {};
 };
 
 class SampleOperator;  // internal: a backend's implementation
@@ -64,7 +69,7 @@ class Sampler {
   // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). Throws Error as sample() does, and
   // as Fields does for the divergence.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme = Scheme::heun,
-                   const Divergence& divergence = {}) const;
+                   const Divergence& divergence = {}, const PointsFinished& progress = {}) const;
 
   // Bytes of device memory that this object keeps beside the parameters, whatever N; 0 on the CPU.
   std::size_t workspace_bytes() const;

@@ -20,7 +20,6 @@
 namespace fokker {
 
 // What the public classes allow, on every backend.
-inline constexpr std::int64_t most_snapshots = 64;   // of a call
 inline constexpr std::int64_t largest_hessian = 64;  // dimensions
 inline constexpr int most_probes = 65536;            // of Hutchinson's estimate
 
@@ -48,8 +47,8 @@ class SampleOperator {
  public:
   virtual ~SampleOperator() = default;
   virtual void sample(View<float> samples, const SampleOptions& options, bool draw_prior) = 0;
-  virtual void log_density(View<const float> x, View<float> log_density, Scheme scheme,
-                           const Divergence& divergence) = 0;
+  virtual void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
+                           const PointsFinished& progress) = 0;
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 

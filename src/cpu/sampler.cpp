@@ -37,19 +37,19 @@ struct Workspace {
   std::vector<double> log_density;
 };
 
-// Calls options.progress a bounded number of times, from one thread at a time.
+// Calls `report` a bounded number of times, from one thread at a time.
 class Progress {
  public:
-  Progress(const SampleOptions& options, std::int64_t all) : report_(options.progress), all_(all) {}
-  void finished(std::int64_t samples) {
+  Progress(const PointsFinished& report, std::int64_t all) : report_(report), all_(all) {}
+  void finished(std::int64_t points) {
     if (!report_) return;
     const std::lock_guard lock(mutex_);
-    done_ += samples;
+    done_ += points;
     if (done_ == all_ || done_ - reported_ > all_ / most_reports) report_(reported_ = done_, all_);
   }
 
  private:
-  const std::function<void(std::int64_t, std::int64_t)>& report_;
+  const PointsFinished& report_;
   const std::int64_t all_;
   std::mutex mutex_;
   std::int64_t done_ = 0, reported_ = 0;
@@ -71,7 +71,7 @@ class CpuSampler final : public SampleOperator {
     const int per_step = stages_per_step(options.scheme);
     if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));
-    Progress progress(options, samples.rows);
+    Progress progress(options.progress, samples.rows);
     if (samples.rows == 0) return progress.finished(0);
     for_blocks(samples.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       float* x = samples.data + first * d_;
@@ -86,6 +86,7 @@ class CpuSampler final : public SampleOperator {
         if (at == asked.end() || *at != done) return;
         std::copy_n(x, n * d_, options.snapshots.data + ((at - asked.begin()) * samples.rows + first) * d_);
       };
+      after_step(0);
       if (stochastic) {
         euler_maruyama_path(stages, options.seed, index, x, n, w, after_step);
       } else {
@@ -96,11 +97,13 @@ class CpuSampler final : public SampleOperator {
   }
 
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
-  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence) override {
+  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
+                   const PointsFinished& report) override {
     const std::vector<Stage> stages = stages_of(sde_, form_, {times_.rbegin(), times_.rend()}, scheme);
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = prior_log_norm(d_, variance);
+    Progress progress(report, x.rows);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       reserve(w.state, n * d_);
       reserve(w.log_density, n);
@@ -115,6 +118,7 @@ class CpuSampler final : public SampleOperator {
         log_density.data[first + i] =
             static_cast<float>(log_norm - square / (2 * variance) + w.log_density[static_cast<std::size_t>(i)]);
       }
+      progress.finished(n);
     });
   }
 

@@ -70,17 +70,31 @@ class CudaSampler final : public SampleOperator {
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
     const Path& path = usable(backwards_[static_cast<std::size_t>(options.scheme)]);
     const float deviation = static_cast<float>(std::sqrt(variance_));
+    const auto prior = [&](float* x, std::int64_t n, std::uint64_t index) {
+      check(kernels::launch_prior(x, n, static_cast<int>(d_), deviation, options.seed, index, queue_.stream),
+            "launch_prior");
+    };
+    const auto keep = [&](const float* x, std::int64_t first, std::int64_t n, std::int64_t snapshot) {
+      check(cudaMemcpyAsync(options.snapshots.data + (snapshot * samples.rows + first) * d_, x,
+                            static_cast<std::size_t>(n * d_) * sizeof(float), cudaMemcpyDeviceToDevice, queue_.stream),
+            "cudaMemcpyAsync");
+    };
+    const std::vector<std::int32_t>& asked = options.snapshot_steps;
     if (plan_.sample.resident()) {
+      // The kernel keeps states after steps. Those before the first are drawn by themselves, to the same bits.
+      const bool keeps_first = !asked.empty() && asked.front() == 0;
+      if (keeps_first && draw_prior) prior(samples.data, samples.rows, options.first_index);
+      if (keeps_first) keep(samples.data, 0, samples.rows, 0);
       kernels::SampleArguments a = arguments(path, samples.rows, samples.data);
       a.stochastic = stochastic;
       a.noise_in_last_step = options.noise_in_last_step;
-      a.draw_prior = draw_prior;
+      a.draw_prior = draw_prior && !keeps_first;
       a.prior_deviation = deviation;
       a.seed = options.seed;
       a.first_index = options.first_index;
-      a.snapshot_count = static_cast<int>(options.snapshot_steps.size());
-      std::copy(options.snapshot_steps.begin(), options.snapshot_steps.end(), a.snapshot_steps);
-      a.snapshots = options.snapshots.data;
+      a.snapshot_count = static_cast<int>(asked.size()) - keeps_first;
+      std::copy(asked.begin() + keeps_first, asked.end(), a.snapshot_steps);
+      a.snapshots = options.snapshots.data + (keeps_first ? samples.size() : 0);
       launch(plan_.sample, a);
       return;
     }
@@ -88,25 +102,19 @@ class CudaSampler final : public SampleOperator {
       const std::int64_t n = std::min(chunk_, samples.rows - first);
       float* x = samples.data + first * d_;
       const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
-      if (draw_prior) {
-        check(kernels::launch_prior(x, n, static_cast<int>(d_), deviation, options.seed, index, queue_.stream),
-              "launch_prior");
-      }
-      std::size_t snapshot = 0;
-      for (std::int64_t step = 0; step < steps_; ++step) {
-        take_step(path, step, x, n, stochastic ? &options : nullptr, index, nullptr);
-        if (snapshot < options.snapshot_steps.size() && options.snapshot_steps[snapshot] == step + 1) {
-          float* to = options.snapshots.data + (static_cast<std::int64_t>(snapshot) * samples.rows + first) * d_;
-          check(cudaMemcpyAsync(to, x, static_cast<std::size_t>(n * d_) * sizeof(float), cudaMemcpyDeviceToDevice,
-                                queue_.stream),
-                "cudaMemcpyAsync");
-          ++snapshot;
+      if (draw_prior) prior(x, n, index);
+      std::int64_t snapshot = 0;
+      for (std::int64_t done = 0; done <= steps_; ++done) {
+        if (done > 0) take_step(path, done - 1, x, n, stochastic ? &options : nullptr, index, nullptr);
+        if (snapshot < std::ssize(asked) && asked[static_cast<std::size_t>(snapshot)] == done) {
+          keep(x, first, n, snapshot++);
         }
       }
     }
   }
 
-  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate) override {
+  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate,
+                   const PointsFinished&) override {
     if (x.rows == 0) return;
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);

@@ -19,7 +19,6 @@
 namespace fokker {
 namespace {
 
-constexpr std::int64_t kMostTimes = 64;    // the most snapshots that a sampler takes
 constexpr std::int64_t kLeastSteps = 256;  // that the samplers take
 
 // The largest eigenvalue of the Hessians of φ at points [n, d]; not a number where there is no point. Points that are not
@@ -154,7 +153,7 @@ UpperBound gap_upper_bound(const Context& context, const Model& model, const Ene
 
   // Times at which L is looked for, and the samplers' steps to them; step 0 is T. The energy may be at few times, so
   // the samplers take steps between them.
-  const std::int64_t stops = std::min<std::int64_t>(kMostTimes, grid.steps());
+  const std::int64_t stops = std::min<std::int64_t>(most_snapshots, grid.steps());
   const std::int64_t pieces = (kLeastSteps + grid.steps() - 1) / grid.steps();
   std::vector<double> fine{grid.times().front()};
   for (int k = 0; k < grid.steps(); ++k) {

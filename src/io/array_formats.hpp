@@ -29,6 +29,10 @@ struct NpyHeader {
 
 // The header of a .npy file of that many bytes, of which the first are given.
 NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& subject);
+// What stands before the numbers, float or double in C order, of a .npy file. Throws Error, which `path` is named in,
+// where the shape has more than `most_dimensions` or is no shape.
+std::string npy_header(const std::string& path, const std::vector<std::int64_t>& shape, std::size_t item_bytes,
+                       std::size_t most_dimensions);
 Array read_npy(std::span<const std::byte> file, const std::string& subject);
 // `name` is that of the file and of the array in it.
 Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject);

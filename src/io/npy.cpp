@@ -197,12 +197,21 @@ std::vector<double> widen(std::span<const std::byte> file, const NpyHeader& head
 
 template <class T>
 void save(const std::string& path, const std::vector<std::int64_t>& shape, const T* data) {
-  const auto count = entries(shape);
-  if (!count || shape.empty() || shape.size() > 2) {
-    throw Error(fmt::format("cannot write {}: an array has one or two non-negative dimensions, not ({})",
-                            in_quotes(path), fmt::join(shape, ", ")));
+  const std::string header = npy_header(path, shape, sizeof(T), 2);
+  const std::span<const std::byte> pieces[] = {
+      std::as_bytes(std::span(header)), std::as_bytes(std::span(data, static_cast<std::size_t>(*entries(shape))))};
+  write_file(path, pieces);
+}
+
+}  // namespace
+
+std::string npy_header(const std::string& path, const std::vector<std::int64_t>& shape, std::size_t item_bytes,
+                       std::size_t most_dimensions) {
+  if (!entries(shape) || shape.empty() || shape.size() > most_dimensions) {
+    throw Error(fmt::format("cannot write {}: an array has one to {} non-negative dimensions, not ({})",
+                            in_quotes(path), most_dimensions, fmt::join(shape, ", ")));
   }
-  std::string dictionary = fmt::format("{{'descr': '<f{}', 'fortran_order': False, 'shape': ({}{}), }}", sizeof(T),
+  std::string dictionary = fmt::format("{{'descr': '<f{}', 'fortran_order': False, 'shape': ({}{}), }}", item_bytes,
                                        fmt::join(shape, ", "), shape.size() == 1 ? "," : "");
   // The data begin at a multiple of 64 bytes.
   const std::size_t before = npy_magic.size() + 4;
@@ -210,13 +219,8 @@ void save(const std::string& path, const std::vector<std::int64_t>& shape, const
   dictionary += '\n';
   std::string header(npy_magic);
   header += {'\x01', '\x00', static_cast<char>(dictionary.size() & 0xff), static_cast<char>(dictionary.size() >> 8)};
-  header += dictionary;
-  const std::span<const std::byte> pieces[] = {std::as_bytes(std::span(header.data(), header.size())),
-                                               std::as_bytes(std::span(data, static_cast<std::size_t>(*count)))};
-  write_file(path, pieces);
+  return header + dictionary;
 }
-
-}  // namespace
 
 NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
                           const std::string& subject) {

@@ -6,16 +6,21 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <numeric>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "core/quote.hpp"
+#include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "io/array_formats.hpp"
+#include "io/file.hpp"
 #include "io/inflate.hpp"
 
 // The format: a ZIP archive (PKWARE's APPNOTE.TXT) of .npy files. At its end lies a directory, which is all that is gone
@@ -43,8 +48,9 @@ struct Member {
 constexpr std::size_t header_bytes = 4096;  // of a .npy file that are looked at before the rest is read
 constexpr std::uint64_t always_allowed = std::uint64_t{1} << 26, most_expansion = 200;
 
-// CRC-32 of bytes, eight at a time: `tables[k][b]` is what byte b comes to by k more bytes of zero.
-std::uint32_t checksum_of(std::span<const std::byte> bytes) {
+// CRC-32 of bytes that follow those of the CRC-32 `before`, eight at a time: `tables[k][b]` is what byte b comes to by k
+// more bytes of zero.
+std::uint32_t checksum_of(std::span<const std::byte> bytes, std::uint32_t before = 0) {
   static constexpr auto tables = [] {
     std::array<std::array<std::uint32_t, 256>, 8> t{};
     for (std::uint32_t b = 0; b < 256; ++b) {
@@ -56,7 +62,7 @@ std::uint32_t checksum_of(std::span<const std::byte> bytes) {
     }
     return t;
   }();
-  std::uint32_t crc = 0xFFFFFFFF;
+  std::uint32_t crc = ~before;
   for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
     std::uint64_t eight;
     std::memcpy(&eight, bytes.data(), 8);
@@ -262,6 +268,77 @@ Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std
   contents.pop_back();
   check(contents);
   return read_npy(contents, of_member);
+}
+
+namespace {
+
+// Up to 8 bytes of a number.
+void append(std::string& to, std::uint64_t number, int bytes) {
+  for (int i = 0; i < bytes; ++i) to += static_cast<char>(number >> 8 * i & 255);
+}
+
+}  // namespace
+
+void save_npz(const std::string& path, const std::vector<NamedArray>& arrays) {
+  constexpr std::uint64_t most_bytes = 0xFFFFFFFF;  // that places and sizes hold without their wide forms
+  std::vector<std::string> headers;                 // of a member, up to its numbers
+  std::vector<std::span<const std::byte>> numbers;
+  std::string directory;
+  std::uint64_t place = 0;
+  for (const NamedArray& array : arrays) {
+    const auto [header, data] = std::visit(
+        [&]<class T>(const T* values) {
+          const std::string before = npy_header(path, array.shape, sizeof(T), 3);
+          const auto count =
+              std::accumulate(array.shape.begin(), array.shape.end(), std::int64_t{1}, std::multiplies<>());
+          return std::pair(before, std::as_bytes(std::span(values, static_cast<std::size_t>(count))));
+        },
+        array.data);
+    const std::uint64_t bytes = header.size() + data.size();
+    const std::uint32_t checksum = checksum_of(data, checksum_of(std::as_bytes(std::span(header))));
+    const std::string name = array.name + ".npy";
+    // What the directory repeats: version 2.0, no flags, stored as it is, the first moment that there is.
+    std::string facts;
+    append(facts, 20, 2);
+    append(facts, 0, 4);
+    append(facts, 0x21'0000, 4);
+    append(facts, checksum, 4);
+    append(facts, bytes, 4);
+    append(facts, bytes, 4);
+    append(facts, name.size(), 2);
+    append(facts, 0, 2);
+    headers.push_back("PK\3\4" + facts + name + header);
+    numbers.push_back(data);
+    directory += "PK\1\2";
+    append(directory, 20, 2);
+    directory += facts;
+    append(directory, 0, 2);  // no comment
+    append(directory, 0, 8);  // the first disk; no attributes
+    append(directory, place, 4);
+    directory += name;
+    place += headers.back().size() + data.size();
+  }
+  std::string end = "PK\5\6";
+  append(end, 0, 4);
+  append(end, arrays.size(), 2);
+  append(end, arrays.size(), 2);
+  append(end, directory.size(), 4);
+  append(end, place, 4);
+  append(end, 0, 2);
+  const std::uint64_t bytes = place + directory.size() + end.size();
+  if (bytes > most_bytes || arrays.size() >= 0xFFFF) {
+    throw Error(
+        fmt::format("cannot write {}: it would have {} arrays in {} bytes; allowed: fewer than 65535 in up to {}",
+                    in_quotes(path), arrays.size(), bytes, most_bytes));
+  }
+  std::vector<std::span<const std::byte>> pieces;
+  for (std::size_t i = 0; i < headers.size(); ++i) {
+    pieces.push_back(std::as_bytes(std::span(headers[i])));
+    pieces.push_back(numbers[i]);
+  }
+  pieces.push_back(std::as_bytes(std::span(directory)));
+  pieces.push_back(std::as_bytes(std::span(end)));
+  write_file(path, pieces);
 }
 
 }  // namespace fokker

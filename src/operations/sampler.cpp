@@ -40,11 +40,11 @@ void check_snapshots(const SampleOptions& options, View<const float> samples, st
   if (count > most_snapshots) {
     throw Error(fmt::format("{} snapshots asked for; allowed: up to {}", count, most_snapshots));
   }
-  std::int64_t last = 0;
+  std::int64_t last = -1;
   for (const std::int32_t step : asked) {
     if (step <= last || step > steps) {
       throw Error(
-          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 1 to {}", step, steps));
+          fmt::format("a snapshot after step {} asked for; allowed: increasing numbers from 0 to {}", step, steps));
     }
     last = step;
   }
@@ -88,8 +88,8 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
   sampler.sample(samples, options, false);
 }
 
-void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme,
-                          const Divergence& divergence) const {
+void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
+                          const PointsFinished& progress) const {
   SampleOperator& sampler = held(operator_, "Sampler");
   check_curvature("the log-density", why_no_curvature_);
   check_view("x", x, any_rows, dimension_, device_);
@@ -101,7 +101,7 @@ void Sampler::log_density(View<const float> x, View<float> log_density, Scheme s
   check_count("the number of probes, 0 for the exact divergence,", divergence.probes, 0, most_probes);
   check_start(grid_, horizon_);
   check_apart({{"log_density", log_density}}, {{"x", x}});
-  sampler.log_density(x, log_density, scheme, divergence);
+  sampler.log_density(x, log_density, scheme, divergence, progress);
 }
 
 std::size_t Sampler::workspace_bytes() const { return held(operator_, "Sampler").workspace_bytes(); }

@@ -351,6 +351,8 @@ TEST_F(CommandLine, OutputsAreNeverInputs) {
       {sample, {"--grid", "file:" + file("times.npy"), "--out", file("times.npy")}},
       {sample, {"--grid", "file:" + file("times.npy"), "--out", file("s.npy"), "--log-density", grid_link}},
       {sample, {"--grid", "uniform:2", "--out", model_link}},
+      {sample, {"--grid", "uniform:2", "--initial", file("samples.npy"), "--out", data_link}},
+      {{"density", "--model", net, "--points", file("samples.npy"), "--scheme", "heun"}, {"--out", data_link}},
       {{"field", "--model", net, "--points", file("points.npy")}, {"--out", net}},
       {{"field", "--model", net, "--points", file("points.npy")}, {"--out", hard(file("points.npy"), "p.safetensors")}},
       {gap, {"--data", "blob", "--grid", "file:" + file("times.npy")}},
@@ -397,8 +399,11 @@ TEST_F(CommandLine, OutputsThatCannotBeWrittenAreRefusedBeforeTheWork) {
       {with(with(train, out), {"--log"}), ".csv"},
       {with(sample, {"--out"}), ".npy"},
       {with(sample, {"--out", file("out.npy"), "--log-density"}), ".npy"},
+      {with(sample, {"--out", file("out.npy"), "--trajectory"}), ".npz"},
       {{"field", "--backend", "cpu", "--model", net, "--points", at, "--out"}, ".safetensors"},
-      {{"density", "--backend", "cpu", "--model", net, "--points", file("x.npy"), "--out"}, ".safetensors"}};
+      {{"density", "--backend", "cpu", "--model", net, "--points", file("x.npy"), "--out"}, ".safetensors"},
+      {{"density", "--backend", "cpu", "--model", net, "--points", file("x.npy"), "--scheme", "heun", "--out"},
+       ".csv"}};
   for (const auto& [arguments, ending] : outputs) {
     const std::string loop = file("loop" + ending);
     if (!std::filesystem::is_symlink(loop)) std::filesystem::create_symlink(loop, loop);
@@ -439,6 +444,8 @@ TEST_F(CommandLine, AFullDiskIsOneSentenceAndLeavesWhatWasThere) {
   const Arguments quick{"--grid", "uniform:4:1e-3"};
   expect_kept("s.npy",
               {"sample", "--model", net, "--samples", "1000", "--grid", "uniform:4", "--out", file("results/s.npy")});
+  expect_kept("t.npz", {"sample", "--model", net, "--samples", "90", "--grid", "uniform:4", "--out", file("s.npy"),
+                        "--trajectory", file("results/t.npz")});
   std::vector<float> points(3 * 1000, 0.5f);
   save_npy(file("points.npy"), {1000, 3}, points.data());
   expect_kept("f.safetensors",

@@ -1,5 +1,6 @@
 // fokker sample: the library's samples for any number of threads, and what is refused.
 #include <cmath>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,30 @@ namespace fokker::testing {
 namespace {
 
 using ::testing::HasSubstr;
+
+// The array x of three dimensions of a .npz file, which is its first.
+struct States {
+  std::string header;
+  std::vector<float> values;
+};
+States states_of(const std::string& npz) {
+  const std::string bytes = get(npz);
+  const auto number = [&](std::size_t at) {
+    return static_cast<std::size_t>(static_cast<unsigned char>(bytes.at(at)) +
+                                    256 * static_cast<unsigned char>(bytes.at(at + 1)));
+  };
+  const std::size_t npy = 30 + number(26) + number(28), data = npy + 10 + number(npy + 8);
+  std::uint32_t size;
+  std::memcpy(&size, bytes.data() + 22, sizeof size);
+  States states{bytes.substr(npy, data - npy), std::vector<float>((size - (data - npy)) / sizeof(float))};
+  std::memcpy(states.values.data(), bytes.data() + data, states.values.size() * sizeof(float));
+  return states;
+}
+
+std::vector<float> floats_of(const std::string& array) {
+  const Array there = load_array(array);
+  return {there.data.begin(), there.data.end()};
+}
 
 class SampleCommand : public CommandLine {};
 
@@ -148,7 +173,13 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
   const std::string huge = "9000000000000000000", huge_seed = "18446744073709551616";
   put(file("regular"), "a file");
   std::filesystem::create_directory(file("folder.npy"));
-  const Arguments sample{"sample", "--model", net};
+  const Arguments sample{"sample", "--model", net}, trajectory{"--trajectory", file("t.npz"), "--out", out},
+      initial{"--initial", file("states.csv"), "--out", out};
+  put(file("states.csv"), "1,2\n3,4\n5,6\n");
+  const float states[] = {1, std::nanf(""), 3, 4, 5, 6}, late[] = {5, 1};
+  save_npy(file("nan.npy"), {3, 2}, states);
+  save_npy(file("wide.npy"), {2, 3}, states);
+  save_npy(file("late.npy"), {2}, late);
   expect_refused({
       {with(sample, {"--samples", "0", "--out", out}), "--samples 0", 2},
       {with(sample, {"--samples", "-5", "--out", out}), "--samples -5", 2},
@@ -186,9 +217,172 @@ TEST_F(SampleCommand, RefusesWhatIsNotAllowed) {
       {with(sample, {"--grid", "file:", "--out", out}), "names no file", 2},
       {with(sample, {"--grid", "uniform:5:10", "--out", out}), "10 was given"},  // this model's horizon
       {with(sample, {"--sde-parameters", "{\"t_min\": 1e-40}", "--out", out}), "at least 1e-37"},
+      {with(sample, {"--first-index", "-1", "--out", out}), "--first-index -1 given; allowed: integers from 0 to", 2},
+      {with(sample, {"--first-index", huge_seed, "--out", out}), "--first-index " + huge_seed, 2},
+      {with(sample, {"--trajectory", file("t.npy"), "--out", out}), "a name that ends in .npz", 2},
+      {with(sample, {"--snapshots", "5", "--out", out}), "--snapshots requires --trajectory", 2},
+      {with(with(sample, trajectory), {"--snapshots", "1"}), "--snapshots 1 given; allowed: integers from 2 to 64", 2},
+      {with(with(sample, trajectory), {"--snapshots", "65"}), "--snapshots 65 given", 2},
+      {with(with(sample, trajectory), {"--snapshots", "5", "--grid", "uniform:3"}),
+       "--snapshots 5 given; allowed: 2 to 4 with a grid of 3 steps"},
+      {with(with(sample, trajectory), {"--samples", "30M"}),
+       "11 states of 30000000 samples in 2 dimensions would have 6.6e+08 numbers; allowed: up to 5e+08"},
+      {with(sample, {"--trajectory", file("nowhere/t.npz"), "--out", out}), "nowhere"},
+      {with(with(sample, initial), {"--samples", "5"}), "of 3 states; allowed: 3, or no --samples"},
+      {with(sample, {"--initial", file("absent.csv"), "--out", out}), "absent.csv"},
+      {with(sample, {"--initial", file("wide.npy"), "--out", out}),
+       "wide.npy' has shape [2, 3]; needed for this model: [N, 2]"},
+      {with(sample, {"--initial", file("nan.npy"), "--out", out}), "row 0, column 1 of '"},
+      {with(sample, {"--initial", file("nan.npy"), "--out", out}), "is nan; states are finite float32 numbers"},
+      {with(sample, {"--initial", out, "--out", out}), "both to be read and to be written"},
+      // All of these before the samples are drawn.
+      {with(with(sample, initial), {"--grid", "file:" + file("late.npy"), "--log-density", file("l.npy")}),
+       "the time grid starts at 5 where the prior is the law at the horizon 10"},
+      {with(sample, {"--grid", "file:" + file("late.npy"), "--out", out}), "starts at 5"},
+      {{"sample", "--model", network("relu.safetensors", Output::potential, 2, Activation::relu), "--out", out,
+        "--log-density", file("l.npy")},
+       "relu"},
   });
   EXPECT_EQ(get(net), good_net);
   EXPECT_EQ(get(file("regular")), "a file");
+}
+
+// A call per part draws what one call for all does, log densities by probes and trajectories among it.
+TEST_F(SampleCommand, CallsFromOtherFirstIndicesAreOneCall) {
+  const std::string net = network("net.safetensors", Output::potential);
+  for (const char* scheme : {"sde", "heun"}) {
+    const auto draw = [&](const std::string& name, std::int64_t first, std::int64_t count) {
+      const Json json = fokker_json({"sample",
+                                     "--model",
+                                     net,
+                                     "--seed",
+                                     "11",
+                                     "--grid",
+                                     "geometric:9:1e-3",
+                                     "--probes",
+                                     "2",
+                                     "--scheme",
+                                     scheme,
+                                     "--first-index",
+                                     std::to_string(first),
+                                     "--samples",
+                                     std::to_string(count),
+                                     "--out",
+                                     file(name + ".npy"),
+                                     "--log-density",
+                                     file(name + "_p.npy"),
+                                     "--trajectory",
+                                     file(name + ".npz"),
+                                     "--snapshots",
+                                     "4",
+                                     "--json"});
+      EXPECT_EQ(json["first_index"], first);
+    };
+    draw("whole", 0, 198);
+    draw("a", 0, 99);
+    draw("b", 99, 99);
+    std::vector<float> x = floats_of(file("a.npy")), p = floats_of(file("a_p.npy"));
+    for (const float v : floats_of(file("b.npy"))) x.push_back(v);
+    for (const float v : floats_of(file("b_p.npy"))) p.push_back(v);
+    EXPECT_EQ(x, floats_of(file("whole.npy")));
+    EXPECT_EQ(p, floats_of(file("whole_p.npy")));
+    const std::vector<float> whole = states_of(file("whole.npz")).values, a = states_of(file("a.npz")).values,
+                             b = states_of(file("b.npz")).values;
+    std::vector<float> joined;
+    for (std::size_t k = 0; k < 4; ++k) {
+      for (const auto& part : {a, b}) joined.insert(joined.end(), part.begin() + k * 198, part.begin() + (k + 1) * 198);
+    }
+    EXPECT_EQ(joined, whole);
+  }
+}
+
+// Its times are those of the grid, its states the sampler's, the last the samples. The first, given as the initial ones,
+// lead to the same samples.
+TEST_F(SampleCommand, TrajectoriesLeadFromTheInitialStatesToTheSamples) {
+  const std::string net = network("net.safetensors", Output::potential);
+  const Model model = load_model(net);
+  const TimeGrid grid = TimeGrid::parse("geometric:30:1e-3", model.sde);
+  for (const char* scheme : {"sde", "euler", "heun", "rk4"}) {
+    SCOPED_TRACE(scheme);
+    const Arguments base{"sample", "--model",           net,        "--seed", "5",
+                         "--grid", "geometric:30:1e-3", "--scheme", scheme,   "--json"},
+        drawn = with(base, {"--samples", "99"});
+    fokker_json(with(drawn, {"--out", file("plain.npy")}));
+    const Json json =
+        fokker_json(with(drawn, {"--out", file("x.npy"), "--trajectory", file("t.npz"), "--snapshots", "5"}));
+    EXPECT_EQ(get(file("x.npy")), get(file("plain.npy")));
+    const std::vector<std::int32_t> steps{0, 8, 15, 23, 30};  // of k 30/4, a half upwards
+    const Array times = load_array(file("t.npz:t"));
+    ASSERT_EQ(times.shape, std::vector<std::int64_t>{5});
+    for (std::size_t k = 0; k < 5; ++k) EXPECT_EQ(times.data[k], grid.times()[steps[k]]);
+    EXPECT_EQ(json["trajectory"]["times"], times.data);
+    const States states = states_of(file("t.npz"));
+    EXPECT_THAT(states.header, HasSubstr("'<f4', 'fortran_order': False, 'shape': (5, 99, 2)"));
+    std::vector<float> x(198), snapshots(5 * 198);
+    Sampler(Context(), model, grid)
+        .sample(View<float>(x, 2), {.scheme = parse_scheme(scheme),
+                                    .seed = 5,
+                                    .snapshot_steps = steps,
+                                    .snapshots = View<float>(snapshots, 2)});
+    EXPECT_EQ(states.values, snapshots);
+    EXPECT_EQ(std::vector<float>(states.values.end() - 198, states.values.end()), floats_of(file("x.npy")));
+    // The prior of ou has the variance g²/(2 rate) = 1/2; means of 198 numbers within 5 standard errors.
+    double mean = 0, square = 0;
+    for (std::size_t i = 0; i < 198; ++i)
+      mean += states.values[i] / 198.0, square += states.values[i] * states.values[i] / 198.0;
+    EXPECT_NEAR(mean, 0, 5 * std::sqrt(0.5 / 198));
+    EXPECT_NEAR(square, 0.5, 5 * 0.5 * std::sqrt(2 / 198.0));
+
+    save_npy(file("first.npy"), {99, 2}, states.values.data());
+    const Json again = fokker_json(with(base, {"--initial", file("first.npy"), "--out", file("again.npy"),
+                                               "--trajectory", file("again.npz"), "--snapshots", "5"}));
+    EXPECT_EQ(again["samples"], 99);
+    EXPECT_EQ(get(file("again.npy")), get(file("x.npy")));
+    EXPECT_EQ(get(file("again.npz")), get(file("t.npz")));
+  }
+  // What is not asked for is what the grid has, or eleven.
+  for (const auto& [grid_text, count] : {std::pair("uniform:3", 4u), std::pair("uniform:20", 11u)}) {
+    const Json json = fokker_json({"sample", "--model", net, "--samples", "9", "--grid", grid_text, "--out",
+                                   file("x.npy"), "--trajectory", file("t.npz"), "--json"});
+    EXPECT_EQ(json["trajectory"]["times"].size(), count);
+    EXPECT_EQ(json["trajectory"]["times"][0], 10.0);
+    EXPECT_EQ(json["trajectory"]["times"].back(), 0.0);
+  }
+}
+
+// From any array and at the first time of any grid.
+TEST_F(SampleCommand, BeginsWithGivenStates) {
+  const std::string net = network("net.safetensors", Output::score);
+  const Model model = load_model(net);
+  const std::vector<float> states{0.5f, -1, 0.25f, 2, 1e6f, 0}, times{4, 2, 0.5f};
+  save_npy(file("times.npy"), {3}, times.data());
+  save_npy(file("states.npy"), {3, 2}, states.data());
+  put(file("states.csv"), "x,y\n0.5,-1\n0.25,2\n1e6,0\n");
+  for (const char* scheme : {"sde", "rk4"}) {
+    std::vector<float> expected = states;
+    Sampler(Context(), model, TimeGrid({4, 2, 0.5}))
+        .integrate(View<float>(expected, 2), {.scheme = parse_scheme(scheme), .seed = 3, .first_index = 7});
+    for (const char* name : {"states.npy", "states.csv"}) {
+      const Json json =
+          fokker_json({"sample", "--model", net, "--initial", file(name), "--scheme", scheme, "--seed", "3",
+                       "--first-index", "7", "--grid", "file:" + file("times.npy"), "--out", file("x.csv"), "--json"});
+      EXPECT_EQ(floats_of(file("x.csv")), expected);
+      EXPECT_TRUE(get(file("x.csv")).starts_with("x_1,x_2\n"));
+      EXPECT_EQ(json["samples"], 3);
+      EXPECT_EQ(json["initial"], file(name));
+      EXPECT_THAT(json["warnings"][0].get<std::string>(), HasSubstr("of 3 initial states 1 have a coordinate beyond"));
+    }
+  }
+  // [N] in one dimension, and none at all.
+  const float line[] = {1, 2, 3};
+  save_npy(file("line.npy"), {3}, line);
+  save_npy(file("none.npy"), {0, 1}, line);
+  put(file("m.json"), R"({"weights": [1], "means": [[1]], "covariances": [0.5]})");
+  const Arguments sample{"sample", "--model", file("m.json"), "--grid",   "uniform:3",
+                         "--json", "--out",   file("x.npy"),  "--initial"};
+  EXPECT_EQ(fokker_json(with(sample, {file("line.npy"), "--samples", "3"}))["samples"], 3);
+  EXPECT_EQ(load_array(file("x.npy")).shape, (std::vector<std::int64_t>{3, 1}));
+  EXPECT_EQ(fokker_json(with(sample, {file("none.npy"), "--trajectory", file("t.npz")}))["samples"], 0);
 }
 
 }  // namespace

@@ -1,51 +1,83 @@
-// fokker density: the log density of the reverse SDE's law at points.
+// fokker density: log densities at points, of the law of either sampler.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/diagnostics/sde_density.hpp"
 #include "fokker/fokker.hpp"
+#include "measure.hpp"
 #include "warnings.hpp"
 
 namespace fokker::tools {
 namespace {
 
+const std::string of_sde = "Of the reverse SDE (--scheme euler-maruyama)",
+                  of_flow = "Of the probability-flow ODE (--scheme euler, heun or rk4)";
+
+// Of the finite ones of some numbers.
+struct Mean {
+  std::int64_t count = 0;
+  double value = std::numeric_limits<double>::quiet_NaN();           // where there is one
+  double standard_error = std::numeric_limits<double>::quiet_NaN();  // where there are two
+};
+
+template <class T>
+Mean mean_of(const std::vector<T>& values) {
+  Mean mean;
+  double sum = 0, squares = 0;
+  for (const T v : values) {
+    if (std::isfinite(v)) ++mean.count, sum += v;
+  }
+  if (mean.count > 0) mean.value = sum / double(mean.count);
+  for (const T v : values) {
+    if (std::isfinite(v)) squares += (v - mean.value) * (v - mean.value);
+  }
+  if (mean.count > 1) mean.standard_error = std::sqrt(squares / double(mean.count) / double(mean.count - 1));
+  return mean;
+}
+
 class Density : public Command {
  public:
-  explicit Density(CLI::App& parent)
-      : Command(parent, "density", "Log density of a potential's reverse SDE at points") {
+  explicit Density(CLI::App& parent) : Command(parent, "density", "Log density of a sampler's law at points") {
     explain(R"(
-The density is that of the law which the reverse SDE draws from, by Feynman and Kac along random paths of the forward
-SDE from each point. The output holds float64 tensors of shape [N]:
+Densities are in nats. That of the probability-flow ODE is integrated along the flow from each point to T, in float,
+with the divergence of its velocity; its time is the last of --grid. That of the reverse SDE, which needs a potential,
+is by Feynman and Kac along random paths of the forward SDE from each point, in double whatever --precision says.
+A .npy or .csv file gets log_density alone, a .safetensors file of the reverse SDE all of these, float64 [N]:
   log_density      the estimate
   standard_error   its error, from the spread of the weights of the paths
   step_error       its error, from leaving out every second time of the paths
   effective_paths  how many paths of equal weights say as much
   tail_index       at 2 or below the largest weights fall off so slowly that standard_error is not to be trusted
-It is computed in double, whatever --precision says. A score net has no such density. The log density of the ODE's law:
-fokker sample --log-density.
 )",
             files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --samples 100 --out x.npy
   fokker density --model circles2.safetensors --points x.npy --out density.safetensors
+  fokker density --model circles2.safetensors --points x.npy --scheme heun --grid geometric:150 --out log_p.csv
 )");
     model_.add_to(*app_);
     app_->add_option("--points", points_,
                      "file of points, an array [N, d] (.npy, .npz or .csv): each row is x_1 ... x_d, without a time")
         ->required()
         ->type_name("FILE");
-    app_->add_option("--out", out_, "file for the densities, a .safetensors file")
+    app_->add_option("--out", out_, "file for the densities, a .npy, .csv or .safetensors file")
         ->required()
         ->type_name("FILE")
-        ->check(ends_in({".safetensors"}));
-    time_option_ = add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")
-                       ->default_str("");
+        ->check(ends_in({".npy", ".csv", ".safetensors"}));
+    app_->add_option("--scheme", scheme_,
+                     "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
+                     "probability-flow ODE, and what integrates it")
+        ->capture_default_str()
+        ->check(usable(parse_scheme));
+    add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")->default_str("");
     add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, 1'000'000'000);
     add_integer<std::int64_t>(*app_, "--steps", options_.steps,
                               "number of steps of a path from t_min to T; one that begins later takes its share", 2,
@@ -53,72 +85,166 @@ fokker sample --log-density.
     add_seed(*app_, options_.seed, "seed of the paths");
     app_->add_flag("--common-paths", options_.common_paths,
                    "take the same noise for all points, so that differences between them are smooth");
+    add_grid(*app_, grid_);
+    probes_.add_to(*app_);
+    for (const char* name : {"--time", "--paths", "--steps", "--seed", "--common-paths"}) {
+      app_->get_option(name)->group(of_sde);
+    }
+    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed"}) app_->get_option(name)->group(of_flow);
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
 
   void run() override {
-    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, ArrayName(points_).file});
+    const Scheme scheme = parse_scheme(scheme_);
+    const bool of_the_sde = scheme == Scheme::euler_maruyama;
+    refuse_options_of(of_the_sde ? of_flow : of_sde);
+    const std::vector<Claim> claims =
+        claim_outputs({out_}, {model_.path, file_of_grid(grid_), ArrayName(points_).file});
     const Model model = model_.load();
-    const std::int64_t d = model.dimension();
-    const Array points = load_array(points_);
-    if (points.columns() != d) {
-      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}]", points_,
-                              fmt::join(points.shape, ", "), d));
+    const Array points = load_points(points_, model.dimension());
+    const Context context = machine_.context();
+    const std::int64_t n = points.shape[0];
+    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}, {"scheme", to_string(scheme)}};
+    if (of_the_sde) {
+      run_sde(context, model, points, std::move(json));
+    } else {
+      run_flow(context, model, points, scheme, std::move(json));
+    }
+  }
+
+ private:
+  void refuse_options_of(const std::string& group) const {
+    for (const CLI::Option* option : app_->get_options([&](const CLI::Option* o) { return o->get_group() == group; })) {
+      if (option->count() == 0) continue;
+      const bool flow = group == of_flow;
+      throw CLI::ValidationError(
+          fmt::format("{} given with --scheme {}; allowed: with {}{}", option->get_name(), scheme_,
+                      flow ? "euler, heun and rk4, of the probability-flow ODE" : "euler-maruyama, of the reverse SDE",
+                      option->get_name() == "--time" ? "; the ODE's density is that at the last time of --grid" : ""));
+    }
+  }
+
+  void run_sde(const Context& context, const Model& model, const Array& points, Json json) {
+    if (model.output() == Output::score) {
+      throw Error(
+          fmt::format("--scheme {} given for a score net, whose reverse SDE has no density that is known; "
+                      "allowed: euler, heun and rk4, of the probability-flow ODE",
+                      scheme_));
     }
     const std::int64_t n = points.shape[0];
-    if (time_option_->count() == 0) time_ = model.sde.t_min();
-    const Context context = machine_.context();
+    if (app_->count("--time") == 0) time_ = model.sde.t_min();
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();
     const Stopwatch clock;
     options_.progress = [&](double done) { progress.update(done); };
-    const SdeDensity density = sde_log_density(context, model, time_, {points.data.data(), n, d}, options_);
+    const SdeDensity density =
+        sde_log_density(context, model, time_, {points.data.data(), n, model.dimension()}, options_);
     progress.clear();
-    SafeTensors file;
-    file.tensors["log_density"] = Tensor::from_double({n}, density.log_density.data());
-    file.tensors["standard_error"] = Tensor::from_double({n}, density.standard_error.data());
-    file.tensors["step_error"] = Tensor::from_double({n}, density.step_error.data());
-    file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
-    file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
-    file.save(out_);
-    const std::int64_t not_finite = std::count_if(density.log_density.begin(), density.log_density.end(),
-                                                  [](double v) { return !std::isfinite(v); });
-    Warnings warnings;
-    if (not_finite > 0) {
-      warnings.push_back(warning_of("log densities", {.count = n, .not_finite = not_finite}));
+    if (out_.ends_with(".safetensors")) {
+      SafeTensors file;
+      file.tensors["log_density"] = Tensor::from_double({n}, density.log_density.data());
+      file.tensors["standard_error"] = Tensor::from_double({n}, density.standard_error.data());
+      file.tensors["step_error"] = Tensor::from_double({n}, density.step_error.data());
+      file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
+      file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
+      file.save(out_);
+    } else {
+      save_array(out_, "log_density", {n}, density.log_density.data());
     }
+    Warnings warnings;
     if (density.heavy_tailed > 0) {
       warnings.push_back(
           fmt::format("the largest weights at {} of {} fall off so slowly that their errors may not be trusted",
                       density.heavy_tailed, counted(n, "point")));
     }
-    warn(warnings);
+    json["time"] = time_;
+    json["paths"] = options_.paths;
+    json["steps"] = options_.steps;
+    json["seed"] = options_.seed;
+    json["heavy_tailed"] = density.heavy_tailed;
+    // Beyond the numbers of float is beyond any reach.
+    std::vector<float> rounded;
+    constexpr double most = std::numeric_limits<float>::max();
+    for (const double x : points.data) rounded.push_back(static_cast<float>(std::clamp(x, -most, most)));
+    report(context, model, rounded, density.log_density, "", warnings, std::move(json), clock, progress);
+  }
+
+  void run_flow(const Context& context, const Model& model, const Array& points, Scheme scheme, Json json) {
+    const Divergence divergence = probes_.divergence();
+    suit_grid(*app_, model, grid_);
+    const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
+    const Sampler sampler(context, model, grid);
+    check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
+    const std::vector<float> x = finite_float32(points, points_);
+    const std::int64_t n = points.shape[0];
+    Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
+    progress.begin();
+    const Stopwatch clock;
+    const Buffer<float> there = to_device(context, x, model.dimension());
+    Buffer<float> density(context, n);
+    sampler.log_density(there.view(), density.view(), scheme, divergence,
+                        as_fraction([&](double done) { progress.update(done); }));
+    const std::vector<float> log_density = to_host(context, density.view());
+    progress.clear();
+    if (out_.ends_with(".safetensors")) {
+      SafeTensors file;
+      file.tensors["log_density"] = Tensor::from_float({n}, log_density.data());
+      file.save(out_);
+    } else {
+      save_array(out_, "log_density", {n}, log_density.data());
+    }
+    time_ = grid.times().back();
+    json["time"] = time_;
+    json["grid"] = grid_;
+    json["steps"] = grid.steps();
+    json["probes"] = divergence.probes;
+    json["probe_seed"] = divergence.seed;
+    report(context, model, x, log_density, advice_on(grid), {}, std::move(json), clock, progress);
+  }
+
+  // advice: what the warning of densities that are not finite ends in.
+  template <class T>
+  void report(const Context& context, const Model& model, const std::vector<float>& points,
+              const std::vector<T>& log_density, const std::string& advice, const Warnings& warnings, Json json,
+              const Stopwatch& clock, Progress& progress) const {
+    const double seconds = clock.seconds();
+    const std::int64_t n = std::ssize(log_density);
+    const Mean mean = mean_of(log_density);
+    const Reach reach = reach_at(time_, model, model_.path);
+    const SampleHealth health = sample_health(context, to_device(context, points, model.dimension()).view(), reach.far);
+    std::string lost = warning_of("log densities", {.count = n, .not_finite = n - mean.count});
+    if (!lost.empty()) lost += advice;
+    Warnings all;
+    append(all, {std::move(lost)});
+    append(all, warnings);
+    append(all, {warning_of("points", health, 0, reach.why)});
+    warn(all);
     if (json_) {
-      Json json{{"points", n}, {"dimension", d}, {"out", out_}, {"time", time_}};
-      json["paths"] = options_.paths;
-      json["steps"] = options_.steps;
-      json["seed"] = options_.seed;
-      json["heavy_tailed"] = density.heavy_tailed;
-      json["not_finite"] = not_finite;
-      json["warnings"] = warnings;
+      json["mean"] = mean.value;
+      json["standard_error"] = mean.standard_error;
+      json["not_finite"] = n - mean.count;
+      json["far_out"] = health.far_out;
+      json["far"] = health.far;
+      json["warnings"] = all;
       json["sde"] = describe_sde(model.sde);
       json["backend"] = context.backend_name();
+      json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
-      json["seconds"] = clock.seconds();
+      json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} by {} in {}, in '{}'; SDE {}", counted(n, "log density"),
-                               counted(context.threads(), "thread"), format_duration(clock.seconds()), out_,
-                               text_of(model.sde)));
+      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}, {} not finite; SDE {}", n,
+                               n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
+                               format_duration(seconds), out_, number_or_dash(mean.value),
+                               number_or_dash(mean.standard_error), n - mean.count, text_of(model.sde)));
     }
   }
 
- private:
   ModelOptions model_;
-  std::string points_, out_;
+  ProbeOptions probes_;
+  std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";
   double time_ = 0;
-  CLI::Option* time_option_ = nullptr;
   SdeDensityOptions options_;
   bool json_ = false;
   MachineOptions machine_;

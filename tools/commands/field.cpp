@@ -147,26 +147,15 @@ residual.
   // Throws Error where the file holds no finite points (t, x) with 0 ≤ t ≤ T.
   Points read_points(const Model& model) const {
     const std::int64_t d = model.dimension();
-    const Array file = load_array(points_);
-    if (file.shape.size() != 2 || file.shape[1] != 1 + d) {
-      throw Error(fmt::format("'{}' has shape [{}]; needed for this model: [N, {}], rows (t, x_1 … x_{})", points_,
-                              fmt::join(file.shape, ", "), 1 + d, d));
-    }
+    const Array file = load_points(points_, 1 + d, fmt::format(", rows (t, x_1 … x_{})", d));
     const std::int64_t n = file.shape[0];
     // A float32 file rounds a horizon such as 0.7 up or down.
     const double horizon = model.sde.horizon(), slack = 1e-6 * horizon;
-    const std::vector<float> rounded = to_float32(file, points_);
+    const std::vector<float> rounded = finite_float32(file, points_);
     Points points{std::vector<float>(n), std::vector<float>(n * d)};
     for (std::int64_t i = 0; i < n; ++i) {
       points.t[i] = rounded[i * (1 + d)];
       for (std::int64_t k = 0; k < d; ++k) points.x[i * d + k] = rounded[i * (1 + d) + 1 + k];
-      for (std::int64_t k = 0; k <= d; ++k) {
-        const double value = file.data[i * (1 + d) + k];
-        if (!std::isfinite(rounded[i * (1 + d) + k])) {
-          throw Error(
-              fmt::format("row {}, column {} of '{}' is {}; points are finite float32 numbers", i, k, points_, value));
-        }
-      }
       if (const double time = file.data[i * (1 + d)]; time < -slack || time > horizon + slack) {
         throw Error(fmt::format("row {} of '{}' has the time {}; allowed for this model's SDE: 0 to {}", i, points_,
                                 time, horizon));

@@ -1,7 +1,10 @@
 // fokker sample: samples of either sampler, and their log density along the probability flow.
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "commands/command.hpp"
@@ -16,14 +19,17 @@ class Sample : public Command {
  public:
   explicit Sample(CLI::App& parent) : Command(parent, "sample", "Draw samples from a model") {
     explain(R"(
-Sample i depends on the seed and on i alone, for any number of threads. --json prints the mean and the covariance of
-the samples that are finite too, and how many those are, in up to 16 dimensions.
+Sample i depends on the seed and on i alone, for any number of threads: calls with --first-index 0 and 500 and 500
+samples each draw those of one call with 1000. --json prints the mean and the covariance of the samples that are finite
+too, and how many those are, in up to 16 dimensions.
 )",
-            files_help({"--model"}), R"(
+            files_help({"--model", "--initial"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --scheme sde --samples 100000 --out sde.npy
   fokker sample --model circles2.safetensors --scheme heun --grid geometric:150:1e-3 --samples 10000 \
                 --out ode.npy --log-density log_p.npy
+  fokker sample --model circles2.safetensors --samples 500 --first-index 500 --out more.npy --trajectory paths.npz
+  python3 -c 'import numpy; paths = numpy.load("paths.npz"); print(paths["t"], paths["x"].shape)'
 )");
     model_.add_to(*app_);
     app_->add_option(
@@ -34,78 +40,121 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
         ->check(usable(parse_scheme));
     add_grid(*app_, grid_);
     add_samples(*app_, samples_, "number of samples");
-    add_seed(*app_, seed_, "seed of the prior's draw and of the Brownian path of each sample");
-    app_->add_option("--out", out_, "file for the samples, a .npy file: float32 [N, d]")
+    add_seed(*app_, options_.seed, "seed of the prior's draw and of the Brownian path of each sample");
+    add_integer<std::uint64_t>(*app_, "--first-index", options_.first_index,
+                               "index of the first sample, for samples drawn in several calls", 0,
+                               std::numeric_limits<std::int64_t>::max());
+    app_->add_option(
+            "--initial", initial_,
+            "file of states, an array [N, d] (.npy, .npz or .csv), at the first time of --grid: paths begin there and "
+            "not with draws of the prior, and there are as many samples")
+        ->type_name("FILE");
+    app_->add_option("--out", out_, "file for the samples, a .npy file, float32 [N, d], or a .csv file")
         ->required()
         ->type_name("FILE")
-        ->check(ends_in({".npy"}));
+        ->check(ends_in(array_endings));
     app_->add_option(
             "--log-density", log_density_,
-            "file for the log density of the ODE's law at the samples, a .npy file: float32 [N]; integrated by "
-            "the ODE's --scheme, or by heun where the samples are the SDE's")
+            "file for the log density of the ODE's law at the samples, a .npy file, float32 [N], or a .csv file; "
+            "integrated by the ODE's --scheme, or by heun where the samples are the SDE's")
         ->type_name("FILE")
-        ->check(ends_in({".npy"}));
+        ->check(ends_in(array_endings));
     probes_.add_to(*app_);
+    CLI::Option* const trajectory =
+        app_->add_option("--trajectory", trajectory_,
+                         "file for the states on the way, a .npz file: x, float32 [K, N, d], whose first are those "
+                         "that the paths begin with and whose last the samples, and their times t, float64 [K]")
+            ->type_name("FILE")
+            ->check(ends_in({".npz"}));
+    add_integer<std::int64_t>(*app_, "--snapshots", snapshots_,
+                              "number K of states of a trajectory, evenly over the steps; if not given, 11, or what "
+                              "the grid has where that is less",
+                              2, most_snapshots)
+        ->default_str("")
+        ->needs(trajectory);
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
 
   void run() override {
-    const Scheme scheme = parse_scheme(scheme_);
-    const Divergence divergence = probes_.divergence();
-    const std::vector<Claim> claims = claim_outputs({out_, log_density_}, {model_.path, file_of_grid(grid_)});
+    options_.scheme = parse_scheme(scheme_);
+    Divergence divergence = probes_.divergence();
+    divergence.first_index = options_.first_index;
+    const std::vector<Claim> claims =
+        claim_outputs({out_, log_density_, trajectory_}, {model_.path, file_of_grid(grid_), ArrayName(initial_).file});
     const Model model = model_.load();
+    const std::int64_t d = model.dimension();
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
+    const std::vector<float> initial = read_initial(d);
+    if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, d);
     const Context context = machine_.context();
-    if (!log_density_.empty() && context.precision() == Precision::half) {
-      throw Error(
-          "--log-density given with --precision half, which serves values and scores only; allowed: split, fp32");
-    }
+    const Sampler sampler(context, model, grid);
+    const Scheme flow = options_.scheme == Scheme::euler_maruyama ? Scheme::heun : options_.scheme;
+    if (!log_density_.empty()) check_flow_density(context, sampler, flow, divergence, "--log-density");
 
-    Progress progress({{fmt::format("sampling {} by {}", samples_, to_string(scheme)), "sample", 1}});
+    std::vector<Progress::Phase> phases{
+        {fmt::format("sampling {} by {}", samples_, to_string(options_.scheme)), "sample", 1}};
+    if (!log_density_.empty()) phases.push_back({"integrating the log density along the flow", "density", 1});
+    Progress progress(std::move(phases));
     progress.begin();
     const Stopwatch clock;
-    const Buffer<float> samples =
-        draw_samples(context, model, grid, scheme, samples_, seed_, [&](double done) { progress.update(done); });
+    Warnings warnings;
+    const PointsFinished finished = as_fraction([&](double done) { progress.update(done); });
+    Buffer<float> samples = initial_.empty() ? Buffer<float>(context, samples_, d) : to_device(context, initial, d);
+    Buffer<float> kept(context, std::ssize(options_.snapshot_steps) * samples_, d);
+    options_.snapshots = kept.view();
+    options_.progress = finished;
+    if (initial_.empty()) {
+      sampler.sample(samples.view(), options_);
+    } else {
+      const Reach reach = reach_at(grid.times().front(), model, model_.path);
+      append(warnings, {warning_of("initial states", sample_health(context, samples.view(), reach.far), 0, reach.why)});
+      sampler.integrate(samples.view(), options_);
+    }
     const std::vector<float> on_host = to_host(context, samples.view());
     const double seconds = clock.seconds();
-    save_npy(out_, {samples_, model.dimension()}, on_host.data());
+    save_array(out_, "x", {samples_, d}, on_host.data());
+    std::vector<double> times_kept;
+    for (const std::int32_t step : options_.snapshot_steps) {
+      times_kept.push_back(grid.times()[static_cast<std::size_t>(step)]);
+    }
+    if (!trajectory_.empty()) {
+      const std::vector<float> states = to_host(context, kept.view());
+      const std::int64_t count = std::ssize(times_kept);
+      save_npz(trajectory_, {{"x", {count, samples_, d}, states.data()}, {"t", {count}, times_kept.data()}});
+    }
     const Reach reach = reach_of(model, model_.path);
     const SampleHealth health = sample_health(context, samples.view(), reach.far);
     SampleHealth density_health;
     if (!log_density_.empty()) {
-      progress.say("integrating the log density along the flow");
+      progress.begin();
       Buffer<float> density(context, samples_);
-      Sampler(context, model, grid)
-          .log_density(samples.view(), density.view(), scheme == Scheme::euler_maruyama ? Scheme::heun : scheme,
-                       divergence);
+      sampler.log_density(samples.view(), density.view(), flow, divergence, finished);
       density_health = sample_health(context, density.view());
-      save_npy(log_density_, {samples_}, to_host(context, density.view()).data());
+      save_array(log_density_, "log_density", {samples_}, to_host(context, density.view()).data());
     }
     progress.clear();
-    Warnings warnings;
-    for (std::string text :
-         {warning_of("samples", health, 0, reach.why), warning_of("log densities", density_health)}) {
-      if (!text.empty()) warnings.push_back(std::move(text));
-    }
-    if (health.not_finite > 0 && grid.times().back() == 0) {
-      warnings.front() += "; a score may be infinite at 0, and --grid geometric:150 ends above";
-    }
+    const std::string advice = health.not_finite > 0 ? advice_on(grid) : "";
+    append(warnings,
+           {warning_of("samples", health, 0, reach.why) + advice, warning_of("log densities", density_health)});
     warn(warnings);
     if (json_) {
-      Json json{{"samples", samples_}, {"dimension", model.dimension()}, {"scheme", to_string(scheme)}};
+      Json json{{"samples", samples_}, {"dimension", d}, {"scheme", to_string(options_.scheme)}};
       json["grid"] = grid_;
       json["steps"] = grid.steps();
-      json["seed"] = seed_;
+      json["seed"] = options_.seed;
+      json["first_index"] = options_.first_index;
+      json["initial"] = initial_.empty() ? Json() : Json(initial_);
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
+      json["trajectory"] = trajectory_.empty() ? Json() : Json{{"out", trajectory_}, {"times", times_kept}};
       json["sde"] = describe_sde(model.sde);
       json["not_finite"] = health.not_finite;
       json["far_out"] = health.far_out;
       json["far"] = health.far;
       json["warnings"] = warnings;
-      json["moments"] = model.dimension() <= 16 ? describe(moments(context, samples.view())) : Json();
+      json["moments"] = d <= 16 ? describe(moments(context, samples.view())) : Json();
       json["backend"] = context.backend_name();
       json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
@@ -119,6 +168,41 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
   }
 
  private:
+  // [N, d], of which it sets the number of samples; empty where paths begin with the prior.
+  std::vector<float> read_initial(std::int64_t d) {
+    if (app_->count("--initial") == 0) return {};
+    const Array file = load_points(initial_, d);
+    const std::int64_t n = file.shape[0];
+    if (app_->count("--samples") > 0 && samples_ != n) {
+      throw Error(fmt::format("--samples {} given with --initial '{}' of {}; allowed: {}, or no --samples", samples_,
+                              initial_, counted(n, "state"), n));
+    }
+    samples_ = n;
+    return finite_float32(file, initial_, "states");
+  }
+
+  // Evenly from none to all of the grid's steps. Throws Error where it has too few, or the states are too many.
+  std::vector<std::int32_t> steps_to_keep(const TimeGrid& grid, std::int64_t d) const {
+    const std::int64_t steps = grid.steps(), there = steps + 1,
+                       count = app_->count("--snapshots") > 0 ? snapshots_ : std::min<std::int64_t>(11, there);
+    if (count > there) {
+      throw Error(fmt::format("--snapshots {} given; allowed: 2 to {} with a grid of {}", count, there,
+                              counted(steps, "step")));
+    }
+    if (samples_ > most_kept / count / d) {
+      throw Error(
+          fmt::format("--trajectory with {} states of {} in {} would have {:.4g} numbers; allowed: up to {:.4g}, "
+                      "by fewer --snapshots, or in several calls with --first-index",
+                      count, counted(samples_, "sample"), counted(d, "dimension"),
+                      double(count) * double(samples_) * double(d), double(most_kept)));
+    }
+    std::vector<std::int32_t> kept;
+    for (std::int64_t k = 0; k < count; ++k) {
+      kept.push_back(static_cast<std::int32_t>((k * steps + (count - 1) / 2) / (count - 1)));
+    }
+    return kept;
+  }
+
   static Json describe(const Moments& moments) {
     Json covariance = Json::array();
     const auto row = static_cast<std::ptrdiff_t>(moments.mean.size());
@@ -133,9 +217,11 @@ the samples that are finite too, and how many those are, in up to 16 dimensions.
 
   ModelOptions model_;
   ProbeOptions probes_;
-  std::string scheme_ = "euler-maruyama", grid_ = "paper", out_, log_density_;
-  std::int64_t samples_ = 10000;
-  std::uint64_t seed_ = 0;
+  static constexpr std::int64_t most_kept = 500'000'000;  // numbers of trajectories, which memory holds twice
+
+  std::string scheme_ = "euler-maruyama", grid_ = "paper", initial_, out_, log_density_, trajectory_;
+  SampleOptions options_;
+  std::int64_t samples_ = 10000, snapshots_ = 11;
   bool json_ = false;
   MachineOptions machine_;
 };

@@ -341,6 +341,12 @@ void check_parameter(std::string_view name, const std::string& text) {
   }
 }
 
+void check_list(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (json.is_array() && std::all_of(json.begin(), json.end(), [](const Json& v) { return v.is_number(); })) return;
+  throw Error(fmt::format("'{}' given, which is not a list of numbers; allowed: as [1000,0]", text));
+}
+
 const std::vector<Override>& override_options() {
   static const std::vector<Override> options = [] {
     std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), parse_activation}};
@@ -363,6 +369,10 @@ const std::vector<Override>& override_options() {
                  }},
                 {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
                  [](const std::string&) {}},
+                {"column_means", "--column-means", "LIST",
+                 "means of the columns of data that the network was trained on as (x - mean)/deviation, as [1000,0]",
+                 check_list},
+                {"column_deviations", "--column-deviations", "LIST", "their deviations, as [1,1e-6]", check_list},
                 {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
                 {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
                    if (!Json::parse(text, nullptr, false).is_object()) {
@@ -495,6 +505,9 @@ Json describe_model(const Model& model) {
             {"output", "potential"}};
   }
   json["sde"] = describe_sde(model.sde);
+  if (const Standardisation& s = model.standardisation; !s.empty()) {
+    json["standardisation"] = {{"means", s.mean}, {"deviations", s.deviation}};
+  }
   return json;
 }
 

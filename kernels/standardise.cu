@@ -12,14 +12,14 @@ namespace fokker::kernels {
 namespace {
 
 template <class T>
-__global__ void standardise(ColumnArguments<T> a) {
+__global__ void standardise(StandardiseArguments<T> a) {
   for (std::int64_t k = first_item(); k < a.n * a.columns; k += item_stride()) {
     const int column = static_cast<int>(k % a.columns);
     a.to[k] = standardised(a.from[k], a.mean[column], a.deviation[column]);
   }
 }
 
-__global__ void restore(ColumnArguments<float> a) {
+__global__ void restore(StandardiseArguments<float> a) {
   for (std::int64_t k = first_item(); k < a.n * a.columns; k += item_stride()) {
     const int column = static_cast<int>(k % a.columns);
     a.to[k] = restored(a.from[k], a.mean[column], a.deviation[column]);
@@ -39,11 +39,11 @@ __global__ void weighted_traces(WeightedTraceArguments<T> a) {
 }  // namespace
 
 template <class T>
-Status launch_standardise(const ColumnArguments<T>& arguments, Stream stream) {
+Status launch_standardise(const StandardiseArguments<T>& arguments, Stream stream) {
   return launch(standardise<T>, one_item_a_thread(arguments.n * arguments.columns), stream, arguments);
 }
 
-Status launch_restore(const ColumnArguments<float>& arguments, Stream stream) {
+Status launch_restore(const StandardiseArguments<float>& arguments, Stream stream) {
   return launch(restore, one_item_a_thread(arguments.n * arguments.columns), stream, arguments);
 }
 
@@ -61,8 +61,8 @@ Status prepare_standardise() {
   return all_of(standardise<float>, standardise<double>, restore, weighted_traces<float>, weighted_traces<double>);
 }
 
-template Status launch_standardise(const ColumnArguments<float>&, Stream);
-template Status launch_standardise(const ColumnArguments<double>&, Stream);
+template Status launch_standardise(const StandardiseArguments<float>&, Stream);
+template Status launch_standardise(const StandardiseArguments<double>&, Stream);
 template Status launch_weighted_traces(const WeightedTraceArguments<float>&, Stream);
 template Status launch_weighted_traces(const WeightedTraceArguments<double>&, Stream);
 

@@ -9,7 +9,7 @@
 namespace fokker::kernels {
 
 template <class T>
-struct ColumnArguments {
+struct StandardiseArguments {
   std::int64_t n;
   int columns;
   const double* mean;       // [columns]
@@ -18,8 +18,8 @@ struct ColumnArguments {
   T* to;                    // [n, columns], may be `from`
 };
 template <class T>
-Status launch_standardise(const ColumnArguments<T>& arguments, Stream stream);  // (x − mean)/deviation
-Status launch_restore(const ColumnArguments<float>& arguments, Stream stream);  // mean + deviation z
+Status launch_standardise(const StandardiseArguments<T>& arguments, Stream stream);  // (x − mean)/deviation
+Status launch_restore(const StandardiseArguments<float>& arguments, Stream stream);  // mean + deviation z
 
 template <class T>
 struct WeightedTraceArguments {

@@ -458,12 +458,12 @@ TYPED_TEST(Standardised, ColumnsAndTraces) {
   const std::vector<double> mean{3, -2, 0.5}, deviation{2, 0.25, 7};
   Rows<T> from(many, 3, true), to(many, 3);
   const auto arguments = [&](const Side& side) {
-    return ColumnArguments<T>{.n = side.n,
-                              .columns = 3,
-                              .mean = mean.data(),
-                              .deviation = deviation.data(),
-                              .from = from.of(side),
-                              .to = to.of(side)};
+    return StandardiseArguments<T>{.n = side.n,
+                                   .columns = 3,
+                                   .mean = mean.data(),
+                                   .deviation = deviation.data(),
+                                   .from = from.of(side),
+                                   .to = to.of(side)};
   };
   // Of the last rows all numbers are one block's.
   on_both_sides(many, block_of_last(3 * many),

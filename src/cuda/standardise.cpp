@@ -8,7 +8,7 @@ namespace fokker::cuda {
 namespace {
 
 template <class T>
-kernels::ColumnArguments<T> arguments_of(const Columns& columns, View<const T> from, View<T> to) {
+kernels::StandardiseArguments<T> arguments_of(const Columns& columns, View<const T> from, View<T> to) {
   return {.n = from.rows,
           .columns = static_cast<int>(columns.mean.rows),
           .mean = columns.mean.data,

@@ -1,12 +1,14 @@
 // Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
-// derivatives, coefficients of the forward SDEs, forms of a network's output, Philox words, uniforms and normals, steps of
-// the integrators; times and points of training and Adam's step, which are float everywhere. Nothing launches these kernels; they exist to be compiled, so
-// that a header which stops being device code stops the build.
+// derivatives, coefficients of the forward SDEs, forms of a network's output, Philox words, uniforms and normals, steps
+// of the integrators; standardised columns; times and points of training and Adam's step, which are float everywhere.
+// Nothing launches these kernels; they exist to be compiled, so that a header which stops being device code stops the
+// build.
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/form_fields.hpp"
 #include "fokker/formulas/integrator.hpp"
 #include "fokker/formulas/sde.hpp"
+#include "fokker/formulas/standardisation.hpp"
 #include "fokker/formulas/train.hpp"
 
 namespace fokker {
@@ -56,7 +58,8 @@ __global__ void shared_form_formulas(NetworkForm form, SdeFormulas sde, Stage st
   const ResidualCoefficients<T> c = rounded<T>(residual_at(form, sde, static_cast<double>(x[index])));
   out[index] = f.value(x[index], f.form.time) + f.dt(x[index], c.along, c.time, c.value) + f.score(x[index], c.square) +
                f.divergence(2, c.constant) + f.derivative(c.curvature, c.gradient) +
-               static_cast<T>(increment_divergence(stage, 2, static_cast<float>(x[index])));
+               static_cast<T>(increment_divergence(stage, 2, static_cast<float>(x[index]))) +
+               restored(standardised(x[index], 3.0, 2.0), 3.0, 2.0);
 }
 
 template __global__ void shared_form_formulas<float>(NetworkForm, SdeFormulas, Stage, const float*, float*);

@@ -26,6 +26,7 @@
 #include "kernels/loss_layout.hpp"
 #include "kernels/mixture_launch.hpp"
 #include "kernels/shared_layout.hpp"
+#include "kernels/standardise_launch.hpp"
 #include "kernels/training_launch.hpp"
 #include "kernels/transport_launch.hpp"
 #include "kernels/wide_launch.hpp"
@@ -443,6 +444,46 @@ TEST(Integrators, Scaled) {
   on_both_sides(many, block_of_last(many),
                 [&](const Side& side) { return launch_scaled(x.of(side), 0.3f, side.n, out.of(side), nullptr); });
   expect_same("out", out);
+}
+
+// ---- standardised columns -------------------------------------------------------------------------------------------
+
+template <class T>
+class Standardised : public ::testing::Test {};
+using ColumnNumbers = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Standardised, ColumnNumbers);
+
+TYPED_TEST(Standardised, ColumnsAndTraces) {
+  using T = TypeParam;
+  const std::vector<double> mean{3, -2, 0.5}, deviation{2, 0.25, 7};
+  Rows<T> from(many, 3, true), to(many, 3);
+  const auto arguments = [&](const Side& side) {
+    return StandardiseArguments<T>{.n = side.n,
+                                   .columns = 3,
+                                   .mean = mean.data(),
+                                   .deviation = deviation.data(),
+                                   .from = from.of(side),
+                                   .to = to.of(side)};
+  };
+  // Of the last rows all numbers are one block's.
+  on_both_sides(many, block_of_last(3 * many),
+                [&](const Side& side) { return launch_standardise<T>(arguments(side), nullptr); });
+  expect_same("z", to);
+  if constexpr (sizeof(T) == 4) {
+    on_both_sides(many, block_of_last(3 * many),
+                  [&](const Side& side) { return launch_restore(arguments(side), nullptr); });
+    expect_same("x", to);
+  }
+  Rows<T> matrices(many, 9, true), traces(many, 1);
+  on_both_sides(many, block_of_last(many), [&](const Side& side) {
+    return launch_weighted_traces<T>({.n = side.n,
+                                      .dimension = 3,
+                                      .weights = deviation.data(),
+                                      .matrices = matrices.of(side),
+                                      .traces = traces.of(side)},
+                                     nullptr);
+  });
+  expect_same("traces", traces);
 }
 
 // ---- forms ----------------------------------------------------------------------------------------------------------

@@ -96,7 +96,9 @@ void check_flow_density(const Context& context, const Sampler& sampler, Scheme s
   sampler.log_density({}, {}, scheme, divergence);
 }
 
-double denoising_loss(const Context& context, const Model& model, const DataSet& data, std::uint64_t seed) {
+double denoising_loss(const Context& context, const Model& of_x, const DataSet& data_of_x, std::uint64_t seed) {
+  const Model model = of_x.of_z();
+  const DataSet data = data_of_x.standardised(context, of_x.standardisation);
   const std::int64_t n = std::int64_t{1} << 18, d = model.dimension();
   const ForwardSde& sde = model.sde;
   Buffer<float> points(context, n, d), score_there(context, n, d);

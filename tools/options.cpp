@@ -360,6 +360,12 @@ void check_activations(const std::string& text) {
   }
 }
 
+void check_list(const std::string& text) {
+  const Json json = Json::parse(text, nullptr, false);
+  if (json.is_array() && std::all_of(json.begin(), json.end(), [](const Json& v) { return v.is_number(); })) return;
+  throw Error(fmt::format("'{}' given, which is not a list of numbers; allowed: as [1000,0]", text));
+}
+
 const std::vector<Override>& override_options() {
   static const std::vector<Override> options = [] {
     std::vector<Override> all{{"activation", "--activation", "TEXT", activation_help(), check_activations}};
@@ -389,6 +395,10 @@ const std::vector<Override>& override_options() {
                 {"residual", "--residual", "TEXT", residual_help, [](const std::string&) {}},
                 {"fixed", "--fixed", "TEXT", "names of the layers that training leaves as they are",
                  [](const std::string&) {}},
+                {"column_means", "--column-means", "LIST",
+                 "means of the columns of data that the network was trained on as (x - mean)/deviation, as [1000,0]",
+                 check_list},
+                {"column_deviations", "--column-deviations", "LIST", "their deviations, as [1,1e-6]", check_list},
                 {"sde", "--sde", "TEXT", sde_help, [](const std::string& text) { ForwardSde::parse(text); }},
                 {"sde_parameters", "--sde-parameters", "TEXT", sde_parameters_help, [](const std::string& text) {
                    if (!Json::parse(text, nullptr, false).is_object()) {
@@ -528,6 +538,9 @@ Json describe_model(const Model& model) {
             {"output", "potential"}};
   }
   json["sde"] = describe_sde(model.sde);
+  if (const Standardisation& s = model.standardisation; !s.empty()) {
+    json["standardisation"] = {{"means", s.mean}, {"deviations", s.deviation}};
+  }
   return json;
 }
 

@@ -32,10 +32,17 @@ Reach reach_of(const Model& model, const std::string& path) {
   if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
     return {scale_of(DataSet::mixture(*mixture)).far(), "ten times the largest number of the mixture's draws"};
   }
-  if (const double largest = read_largest_datum(path); largest > 0) return {DataScale{largest, {}}.far()};
+  if (const double largest = path.empty() ? 0 : read_largest_datum(path); largest > 0) {
+    return {DataScale{.largest = largest}.far()};
+  }
   const double mean = model.sde.at(model.sde.horizon()).mean, most = 1e6;
-  return {std::min(10 * std::sqrt(model.sde.prior_variance()) / mean, most),
-          "more than the SDE's prior can have come from"};
+  const double far = std::min(10 * std::sqrt(model.sde.prior_variance()) / mean, most);
+  const Standardisation& columns = model.standardisation;
+  double far_of_columns = 0;
+  for (std::size_t i = 0; i < columns.mean.size(); ++i) {
+    far_of_columns = std::max(far_of_columns, std::fabs(columns.mean[i]) + columns.deviation[i] * far);
+  }
+  return {columns.empty() ? far : far_of_columns, "more than the SDE's prior can have come from"};
 }
 
 Reach reach_at(double t, const Model& model, const std::string& path) {
@@ -103,12 +110,14 @@ double share_outside(const DataSet& data, double half_width) {
   return double(count_escaped(context, draws.view(), half_width)) / double(n);
 }
 
-Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options) {
+Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options,
+                                  bool standardised) {
   Warnings warnings;
   const DataScale scale = scale_of(data);
   const double prior = std::sqrt(sde.prior_variance()), mean = sde.at(sde.horizon()).mean,
                noise = std::sqrt(sde.at(sde.t_min()).variance);
-  const std::string advice = "subtract their mean and divide by their deviation first";
+  const std::string advice = standardised ? "these are deviations of their columns already"
+                                          : "standardise them, as fokker train --standardise does";
   if (scale.largest > 10 * std::max(1.0, prior)) {
     warnings.push_back(
         fmt::format("the data reach {:.4g}, where networks and {} are made for numbers of about {:.3g}: samples will "
@@ -124,8 +133,8 @@ Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, co
   if (*least < noise) {
     warnings.push_back(fmt::format(
         "column {} of the data has a deviation of {:.2g}, and {} at t_min one of {:.2g}: samples will not be "
-        "narrower than that",
-        least - scale.deviation.begin(), *least, sde.name(), noise));
+        "narrower than that; {}",
+        least - scale.deviation.begin(), *least, sde.name(), noise, advice));
   }
   if (options.residual_weight > 0) {
     if (const double outside = share_outside(data, options.box); outside >= many_escaped) {

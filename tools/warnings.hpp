@@ -24,6 +24,7 @@ struct Reach {
 };
 // By the data that a model was trained on, which its file names, or the mixture that it is; of others' networks by
 // their SDE: data ten times as large as prior and mean at T allow do not get to its prior.
+// path empty: of no file.
 Reach reach_of(const Model& model, const std::string& path);
 // The same at time t of the SDE, which shrinks the data and adds noise.
 Reach reach_at(double t, const Model& model, const std::string& path);
@@ -46,8 +47,9 @@ DataScale scale_of(const DataSet& data);
 // The share of the data outside [-half_width, half_width]^d, of some ten thousand draws.
 double share_outside(const DataSet& data, double half_width);
 // Why a network trained so cannot be expected to have the scale of these data, and whether the residual's points miss
-// them.
-Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options);
+// them. `standardised`: the data are in units of their own already.
+Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options,
+                                  bool standardised = false);
 
 // Prints each.
 void warn(const Warnings& warnings);

@@ -9,6 +9,7 @@
 #include "fokker/context.hpp"
 #include "fokker/formulas/data.hpp"
 #include "fokker/mixture.hpp"
+#include "fokker/standardisation.hpp"
 #include "fokker/view.hpp"
 
 namespace fokker {
@@ -55,6 +56,11 @@ class DataSet {
   void draw(const Context& context, View<float> out, std::uint64_t seed, std::uint64_t first_index = 0,
             std::uint64_t step = 0) const;
 
+  // The law of z = (x − mean)/deviation, under the same name: of stored samples each number, wherever they are, of a
+  // mixture its exact law. Throws Error for circles2 and checker, whose draws are formulas of one scale, and where the
+  // standardisation does not fit. Waits where the samples are on a device.
+  DataSet standardised(const Context& context, const Standardisation& standardisation) const;
+
   // Internal: throws Error where the samples are on a device and the context is not.
   void check_context(const Context& context) const;
   // Internal: what a backend's draws need of a mixture; nullptr for the others.
@@ -77,6 +83,7 @@ class DataSet {
 struct DataScale {
   double largest = 0;                  // |x_i| of any coordinate
   std::vector<double> deviation = {};  // [d] standard deviation of each coordinate
+  std::vector<double> mean = {};       // [d]
 
   // Ten times the largest: a sample with a coordinate beyond is far out. Infinite where all numbers are 0.
   double far() const;
@@ -84,5 +91,8 @@ struct DataScale {
 // Over all stored samples where they are on the host, else over some ten thousand draws, the same in every call. Waits
 // for its result.
 DataScale data_scale(const Context& context, const DataSet& data);
+// The mean and the standard deviation of each column: of a mixture exactly, else those of data_scale(). Throws Error
+// where a column is constant, which nothing can be divided by, or out of the range of a Standardisation.
+Standardisation standardisation_of(const Context& context, const DataSet& data);
 
 }  // namespace fokker

@@ -25,14 +25,18 @@ struct Points {
   View<const T> x = {};
 };
 
-// Where the fields are written, on the context's device; a field whose view is empty is not computed.
+// Where the fields are written, on the context's device; a field whose view is empty is not computed. Of a standardised
+// model, x = mean + D z with D the diagonal matrix of the deviations, they are those of the density of x: φ − Σ ln
+// deviation, D⁻¹ s, D⁻¹ H D⁻¹. The time derivative and the residual are the same numbers as in z: the density of x is
+// that of z over the constant det D at every time, and R is what is left of ∂_t p = −∇·(f p) + ½ g² ∇·∇p in z, over p.
 template <class T>
 struct FieldOutputs {
-  View<T> value = {};       // [N] φ; potentials only
-  View<T> dt = {};          // [N] ∂_t φ; potentials only
-  View<T> score = {};       // [N, d] ∇φ, or the net's output
-  View<T> divergence = {};  // [N] ∇·s; the Laplacian Δφ of a potential
-  View<T> hessian = {};     // [N, d·d] ∂_j s_i at i·d + j; d ≤ 64
+  View<T> value = {};  // [N] φ; potentials only
+  View<T> dt = {};     // [N] ∂_t φ; potentials only
+  View<T> score = {};  // [N, d] ∇φ, or the net's output
+  // [N] ∇·s; the Laplacian Δφ of a potential. Under unequal deviations the exact one alone, by the Hessian, d ≤ 64.
+  View<T> divergence = {};
+  View<T> hessian = {};   // [N, d·d] ∂_j s_i at i·d + j; d ≤ 64
   View<T> residual = {};  // [N] R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²), f = a x; potentials only
 };
 

@@ -15,6 +15,7 @@
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/sde.hpp"
+#include "fokker/standardisation.hpp"
 #include "fokker/time_grid.hpp"
 #include "fokker/trainer.hpp"
 #include "fokker/transport.hpp"

@@ -88,7 +88,9 @@ GroundTruth ground_truth(const Context& context, const DataSet& data, const GapO
 std::vector<std::int32_t> gap_steps(const TimeGrid& grid);
 
 // The noise floor of the forward SDE's law at each of `times`, of planar data: the distance of two draws of x_0 and of
-// the noise. Reads samples, seed and box of the options. Throws Error where the data are not planar.
+// the noise. Reads samples, seed and box of the options. The SDE is of the data's own coordinates, so that beside a
+// standardised model neither `data` nor its standardised() law has these marginals in x. Throws Error where the data
+// are not planar.
 std::vector<double> marginal_noise_floors(const Context& context, const ForwardSde& sde, const DataSet& data,
                                           const std::vector<double>& times, const GapOptions& options = {});
 
@@ -123,7 +125,8 @@ struct SamplerGap {
   std::optional<double> grid_share() const;
 };
 
-// Draws from both samplers along `grid`, which starts at T, and compares them with each other and with the truth. Both
+// Draws from both samplers along `grid`, which starts at T, and compares them with each other and with the truth, in x
+// whatever the model's standardisation: columns of larger numbers count more, and the box has to hold x. Both
 // start from the same draw of the prior. Throws Error where dimensions, boxes or `from` do not fit.
 SamplerGap measure_gap(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
                        const GapOptions& options = {});

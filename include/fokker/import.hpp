@@ -25,6 +25,7 @@ namespace fokker {
 //   prefix         what the tensors' names begin with, where there are several networks in the file
 //   ignore         tensors that are no part of the network: names, or their beginnings where these end with a dot
 //   sde, sde_parameters  the forward SDE and an object of its parameters
+//   column_means, column_deviations  lists, where the network was trained on (x − mean)/deviation of each column
 // Features are sines and cosines of frequencies f times the time, or times each coordinate of x:
 //   {"sinusoidal": WIDTH, "period": 10000, "ends": true, "scale": 1, "order": "sin,cos"}   f_k = scale period^(−k/(K − 1)),
 //        k < K = WIDTH/2 of each input; with "ends": false period^(−k/K)

@@ -29,10 +29,11 @@ struct CollocationBatch {
 template <class T>
 class LossOperator;  // internal: a backend's implementation
 
-// Losses of an architecture and their gradients by hand-written sweeps. On CUDA all views, `values` with them, are on
-// the device; calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph once
-// the first call has returned (context.hpp). In float products of hidden layers are in the context's precision, split
-// or fp32, and the constructor throws Error for half, whose derivatives are too coarse; everything else is in float,
+// Losses of an architecture and their gradients by hand-written sweeps, at points of the network's own: z of a
+// standardised model. On CUDA all views, `values` with them, are on the device; calls are queued on the context's
+// stream, allocate nothing, and can be captured into a CUDA graph once the first call has returned (context.hpp). In
+// float products of hidden layers are in the context's precision, split or fp32, and the constructor throws Error for
+// half, whose derivatives are too coarse; everything else is in float,
 // the sums of losses in double.
 template <class T>
 class Loss {

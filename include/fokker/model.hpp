@@ -11,6 +11,7 @@
 #include "fokker/formulas/form.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/sde.hpp"
+#include "fokker/standardisation.hpp"
 
 namespace fokker {
 
@@ -145,14 +146,18 @@ struct Mlp {
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
 };
 
-// A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture.
+// A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture. Both are of
+// z = (x − mean)/deviation where there is a standardisation, and what takes a model speaks in x, unless it says
+// otherwise.
 struct Model {
   ForwardSde sde = {};
   std::variant<Mlp, GaussianMixture> network = {};
+  Standardisation standardisation = {};
 
   std::int64_t dimension() const;
   Output output() const;     // a mixture is a potential
   NetworkForm form() const;  // a mixture gives the score itself
+  Model of_z() const;        // without its standardisation: network and SDE as they are, whose x is z
   // Throws Error where a parameter is not finite or a size does not fit.
   void validate() const;
 };
@@ -171,8 +176,9 @@ void check_proof(const Model& model, const Proof& proof);
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
 // read too), with the metadata keys activation, its parameter by the name it has (beta, alpha, negative_slope), output,
 // data_deviation (of edm), inputs, layers, sde, sde_parameters, and where there are any time_branch, time_layers,
-// time_into, residual and fixed (in the words above; layers by their names); without `layers`, the natural sort of the
-// tensor names, without `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture {"weights": [K],
+// time_into, residual and fixed (in the words above; layers by their names), and for a standardisation column_means and
+// column_deviations, lists of d numbers as [1000, 0]; without `layers`, the natural sort of the tensor names, without
+// `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture, which has no standardisation, {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network

@@ -43,12 +43,14 @@ struct SampleOptions {
 
 class SampleOperator;  // internal: a backend's implementation
 
-// Samples of one model along one time grid, in float32. Sample i is a function of (seed, first_index + i) alone, bit
-// for bit on one backend and instruction set, for any batch split and number of threads (on CUDA: of resident
-// networks and mixtures; cuBLAS may add in another order for another number of rows). On the CPU a call allocates
-// the coefficients of the grid's steps and nothing that grows with N; each thread's working memory is kept between
-// calls. On CUDA calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA graph
-// (context.hpp).
+// Samples of one model along one time grid, in float32. Of a standardised model samples, states, snapshots and the
+// points of log-densities are in x = mean + deviation z, each rounded to float32 once from the z of the network, and
+// log-densities are of x; the grid and the prior are those of z. Sample i is a function of (seed, first_index + i)
+// alone, bit for bit on one backend and instruction set, for any batch split and number of threads (on CUDA: of
+// resident networks and mixtures; cuBLAS may add in another order for another number of rows). On the CPU a call
+// allocates the coefficients of the grid's steps and nothing that grows with N; each thread's working memory is kept
+// between calls. On CUDA calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA
+// graph (context.hpp).
 class Sampler {
  public:
   // Throws Error where the model is not valid or the grid starts beyond its horizon T.

@@ -37,7 +37,7 @@ struct TrainOptions {
   std::int64_t denoising_points = 4096;    // fresh points an iteration
   std::int64_t collocation_points = 1024;  // fresh points an iteration; none are drawn at residual_weight 0
   double residual_weight = 0;              // w_R
-  double box = 3.5;                        // collocation points are uniform on [−box, box]^d and [t_min, T]
+  double box = 3.5;                        // collocation points are uniform on [−box, box]^d, of z, and [t_min, T]
   TimeLaw time_law = TimeLaw::importance;
   double log_sigma_mean = -1.2, log_sigma_deviation = 1.2;  // of the law log_normal
   LossWeight loss_weight = LossWeight::unit;                // λ(t) of the denoising loss
@@ -98,7 +98,9 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 // goes on after them.
 class Trainer {
  public:
-  // `initial` holds an MLP and the forward SDE. Throws Error where model, data and options do not fit.
+  // `initial` holds an MLP, the forward SDE and the standardisation, as standardisation_of() the data; with one the
+  // data are mapped to z when the trainer is made (DataSet::standardised()), and losses, rates and the box are those of
+  // z. Throws Error where model, data and options do not fit.
   Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options);
   // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,
   // and for a mixture or stored samples the same numbers. Throws Error otherwise, and on any other or inconsistent
@@ -120,7 +122,8 @@ class Trainer {
   Model model() const;
   // Everything needed to go on, in one safetensors file, written to a temporary name beside `path`, synced, renamed:
   // tensors parameters, first_moment, second_moment [P] (F32), average [P] (F64, once begun), iteration, average_count
-  // [1] (I64); metadata format, version and configuration (JSON: architecture, sde, data, options).
+  // [1] (I64); metadata format, version and configuration (JSON: architecture, sde, data, options, and standardisation
+  // where there is one).
   void save_state(const std::string& path) const;
 
  private:

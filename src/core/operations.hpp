@@ -77,6 +77,11 @@ class TrainGroupOperator {
   virtual void run(std::span<const std::int64_t> counts, const TrainingSink& sink) = 0;
 };
 
+// What standardises columns: tables on the device, [columns] each.
+struct Columns {
+  View<const double> mean, deviation;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -90,6 +95,14 @@ class Backend {
   virtual void copy(const void* from, void* to, std::size_t bytes) = 0;
   virtual void draw(const DataSet& data, View<float> out, std::uint64_t seed, std::uint64_t first_index,
                     std::uint64_t step) = 0;
+  // Column by column, rows of `to` from those of `from`, which may be the same: (x − mean)/deviation, and
+  // mean + deviation z (formulas/standardisation.hpp). Both have as many columns as the tables.
+  virtual void standardise(const Columns& columns, View<const float> from, View<float> to) = 0;
+  virtual void standardise(const Columns& columns, View<const double> from, View<double> to) = 0;
+  virtual void restore(const Columns& columns, View<const float> from, View<float> to) = 0;
+  // Of matrices [N, d·d] the sums Σ_i weight_i M_ii [N], added in double; weights [d] on the device.
+  virtual void weighted_traces(View<const double> weights, View<const float> matrices, View<float> traces) = 0;
+  virtual void weighted_traces(View<const double> weights, View<const double> matrices, View<double> traces) = 0;
   // [n²] on the host: how many samples are nearest to each node; those outside or not finite are left out.
   virtual std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) = 0;
   // Samples with a coordinate outside (−half_width, half_width), or not finite.

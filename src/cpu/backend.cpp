@@ -37,6 +37,21 @@ class CpuBackend : public Backend {
             std::uint64_t step) override {
     draw_data(data, out, seed, first_index, step);
   }
+  void standardise(const Columns& columns, View<const float> from, View<float> to) override {
+    cpu::standardise(columns, from, to, threads_);
+  }
+  void standardise(const Columns& columns, View<const double> from, View<double> to) override {
+    cpu::standardise(columns, from, to, threads_);
+  }
+  void restore(const Columns& columns, View<const float> from, View<float> to) override {
+    cpu::restore(columns, from, to, threads_);
+  }
+  void weighted_traces(View<const double> weights, View<const float> matrices, View<float> traces) override {
+    cpu::weighted_traces(weights, matrices, traces, threads_);
+  }
+  void weighted_traces(View<const double> weights, View<const double> matrices, View<double> traces) override {
+    cpu::weighted_traces(weights, matrices, traces, threads_);
+  }
   std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
     return cpu::histogram(samples, grid);
   }

@@ -15,6 +15,12 @@ Moments moments(View<const float> samples, int threads);                        
 double sliced_w2_squared(View<const float> a, View<const float> b, int projections, std::uint64_t seed,
                          int threads);  // transport.cpp
 template <class T>
+void standardise(const Columns& columns, View<const T> from, View<T> to,
+                 int threads);  // standardise.cpp, as are these:
+void restore(const Columns& columns, View<const float> from, View<float> to, int threads);
+template <class T>
+void weighted_traces(View<const double> weights, View<const T> matrices, View<T> traces, int threads);
+template <class T>
 std::unique_ptr<FieldOperator<T>> make_fields(const Model& model, int threads);  // fields.cpp
 template <class T>
 std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde,

@@ -45,6 +45,26 @@ class CudaBackend final : public Backend {
     const CurrentDevice guard(queue_.device);
     data_.of(data).draw(queue_, out, seed, first_index, step);
   }
+  void standardise(const Columns& columns, View<const float> from, View<float> to) override {
+    const CurrentDevice guard(queue_.device);
+    cuda::standardise(queue_, columns, from, to);
+  }
+  void standardise(const Columns& columns, View<const double> from, View<double> to) override {
+    const CurrentDevice guard(queue_.device);
+    cuda::standardise(queue_, columns, from, to);
+  }
+  void restore(const Columns& columns, View<const float> from, View<float> to) override {
+    const CurrentDevice guard(queue_.device);
+    cuda::restore(queue_, columns, from, to);
+  }
+  void weighted_traces(View<const double> weights, View<const float> matrices, View<float> traces) override {
+    const CurrentDevice guard(queue_.device);
+    cuda::weighted_traces(queue_, weights, matrices, traces);
+  }
+  void weighted_traces(View<const double> weights, View<const double> matrices, View<double> traces) override {
+    const CurrentDevice guard(queue_.device);
+    cuda::weighted_traces(queue_, weights, matrices, traces);
+  }
   std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) override {
     const SetUp set_up(queue_.device, queue_.stream);
     return cuda::histogram(queue_, samples, grid);
@@ -65,16 +85,19 @@ class CudaBackend final : public Backend {
   std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
     check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
+    if (!model.standardisation.empty()) prepare_standardise();
     return make_fields<float>(queue_, model);
   }
   std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) override {
     check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
+    if (!model.standardisation.empty()) prepare_standardise();
     return make_fields<double>(queue_, model);
   }
   std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
     check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
+    if (!model.standardisation.empty()) prepare_standardise();
     return make_sampler(queue_, model, grid);
   }
 

@@ -20,6 +20,13 @@ std::unique_ptr<FieldOperator<T>> make_fields(const Queue& queue, const Model& m
 template <class T>
 std::unique_ptr<LossOperator<T>> make_loss(const Queue& queue, const Architecture& architecture,
                                            const ForwardSde& sde);  // loss.cpp
+// Asynchronous on the queue's stream; in standardise.cpp. prepare_standardise() loads the kernels, at set-up.
+void prepare_standardise();
+template <class T>
+void standardise(const Queue& queue, const Columns& columns, View<const T> from, View<T> to);
+void restore(const Queue& queue, const Columns& columns, View<const float> from, View<float> to);
+template <class T>
+void weighted_traces(const Queue& queue, View<const double> weights, View<const T> matrices, View<T> traces);
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp

@@ -95,8 +95,9 @@ std::vector<double> energy_errors(const EnergyMeasurement& measured) {
   return errors;
 }
 
-EnergyIdentity measure(const Context& context, const Model& model, const TimeGrid& grid, const EnergyOptions& options,
+EnergyIdentity measure(const Context& context, const Model& of_x, const TimeGrid& grid, const EnergyOptions& options,
                        bool with_normaliser) {
+  const Model model = of_x.of_z();
   const bool on_grid =
       options.method == EnergyMethod::grid || (options.method == EnergyMethod::automatic && model.dimension() <= 2);
   if (!on_grid && options.from.times != 0) {

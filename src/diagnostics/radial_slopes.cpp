@@ -68,7 +68,7 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
     x[i] = options.radius * result.directions[i];
     x[n * d + i] = 2 * x[i];
   }
-  HostFields(context, model).evaluate(t, x.data(), 2 * n, {.value = value.data()});
+  HostFields(context, model.of_z()).evaluate(t, x.data(), 2 * n, {.value = value.data()});
   std::int64_t growing = 0, slow = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const double rise = value[n + i] - value[i];

@@ -34,7 +34,7 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
     throw Error("residual statistics need a potential: the residual of a vector score net is not in this version");
   }
 
-  const Fields<float> fields(context, model);
+  const Fields<float> fields(context, model.of_z());
   const std::int64_t d = model.dimension(), all = options.times * options.points;
   std::vector<float> times(options.times);
   for (std::int64_t k = 0; k < options.times; ++k) {

@@ -8,14 +8,16 @@
 #include "core/check.hpp"
 #include "diagnostics/forward_paths.hpp"
 #include "fokker/error.hpp"
+#include "fokker/formulas/standardisation.hpp"
 
 namespace fokker {
 
-SdeDensity sde_log_density(const Context& context, const Model& model, double t, View<const double> x,
+SdeDensity sde_log_density(const Context& context, const Model& of_x, double t, View<const double> x_of_data,
                            const SdeDensityOptions& options) {
-  check_potential("the density of the reverse SDE", model);
-  const std::int64_t d = model.dimension(), n = x.rows, paths = options.paths;
-  check_view("x", x, any_rows, d, Device::cpu);
+  check_potential("the density of the reverse SDE", of_x);
+  const Model model = of_x.of_z();
+  const std::int64_t d = model.dimension(), n = x_of_data.rows, paths = options.paths;
+  check_view("x", x_of_data, any_rows, d, Device::cpu);
   if (!(t >= 0 && t <= model.sde.horizon())) {
     throw Error(fmt::format("the density of the reverse SDE at time {} was asked for; allowed: 0 to {}", t,
                             model.sde.horizon()));
@@ -23,11 +25,19 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
   check_count("the number of paths of the density of the reverse SDE", paths, 2, 1'000'000'000);
   check_count("the number of their steps", options.steps, 2, 1'000'000);
   for (std::int64_t i = 0; i < n * d; ++i) {
-    if (!std::isfinite(x.data[i])) {
-      throw Error(
-          fmt::format("point {} has the coordinate {}; densities are asked for at finite points", i / d, x.data[i]));
+    if (!std::isfinite(x_of_data.data[i])) {
+      throw Error(fmt::format("point {} has the coordinate {}; densities are asked for at finite points", i / d,
+                              x_of_data.data[i]));
     }
   }
+  // In z, of whose density that of x is a constant multiple.
+  const Standardisation& columns = of_x.standardisation;
+  const double log_volume = columns.log_volume();
+  std::vector<double> z(x_of_data.data, x_of_data.data + n * d);
+  for (std::int64_t i = 0; i < n * d && !columns.empty(); ++i) {
+    z[i] = standardised(z[i], columns.mean[i % d], columns.deviation[i % d]);
+  }
+  const View<const double> x(z.data(), n, d);
 
   SdeDensity density;
   std::vector<double> value(n);
@@ -64,7 +74,7 @@ SdeDensity sde_log_density(const Context& context, const Model& model, double t,
     for (std::int64_t i = 0; i < count; ++i) {
       const WeightMean mean = mean_of_weights(all.data() + i * paths, paths);
       const WeightMean rough = mean_of_weights(all_coarse.data() + i * paths, paths);
-      density.log_density.push_back(value[first + i] + mean.log_mean);
+      density.log_density.push_back(value[first + i] + mean.log_mean - log_volume);
       density.standard_error.push_back(mean.relative_error);
       density.step_error.push_back(std::abs(mean.log_mean - rough.log_mean) / 3);
       density.effective_paths.push_back(mean.effective);

@@ -133,9 +133,10 @@ void UpperBoundOptions::validate() const {
   }
 }
 
-UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
+UpperBound gap_upper_bound(const Context& context, const Model& of_x, const Energy& energy,
                            const UpperBoundOptions& options) {
-  check_potential("the bound of the gap", model);
+  check_potential("the bound of the gap", of_x);
+  const Model model = of_x.of_z();
   const ForwardSde& sde = model.sde;
   const std::int64_t d = model.dimension(), n = options.samples;
   if (d > 64) {

@@ -190,9 +190,8 @@ Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::in
                               tensor.shape[1], inputs));
     }
   } else {
-    const JsonValue::Array* list = json.at(what, "frequencies").array();
-    if (list == nullptr) throw Error(fmt::format("{} have frequencies that are not a list of numbers", what));
-    for (const JsonValue& f : *list) each.push_back(number("scale", 1) * f.to<double>(what + " frequencies"));
+    each = json.get<Numbers>(what, "frequencies");
+    for (double& f : each) f *= number("scale", 1);
   }
   const std::string order = value_or<std::string>(json, what, "order", "sin,cos");
   if (order != "sin,cos" && order != "cos,sin") {
@@ -274,7 +273,8 @@ Dense identity(std::int64_t size) {
 Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   check_keys(recipe, "the recipe",
              {"layers", "activation", "output", "output_factor", "data_deviation", "inputs", "time", "time_activation",
-              "time_into", "time_added_to", "residual", "fixed", "prefix", "ignore", "sde", "sde_parameters"});
+              "time_into", "time_added_to", "residual", "fixed", "prefix", "ignore", "sde", "sde_parameters",
+              "column_means", "column_deviations"});
   const std::string name = "the recipe's";
   for (const char* key : {"layers", "activation", "output", "inputs", "sde"}) {
     if (recipe.find(key) == nullptr) throw Error(fmt::format("the recipe has no {}", key));
@@ -428,8 +428,10 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
     append(layers[l], a.outputs(layer), a.inputs(layer), a.embedded(layer));
   }
   const JsonValue* parameters = recipe.find("sde_parameters");
-  Model model{ForwardSde::parse(recipe.get<std::string>(name, "sde"), parameters ? parameters->dump() : ""),
-              std::move(mlp)};
+  Model model{
+      ForwardSde::parse(recipe.get<std::string>(name, "sde"), parameters ? parameters->dump() : ""),
+      std::move(mlp),
+      {value_or<Numbers>(recipe, name, "column_means", {}), value_or<Numbers>(recipe, name, "column_deviations", {})}};
   model.validate();
   return model;
 }

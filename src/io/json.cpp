@@ -149,6 +149,7 @@ template double JsonValue::to(const std::string&) const;
 template std::int64_t JsonValue::to(const std::string&) const;
 template std::uint64_t JsonValue::to(const std::string&) const;
 template std::string JsonValue::to(const std::string&) const;
+template std::vector<double> JsonValue::to(const std::string&) const;
 template std::vector<std::int64_t> JsonValue::to(const std::string&) const;
 template std::vector<std::string> JsonValue::to(const std::string&) const;
 

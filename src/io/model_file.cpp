@@ -16,11 +16,14 @@
 namespace fokker {
 namespace {
 
+// Keys of a standardisation.
+constexpr const char *column_means = "column_means", *column_deviations = "column_deviations";
+
 std::vector<std::string> known_keys() {
   std::vector<std::string> keys{"activation"};
   for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
   keys.insert(keys.end(), {"output", "data_deviation", "inputs", "layers", "time_branch", "time_layers", "time_into",
-                           "residual", "fixed", "sde", "sde_parameters"});
+                           "residual", "fixed", "sde", "sde_parameters", column_means, column_deviations});
   return keys;
 }
 
@@ -391,6 +394,29 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   }
 }
 
+// The numbers of a list "[1000, 0]"; empty where the key is not there.
+std::vector<double> read_list(const ModelMetadata& metadata, const char* key) {
+  const auto found = metadata.find(key);
+  if (found == metadata.end() || found->second.empty()) return {};
+  const std::string its = fmt::format("its {}", key);
+  std::vector<double> numbers = parse_json(found->second, its, 1).to<std::vector<double>>(its);
+  if (numbers.empty()) throw Error(fmt::format("{} are an empty list; allowed: a number for each column", its));
+  return numbers;
+}
+
+Standardisation read_standardisation(const ModelMetadata& metadata) {
+  Standardisation s{read_list(metadata, column_means), read_list(metadata, column_deviations)};
+  if (s.mean.empty() != s.deviation.empty()) {
+    throw Error(fmt::format("{} are given without {}; allowed: both, or neither",
+                            s.mean.empty() ? column_deviations : column_means,
+                            s.mean.empty() ? column_means : column_deviations));
+  }
+  return s;
+}
+
+// Every double as it is.
+std::string list_text(const std::vector<double>& numbers) { return fmt::format("[{}]", fmt::join(numbers, ", ")); }
+
 Model load_safetensors(const std::string& path, const ModelMetadata& overrides, Proof& proof) {
   const SafeTensors file = SafeTensors::load(path);
   ModelMetadata metadata = file.metadata;
@@ -400,7 +426,7 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides, 
   try {
     check_activation_parameters(file.metadata, overrides);
     Mlp mlp = read_mlp(file, metadata);
-    Model model{read_sde(file.metadata, overrides), std::move(mlp)};
+    Model model{read_sde(file.metadata, overrides), std::move(mlp), read_standardisation(metadata)};
     model.validate();
     proof = read_proof(file, model.dimension());
     return model;
@@ -612,8 +638,19 @@ void save_model(const std::string& path, const Model& model, const ModelMetadata
   }
   if (mlp) {
     if (!proof.t.empty()) check_proof(model, proof);
-    save_mlp(path, *mlp, model.sde, extra, proof);
+    ModelMetadata metadata = extra;
+    if (!model.standardisation.empty()) {
+      metadata[column_means] = list_text(model.standardisation.mean);
+      metadata[column_deviations] = list_text(model.standardisation.deviation);
+    }
+    save_mlp(path, *mlp, model.sde, metadata, proof);
   } else {
+    if (!model.standardisation.empty()) {
+      throw Error(
+          fmt::format("cannot write {}: a file with a Gaussian mixture has no standardisation; allowed: means "
+                      "and covariances in the units of the data",
+                      in_quotes(path)));
+    }
     save_mixture(path, std::get<GaussianMixture>(model.network), model.sde, extra);
   }
 }

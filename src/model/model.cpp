@@ -276,7 +276,10 @@ NetworkForm Model::form() const {
   return mlp ? mlp->architecture.form : NetworkForm{};
 }
 
+Model Model::of_z() const { return {sde, network, {}}; }
+
 void Model::validate() const {
+  standardisation.validate(dimension());
   if (const auto* mixture = std::get_if<GaussianMixture>(&network)) {
     // Its constructor checks the numbers; only an empty one can be here unchecked.
     if (mixture->components() == 0) throw Error("a Gaussian mixture has no components");

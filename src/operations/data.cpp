@@ -16,8 +16,10 @@
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "fokker/formulas/standardisation.hpp"
 #include "fokker/model.hpp"
 #include "operations/data_tables.hpp"
+#include "operations/standardised.hpp"
 
 namespace fokker {
 namespace {
@@ -204,6 +206,45 @@ DataSet DataSet::named(const std::string& name) {
   throw Error(fmt::format("unknown data set {}; allowed: {}", in_quotes(name), allowed));
 }
 
+DataSet DataSet::standardised(const Context& context, const Standardisation& standardisation) const {
+  standardisation.validate(dimension_);
+  if (standardisation.empty()) return *this;
+  const std::vector<double>&mean = standardisation.mean, &deviation = standardisation.deviation;
+  const auto d = static_cast<std::size_t>(dimension_);
+  const auto named_so = [&](DataSet data) {
+    data.name_ = name_;
+    return data;
+  };
+  if (samples_) {
+    std::vector<float> z(samples_->size());
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      z[i] = fokker::standardised((*samples_)[i], mean[i % d], deviation[i % d]);
+    }
+    return named_so(samples(std::move(z), dimension_));
+  }
+  if (device_samples_) {
+    check_context(context);
+    const View<const float> x = device_samples_->samples.view();
+    DeviceSamples z{Buffer<float>(context, x.rows, x.columns), device_samples_->hash};
+    const ColumnTable table(context, mean, deviation);
+    context.backend().standardise(table.columns(), x, z.samples.view());
+    context.synchronize();  // a trainer's stream is another
+    for (const auto* numbers : {&mean, &deviation}) z.hash = hash_bytes(std::as_bytes(std::span(*numbers)), z.hash);
+    DataSet data(*this);
+    data.device_samples_ = std::make_shared<const DeviceSamples>(std::move(z));
+    return data;
+  }
+  if (!mixture_) {
+    throw Error(fmt::format(
+        "the data set {} is drawn by a formula of one scale and is not standardised; allowed: samples, and mixtures",
+        in_quotes(name_)));
+  }
+  std::vector<double> means = mixture_->means(), covariances = mixture_->covariances();
+  for (std::size_t i = 0; i < means.size(); ++i) means[i] = (means[i] - mean[i % d]) / deviation[i % d];
+  for (std::size_t i = 0; i < covariances.size(); ++i) covariances[i] /= deviation[i % d] * deviation[i / d % d];
+  return named_so(mixture({dimension_, mixture_->weights(), std::move(means), std::move(covariances)}));
+}
+
 std::string DataSet::fingerprint() const {
   std::uint64_t hash = device_samples_ ? device_samples_->hash : hash_bytes({});
   const auto add = [&](const auto& numbers) { hash = hash_bytes(std::as_bytes(std::span(numbers)), hash); };
@@ -254,7 +295,39 @@ DataScale data_scale(const Context& context, const DataSet& data) {
     scale.deviation[i % columns] += from_mean * from_mean / rows;
   }
   for (double& v : scale.deviation) v = std::sqrt(v);
+  for (std::size_t j = 0; j < columns; ++j) mean[j] += x[j];
+  scale.mean = std::move(mean);
   return scale;
+}
+
+Standardisation standardisation_of(const Context& context, const DataSet& data) {
+  Standardisation standardisation;
+  if (const GaussianMixture* const law = data.exact()) {
+    const std::int64_t d = law->dimension();
+    for (std::int64_t i = 0; i < d; ++i) {
+      double mean = 0, variance = 0;
+      for (std::int64_t k = 0; k < law->components(); ++k) mean += law->weights()[k] * law->means()[k * d + i];
+      for (std::int64_t k = 0; k < law->components(); ++k) {
+        const double from_mean = law->means()[k * d + i] - mean;
+        variance += law->weights()[k] * (law->covariances()[(k * d + i) * d + i] + from_mean * from_mean);
+      }
+      standardisation.mean.push_back(mean);
+      standardisation.deviation.push_back(std::sqrt(variance));
+    }
+  } else {
+    DataScale scale = data_scale(context, data);
+    standardisation = {std::move(scale.mean), std::move(scale.deviation)};
+  }
+  const auto constant = std::find(standardisation.deviation.begin(), standardisation.deviation.end(), 0.0);
+  if (constant != standardisation.deviation.end()) {
+    const std::int64_t column = constant - standardisation.deviation.begin();
+    throw Error(
+        fmt::format("column {} of the data set {} is {:.9g} throughout, so that it has no deviation to be divided "
+                    "by; allowed in a standardisation: columns that vary",
+                    column, in_quotes(data.name(), 60), standardisation.mean[column]));
+  }
+  standardisation.validate(data.dimension());
+  return standardisation;
 }
 
 }  // namespace fokker

@@ -8,6 +8,7 @@
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
 #include "operations/curvature.hpp"
+#include "operations/standardised.hpp"
 
 namespace fokker {
 namespace {
@@ -41,9 +42,9 @@ Fields<T>::Fields(const Context& context, const Model& model) : device_(context.
   output_ = model.output();
   why_no_curvature_ = why_no_curvature(model);
   if constexpr (std::is_same_v<T, float>) {
-    operator_ = context.backend().fields_float(model);
+    operator_ = standardised_fields(context, context.backend().fields_float(model), model.standardisation);
   } else {
-    operator_ = context.backend().fields_double(model);
+    operator_ = standardised_fields(context, context.backend().fields_double(model), model.standardisation);
   }
 }
 

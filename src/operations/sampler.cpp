@@ -9,6 +9,7 @@
 #include "fokker/error.hpp"
 #include "operations/curvature.hpp"
 #include "operations/data_tables.hpp"
+#include "operations/standardised.hpp"
 
 namespace fokker {
 namespace {
@@ -64,7 +65,7 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
   if (const auto* const law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
-  operator_ = context.backend().sampler(model, grid_);
+  operator_ = standardised_sampler(context, context.backend().sampler(model, grid_), model.standardisation);
 }
 
 Sampler::~Sampler() = default;

@@ -186,7 +186,7 @@ struct Trainer::State {
         model(initial),
         data(the_data),
         options(the_options),
-        operation(context.backend().trainer(initial, data, options)),
+        operation(context.backend().trainer(initial, data.standardised(context, model.standardisation), options)),
         alone({member()}) {}
   Member member() { return {&context.backend(), operation.get(), options.iterations, &running}; }
 

@@ -78,6 +78,23 @@ Architecture architecture_from(const JsonValue& json) {
   return a;
 }
 
+// Empty where there is none, so that states without one stay as they were.
+std::string text_of(const Standardisation& s) {
+  if (s.empty()) return "";
+  return fmt::format(R"(,"standardisation":{{"deviations":[{}],"means":[{}]}})", fmt::join(s.deviation, ","),
+                     fmt::join(s.mean, ","));
+}
+
+Standardisation standardisation_from(const JsonValue& configuration) {
+  const JsonValue* const json = configuration.find("standardisation");
+  if (json == nullptr) return {};
+  const Reader read{"its standardisation", *json};
+  Standardisation s;
+  read("means", s.mean);
+  read("deviations", s.deviation);
+  return s;
+}
+
 std::string text_of(const TrainOptions& o) {
   return fmt::format(
       R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},)"
@@ -165,10 +182,10 @@ void write_training(const std::string& path, const Model& model, const DataSet& 
   file.tensors["average_count"] = Tensor::from_int64({1}, &state.average_count);
   // A file name need not be UTF-8.
   const std::string text = fmt::format(
-      R"({{"architecture":{},"data":{{"fingerprint":{},"name":{}}},"options":{},"sde":{{"name":{},"parameters":{}}}}})",
+      R"({{"architecture":{},"data":{{"fingerprint":{},"name":{}}},"options":{},"sde":{{"name":{},"parameters":{}}}{}}})",
       text_of(std::get<Mlp>(model.network).architecture), json_text(data.fingerprint()),
       json_text(data.name(), NotUtf8::replaced), text_of(options), json_text(model.sde.name()),
-      model.sde.parameters_json());
+      model.sde.parameters_json(), text_of(model.standardisation));
   file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
   file.save(path);
 }
@@ -204,6 +221,8 @@ SavedTraining read_training(const std::string& path, const DataSet& data) {
     saved.state = read_state(file, mlp.architecture.parameter_count(), saved.options);
     mlp.parameters.assign(saved.state.parameters.begin(), saved.state.parameters.end());
     saved.model.network = std::move(mlp);
+    saved.model.standardisation = standardisation_from(configuration);
+    saved.model.standardisation.validate(saved.model.dimension());
   } catch (const Error& error) {
     throw Error(fmt::format("the training state {} is not consistent: {}", in_quotes(path), error.what()));
   }

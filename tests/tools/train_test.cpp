@@ -302,6 +302,94 @@ TEST_F(TrainCommand, WarnsOfDataOffItsScale) {
   EXPECT_THAT(warnings(mixture("ve.json", 60, 1), "--sde ve"), HasSubstr("beside a prior of deviation 50"));
 }
 
+// A table whose columns have scales of their own: what is said without the option, and with it a model that info,
+// sample, field, density, gap and diagnose take.
+TEST_F(TrainCommand, StandardisesATable) {
+  std::string table = "height,mass\n";
+  for (int i = 0; i < 200; ++i) {
+    const double a = 0.1 * (i % 20) - 0.95, b = 0.1 * (i % 7) - 0.3;
+    table += fmt::format("{},{}\n", 1000 + a, 1e-6 * (a + b));
+  }
+  put(file("table.csv"), table);
+  const std::string model = file("m.safetensors");
+  const Arguments train = with(words("train --hidden 16,16 --activation silu --sde vp-linear --iterations 200 "
+                                     "--denoising-points 256 --json"),
+                               {"--data", file("table.csv"), "--out", model});
+  const std::vector<std::string> warnings = fokker_json(train)["warnings"];
+  ASSERT_EQ(warnings.size(), 2u);
+  for (const std::string& warning : warnings) EXPECT_THAT(warning, HasSubstr("fokker train --standardise"));
+  EXPECT_TRUE(load_model(model).standardisation.empty());
+
+  const Json trained = fokker_json(with(train, {"--standardise", "--state", file("m.state")}));
+  EXPECT_EQ(trained["warnings"], Json::array());
+  EXPECT_EQ(trained["recipe"]["standardise"], true);
+  EXPECT_EQ(trained["recipe"]["architecture"]["data_deviation"], 1);
+  const Standardisation columns = load_model(model).standardisation;
+  ASSERT_EQ(columns.mean.size(), 2u);
+  EXPECT_NEAR(columns.mean[0], 1000, 1e-4);
+  EXPECT_NEAR(columns.deviation[0], 0.577, 1e-3);
+  EXPECT_NEAR(columns.deviation[1], 0.61e-6, 0.01e-6);
+  const std::string bytes = get(model);
+  fokker_json(with(words("train --json --data"), {file("table.csv"), "--out", model, "--resume", file("m.state")}));
+  EXPECT_EQ(get(model), bytes);
+
+  EXPECT_EQ(fokker_json({"info", "--model", model, "--json"})["model"]["standardisation"]["means"], Json(columns.mean));
+  EXPECT_THAT(fokker({"info", "--model", model}).out, HasSubstr("columns     z = (x - mean)/deviation, means [1000"));
+  const Json sampled = fokker_json({"sample", "--model", model, "--samples", "500", "--grid", "geometric:60", "--out",
+                                    file("x.npy"), "--log-density", file("l.npy"), "--json"});
+  EXPECT_EQ(sampled["warnings"], Json::array());
+  const Array x = load_array(file("x.npy")), l = load_array(file("l.npy"));
+  double mean_log = 0;
+  for (std::int64_t i = 0; i < 500; ++i) {
+    EXPECT_NEAR(x.data[2 * i], columns.mean[0], 8 * columns.deviation[0]);
+    EXPECT_NEAR(x.data[2 * i + 1], columns.mean[1], 8 * columns.deviation[1]);
+    mean_log += l.data[i] / 500;
+  }
+  // Minus the entropy: of two deviations' product, within the four that a law of them may have at most or less.
+  EXPECT_NEAR(mean_log, -columns.log_volume() - 2.2, 1.5);
+
+  // Fields are those of x; an option of another program's file says the same as the key.
+  const std::vector<double> point{0.5, columns.mean[0] + columns.deviation[0], columns.mean[1]};
+  save_npy(file("points.npy"), {1, 3}, point.data());
+  fokker_json({"field", "--model", model, "--points", file("points.npy"), "--out", file("f.safetensors"), "--json"});
+  const SafeTensors fields = SafeTensors::load(file("f.safetensors"));
+  std::vector<double> score(2);
+  FieldOutputs<double> outputs;
+  outputs.score = View<double>(score, 2);
+  const std::vector<double> t{0.5}, z{1, 0};
+  Fields<double>(Context(), load_model(model).of_z())
+      .evaluate({View<const double>(t), View<const double>(z, 2)}, outputs);
+  const std::vector<double> given = fields.at("score").to_double();
+  EXPECT_NEAR(given[0], score[0] / columns.deviation[0], 1e-2 / columns.deviation[0]);
+  EXPECT_NEAR(given[1], score[1] / columns.deviation[1], 1e-2 / columns.deviation[1]);
+  EXPECT_TRUE(fields.tensors.contains("laplacian"));
+  expect_refused(
+      {"field", "--model", model, "--points", file("points.npy"), "--out", file("g.safetensors"), "--probes", "2"},
+      "unequal deviations");
+  save_model(file("z.safetensors"), load_model(model).of_z());
+  const Json told = fokker_json({"info", "--model", file("z.safetensors"), "--column-means", "[1000,0]",
+                                 "--column-deviations", "[2, 1e-6]", "--json"});
+  EXPECT_EQ(told["model"]["standardisation"]["deviations"], Json({2.0, 1e-6}));
+  expect_refused({"info", "--model", file("z.safetensors"), "--column-means", "1000"}, "not a list of numbers", 2);
+  expect_refused({"info", "--model", file("z.safetensors"), "--column-means", "[1000,0]"}, "without column_deviations");
+
+  fokker_json({"density", "--model", model, "--points", file("x.npy"), "--paths", "4", "--steps", "4", "--out",
+               file("d.safetensors"), "--json"});
+  const Json diagnosis = fokker_json(with(words("diagnose --json --grid geometric:4 --nodes 16 --samples 100 "
+                                                "--bound-samples 9 --box-points 9 --model"),
+                                          {model}));
+  EXPECT_EQ(diagnosis["coordinates"], "standardised");
+  const Json gap = fokker_json(with(words("gap --json --samples 500 --grid geometric:20 --box 2000 --model"),
+                                    {model, "--data", file("table.csv")}));
+  EXPECT_EQ(gap["far_out"]["sde"], 0);
+
+  put(file("constant.csv"), "1,5\n2,5\n3,5\n");
+  const Arguments constant = words("train --standardise --data");
+  expect_refused(with(constant, {file("constant.csv"), "--out", model}), "column 1 of the data set");
+  expect_refused(with(constant, {"circles2", "--out", model}), "'circles2' is drawn by a formula of one scale");
+  EXPECT_EQ(get(model), bytes);
+}
+
 TEST_F(TrainCommand, ResumedEndsAsIfUndisturbed) {
   const Arguments recipe = words(
       "--hidden 8,8 --iterations 200 --denoising-points 64 --collocation-points 16 --residual-weight 0.5 --seed 7");

@@ -68,10 +68,11 @@ and 0 stands for the last time of --grid. A score net has none of these:
       options_.energy.validate();
       options_.bound.validate();
     });
-    const Model model = model_.load();
+    const Model of_x = model_.load(), model = of_x.of_z();
+    const bool standardised = !of_x.standardisation.empty();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
-    options_.reach = reach_of(model, model_.path);
+    options_.reach = reach_of(model, standardised ? "" : model_.path);
     const Stopwatch clock;
     Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
     const Diagnosis diagnosis = diagnose(context, model, grid, options_, [&](int, double) -> FractionDone {
@@ -81,11 +82,14 @@ and 0 stands for the last time of --grid. A score net has none of these:
     progress.clear();
     warn(diagnosis.warnings());
     if (!json_) {
-      return fmt::print("diagnosis by {} in {}; SDE {}\n{}", counted(context.threads(), "thread"),
-                        format_duration(clock.seconds()), text_of(model.sde), diagnosis_text(diagnosis));
+      return fmt::print("diagnosis by {} in {}; SDE {}{}\n{}", counted(context.threads(), "thread"),
+                        format_duration(clock.seconds()), text_of(model.sde),
+                        standardised ? "; in the network's z = (x − mean)/deviation, all of it" : "",
+                        diagnosis_text(diagnosis));
     }
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
+    if (standardised) json["coordinates"] = "standardised";
     json["sde"] = describe_sde(model.sde);
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();

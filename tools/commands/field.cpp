@@ -26,7 +26,8 @@ The output holds float32 tensors, which are
   of a score net      score [N, d], divergence [N]
 The residual is that of the Fokker-Planck equation with phi as the log density. On CUDA with --precision half the
 tensors are score and, of a potential, value alone. A potential whose activation has a kink has no laplacian and no
-residual.
+residual. Of a standardised model points and fields are those of the data's x; where its deviations are unequal there is
+no laplacian or divergence beyond 64 columns, and none by --probes.
 )",
             files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors
@@ -67,7 +68,9 @@ residual.
     if (context.precision() != Precision::half) {
       const auto* mlp = std::get_if<Mlp>(&model.network);
       const bool kinked = potential && mlp && traits_of(mlp->architecture.activation).kinked;
-      if (!kinked) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
+      const Standardisation& columns = model.standardisation;
+      const bool traced = columns.uniform() || d <= 64;
+      if (!kinked && traced) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
       if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
       if (potential && !kinked) wanted.push_back({"residual", &Outputs::residual, {n}});
     }

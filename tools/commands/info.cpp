@@ -68,6 +68,11 @@ shared memory, or wide ones, which go through cuBLAS.
           printable(fmt::format("{}", fmt::join(model["time_layers"].get<std::vector<std::string>>(), ", ")), longest));
     }
     fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
+    if (model.contains("standardisation")) {
+      fmt::print("  columns     z = (x - mean)/deviation, means {}, deviations {}\n",
+                 printable(model["standardisation"]["means"].dump(), longest),
+                 printable(model["standardisation"]["deviations"].dump(), longest));
+    }
     for (const KernelPlan& plan : plans) {
       fmt::print("  kernels     on {}, {}: {}\n", plan.device, precision_, plan.detail);
     }

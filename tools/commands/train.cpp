@@ -21,9 +21,9 @@ class Train : public Command {
   explicit Train(CLI::App& parent) : Command(parent, "train", "Train an MLP on a data set") {
     explain(R"(
 The defaults train circles2 in about half a minute on two cores. They are made for data of about this size, which lie
-within the box. For ou they are the paper's: a potential of t and x. For another SDE the network is preconditioned, as
---output potential:edm --inputs -0.125*log-snr,x with the data's own deviation, and times are uniform, or log-normal for
-edm and flow.
+within the box; --standardise brings any samples or mixture to it, column by column. For ou they are the paper's: a
+potential of t and x. For another SDE the network is preconditioned, as --output potential:edm --inputs
+-0.125*log-snr,x with the data's own deviation, and times are uniform, or log-normal for edm and flow.
 SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second signal
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
@@ -36,7 +36,7 @@ the next one that writes there takes over and removes.
   fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors
   fokker train --data blob --resume blob.state --out blob.safetensors
   fokker sample --model blob.safetensors --out samples.npy
-  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --out mine.safetensors
+  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --standardise --out mine.safetensors
 )");
     add_data(*app_, data_, "what to train on")->required();
     app_->add_option("--out", out_, "file for the trained model, a .safetensors file")
@@ -74,6 +74,9 @@ the next one that writes there takes over and removes.
     recipe("--residual", residual_,
            residual_help + ", of hidden1,hidden2,..., whose widths are that of the layer before");
     for (const char* option : {"--time-branch", "--time-into", "--residual"}) follows(option);
+    recipe(app_->add_flag("--standardise", standardise_,
+                          "train on (x - mean)/deviation of each column of --data, and keep both in the model, whose "
+                          "samples and fields are those of x; --box is in deviations then"));
     recipe("--sde", sde_, sde_help);
     recipe("--sde-parameters", sde_parameters_, sde_parameters_help);
 
@@ -158,7 +161,9 @@ the next one that writes there takes over and removes.
     TrainingGroup group(std::move(one));
     const Trainer& trainer = group[0];
 
-    const Warnings warnings = warnings_before_training(data, trainer.model().sde, trainer.options());
+    const Standardisation columns = trainer.model().standardisation;
+    const Warnings warnings = warnings_before_training(data.standardised(context, columns), trainer.model().sde,
+                                                       trainer.options(), !columns.empty());
     warn(warnings);
     const std::int64_t first = trainer.iteration();
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
@@ -167,7 +172,8 @@ the next one that writes there takes over and removes.
         run_training(group, {.state = state_, .log = log_, .log_every = log_every_}, save, progress);
 
     const Model model = trainer.model();
-    const Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
+    Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
+    if (!columns.empty()) recipe["standardise"] = true;
     save_model(out_, model, training_metadata(text_of(recipe), data));
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
@@ -265,10 +271,12 @@ the next one that writes there takes over and removes.
 
   Trainer start(const Context& context, const DataSet& data) {
     architecture_.dimension = data.dimension();
+    Standardisation columns;
+    if (standardise_) columns = standardisation_of(context, data);
     if (architecture_.form.form == Form::edm && app_->count("--data-deviation") == 0) {
-      architecture_.form.data_deviation = deviation_of(context, data);
+      architecture_.form.data_deviation = deviation_of(context, data.standardised(context, columns));
     }
-    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed)}, data, options_);
+    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_);
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
@@ -281,7 +289,7 @@ the next one that writes there takes over and removes.
   std::string time_law_{to_string(options_.time_law)}, loss_weight_{to_string(options_.loss_weight)},
       schedule_{to_string(options_.schedule)}, average_{to_string(options_.average)};
   std::int64_t log_every_ = 1;
-  bool json_ = false;
+  bool standardise_ = false, json_ = false;
   std::string recipe_group_;
   std::vector<CLI::Option*> recipe_;
   MachineOptions machine_;

@@ -98,6 +98,9 @@ struct Energy {
 // The difference of the two sides is a check of consistency by either method and not the error of a side: what both
 // have wrong alike cancels in it.
 //
+// Of a standardised model everything is in z, the box with it: e_t is E |D (∇ log p^S − s)|² of x, D the deviations,
+// and dissipation, divergences of laws and residual work are the same numbers for z and x.
+//
 // Fields are evaluated on the context in double; the call waits for its result. Throws Error for a vector score net, a
 // grid that does not start at T, EnergyMethod::grid with d > 2, and an option out of its range.
 Energy reverse_sde_energy(const Context& context, const Model& model, const TimeGrid& grid,

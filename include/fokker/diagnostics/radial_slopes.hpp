@@ -32,6 +32,7 @@ struct RadialSlopes {
   std::string reason = {};  // why not, in one sentence; empty where integrable
 };
 
+// Of a standardised model directions, radius and slopes are in z; what is integrable there is in x.
 // Both evaluate φ on the context in double and wait for their results. They throw Error for a vector score net, an
 // option out of its range, and a t outside [0, T].
 RadialSlopes radial_slopes(const Context& context, const Model& model, double t,

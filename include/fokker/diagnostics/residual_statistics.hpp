@@ -10,7 +10,7 @@ namespace fokker {
 
 struct ResidualOptions {
   std::int64_t times = 512;   // uniform on [t_min, T], 1 to 10⁶
-  std::int64_t points = 512;  // at each time, uniform on [−box, box]^d, 1 to 10⁶
+  std::int64_t points = 512;  // at each time, uniform on [−box, box]^d, 1 to 10⁶; in z of a standardised model
   double box = 3.5;           // above 0
   std::uint64_t seed = 0;     // of times and points, none of which training draws
 };

@@ -42,8 +42,9 @@ struct SdeDensity {
 // σ²/m², the ratio of noise to signal. The estimate of p^S is unbiased but for the steps; its logarithm is too low by
 // half the squared standard error.
 //
-// x [N, d] on the host, t in [0, T]. Fields are evaluated on the context in double; the call waits for its result.
-// Throws Error for a vector score net, a point that is not finite, and an argument out of its range.
+// x [N, d] on the host, t in [0, T]; of a standardised model x and its density are the data's, and the paths are in z.
+// Fields are evaluated on the context in double; the call waits for its result. Throws Error for a vector score net, a
+// point that is not finite, and an argument out of its range.
 SdeDensity sde_log_density(const Context& context, const Model& model, double t, View<const double> x,
                            const SdeDensityOptions& options = {});
 

@@ -26,6 +26,8 @@ struct UpperBoundOptions {
 // largest eigenvalue of −a I + ½ g² ∇²φ everywhere, a x being the forward drift. The bound is one of W2 and not of its
 // square, at the end of the time grid, and of the whole laws, with what leaves any box.
 //
+// Of a standardised model all of it is in z, box, laws and W2 with it; energy has to be that model's.
+//
 // L is taken as the largest eigenvalue found: over samples of both samplers, which stay where the samplers go, or over
 // points of the box. A maximum over points is no bound, so these are estimates of the bound and may lie below it.
 struct UpperBound {

@@ -138,24 +138,54 @@ TEST_F(Import, RefusesWhatIsNotThereDoesNotFitOrIsLeftOver) {
   EXPECT_THAT(refusal_with("activation", "softplus"), HasSubstr("softplus(1)"));
   EXPECT_THAT(refusal_with("activation", "swish"), HasSubstr("allowed are softplus"));
   EXPECT_THAT(refusal_with("output", "edm"), HasSubstr("no data_deviation"));
+  EXPECT_THAT(refusal_with("data_deviation", 1), HasSubstr("the output noise does not read"));
   EXPECT_THAT(refusal_with("output", "image"), HasSubstr("allowed are potential"));
   EXPECT_THAT(refusal_with("output_factor", 0), HasSubstr("output_factor is 0"));
   EXPECT_THAT(refusal_with("inputs", "x"), HasSubstr("allowed: t,x or x,t"));
   EXPECT_THAT(refusal_with("sde", "brownian"), HasSubstr("vp-linear"));
   EXPECT_THAT(refusal_with("sde_parameters", {{"beta", 3}}), HasSubstr("beta"));
-  EXPECT_THAT(refusal_with("time", "emb"), HasSubstr("not a list"));
-  EXPECT_THAT(refusal_with("time", Json::array({"net.0"})), HasSubstr("'net.0' is given twice"));
-  EXPECT_THAT(refusal_with("time", Json::array({{{"sinusoidal", 7}}})), HasSubstr("even numbers"));
-  EXPECT_THAT(refusal_with("time", Json::array({{{"sinusoidal", 8}, {"speed", 2}}})), HasSubstr("'speed'"));
-  EXPECT_THAT(refusal_with("time", Json::array({{{"sinusoidal", 8}, {"order", "up"}}})),
-              HasSubstr("sin,cos or cos,sin"));
-  EXPECT_THAT(refusal_with("time", Json::array({{{"sinusoidal", 8}}})),
+  const auto with_time = [&](const Json& time, const Json& more = {{"time_into", "net.0"}}) {
+    const Json before = recipe;
+    recipe["time"] = time;
+    recipe.update(more);
+    const std::string message = refusal();
+    recipe = before;
+    return message;
+  };
+  const auto features = [&](const Json& object) { return with_time(Json::array({object})); };
+  EXPECT_THAT(with_time("emb"), HasSubstr("not a list"));
+  EXPECT_THAT(with_time(Json::array()), HasSubstr("1 to 64"));
+  EXPECT_THAT(with_time(Json::array({"net.0"})), HasSubstr("no time_activation"));
+  EXPECT_THAT(with_time(Json::array({"net.0"}), {{"time_activation", "silu"}, {"time_into", "net.0"}}),
+              HasSubstr("the tensor 'net.0.weight' is used twice"));
+  EXPECT_THAT(with_time(Json::array({{{"sinusoidal", 8}}}), Json::object()),
+              HasSubstr("neither time_into nor time_added_to"));
+  EXPECT_THAT(with_time(Json::array({{{"sinusoidal", 8}}}), {{"time_activation", "silu"}, {"time_into", "net.0"}}),
+              HasSubstr("no dense layer in time"));
+  EXPECT_THAT(features({{"sinusoidal", 7}}), HasSubstr("even numbers"));
+  EXPECT_THAT(features({{"sinusoidal", 8}, {"speed", 2}}), HasSubstr("'speed'"));
+  EXPECT_THAT(features({{"sinusoidal", 8}, {"order", "up"}}), HasSubstr("sin,cos, cos,sin or interleaved"));
+  EXPECT_THAT(features({{"sinusoidal", 8}, {"fourier", "net.0.bias"}}), HasSubstr("'fourier'; allowed: sinusoidal"));
+  EXPECT_THAT(features({{"frequencies", {1, 2}}, {"ends", false}}), HasSubstr("'ends'"));
+  EXPECT_THAT(features({{"frequencies", "1"}}), HasSubstr("frequencies"));
+  EXPECT_THAT(features({{"fourier", "net.0.weight"}}), HasSubstr("[5, 3]; allowed: [K] or [K, 1]"));
+  EXPECT_THAT(features({{"sinusoidal", 8}}),
               HasSubstr("'net.0' has 5 outputs and 3 inputs, 5 and 10 are needed, 8 of these for the time"));
   EXPECT_THAT(refusal_with("time_into", "net.1"), AllOf(HasSubstr("the recipe's time_into"), HasSubstr("'net.1'")));
   EXPECT_THAT(refusal_with("residual", "net.0"), HasSubstr("allowed: layers 1 to 0"));
   EXPECT_THAT(refusal_with("layers", Json::array({{{"sinusoidal", 4}}, "net.0", "net.2"})),
               AllOf(HasSubstr("features are 8 numbers"), HasSubstr("allowed: the 2")));
+  EXPECT_THAT(refusal_with("layers", Json::array({{{"sinusoidal", 4}}, "net.2"})), HasSubstr("features are"));
   EXPECT_THAT(refusal_with("time_added_to", {"net.0"}), HasSubstr("weights that fit"));
+  const SafeTensors good = file;
+  file.tensors["net.0.weight"] = Tensor{"F32", {std::int64_t{1} << 40, 0}, {}};
+  EXPECT_THAT(refusal(), HasSubstr("[1099511627776, 0]; allowed: two dimensions"));
+  file = good;
+  file.tensors.erase("net.2.weight");
+  file.tensors["net.2.weight_v"] = tensor({2, 5});
+  file.tensors["net.2.weight_g"] = tensor({1, 5});
+  EXPECT_THAT(refusal(), HasSubstr("norms of the shape [1, 5]; allowed: [2, 1]"));
+  file = good;
   add("extra", 2, 2);
   EXPECT_THAT(refusal(), HasSubstr("the tensor 'extra.bias' is left over"));
   recipe["ignore"] = {"extra."};
@@ -168,6 +198,62 @@ TEST_F(Import, RefusesWhatIsNotThereDoesNotFitOrIsLeftOver) {
   put(scratch / "net.json", "[]");
   EXPECT_THAT(message_of([&] { import_model(scratch / "net.safetensors", scratch / "net.json"); }),
               HasSubstr("not a JSON object"));
+}
+
+// A layer without bias has none, whatever other layers' names end with.
+TEST_F(Import, TakesALayersBiasFromBesideItsWeight) {
+  file.tensors.erase("net.0.bias");
+  add("time.net.0", 5, 3);
+  recipe["ignore"] = {"time."};
+  const std::vector<double> own = parameters();
+  for (int k = 15; k < 20; ++k) EXPECT_EQ(own[k], 0);
+}
+
+TEST_F(Import, HasFeaturesInTheOrderThatIsSaid) {
+  const auto branch = [&](const Json& features, std::int64_t width) {
+    file.tensors.clear();
+    add("net.0", 5, 2 + width);
+    add("net.2", 2, 5);
+    file.tensors["W"] = tensor({2});
+    recipe["time"] = Json::array({features});
+    recipe["time_into"] = "net.0";
+    recipe["ignore"] = features.contains("fourier") ? Json::array() : Json::array({"W"});
+    const Model imported = model();
+    const Mlp& mlp = std::get<Mlp>(imported.network);
+    EXPECT_EQ(mlp.architecture.time.layers.at(0).width, width);
+    EXPECT_TRUE(mlp.architecture.time.layers.at(0).fixed);
+    return std::vector<double>(mlp.parameters.begin(), mlp.parameters.begin() + 2 * width);  // frequencies, phases
+  };
+  const double half = std::acos(-1.0) / 2, w0 = std::sin(1.0f), w1 = std::sin(2.0f);
+  const auto expect = [](const std::vector<double>& found, const std::vector<double>& expected) {
+    ASSERT_EQ(found.size(), expected.size());
+    for (std::size_t k = 0; k < found.size(); ++k) EXPECT_NEAR(found[k], expected[k], 1e-7) << k;
+  };
+  expect(branch({{"frequencies", {1, 3}}, {"scale", 2}}, 4), {2, 6, 2, 6, 0, 0, half, half});
+  expect(branch({{"frequencies", {1, 3}}, {"order", "cos,sin"}}, 4), {1, 3, 1, 3, half, half, 0, 0});
+  expect(branch({{"frequencies", {1, 3}}, {"order", "interleaved"}}, 4), {1, 1, 3, 3, 0, half, 0, half});
+  expect(branch({{"sinusoidal", 6}, {"period", 100}}, 6), {1, 0.1, 0.01, 1, 0.1, 0.01, 0, 0, 0, half, half, half});
+  expect(branch({{"sinusoidal", 4}, {"period", 100}, {"ends", false}}, 4), {1, 0.1, 1, 0.1, 0, 0, half, half});
+  expect(branch({{"sinusoidal", 2}}, 2), {1, 1, 0, half});
+  expect(branch({{"fourier", "W"}, {"scale", 10}}, 4), {10 * w0, 10 * w1, 10 * w0, 10 * w1, 0, 0, half, half});
+}
+
+TEST_F(Import, HasFeaturesOfEachCoordinateInTurn) {
+  add("net.0", 5, 8 + 1);
+  recipe["layers"] = Json::array({{{"frequencies", {1, 2}}}, "net.0", "net.2"});
+  const Model imported = model();
+  const Mlp& mlp = std::get<Mlp>(imported.network);
+  EXPECT_EQ(mlp.architecture.fixed, Shape{0});
+  const std::vector<double> weights(mlp.parameters.begin(), mlp.parameters.begin() + 16);
+  EXPECT_EQ(weights, (std::vector<double>{1, 0, 2, 0, 1, 0, 2, 0, 0, 1, 0, 2, 0, 1, 0, 2}));
+  file.tensors["W"] = tensor({4, 2});
+  recipe["layers"][0] = {{"fourier", "W"}, {"scale", 1}};
+  recipe["fixed"] = {"net.2"};
+  const Model fourier = model();
+  const Mlp& other = std::get<Mlp>(fourier.network);
+  EXPECT_EQ(other.architecture.fixed, (Shape{0, 2}));
+  const std::vector<double> w = file.at("W").to_double();
+  for (std::size_t k = 0; k < 16; ++k) EXPECT_EQ(other.parameters[k], w[k % 8]) << k;
 }
 
 TEST_F(Import, OfHalfPrecisionIsThoseNumbers) {

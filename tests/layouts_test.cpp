@@ -3,9 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <fstream>
+#include <limits>
 #include <numbers>
 #include <string>
 #include <vector>
@@ -176,6 +177,23 @@ TEST_P(Layouts, ProveThemselvesWhenTheyAreLoaded) {
   wrong.score.back() += 0.1 * std::fabs(wrong.score.back()) + 0.1;
   EXPECT_THAT(message_of([&] { save_model(path, layout.model, {}, wrong); }), HasSubstr("at 1 of 24 points"));
   EXPECT_EQ(load_model(path).dimension(), layout.d);  // what was there
+  wrong = layout.proof();
+  wrong.score[0] = std::numeric_limits<double>::infinity();
+  EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("finite in float32"));
+  wrong = layout.proof();
+  wrong.t[0] = 2 * layout.model.sde.horizon();
+  EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("allowed: above 0, up to"));
+  wrong.t[0] = static_cast<double>(static_cast<float>(layout.model.sde.horizon())), wrong.t.resize(1);
+  wrong.x.assign(static_cast<std::size_t>(layout.d), 0.5), wrong.score.assign(static_cast<std::size_t>(layout.d), 1e6);
+  EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("at 1 of 1 points"));
+  // Where scores are small, at large noise, an error counts as much: scores of the first point, multiplied by 1.1.
+  wrong = layout.proof();
+  const auto largest_time =
+      static_cast<std::size_t>(std::max_element(wrong.t.begin(), wrong.t.end()) - wrong.t.begin());
+  for (std::size_t j = 0; j < static_cast<std::size_t>(layout.d); ++j) {
+    wrong.score[largest_time * static_cast<std::size_t>(layout.d) + j] *= 1.1;
+  }
+  EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("at 1 of 24 points"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Built, Layouts,

@@ -454,6 +454,15 @@ TYPED_TEST(LossOf, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message(vector_loss, View<const T>(more), dsm, fp, 1, v, {}), HasSubstr("vector score net"));
   EXPECT_EQ(message(vector_loss, View<const T>(more), dsm, {}, 1, v, {}), "accepted");
 
+  auto kinked = a;
+  kinked.time = {{{3, {Activation::relu, 1}}}, {0}};
+  const Loss<T> kinked_loss(context, kinked, sde);
+  std::vector<T> its(static_cast<std::size_t>(kinked.parameter_count()), T(0.1)), its_gradient = its;
+  EXPECT_EQ(message(kinked_loss, View<const T>(its), dsm, fp, 1, v, {}), "accepted");
+  EXPECT_EQ(message(kinked_loss, View<const T>(its), dsm, {}, 1, v, View<T>(its_gradient)), "accepted");
+  EXPECT_THAT(message(kinked_loss, View<const T>(its), dsm, fp, 1, v, View<T>(its_gradient)),
+              HasSubstr("time branch of relu"));
+
   auto bad = a;
   bad.hidden = {0};
   EXPECT_THROW(Loss<T>(context, bad, sde), Error);

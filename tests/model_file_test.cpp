@@ -319,9 +319,12 @@ TEST(ModelFile, ForeignNetworksWithATimeBranch) {
               HasSubstr("net.0 has 7 outputs, net.2 has 10 inputs, 5 of them the time's"));
   EXPECT_THAT(refused("time_branch", "sine:5,silu:3"), HasSubstr("'emb.0.weight' has the shape [4, 1], not [5, 1]"));
   EXPECT_THAT(refused("time_branch", "sine"), HasSubstr("[fixed:]ACTIVATION:WIDTH"));
-  EXPECT_THAT(refused("time_branch", "sine:0,silu:3"), HasSubstr("width 0"));
+  EXPECT_THAT(refused("time_branch", "sine:0,silu:3"), HasSubstr("widths 1 to 16384"));
   EXPECT_THAT(refused("time_branch", "sine:4,silu:99999999999999999999"), HasSubstr("WIDTH"));
   EXPECT_THAT(refused("time_branch", "sine:4,softplus:3"), HasSubstr("with its beta"));
+  EXPECT_THAT(refused("beta", "3"), HasSubstr("beta is given beside the list of activations"));
+  EXPECT_THAT(refused("time_into", ""), HasSubstr("lack time_into"));
+  EXPECT_THAT(refused("time_branch", "sine:4,silu:9223372036854775807"), HasSubstr("widths 1 to 16384"));
   EXPECT_THAT(refused("time_into", "net.0,net.9"), AllOf(HasSubstr("'net.9'"), HasSubstr("net.0, net.2, net.4")));
   EXPECT_THAT(refused("time_into", "net.0,net.0"), HasSubstr("each once"));
   EXPECT_THAT(refused("residual", "net.0"), HasSubstr("allowed: layers 1 to 1"));

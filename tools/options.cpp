@@ -253,14 +253,19 @@ std::string parameter_option(std::string name) {
   return "--" + name;
 }
 
-void check_activation_parameters(const CLI::App& app, Activation activation) {
-  const ActivationParameter& parameter = traits_of(activation).parameter;
+bool is_activation_list(const std::string& activations) { return activations.find_first_of(",(") != std::string::npos; }
+
+void check_activation_parameters(const CLI::App& app, const std::string& activation) {
+  const bool list = is_activation_list(activation);
+  const char* const own = list ? nullptr : traits_of(parse_activation(activation)).parameter.name;
   for (const auto& [name, meaning] : activation_parameters()) {
     const std::string option = parameter_option(name);
-    if (app.count(option) == 0 || (parameter.name && name == parameter.name)) continue;
-    throw CLI::ValidationError(fmt::format("{} given with the activation {}, which has no such parameter{}", option,
-                                           to_string(activation),
-                                           parameter.name ? "; allowed: " + parameter_option(parameter.name) : ""));
+    if (app.count(option) == 0 || (own && name == own)) continue;
+    throw CLI::ValidationError(
+        list ? fmt::format("{} given with the list of activations {}; allowed: in the list, as softplus(3)", option,
+                           activation)
+             : fmt::format("{} given with the activation {}, which has no such parameter{}", option, activation,
+                           own ? "; allowed: " + parameter_option(own) : ""));
   }
 }
 
@@ -350,10 +355,8 @@ void check_parameter(std::string_view name, const std::string& text) {
   }
 }
 
-// One for all layers has its parameter in an option of its own.
-bool is_list(const std::string& activations) { return activations.find_first_of(",(") != std::string::npos; }
 void check_activations(const std::string& text) {
-  if (is_list(text)) {
+  if (is_activation_list(text)) {
     parse_activations(text);
   } else {
     parse_activation(text);
@@ -429,7 +432,7 @@ void ModelOptions::add_to(CLI::App& app, bool required) {
 
 Model ModelOptions::load() const {
   if (const auto given = overrides.find("activation"); given != overrides.end()) {
-    if (!is_list(given->second)) check_activation_parameters(*app_, parse_activation(given->second));
+    check_activation_parameters(*app_, given->second);
   }
   return load_model(path, overrides);
 }

@@ -69,7 +69,9 @@ CLI::Option* add_precision(CLI::App& app, std::string& precision);
 // The option of an activation's parameter: "--negative-slope" of negative_slope.
 std::string parameter_option(std::string name);
 // Wrong usage where an option of the command line gives a parameter that the activation does not have.
-void check_activation_parameters(const CLI::App& app, Activation activation);
+void check_activation_parameters(const CLI::App& app, const std::string& activation);
+// Whether an activation is given for each layer, or with its parameter; one for all may have it in an option of its own.
+bool is_activation_list(const std::string& activations);
 
 // The texts of options that describe a network and its SDE, whether they make a model or override a file's metadata.
 std::string activation_help();

@@ -157,7 +157,7 @@ class Reproduction {
       preset_.activations = {one};
     }
     std::vector<std::string> changes{"--iterations", "--grid", "--activation"};
-    check_activation_parameters(app_, preset_.activations.front().activation);
+    check_activation_parameters(app_, std::string(to_string(preset_.activations.front().activation)));
     for (const auto& [name, value] : parameters_) {
       changes.push_back(parameter_option(name));
       // One softplus, where the preset has several.

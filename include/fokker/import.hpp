@@ -16,8 +16,8 @@ namespace fokker {
 //   inputs         as --inputs; x first means that time follows h in every layer of time_into
 //   time           what makes the embedding of the time: features first, if any, then names of dense layers; without it
 //                  the network takes the time itself
-//   time_activation  of those dense layers, as activation; without it that of the first hidden layer
-//   time_into      the layers whose weights have columns for the embedding; without it the first, where no time_added_to is
+//   time_activation  of those dense layers, as activation
+//   time_into      the layers whose weights have columns for the embedding; without time the first layer
 //   time_added_to  the layers to whose sums the embedding is added before their activation: a list of their names, or an
 //                  object that names for each the dense layer that the embedding goes through first
 //   residual       the layers that add their input to their output
@@ -31,7 +31,9 @@ namespace fokker {
 //        k < K = WIDTH/2 of each input; with "ends": false period^(−k/K)
 //   {"fourier": TENSOR, "scale": 6.283185307179586, "order": "sin,cos"}                    f = scale · the tensor, [K] or
 //        [K, inputs]
-//   {"frequencies": [1, 2, 4], "order": "cos,sin"}
+//   {"frequencies": [1, 2, 4], "scale": 1, "order": "cos,sin"}
+// With "sin,cos" all sines stand before all cosines, with "interleaved" each sine before its cosine; of several inputs the
+// features of the first come first, but for a tensor [K, inputs].
 // The values here are the defaults of the keys that may be left out. Throws Error with one sentence on anything that is not
 // there, does not fit or is left over.
 Model import_model(const std::string& weights, const std::string& recipe);

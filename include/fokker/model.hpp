@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -104,6 +105,8 @@ struct Architecture {
   LayerActivation activation_of(std::int64_t layer) const;
   bool is_residual(std::int64_t layer) const;
   bool is_fixed(std::int64_t layer) const;
+  // The first activation of a hidden layer whose σ′ or σ″ jumps at 0: such a potential has no second derivatives.
+  std::optional<Activation> kinked() const;
   // The parameter vector holds, layer after layer, those of the time branch first, W_l [outputs, inputs] row-major, the
   // columns of e first, and then b_l [outputs]. The offset of the weights of layer layers() is the number of parameters.
   // These throw Error too where a size is out of its range.
@@ -117,7 +120,8 @@ struct Architecture {
   // layer_names, or their default; and those of the time branch.
   std::vector<std::string> names() const;
   std::vector<std::string> branch_names() const;
-  // "3–80–80–80–1, softplus(100), potential", or "2–128–128–2, silu, noise, time 1–sine 32–silu 32 into 0,1".
+  // "3–80–80–80–1, softplus(100), potential", or "2–128–128–2, silu, noise, time branch fixed:sine:32,silu:32, time into
+  // input,hidden1".
   std::string describe() const;
   // Throws Error where a size, name or β is outside its range.
   void validate() const;
@@ -170,7 +174,7 @@ struct Proof {
   std::vector<double> t = {}, x = {}, score = {};
 };
 // Throws Error where the model's scores, in double on the CPU, are not the proof's: by more than 1e-3 of a point's score
-// and 1e-4 of the root mean square of all; float32 is well within both.
+// and, times the deviation σ of its noise, 1e-4 of the root mean square of all; float32 is well within both.
 void check_proof(const Model& model, const Proof& proof);
 
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are

@@ -60,7 +60,7 @@ class Sweeps {
         sde_(sde),
         with_form_(!architecture.form.plain()),
         times_(architecture.time.raw() ? 1 : 0),
-        residual_(!architecture.residual.empty()),
+        has_skips_(!architecture.residual.empty()),
         branch_(architecture),
         primitives_(mlp_primitives<T>()),
         rules_(loss_rules<T>()) {
@@ -168,7 +168,8 @@ class Sweeps {
   const PackedLayer<T>& output_layer() const { return layers_[hidden()]; }
   // How many inputs of a layer are an embedding; a raw time is beside x.
   std::int64_t embedded(std::int64_t l) const { return times_ > 0 ? 0 : architecture_.embedded(l); }
-  bool residual(std::int64_t l) const { return residual_ && architecture_.is_residual(l); }
+  // Whether a layer adds its input to its output.
+  bool adds_input(std::int64_t l) const { return has_skips_ && architecture_.is_residual(l); }
   std::int64_t row_size() const { return times_ + dimension() + 1; }  // of (t, x, 1)
   static void add(std::int64_t n, const T* a, T* to) {
     for (std::int64_t i = 0; i < n; ++i) to[i] += a[i];
@@ -292,17 +293,17 @@ class Sweeps {
               embedding);
       activate(l, n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr,
                nullptr);
-      if (l < last && residual(l)) add(n * strides_[l], plane(l - 1, kValue), z);
+      if (l < last && adds_input(l)) add(n * strides_[l], plane(l - 1, kValue), z);
     }
 
     // reverse
     const T* v = output_layer().rows.data();
-    T* p = residual_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
+    T* p = has_skips_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
     for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(v, strides_[last], p + r * strides_[last]);
     for (std::int64_t l = last; l >= 0; --l) {
       T* d2 = gradient ? plane(l, kD2) : nullptr;
       if (l < last && p) {
-        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], p, strides_[l], {}, residual(l + 1));
+        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], p, strides_[l], {}, adds_input(l + 1));
         primitives_.multiply(n * strides_[l], plane(l, kD1), p, plane(l, kDelta));
         if (d2) primitives_.multiply(n * strides_[l], d2, p, d2);
       } else if (l < last) {
@@ -329,7 +330,7 @@ class Sweeps {
     for (std::int64_t l = 0; l <= last; ++l) {
       forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
               plane(l, kSeedTangent), strides_[l], false, nullptr, {plane(l, kD1), false, plane(l, kD2)});
-      if (residual(l)) add(n * strides_[l], plane(l - 1, kSeedTangent), plane(l, kSeedTangent));
+      if (adds_input(l)) add(n * strides_[l], plane(l - 1, kSeedTangent), plane(l, kSeedTangent));
     }
 
     // adjoint
@@ -342,7 +343,7 @@ class Sweeps {
       add_bias(l, n, zeta, strides_[l], gradient);
       add_embedding(l, n, zeta, strides_[l], embedding, scratch.embedding_bar.data(), gradient);
       if (p) {
-        reverse(l, n, zeta, strides_[l], p, strides_[l - 1], {}, residual(l));
+        reverse(l, n, zeta, strides_[l], p, strides_[l - 1], {}, adds_input(l));
         const T* d1 = plane(l - 1, kD1);
         T* to = plane(l - 1, kD2);
         for (std::int64_t i = 0; i < n * strides_[l - 1]; ++i) to[i] += d1[i] * p[i];
@@ -374,7 +375,7 @@ class Sweeps {
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
               embedding);
       activate(l, n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
-      if (residual(l)) add(n * strides_[l], plane(l - 1, kValue), z);
+      if (adds_input(l)) add(n * strides_[l], plane(l - 1, kValue), z);
     }
     const std::int64_t score_stride = output_layer().output_stride;
     T* score = scratch.outputs.data();
@@ -386,7 +387,7 @@ class Sweeps {
     }
     if (!gradient) return sum;
 
-    T* p = residual_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
+    T* p = has_skips_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
     for (std::int64_t l = last + 1; l > 0; --l) {
       const T* zeta = l > last ? score : plane(l, kZeta);
       const std::int64_t stride = l > last ? score_stride : strides_[l];
@@ -394,7 +395,7 @@ class Sweeps {
       add_bias(l, n, zeta, stride, gradient);
       add_embedding(l, n, zeta, stride, embedding, scratch.embedding_bar.data(), gradient);
       if (p) {
-        reverse(l, n, zeta, stride, p, strides_[l - 1], {}, l <= last && residual(l));
+        reverse(l, n, zeta, stride, p, strides_[l - 1], {}, l <= last && adds_input(l));
         primitives_.multiply(n * strides_[l - 1], plane(l - 1, kD1), p, plane(l - 1, kZeta));
       } else {
         reverse(l, n, zeta, stride, plane(l - 1, kZeta), strides_[l - 1], {plane(l - 1, kD1)});
@@ -466,7 +467,7 @@ class Sweeps {
       }
       activate(l, plane, z, value ? h : nullptr, z, d2, gradient ? d3 : nullptr);
       rules_.residual_forward(n, strides_[l], d, half_g2, z, h, d2, gradient ? d3 : nullptr);
-      if (residual(l)) {
+      if (adds_input(l)) {
         const std::int64_t first = value ? 0 : plane;
         add(streams * plane - first, h_planes(l - 1) + first, h + first);
       }
@@ -533,8 +534,8 @@ class Sweeps {
         add_embedding(top, n, seed, 1, e, e_bar, gradient);
       }
     }
-    T* kept = residual_ ? scratch.adjoint.reserve(streams * n * widest_) : nullptr;  // the derivatives by h
-    if (residual(last)) {
+    T* kept = has_skips_ ? scratch.adjoint.reserve(streams * n * widest_) : nullptr;  // the derivatives by h
+    if (adds_input(last)) {
       for (std::int64_t r = 0; r < streams * n; ++r) {
         const T seed = value_seeds[r];
         for (std::int64_t j = 0; j < strides_[last]; ++j) kept[r * strides_[last] + j] = seed * v[j];
@@ -547,8 +548,8 @@ class Sweeps {
       add_embedding(l, n, bar, strides_[l], embedding, embedding_bar, gradient);
       add_embedding(l, n, bar + (d + 1) * bar_plane, strides_[l], along, tangent_bar, gradient);
       reverse(l, streams * n, bar, strides_[l], other, strides_[l - 1]);
-      if (residual(l)) add(below, kept, other);
-      if (residual(l - 1)) std::copy_n(other, below, kept);
+      if (adds_input(l)) add(below, kept, other);
+      if (adds_input(l - 1)) std::copy_n(other, below, kept);
       rules_.residual_reverse(n, strides_[l - 1], d, half_g2, z_planes(l - 1), other);
       std::swap(bar, other);
     }
@@ -563,7 +564,7 @@ class Sweeps {
   ForwardSde sde_;
   bool with_form_;
   std::int64_t times_;  // how many of the first inputs are a raw time: 1, or 0
-  bool residual_;
+  bool has_skips_;
   TimeBranch<T> branch_;
   const MlpPrimitives<T>& primitives_;
   const LossRules<T>& rules_;

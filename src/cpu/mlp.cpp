@@ -61,7 +61,7 @@ class MlpField final : public BlockField<T> {
         d_(mlp.architecture.dimension),
         times_(architecture_.time.raw() ? 1 : 0),
         branch_(architecture_),
-        residual_(!architecture_.residual.empty()) {
+        has_skips_(!architecture_.residual.empty()) {
     pack_layers(architecture_, mlp.parameters.data(), layers_);
     branch_.pack(mlp.parameters.data());
     hidden_ = architecture_.layers() - 1;
@@ -311,7 +311,7 @@ class MlpField final : public BlockField<T> {
       T* const h = l + 1 < hidden_ || leave.value ? to : nullptr;
       p_.activate(activation.activation, static_cast<T>(activation.beta), size, to, h,
                   leave.d1 ? s.d1[l].reserve(size) : nullptr, leave.d2 ? s.d2[l].reserve(size) : nullptr, nullptr);
-      if (h && residual(l)) add(size, a, h);
+      if (h && adds_input(l)) add(size, a, h);
       a = to;
       a_stride = layer.output_stride;
       std::swap(to, spare);
@@ -319,7 +319,8 @@ class MlpField final : public BlockField<T> {
     if (a != s.one.data()) std::swap(s.one, s.other);
   }
 
-  bool residual(std::int64_t l) const { return residual_ && architecture_.is_residual(l); }
+  // Whether a layer adds its input to its output.
+  bool adds_input(std::int64_t l) const { return has_skips_ && architecture_.is_residual(l); }
   static void add(std::int64_t n, const T* a, T* to) {
     for (std::int64_t i = 0; i < n; ++i) to[i] += a[i];
   }
@@ -327,7 +328,7 @@ class MlpField final : public BlockField<T> {
   // Returns δ_1 [n, width].
   const T* reverse(std::int64_t n, const Reverse& leave, MlpScratch<T>& s) const {
     T *delta = s.one.data(), *spare = s.other.data();
-    T* const p = residual_ ? s.adjoint.reserve(tile_ * widest_) : nullptr;
+    T* const p = has_skips_ ? s.adjoint.reserve(tile_ * widest_) : nullptr;
     const T* w = layers_.back().rows.data();
     const std::int64_t stride = width(hidden_ - 1);
     for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(w, stride, p + r * stride);
@@ -338,8 +339,8 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
       if (by_embedding && embedded(l)) add_embedding_bar(n, l, delta, s);
       T *const d1 = s.d1[l - 1].data(), *const d2 = leave.curvature ? s.d2[l - 1].data() : nullptr;
-      if (residual_) {
-        back(n, l, delta, {}, p, residual(l));
+      if (has_skips_) {
+        back(n, l, delta, {}, p, adds_input(l));
         p_.multiply(n * width(l - 1), d1, p, spare);
         if (d2) p_.multiply(n * width(l - 1), d2, p, d2);
       } else {
@@ -468,7 +469,7 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t l = 0;; ++l) {
       visit(l, z);
       p_.multiply(n * width(l), s.d1[l].data(), z, z);
-      if (residual(l)) add(n * width(l), spare, z);  // the tangent of h_{l−1}, from which z came
+      if (adds_input(l)) add(n * width(l), spare, z);  // the tangent of h_{l−1}, from which z came
       if (l + 1 == hidden_) return z;
       const PackedLayer<T>& layer = layers_[l + 1];
       p_.product({.rows = n,
@@ -491,12 +492,12 @@ class MlpField final : public BlockField<T> {
   // out [n, d] = the x columns of γ_1 W_1.
   void adjoint(std::int64_t n, T* out, MlpScratch<T>& s) const {
     T* const p = s.adjoint.data();
-    if (residual_) std::fill_n(p, n * width(hidden_ - 1), T(0));
+    if (has_skips_) std::fill_n(p, n * width(hidden_ - 1), T(0));
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
       const T* d1 = s.d1[l - 1].data();
       T* const gamma = s.tangent[l - 1].data();
-      if (residual_) {
-        back(n, l, s.tangent[l].data(), {}, p, residual(l));
+      if (has_skips_) {
+        back(n, l, s.tangent[l].data(), {}, p, adds_input(l));
         for (std::int64_t i = 0; i < n * width(l - 1); ++i) gamma[i] += d1[i] * p[i];
       } else {
         back(n, l, s.tangent[l].data(), {d1, true}, gamma);
@@ -521,7 +522,7 @@ class MlpField final : public BlockField<T> {
       if (l + 1 == hidden_) break;
       const PackedLayer<T>& layer = layers_[l + 1];
       for (std::int64_t i = 0; i < d_; ++i) p_.multiply(size, s.d1[l].data(), z + i * size, z + i * size);
-      if (residual(l)) add(d_ * size, next, z);
+      if (adds_input(l)) add(d_ * size, next, z);
       p_.product({.rows = d_ * n,
                   .depth = layer.inputs,
                   .columns = layer.outputs,
@@ -559,7 +560,7 @@ class MlpField final : public BlockField<T> {
   ForwardSde sde_;
   std::int64_t d_, times_;  // how many of the first inputs are a raw time: 1, or 0
   TimeBranch<T> branch_;
-  bool residual_;
+  bool has_skips_;
   std::vector<LayerActivation> activations_;
   std::vector<PackedLayer<T>> layers_;
   AlignedMemory<T> columns_;  // W_1ᵀ [times + d, width]

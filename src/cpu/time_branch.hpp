@@ -4,7 +4,8 @@
 // small beside the network it feeds: its products are those of mlp_primitives.hpp, what stands between them are plain
 // loops.
 //   forward   h_0 = τ, ḣ_0 = dτ;  z = W h + b, ż = W ḣ;  h = σ(z), ḣ = σ′ ż
-//   back      z̄ = σ′ h̄ + σ″ ż ḣ̄-bar, its tangent's σ′ ḣ̄-bar;  dW = z̄ hᵀ + …, db = z̄;  h̄ = z̄ W
+//   back      with a and b the derivatives of a loss by h and ḣ: σ′ a + σ″ ż b by z, σ′ b by ż; those times W are a and b
+//             of the layer before, and with its h and ḣ they make dW and, the first of them, db
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -116,12 +117,15 @@ class TimeBranch {
     for (std::int64_t k = 0; k < layers(); ++k) {
       const PackedLayer<T>& layer = layers_[k];
       const T* from = padded + gradient_offset(k);
-      const T scale = architecture_.time.layers[k].fixed ? T(0) : T(1);
       const std::int64_t stride = p_.padded(layer.inputs);
-      for (std::int64_t j = 0; j < layer.outputs; ++j) {
-        for (std::int64_t i = 0; i < layer.inputs; ++i) *gradient++ = scale * from[j * stride + i];
+      if (architecture_.time.layers[k].fixed) {
+        gradient = std::fill_n(gradient, layer.outputs * (layer.inputs + 1), T(0));
+        continue;
       }
-      for (std::int64_t j = 0; j < layer.outputs; ++j) *gradient++ = scale * from[layer.outputs * stride + j];
+      for (std::int64_t j = 0; j < layer.outputs; ++j) {
+        for (std::int64_t i = 0; i < layer.inputs; ++i) *gradient++ = from[j * stride + i];
+      }
+      gradient = std::copy_n(from + layer.outputs * stride, layer.outputs, gradient);
     }
     return gradient;
   }

@@ -41,9 +41,9 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
 bool is_bounded(const Model& model, double t) {
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
   if (mlp == nullptr) return false;
-  // Without residual connections Φ grows as far as the last hidden layer does.
+  // Φ grows as far as the last hidden layer does.
   const Architecture& a = mlp->architecture;
-  return traits_of(a.activation_of(a.layers() - 2).activation).bounded && a.residual.empty() &&
+  return traits_of(a.activation_of(a.layers() - 2).activation).bounded && !a.is_residual(a.layers() - 2) &&
          form_at(model.form(), model.sde.formulas(), t).skip == 0;
 }
 

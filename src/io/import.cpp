@@ -41,79 +41,50 @@ class Weights {
  public:
   Weights(const SafeTensors& file, std::string prefix) : file_(file), prefix_(std::move(prefix)) {}
 
-  // The tensor of that name, or the only one whose name ends with it after a dot; null where there is none.
-  const Tensor* find(const std::string& name) {
-    const auto exact = file_.tensors.find(prefix_ + name);
-    if (exact != file_.tensors.end()) return take(exact->first);
-    Names found;
-    for (const auto& [other, tensor] : file_.tensors) {
-      if (other.starts_with(prefix_) && other.ends_with("." + name)) found.push_back(other);
-    }
-    if (found.size() > 1) {
-      throw Error(fmt::format("{} is the end of several tensors' names, {}; allowed: the whole name, or a prefix",
-                              in_quotes(name), quoted(found)));
-    }
-    return found.empty() ? nullptr : take(found[0]);
-  }
+  // The tensor of that name, or the only one whose name ends with it after a dot.
   const Tensor& at(const std::string& name) {
-    if (const Tensor* tensor = find(name)) return *tensor;
+    const std::string found = whole_name(name);
+    if (!found.empty()) return take(found);
     Names all;
     for (const auto& [other, tensor] : file_.tensors) all.push_back(other);
     throw Error(fmt::format("there is no tensor {}; there are {}", in_quotes(prefix_ + name), quoted(all)));
   }
 
+  // The weight of a layer says what its tensors' names begin with, and the others are looked for there alone.
   Dense dense(const std::string& name) {
     Dense layer;
     layer.name = name;
-    const auto shape_of = [&](const Tensor& tensor, bool transposed) {
-      if (tensor.shape.size() != 2) {
-        throw Error(fmt::format("the layer {} has a weight of the shape [{}]; allowed: two dimensions", in_quotes(name),
-                                fmt::join(tensor.shape, ", ")));
+    for (const std::string_view ending : {"weight", "kernel", "weight_g", "parametrizations.weight.original0"}) {
+      const std::string found = whole_name(fmt::format("{}.{}", name, ending));
+      if (found.empty()) continue;
+      const std::string stem = found.substr(0, found.size() - ending.size());
+      const Tensor& first = take(found);
+      if (ending == "weight") {
+        set_shape(layer, first, false);
+        layer.weight = first.to_double();
+      } else if (ending == "kernel") {
+        set_shape(layer, first, true);
+        const Numbers values = first.to_double();
+        for (std::int64_t j = 0; j < layer.outputs; ++j) {
+          for (std::int64_t i = 0; i < layer.inputs; ++i) layer.weight.push_back(values[i * layer.outputs + j]);
+        }
+      } else {
+        const bool old = ending == "weight_g";
+        set_normed(layer, first, take(stem + (old ? "weight_v" : "parametrizations.weight.original1")));
       }
-      layer.outputs = tensor.shape[transposed ? 1 : 0], layer.inputs = tensor.shape[transposed ? 0 : 1];
-    };
-    const Tensor *plain = find(name + ".weight"), *kernel = plain ? nullptr : find(name + ".kernel");
-    if (plain) {
-      shape_of(*plain, false);
-      layer.weight = plain->to_double();
-    } else if (kernel) {
-      shape_of(*kernel, true);
-      const Numbers values = kernel->to_double();
-      for (std::int64_t j = 0; j < layer.outputs; ++j) {
-        for (std::int64_t i = 0; i < layer.inputs; ++i) layer.weight.push_back(values[i * layer.outputs + j]);
+      const auto bias = file_.tensors.find(stem + "bias");
+      if (bias == file_.tensors.end()) {
+        layer.bias.assign(static_cast<std::size_t>(layer.outputs), 0.0);
+        return layer;
       }
-    } else {
-      // w = g v/|v|, a norm for each output (Salimans and Kingma 2016).
-      const Tensor* length = find(name + ".weight_g");
-      const Tensor* direction = length ? &at(name + ".weight_v") : nullptr;
-      if (!length && (length = find(name + ".parametrizations.weight.original0"))) {
-        direction = &at(name + ".parametrizations.weight.original1");
-      }
-      if (!length) at(name + ".weight");
-      shape_of(*direction, false);
-      layer.weight = direction->to_double();
-      const Numbers lengths = length->to_double();
-      if (std::ssize(lengths) != layer.outputs) {
-        throw Error(fmt::format("the layer {} has {} norms for {} outputs; allowed: one for each (dim=0)",
-                                in_quotes(name), lengths.size(), layer.outputs));
-      }
-      for (std::int64_t j = 0; j < layer.outputs; ++j) {
-        double square = 0;
-        double* row = layer.weight.data() + j * layer.inputs;
-        for (std::int64_t i = 0; i < layer.inputs; ++i) square += row[i] * row[i];
-        for (std::int64_t i = 0; i < layer.inputs; ++i)
-          row[i] *= lengths[static_cast<std::size_t>(j)] / std::sqrt(square);
-      }
-    }
-    if (const Tensor* bias = find(name + ".bias")) {
-      layer.bias = bias->to_double();
+      layer.bias = take(bias->first).to_double();
       if (std::ssize(layer.bias) != layer.outputs) {
         throw Error(fmt::format("the layer {} has {} biases for {} outputs", in_quotes(name), layer.bias.size(),
                                 layer.outputs));
       }
-    } else {
-      layer.bias.assign(static_cast<std::size_t>(layer.outputs), 0.0);
+      return layer;
     }
+    at(name + ".weight");
     return layer;
   }
 
@@ -131,9 +102,55 @@ class Weights {
   }
 
  private:
-  const Tensor* take(const std::string& name) {
-    taken_.insert(name);
-    return &file_.tensors.at(name);
+  // Empty where there is none.
+  std::string whole_name(const std::string& name) const {
+    if (file_.tensors.contains(prefix_ + name)) return prefix_ + name;
+    Names found;
+    for (const auto& [other, tensor] : file_.tensors) {
+      if (other.starts_with(prefix_) && other.ends_with("." + name)) found.push_back(other);
+    }
+    if (found.size() > 1) {
+      throw Error(fmt::format("{} is the end of several tensors' names, {}; allowed: the whole name, or a prefix",
+                              in_quotes(name), quoted(found)));
+    }
+    return found.empty() ? "" : found[0];
+  }
+
+  const Tensor& take(const std::string& name) {
+    const auto found = file_.tensors.find(name);
+    if (found == file_.tensors.end()) throw Error(fmt::format("there is no tensor {}", in_quotes(name)));
+    if (!taken_.insert(name).second) {
+      throw Error(fmt::format("the tensor {} is used twice; allowed: once", in_quotes(name)));
+    }
+    return found->second;
+  }
+
+  static void set_shape(Dense& layer, const Tensor& tensor, bool transposed) {
+    constexpr std::int64_t most = 32768;  // a width and an embedding
+    const std::vector<std::int64_t>& shape = tensor.shape;
+    if (shape.size() != 2 || shape[0] < 1 || shape[0] > most || shape[1] < 1 || shape[1] > most) {
+      throw Error(fmt::format("the layer {} has a weight of the shape [{}]; allowed: two dimensions of 1 to {}",
+                              in_quotes(layer.name), fmt::join(shape, ", "), most));
+    }
+    layer.outputs = shape[transposed ? 1 : 0], layer.inputs = shape[transposed ? 0 : 1];
+  }
+
+  // w = g v/|v|, a norm for each output (Salimans and Kingma 2016).
+  static void set_normed(Dense& layer, const Tensor& lengths, const Tensor& directions) {
+    set_shape(layer, directions, false);
+    layer.weight = directions.to_double();
+    const std::vector<std::int64_t> each{layer.outputs}, column{layer.outputs, 1};
+    if (lengths.shape != each && lengths.shape != column) {
+      throw Error(fmt::format("the layer {} has norms of the shape [{}]; allowed: [{}, 1], one for each output (dim=0)",
+                              in_quotes(layer.name), fmt::join(lengths.shape, ", "), layer.outputs));
+    }
+    const Numbers norms = lengths.to_double();
+    for (std::int64_t j = 0; j < layer.outputs; ++j) {
+      double square = 0;
+      double* row = layer.weight.data() + j * layer.inputs;
+      for (std::int64_t i = 0; i < layer.inputs; ++i) square += row[i] * row[i];
+      for (std::int64_t i = 0; i < layer.inputs; ++i) row[i] *= norms[static_cast<std::size_t>(j)] / std::sqrt(square);
+    }
   }
 
   const SafeTensors& file_;
@@ -165,7 +182,13 @@ Names names_in(const JsonValue& json, const char* key) {
 Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::int64_t> wanted, Weights& weights,
                const std::string& name) {
   const std::string what = "the recipe's features";
-  check_keys(json, what, {"sinusoidal", "fourier", "frequencies", "period", "ends", "scale", "order"});
+  if (json.find("sinusoidal")) {
+    check_keys(json, what, {"sinusoidal", "period", "ends", "scale", "order"});
+  } else if (json.find("fourier")) {
+    check_keys(json, what, {"fourier", "scale", "order"});
+  } else {
+    check_keys(json, what, {"frequencies", "scale", "order"});
+  }
   const auto number = [&](const char* key, double otherwise) { return value_or<double>(json, what, key, otherwise); };
   Numbers each;  // [K], the same for each input
   Numbers all;   // [K, inputs], of several at once
@@ -182,26 +205,28 @@ Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::in
   } else if (json.find("fourier")) {
     const Tensor& tensor = weights.at(json.get<std::string>(what, "fourier"));
     const double scale = number("scale", 2 * std::numbers::pi);
-    Numbers& to = tensor.shape.size() == 2 ? all : each;
+    const std::size_t rank = tensor.shape.size();
+    if (rank < 1 || rank > 2 || (rank == 2 && tensor.shape[1] != inputs)) {
+      throw Error(fmt::format("{} have frequencies of the shape [{}]; allowed: [K] or [K, {}]", what,
+                              fmt::join(tensor.shape, ", "), inputs));
+    }
+    Numbers& to = rank == 2 ? all : each;
     to = tensor.to_double();
     for (double& f : to) f *= scale;
-    if (tensor.shape.size() == 2 && tensor.shape[1] != inputs) {
-      throw Error(fmt::format("{} have frequencies of the shape [{}, {}]; allowed: [K, {}]", what, tensor.shape[0],
-                              tensor.shape[1], inputs));
-    }
   } else {
     each = json.get<Numbers>(what, "frequencies");
     for (double& f : each) f *= number("scale", 1);
   }
   const std::string order = value_or<std::string>(json, what, "order", "sin,cos");
-  if (order != "sin,cos" && order != "cos,sin") {
-    throw Error(fmt::format("{} have the order {}; allowed: sin,cos or cos,sin", what, in_quotes(order)));
+  if (order != "sin,cos" && order != "cos,sin" && order != "interleaved") {
+    throw Error(fmt::format("{} have the order {}; allowed: sin,cos, cos,sin or interleaved", what, in_quotes(order)));
   }
   const auto count = static_cast<std::size_t>(inputs);
   const std::int64_t outputs = 2 * (std::ssize(each) * inputs + std::ssize(all) / inputs);
-  if (outputs < 1 || outputs > 16384 || outputs != wanted.value_or(outputs)) {
+  constexpr std::int64_t most_weights = std::int64_t{1} << 22;  // which a short file may ask for
+  if (outputs < 1 || outputs > 16384 || outputs * inputs > most_weights || outputs != wanted.value_or(outputs)) {
     throw Error(
-        fmt::format("{} are {} numbers; allowed: {}", what, outputs,
+        fmt::format("{} are {} numbers of {} inputs; allowed: {}", what, outputs, inputs,
                     wanted ? fmt::format("the {} that the next layer takes beside the time", *wanted) : "1 to 16384"));
   }
   Dense layer;
@@ -212,18 +237,24 @@ Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::in
     layer.bias.push_back(cosine ? std::numbers::pi / 2 : 0);
     ++layer.outputs;
   };
-  const bool cosines_first = order == "cos,sin";
-  for (std::size_t i = 0; i < (all.empty() ? count : 1); ++i) {
-    for (const bool cosine : {cosines_first, !cosines_first}) {
-      for (const double f : each) {
-        Numbers row(count, 0.0);
-        row[i] = f;
-        add(row, cosine);
-      }
-      for (std::size_t k = 0; k < all.size(); k += count) {
-        add({all.begin() + static_cast<std::ptrdiff_t>(k), all.begin() + static_cast<std::ptrdiff_t>(k + count)},
-            cosine);
-      }
+  // The frequencies of one input after another, or [K, inputs] at once.
+  std::vector<std::vector<Numbers>> groups;
+  for (std::size_t i = 0; i < (all.empty() ? count : 0); ++i) {
+    groups.emplace_back();
+    for (const double f : each) {
+      groups.back().emplace_back(count, 0.0);
+      groups.back().back()[i] = f;
+    }
+  }
+  if (!all.empty()) groups.emplace_back();
+  for (auto row = all.begin(); row != all.end(); row += inputs) groups.back().emplace_back(row, row + inputs);
+  for (const std::vector<Numbers>& rows : groups) {
+    if (order == "interleaved") {
+      for (const Numbers& row : rows) add(row, false), add(row, true);
+      continue;
+    }
+    for (const bool cosine : {order == "cos,sin", order != "cos,sin"}) {
+      for (const Numbers& row : rows) add(row, cosine);
     }
   }
   return layer;
@@ -284,8 +315,11 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   const NetworkOutput output = parse_output(recipe.get<std::string>(name, "output"));
   a.output = output.output, a.form.form = output.form;
   a.form.data_deviation = value_or<double>(recipe, name, "data_deviation", 1);
-  if (output.form == Form::edm && recipe.find("data_deviation") == nullptr) {
-    throw Error("the recipe has no data_deviation, which the output edm needs");
+  const bool has_deviation = recipe.find("data_deviation") != nullptr;
+  if (has_deviation != (output.form == Form::edm)) {
+    throw Error(has_deviation
+                    ? fmt::format("the recipe has data_deviation, which the output {} does not read", to_string(output))
+                    : "the recipe has no data_deviation, which the output edm needs");
   }
   const bool x_first = parse_inputs(recipe.get<std::string>(name, "inputs"), a.form);
 
@@ -293,7 +327,10 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   std::vector<Dense> branch;
   const JsonValue* time = recipe.find("time");
   const JsonValue::Array* entries = time ? time->array() : nullptr;
-  if (time && entries == nullptr) throw Error("the recipe's time is not a list of features and names of layers");
+  constexpr std::size_t most_layers = 65;
+  if (time && (entries == nullptr || entries->empty() || entries->size() >= most_layers)) {
+    throw Error("the recipe's time is not a list of features and names of layers, 1 to 64 of them");
+  }
   for (std::size_t k = 0; entries && k < entries->size(); ++k) {
     const JsonValue& entry = (*entries)[k];
     if (entry.object() && k > 0) throw Error("the recipe's time has features behind layers; allowed: only first");
@@ -304,7 +341,9 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
 
   // The layers, without the columns of the time.
   const JsonValue::Array* list = recipe.find("layers")->array();
-  if (list == nullptr || list->size() < 2) throw Error("the recipe's layers are not a list of two or more");
+  if (list == nullptr || list->size() < 2 || list->size() > most_layers) {
+    throw Error("the recipe's layers are not a list of two or more, up to 65");
+  }
   const bool x_features = list->front().object() != nullptr;
   std::vector<Dense> layers;
   for (std::size_t k = x_features ? 1 : 0; k < list->size(); ++k) {
@@ -316,7 +355,10 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   const std::int64_t dimension = a.output == Output::score ? layers.back().outputs : 0;
   a.time.into = layers_in(recipe, "time_into", names);
   const std::vector<std::int64_t> added = layers_in(recipe, "time_added_to", names);
-  if (recipe.find("time_into") == nullptr && added.empty()) a.time.into = {x_features ? 1 : 0};
+  if (recipe.find("time_into") == nullptr && added.empty()) {
+    if (time) throw Error("the recipe has time, and neither time_into nor time_added_to, which say where it goes");
+    a.time.into = {x_features ? 1 : 0};
+  }
   const std::int64_t embedding = branch.empty() ? 1 : branch.back().outputs;
   const bool first_embedded = is_in(a.time.into, 0);
   a.dimension = dimension;
@@ -343,8 +385,13 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
     a.activations = own;
   }
   const std::size_t branch_dense = branch.size() - branch_features;
-  std::vector<LayerActivation> branch_own(branch_dense, own[x_features ? 1 : 0]);
-  if (recipe.find("time_activation")) branch_own = activations_in(recipe, "time_activation", branch_dense);
+  const bool named = recipe.find("time_activation") != nullptr;
+  if (named != (branch_dense > 0)) {
+    throw Error(named ? "the recipe has time_activation, and no dense layer in time"
+                      : "the recipe has no time_activation, which the dense layers of its time need");
+  }
+  std::vector<LayerActivation> branch_own;
+  if (named) branch_own = activations_in(recipe, "time_activation", branch_dense);
   if (branch_features > 0) branch_own.insert(branch_own.begin(), sine);
   for (std::size_t k = 0; k < branch.size(); ++k) {
     a.time.layers.push_back({branch[k].outputs, branch_own[k], k < branch_features});
@@ -365,7 +412,7 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
                               in_quotes(layer.name)));
     }
     const JsonValue* projections = recipe.find("time_added_to");
-    constexpr std::int64_t largest_identity = 4096;
+    constexpr std::int64_t largest_identity = 1024;
     if (!projections->object() && embedding > largest_identity) {
       throw Error(
           fmt::format("an embedding of {} numbers is added as it is; allowed: up to {}, and more through a layer",

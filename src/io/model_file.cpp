@@ -249,6 +249,11 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   }
   const bool named = !value("layers").empty();
   a.layer_names = named ? split_names(value("layers")) : natural_layers(file, branch);
+  if (!a.time.layers.empty() && value("time_into").empty()) {
+    throw Error(
+        "its metadata have time_branch and lack time_into, the layers that take it; give it there, or by the "
+        "option of this name");
+  }
   if (!value("time_into").empty()) a.time.into = parse_layers(value("time_into"), a.layer_names);
   if (!value("residual").empty()) a.residual = parse_layers(value("residual"), a.layer_names);
   if (!value("fixed").empty()) a.fixed = parse_layers(value("fixed"), a.layer_names);
@@ -321,7 +326,6 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   a.time.layer_names.clear();
   if (a.branch_names() != branch) a.time.layer_names = branch;
   Mlp mlp{a, {}};
-  mlp.parameters.reserve(static_cast<std::size_t>(a.parameter_count()));
   // The parameters of a layer, with the columns of the time first.
   const auto append = [&](const std::string& name, const Tensor& weights_of, std::int64_t rows, std::int64_t columns,
                           std::int64_t times) {
@@ -384,7 +388,15 @@ void check_activation_parameters(const ModelMetadata& file, const ModelMetadata&
   };
   const std::string own = value(file, "activation"), given = value(overrides, "activation");
   const std::string activation = given.empty() ? own : given;
-  if (activation.empty() || is_list(activation)) return;
+  if (activation.empty()) return;
+  if (is_list(activation)) {
+    for (const auto& [name, meaning] : activation_parameters()) {
+      if (value(overrides, name).empty() && (!given.empty() || value(file, name).empty())) continue;
+      throw Error(fmt::format("{} is given beside the list of activations {}; allowed: in the list, as softplus(3)",
+                              name, in_quotes(activation, 40)));
+    }
+    return;
+  }
   const ActivationParameter& parameter = traits_of(parse_activation(activation)).parameter;
   for (const auto& [name, meaning] : activation_parameters()) {
     const bool there = !value(overrides, name).empty() || (given.empty() && !value(file, name).empty());

@@ -19,11 +19,12 @@ constexpr std::int64_t max_dimension = 4096, max_hidden_layers = 64, max_width =
 constexpr std::int64_t max_parameters = std::int64_t{1} << 28;  // 2 GiB in double
 
 // A name that stands in a comma-separated list and in a tensor's name: printable ASCII without blanks, quotes and
-// commas.
+// commas; "none" is an empty list, and what begins with "proof." the proof's.
 bool good_layer_name(const std::string& name) {
-  return !name.empty() && name.size() <= 200 && name.front() != '.' && name.back() != '.' &&
-         std::all_of(name.begin(), name.end(),
-                     [](char c) { return c > ' ' && c <= '~' && c != ',' && c != '"' && c != '\''; });
+  return !name.empty() && name != "none" && name != "proof" && !name.starts_with("proof.") && name.size() <= 200 &&
+         name.front() != '.' && name.back() != '.' && std::all_of(name.begin(), name.end(), [](char c) {
+           return c > ' ' && c <= '~' && c != ',' && c != '"' && c != '\'';
+         });
 }
 
 // Throws Error where a size is out of its range; the parameters of others can be counted.
@@ -102,6 +103,14 @@ std::int64_t Architecture::embedded(std::int64_t layer) const {
 LayerActivation Architecture::activation_of(std::int64_t layer) const {
   check_count("the number of a hidden layer", layer, 0, layers() - 2);
   return activations.empty() ? LayerActivation{activation, beta} : activations[static_cast<std::size_t>(layer)];
+}
+
+std::optional<Activation> Architecture::kinked() const {
+  for (std::int64_t l = 0; l + 1 < layers(); ++l) {
+    const Activation own = activation_of(l).activation;
+    if (traits_of(own).kinked) return own;
+  }
+  return {};
 }
 
 bool Architecture::is_residual(std::int64_t layer) const { return contains(residual, layer); }

@@ -160,6 +160,10 @@ std::vector<BranchLayer> parse_time_branch(std::string_view text) {
                       "fixed:sine:32,silu:32",
                       in_quotes(part)));
     }
+    if (layer.width < 1 || layer.width > 16384 || layers.size() == 64) {
+      throw Error(fmt::format("the layer {} of a time branch given; allowed: up to 64 layers of widths 1 to 16384",
+                              in_quotes(part)));
+    }
     layer.activation = parse_layer_activation(rest.substr(0, colon));
     layers.push_back(layer);
   }

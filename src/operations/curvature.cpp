@@ -7,14 +7,21 @@
 namespace fokker {
 
 std::string why_no_curvature(const Architecture& architecture) {
-  if (architecture.output != Output::potential) return "";
-  for (std::int64_t l = 0; l + 1 < architecture.layers(); ++l) {
-    const Activation activation = architecture.activation_of(l).activation;
-    if (!traits_of(activation).kinked) continue;
+  const std::optional<Activation> kinked = architecture.kinked();
+  if (architecture.output != Output::potential || !kinked) return "";
+  return fmt::format(
+      "a potential net of {}, whose σ′ or σ″ jumps at 0, so that derivatives such as the Laplacian and its gradient "
+      "would lack delta functions; allowed: a smooth activation, or a vector net",
+      to_string(*kinked));
+}
+
+std::string why_no_residual_gradient(const Architecture& architecture) {
+  for (const BranchLayer& layer : architecture.time.layers) {
+    if (!traits_of(layer.activation.activation).kinked) continue;
     return fmt::format(
-        "a potential net of {}, whose σ′ or σ″ jumps at 0, so that derivatives such as the Laplacian and its gradient "
-        "would lack delta functions; allowed: a smooth activation, or a vector net",
-        to_string(activation));
+        "a potential net with a time branch of {}, whose σ′ or σ″ jumps at 0, so that the gradient of ∂_t φ would lack "
+        "delta functions; allowed: a smooth activation there",
+        to_string(layer.activation.activation));
   }
   return "";
 }

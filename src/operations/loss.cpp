@@ -61,6 +61,7 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
   }
   if (m > 0) check_curvature("the residual", why_no_curvature(architecture_));
   if (gradient) check_curvature("a loss's gradient", why_no_curvature(architecture_));
+  if (gradient && m > 0) check_curvature("the residual's gradient", why_no_residual_gradient(architecture_));
   if (!(residual_weight >= 0) || !std::isfinite(residual_weight)) {
     throw Error(fmt::format("the residual weight is {}, but a finite number of at least 0 is needed", residual_weight));
   }

@@ -1,7 +1,11 @@
 // A model proves itself when it is loaded: its scores at a few points are those that its author computed there.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <string>
+#include <variant>
 #include <vector>
 
 #include "core/quote.hpp"
@@ -37,37 +41,54 @@ void check_proof(const Model& model, const Proof& proof) {
                     n, proof.x.size(), proof.score.size(), n, d, n * d));
   }
   if (n == 0) return;
-  const double horizon = model.sde.horizon();
-  for (const double t : proof.t) {
-    if (!(t > 0 && t <= horizon)) {
+  const double horizon = model.sde.horizon(),
+               slack = 1e-6 * horizon;         // a float32 may lie beyond the horizon that it was
+  std::vector<double> times = proof.t, scale;  // σ: of the noise, and so of 1/score
+  for (double& t : times) {
+    if (!(t > 0 && t <= horizon + slack)) {
       throw Error(fmt::format("a proof has a point at t = {}; allowed: above 0, up to {}", t, horizon));
+    }
+    t = std::min(t, horizon);
+    scale.push_back(std::sqrt(model.sde.at(t).variance));
+  }
+  for (const std::vector<double>* numbers : {&proof.x, &proof.score}) {
+    for (const double number : *numbers) {
+      if (std::fabs(number) <= static_cast<double>(std::numeric_limits<float>::max())) continue;
+      throw Error(fmt::format("a proof has the number {}; allowed: finite in float32", number));
     }
   }
   std::vector<double> score(proof.score.size());
   const Fields<double> fields(Context({.backend = BackendKind::cpu, .threads = 1}), model);
-  fields.evaluate({View<const double>(proof.t), View<const double>(proof.x, d)}, {.score = View<double>(score, d)});
-  const double scale = length(proof.score.data(), n * d) / std::sqrt(static_cast<double>(n));
+  fields.evaluate({View<const double>(times), View<const double>(proof.x, d)}, {.score = View<double>(score, d)});
+  double squares = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    const double own = scale[k] * length(&proof.score[k * static_cast<std::size_t>(d)], d);
+    squares += own * own / static_cast<double>(n);
+  }
   double worst = -1;
   std::int64_t at = 0, wrong = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     std::vector<double> difference(static_cast<std::size_t>(d));
+    const double* const of_author = &proof.score[static_cast<std::size_t>(i * d)];
     for (std::int64_t j = 0; j < d; ++j) {
-      difference[static_cast<std::size_t>(j)] =
-          score[static_cast<std::size_t>(i * d + j)] - proof.score[static_cast<std::size_t>(i * d + j)];
+      difference[static_cast<std::size_t>(j)] = score[static_cast<std::size_t>(i * d + j)] - of_author[j];
     }
-    const double error = length(difference.data(), d);
-    if (error <= 1e-3 * length(&proof.score[static_cast<std::size_t>(i * d)], d) + 1e-4 * scale) continue;
+    const double sigma = scale[static_cast<std::size_t>(i)], error = sigma * length(difference.data(), d);
+    if (error <= 1e-3 * sigma * length(of_author, d) + 1e-4 * std::sqrt(squares)) continue;
     ++wrong;
     if (!(error <= worst)) worst = error, at = i;
   }
   if (wrong == 0) return;
+  std::string meant = "a mixture";
+  if (const auto* mlp = std::get_if<Mlp>(&model.network)) {
+    const Architecture& a = mlp->architecture;
+    meant = fmt::format("{} of {}", to_string(NetworkOutput{a.output, a.form.form}), inputs_of(a.form));
+  }
+  const auto point = static_cast<std::size_t>(at * d);
   throw Error(fmt::format(
-      "its scores are not those of its proof at {} of {} points: at t = {:.6g}, x = {} it gives {} for {}; it was "
-      "taken "
-      "as {} under the SDE {}",
-      wrong, n, proof.t[static_cast<std::size_t>(at)], text_of(&proof.x[static_cast<std::size_t>(at * d)], d),
-      text_of(&score[static_cast<std::size_t>(at * d)], d), text_of(&proof.score[static_cast<std::size_t>(at * d)], d),
-      std::holds_alternative<Mlp>(model.network) ? std::get<Mlp>(model.network).architecture.describe() : "a mixture",
+      "its scores are not those of its proof at {} of {} points: {} for {} at t = {:.6g}; it was taken as {}, SDE {}",
+      wrong, n, text_of(&score[point], d), text_of(&proof.score[point], d), times[static_cast<std::size_t>(at)], meant,
       model.sde.name()));
 }
 

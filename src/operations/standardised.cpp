@@ -180,14 +180,17 @@ class StandardisedSampler final : public SampleOperator {
     if (!options.snapshot_steps.empty()) backend().restore(table_.columns(), options.snapshots, options.snapshots);
   }
 
-  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence) override {
+  void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
+                   const PointsFinished& progress) override {
     for (std::int64_t first = 0; first < x.rows; first += rows_) {
       const std::int64_t n = std::min(rows_, x.rows - first);
       const View<float> z = z_.view().slice(0, n);
       backend().standardise(table_.columns(), x.slice(first, n), z);
       Divergence of_batch = divergence;
       of_batch.first_index += static_cast<std::uint64_t>(first);
-      of_z_->log_density(z, log_density.slice(first, n), scheme, of_batch);
+      PointsFinished of_all;
+      if (progress) of_all = [&, first](std::int64_t done, std::int64_t) { progress(first + done, x.rows); };
+      of_z_->log_density(z, log_density.slice(first, n), scheme, of_batch, of_all);
     }
     if (x.rows > 0) backend().standardise(volume_.columns(), log_density, log_density);
   }

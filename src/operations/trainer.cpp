@@ -76,6 +76,9 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
                     options.residual_weight));
   }
   check_curvature("training", why_no_curvature(model));
+  if (options.residual_weight > 0) {
+    check_curvature("training with the residual", why_no_residual_gradient(mlp->architecture));
+  }
   for (const double value : mlp->parameters) {
     if (!(std::fabs(value) <= std::numeric_limits<float>::max())) {
       throw Error(fmt::format("a parameter of the model is {}; allowed: what float32 can hold", value));

@@ -67,7 +67,7 @@ no laplacian or divergence beyond 64 columns, and none by --probes.
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       const auto* mlp = std::get_if<Mlp>(&model.network);
-      const bool kinked = potential && mlp && traits_of(mlp->architecture.activation).kinked;
+      const bool kinked = potential && mlp && mlp->architecture.kinked();
       const Standardisation& columns = model.standardisation;
       const bool traced = columns.uniform() || d <= 64;
       if (!kinked && traced) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});

@@ -22,7 +22,7 @@ variance-preserving SDE:
    "sde": "vp-linear", "sde_parameters": {"beta_max": 20}}
 and of one whose sinusoidal embedding of the time goes through a layer of its own into the first two:
   {"layers": ["in", "mid", "out"], "activation": "silu", "time": [{"sinusoidal": 32}, "emb.0"],
-   "time_into": ["in", "mid"], "output": "noise", "inputs": "x,1000*t", "sde": "vp-linear"}
+   "time_activation": "silu", "time_into": ["in", "mid"], "output": "noise", "inputs": "x,1000*t", "sde": "vp-linear"}
 tools/README.md lists its keys. Tensors that are left over, or do not fit, are refused. With --check the model has to give
 the scores that were computed where the network comes from, and keeps them: whoever loads it checks them again.
 )",
@@ -53,10 +53,13 @@ Files of --weights, --recipe, --check:
 
   void run() override {
     const std::vector<Claim> claims = claim_outputs({out_}, {weights_, recipe_, check_});
-    const Model model = import_model(weights_, recipe_);
+    Model model = import_model(weights_, recipe_);
+    // As the file holds them: what is checked here is what will be loaded.
+    for (double& parameter : std::get<Mlp>(model.network).parameters) parameter = static_cast<float>(parameter);
     Proof proof;
     if (!check_.empty()) {
       proof = {load_array(check_ + ":t").data, load_array(check_ + ":x").data, load_array(check_ + ":score").data};
+      if (proof.t.empty()) throw Error(fmt::format("'{}' has no points; allowed: one or more", check_));
       check_proof(model, proof);
     }
     save_model(out_, model, {{"imported_from", weights_}}, proof);

@@ -211,11 +211,11 @@ the next one that writes there takes over and removes.
 
   // What the command line says of the recipe; throws Error where that alone is wrong.
   void read_recipe() {
-    if (activation_.find(',') != std::string::npos) {
+    check_activation_parameters(*app_, activation_);
+    if (is_activation_list(activation_)) {
       architecture_.activations = parse_activations(activation_);
     } else {
       architecture_.activation = parse_activation(activation_);
-      check_activation_parameters(*app_, architecture_.activation);
       const ActivationParameter& parameter = traits_of(architecture_.activation).parameter;
       architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
     }

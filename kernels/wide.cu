@@ -63,7 +63,7 @@ __device__ __forceinline__ void make_operand(const HalfOperand& operand, std::in
 __global__ void largest_of_rows(PackArguments a) {
   for (std::int64_t row = first_item() / warp_size; row < a.outputs; row += item_stride() / warp_size) {
     float largest = 0;
-    for (std::int64_t c = lane_index(); c < a.inputs; c += warp_size) raise_largest(largest, a.w[row * a.inputs + c]);
+    for (std::int64_t c = lane_index(); c < a.inputs; c += warp_size) raise_largest(largest, a.w[row * a.stride + c]);
     largest = largest_of_lanes<warp_size>(largest);
     if (lane_index() == 0) a.largest[row] = largest;
   }
@@ -80,7 +80,7 @@ __global__ void pack(PackArguments a) {
   if (first_item() == 0) *a.unscale = scale.down;
   for (std::int64_t row = first_item() / warp_size; row < a.padded_outputs; row += item_stride() / warp_size) {
     const auto scaled = [&](std::int64_t c) {
-      return row < a.outputs && c < a.inputs ? scale.up * a.w[row * a.inputs + c] : 0.0f;
+      return row < a.outputs && c < a.inputs ? scale.up * a.w[row * a.stride + c] : 0.0f;
     };
     for (std::int64_t c = lane_index(); c < pairs; c += warp_size) {
       const SplitPair pair(scaled(2 * c), scaled(2 * c + 1));
@@ -242,6 +242,34 @@ __global__ void seed_tangent(SeedTangentArguments<T> a) {
     }
     make_operand(a.operand, row, a.width, a.stride, a.to + start, largest);
     make_operand(a.source_operand, row, a.width, a.stride, a.source + start, largest_source);
+  }
+}
+
+template <class T>
+__global__ void add(AddArguments<T> a) {
+  for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
+    const T unscale = static_cast<T>(unscale_of(a.unscale, row));
+    const std::int64_t start = row * a.stride;
+    float largest = 0;
+    for (int c = lane_index(); c < a.width; c += warp_size) {
+      T sum = a.from[start + c] * unscale;
+      if (a.more != nullptr) sum += a.more[row * a.more_stride + c];
+      a.to[start + c] = sum;
+      raise_largest(largest, sum);
+    }
+    make_operand(a.operand, row, a.width, a.stride, a.to + start, largest);
+  }
+}
+
+template <class T>
+__global__ void row_dots(RowDotArguments<T> a) {
+  for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
+    T sum = 0;
+    for (int c = lane_index(); c < a.columns; c += warp_size) {
+      sum += a.a[row * a.a_stride + c] * (a.b == nullptr ? T(1) : a.b[row * a.b_stride + c]);
+    }
+    sum = sum_of_lanes<warp_size>(sum);
+    if (lane_index() == 0) a.out[row * a.out_stride] = sum;
   }
 }
 
@@ -474,6 +502,16 @@ Status launch_tangent(const TangentArguments<T>& arguments, Stream stream) {
 }
 
 template <class T>
+Status launch_add(const AddArguments<T>& arguments, Stream stream) {
+  return launch(add<T>, one_item_a_thread(warp_size * arguments.rows), stream, arguments);
+}
+
+template <class T>
+Status launch_row_dots(const RowDotArguments<T>& arguments, Stream stream) {
+  return launch(row_dots<T>, one_item_a_thread(warp_size * arguments.rows), stream, arguments);
+}
+
+template <class T>
 Status launch_hessian_sum(const HessianSumArguments<T>& arguments, Stream stream) {
   return launch(hessian_sum<T>, one_item_a_thread(warp_size * arguments.points * arguments.dimension), stream,
                 arguments);
@@ -537,6 +575,10 @@ template Status launch_reverse(const ReverseArguments<float>&, Stream);
 template Status launch_reverse(const ReverseArguments<double>&, Stream);
 template Status launch_tangent(const TangentArguments<float>&, Stream);
 template Status launch_tangent(const TangentArguments<double>&, Stream);
+template Status launch_add(const AddArguments<float>&, Stream);
+template Status launch_add(const AddArguments<double>&, Stream);
+template Status launch_row_dots(const RowDotArguments<float>&, Stream);
+template Status launch_row_dots(const RowDotArguments<double>&, Stream);
 template Status launch_hessian_sum(const HessianSumArguments<float>&, Stream);
 template Status launch_hessian_sum(const HessianSumArguments<double>&, Stream);
 template Status launch_columns(const ColumnArguments<float>&, Stream);

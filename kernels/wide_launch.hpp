@@ -31,12 +31,13 @@ struct HalfOperand {
   int parts = 0;                  // 3; 1: high alone; 0: not wanted
 };
 
-// W [outputs, inputs], as it is among the parameters, as the right operand of both products: times the power of two
-// that brings its largest magnitude into [2^8, 2^9), and with zeros up to padded sides.
+// W [outputs, inputs], as it is among the parameters, rows `stride` apart, as the right operand of both products: times
+// the power of two that brings its largest magnitude into [2^8, 2^9), and with zeros up to padded sides.
 struct PackArguments {
   std::int64_t outputs, inputs;
   std::int64_t padded_outputs, padded_inputs;
   const float* w;
+  std::int64_t stride;
   int parts;       // 3 or 1
   float* largest;  // [outputs], scratch
   Half* forward;   // [padded outputs, parts · padded inputs] for A Wᵀ
@@ -133,6 +134,36 @@ struct TangentArguments {
 };
 template <class T>
 Status launch_tangent(const TangentArguments<T>& arguments, Stream stream);
+
+// to = from + more, where a residual connection adds, or where a product in fp16 is to lose its scale.
+template <class T>
+struct AddArguments {
+  std::int64_t rows;
+  int width, stride;
+  const T* from;             // [rows, stride]
+  const float* unscale;      // [rows] of the product in from, or nullptr
+  const T* more;             // [rows, stride], or nullptr: 0
+  std::int64_t more_stride;  // stride, or 0: the same for all rows
+  T* to;                     // [rows, stride]; may be either
+  HalfOperand operand;       // from `to`
+};
+template <class T>
+Status launch_add(const AddArguments<T>& arguments, Stream stream);
+
+// out[r · out_stride] = Σ_j a_j b_j over the rows' columns.
+template <class T>
+struct RowDotArguments {
+  std::int64_t rows;
+  int columns;
+  const T* a;  // [rows, a_stride]
+  std::int64_t a_stride;
+  const T* b;             // [rows, b_stride], or nullptr: 1
+  std::int64_t b_stride;  // or 0: the same for all rows
+  T* out;
+  std::int64_t out_stride;
+};
+template <class T>
+Status launch_row_dots(const RowDotArguments<T>& arguments, Stream stream);
 
 // hessian [points, d, d] += Σ_k κ_k ż_i,k ż_j,k over the units, d = streams; = where `begin`.
 template <class T>

@@ -102,6 +102,17 @@ std::vector<Case> cases() {
       }
     }
   }
+  // And networks with time branches and residual connections, each under one of them.
+  for (const Output output : {Output::potential, Output::score}) {
+    std::size_t k = 0;
+    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+      Model model = testing::model_of(architecture, kSdes[k % std::size(kSdes)], 5);
+      do {
+        std::get<Mlp>(model.network).architecture.form = kForms[k++ % std::size(kForms)];
+      } while (output == Output::potential && is_velocity(model.form().form));
+      all.push_back({name, model});
+    }
+  }
   return all;
 }
 

@@ -115,6 +115,15 @@ std::vector<Case> networks() {
   add(all, 1, {130, 7}, Activation::tanh, Output::potential, SdeKind::vp_cosine, 19);
   in_form({.form = Form::v}, all.back().model.sde);
   all.back().wide = true;
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+      const SdeKind sde = testing::sde_kinds[all.size() % 4];  // the slope of a score at ve's end enlarges roundings
+      all.push_back({name, model_of(architecture, sde, 5), 19, true});
+    }
+  }
+  all.push_back({"branch_of_noise", model_of(testing::branched_networks(Output::score)[0].architecture, SdeKind::ou, 5),
+                 19, true});
+  std::get<Mlp>(all.back().model.network).architecture.form = {.form = Form::noise, .time_scale = 0.7};
   return all;
 }
 

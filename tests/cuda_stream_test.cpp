@@ -70,6 +70,7 @@ std::vector<Case> models() {
           {"resident",
            model_of(architecture_of(2, {80, 80, 80}, Activation::softplus, 20, Output::potential), SdeKind::ou, 1)},
           {"wide", model_of(architecture_of(2, {200, 150}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2)},
+          {"branched", model_of(testing::branched_networks(Output::potential)[8].architecture, SdeKind::ou, 3)},
           {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
 }
 
@@ -130,7 +131,7 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
     const Context context = stream.context();
     Work work(context, c.model, kSamples);
     // The first call of a resident network is captured; a wide one has a call before, in which cuBLAS loads its kernels.
-    if (std::string(c.name) == "wide") work.queue();
+    if (std::string(c.name) == "wide" || std::string(c.name) == "branched") work.queue();
     work.clear(context);
 
     cudaGraph_t graph = nullptr;

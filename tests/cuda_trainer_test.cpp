@@ -63,6 +63,7 @@ struct RunCase {
   Output output;
   Index denoising, collocation;
   std::vector<Index> hidden = {19, 7};
+  std::optional<Architecture> architecture = {};  // instead of one with those
 };
 
 // The points that the device draws for an iteration, at these parameters.
@@ -116,6 +117,19 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
   }
   cases.push_back({data_sets()[0].set, {}, TimeLaw::importance, Output::potential, 99, 19, {150, 30}});
   cases.push_back({data_sets()[7].set, {}, TimeLaw::paper, Output::score, 99, 0, {150}});
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+      if (architecture.dimension != 2) continue;
+      cases.push_back({data_sets()[1].set,
+                       sde(SdeKind::vp_linear),
+                       TimeLaw::importance,
+                       output,
+                       35,
+                       output == Output::potential ? 19 : 0,
+                       {},
+                       architecture});
+    }
+  }
   for (const RunCase& c : cases) {
     SCOPED_TRACE(fmt::format("{} {} {}, {} + {} points", c.data.name(), c.sde.name(), to_string(c.output), c.denoising,
                              c.collocation));
@@ -125,7 +139,8 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
     options.time_law = c.law;
     options.residual_weight = c.output == Output::score || c.collocation == 0 ? 0 : 0.5;
     options.schedule = RateSchedule::constant;
-    const Model model = small_model(c.data.dimension(), c.output, c.sde, c.hidden);
+    const Model model = c.architecture ? Model{c.sde, Mlp::initialise(*c.architecture, 5)}
+                                       : small_model(c.data.dimension(), c.output, c.sde, c.hidden);
     const Architecture& architecture = std::get<Mlp>(model.network).architecture;
     Trainer trainer(gpu(), model, c.data, options);
     for (Index k = 0; k < 3; ++k) {

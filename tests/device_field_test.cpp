@@ -217,20 +217,29 @@ std::vector<Case> cases(Path path, const std::vector<Shape>& shapes) {
 }
 
 std::vector<Case> wide_cases() {
-  return cases(Path::wide, {{1, {1}, 99},
-                            {2, {7}, 1},
-                            {2, {130, 127}, 19},
-                            {2, {80, 80, 80}, 19},
-                            {5, {7, 1, 13, 80}, 19},
-                            {5, {127, 130}, 7, 2},
-                            {16, {33, 7}, 19},
-                            {1, {130, 1, 7, 127}, 99},
-                            {2, {80}, 0},
-                            {16, {7, 80, 1}, 7},
-                            {2, {80, 7}, 99},
-                            {40, {20, 12}, 2, 2},
-                            {2, {4096}, 3, 2},
-                            {3, {500, 300}, 3, 2}});
+  std::vector<Case> all = cases(Path::wide, {{1, {1}, 99},
+                                             {2, {7}, 1},
+                                             {2, {130, 127}, 19},
+                                             {2, {80, 80, 80}, 19},
+                                             {5, {7, 1, 13, 80}, 19},
+                                             {5, {127, 130}, 7, 2},
+                                             {16, {33, 7}, 19},
+                                             {1, {130, 1, 7, 127}, 99},
+                                             {2, {80}, 0},
+                                             {16, {7, 80, 1}, 7},
+                                             {2, {80, 7}, 99},
+                                             {40, {20, 12}, 2, 2},
+                                             {2, {4096}, 3, 2},
+                                             {3, {500, 300}, 3, 2}});
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : branched_networks(output)) {
+      for (const bool one_time : {false, true}) {
+        all.push_back({name + (one_time ? "_at_one_time" : ""), Path::wide, architecture, sde_kinds[all.size() % 5], 19,
+                       one_time, 0, 0});
+      }
+    }
+  }
+  return all;
 }
 
 // Every padded width and both sides of it, one to eight hidden layers, tiles that are full and not, several of them a
@@ -348,26 +357,34 @@ TYPED_TEST_SUITE(WideOf, Numbers);
 constexpr auto architecture_for = [](Output output) {
   return architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
 };
+// And, of the wide path, one with a time branch and a residual connection, of three dimensions too.
+std::vector<Architecture> architectures_for(Path path, Output output) {
+  std::vector<Architecture> all{architecture_for(output)};
+  if (path == Path::wide) all.push_back(branched_networks(output).back().architecture);
+  return all;
+}
 
 TYPED_TEST(EveryPath, AnyCombinationOfOutputsGivesTheSameNumbers) {
   using T = typename TypeParam::T;
   for (const Output output : {Output::potential, Output::score}) {
-    const Model model = model_of(architecture_for(output), SdeKind::vp_cosine, 7);
-    const Problem p = make_problem(3, model.sde, 19, false, 8);
-    const auto field = field_on<T>(TypeParam::path, model, Precision::split);
-    for (const int probes : {0, 3}) {
-      const Divergence how{.probes = probes, .seed = 5};
-      const Result<T> together = evaluate(*field, p, all_of(output), how);
-      for (unsigned wanted = 1; wanted <= all_of(output); ++wanted) {
-        if (wanted & ~all_of(output)) continue;
-        SCOPED_TRACE(fmt::format("{}, outputs {:06b}, {} probes", to_string(output), wanted, probes));
-        const Result<T> alone = evaluate(*field, p, wanted, how);
-        std::vector<std::vector<T>> all;
-        for_each_quantity<T>(together, [&](Quantity, const char*, const std::vector<T>& v) { all.push_back(v); });
-        for_each_quantity<T>(alone, [&, at = 0](Quantity q, const char* name, const std::vector<T>& v) mutable {
-          EXPECT_EQ(v, wanted & q ? all[at] : std::vector<T>()) << name;
-          ++at;
-        });
+    for (const Architecture& architecture : architectures_for(TypeParam::path, output)) {
+      const Model model = model_of(architecture, SdeKind::vp_cosine, 7);
+      const Problem p = make_problem(3, model.sde, 19, false, 8);
+      const auto field = field_on<T>(TypeParam::path, model, Precision::split);
+      for (const int probes : {0, 3}) {
+        const Divergence how{.probes = probes, .seed = 5};
+        const Result<T> together = evaluate(*field, p, all_of(output), how);
+        for (unsigned wanted = 1; wanted <= all_of(output); ++wanted) {
+          if (wanted & ~all_of(output)) continue;
+          SCOPED_TRACE(fmt::format("{}, outputs {:06b}, {} probes", to_string(output), wanted, probes));
+          const Result<T> alone = evaluate(*field, p, wanted, how);
+          std::vector<std::vector<T>> all;
+          for_each_quantity<T>(together, [&](Quantity, const char*, const std::vector<T>& v) { all.push_back(v); });
+          for_each_quantity<T>(alone, [&, at = 0](Quantity q, const char* name, const std::vector<T>& v) mutable {
+            EXPECT_EQ(v, wanted & q ? all[at] : std::vector<T>()) << name;
+            ++at;
+          });
+        }
       }
     }
   }
@@ -377,42 +394,44 @@ TYPED_TEST(EveryPath, AnyCombinationOfOutputsGivesTheSameNumbers) {
 TYPED_TEST(WideOf, ChunksChangeNothing) {
   using T = TypeParam;
   for (const Output output : {Output::potential, Output::score}) {
-    for (const Precision precision : {Precision::fp32, Precision::split}) {
-      const Model model = model_of(architecture_for(output), SdeKind::subvp, 3);
-      for (const bool one_time : {false, true}) {
-        const Problem p = make_problem(3, model.sde, 99, one_time, 5);
-        const Expected exact = rounding_deviations(model, p);
-        for (const int probes : {0, 2}) {
-          const Divergence how{.probes = probes, .seed = 9, .first_index = 1000};
-          const Expected deviations = probes == 0 ? exact : deviations_with_probes(model, p, exact);
-          const auto whole = wide<T>(model, precision);
-          const Result<T> expected = evaluate(*whole, p, all_of(output), how);
-          for (const std::int64_t rows : {3, 7, 64}) {
-            SCOPED_TRACE(
-                fmt::format("{}, {}, {} rows, {} probes", to_string(output), to_string(precision), rows, probes));
-            const auto field = wide<T>(model, precision, rows);
-            EXPECT_LT(field->workspace_bytes(), whole->workspace_bytes());
-            const Result<T> actual = evaluate(*field, p, all_of(output), how);
-            std::vector<std::vector<T>> all;
-            for_each_quantity<T>(expected, [&](Quantity, const char*, const std::vector<T>& v) { all.push_back(v); });
-            for_each_quantity<T>(actual, [&, at = 0](Quantity, const char* name, const std::vector<T>& v) mutable {
-              const std::vector<T>& e = all[at];
-              const std::vector<double> wide_expected(e.begin(), e.end());
-              EXPECT_TRUE(
-                  agrees(v, e, bound_of<T>(precision, *quantities(deviations)[at], p.n(), wide_expected, both_sides)))
-                  << name;
+    for (const Architecture& architecture : architectures_for(Path::wide, output)) {
+      for (const Precision precision : {Precision::fp32, Precision::split}) {
+        const Model model = model_of(architecture, SdeKind::subvp, 3);
+        for (const bool one_time : {false, true}) {
+          const Problem p = make_problem(3, model.sde, 99, one_time, 5);
+          const Expected exact = rounding_deviations(model, p);
+          for (const int probes : {0, 2}) {
+            const Divergence how{.probes = probes, .seed = 9, .first_index = 1000};
+            const Expected deviations = probes == 0 ? exact : deviations_with_probes(model, p, exact);
+            const auto whole = wide<T>(model, precision);
+            const Result<T> expected = evaluate(*whole, p, all_of(output), how);
+            for (const std::int64_t rows : {3, 7, 64}) {
+              SCOPED_TRACE(
+                  fmt::format("{}, {}, {} rows, {} probes", to_string(output), to_string(precision), rows, probes));
+              const auto field = wide<T>(model, precision, rows);
+              EXPECT_LT(field->workspace_bytes(), whole->workspace_bytes());
+              const Result<T> actual = evaluate(*field, p, all_of(output), how);
+              std::vector<std::vector<T>> all;
+              for_each_quantity<T>(expected, [&](Quantity, const char*, const std::vector<T>& v) { all.push_back(v); });
+              for_each_quantity<T>(actual, [&, at = 0](Quantity, const char* name, const std::vector<T>& v) mutable {
+                const std::vector<T>& e = all[at];
+                const std::vector<double> wide_expected(e.begin(), e.end());
+                EXPECT_TRUE(
+                    agrees(v, e, bound_of<T>(precision, *quantities(deviations)[at], p.n(), wide_expected, both_sides)))
+                    << name;
 #ifdef FOKKER_EMULATION
-              EXPECT_EQ(v, e) << name;
+                EXPECT_EQ(v, e) << name;
 #endif
-              ++at;
-            });
-            const std::vector<T> product = hessian_vector(*field, p), whole_product = hessian_vector(*whole, p);
-            EXPECT_TRUE(agrees(product, whole_product,
-                               bound_of<T>(precision, exact.product, p.n(),
-                                           {whole_product.begin(), whole_product.end()}, both_sides)));
+                ++at;
+              });
+              const std::vector<T> product = hessian_vector(*field, p), whole_product = hessian_vector(*whole, p);
+              EXPECT_TRUE(agrees(product, whole_product,
+                                 bound_of<T>(precision, exact.product, p.n(),
+                                             {whole_product.begin(), whole_product.end()}, both_sides)));
 #ifdef FOKKER_EMULATION
-            EXPECT_EQ(product, whole_product);
+              EXPECT_EQ(product, whole_product);
 #endif
+            }
           }
         }
       }

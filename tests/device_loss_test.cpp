@@ -298,21 +298,33 @@ std::vector<Case> cases(std::span<const Path> paths, const std::vector<Shape>& s
 
 // More rows than threads add their losses, and more columns than the threads that add their parts on the emulation.
 std::vector<Case> wide_cases() {
-  return cases(kWidePaths, {{1, {1}, 1101, 1101},
-                            {2, {7}, 1, 1},
-                            {3, {7, 1, 13}, 99, 99},
-                            {2, {80, 80, 80}, 19, 19, 2},
-                            {5, {127, 80}, 19, 1, 2},
-                            {17, {33, 18}, 19, 19},
-                            {2, {130, 9, 127}, 7, 19, 2},
-                            {2, {7, 7}, 989, 989, 2},
-                            {3, {16, 8, 24}, 0, 99},
-                            {3, {16, 8, 24}, 99, 0},
-                            {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
-                            {64, {20, 12}, 3, 2, 2},
-                            {1, {12, 9, 10, 11}, 19, 99},
-                            {2, {1290}, 3, 2, 1},
-                            {2, {5}, 0, 0, 1}});
+  std::vector<Case> all = cases(kWidePaths, {{1, {1}, 1101, 1101},
+                                             {2, {7}, 1, 1},
+                                             {3, {7, 1, 13}, 99, 99},
+                                             {2, {80, 80, 80}, 19, 19, 2},
+                                             {5, {127, 80}, 19, 1, 2},
+                                             {17, {33, 18}, 19, 19},
+                                             {2, {130, 9, 127}, 7, 19, 2},
+                                             {2, {7, 7}, 989, 989, 2},
+                                             {3, {16, 8, 24}, 0, 99},
+                                             {3, {16, 8, 24}, 99, 0},
+                                             {2, {9, 1, 7, 8, 3, 16, 5, 2}, 99, 99},
+                                             {64, {20, 12}, 3, 2, 2},
+                                             {1, {12, 9, 10, 11}, 19, 99},
+                                             {2, {1290}, 3, 2, 1},
+                                             {2, {5}, 0, 0, 1}});
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : branched_networks(output)) {
+      all.push_back({name,
+                     architecture,
+                     sde_kinds[all.size() % 5],
+                     99,
+                     output == Output::potential ? 19 : 0,
+                     all.size() % 2 == 1,
+                     {std::begin(kWidePaths), std::end(kWidePaths)}});
+    }
+  }
+  return all;
 }
 
 // Every width that there are kernels for; networks whose hidden layers differ; 65 inputs in pieces of 32 and of 64

@@ -944,6 +944,31 @@ TYPED_TEST(Wide, SeedTangent) {
   source_operand.expect_same_on_both_sides();
 }
 
+TYPED_TEST(Wide, Add) {
+  using T = TypeParam;
+  auto from = this->numbers(), more = this->numbers(), to = this->numbers();
+  Rows<float> unscale(wide_rows, 1, true);
+  typename TestFixture::Operand operand;
+  this->on_both_sides_by_warps([&](const Side& side) {
+    const AddArguments<T> a{side.n,        this->width, wide_stride, from.of(side),   unscale.of(side),
+                            more.of(side), wide_stride, to.of(side), operand.of(side)};
+    return launch_add(a, nullptr);
+  });
+  expect_same("to", to);
+  operand.expect_same_on_both_sides();
+}
+
+TYPED_TEST(Wide, RowDots) {
+  using T = TypeParam;
+  auto a = this->numbers(), b = this->numbers(), out = this->numbers();
+  this->on_both_sides_by_warps([&](const Side& side) {
+    return launch_row_dots(RowDotArguments<T>{side.n, this->width, a.of(side), wide_stride, b.of(side), wide_stride,
+                                              out.of(side), wide_stride},
+                           nullptr);
+  });
+  expect_same("out", out, 1);
+}
+
 TYPED_TEST(Wide, Columns) {
   using T = TypeParam;
   auto from = this->numbers();
@@ -1034,8 +1059,8 @@ TEST(WideMatrix, Pack) {
   std::vector<Half> reverse_part(3 * tail * wide_stride);
   float unscale;
   on_both_sides(wide_rows, block_of_last(32 * wide_rows), [&](const Side& side) {
-    return launch_pack({side.n, wide_stride, side.n, wide_stride, w.of(side), 3, largest.of(side), forward.of(side),
-                        side.whole ? reverse.get() : reverse_part.data(), &unscale},
+    return launch_pack({side.n, wide_stride, side.n, wide_stride, w.of(side), wide_stride, 3, largest.of(side),
+                        forward.of(side), side.whole ? reverse.get() : reverse_part.data(), &unscale},
                        nullptr);
   });
   expect_same("largest", largest);

@@ -3,12 +3,10 @@
 
 #include <algorithm>
 #include <optional>
-#include <variant>
 
 #include "core/parallel.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
-#include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
 
 namespace fokker::cuda {
@@ -83,37 +81,31 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<FieldOperator<float>> fields_float(const Model& model) override {
-    check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
     if (!model.standardisation.empty()) prepare_standardise();
     return make_fields<float>(queue_, model);
   }
   std::unique_ptr<FieldOperator<double>> fields_double(const Model& model) override {
-    check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
     if (!model.standardisation.empty()) prepare_standardise();
     return make_fields<double>(queue_, model);
   }
   std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
-    check_supported(model);
     const SetUp set_up(queue_.device, queue_.stream);
     if (!model.standardisation.empty()) prepare_standardise();
     return make_sampler(queue_, model, grid);
   }
 
   std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
-    cuda::check_supported(architecture);
     const SetUp set_up(queue_.device, queue_.stream);
     return make_loss<float>(queue_, architecture, sde);
   }
   std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture, const ForwardSde& sde) override {
-    cuda::check_supported(architecture);
     const SetUp set_up(queue_.device, queue_.stream);
     return make_loss<double>(queue_, architecture, sde);
   }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                          const TrainOptions& options) override {
-    check_supported(initial);
     const SetUp set_up(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }
@@ -123,10 +115,6 @@ class CudaBackend final : public Backend {
   }
 
  private:
-  static void check_supported(const Model& model) {
-    if (const auto* mlp = std::get_if<Mlp>(&model.network)) cuda::check_supported(mlp->architecture);
-  }
-
   // Trainers capture their stream, which the default stream does not allow and which a caller's own would notice.
   Queue training_queue() {
     if (!training_stream_) training_stream_.emplace();

@@ -7,8 +7,8 @@
 #include <memory>
 #include <utility>
 
+#include "cuda/arena.hpp"
 #include "cuda/device_field.hpp"
-#include "cuda/wide_network.hpp"
 #include "kernels/form_launch.hpp"
 
 namespace fokker::cuda {
@@ -114,7 +114,9 @@ class FormedField final : public DeviceField<T> {
                                                .net_weight = nullptr},
                                               stream_),
             "launch_network_points");
-      visit(first, chunk, Points<T>{{t_, n, 1, Device::cuda}, {x_, n, d_, Device::cuda}});
+      // One time stays one, so that a network's time branch has one row.
+      const std::int64_t times = t_stride == 0 ? 1 : n;
+      visit(first, chunk, Points<T>{{t_, times, 1, Device::cuda}, {x_, n, d_, Device::cuda}});
     }
   }
 

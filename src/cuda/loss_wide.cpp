@@ -57,8 +57,9 @@ class WideSweeps {
     }
     workspace_.reserve(bytes);
     sums_.reserve(2 * sizeof(double));
-    const auto most_columns = static_cast<std::size_t>(std::max(network_.widest(), network_.output_stride()));
-    column_parts_.reserve(kernels::most_column_parts * most_columns * sizeof(T));
+    const std::int64_t most_columns =
+        std::max<std::int64_t>({network_.widest(), network_.output_stride(), network_.branch().widest()});
+    column_parts_.reserve(kernels::most_column_parts * static_cast<std::size_t>(most_columns) * sizeof(T));
   }
 
   std::size_t workspace_bytes() const {
@@ -74,7 +75,7 @@ class WideSweeps {
     const double coordinates = static_cast<double>(denoising_points) * static_cast<double>(network_.dimension());
     check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_), "cudaMemsetAsync");
     if (gradient != nullptr) {
-      const auto count = static_cast<std::size_t>(network_.architecture().parameter_count());
+      const auto count = static_cast<std::size_t>(architecture().parameter_count());
       check(cudaMemsetAsync(gradient, 0, count * sizeof(T), stream_), "cudaMemsetAsync");
     }
     network_.use(parameters);
@@ -95,7 +96,7 @@ class WideSweeps {
                                      .residual_weight = residual_weight,
                                      .values = values,
                                      .squares = squares,
-                                     .parameter_count = network_.architecture().parameter_count(),
+                                     .parameter_count = architecture().parameter_count(),
                                      .gradient = nullptr,
                                      .iteration = iteration};
     if constexpr (std::is_same_v<T, float>) last.gradient = gradient;
@@ -113,6 +114,7 @@ class WideSweeps {
   }
 
  private:
+  const Architecture& architecture() const { return network_.architecture(); }
   int dimension() const { return static_cast<int>(network_.dimension()); }
   std::int64_t last() const { return network_.hidden() - 1; }
 
@@ -143,7 +145,7 @@ class WideSweeps {
     } else {
       curvature_ = d2_;
     }
-    network_.take_operand(arena, rows);
+    network_.take_own(arena, rows, true);
     return arena.used();
   }
 
@@ -152,8 +154,9 @@ class WideSweeps {
   void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr, potential = network_.potential();
     input(n, rows.t, rows.x);
+    network_.embed(n, input_, false, wanted, false);
     network_.forward(n, input_, value_, d1_, potential && wanted ? d2_ : Planes<T>{}, {});
-    if (potential) network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {});
+    if (potential) network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {}, false);
     const Score<T> score = network_.score(n, potential ? delta_ : value_, output_);
     check(kernels::launch_misfit<T>({.rows = n,
                                      .dimension = dimension(),
@@ -182,13 +185,15 @@ class WideSweeps {
   void vector_adjoint(std::int64_t n, T* gradient) {
     const std::int64_t top = network_.hidden();
     const int stride = network_.output_stride();
-    network_.add_weights(top, n, seed_, stride, value_[last()], network_.stride(last()), gradient);
-    column_sum(n, dimension(), seed_, stride, gradient + network_.architecture().bias_offset(top), 1);
-    network_.from_output(n, seed_, ping_pong_[last()]);
+    add_weights(top, n, seed_, stride, {value_[last()], network_.stride(last())}, gradient);
+    add_embedding_weights(top, n, seed_, stride, network_.branch().embedding(), gradient);
+    add_bias(top, n, seed_, stride, gradient);
+    T* const p = network_.residual(last()) ? network_.kept() : ping_pong_[last()];
+    network_.from_output(n, seed_, stride, p);
     check(kernels::launch_reverse<T>({.rows = n,
                                       .width = network_.width(last()),
                                       .stride = network_.stride(last()),
-                                      .p = ping_pong_[last()],
+                                      .p = p,
                                       .p_stride = network_.stride(last()),
                                       .unscale = nullptr,
                                       .d1 = d1_[last()],
@@ -200,7 +205,7 @@ class WideSweeps {
                                       .operand = network_.operand(last())},
                                      stream_),
           "launch_reverse");
-    adjoint(n, ping_pong_, {}, gradient);
+    adjoint(n, ping_pong_, {}, {p, network_.stride(last())}, {seed_, stride}, false, gradient);
   }
 
   void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
@@ -212,15 +217,17 @@ class WideSweeps {
       of_network = {t, x};
     }
     input(n, of_network.t, of_network.x);
+    network_.embed(n, input_, false, true, wanted);
     network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
     if (formed_) {
-      network_.output(n, value_[last()], output_);
+      network_.outputs(n, value_[last()], output_);
       check(kernels::launch_columns<T>(
                 {n, 1, network_.output_stride(), output_, network_.bias(network_.hidden()), potential_}, stream_),
             "launch_columns");
     }
-    network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{});
+    network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{}, true);
     network_.score(n, delta_, output_);
+    network_.time_derivative(n, output_);
     for (int i = 0; i < dimension(); ++i) {
       network_.tangent(n, 1, network_.axis_tangents(i), ping_pong_, ping_pong_, d1_, [&](std::int64_t l, auto& rule) {
         rule.curvature = curvature_[l];
@@ -245,7 +252,7 @@ class WideSweeps {
                                        .seed = wanted ? seed_ : nullptr,
                                        .seed_stride = network_.input_stride(),
                                        .weight = weight_,
-                                       .form = network_.architecture().form,
+                                       .form = architecture().form,
                                        .value = formed_ ? potential_ : nullptr},
                                       stream_),
           "launch_residual");
@@ -253,7 +260,7 @@ class WideSweeps {
     if (!wanted) return;
     for (int i = 0; i < dimension(); ++i) axis_adjoint(n, i, gradient);
     seed_and_adjoint(n, weight_, gradient);
-    if (formed_) column_sum(n, 1, potential_, 1, gradient + network_.architecture().bias_offset(network_.hidden()), 1);
+    if (formed_) add_bias(network_.hidden(), n, potential_, 1, gradient);
   }
 
   // ---- gradient sweeps ----
@@ -265,14 +272,15 @@ class WideSweeps {
       if (rule.tangents.unscale != nullptr) rule.unscaled = z_tangent_[l];
       if (l == last()) rule.to = nullptr;
     });
+    Adjoint<T> p;  // A_l
     for (std::int64_t l = last(); l >= 0; --l) {
       T* const alpha = ping_pong_[l];
-      if (l != last()) network_.product(n, l + 1, WideNetwork<T>::Direction::reverse, ping_pong_[l + 1], alpha);
+      if (l != last()) p = network_.adjoint_below(n, l, ping_pong_[l + 1], alpha, p);
       check(kernels::launch_axis_adjoint<T>({.rows = n,
                                              .width = network_.width(l),
                                              .stride = network_.stride(l),
-                                             .p = l == last() ? nullptr : alpha,
-                                             .unscale = l == last() ? nullptr : network_.unscale(),
+                                             .p = p.p,
+                                             .unscale = p.unscale,
                                              .z = l == 0 ? start.z : z_tangent_[l],
                                              .point_stride = l == 0 ? 0 : network_.stride(l),
                                              .unit_stride = l == 0 ? start.unit_stride : 1,
@@ -287,33 +295,42 @@ class WideSweeps {
                                             stream_),
             "launch_axis_adjoint");
       if (l > 0) {
-        network_.add_weights(l, n, alpha, network_.stride(l), h_tangent_[l - 1], network_.stride(l - 1), gradient);
-      } else {
+        add_weights(l, n, alpha, network_.stride(l), {h_tangent_[l - 1], network_.stride(l - 1)}, gradient);
+      } else if (!architecture().is_fixed(0)) {
         column_sum(n, network_.width(0), alpha, network_.stride(0),
-                   gradient + network_.architecture().weight_offset(0) + 1 + i, 1 + dimension());
+                   gradient + network_.weight_offset(0) + network_.times() + i, static_cast<int>(start.unit_stride));
       }
     }
   }
 
   // The seed tangent from c in seed_, w, and ν in potential_ where the form is not plain, and the adjoint. weight:
-  // nullptr where w and ν are 0. Without w the source S begins here; with it the axis adjoints have begun it in all
-  // layers but the last.
+  // nullptr where w, ν and the time's part of c are 0. Without w the source S begins here; with it the axis adjoints
+  // have begun it in all layers but the last.
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
-    const int seed_stride = network_.input_stride();
-    network_.add_weights(0, n, delta_[0], network_.stride(0), seed_, seed_stride, gradient);
-    network_.along_input(n, seed_, ping_pong_[0]);
+    const std::int64_t top = network_.hidden();
+    Rows<T> embedding_seed;  // ε
+    if (weight != nullptr && network_.branch().there()) {
+      network_.branch().tangent(n, {seed_, network_.input_stride()}, true);
+      embedding_seed = network_.branch().derivative();
+    }
     for (std::int64_t l = 0; l <= last(); ++l) {
       if (l > 0) {
-        network_.add_weights(l, n, delta_[l], network_.stride(l), ping_pong_[l - 1], network_.stride(l - 1), gradient);
+        add_weights(l, n, delta_[l], network_.stride(l), {ping_pong_[l - 1], network_.stride(l - 1)}, gradient);
         network_.product(n, l, WideNetwork<T>::Direction::forward, ping_pong_[l - 1], ping_pong_[l]);
+      } else {
+        add_weights(0, n, delta_[0], network_.stride(0), first_rows(seed_), gradient);
+        network_.along_input(n, seed_, ping_pong_[0]);
       }
+      add_embedding_weights(l, n, delta_[l], network_.stride(l), embedding_seed, gradient);
+      const float* const unscale = network_.add_embedding(n, l, embedding_seed, l == 0 ? nullptr : network_.unscale(),
+                                                          ping_pong_[l], network_.stride(l));
       const bool value_seed = formed_ && weight != nullptr && l == last();
       check(
           kernels::launch_seed_tangent<T>({.rows = n,
                                            .width = network_.width(l),
                                            .stride = network_.stride(l),
                                            .u = ping_pong_[l],
-                                           .unscale = l == 0 ? nullptr : network_.unscale(),
+                                           .unscale = unscale,
                                            .d1 = d1_[l],
                                            .curvature = curvature_[l],
                                            .weight = weight,
@@ -323,39 +340,106 @@ class WideSweeps {
                                            .source = source_[l],
                                            .begin = weight == nullptr || l == last(),
                                            .to = ping_pong_[l],
-                                           .operand = network_.operand(l + 1),
+                                           .operand = network_.operand_of(l),
                                            .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{},
                                            .value_seed = value_seed ? potential_ : nullptr,
                                            .value = value_[l],
                                            .delta = delta_[l]},
                                           stream_),
           "launch_seed_tangent");
+      network_.add_connection(n, l, ping_pong_);
     }
-    column_sum(n, network_.width(last()), ping_pong_[last()], network_.stride(last()),
-               gradient + network_.architecture().weight_offset(network_.hidden()), 1);
+    if (!architecture().is_fixed(top)) {
+      column_sum(n, network_.width(last()), ping_pong_[last()], network_.stride(last()),
+                 gradient + network_.weight_offset(top), 1);
+      if (embedding_seed.data != nullptr && network_.embedded(top) > 0) {
+        column_sum(n, static_cast<int>(network_.embedded(top)), embedding_seed.data,
+                   static_cast<int>(embedding_seed.stride), gradient + network_.embedding_offset(top), 1);
+      }
+    }
     Planes<T> zeta = ping_pong_;
     zeta[last()] = source_[last()];
-    adjoint(n, zeta, source_, gradient);
+    Adjoint<T> above;
+    Rows<T> output_seed;
+    if (formed_ && weight != nullptr) {
+      output_seed = {potential_, 1};
+      add_embedding_weights(top, n, potential_, 1, network_.branch().embedding(), gradient);
+      if (network_.residual(last())) {  // h_L is in Φ by the connection, too
+        network_.from_output(n, potential_, 1, network_.kept());
+        above = {network_.kept(), network_.stride(last())};
+      }
+    }
+    adjoint(n, zeta, source_, above, output_seed, weight != nullptr, gradient);
   }
 
-  // The adjoint from ζ of the last hidden layer in zeta, with what each layer adds to the gradient.
-  void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, T* gradient) {
-    const Architecture& a = network_.architecture();
-    network_.adjoint(n, zeta, d1_, source, [&](std::int64_t l) {
-      const std::int64_t stride = network_.stride(l);
-      if (l > 0) {
-        network_.add_weights(l, n, zeta[l], stride, value_[l - 1], network_.stride(l - 1), gradient);
-      } else {
-        network_.add_weights(0, n, zeta[0], stride, input_, network_.input_stride(), gradient);
+  // The adjoint from ζ of the last hidden layer in zeta, and P there in `above`, with what each layer and the time
+  // branch add to the gradient. output_seed: the derivative by the outputs, [n, outputs], or without data 0;
+  // with_tangent: whether ε, the derivative of the embedding along c, is not 0.
+  void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, const Adjoint<T>& above,
+               const Rows<T>& output_seed, bool with_tangent, T* gradient) {
+    WideBranch<T>& branch = network_.branch();
+    T* const bar = branch.trained() ? branch.bar() : nullptr;
+    if (bar != nullptr) {
+      check(cudaMemsetAsync(bar, 0, static_cast<std::size_t>(n * branch.width()) * sizeof(T), stream_),
+            "cudaMemsetAsync");
+      if (output_seed.data != nullptr) {
+        network_.add_embedding_bar(n, network_.hidden(), output_seed.data, output_seed.stride, bar);
       }
-      column_sum(n, network_.width(l), zeta[l], stride, gradient + a.bias_offset(l), 1);
+    }
+    network_.adjoint(
+        n, zeta, d1_, source,
+        [&](std::int64_t l) {
+          const std::int64_t stride = network_.stride(l);
+          add_weights(l, n, zeta[l], stride,
+                      l > 0 ? Rows<T>{value_[l - 1], network_.stride(l - 1)} : first_rows(input_), gradient);
+          add_embedding_weights(l, n, zeta[l], stride, branch.embedding(), gradient);
+          add_bias(l, n, zeta[l], stride, gradient);
+          if (bar != nullptr) network_.add_embedding_bar(n, l, zeta[l], stride, bar);
+        },
+        above);
+    if (bar == nullptr) return;
+    branch.back(n, with_tangent, [&](std::int64_t k, const T* z, const T* z_tangent) {
+      const BranchLayer& layer = architecture().time.layers[k];
+      if (layer.fixed) return;
+      const std::int64_t inputs = architecture().branch_inputs(k);
+      T* const weights = gradient + architecture().branch_weight_offset(k);
+      network_.add_outer(layer.width, inputs, n, z, layer.width, branch.input(k), weights, inputs);
+      if (z_tangent != nullptr) {
+        network_.add_outer(layer.width, inputs, n, z_tangent, layer.width, branch.tangent_input(k), weights, inputs);
+      }
+      column_sum(n, static_cast<int>(layer.width), z, static_cast<int>(layer.width),
+                 gradient + architecture().branch_bias_offset(k), 1);
     });
+  }
+
+  // ---- what layer l adds to the gradient, nothing where it is fixed ----
+
+  // Rows (t, x), or x alone, as the first layer takes them.
+  Rows<T> first_rows(const T* inputs) const { return {inputs + 1 - network_.times(), network_.input_stride()}; }
+  // From D [n, d_stride] and H.
+  void add_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, const Rows<T>& h, T* gradient) {
+    if (architecture().is_fixed(l)) return;
+    const std::int64_t inputs = architecture().inputs(l);
+    network_.add_outer(architecture().outputs(l), inputs - network_.embedded(l), n, d, d_stride, h,
+                       gradient + network_.weight_offset(l), inputs);
+  }
+  // From D and the embedding or its derivative, which without data is 0.
+  void add_embedding_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, const Rows<T>& e,
+                             T* gradient) {
+    if (e.data == nullptr || network_.embedded(l) == 0 || architecture().is_fixed(l)) return;
+    network_.add_outer(architecture().outputs(l), network_.embedded(l), n, d, d_stride, e,
+                       gradient + network_.embedding_offset(l), architecture().inputs(l));
+  }
+  void add_bias(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, T* gradient) {
+    if (architecture().is_fixed(l)) return;
+    column_sum(n, static_cast<int>(architecture().outputs(l)), d, static_cast<int>(d_stride),
+               gradient + architecture().bias_offset(l), 1);
   }
 
   // ---- launches ----
 
   kernels::FormPoints<T> form_points(std::int64_t n, const T* t, const T* x) const {
-    return {n, dimension(), network_.architecture().form, sde_.formulas(), t, 1, x};
+    return {n, dimension(), architecture().form, sde_.formulas(), t, 1, x};
   }
   void network_points(const kernels::NetworkPointArguments<T>& arguments) const {
     check(kernels::launch_network_points<T>(arguments, stream_), "launch_network_points");

@@ -62,8 +62,8 @@ class WideField final : public DeviceField<T> {
   void hessian_vector(const Points<T>& points, View<const T> direction, View<T> product) override {
     check_precision<T>(precision_, true);
     for_chunks(points, rows_, [&](std::int64_t i, const Chunk& chunk) {
-      forward(chunk, true, potential_);
-      if (potential_) reverse(chunk.n, true);
+      forward(chunk, true, potential_, false);
+      if (potential_) reverse(chunk.n, true, false);
       input(chunk.n, nullptr, 0, direction.data + i * d_);
       tangent(chunk.n, 1, along_input(chunk.n), [&](std::int64_t l, auto& rule) {
         if (!potential_) return;
@@ -76,7 +76,7 @@ class WideField final : public DeviceField<T> {
         }
       });
       if (potential_) network_.adjoint(chunk.n, ping_pong_, d1_, d2_, [](std::int64_t) {});
-      columns(chunk.n, d_, {network_.score(chunk.n, ping_pong_, output_).columns, nullptr}, product.data + i * d_);
+      columns(chunk.n, d_, {network_.score_derivative(chunk.n, ping_pong_, output_), nullptr}, product.data + i * d_);
     });
   }
 
@@ -102,7 +102,7 @@ class WideField final : public DeviceField<T> {
     trace_ = arena.take<T>(rows);
     d1_ = network_.take_planes(arena, rows);
     if (potential_) d2_ = network_.take_planes(arena, rows);
-    network_.take_operand(arena, rows);
+    network_.take_own(arena, rows, false);
     return arena.used();
   }
 
@@ -120,15 +120,17 @@ class WideField final : public DeviceField<T> {
   void potential(const Chunk& chunk, const Wanted& out, const Divergence& estimate) {
     const std::int64_t n = chunk.n;
     const bool curvature = out.divergence || out.residual || out.hessian;
-    forward(chunk, out.score || out.dt || curvature, curvature);
+    const bool by_time = out.dt || out.residual;
+    forward(chunk, out.score || by_time || curvature, curvature, by_time);
     if (out.value) {
-      network_.output(n, ping_pong_[last()], output_);
+      network_.outputs(n, ping_pong_[last()], output_);
       columns(n, 1, {output_, network_.bias(network_.hidden())}, out.value);
     }
     if (!out.score && !out.dt && !curvature) return;
 
-    reverse(n, curvature);
-    if (out.score || out.dt || out.residual) score(n, out.score);
+    reverse(n, curvature, by_time);
+    if (out.score || by_time) score(n, out.score);
+    if (by_time) network_.time_derivative(n, output_);
     if (out.dt) columns(n, 1, {output_, nullptr}, out.dt);
     if (out.divergence || out.residual) {
       T* const trace = out.divergence ? out.divergence : trace_;
@@ -161,7 +163,7 @@ class WideField final : public DeviceField<T> {
 
   void score_net(const Chunk& chunk, const Wanted& out, const Divergence& estimate) {
     const std::int64_t n = chunk.n;
-    forward(chunk, out.divergence || out.hessian, false);
+    forward(chunk, out.divergence || out.hessian, false, false);
     if (out.score) score(n, out.score);
     const auto along = [&](const kernels::Tangents<T>& start, kernels::JacobianArguments<T> result) {
       tangent(n, 1, start, [](std::int64_t, auto&) {});
@@ -209,14 +211,15 @@ class WideField final : public DeviceField<T> {
 
   // ---- sweeps: the network's, with these arrays ----
 
-  // Leaves h_L, and σ′ and σ″ where wanted.
-  void forward(const Chunk& chunk, bool d1, bool d2) {
+  // Leaves h_L, and σ′ and σ″ where wanted, and with `by_time` those of the branch that a derivative by the time takes.
+  void forward(const Chunk& chunk, bool d1, bool d2, bool by_time) {
     input(chunk.n, chunk.t, chunk.t_stride, chunk.x);
+    network_.embed(chunk.n, input_, chunk.t_stride == 0, by_time, false);
     network_.forward(chunk.n, input_, ping_pong_, d1 ? d1_ : Planes<T>{}, d2 ? d2_ : Planes<T>{}, {});
   }
-  // Leaves δ_1; turns σ″ into κ where `curvature`.
-  void reverse(std::int64_t n, bool curvature) {
-    network_.reverse(n, ping_pong_, d1_, d2_, curvature ? d2_ : Planes<T>{}, {});
+  // Leaves δ_1, and what time_derivative() takes where `by_time`; turns σ″ into κ where `curvature`.
+  void reverse(std::int64_t n, bool curvature, bool by_time) {
+    network_.reverse(n, ping_pong_, d1_, d2_, curvature ? d2_ : Planes<T>{}, {}, by_time);
   }
   template <class Visit>
   void tangent(std::int64_t n, std::int64_t streams, const kernels::Tangents<T>& start, const Visit& visit) {

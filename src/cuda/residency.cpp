@@ -8,7 +8,6 @@
 #include <variant>
 
 #include "cuda/backend.hpp"
-#include "fokker/error.hpp"
 #include "kernels/loss_layout.hpp"
 #include "kernels/shared_layout.hpp"
 
@@ -29,8 +28,8 @@ kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision 
                              .activation = architecture.activation,
                              .beta = static_cast<float>(architecture.beta)};
   constexpr int most_hidden = 128;  // more never fit
-  if (widest <= kernels::widest_resident && architecture.dimension <= kernels::most_resident_dimension &&
-      hidden <= most_hidden) {
+  if (architecture.plain() && widest <= kernels::widest_resident &&
+      architecture.dimension <= kernels::most_resident_dimension && hidden <= most_hidden) {
     shape.width = kernels::padded_width(static_cast<int>(widest));
   }
   return shape;
@@ -60,15 +59,6 @@ std::string_view refusal_of_derivatives(Precision precision) {
          "losses are there in split and fp32";
 }
 
-void check_supported(const Architecture& architecture) {
-  if (architecture.plain()) return;
-  throw Error(
-      fmt::format("the network {} has a time branch, residual connections, activations of each layer or fixed layers, "
-                  "which the CUDA "
-                  "backend does not take yet; allowed: the CPU backend",
-                  architecture.describe()));
-}
-
 Residency plan_residency(const Architecture& architecture, Precision precision, const kernels::DeviceLimits& limits) {
   Residency plan{.shape = resident_shape(architecture, precision)};
   const bool compiled = plan.shape.width > 0;
@@ -96,7 +86,6 @@ std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, co
   const auto detail = [&](int shared_bytes) -> std::string {
     const auto* mlp = std::get_if<Mlp>(&model.network);
     if (mlp == nullptr) return "kernels of exact mixtures, in double inside";
-    if (!mlp->architecture.plain()) return "not there yet for a network with a time branch or residual connections";
     return describe(plan_residency(mlp->architecture, precision, {.multiprocessors = 1, .shared_bytes = shared_bytes}));
   };
   if (why_not(query).empty()) {

@@ -29,8 +29,6 @@ struct Residency {
   WorkPlan sample = {}, log_density = {};
   WorkPlan loss = {};  // training; at most limits.loss_warps warps
 };
-// Throws Error for a network that the backend does not take.
-void check_supported(const Architecture& architecture);
 Residency plan_residency(const Architecture& architecture, Precision precision, const kernels::DeviceLimits& limits);
 
 // Why this precision refuses time derivatives, divergences, Hessians, residuals, log-densities and losses, as one

@@ -25,11 +25,19 @@ T* plane_or_null(const Planes<T>& planes, std::int64_t l) {
 template <class T>
 WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse,
                             const WideBudget& budget)
-    : stream_(queue.stream), architecture_(architecture), budget_(budget), gemm_(queue.stream, budget.products) {
+    : stream_(queue.stream),
+      architecture_(architecture),
+      budget_(budget),
+      gemm_(queue.stream, budget.products),
+      branch_(queue.stream, gemm_, architecture) {
   for (std::size_t l = 0; l < architecture.hidden.size(); ++l) {
     if (architecture.hidden[l] <= widest_layer) continue;
     throw Error(fmt::format("hidden layer {} has {} units; the CUDA backend takes up to {}", l + 1,
                             architecture.hidden[l], widest_layer));
+  }
+  if (branch_.widest() > widest_layer) {
+    throw Error(fmt::format("a layer of the time branch has {} units; the CUDA backend takes up to {}",
+                            branch_.widest(), widest_layer));
   }
   if constexpr (std::is_same_v<T, float>) {
     operand_.parts = queue.precision == Precision::split ? 3 : queue.precision == Precision::half ? 1 : 0;
@@ -54,12 +62,13 @@ WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture
 template <class T>
 void WideNetwork<T>::use(const T* parameters) {
   parameters_ = parameters;
+  branch_.use(parameters);
   if constexpr (std::is_same_v<T, float>) {
     if (operand_.parts == 0) return;
     for (std::int64_t l = 1; l < hidden(); ++l) {
       const Halves& h = halves_[l];
-      check(kernels::launch_pack({width(l), width(l - 1), stride(l), stride(l - 1), weights(l), operand_.parts,
-                                  largest_, h.forward, h.reverse, h.unscale},
+      check(kernels::launch_pack({width(l), width(l - 1), stride(l), stride(l - 1), weights(l), architecture_.inputs(l),
+                                  operand_.parts, largest_, h.forward, h.reverse, h.unscale},
                                  stream_),
             "launch_pack");
     }
@@ -104,44 +113,80 @@ Planes<T> WideNetwork<T>::take_ping_pong(Arena& arena, std::int64_t rows) const 
 }
 
 template <class T>
-void WideNetwork<T>::take_operand(Arena& arena, std::int64_t rows) {
-  if (operand_.parts == 0) return;
-  operand_.halves = arena.take<kernels::Half>(rows * operand_.parts * widest());
-  operand_.unscale = arena.take<float>(rows);
+void WideNetwork<T>::take_own(Arena& arena, std::int64_t rows, bool gradient) {
+  if (operand_.parts > 0) {
+    operand_.halves = arena.take<kernels::Half>(rows * operand_.parts * widest());
+    operand_.unscale = arena.take<float>(rows);
+  }
+  if (!architecture_.residual.empty()) kept_ = arena.take<T>(rows * widest());
+  branch_.take(arena, rows, gradient);
+  start_.clear();
+  for (std::int64_t l = 0; l <= hidden(); ++l) {
+    start_.push_back(embedded(l) > 0 ? arena.take<T>(architecture_.outputs(l)) : nullptr);
+  }
 }
 
 // ---- sweeps --------------------------------------------------------------------------------------------------------
 
 template <class T>
+void WideNetwork<T>::embed(std::int64_t n, const T* input, bool one_time, bool d1, bool d2) {
+  if (!branch_.there()) return;
+  one_time_ = one_time;
+  branch_.forward(one_time ? 1 : n, {input, input_stride()}, d1, d2);
+  for (std::int64_t l = 0; one_time && l <= hidden(); ++l) {
+    if (embedded(l) == 0) continue;
+    const std::int64_t outputs = architecture_.outputs(l);
+    check(cudaMemcpyAsync(start_[l], parameters_ + architecture_.bias_offset(l),
+                          static_cast<std::size_t>(outputs) * sizeof(T), cudaMemcpyDeviceToDevice, stream_),
+          "cudaMemcpyAsync");
+    add_embedding(1, l, branch_.embedding(), nullptr, start_[l], outputs);
+  }
+}
+
+template <class T>
 void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1,
                              const Planes<T>& d2, const Planes<T>& d3) const {
+  const Rows<T> e = one_time_ ? Rows<T>{} : branch_.embedding();
   for (std::int64_t l = 0; l < hidden(); ++l) {
     if (l == 0) {
       along_input(n, input, value[0]);
     } else {
       product(n, l, Direction::forward, value[l - 1], value[l]);
     }
-    check(kernels::launch_activation<T>(
-              architecture_.activation, architecture_.beta,
-              {n, width(l), stride(l), value[l], bias(l), l == 0 ? nullptr : unscale(), plane_or_null(d1, l),
-               plane_or_null(d2, l), plane_or_null(d3, l), operand(l + 1)},
-              stream_),
+    const float* const scale = add_embedding(n, l, e, l == 0 ? nullptr : unscale(), value[l], stride(l));
+    const LayerActivation activation = architecture_.activation_of(l);
+    check(kernels::launch_activation<T>(activation.activation, activation.beta,
+                                        {n, width(l), stride(l), value[l], bias(l), scale, plane_or_null(d1, l),
+                                         plane_or_null(d2, l), plane_or_null(d3, l), operand_of(l)},
+                                        stream_),
           "launch_activation");
+    add_connection(n, l, value);
   }
 }
 
 template <class T>
 void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
-                             const Planes<T>& curvature, const Planes<T>& d3) const {
+                             const Planes<T>& curvature, const Planes<T>& d3, bool by_time) const {
+  T* const bar = by_time && branch_.there() ? branch_.tangent_bar() : nullptr;
+  if (bar != nullptr) {  // begins with the output layer's U
+    const std::int64_t embedding = branch_.width();
+    if (embedded(hidden()) > 0) {
+      check(kernels::launch_columns<T>(
+                {n, static_cast<int>(embedding), 0, parameters_ + embedding_offset(hidden()), nullptr, bar}, stream_),
+            "launch_columns");
+    } else {
+      check(cudaMemsetAsync(bar, 0, static_cast<std::size_t>(n * embedding) * sizeof(T), stream_), "cudaMemsetAsync");
+    }
+  }
+  Adjoint<T> p{weights(hidden())};
   for (std::int64_t l = hidden() - 1; l >= 0; --l) {
-    const bool last = l + 1 == hidden();
-    if (!last) product(n, l + 1, Direction::reverse, delta[l + 1], delta[l]);
+    if (l + 1 < hidden()) p = adjoint_below(n, l, delta[l + 1], delta[l], p);
     check(kernels::launch_reverse<T>({.rows = n,
                                       .width = width(l),
                                       .stride = stride(l),
-                                      .p = last ? weights(l + 1) : delta[l],
-                                      .p_stride = last ? 0 : stride(l),
-                                      .unscale = last ? nullptr : unscale(),
+                                      .p = p.p,
+                                      .p_stride = p.stride,
+                                      .unscale = p.unscale,
                                       .d1 = d1[l],
                                       .d2 = plane_or_null(d2, l),
                                       .curvature = plane_or_null(curvature, l),
@@ -151,18 +196,30 @@ void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Plane
                                       .operand = operand(l)},
                                      stream_),
           "launch_reverse");
+    if (bar != nullptr) add_embedding_bar(n, l, delta[l], stride(l), bar);
   }
+}
+
+// With residual connections the next layer down may add P_l to its own: then it is kept, without a scale.
+template <class T>
+Adjoint<T> WideNetwork<T>::adjoint_below(std::int64_t n, std::int64_t l, const T* gamma, T* c,
+                                         const Adjoint<T>& above) const {
+  product(n, l + 1, Direction::reverse, gamma, c);
+  const bool adds = residual(l + 1) && above.p != nullptr;
+  if (!adds && !residual(l)) return {c, stride(l), unscale()};
+  add(n, l, c, unscale(), adds ? Rows<T>{above.p, above.stride} : Rows<T>{}, kept_, {});
+  return {kept_, stride(l)};
 }
 
 template <class T>
 void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& d1,
-                                  const Planes<T>& source) const {
+                                  const Planes<T>& source, const Adjoint<T>& p) const {
   check(kernels::launch_reverse<T>({.rows = n,
                                     .width = width(l),
                                     .stride = stride(l),
-                                    .p = gamma[l],
-                                    .p_stride = stride(l),
-                                    .unscale = unscale(),
+                                    .p = p.p,
+                                    .p_stride = p.stride,
+                                    .unscale = p.unscale,
                                     .d1 = d1[l],
                                     .d2 = nullptr,
                                     .curvature = nullptr,
@@ -174,6 +231,22 @@ void WideNetwork<T>::adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T
         "launch_reverse");
 }
 
+template <class T>
+void WideNetwork<T>::add(std::int64_t n, std::int64_t l, const T* from, const float* unscale, const Rows<T>& more,
+                         T* to, const kernels::HalfOperand& operand) const {
+  check(kernels::launch_add<T>({.rows = n,
+                                .width = width(l),
+                                .stride = stride(l),
+                                .from = from,
+                                .unscale = unscale,
+                                .more = more.data,
+                                .more_stride = more.stride,
+                                .to = to,
+                                .operand = operand},
+                               stream_),
+        "launch_add");
+}
+
 // ---- products ------------------------------------------------------------------------------------------------------
 
 template <class T>
@@ -181,8 +254,8 @@ void WideNetwork<T>::product(std::int64_t n, std::int64_t l, Direction direction
   const bool forward = direction == Direction::forward;
   const std::int64_t from = forward ? l - 1 : l, to = forward ? l : l - 1;
   if (operand_.parts == 0) {
-    gemm_.multiply(
-        Product<T, T>{n, width(to), width(from), a, stride(from), weights(l), width(l - 1), forward, c, stride(to)});
+    gemm_.multiply(Product<T, T>{n, width(to), width(from), a, stride(from), weights(l), architecture_.inputs(l),
+                                 forward, c, stride(to)});
   } else if constexpr (std::is_same_v<T, float>) {
     const std::int64_t depth = std::int64_t{operand_.parts} * stride(from);
     gemm_.multiply(Product<kernels::Half, float>{n, stride(to), depth, operand_.halves, depth,
@@ -201,41 +274,88 @@ kernels::HalfOperand WideNetwork<T>::operand(std::int64_t l) const {
 
 template <class T>
 void WideNetwork<T>::along_input(std::int64_t n, const T* input, T* c) const {
-  gemm_.multiply(Product<T, T>{n, width(0), 1 + dimension(), input, input_stride(), weights(0), 1 + dimension(), true,
-                               c, stride(0)});
+  gemm_.multiply(Product<T, T>{n, width(0), times() + dimension(), input + 1 - times(), input_stride(), weights(0),
+                               architecture_.inputs(0), true, c, stride(0)});
+}
+
+template <class T>
+const float* WideNetwork<T>::add_embedding(std::int64_t n, std::int64_t l, const Rows<T>& e, const float* unscale, T* c,
+                                           std::int64_t c_stride) const {
+  if (e.data == nullptr || embedded(l) == 0) return unscale;
+  if (unscale != nullptr) add(n, l, c, unscale, {}, c, {});
+  gemm_.multiply(Product<T, T>{n, architecture_.outputs(l), embedded(l), e.data, e.stride,
+                               parameters_ + embedding_offset(l), architecture_.inputs(l), true, c, c_stride, false,
+                               true});
+  return nullptr;
+}
+
+template <class T>
+void WideNetwork<T>::add_embedding_bar(std::int64_t n, std::int64_t l, const T* d, std::int64_t d_stride,
+                                       T* bar) const {
+  if (embedded(l) == 0) return;
+  gemm_.multiply(Product<T, T>{n, embedded(l), architecture_.outputs(l), d, d_stride, parameters_ + embedding_offset(l),
+                               architecture_.inputs(l), false, bar, embedded(l), false, true});
 }
 
 template <class T>
 Score<T> WideNetwork<T>::score(std::int64_t n, const Planes<T>& planes, T* c) const {
+  if (potential()) return {score_derivative(n, planes, c), nullptr};
+  outputs(n, planes.back(), c);
+  return {c, bias(hidden())};
+}
+
+template <class T>
+const T* WideNetwork<T>::score_derivative(std::int64_t n, const Planes<T>& planes, T* c) const {
   if (!potential()) {
     output(n, planes.back(), c);
-    return {c, bias(hidden())};
+    return c;
   }
-  gemm_.multiply(Product<T, T>{n, 1 + dimension(), width(0), planes.front(), stride(0), weights(0), 1 + dimension(),
-                               false, c, output_stride()});
-  return {c + 1, nullptr};
+  gemm_.multiply(Product<T, T>{n, times() + dimension(), width(0), planes.front(), stride(0), weights(0),
+                               architecture_.inputs(0), false, c + 1 - times(), output_stride()});
+  return c + 1;
+}
+
+template <class T>
+void WideNetwork<T>::time_derivative(std::int64_t n, T* c) {
+  if (times() > 0) return;
+  if (branch_.there()) branch_.tangent(one_time_ ? 1 : n, {}, false);
+  const Rows<T> rate = branch_.derivative();
+  check(kernels::launch_row_dots<T>({.rows = n,
+                                     .columns = branch_.there() ? static_cast<int>(branch_.width()) : 0,
+                                     .a = branch_.tangent_bar(),
+                                     .a_stride = branch_.width(),
+                                     .b = rate.data,
+                                     .b_stride = one_time_ ? 0 : rate.stride,
+                                     .out = c,
+                                     .out_stride = output_stride()},
+                                    stream_),
+        "launch_row_dots");
+}
+
+template <class T>
+void WideNetwork<T>::outputs(std::int64_t n, const T* h, T* c) const {
+  output(n, h, c);
+  add_embedding(n, hidden(), one_time_ ? Rows<T>{} : branch_.embedding(), nullptr, c, output_stride());
 }
 
 template <class T>
 void WideNetwork<T>::output(std::int64_t n, const T* h, T* c) const {
   const std::int64_t last = hidden() - 1;
   gemm_.multiply(Product<T, T>{n, architecture_.outputs(hidden()), width(last), h, stride(last), weights(hidden()),
-                               width(last), true, c, output_stride()});
+                               architecture_.inputs(hidden()), true, c, output_stride()});
 }
 
 template <class T>
-void WideNetwork<T>::from_output(std::int64_t n, const T* a, T* c) const {
+void WideNetwork<T>::from_output(std::int64_t n, const T* a, std::int64_t a_stride, T* c) const {
   const std::int64_t last = hidden() - 1;
-  gemm_.multiply(Product<T, T>{n, width(last), architecture_.outputs(hidden()), a, output_stride(), weights(hidden()),
-                               width(last), false, c, stride(last)});
+  gemm_.multiply(Product<T, T>{n, width(last), architecture_.outputs(hidden()), a, a_stride, weights(hidden()),
+                               architecture_.inputs(hidden()), false, c, stride(last)});
 }
 
 template <class T>
-void WideNetwork<T>::add_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, const T* h,
-                                 std::int64_t h_stride, T* gradient) const {
-  const std::int64_t outputs = architecture_.outputs(l), inputs = architecture_.inputs(l);
-  gemm_.multiply(Product<T, T>{outputs, inputs, n, d, d_stride, h, h_stride, false,
-                               gradient + architecture_.weight_offset(l), inputs, true, true});
+void WideNetwork<T>::add_outer(std::int64_t outputs, std::int64_t inputs, std::int64_t n, const T* d,
+                               std::int64_t d_stride, const Rows<T>& h, T* to, std::int64_t to_stride) const {
+  gemm_.multiply(Product<T, T>{outputs, inputs, n, d, d_stride, h.data, h.stride, false, to, to_stride, true, true});
 }
 
 template class WideNetwork<float>;

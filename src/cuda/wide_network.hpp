@@ -8,38 +8,23 @@
 // product over a depth of three widths adds high · high, high · low and low · high. The layers at both ends are fp32
 // whatever the precision: what enters and leaves is not rounded, and they are thin. The launch that makes a row finds
 // its power of two; the launch that takes the product undoes it.
+//
+// Where layers take an embedding e of the time (wide_branch.hpp), W_l here is what multiplies h and U_l what multiplies
+// e; both are columns of one matrix of the parameters. U_l e is a product more in T, or, where all points have one time,
+// a part of the bias. A residual connection is a launch more, on the way there and back, that adds what the layer took.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "cuda/arena.hpp"
 #include "cuda/device_field.hpp"
 #include "cuda/gemm.hpp"
 #include "cuda/runtime.hpp"
+#include "cuda/wide_branch.hpp"
 #include "kernels/wide_launch.hpp"
 
 namespace fokker::cuda {
-
-// Parts of one allocation, each from a multiple of 256 bytes. Without memory it counts.
-class Arena {
- public:
-  explicit Arena(char* base) : base_(base) {}
-  template <class V>
-  V* take(std::int64_t count) {
-    char* const part = base_ ? base_ + used_ : nullptr;
-    used_ += (static_cast<std::size_t>(count) * sizeof(V) + 255) / 256 * 256;
-    return reinterpret_cast<V*>(part);
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
-
-// An array [rows, stride] of each hidden layer; nullptr where it is not wanted.
-template <class T>
-using Planes = std::vector<T*>;
 
 // Device memory that a wide network may keep beside its parameters: in all, and of that for cuBLAS. With the budget of
 // fields a sampler stays under 64 MiB. Losses take more rows at a time, and the products of their gradients are small in
@@ -57,12 +42,22 @@ struct Score {
   const T* bias;     // [d], still to be added, or nullptr
 };
 
+// P_l, the derivative by h_l, as a sweep in reverse finds it.
+template <class T>
+struct Adjoint {
+  const T* p = nullptr;     // [n, stride of layer l], or nullptr: 0
+  std::int64_t stride = 0;  // or 0: the same for all rows
+  const float* unscale = nullptr;
+};
+
 // Layers are counted from 0: hidden() of them, and the output layer.
 template <class T>
 class WideNetwork {
  public:
   // `reverse`: whether there will be products in reverse. Throws Error beyond a width of 4096.
   WideNetwork(const Queue& queue, const Architecture& architecture, bool reverse, const WideBudget& budget);
+  WideNetwork(const WideNetwork&) = delete;
+  WideNetwork& operator=(const WideNetwork&) = delete;
 
   // Sweeps from here on are of these parameters [P], on the device, which have to live and stay as long. Asynchronous.
   void use(const T* parameters);
@@ -76,11 +71,24 @@ class WideNetwork {
   int input_stride() const;   // of rows (t, x)
   int output_stride() const;  // of rows of outputs, or of (∂_t φ, ∇φ)
   const Architecture& architecture() const { return architecture_; }
-  const T* weights(std::int64_t l) const { return parameters_ + architecture_.weight_offset(l); }
-  const T* bias(std::int64_t l) const { return parameters_ + architecture_.bias_offset(l); }
-  // The tangents of the first layer along x_i, the same for all points: column 1 + i of W_1.
+  // How many times are beside x: 1, or 0 where the network has its time by an embedding or none.
+  std::int64_t times() const { return architecture_.time.raw() ? 1 : 0; }
+  // How many of layer l's inputs are an embedding, the first ones.
+  std::int64_t embedded(std::int64_t l) const { return times() > 0 ? 0 : architecture_.embedded(l); }
+  bool residual(std::int64_t l) const { return architecture_.is_residual(l); }
+  const WideBranch<T>& branch() const { return branch_; }
+  WideBranch<T>& branch() { return branch_; }
+  // Where W_l and U_l begin among the parameters; their rows are architecture().inputs(l) apart.
+  std::int64_t weight_offset(std::int64_t l) const { return architecture_.weight_offset(l) + embedded(l); }
+  std::int64_t embedding_offset(std::int64_t l) const { return architecture_.weight_offset(l); }
+  const T* weights(std::int64_t l) const { return parameters_ + weight_offset(l); }
+  // With U_l e where all points have one time.
+  const T* bias(std::int64_t l) const {
+    return one_time_ && embedded(l) > 0 ? start_[l] : parameters_ + architecture_.bias_offset(l);
+  }
+  // The tangents of the first layer along x_i, the same for all points: a column of W_1.
   kernels::Tangents<T> axis_tangents(std::int64_t i) const {
-    return {weights(0) + 1 + i, 0, 1, 1 + dimension(), nullptr};
+    return {weights(0) + times() + i, 0, 1, architecture_.inputs(0), nullptr};
   }
 
   // ---- workspace ----
@@ -98,32 +106,40 @@ class WideNetwork {
   Planes<T> take_planes(Arena& arena, std::int64_t rows) const;
   // Two arrays [rows, widest] that hidden layers use in turn: a product reads one and writes the other.
   Planes<T> take_ping_pong(Arena& arena, std::int64_t rows) const;
-  // Takes room for the halves of a product's left operand.
-  void take_operand(Arena& arena, std::int64_t rows);
+  // Takes room for what sweeps of so many rows have for themselves, with that of the branch's gradient where `gradient`:
+  // the halves of a product's left operand, P, and what is of the branch.
+  void take_own(Arena& arena, std::int64_t rows, bool gradient);
 
   // ---- sweeps of n rows ----
 
+  // The embedding, of which all other sweeps are, of the times of input [n, input_stride] = (t, x), or of its first one
+  // where all have that time. With σ′ and σ″ of the branch where wanted.
+  void embed(std::int64_t n, const T* input, bool one_time, bool d1, bool d2);
   // h_l into value[l], σ′, σ″ and σ‴ into the others, from input [n, input_stride] = (t, x). Planes without arrays are
   // not wanted.
   void forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1, const Planes<T>& d2,
                const Planes<T>& d3) const;
-  // For a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴.
+  // For a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴; where `by_time` the
+  // derivative by e, too, into branch().tangent_bar().
   void reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
-               const Planes<T>& curvature, const Planes<T>& d3) const;
-  // γ_l into gamma[l], from γ of the last hidden layer there: γ_l = source_l + σ′_l W_{l+1}ᵀ γ_{l+1}; source without
-  // arrays is 0. visit(l) after each of them, the last hidden layer's first.
+               const Planes<T>& curvature, const Planes<T>& d3, bool by_time) const;
+  // P_l of γ_{l+1}, by a product in c, which may stay there.
+  Adjoint<T> adjoint_below(std::int64_t n, std::int64_t l, const T* gamma, T* c, const Adjoint<T>& above) const;
+  // γ_l into gamma[l], from γ of the last hidden layer there and, where it is not 0, its P: γ_l = source_l + σ′_l P_l;
+  // source without arrays is 0. visit(l) after each of them, the last hidden layer's first.
   template <class Visit>
-  void adjoint(std::int64_t n, const Planes<T>& gamma, const Planes<T>& d1, const Planes<T>& source,
-               const Visit& visit) const {
+  void adjoint(std::int64_t n, const Planes<T>& gamma, const Planes<T>& d1, const Planes<T>& source, const Visit& visit,
+               Adjoint<T> above = {}) const {
     visit(hidden() - 1);
     for (std::int64_t l = hidden() - 2; l >= 0; --l) {
-      product(n, l + 1, Direction::reverse, gamma[l + 1], gamma[l]);
-      adjoint_rule(n, l, gamma, d1, source);
+      above = adjoint_below(n, l, gamma[l + 1], gamma[l], above);
+      adjoint_rule(n, l, gamma, d1, source, above);
       visit(l);
     }
   }
-  // ż_l into z[l], but for the first layer's, which is `start`, and σ′ ⊙ ż_l into to[l], which may be z[l]. visit(l,
-  // rule) may add to what layer l's launch does. Rows are those of `streams` times `points`.
+  // ż_l into z[l], but for the first layer's, which is `start`, and ḣ_l into to[l], which may be z[l]. visit(l, rule) may
+  // change what layer l's launch does, and of a potential where ḣ of the last hidden layer goes. Rows are those of
+  // `streams` times `points`.
   template <class Visit>
   void tangent(std::int64_t points, std::int64_t streams, kernels::Tangents<T> start, const Planes<T>& z,
                const Planes<T>& to, const Planes<T>& d1, const Visit& visit) const {
@@ -148,9 +164,10 @@ class WideNetwork {
                                         .squares = nullptr,
                                         .begin_squares = false,
                                         .to = to[l],
-                                        .operand = operand(l + 1)};
+                                        .operand = operand_of(l)};
       visit(l, rule);
       check(kernels::launch_tangent<T>(rule, stream_), "launch_tangent");
+      if (l + 1 < hidden() || !potential()) add_connection(points * streams, l, to);
     }
   }
 
@@ -163,23 +180,47 @@ class WideNetwork {
   // Where a launch puts the halves that product() with hidden matrix l reads; empty where there is no such matrix or
   // halves are not used.
   kernels::HalfOperand operand(std::int64_t l) const;
+  // What the launch that makes h_l or a tangent of it, but for a residual connection, has for the next product; and what
+  // that connection adds to layer l's plane, before that product.
+  kernels::HalfOperand operand_of(std::int64_t l) const {
+    return residual(l) ? kernels::HalfOperand{} : operand(l + 1);
+  }
+  void add_connection(std::int64_t n, std::int64_t l, const Planes<T>& planes) const {
+    if (residual(l)) add(n, l, planes[l], nullptr, {planes[l - 1], stride(l)}, planes[l], operand(l + 1));
+  }
   const float* unscale() const { return operand_.unscale; }
   // c [n, stride] = input W_1ᵀ.
   void along_input(std::int64_t n, const T* input, T* c) const;
-  // The score of n rows in c [n, output_stride]: of a potential (∂_t φ, ∇φ) from δ_1, the first layer's of `planes`, of a
-  // vector net the output from h_L, the last layer's. From adjoints γ_1 or tangents ḣ_L instead, its derivative along
-  // them, to which no bias belongs.
+  // c [n, c_stride] of layer l's product += e U_lᵀ, without its scale if it has one, where the layer takes e and there is
+  // one. Returns the scale that is left.
+  const float* add_embedding(std::int64_t n, std::int64_t l, const Rows<T>& e, const float* unscale, T* c,
+                             std::int64_t c_stride) const;
+  // bar [n, width of e] += D U_l, D [n, d_stride].
+  void add_embedding_bar(std::int64_t n, std::int64_t l, const T* d, std::int64_t d_stride, T* bar) const;
+  // The score of n rows in c [n, output_stride]: of a potential (∂_t φ, ∇φ) from δ_1, the first layer's of `planes`, but
+  // for a ∂_t φ that comes from an embedding; of a vector net the output from h_L, the last layer's.
   Score<T> score(std::int64_t n, const Planes<T>& planes, T* c) const;
-  // c [n, output_stride] = h Wᵀ with the output layer's W, and its reverse c [n, stride] = a W, a [n, output_stride].
+  // From adjoints γ_1 or tangents ḣ_L instead, its derivative along them.
+  const T* score_derivative(std::int64_t n, const Planes<T>& planes, T* c) const;
+  // ∂_t φ into the first column of c, where it comes from an embedding: by what reverse() and embed(), with σ′, have left.
+  void time_derivative(std::int64_t n, T* c);
+  // The outputs from h_L in c [n, output_stride], to which their bias is still to be added.
+  void outputs(std::int64_t n, const T* h, T* c) const;
+  // c [n, output_stride] = h Wᵀ with the output layer's W, and its reverse c [n, stride] = a W, a [n, a_stride].
   void output(std::int64_t n, const T* h, T* c) const;
-  void from_output(std::int64_t n, const T* a, T* c) const;
-  // Layer l's part of gradient [P] += Dᵀ H, D [n, d_stride], H [n, h_stride]; always in T.
-  void add_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, const T* h, std::int64_t h_stride,
-                   T* gradient) const;
+  void from_output(std::int64_t n, const T* a, std::int64_t a_stride, T* c) const;
+  // Where P of the last hidden layer is kept, for adjoint(): an array of its own with residual connections.
+  T* kept() const { return kept_; }
+  // to [outputs, to_stride] += Dᵀ H, D [n, d_stride], H [n, inputs]; always in T.
+  void add_outer(std::int64_t outputs, std::int64_t inputs, std::int64_t n, const T* d, std::int64_t d_stride,
+                 const Rows<T>& h, T* to, std::int64_t to_stride) const;
 
  private:
   void adjoint_rule(std::int64_t n, std::int64_t l, const Planes<T>& gamma, const Planes<T>& d1,
-                    const Planes<T>& source) const;
+                    const Planes<T>& source, const Adjoint<T>& p) const;
+  // to = unscale · from + more in rows of layer l.
+  void add(std::int64_t n, std::int64_t l, const T* from, const float* unscale, const Rows<T>& more, T* to,
+           const kernels::HalfOperand& operand) const;
 
   struct Halves {  // a hidden matrix
     kernels::Half* forward = nullptr;
@@ -191,6 +232,10 @@ class WideNetwork {
   Architecture architecture_;
   WideBudget budget_;
   Gemm gemm_;
+  WideBranch<T> branch_;
+  bool one_time_ = false;  // whether e is one row, and its part of each layer's product in start_
+  std::vector<T*> start_;  // [outputs] of each layer that takes e
+  T* kept_ = nullptr;      // [rows, widest], P where a residual connection adds it
   const T* parameters_ = nullptr;
   DeviceMemory packed_;
   std::vector<Halves> halves_;  // of each layer; none at both ends

@@ -155,7 +155,9 @@ TEST_F(Import, RefusesWhatIsNotThereDoesNotFitOrIsLeftOver) {
   const auto features = [&](const Json& object) { return with_time(Json::array({object})); };
   EXPECT_THAT(with_time("emb"), HasSubstr("not a list"));
   EXPECT_THAT(with_time(Json::array()), HasSubstr("1 to 64"));
-  EXPECT_THAT(with_time(Json::array({"net.0"})), HasSubstr("no time_activation"));
+  add("emb", 4, 1);
+  EXPECT_THAT(with_time(Json::array({"emb"})), HasSubstr("no time_activation"));
+  file.tensors.erase("emb.weight"), file.tensors.erase("emb.bias");
   EXPECT_THAT(with_time(Json::array({"net.0"}), {{"time_activation", "silu"}, {"time_into", "net.0"}}),
               HasSubstr("the tensor 'net.0.weight' is used twice"));
   EXPECT_THAT(with_time(Json::array({{{"sinusoidal", 8}}}), Json::object()),

@@ -22,9 +22,10 @@ variance-preserving SDE:
    "sde": "vp-linear", "sde_parameters": {"beta_max": 20}}
 and of one whose sinusoidal embedding of the time goes through a layer of its own into the first two:
   {"layers": ["in", "mid", "out"], "activation": "silu", "time": [{"sinusoidal": 32}, "emb.0"],
-   "time_activation": "silu", "time_into": ["in", "mid"], "output": "noise", "inputs": "x,1000*t", "sde": "vp-linear"}
-tools/README.md lists its keys. Tensors that are left over, or do not fit, are refused. With --check the model has to give
-the scores that were computed where the network comes from, and keeps them: whoever loads it checks them again.
+   "time_activation": "silu", "time_into": ["in", "mid"], "output": "noise", "inputs": "x,1000*t",
+   "sde": "vp-linear"}
+tools/README.md lists its keys. Tensors that are left over, or do not fit, are refused. With --check the model has to
+give the scores that were computed where the network comes from, and keeps them: whoever loads it checks them again.
 )",
             R"(
 Files of --weights, --recipe, --check:

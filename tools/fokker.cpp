@@ -1,4 +1,4 @@
-// The command line: train, sample, field, density, gap, diagnose, info.
+// The command line: train, sample, field, density, gap, diagnose, import, info.
 #include "fokker/fokker.hpp"
 
 #include <fmt/format.h>

@@ -201,8 +201,7 @@ struct Mish {
 
 // z itself: of a linear layer between others.
 struct Identity {
-  static constexpr ActivationTraits traits = {
-      .activation = Activation::identity, .name = "identity", .bounded = false};
+  static constexpr ActivationTraits traits = {.activation = Activation::identity, .name = "identity", .bounded = false};
   template <class T>
   FOKKER_HOST_DEVICE ActivationValues<T> operator()(T z) const {
     return {z, T(1), T(0), T(0)};
@@ -216,7 +215,8 @@ struct ActivationList {
   static constexpr ActivationTraits traits[size] = {Sigmas::traits...};
 };
 // In the order of the enumeration.
-using Activations = ActivationList<Softplus, Tanh, Silu, Sine, Relu, LeakyRelu, Elu, Selu, Gelu, GeluTanh, Mish, Identity>;
+using Activations =
+    ActivationList<Softplus, Tanh, Silu, Sine, Relu, LeakyRelu, Elu, Selu, Gelu, GeluTanh, Mish, Identity>;
 
 static_assert([] {
   for (int k = 0; k < Activations::size; ++k) {

@@ -47,6 +47,7 @@ template <class T>
 Buffer<T> on(const Context& where, const std::vector<T>& v, std::int64_t columns) {
   Buffer<T> there(where, static_cast<std::int64_t>(v.size()) / columns, columns);
   copy(where, View<const T>(v, columns), there.view());
+  where.synchronize();  // the vector may be gone afterwards
   return there;
 }
 template <class T>

@@ -21,8 +21,8 @@ __device__ __forceinline__ void draw_probes(const Divergence& estimate, std::uin
 }
 
 // The divergence in the lane's rows, from the derivatives that forward (and reverse) left. first_index: row 0's.
-template <Precision P, int W, Work kWork>
-__device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W, kWork>& mlp,
+template <Precision P, int W, Work kWork, bool kTimed>
+__device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W, kWork, kTimed>& mlp,
                                            const Divergence& estimate, std::uint64_t first_index, float* probe,
                                            float (&sum)[2]) {
   sum[0] = sum[1] = 0;

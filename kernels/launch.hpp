@@ -80,7 +80,8 @@ struct DeviceLimits {
 // Loads the kernel of a work that fits, and allows it the device's shared memory; called once, at set-up.
 Status prepare_resident_fields(const ResidentMlp& net, Work work, const DeviceLimits& limits);
 Status prepare_resident_hessian(const ResidentMlp& net, const DeviceLimits& limits);
-Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLimits& limits);
+// `timed`: with biases of the stages.
+Status prepare_resident_sample(const ResidentMlp& net, Work work, bool timed, const DeviceLimits& limits);
 
 struct FieldArguments {
   std::int64_t n;
@@ -119,6 +120,11 @@ struct SampleArguments {
   std::int64_t n;
   float* x;             // [n, d], read unless `draw_prior`; written
   const Stage* stages;  // device, [steps · stages_per_step]
+  // Of a network whose biases depend on the time: row bias_rows[k] of biases, [hidden, width] and [outputs] behind it, has
+  // those of stage k, in place of the image's. Else nullptr.
+  const float* biases;            // device, rows bias_stride apart, which is even
+  const std::int32_t* bias_rows;  // device, [steps · stages_per_step]
+  int bias_stride;
   int steps;
   int stages_per_step;  // of a probability-flow scheme; 1 for Euler–Maruyama
   bool stochastic;      // Euler–Maruyama; its noise is that of stages[k].coefficients.noise

@@ -262,19 +262,41 @@ class WarpNetwork {
   const ImageLayout& image_;
 };
 
-template <Precision P, int W, Work kWork>
+// kTimed: biases are those that take_biases() was given last.
+template <Precision P, int W, Work kWork, bool kTimed = false>
 class WarpMlp : public WarpNetwork<P, W> {
   static constexpr bool kCurvature = needs_curvature(kWork);
   using Network = WarpNetwork<P, W>;
   using Network::net_;
 
  public:
-  using Network::bias, Network::dot, Network::input, Network::output, Network::output_bias, Network::score_derivative;
+  using Network::dot, Network::input, Network::output, Network::output_bias, Network::score_derivative;
 
   __device__ __forceinline__ explicit WarpMlp(const ResidentPlan& plan)
       : Network(plan.net, plan.image),
         plan_(plan),
         memory_(shared_memory() + plan.image.bytes + warp_index() * plan.warp.bytes) {}
+
+  // biases [hidden, W], and those of the outputs behind them.
+  __device__ __forceinline__ void take_biases(const float* biases) { biases_ = biases; }
+  __device__ __forceinline__ const float* bias(int l) const {
+    if constexpr (kTimed) {
+      return biases_ + l * W;
+    } else {
+      return Network::bias(l);
+    }
+  }
+  __device__ __forceinline__ void score(int i, const Tile<W>& tile, float (&sum)[2]) const {
+    if constexpr (kTimed) {
+      score_derivative(i, tile, sum);
+      if (net_.potential) return;
+      const float of_output = bias(net_.hidden)[i];
+      sum[0] += of_output;
+      sum[1] += of_output;
+    } else {
+      Network::score(i, tile, sum);
+    }
+  }
 
   // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, for the caller.
   __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
@@ -457,6 +479,7 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   const ResidentPlan& plan_;
   char* memory_;  // the warp's
+  const float* biases_ = nullptr;
 };
 
 // Calls visitor(precision, width) with both as compile-time numbers, of those that the work has kernels for; the only

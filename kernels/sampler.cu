@@ -1,7 +1,7 @@
 // Paths of a resident network: the reverse SDE by Euler–Maruyama, the probability flow by explicit Runge–Kutta schemes,
 // and log-densities along the flow. A warp takes 16 samples through the whole grid: the prior is drawn here, the state
 // stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
-// end (and for a step's coefficients, which all share).
+// end (and for a step's coefficients and, of a network with an embedding of the time, its biases, which all share).
 //
 // Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; a log-density takes d or `probes`
 // tangents more.
@@ -28,12 +28,12 @@ __device__ __forceinline__ void draw_tile_normals(std::uint64_t seed, std::uint6
   }
 }
 
-// kWork: sample, or log_density.
-template <Precision P, int W, Work kWork>
+// kWork: sample, or log_density. kTimed: with biases of the stages.
+template <Precision P, int W, Work kWork, bool kTimed>
 __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPlan plan, SampleArguments a) {
   load_image(plan);
   const ResidentMlp& net = plan.net;
-  WarpMlp<P, W, kWork> mlp(plan);
+  WarpMlp<P, W, kWork, kTimed> mlp(plan);
   constexpr bool kDensity = kWork == Work::log_density;
   const int d = net.dimension, lane = lane_index();
   // Entry i of these arrays is read and written by lane i mod 32 alone, but for the scores and normals, which other
@@ -57,13 +57,14 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
       for (int k = 0; k < a.stages_per_step; ++k) {
         const int number = step * a.stages_per_step + k;
         float* in = mlp.inputs();
+        if constexpr (kTimed) mlp.take_biases(a.biases + std::int64_t{a.bias_rows[number]} * a.bias_stride);
         const float stage_in = a.stages[number].in;
 #pragma unroll 1
         for (int i = lane; i < entries; i += 32) {
           const int row = i / d, column = i - row * d;
           in[row * mlp.stride() + 1 + column] = stage_in * stage_x[i];
         }
-        if (lane < tile_rows) in[lane * mlp.stride()] = a.stages[number].time;
+        if (lane < tile_rows) in[lane * mlp.stride()] = kTimed ? 0.0f : a.stages[number].time;
 
         Tile<W> tile;
         float value[2];
@@ -143,26 +144,35 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
   });
 }
 
+// Calls visitor with what the kernel is for as compile-time values.
+template <class Visitor>
+Status with_sampler(Work work, bool timed, const Visitor& visitor) {
+  const auto with_work = [&]<Work kWork>() {
+    return timed ? visitor.template operator()<kWork, true>() : visitor.template operator()<kWork, false>();
+  };
+  return work == Work::sample ? with_work.template operator()<Work::sample>()
+                              : with_work.template operator()<Work::log_density>();
+}
+
 }  // namespace
 
-Status prepare_resident_sample(const ResidentMlp& net, Work work, const DeviceLimits& limits) {
-  const auto prepare_for = [&]<Work kWork>() {
+Status prepare_resident_sample(const ResidentMlp& net, Work work, bool timed, const DeviceLimits& limits) {
+  return with_sampler(work, timed, [&]<Work kWork, bool kTimed>() {
     return with_resident_kernel<kWork>(
-        net, [&]<Precision P, int W>() { return prepare(resident_sample<P, W, kWork>, limits.shared_bytes); });
-  };
-  return work == Work::sample ? prepare_for.operator()<Work::sample>() : prepare_for.operator()<Work::log_density>();
+        net, [&]<Precision P, int W>() { return prepare(resident_sample<P, W, kWork, kTimed>, limits.shared_bytes); });
+  });
 }
 
 Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArguments& a, const DeviceLimits& limits,
                               Stream stream) {
   if (a.n == 0) return 0;
-  const auto launch_for = [&]<Work kWork>() {
+  const Work work = a.log_density ? Work::log_density : Work::sample;
+  return with_sampler(work, a.biases != nullptr, [&]<Work kWork, bool kTimed>() {
     const ResidentLaunch with = resident_launch(net, kWork, warps, a.n, limits);
     return with_resident_kernel<kWork>(net, [&]<Precision P, int W>() {
-      return launch(resident_sample<P, W, kWork>, with.shape, stream, with.plan, a);
+      return launch(resident_sample<P, W, kWork, kTimed>, with.shape, stream, with.plan, a);
     });
-  };
-  return a.log_density ? launch_for.operator()<Work::log_density>() : launch_for.operator()<Work::sample>();
+  });
 }
 
 }  // namespace fokker::kernels

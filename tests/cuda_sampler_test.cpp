@@ -118,11 +118,15 @@ std::vector<Case> networks() {
   for (const Output output : {Output::potential, Output::score}) {
     for (const auto& [name, architecture] : testing::branched_networks(output)) {
       const SdeKind sde = testing::sde_kinds[all.size() % 4];  // the slope of a score at ve's end enlarges roundings
-      all.push_back({name, model_of(architecture, sde, 5), 19, true});
+      const bool wide = !architecture.residual.empty() || !architecture.activations.empty();
+      all.push_back({name, model_of(architecture, sde, 5), 19, wide});
     }
+    Architecture wide = architecture_of(2, {130, 12}, Activation::tanh, 1, output);
+    wide.time = {{{8, {Activation::silu, 1}}}, {0, 2}};
+    all.push_back({fmt::format("wide_with_embedding_{}", to_string(output)), model_of(wide, SdeKind::ou, 5), 19, true});
   }
-  all.push_back({"branch_of_noise", model_of(testing::branched_networks(Output::score)[0].architecture, SdeKind::ou, 5),
-                 19, true});
+  all.push_back(
+      {"branch_of_noise", model_of(testing::branched_networks(Output::score)[0].architecture, SdeKind::ou, 5), 19});
   std::get<Mlp>(all.back().model.network).architecture.form = {.form = Form::noise, .time_scale = 0.7};
   return all;
 }

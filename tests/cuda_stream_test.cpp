@@ -70,6 +70,7 @@ std::vector<Case> models() {
           {"resident",
            model_of(architecture_of(2, {80, 80, 80}, Activation::softplus, 20, Output::potential), SdeKind::ou, 1)},
           {"wide", model_of(architecture_of(2, {200, 150}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2)},
+          {"timed", model_of(testing::branched_networks(Output::potential)[0].architecture, SdeKind::ou, 6)},
           {"branched", model_of(testing::branched_networks(Output::potential)[8].architecture, SdeKind::ou, 3)},
           {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
 }

@@ -225,7 +225,7 @@ TEST_F(Resident, PathsAndLogDensities) {
   const std::vector<Stage> stages(
       4, {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}, .trace = -0.1f});
   for (const Work work : {Work::sample, Work::log_density}) {
-    ASSERT_EQ(prepare_resident_sample(net_, work, limits_), 0);
+    ASSERT_EQ(prepare_resident_sample(net_, work, false, limits_), 0);
     for (const bool stochastic : {true, false}) {
       if (stochastic && work == Work::log_density) continue;
       Rows<float> snapshots(2 * many_tiles, 2), log_density(many_tiles, 1), x(many_tiles, 2, true);

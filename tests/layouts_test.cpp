@@ -197,6 +197,22 @@ TEST_P(Layouts, ProveThemselvesWhenTheyAreLoaded) {
   EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("at 1 of 24 points"));
 }
 
+// Scores of a large column are small in x, and count as much.
+TEST(Proofs, OfStandardisedModelsHoldEveryColumn) {
+  Layout layout("cat_raw");
+  Model model = layout.model;
+  model.standardisation = {{1000, 0}, {50, 1e-6}};
+  Proof proof = layout.proof();
+  for (std::size_t k = 0; k < proof.x.size(); ++k) {
+    const std::size_t column = k % 2;
+    proof.x[k] = model.standardisation.mean[column] + model.standardisation.deviation[column] * proof.x[k];
+    proof.score[k] /= model.standardisation.deviation[column];
+  }
+  check_proof(model, proof);
+  model.standardisation.mean[0] = 1010;
+  EXPECT_THAT(message_of([&] { check_proof(model, proof); }), HasSubstr("its scores are not those of its proof"));
+}
+
 INSTANTIATE_TEST_SUITE_P(Built, Layouts,
                          ::testing::Values("cat_raw", "sinusoidal_concatenated", "added_to_projection",
                                            "fourier_over_sigma", "encoders", "residual_blocks", "edm", "flow",

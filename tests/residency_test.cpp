@@ -135,6 +135,30 @@ TEST(Residency, WhatNoKernelIsCompiledForIsWide) {
   }
 }
 
+// Its biases depend on the time, which all points of a stage share.
+TEST(Residency, OfAnEmbeddingOfTheTimeIsForSamplesAndLogDensities) {
+  const Architecture plain = net(2, {80, 80, 80}, Output::potential);
+  Architecture embedded = plain;
+  embedded.time = {{{32, {Activation::silu, 1}}}, {0, 1}};
+  const Residency as_plain = plan(plain, Precision::split, 227 << 10),
+                  all = plan(embedded, Precision::split, 227 << 10);
+  for (const auto& [name, work] : kWorks) {
+    const bool samples = work == &Residency::sample || work == &Residency::log_density;
+    EXPECT_EQ((all.*work).warps, samples ? (as_plain.*work).warps : 0) << name;
+  }
+}
+
+// Fixed layers are nothing to what does not train.
+TEST(Residency, OfFixedLayersIsForAllButTraining) {
+  const Architecture plain = net(2, {80, 80, 80}, Output::potential);
+  Architecture fixed = plain;
+  fixed.fixed = {1};
+  const Residency as_plain = plan(plain, Precision::split, 227 << 10), all = plan(fixed, Precision::split, 227 << 10);
+  for (const auto& [name, work] : kWorks) {
+    EXPECT_EQ((all.*work).warps, work == &Residency::loss ? 0 : (as_plain.*work).warps) << name;
+  }
+}
+
 // A block of the loss has no more warps than the limits allow.
 TEST(Residency, ALossTakesNoMoreWarpsThanItMay) {
   const Architecture architecture = net(2, {80, 80, 80}, Output::potential);

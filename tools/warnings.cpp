@@ -32,17 +32,27 @@ Reach reach_of(const Model& model, const std::string& path) {
   if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
     return {scale_of(DataSet::mixture(*mixture)).far(), "ten times the largest number of the mixture's draws"};
   }
+  const std::string units = model.standardisation.empty() ? "" : ", in deviations of its column";
   if (const double largest = path.empty() ? 0 : read_largest_datum(path); largest > 0) {
-    return {DataScale{.largest = largest}.far()};
+    return {DataScale{.largest = largest}.far(), Reach().why + units};
   }
   const double mean = model.sde.at(model.sde.horizon()).mean, most = 1e6;
-  const double far = std::min(10 * std::sqrt(model.sde.prior_variance()) / mean, most);
+  return {std::min(10 * std::sqrt(model.sde.prior_variance()) / mean, most),
+          "more than the SDE's prior can have come from" + units};
+}
+
+SampleHealth health_of(const Context& context, const Model& model, View<const float> samples, const Reach& reach) {
   const Standardisation& columns = model.standardisation;
-  double far_of_columns = 0;
-  for (std::size_t i = 0; i < columns.mean.size(); ++i) {
-    far_of_columns = std::max(far_of_columns, std::fabs(columns.mean[i]) + columns.deviation[i] * far);
+  if (columns.empty()) return sample_health(context, samples, reach.far);
+  std::vector<float> z(static_cast<std::size_t>(samples.size()));
+  copy(context, samples, View<float>(z, samples.columns));
+  context.synchronize();
+  for (std::size_t k = 0; k < z.size(); ++k) {
+    const std::size_t column = k % columns.mean.size();
+    z[k] = static_cast<float>((static_cast<double>(z[k]) - columns.mean[column]) / columns.deviation[column]);
   }
-  return {columns.empty() ? far : far_of_columns, "more than the SDE's prior can have come from"};
+  const Context host({.backend = BackendKind::cpu, .threads = 1});
+  return sample_health(host, View<const float>(z, samples.columns), reach.far);
 }
 
 Reach reach_at(double t, const Model& model, const std::string& path) {
@@ -57,8 +67,9 @@ std::string advice_on(const TimeGrid& grid) {
   return grid.times().back() > 0 ? "" : "; a score may be infinite at 0, and --grid geometric:150 ends above";
 }
 
-ModelMetadata training_metadata(const std::string& recipe, const DataSet& data) {
-  return {{"training", recipe}, {largest_datum, fmt::format("{}", scale_of(data).largest)}};
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Standardisation& columns) {
+  const Context host({.backend = BackendKind::cpu, .threads = 1});
+  return {{"training", recipe}, {largest_datum, fmt::format("{}", scale_of(data.standardised(host, columns)).largest)}};
 }
 
 std::string warning_of(const std::string& which, const SampleHealth& health, double outside, const std::string& far) {
@@ -116,8 +127,11 @@ Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, co
   const DataScale scale = scale_of(data);
   const double prior = std::sqrt(sde.prior_variance()), mean = sde.at(sde.horizon()).mean,
                noise = std::sqrt(sde.at(sde.t_min()).variance);
-  const std::string advice = standardised ? "these are deviations of their columns already"
-                                          : "standardise them, as fokker train --standardise does";
+  const bool of_data = data.kind() == DataSet::Kind::samples;
+  const std::string advice = standardised
+                                 ? "these are deviations of their columns already, so that single rows lie far out"
+                             : of_data ? "standardise them, as fokker train --standardise does"
+                                       : "choose an SDE for this scale";
   if (scale.largest > 10 * std::max(1.0, prior)) {
     warnings.push_back(
         fmt::format("the data reach {:.4g}, where networks and {} are made for numbers of about {:.3g}: samples will "
@@ -134,7 +148,8 @@ Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, co
     warnings.push_back(fmt::format(
         "column {} of the data has a deviation of {:.2g}, and {} at t_min one of {:.2g}: samples will not be "
         "narrower than that; {}",
-        least - scale.deviation.begin(), *least, sde.name(), noise, advice));
+        least - scale.deviation.begin(), *least, sde.name(), noise,
+        *least > 0 ? advice : "leave a constant column out"));
   }
   if (options.residual_weight > 0) {
     if (const double outside = share_outside(data, options.box); outside >= many_escaped) {

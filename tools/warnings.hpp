@@ -17,7 +17,8 @@ using Warnings = std::vector<std::string>;
 // A distance between laws of which so large a share lies outside its box is one of the others.
 constexpr double many_escaped = 0.01;
 
-// Beyond `far` a sample is of no law that a model was made for; `why` says how far that is.
+// Beyond `far` a sample is of no law that a model was made for; `why` says how far that is. Of a standardised model in
+// deviations of the columns.
 struct Reach {
   double far = std::numeric_limits<double>::infinity();
   std::string why = "ten times the largest number of the data";
@@ -28,10 +29,12 @@ struct Reach {
 Reach reach_of(const Model& model, const std::string& path);
 // The same at time t of the SDE, which shrinks the data and adds noise.
 Reach reach_at(double t, const Model& model, const std::string& path);
+// Of samples of the model, in the units of the reach.
+SampleHealth health_of(const Context& context, const Model& model, View<const float> samples, const Reach& reach);
 // What the warning of numbers that are not finite ends in where the times of a grid may be why.
 std::string advice_on(const TimeGrid& grid);
 // The metadata of the file of a trained model: the recipe, and what reach_of() reads.
-ModelMetadata training_metadata(const std::string& recipe, const DataSet& data);
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Standardisation& columns = {});
 
 // What is wrong with samples that `which` names, as "samples of the ODE"; empty where nothing is. outside: the share of
 // them outside the box of a planar distance.

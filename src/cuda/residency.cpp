@@ -28,15 +28,16 @@ kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision 
                              .activation = architecture.activation,
                              .beta = static_cast<float>(architecture.beta)};
   constexpr int most_hidden = 128;  // more never fit
-  if (architecture.plain() && widest <= kernels::widest_resident &&
-      architecture.dimension <= kernels::most_resident_dimension && hidden <= most_hidden) {
+  const bool uniform = architecture.activations.empty() && architecture.residual.empty();
+  if (uniform && widest <= kernels::widest_resident && architecture.dimension <= kernels::most_resident_dimension &&
+      hidden <= most_hidden) {
     shape.width = kernels::padded_width(static_cast<int>(widest));
   }
   return shape;
 }
 
 std::string describe(const Residency& plan) {
-  if (!plan.score.resident()) return "all wide";
+  if (!plan.score.resident() && !plan.sample.resident()) return "all wide";
   std::string text;
   for (const auto& [what, work] : {std::pair("score", plan.score), std::pair("residual and divergence", plan.curvature),
                                    std::pair("Hessian", plan.hessian), std::pair("samples", plan.sample),
@@ -62,10 +63,13 @@ std::string_view refusal_of_derivatives(Precision precision) {
 Residency plan_residency(const Architecture& architecture, Precision precision, const kernels::DeviceLimits& limits) {
   Residency plan{.shape = resident_shape(architecture, precision)};
   const bool compiled = plan.shape.width > 0;
+  // Of an embedding of the time the samplers' kernels alone know: there it is a bias that the step determines.
+  const bool raw_time = architecture.time.raw();
   const std::string_view refusal = refusal_of_derivatives(precision);
   const auto plan_of = [&](kernels::Work work) -> WorkPlan {
     if (kernels::needs_curvature(work) && !refusal.empty()) return {.refusal = refusal};
-    return {.warps = compiled ? kernels::resident_warps(plan.shape, work, limits.shared_bytes) : 0};
+    const bool fits = compiled && (raw_time || work == kernels::Work::sample || work == kernels::Work::log_density);
+    return {.warps = fits ? kernels::resident_warps(plan.shape, work, limits.shared_bytes) : 0};
   };
   plan.score = plan_of(kernels::Work::score);
   plan.curvature = plan_of(kernels::Work::curvature);
@@ -74,7 +78,7 @@ Residency plan_residency(const Architecture& architecture, Precision precision, 
   plan.log_density = plan_of(kernels::Work::log_density);
   if (!refusal.empty()) {
     plan.loss.refusal = refusal;
-  } else if (compiled && kernels::has_own_code(architecture.activation)) {
+  } else if (compiled && architecture.plain() && kernels::has_own_code(architecture.activation)) {
     plan.loss.warps = std::min(
         kernels::resident_loss_warps(plan.shape, !architecture.form.plain(), limits.shared_bytes), limits.loss_warps);
   }

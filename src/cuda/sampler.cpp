@@ -1,6 +1,7 @@
 // Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
 // in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
-// queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler.
+// queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler, and so are
+// the biases that an embedding of the time makes of a resident network's.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -14,6 +15,7 @@
 #include "cuda/mlp_resident.hpp"
 #include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
+#include "cuda/time_biases.hpp"
 #include "fokker/error.hpp"
 #include "operations/sampler_stages.hpp"
 
@@ -38,15 +40,17 @@ class CudaSampler final : public SampleOperator {
     }
     const auto* mlp = std::get_if<Mlp>(&model.network);
     if (mlp != nullptr) plan_ = plan_residency(mlp->architecture, queue.precision, queue.limits);
-    if (plan_.sample.resident() || plan_.log_density.resident()) packed_ = pack_network(queue, *mlp);
+    if (plan_.sample.resident() || plan_.log_density.resident()) pack(*mlp);
     for (const auto& [work, plan] :
          {std::pair(kernels::Work::sample, plan_.sample), std::pair(kernels::Work::log_density, plan_.log_density)}) {
       if (!plan.resident()) continue;
-      check(kernels::prepare_resident_sample(packed_->get(), work, queue.limits), "prepare_resident_sample");
+      check(kernels::prepare_resident_sample(packed_->get(), work, bias_stride_ > 0, queue.limits),
+            "prepare_resident_sample");
     }
     if (!plan_.sample.wide() && !plan_.log_density.wide()) return;
 
-    field_ = packed_ ? make_resident_field(queue, *mlp, model.sde, packed_) : make_network_field<float>(queue, model);
+    field_ = plan_.score.resident() ? make_resident_field(queue, *mlp, model.sde, packed_)
+                                    : make_network_field<float>(queue, model);
     std::vector<DeviceMemory*> states = {&state_, &stage_, &sum_, &score_};
     const auto scales_input = [](const Path& path) {
       return std::any_of(path.stages.begin(), path.stages.end(), [](const Stage& stage) { return stage.in != 1; });
@@ -115,10 +119,10 @@ class CudaSampler final : public SampleOperator {
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate,
                    const PointsFinished&) override {
-    if (x.rows == 0) return;
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
     const Path& path = usable(forwards_[static_cast<std::size_t>(scheme) - 1]);
+    if (x.rows == 0) return;
     if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
       a.log_density = log_density.data;
@@ -157,11 +161,30 @@ class CudaSampler final : public SampleOperator {
     int per_step;
     std::vector<Stage> stages;
     DeviceMemory on_device;
-    std::string refusal;  // why this model has none on this grid
+    std::string refusal;     // why this model has none on this grid
+    DeviceMemory bias_rows;  // of each stage, where they have biases
   };
 
+  void pack(const Mlp& mlp) {
+    if (mlp.architecture.time.raw()) {
+      packed_ = pack_network(queue_, mlp);
+      return;
+    }
+    packed_ = pack_network(queue_, without_time(mlp));
+    TimeBiases biases(mlp, packed_->get().width);
+    for (std::vector<Path>* paths : {&backwards_, &forwards_}) {
+      for (Path& path : *paths) {
+        std::vector<std::int32_t> rows;
+        for (const Stage& stage : path.stages) rows.push_back(biases.row(stage.time));
+        path.bias_rows = upload(rows);
+      }
+    }
+    biases_ = biases.upload();
+    bias_stride_ = biases.stride();
+  }
+
   static Path upload_path(const Model& model, const std::vector<double>& times, Scheme scheme) {
-    Path path{stages_per_step(scheme), {}, {}, {}};
+    Path path{stages_per_step(scheme), {}, {}, {}, {}};
     try {
       path.stages = stages_of(model.sde, model.form(), times, scheme);
     } catch (const Error& error) {
@@ -180,6 +203,9 @@ class CudaSampler final : public SampleOperator {
     a.n = n;
     a.x = x;
     a.stages = path.on_device.as<const Stage>();
+    a.biases = biases_.as<const float>();
+    a.bias_rows = path.bias_rows.as<const std::int32_t>();
+    a.bias_stride = bias_stride_;
     a.steps = static_cast<int>(steps_);
     a.stages_per_step = path.per_step;
     return a;
@@ -238,8 +264,10 @@ class CudaSampler final : public SampleOperator {
   std::vector<Path> backwards_;                  // by scheme
   std::vector<Path> forwards_;                   // by scheme after euler_maruyama
   Residency plan_;                               // of a mixture, all wide
-  std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too
-  std::unique_ptr<DeviceField<float>> field_;    // where a work is wide
+  std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too where its score is
+  DeviceMemory biases_;                          // of a resident network with an embedding of the time
+  int bias_stride_ = 0;
+  std::unique_ptr<DeviceField<float>> field_;  // where a work is wide
   std::int64_t chunk_ = 0;
   DeviceMemory state_, stage_, sum_, score_, divergence_, integral_;
   DeviceMemory input_;  // C times a stage's state, where C is not 1

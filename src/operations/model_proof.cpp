@@ -60,22 +60,28 @@ void check_proof(const Model& model, const Proof& proof) {
   std::vector<double> score(proof.score.size());
   const Fields<double> fields(Context({.backend = BackendKind::cpu, .threads = 1}), model);
   fields.evaluate({View<const double>(times), View<const double>(proof.x, d)}, {.score = View<double>(score, d)});
+  // In units of their columns: a large column has small scores in x.
+  std::vector<double> of_author = proof.score;
+  for (std::int64_t k = 0; k < n * d && !model.standardisation.empty(); ++k) {
+    const double deviation = model.standardisation.deviation[static_cast<std::size_t>(k % d)];
+    of_author[static_cast<std::size_t>(k)] *= deviation, score[static_cast<std::size_t>(k)] *= deviation;
+  }
   double squares = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     const auto k = static_cast<std::size_t>(i);
-    const double own = scale[k] * length(&proof.score[k * static_cast<std::size_t>(d)], d);
+    const double own = scale[k] * length(&of_author[k * static_cast<std::size_t>(d)], d);
     squares += own * own / static_cast<double>(n);
   }
   double worst = -1;
   std::int64_t at = 0, wrong = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     std::vector<double> difference(static_cast<std::size_t>(d));
-    const double* const of_author = &proof.score[static_cast<std::size_t>(i * d)];
+    const double* const own = &of_author[static_cast<std::size_t>(i * d)];
     for (std::int64_t j = 0; j < d; ++j) {
-      difference[static_cast<std::size_t>(j)] = score[static_cast<std::size_t>(i * d + j)] - of_author[j];
+      difference[static_cast<std::size_t>(j)] = score[static_cast<std::size_t>(i * d + j)] - own[j];
     }
     const double sigma = scale[static_cast<std::size_t>(i)], error = sigma * length(difference.data(), d);
-    if (error <= 1e-3 * sigma * length(of_author, d) + 1e-4 * std::sqrt(squares)) continue;
+    if (error <= 1e-3 * sigma * length(own, d) + 1e-4 * std::sqrt(squares)) continue;
     ++wrong;
     if (!(error <= worst)) worst = error, at = i;
   }
@@ -88,7 +94,7 @@ void check_proof(const Model& model, const Proof& proof) {
   const auto point = static_cast<std::size_t>(at * d);
   throw Error(fmt::format(
       "its scores are not those of its proof at {} of {} points: {} for {} at t = {:.6g}; it was taken as {}, SDE {}",
-      wrong, n, text_of(&score[point], d), text_of(&proof.score[point], d), times[static_cast<std::size_t>(at)], meant,
+      wrong, n, text_of(&score[point], d), text_of(&of_author[point], d), times[static_cast<std::size_t>(at)], meant,
       model.sde.name()));
 }
 

@@ -17,7 +17,7 @@
 namespace fokker {
 namespace {
 
-constexpr std::int64_t batch_numbers = std::int64_t{1} << 20;
+constexpr std::int64_t batch_numbers = std::int64_t{1} << 20, most_reports = 200;
 
 std::int64_t rows_of(std::int64_t columns) { return std::max<std::int64_t>(1, batch_numbers / columns); }
 
@@ -174,7 +174,12 @@ class StandardisedSampler final : public SampleOperator {
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     if (!draw_prior && samples.rows > 0) backend().standardise(table_.columns(), samples, samples);
-    of_z_->sample(samples, options, draw_prior);
+    try {
+      of_z_->sample(samples, options, draw_prior);
+    } catch (...) {  // the caller's states, where they were refused
+      if (!draw_prior && samples.rows > 0) backend().restore(table_.columns(), samples, samples);
+      throw;
+    }
     if (samples.rows == 0) return;
     backend().restore(table_.columns(), samples, samples);
     if (!options.snapshot_steps.empty()) backend().restore(table_.columns(), options.snapshots, options.snapshots);
@@ -182,6 +187,9 @@ class StandardisedSampler final : public SampleOperator {
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
                    const PointsFinished& progress) override {
+    if (x.rows == 0) return of_z_->log_density(x, log_density, scheme, divergence, progress);
+    // A batch reports as often as a call: of many, those reports that stand for a share of all.
+    std::int64_t reported = 0;
     for (std::int64_t first = 0; first < x.rows; first += rows_) {
       const std::int64_t n = std::min(rows_, x.rows - first);
       const View<float> z = z_.view().slice(0, n);
@@ -189,10 +197,16 @@ class StandardisedSampler final : public SampleOperator {
       Divergence of_batch = divergence;
       of_batch.first_index += static_cast<std::uint64_t>(first);
       PointsFinished of_all;
-      if (progress) of_all = [&, first](std::int64_t done, std::int64_t) { progress(first + done, x.rows); };
+      if (progress) {
+        of_all = [&, first](std::int64_t done, std::int64_t) {
+          const std::int64_t finished = first + done;
+          if (finished < x.rows && finished - reported < x.rows / most_reports) return;
+          progress(reported = finished, x.rows);
+        };
+      }
       of_z_->log_density(z, log_density.slice(first, n), scheme, of_batch, of_all);
     }
-    if (x.rows > 0) backend().standardise(volume_.columns(), log_density, log_density);
+    backend().standardise(volume_.columns(), log_density, log_density);
   }
 
   std::size_t workspace_bytes() const override {

@@ -348,6 +348,23 @@ TEST_F(TrainCommand, StandardisesATable) {
   // Minus the entropy: of two deviations' product, within the four that a law of them may have at most or less.
   EXPECT_NEAR(mean_log, -columns.log_volume() - 2.2, 1.5);
 
+  // What is far out is so in deviations of each column, of states at T too.
+  EXPECT_LT(sampled["far"].get<double>(), 40);
+  const auto from = [&](const std::string& states) {
+    return fokker_json(
+        {"sample", "--model", model, "--initial", states, "--grid", "geometric:60", "--out", file("y.npy"), "--json"});
+  };
+  std::string states = "height,mass\n";
+  for (int i = 0; i < 9; ++i) {
+    states += fmt::format("{},{}\n", columns.mean[0] + columns.deviation[0] * (0.3 * i - 1),
+                          columns.mean[1] + columns.deviation[1] * (1 - 0.3 * i));
+  }
+  put(file("states.csv"), states);
+  EXPECT_EQ(from(file("states.csv"))["warnings"], Json::array());
+  put(file("far.csv"),
+      fmt::format("height,mass\n{},{}\n", columns.mean[0], columns.mean[1] + 1000 * columns.deviation[1]));
+  EXPECT_THAT(from(file("far.csv"))["warnings"].dump(), HasSubstr("in deviations of its column"));
+
   // Fields are those of x; an option of another program's file says the same as the key.
   const std::vector<double> point{0.5, columns.mean[0] + columns.deviation[0], columns.mean[1]};
   save_npy(file("points.npy"), {1, 3}, point.data());

@@ -212,7 +212,7 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const std::int64_t n = std::ssize(log_density);
     const Mean mean = mean_of(log_density);
     const Reach reach = reach_at(time_, model, model_.path);
-    const SampleHealth health = sample_health(context, to_device(context, points, model.dimension()).view(), reach.far);
+    const SampleHealth health = health_of(context, model, to_device(context, points, model.dimension()).view(), reach);
     std::string lost = warning_of("log densities", {.count = n, .not_finite = n - mean.count});
     if (!lost.empty()) lost += advice;
     Warnings all;

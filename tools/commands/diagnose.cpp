@@ -72,7 +72,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
     const bool standardised = !of_x.standardisation.empty();
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Context context = machine_.context();
-    options_.reach = reach_of(model, standardised ? "" : model_.path);
+    options_.reach = reach_of(model, model_.path);
     const Stopwatch clock;
     Progress progress({{"energy", "energy", 5}, {"upper bound", "bound", 2}, {"samplers", "sample", 2}});
     const Diagnosis diagnosis = diagnose(context, model, grid, options_, [&](int, double) -> FractionDone {

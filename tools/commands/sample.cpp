@@ -109,7 +109,7 @@ too, and how many those are, in up to 16 dimensions.
       sampler.sample(samples.view(), options_);
     } else {
       const Reach reach = reach_at(grid.times().front(), model, model_.path);
-      append(warnings, {warning_of("initial states", sample_health(context, samples.view(), reach.far), 0, reach.why)});
+      append(warnings, {warning_of("initial states", health_of(context, model, samples.view(), reach), 0, reach.why)});
       sampler.integrate(samples.view(), options_);
     }
     const std::vector<float> on_host = to_host(context, samples.view());
@@ -125,7 +125,7 @@ too, and how many those are, in up to 16 dimensions.
       save_npz(trajectory_, {{"x", {count, samples_, d}, states.data()}, {"t", {count}, times_kept.data()}});
     }
     const Reach reach = reach_of(model, model_.path);
-    const SampleHealth health = sample_health(context, samples.view(), reach.far);
+    const SampleHealth health = health_of(context, model, samples.view(), reach);
     SampleHealth density_health;
     if (!log_density_.empty()) {
       progress.begin();

@@ -174,7 +174,7 @@ the next one that writes there takes over and removes.
     const Model model = trainer.model();
     Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
     if (!columns.empty()) recipe["standardise"] = true;
-    save_model(out_, model, training_metadata(text_of(recipe), data));
+    save_model(out_, model, training_metadata(text_of(recipe), data, model.standardisation));
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
       json["precision"] = to_string(context.precision());

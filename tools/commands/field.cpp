@@ -69,7 +69,7 @@ no laplacian or divergence beyond 64 columns, and none by --probes.
       const auto* mlp = std::get_if<Mlp>(&model.network);
       const bool kinked = potential && mlp && mlp->architecture.kinked();
       const Standardisation& columns = model.standardisation;
-      const bool traced = columns.uniform() || (d <= 64 && divergence.probes == 0);
+      const bool traced = columns.uniform() || d <= 64;
       if (!kinked && traced) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
       if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
       if (potential && !kinked) wanted.push_back({"residual", &Outputs::residual, {n}});

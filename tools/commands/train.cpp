@@ -36,7 +36,7 @@ the next one that writes there takes over and removes.
   fokker train --data blob --iterations 20000 --state blob.state --out blob.safetensors
   fokker train --data blob --resume blob.state --out blob.safetensors
   fokker sample --model blob.safetensors --out samples.npy
-  fokker train --data samples.npy --hidden 128,128 --activation silu --sde vp-linear --standardise --out mine.safetensors
+  fokker train --data samples.npy --activation silu --sde vp-linear --standardise --out mine.safetensors
 )");
     add_data(*app_, data_, "what to train on")->required();
     app_->add_option("--out", out_, "file for the trained model, a .safetensors file")

@@ -27,7 +27,7 @@ The output holds float32 tensors, which are
 The residual is that of the Fokker-Planck equation with phi as the log density. On CUDA with --precision half the
 tensors are score and, of a potential, value alone. A potential whose activation has a kink has no laplacian and no
 residual. Of a standardised model points and fields are those of the data's x; where its deviations are unequal there is
-no laplacian or divergence beyond 64 columns, and none by --probes.
+no laplacian or divergence beyond 64 columns, and --probes is refused.
 )",
             files_help({"--model", "--points"}), R"(
   fokker train --data circles2 --out circles2.safetensors

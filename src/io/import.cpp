@@ -90,7 +90,8 @@ class Weights {
 
   // Throws Error where a tensor was not taken; it may be part of the computation.
   void check_all_taken(const Names& ignored) const {
-    for (const auto& [name, tensor] : file_.tensors) {
+    for (const auto& entry : file_.tensors) {
+      const std::string& name = entry.first;
       const bool known = taken_.contains(name) || !name.starts_with(prefix_) ||
                          std::any_of(ignored.begin(), ignored.end(), [&](const std::string& other) {
                            return name == other || (other.ends_with('.') && name.starts_with(other));
@@ -159,7 +160,8 @@ class Weights {
 };
 
 void check_keys(const JsonValue& json, const std::string& what, std::initializer_list<const char*> allowed) {
-  for (const auto& [key, value] : *json.object()) {
+  for (const auto& entry : *json.object()) {
+    const std::string& key = entry.first;
     if (std::any_of(allowed.begin(), allowed.end(), [&](const char* name) { return key == name; })) continue;
     throw Error(fmt::format("{} has the key {}; allowed: {}", what, in_quotes(key), fmt::join(allowed, ", ")));
   }

@@ -307,39 +307,46 @@ TYPED_TEST(LossOf, ResultsAreTheSameBitsForAnyNumberOfThreads) {
 TYPED_TEST(LossOf, ManyChunksAddUpToTheMeanOfTheirParts) {
   using T = TypeParam;
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
-  const auto a = architecture_of(3, {12, 9}, Activation::silu, 1, Output::potential);
-  const Problem p = make_problem(a, sde, 20000, 9001, true, 23);
-  const Result all = evaluate<T>(a, sde, p, 0.1);
-  std::vector<double> values(2, 0.0), gradient(p.parameters.size(), 0.0);
-  const auto part = [](const std::vector<double>& v, std::size_t first, std::size_t n) {
-    return std::vector<double>(v.begin() + static_cast<std::ptrdiff_t>(first),
-                               v.begin() + static_cast<std::ptrdiff_t>(std::min(v.size(), first + n)));
-  };
-  const std::size_t step = 1237;
-  for (std::size_t first = 0; first < p.t.size(); first += step) {
-    Problem q;
-    q.parameters = p.parameters;
-    q.t = part(p.t, first, step), q.x = part(p.x, 3 * first, 3 * step), q.target = part(p.target, 3 * first, 3 * step);
-    q.weight = part(p.weight, first, step);
-    const Result r = evaluate<T>(a, sde, q, 0.1);
-    const double share = double(q.t.size()) / double(p.t.size());
-    values[0] += share * r.values[0];
-    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+  std::vector<Architecture> architectures{architecture_of(3, {12, 9}, Activation::silu, 1, Output::potential)};
+  for (const auto& [name, branched] : testing::branched_networks(Output::potential)) {
+    if (branched.dimension == 3) architectures.push_back(branched);
   }
-  for (std::size_t first = 0; first < p.residual_t.size(); first += step) {
-    Problem q;
-    q.parameters = p.parameters;
-    q.residual_t = part(p.residual_t, first, step), q.residual_x = part(p.residual_x, 3 * first, 3 * step);
-    const Result r = evaluate<T>(a, sde, q, 0.1);
-    const double share = double(q.residual_t.size()) / double(p.residual_t.size());
-    values[1] += share * r.values[1];
-    for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+  for (const Architecture& a : architectures) {
+    SCOPED_TRACE(a.describe());
+    const Problem p = make_problem(a, sde, 20000, 9001, true, 23);
+    const Result all = evaluate<T>(a, sde, p, 0.1);
+    std::vector<double> values(2, 0.0), gradient(p.parameters.size(), 0.0);
+    const auto part = [](const std::vector<double>& v, std::size_t first, std::size_t n) {
+      return std::vector<double>(v.begin() + static_cast<std::ptrdiff_t>(first),
+                                 v.begin() + static_cast<std::ptrdiff_t>(std::min(v.size(), first + n)));
+    };
+    const std::size_t step = 1237;
+    for (std::size_t first = 0; first < p.t.size(); first += step) {
+      Problem q;
+      q.parameters = p.parameters;
+      q.t = part(p.t, first, step), q.x = part(p.x, 3 * first, 3 * step),
+      q.target = part(p.target, 3 * first, 3 * step);
+      q.weight = part(p.weight, first, step);
+      const Result r = evaluate<T>(a, sde, q, 0.1);
+      const double share = double(q.t.size()) / double(p.t.size());
+      values[0] += share * r.values[0];
+      for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+    }
+    for (std::size_t first = 0; first < p.residual_t.size(); first += step) {
+      Problem q;
+      q.parameters = p.parameters;
+      q.residual_t = part(p.residual_t, first, step), q.residual_x = part(p.residual_x, 3 * first, 3 * step);
+      const Result r = evaluate<T>(a, sde, q, 0.1);
+      const double share = double(q.residual_t.size()) / double(p.residual_t.size());
+      values[1] += share * r.values[1];
+      for (std::size_t k = 0; k < gradient.size(); ++k) gradient[k] += share * r.gradient[k];
+    }
+    // Sums of some hundred rounded terms in either order.
+    const double epsilon = std::numeric_limits<T>::epsilon();
+    EXPECT_TRUE(agrees(all.values[0], values[0], 1e-12));
+    EXPECT_TRUE(agrees(all.values[1], values[1], 1e-12));
+    EXPECT_TRUE(agrees(all.gradient, gradient, Bound{.of_rms = 500 * epsilon, .norm = 50 * epsilon}));
   }
-  // Sums of some hundred rounded terms in either order.
-  const double epsilon = std::numeric_limits<T>::epsilon();
-  EXPECT_TRUE(agrees(all.values[0], values[0], 1e-12));
-  EXPECT_TRUE(agrees(all.values[1], values[1], 1e-12));
-  EXPECT_TRUE(agrees(all.gradient, gradient, Bound{.of_rms = 500 * epsilon, .norm = 50 * epsilon}));
 }
 
 TYPED_TEST(LossOf, SourcesAreAskedForEveryPointOnceAndMayUseTheirStorage) {

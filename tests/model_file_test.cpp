@@ -199,6 +199,26 @@ TEST(Initialisation, IsUniformOnPlusMinusOneOverRootInputs) {
   }
 }
 
+// A layer that takes an embedding is two matrices in one, each as wide as its own inputs make it: two numbers x would be
+// lost beside 62 of an embedding.
+TEST(Initialisation, GivesAnEmbeddingAndXScalesOfTheirOwn) {
+  Architecture a = architecture(2, {200, 100}, Activation::silu, Output::potential);
+  a.time = {{{62, {Activation::silu, 1}}}, {0, 1}};
+  const std::vector<double> parameters = Mlp::initialise(a, 3).parameters;
+  for (const std::int64_t l : {0, 1}) {
+    const std::int64_t inputs = a.inputs(l), own = inputs - 62;
+    double of_time = 0, of_rest = 0;
+    for (std::int64_t k = 0; k < a.outputs(l) * inputs; ++k) {
+      double& largest = k % inputs < 62 ? of_time : of_rest;
+      largest = std::max(largest, std::fabs(parameters[static_cast<std::size_t>(a.weight_offset(l) + k)]));
+    }
+    EXPECT_LE(of_time, 1 / std::sqrt(62.0) * (1 + 1e-6));
+    EXPECT_GT(of_time, 0.98 / std::sqrt(62.0));
+    EXPECT_LE(of_rest, 1 / std::sqrt(double(own)) * (1 + 1e-6));
+    EXPECT_GT(of_rest, 0.98 / std::sqrt(double(own)));
+  }
+}
+
 TEST(ModelValidation, NamesTheTensorOfABadParameter) {
   for (const double bad : {not_a_number, infinity, -infinity, 1e39}) {
     Model model{ForwardSde{}, Mlp::initialise(Architecture{}, 1)};

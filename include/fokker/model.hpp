@@ -144,9 +144,10 @@ struct Mlp {
   Architecture architecture = {};
   std::vector<double> parameters = {};
 
-  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits). In a form that is not the
-  // score's the last layer is zero: the score begins as A x. A time branch that begins with a fixed layer of sines has
-  // there, for each half of it, frequencies from π/8 to 16 π in equal ratios, the second half with the phase π/2.
+  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits), of an embedding's columns and
+  // of the others each by their own number. In a form that is not the score's the last layer is zero: the score begins as
+  // A x. A time branch that begins with a fixed layer of sines has there, for each half of it, frequencies from π/8 to
+  // 16 π in equal ratios, the second half with the phase π/2.
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
 };
 

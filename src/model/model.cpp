@@ -265,7 +265,16 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
   }
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
     const bool zero = l + 1 == architecture.layers() && architecture.form.form != Form::score;
-    if (!zero) draw(architecture.weight_offset(l), architecture.weight_offset(l + 1), architecture.inputs(l));
+    if (zero) continue;
+    draw(architecture.weight_offset(l), architecture.weight_offset(l + 1), architecture.inputs(l));
+    // Two matrices in one: each with the scale of its own inputs, or few numbers x would be lost beside many of e.
+    const std::int64_t embedded = architecture.embedded(l), inputs = architecture.inputs(l);
+    if (architecture.time.raw() || embedded == 0 || embedded == inputs) continue;
+    for (std::int64_t k = 0; k < architecture.outputs(l) * inputs; ++k) {
+      const std::int64_t own = k % inputs < embedded ? embedded : inputs - embedded;
+      double& weight = mlp.parameters[static_cast<std::size_t>(architecture.weight_offset(l) + k)];
+      weight = static_cast<float>(weight * std::sqrt(static_cast<double>(inputs) / static_cast<double>(own)));
+    }
   }
   return mlp;
 }

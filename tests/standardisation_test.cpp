@@ -224,12 +224,17 @@ TEST_F(Standardised, WhatTheDivergenceTakes) {
 
 TEST_F(Standardised, NoPointsWriteNothing) {
   const Model model = network(3, Output::potential, unequal);
-  fields_of<float>(model, {0.5f}, {}, value | score | divergence);
+  Buffer<float> kept = there(std::vector<float>(6, 7.0f), 3), numbers = there(std::vector<float>(2, 7.0f));
+  const Buffer<float> time = there(std::vector<float>{0.5f});
+  const View<float> none = kept.view().slice(0, 0), no_number = numbers.view().slice(0, 0);
+  const Fields<float> fields(context(), model);
+  fields.evaluate({time.view(), none}, {.value = no_number, .score = none, .divergence = no_number});
   const Sampler sampler(context(), model, TimeGrid::geometric(1, 1e-3, 3));
-  Buffer<float> none(context(), 0, 3), density(context(), 0);
   sampler.sample(none);
   sampler.integrate(none);
-  sampler.log_density(none, density);
+  sampler.log_density(none, no_number);
+  EXPECT_EQ(here(kept), std::vector<float>(6, 7.0f));
+  EXPECT_EQ(here(numbers), std::vector<float>(2, 7.0f));
 }
 
 // ---- samplers -------------------------------------------------------------------------------------------------------

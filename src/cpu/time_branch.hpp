@@ -33,6 +33,7 @@ class TimeBranch {
       widest_ = std::max(widest_, p_.padded(architecture.time.layers[k].width));
     }
     widest_ = std::max(widest_, stride_);
+    while (first_trained_ < layers() && architecture.time.layers[first_trained_].fixed) ++first_trained_;
   }
 
   // Whether the network takes an embedding; else its time is beside x, or it has none.
@@ -89,7 +90,7 @@ class TimeBranch {
   // Adds the branch's gradient, of the derivatives by e [n, stride] and, unless nullptr, by its derivative along τ.
   void back(std::int64_t n, const T* by_value, const T* by_tangent, Scratch& s, T* gradient) const {
     const T *value = by_value, *tangent = by_tangent;
-    for (std::int64_t k = layers() - 1; k >= 0; --k) {
+    for (std::int64_t k = layers() - 1; k >= first_trained_; --k) {
       const PackedLayer<T>& layer = layers_[k];
       const std::int64_t size = n * layer.output_stride, in_stride = k == 0 ? 1 : layers_[k - 1].output_stride;
       const typename Scratch::Layer &from = s.layers[k], &to = s.layers[k + 1];
@@ -106,7 +107,7 @@ class TimeBranch {
       add(n, layer, z, from.value.data(), in_stride, weights, stride);
       if (tangent) add(n, layer, dz, from.tangent.data(), in_stride, weights, stride);
       p_.sum_rows(n, layer.outputs, z, layer.output_stride, weights + layer.outputs * stride);
-      if (k == 0) break;
+      if (k == first_trained_) break;
       value = reverse(n, layer, z, s.other.reserve(n * widest_));
       if (tangent) tangent = reverse(n, layer, dz, s.tangent_other.reserve(n * widest_));
     }
@@ -189,6 +190,7 @@ class TimeBranch {
   Architecture architecture_;
   const MlpPrimitives<T>& p_;
   std::int64_t stride_ = 0, widest_ = 0;
+  std::int64_t first_trained_ = 0;  // below it all layers are fixed, and nobody asks for their gradient
   std::vector<PackedLayer<T>> layers_;
 };
 

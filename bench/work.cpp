@@ -45,7 +45,7 @@ double flop_per_sweep(const Architecture& architecture) {
     weights += static_cast<double>(architecture.inputs(l) * architecture.outputs(l));
   }
   for (std::int64_t l = 0; l < std::ssize(architecture.time.layers); ++l) {
-    weights += static_cast<double>(architecture.branch_inputs(l) *
+    weights += static_cast<double>(architecture.time.inputs_of(l) *
                                    architecture.time.layers[static_cast<std::size_t>(l)].width);
   }
   return 2 * weights;
@@ -208,9 +208,8 @@ void write_reference(const std::string& path, const Context& context, const Refe
   const std::vector<float> noise_parameters(noise_net.parameters.begin(), noise_net.parameters.end());
   for (std::int64_t l = 0; l < std::ssize(of_noise.time.layers); ++l) {
     const auto at = static_cast<std::size_t>(l);
-    add_layer("noise.parameter." + of_noise.branch_names()[at],
-              noise_parameters.data() + of_noise.branch_weight_offset(l), of_noise.time.layers[at].width,
-              of_noise.branch_inputs(l));
+    add_layer("noise.parameter." + of_noise.time_names()[at], noise_parameters.data() + of_noise.time.weight_offset(l),
+              of_noise.time.layers[at].width, of_noise.time.inputs_of(l));
   }
   for (std::int64_t l = 0; l < of_noise.layers(); ++l) {
     add_layer("noise.parameter." + of_noise.names()[static_cast<std::size_t>(l)],

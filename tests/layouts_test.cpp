@@ -117,8 +117,7 @@ TEST_P(Layouts, HaveTheLossesAndGradientsOfAutograd) {
     std::fill(expected.begin() + begin, expected.begin() + end, 0.0);
   };
   for (std::int64_t l = 0; l < std::ssize(a.time.layers); ++l) {
-    if (a.time.layers[static_cast<std::size_t>(l)].fixed)
-      clear(a.branch_weight_offset(l), a.branch_weight_offset(l + 1));
+    if (a.time.layers[static_cast<std::size_t>(l)].fixed) clear(a.time.weight_offset(l), a.time.weight_offset(l + 1));
   }
   for (const std::int64_t l : a.fixed) clear(a.weight_offset(l), a.weight_offset(l + 1));
   std::vector<double> own = from(context, gradient);

@@ -326,8 +326,8 @@ TEST(ModelFile, ForeignNetworksWithATimeBranch) {
   for (int j = 0; j < 10; ++j) EXPECT_EQ(row[j], net2[10 + (j < 3 ? 7 + j : j - 3)]) << j;
   const std::vector<double> emb2 = file.at("emb.2.weight").to_double();
   for (int j = 0; j < 12; ++j)
-    EXPECT_EQ(mlp.parameters[static_cast<std::size_t>(a.branch_weight_offset(1) + j)], emb2[j]);
-  EXPECT_EQ(a.branch_weight_offset(1), 8);
+    EXPECT_EQ(mlp.parameters[static_cast<std::size_t>(a.time.weight_offset(1) + j)], emb2[j]);
+  EXPECT_EQ(a.time.weight_offset(1), 8);
   EXPECT_EQ(a.weight_offset(0), 8 + 15);
 
   const auto refused = [&](const char* key, const char* value) {

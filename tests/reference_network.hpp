@@ -71,7 +71,8 @@ struct ReferenceSde {
 };
 
 inline ReferenceSde reference_sde(const ForwardSde& sde) {
-  const auto [p, q] = testing::parameters_of(sde);
+  const auto parameters = testing::parameters_of(sde);
+  const double p = std::get<0>(parameters), q = std::get<1>(parameters);  // which lambdas may capture
   const double horizon = sde.horizon();
   const auto beta_linear = [=](double t) { return p + (q - p) * t / horizon; };
   switch (sde.kind()) {

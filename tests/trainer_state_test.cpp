@@ -129,7 +129,7 @@ TEST(Branches, ResumeToTheBitsOfAnUninterruptedRunAndKeepFixedLayers) {
       return count;
     };
     for (std::int64_t l = 0; l < std::ssize(a.time.layers); ++l) {
-      const std::int64_t begin = a.branch_weight_offset(l), end = a.branch_weight_offset(l + 1);
+      const std::int64_t begin = a.time.weight_offset(l), end = a.time.weight_offset(l + 1);
       EXPECT_EQ(changed(begin, end), a.time.layers[static_cast<std::size_t>(l)].fixed ? 0 : end - begin) << l;
     }
     for (std::int64_t l = 0; l < a.layers(); ++l) {

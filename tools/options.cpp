@@ -391,7 +391,7 @@ const std::vector<Override>& override_options() {
                  }},
                 {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
                  [](const std::string&) {}},
-                {"time_branch", "--time-branch", "TEXT", time_branch_help, parse_time_branch},
+                {"time_branch", "--time-branch", "TEXT", time_branch_help, parse_branch},
                 {"time_layers", "--time-layers", "TEXT",
                  "names of the time branch's layers; if not given, time1,time2,...", [](const std::string&) {}},
                 {"time_into", "--time-into", "TEXT", time_into_help, [](const std::string&) {}},
@@ -512,8 +512,8 @@ Json describe_architecture(const Architecture& architecture) {
   if (architecture.form.form == Form::edm) json["data_deviation"] = architecture.form.data_deviation;
   const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
   if (parameter.name && architecture.activations.empty()) json[parameter.name] = architecture.beta;
-  const TimeBranch& time = architecture.time;
-  if (!time.layers.empty()) json["time_branch"] = time_branch_text(time.layers);
+  const Branch& time = architecture.time;
+  if (!time.layers.empty()) json["time_branch"] = branch_text(time.layers);
   if (!time.raw()) json["time_into"] = layers_text(time.into, architecture.names());
   if (!architecture.residual.empty()) json["residual"] = layers_text(architecture.residual, architecture.names());
   if (!architecture.fixed.empty()) json["fixed"] = layers_text(architecture.fixed, architecture.names());
@@ -529,7 +529,7 @@ Json describe_model(const Model& model) {
     json = {{"kind", "mlp"}, {"summary", architecture.describe()}};
     json.update(describe_architecture(architecture));
     json["layers"] = architecture.names();
-    if (!architecture.time.layers.empty()) json["time_layers"] = architecture.branch_names();
+    if (!architecture.time.layers.empty()) json["time_layers"] = architecture.time_names();
     json["parameters"] = architecture.parameter_count();
   } else {
     const auto& mixture = std::get<GaussianMixture>(model.network);

@@ -18,11 +18,13 @@ namespace fokker {
 ProbeLaw parse_probe_law(std::string_view name);  // rademacher, gaussian; throws Error on any other name
 std::string_view to_string(ProbeLaw law);
 
-// Where fields are evaluated: t [N] (or [1]: one time for all, also where N = 0), x [N, d].
+// Where fields are evaluated: t [N] (or [1]: one time for all, also where N = 0), x [N, d], and for a model that takes one
+// the condition y [N, c] of each point (with_condition() gives one to all).
 template <class T>
 struct Points {
   View<const T> t = {};
   View<const T> x = {};
+  View<const T> condition = {};
 };
 
 // Where the fields are written, on the context's device; a field whose view is empty is not computed. Of a standardised
@@ -68,7 +70,7 @@ class Fields {
   std::size_t workspace_bytes() const;
 
  private:
-  std::int64_t dimension_;
+  std::int64_t dimension_, condition_;
   Output output_;
   std::string why_no_curvature_;  // empty where there are second derivatives
   Device device_;

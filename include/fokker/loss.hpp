@@ -13,17 +13,19 @@ namespace fokker {
 // is ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
 template <class T>
 struct DenoisingBatch {
-  View<const T> t = {};       // [N]
-  View<const T> x = {};       // [N, d]
-  View<const T> target = {};  // [N, d]
-  View<const T> weight = {};  // [N], or empty: 1
+  View<const T> t = {};          // [N]
+  View<const T> x = {};          // [N, d]
+  View<const T> target = {};     // [N, d]
+  View<const T> weight = {};     // [N], or empty: 1
+  View<const T> condition = {};  // [N, c], of an architecture that takes a condition
 };
 
 // Mean squared Fokker–Planck residual: mean over points of R², with the exact Laplacian.
 template <class T>
 struct CollocationBatch {
-  View<const T> t = {};  // [M]
-  View<const T> x = {};  // [M, d]
+  View<const T> t = {};          // [M]
+  View<const T> x = {};          // [M, d]
+  View<const T> condition = {};  // [M, c]
 };
 
 template <class T>

@@ -63,24 +63,31 @@ struct BranchLayer {
   bool operator==(const BranchLayer&) const = default;
 };
 
-// What a network makes of its time τ before its layers take it: an embedding e(τ) by dense layers, which those layers of
-// the network that `into` names take beside their other inputs. A fixed layer of sines with the biases 0 and π/2 is the
-// sinusoidal embedding. A network without layers here takes τ itself.
-struct TimeBranch {
+// What a network makes of its time τ, or of a condition y, before its layers take it: an embedding by dense layers, e(τ)
+// or c(y), which those layers of the network that `into` names take beside their other inputs. A fixed layer of sines with
+// the biases 0 and π/2 is the sinusoidal embedding. Without layers the embedding is τ or y itself.
+struct Branch {
   std::vector<BranchLayer> layers = {};
-  std::vector<std::int64_t> into = {0};       // ascending, of 0 … Architecture::layers() − 1; none: no time at all
-  std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: time1, time2, …
+  std::vector<std::int64_t> into = {0};  // ascending, of 0 … Architecture::layers() − 1; none: it is not taken at all
+  std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: time1, time2, … and condition1, …
+  std::int64_t inputs = 1;  // of its first layer: 1 for a time, the numbers of a condition, 0 for none
 
-  std::int64_t width() const { return layers.empty() ? 1 : layers.back().width; }  // of e
+  std::int64_t width() const { return layers.empty() ? inputs : layers.back().width; }  // of the embedding
   bool raw() const { return layers.empty() && into == std::vector<std::int64_t>{0}; }
-  bool operator==(const TimeBranch&) const = default;
+  // What layer k takes, and where its weights [width, inputs_of(k)] and then its biases begin among the branch's own
+  // parameters. Throw Error for a layer that is not there; the weights of layer layers.size() begin at their end.
+  std::int64_t inputs_of(std::int64_t layer) const;
+  std::int64_t weight_offset(std::int64_t layer) const;
+  std::int64_t bias_offset(std::int64_t layer) const;
+  std::int64_t parameter_count() const { return weight_offset(static_cast<std::int64_t>(layers.size())); }
+  bool operator==(const Branch&) const = default;
 };
 
 // A multilayer perceptron on τ and h_0 = C x, which are t and x unless its form says otherwise: hidden layers
-//   h_l = σ_l(W_l [e, h_{l−1}] + b_l) [+ h_{l−1}],
-// a linear output layer. The embedding e(τ) is part of a layer's inputs where TimeBranch::into says so, the last summand
-// is there where `residual` says so. Layer l = 0 … layers() − 1 of the formulas here is l + 1 there; it maps inputs(l) to
-// outputs(l) numbers.
+//   h_l = σ_l(W_l [c, e, h_{l−1}] + b_l) [+ h_{l−1}],
+// a linear output layer. The embeddings c(y) of a condition and e(τ) are part of a layer's inputs where Branch::into says
+// so, the last summand is there where `residual` says so. Layer l = 0 … layers() − 1 of the formulas here is l + 1 there;
+// it maps inputs(l) to outputs(l) numbers.
 struct Architecture {
   std::int64_t dimension = 2;                       // d ≥ 1
   std::vector<std::int64_t> hidden = {80, 80, 80};  // widths ≥ 1, possibly unequal; at least one hidden layer
@@ -89,7 +96,8 @@ struct Architecture {
   Output output = Output::potential;
   NetworkForm form = {};                      // what stands between the network and the score
   std::vector<std::string> layer_names = {};  // tensor prefixes in files; empty: input, hidden1, …, output
-  TimeBranch time = {};
+  Branch time = {};
+  Branch condition = {{}, {0}, {}, 0};
   std::vector<LayerActivation> activations = {};  // of each hidden layer; empty: `activation` of all
   std::vector<std::int64_t> residual = {};  // hidden layers l ≥ 1 that add their input to their output, ascending
   std::vector<std::int64_t> fixed = {};     // layers whose parameters training leaves as they are, ascending
@@ -97,31 +105,35 @@ struct Architecture {
   bool operator==(const Architecture&) const = default;
   std::int64_t layers() const { return static_cast<std::int64_t>(hidden.size()) + 1; }
   // Whether it is hidden layers of one activation on (τ, h_0), all of them trained.
-  bool plain() const { return time.raw() && activations.empty() && residual.empty() && fixed.empty(); }
+  bool plain() const {
+    return time.raw() && !conditional() && activations.empty() && residual.empty() && fixed.empty();
+  }
+  bool conditional() const { return condition.inputs > 0; }
   // These throw Error for a layer that is not there.
-  std::int64_t inputs(std::int64_t layer) const;  // with those of e
+  std::int64_t inputs(std::int64_t layer) const;  // with those of c and e
   std::int64_t outputs(std::int64_t layer) const;
-  std::int64_t embedded(std::int64_t layer) const;  // how many of a layer's inputs are e
+  std::int64_t conditioned(std::int64_t layer) const;  // how many of a layer's inputs are c
+  std::int64_t embedded(std::int64_t layer) const;     // how many are e
   LayerActivation activation_of(std::int64_t layer) const;
   bool is_residual(std::int64_t layer) const;
   bool is_fixed(std::int64_t layer) const;
   // The first activation of a hidden layer whose σ′ or σ″ jumps at 0: such a potential has no second derivatives.
   std::optional<Activation> kinked() const;
-  // The parameter vector holds, layer after layer, those of the time branch first, W_l [outputs, inputs] row-major, the
-  // columns of e first, and then b_l [outputs]. The offset of the weights of layer layers() is the number of parameters.
+  // The parameter vector holds, layer after layer, those of the condition's branch first, then those of the time's,
+  // W_l [outputs, inputs] row-major, the columns of c first, those of e next, and then b_l [outputs]. The offset of the
+  // weights of layer layers() is the number of parameters.
   // These throw Error too where a size is out of its range.
   std::int64_t weight_offset(std::int64_t layer) const;
   std::int64_t bias_offset(std::int64_t layer) const;
   std::int64_t parameter_count() const;
-  // Of the layers of the time branch.
-  std::int64_t branch_inputs(std::int64_t layer) const;
-  std::int64_t branch_weight_offset(std::int64_t layer) const;
-  std::int64_t branch_bias_offset(std::int64_t layer) const;
-  // layer_names, or their default; and those of the time branch.
+  // Where the parameters of the time branch begin; those of the condition's begin at 0.
+  std::int64_t time_offset() const { return condition.parameter_count(); }
+  // layer_names, or their default; and those of the branches.
   std::vector<std::string> names() const;
-  std::vector<std::string> branch_names() const;
+  std::vector<std::string> time_names() const;
+  std::vector<std::string> condition_names() const;
   // "3–80–80–80–1, softplus(100), potential", or "2–128–128–2, silu, noise, time branch fixed:sine:32,silu:32, time into
-  // input,hidden1".
+  // input,hidden1, condition 3, condition into input".
   std::string describe() const;
   // Throws Error where a size, name or β is outside its range.
   void validate() const;
@@ -131,9 +143,9 @@ struct Architecture {
 // Activations of the hidden layers: "silu", or one for each, as "sine,silu,identity".
 std::vector<LayerActivation> parse_activations(std::string_view text);
 std::string activations_text(const Architecture& architecture);
-// A time branch's layers from the first to the last: [fixed:]ACTIVATION:WIDTH, as "fixed:sine:32,silu:32".
-std::vector<BranchLayer> parse_time_branch(std::string_view text);
-std::string time_branch_text(const std::vector<BranchLayer>& layers);
+// A branch's layers from the first to the last: [fixed:]ACTIVATION:WIDTH, as "fixed:sine:32,silu:32".
+std::vector<BranchLayer> parse_branch(std::string_view text);
+std::string branch_text(const std::vector<BranchLayer>& layers);
 // Layers by their names, as "input,hidden2"; "none" for none.
 std::vector<std::int64_t> parse_layers(std::string_view text, const std::vector<std::string>& names);
 std::string layers_text(const std::vector<std::int64_t>& layers, const std::vector<std::string>& names);
@@ -144,8 +156,8 @@ struct Mlp {
   Architecture architecture = {};
   std::vector<double> parameters = {};
 
-  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits), of an embedding's columns and
-  // of the others each by their own number. In a form that is not the score's the last layer is zero: the score begins as
+  // Weights and biases uniform on ±1/√inputs, as torch.nn.Linear draws them (not its bits), of the columns of each
+  // embedding and of the others each by their own number. In a form that is not the score's the last layer is zero: the score begins as
   // A x. A time branch that begins with a fixed layer of sines has there, for each half of it, frequencies from π/8 to
   // 16 π in equal ratios, the second half with the phase π/2.
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
@@ -153,26 +165,35 @@ struct Mlp {
 
 // A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture. Both are of
 // z = (x − mean)/deviation where there is a standardisation, and what takes a model speaks in x, unless it says
-// otherwise.
+// otherwise. A network that takes a condition y is the score of x given y: y is given with the points, or once for all by
+// with_condition(). A standardisation has its columns after those of x.
 struct Model {
   ForwardSde sde = {};
   std::variant<Mlp, GaussianMixture> network = {};
   Standardisation standardisation = {};
 
   std::int64_t dimension() const;
-  Output output() const;     // a mixture is a potential
-  NetworkForm form() const;  // a mixture gives the score itself
-  Model of_z() const;        // without its standardisation: network and SDE as they are, whose x is z
+  std::int64_t condition() const;  // how many numbers y has; 0 for none
+  Output output() const;           // a mixture is a potential
+  NetworkForm form() const;        // a mixture gives the score itself
+  Model of_z() const;              // without its standardisation: network and SDE as they are, whose x is z
   // Throws Error where a parameter is not finite or a size does not fit.
   void validate() const;
 };
 
+// The model given the condition y [Model::condition()], which takes none any more: c(y) is part of its biases. Throws Error
+// where the sizes differ or a number is not finite.
+Model with_condition(const Model& model, const std::vector<double>& y);
+// The same for the condition that training drops to (TrainOptions::condition_drop): 0 for what the network takes.
+Model without_condition(const Model& model);
+
 // What a safetensors file without our metadata leaves open; a key given here overrides the file's.
 using ModelMetadata = std::map<std::string, std::string>;
 
-// Points and the scores that the author of a network computed there: t [N], x [N, d], score [N, d].
+// Points and the scores that the author of a network computed there: t [N], x [N, d], score [N, d], and for a network that
+// takes one the condition [N, c].
 struct Proof {
-  std::vector<double> t = {}, x = {}, score = {};
+  std::vector<double> t = {}, x = {}, score = {}, condition = {};
 };
 // Throws Error where the model's scores, in double on the CPU, are not the proof's: by more than 1e-3 of a point's score
 // and, times the deviation σ of its noise, 1e-4 of the root mean square of all; float32 is well within both.
@@ -181,14 +202,15 @@ void check_proof(const Model& model, const Proof& proof);
 // Model files. `.safetensors`: the MLP's tensors NAME.weight [out, in] and NAME.bias [out] in F32 (F64, F16 and BF16 are
 // read too), with the metadata keys activation, its parameter by the name it has (beta, alpha, negative_slope), output,
 // data_deviation (of edm), inputs, layers, sde, sde_parameters, and where there are any time_branch, time_layers,
-// time_into, residual and fixed (in the words above; layers by their names), and for a standardisation column_means and
-// column_deviations, lists of d numbers as [1000, 0]; without `layers`, the natural sort of the tensor names, without
+// time_into, condition (how many numbers), condition_branch, condition_layers, condition_into, residual and fixed (in the
+// words above; layers by their names), and for a standardisation column_means and column_deviations, lists of a number a
+// column as [1000, 0]; without `layers`, the natural sort of the tensor names, without
 // `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture, which has no standardisation, {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
 // not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
 // without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a network that does
-// not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score).
+// not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score, proof.condition).
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 // A proof that is not empty is written too, and is for networks.

@@ -38,6 +38,8 @@ struct SampleOptions {
   // numbers, at most `most_snapshots`.
   std::vector<std::int32_t> snapshot_steps = {};
   View<float> snapshots = {};
+  // Of a model that takes a condition: y [N, c] of each sample, on the context's device.
+  View<const float> condition = {};
   PointsFinished progress = {};
 };
 
@@ -68,10 +70,11 @@ class Sampler {
   void integrate(View<float> samples, const SampleOptions& options = {}) const;
   // log_density [N] of the probability flow's law at x [N, d] and the last time of the grid: the flow is followed from
   // there to T by `scheme`, euler, heun or rk4, with d log p/dt = −∇·(a x − ½ g² s), and log p_T is the prior's.
-  // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). Throws Error as sample() does, and
-  // as Fields does for the divergence.
+  // Hutchinson's probes stay fixed along a path (Grathwohl et al. 2019). `condition` [N, c] of each point for a model that
+  // takes one: the law is that of x given y. Throws Error as sample() does, and as Fields does for the divergence.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme = Scheme::heun,
-                   const Divergence& divergence = {}, const PointsFinished& progress = {}) const;
+                   const Divergence& divergence = {}, const PointsFinished& progress = {},
+                   View<const float> condition = {}) const;
 
   // Bytes of device memory that this object keeps beside the parameters, whatever N; 0 on the CPU.
   std::size_t workspace_bytes() const;
@@ -79,7 +82,7 @@ class Sampler {
   const TimeGrid& grid() const { return grid_; }
 
  private:
-  std::int64_t dimension_;
+  std::int64_t dimension_, condition_;
   Device device_;
   TimeGrid grid_;
   double horizon_;

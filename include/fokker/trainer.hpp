@@ -46,6 +46,7 @@ struct TrainOptions {
   WeightAverage average = WeightAverage::exponential;
   double average_decay = 0.995;   // exponential
   double average_fraction = 0.2;  // the average runs over the last fifth of the iterations
+  double condition_drop = 0;      // probability with which a point's condition is replaced by 0 (Ho and Salimans 2022)
   double clip_norm = 0;           // gradients of a larger norm are scaled down to it; 0: never
   std::uint64_t seed = 0;
 
@@ -100,7 +101,8 @@ class Trainer {
  public:
   // `initial` holds an MLP, the forward SDE and the standardisation, as standardisation_of() the data; with one the
   // data are mapped to z when the trainer is made (DataSet::standardised()), and losses, rates and the box are those of
-  // z. Throws Error where model, data and options do not fit.
+  // z. Of a network that takes a condition of c numbers the data are x and then y, d + c columns. Throws Error where model,
+  // data and options do not fit.
   Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options);
   // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,
   // and for a mixture or stored samples the same numbers. Throws Error otherwise, and on any other or inconsistent

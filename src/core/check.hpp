@@ -43,6 +43,22 @@ void check_view(const std::string& what, const View<T>& view, std::int64_t rows,
   }
 }
 
+// Throws Error where the conditions of `rows` points are not [rows, numbers], or are given to a model that takes none.
+template <class T>
+void check_condition(const View<const T>& condition, std::int64_t rows, std::int64_t numbers, Device device) {
+  if (numbers == 0 && condition.rows > 0) {
+    throw Error(fmt::format("a condition of shape [{}, {}] is given to a model that takes none", condition.rows,
+                            condition.columns));
+  }
+  if (numbers > 0 && rows > 0 && !condition) {
+    throw Error(
+        fmt::format("no condition is given to a model that takes one of {0} numbers; allowed: one a point, [{1}, "
+                    "{0}], or one for all by with_condition()",
+                    numbers, rows));
+  }
+  if (numbers > 0) check_view("the condition", condition, rows, numbers, device);
+}
+
 // Memory that a call reads or writes; none for an empty view.
 struct Extent {
   const char* what;

@@ -48,7 +48,7 @@ class SampleOperator {
   virtual ~SampleOperator() = default;
   virtual void sample(View<float> samples, const SampleOptions& options, bool draw_prior) = 0;
   virtual void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
-                           const PointsFinished& progress) = 0;
+                           const PointsFinished& progress, View<const float> condition) = 0;
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 

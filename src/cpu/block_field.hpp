@@ -23,6 +23,7 @@ struct BlockPoints {
   const T* x;             // [n, d]
   std::int64_t n;
   std::uint64_t first_index = 0;  // of the first point, for probes
+  const T* condition = nullptr;   // y [n, c], of a network that takes one
 };
 
 // As FieldOutputs; nullptr: not wanted.

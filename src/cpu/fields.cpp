@@ -42,8 +42,12 @@ class CpuFields final : public FieldOperator<T> {
     const std::int64_t n = points.x.rows, size = field_->block_size(), t_stride = points.t.rows == n ? 1 : 0;
     parallel_for(threads_, (n + size - 1) / size, [&](std::int64_t item, int thread) {
       const std::int64_t i = item * size;
-      const BlockPoints<T> block{points.t.data + i * t_stride, t_stride, points.x.data + i * field_->dimension(),
-                                 std::min(size, n - i), first_index + static_cast<std::uint64_t>(i)};
+      const BlockPoints<T> block{points.t.data + i * t_stride,
+                                 t_stride,
+                                 points.x.data + i * field_->dimension(),
+                                 std::min(size, n - i),
+                                 first_index + static_cast<std::uint64_t>(i),
+                                 points.condition ? points.condition.data + i * points.condition.columns : nullptr};
       visit(i, block, *scratch_[static_cast<std::size_t>(thread)]);
     });
   }

@@ -9,7 +9,7 @@
 // loss_rules.hpp. σ′, σ′_i and σ′_𝒜 take the place of z, z_i and z_𝒜.
 //
 // Where layers take an embedding of the time, the gradient by it is summed over them, and goes back through the time
-// branch (time_branch.hpp). With residual connections the derivatives by h are kept beside those by z.
+// branch (branch.hpp). With residual connections the derivatives by h are kept beside those by z.
 //
 // Each chunk of points adds to a gradient of its own; these are summed in chunk order.
 #include "cpu/loss.hpp"
@@ -21,10 +21,10 @@
 
 #include "core/parallel.hpp"
 #include "cpu/backend.hpp"
+#include "cpu/branch.hpp"
 #include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
-#include "cpu/time_branch.hpp"
 #include "fokker/formulas/form_points.hpp"
 
 namespace fokker::cpu {
@@ -37,9 +37,9 @@ constexpr std::int64_t gradients_bytes = 64 << 20;  // of all chunks' gradients 
 
 // Where a layer's gradient lies in a chunk's, with padded rows. The first layer's is transposed, [2 + d, outputs],
 // since its few inputs would fill less than a vector; its last row is the bias, as if for an input that is always 1.
-// That of the weights that take an embedding is [outputs, stride of the embedding].
+// Those of the weights that take an embedding are [outputs, stride of the embedding].
 struct GradientBlock {
-  std::int64_t weight, bias, stride, time;
+  std::int64_t weight, bias, stride, condition, time;
 };
 
 template <class T>
@@ -47,8 +47,9 @@ struct ThreadScratch {
   AlignedMemory<T> planes, inputs, points;
   AlignedMemory<T> outputs, half_g2;  // a tile's scores or seeds; its coefficients of the Laplacian
   std::vector<ResidualCoefficients<T>> residual;
-  typename TimeBranch<T>::Scratch branch;
-  AlignedMemory<T> times, embedding_bar, tangent_bar;  // a tile's τ and their rates; the gradients by e and de/dτ
+  typename PackedBranch<T>::Scratch time, condition;
+  AlignedMemory<T> times;                              // a tile's τ and their rates
+  AlignedMemory<T> condition_bar, time_bar, rate_bar;  // the gradients by c, by e and by de/dτ
   AlignedMemory<T> adjoint;                            // the derivatives by h
 };
 
@@ -61,26 +62,30 @@ class Sweeps {
         with_form_(!architecture.form.plain()),
         times_(architecture.time.raw() ? 1 : 0),
         has_skips_(!architecture.residual.empty()),
-        branch_(architecture),
+        condition_branch_(architecture.condition),
+        time_branch_(architecture.time),
         primitives_(mlp_primitives<T>()),
         rules_(loss_rules<T>()) {
     std::int64_t offset = 0;
     for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
-      const std::int64_t inputs = architecture_.inputs(l) - embedded(l), outputs = architecture_.outputs(l);
+      const std::int64_t inputs = own_inputs(l), outputs = architecture_.outputs(l);
       const std::int64_t stride = primitives_.padded(l == 0 ? outputs : inputs);
       const std::int64_t rows = l == 0 ? inputs : outputs;
-      blocks_.push_back({offset, offset + rows * stride, stride, 0});
+      blocks_.push_back({offset, offset + rows * stride, stride, 0, 0});
       offset += rows * stride + primitives_.padded(outputs);
+      blocks_.back().condition = offset;
+      if (architecture_.conditioned(l) > 0) offset += outputs * condition_branch_.stride();
       blocks_.back().time = offset;
-      if (embedded(l) > 0) offset += outputs * branch_.stride();
+      if (embedded(l) > 0) offset += outputs * time_branch_.stride();
       if (l < hidden()) {
         strides_.push_back(primitives_.padded(outputs));
         units_ += strides_.back();
         widest_ = std::max(widest_, strides_.back());
       }
     }
-    branch_gradient_ = offset;
-    gradient_size_ = offset + branch_.gradient_size();
+    condition_gradient_ = offset;
+    time_gradient_ = condition_gradient_ + condition_branch_.gradient_size();
+    gradient_size_ = time_gradient_ + time_branch_.gradient_size();
     // Planes a sample: those kept for every layer, and those of one layer at a time.
     const std::int64_t streams = dimension() + 2;
     denoising_rows_ = tile_rows(5 * units_);
@@ -96,9 +101,11 @@ class Sweeps {
 
   void pack(const T* parameters) {
     pack_layers(architecture_, parameters, layers_);
-    branch_.pack(parameters);
+    condition_branch_.pack(parameters);
+    time_branch_.pack(parameters + architecture_.time_offset());
     T* rows = score_rows_.reserve(dimension() * strides_[0]);
-    const T* columns = parameters + architecture_.weight_offset(0) + architecture_.embedded(0);
+    const T* columns =
+        parameters + architecture_.weight_offset(0) + architecture_.conditioned(0) + architecture_.embedded(0);
     for (std::int64_t i = 0; i < dimension(); ++i) {
       for (std::int64_t j = 0; j < architecture_.outputs(0); ++j) {
         rows[i * strides_[0] + j] = columns[j * architecture_.inputs(0) + i];
@@ -113,7 +120,7 @@ class Sweeps {
     scratch.outputs.reserve(rows * std::max(2 * streams, primitives_.padded(dimension())));
     scratch.half_g2.reserve(rows);
     scratch.residual.resize(static_cast<std::size_t>(rows));
-    scratch.points.reserve(chunk * (2 + 2 * dimension()));
+    scratch.points.reserve(chunk * point_numbers(architecture_));
   }
 
   // Σ over the chunk's points, which are the network's own, and coordinates of weight (F − F*)²; adds to `gradient`
@@ -124,7 +131,8 @@ class Sweeps {
     const std::int64_t d = dimension();
     for (std::int64_t first = 0; first < n; first += denoising_rows_) {
       const DenoisingChunk<T> tile = {chunk.t + first, chunk.x + first * d, chunk.target + first * d,
-                                      chunk.weight ? chunk.weight + first : nullptr};
+                                      chunk.weight ? chunk.weight + first : nullptr,
+                                      conditions(chunk.condition, first)};
       const std::int64_t rows = std::min(denoising_rows_, n - first);
       sum += architecture_.output == Output::potential ? potential_tile(tile, rows, scale, scratch, gradient)
                                                        : vector_tile(tile, rows, scale, scratch, gradient);
@@ -137,24 +145,27 @@ class Sweeps {
                   T* gradient) const {
     double sum = 0;
     for (std::int64_t first = 0; first < n; first += residual_rows_) {
-      sum += residual_tile({chunk.t + first, chunk.x + first * dimension()}, std::min(residual_rows_, n - first), scale,
-                           scratch, gradient);
+      sum += residual_tile({chunk.t + first, chunk.x + first * dimension(), conditions(chunk.condition, first)},
+                           std::min(residual_rows_, n - first), scale, scratch, gradient);
     }
     return sum;
   }
 
   // From a chunk's layout to that of Architecture.
   void unpack(const T* padded, T* gradient) const {
-    gradient = branch_.unpack(padded + branch_gradient_, gradient);
+    gradient = condition_branch_.unpack(padded + condition_gradient_, gradient);
+    gradient = time_branch_.unpack(padded + time_gradient_, gradient);
     for (std::int64_t l = 0; l < architecture_.layers(); ++l) {
-      const std::int64_t inputs = architecture_.inputs(l) - embedded(l), outputs = architecture_.outputs(l);
+      const std::int64_t inputs = own_inputs(l), outputs = architecture_.outputs(l);
       if (architecture_.is_fixed(l)) {
         gradient = std::fill_n(gradient, outputs * (architecture_.inputs(l) + 1), T(0));
         continue;
       }
       const T* g = padded + blocks_[l].weight;
       for (std::int64_t j = 0; j < outputs; ++j) {
-        gradient = std::copy_n(padded + blocks_[l].time + j * branch_.stride(), embedded(l), gradient);
+        gradient = std::copy_n(padded + blocks_[l].condition + j * condition_branch_.stride(),
+                               architecture_.conditioned(l), gradient);
+        gradient = std::copy_n(padded + blocks_[l].time + j * time_branch_.stride(), embedded(l), gradient);
         for (std::int64_t i = 0; i < inputs; ++i) {
           *gradient++ = l == 0 ? g[i * blocks_[l].stride + j] : g[j * blocks_[l].stride + i];
         }
@@ -166,8 +177,23 @@ class Sweeps {
  private:
   std::int64_t hidden() const { return static_cast<std::int64_t>(architecture_.hidden.size()); }
   const PackedLayer<T>& output_layer() const { return layers_[hidden()]; }
-  // How many inputs of a layer are an embedding; a raw time is beside x.
+  // How many inputs of a layer are an embedding of the time; a raw time is beside x. And how many are none.
   std::int64_t embedded(std::int64_t l) const { return times_ > 0 ? 0 : architecture_.embedded(l); }
+  std::int64_t own_inputs(std::int64_t l) const {
+    return architecture_.inputs(l) - architecture_.conditioned(l) - embedded(l);
+  }
+  const T* conditions(const T* of_chunk, std::int64_t first) const {
+    return of_chunk ? of_chunk + first * architecture_.condition.inputs : nullptr;
+  }
+
+  // What layers take of a tile's points beside h, or the derivatives along the time; nullptr: nothing. And the
+  // gradients by it; nullptr where nobody asks for them.
+  struct Embeddings {
+    const T *condition, *time;
+  };
+  struct EmbeddingBars {
+    T *condition, *time;
+  };
   // Whether a layer adds its input to its output.
   bool adds_input(std::int64_t l) const { return has_skips_ && architecture_.is_residual(l); }
   std::int64_t row_size() const { return times_ + dimension() + 1; }  // of (t, x, 1)
@@ -180,19 +206,21 @@ class Sweeps {
     return fit < primitives_.row_block ? fit : fit / primitives_.row_block * primitives_.row_block;
   }
 
-  // From P = bias + e Uᵀ + A Wᵀ of a layer, without the embedding's part for nullptr, and from P = D W, or C + D W.
+  // From P = bias + c Vᵀ + e Uᵀ + A Wᵀ of a layer, and from P = D W, or C + D W.
   void forward(std::int64_t l, std::int64_t rows, const T* a, std::int64_t a_stride, T* c, std::int64_t c_stride,
-               bool with_bias, const T* embedding, const Epilogue<T>& epilogue = {}) const {
+               bool with_bias, const Embeddings& embeddings, const Epilogue<T>& epilogue = {}) const {
     const PackedLayer<T>& layer = layers_[l];
     Product<T> p{rows, layer.inputs, layer.outputs, a, a_stride, layer.forward.data(), c, c_stride};
     if (with_bias) p.bias = layer.bias.data();
-    if (embedding && embedded(l) > 0) {
-      Product<T> first{rows, layer.time.inputs, layer.outputs, embedding, branch_.stride(), layer.time.forward.data(),
-                       c,    c_stride};
-      first.bias = p.bias;
-      primitives_.product(first);
+    const auto take = [&](const PackedMatrix<T>& u, const T* embedding, std::int64_t stride) {
+      if (!embedding || u.inputs == 0) return;
+      Product<T> before{rows, u.inputs, u.outputs, embedding, stride, u.forward.data(), c, c_stride};
+      before.bias = p.bias, before.accumulate = p.accumulate;
+      primitives_.product(before);
       p.bias = nullptr, p.accumulate = true;
-    }
+    };
+    take(layer.condition, embeddings.condition, condition_branch_.stride());
+    take(layer.time, embeddings.time, time_branch_.stride());
     p.epilogue = epilogue;
     primitives_.product(p);
   }
@@ -207,24 +235,46 @@ class Sweeps {
     const LayerActivation activation = architecture_.activation_of(l);
     primitives_.activate(activation.activation, static_cast<T>(activation.beta), n, z, h, d1, d2, d3);
   }
-  // e of a tile's times, nullptr where the network takes none.
-  const T* embed(std::int64_t n, const T* times, const T* rates, bool keep, ThreadScratch<T>& scratch) const {
-    if (!branch_.there()) return nullptr;
-    branch_.forward(n, times, 1, rates != nullptr, rates, keep, scratch.branch);
-    if (keep) std::fill_n(scratch.embedding_bar.reserve(n * branch_.stride()), n * branch_.stride(), T(0));
-    if (keep && rates) std::fill_n(scratch.tangent_bar.reserve(n * branch_.stride()), n * branch_.stride(), T(0));
-    return branch_.embedding(scratch.branch);
+  // c and e of a tile's points.
+  Embeddings embed(std::int64_t n, const T* conditions, const T* times, const T* rates, bool keep,
+                   ThreadScratch<T>& scratch) const {
+    Embeddings embeddings{};
+    if (architecture_.conditional()) {
+      condition_branch_.forward(n, conditions, false, nullptr, keep, scratch.condition);
+      embeddings.condition = condition_branch_.embedding(scratch.condition);
+    }
+    if (times_ == 0 && !architecture_.time.into.empty()) {
+      time_branch_.forward(n, times, rates != nullptr, rates, keep, scratch.time);
+      embeddings.time = time_branch_.embedding(scratch.time);
+    }
+    return embeddings;
   }
-  // The gradient of a layer's U from D and the embedding, or its derivative, and the part of D in the gradient by that.
-  void add_embedding(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* embedding, T* bar,
-                     T* gradient) const {
-    if (!embedding || embedded(l) == 0) return;
-    const PackedMatrix<T>& u = layers_[l].time;
-    primitives_.gradient(rows, u.outputs, u.inputs, d, d_stride, embedding, branch_.stride(),
-                         gradient + blocks_[l].time, branch_.stride());
-    Product<T> p{rows, u.outputs, u.inputs, d, d_stride, u.reverse.data(), bar, branch_.stride()};
-    p.accumulate = true;
-    primitives_.product(p);
+  // Zeros for the gradients by c and e. With `rates`: by de/dτ.
+  EmbeddingBars begin_bars(std::int64_t n, bool rates, ThreadScratch<T>& scratch) const {
+    const auto zeros = [&](const PackedBranch<T>& branch, AlignedMemory<T>& memory) -> T* {
+      if (!branch.trains()) return nullptr;
+      T* const bar = memory.reserve(n * branch.stride());
+      std::fill_n(bar, n * branch.stride(), T(0));
+      return bar;
+    };
+    if (rates) return {nullptr, zeros(time_branch_, scratch.rate_bar)};
+    return {zeros(condition_branch_, scratch.condition_bar), zeros(time_branch_, scratch.time_bar)};
+  }
+  // The gradients of a layer's V and U from D and the embeddings, and the part of D in those by these.
+  void add_embeddings(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride,
+                      const Embeddings& embeddings, const EmbeddingBars& bars, T* gradient) const {
+    const auto add = [&](const PackedMatrix<T>& u, const T* embedding, std::int64_t stride, std::int64_t block,
+                         T* bar) {
+      if (!embedding || u.inputs == 0) return;
+      primitives_.gradient(rows, u.outputs, u.inputs, d, d_stride, embedding, stride, gradient + block, stride);
+      if (!bar) return;
+      Product<T> p{rows, u.outputs, u.inputs, d, d_stride, u.reverse.data(), bar, stride};
+      p.accumulate = true;
+      primitives_.product(p);
+    };
+    const PackedLayer<T>& layer = layers_[l];
+    add(layer.condition, embeddings.condition, condition_branch_.stride(), blocks_[l].condition, bars.condition);
+    add(layer.time, embeddings.time, time_branch_.stride(), blocks_[l].time, bars.time);
   }
   // Layer l's gradient from D and H, and its bias's from D.
   void add_weights(std::int64_t l, std::int64_t rows, const T* d, std::int64_t d_stride, const T* h,
@@ -242,10 +292,13 @@ class Sweeps {
                          blocks_[0].stride);
   }
 
-  // The time branch's gradient from that by the embedding, and by its derivative where there is one.
-  void branch_back(std::int64_t n, bool with_tangent, ThreadScratch<T>& scratch, T* gradient) const {
-    branch_.back(n, scratch.embedding_bar.data(), with_tangent ? scratch.tangent_bar.data() : nullptr, scratch.branch,
-                 gradient + branch_gradient_);
+  // The branches' gradients from those by their embeddings; rate_bar: by de/dτ, or nullptr.
+  void branches_back(std::int64_t n, const EmbeddingBars& bars, const T* rate_bar, ThreadScratch<T>& scratch,
+                     T* gradient) const {
+    if (bars.condition) {
+      condition_branch_.back(n, bars.condition, nullptr, scratch.condition, gradient + condition_gradient_);
+    }
+    if (bars.time) time_branch_.back(n, bars.time, rate_bar, scratch.time, gradient + time_gradient_);
   }
 
   // (t, x, 1), without t where the network takes an embedding of it.
@@ -284,13 +337,13 @@ class Sweeps {
     T* seed_inputs = scratch.inputs.data();  // (c, 0), c = (0, …)
     T* inputs = seed_inputs + n * x_stride;  // (t, x, 1)
     fill_inputs(tile, n, inputs);
-    const T* embedding = embed(n, tile.t, nullptr, gradient, scratch);
+    const Embeddings embeddings = embed(n, tile.condition, tile.t, nullptr, gradient, scratch);
 
     // forward
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
-              embedding);
+              embeddings);
       activate(l, n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr,
                nullptr);
       if (l < last && adds_input(l)) add(n * strides_[l], plane(l - 1, kValue), z);
@@ -329,11 +382,12 @@ class Sweeps {
     // seed tangent
     for (std::int64_t l = 0; l <= last; ++l) {
       forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
-              plane(l, kSeedTangent), strides_[l], false, nullptr, {plane(l, kD1), false, plane(l, kD2)});
+              plane(l, kSeedTangent), strides_[l], false, {}, {plane(l, kD1), false, plane(l, kD2)});
       if (adds_input(l)) add(n * strides_[l], plane(l - 1, kSeedTangent), plane(l, kSeedTangent));
     }
 
     // adjoint
+    const EmbeddingBars bars = begin_bars(n, false, scratch);
     primitives_.sum_rows(n, strides_[last], plane(last, kSeedTangent), strides_[last],
                          gradient + blocks_[last + 1].weight);
     if (p) std::fill_n(p, n * strides_[last], T(0));
@@ -341,7 +395,7 @@ class Sweeps {
       const T* zeta = plane(l, kD2);
       add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kSeedTangent), gradient);
       add_bias(l, n, zeta, strides_[l], gradient);
-      add_embedding(l, n, zeta, strides_[l], embedding, scratch.embedding_bar.data(), gradient);
+      add_embeddings(l, n, zeta, strides_[l], embeddings, bars, gradient);
       if (p) {
         reverse(l, n, zeta, strides_[l], p, strides_[l - 1], {}, adds_input(l));
         const T* d1 = plane(l - 1, kD1);
@@ -351,9 +405,9 @@ class Sweeps {
         reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
       }
     }
-    add_embedding(0, n, plane(0, kD2), strides_[0], embedding, scratch.embedding_bar.data(), gradient);
+    add_embeddings(0, n, plane(0, kD2), strides_[0], embeddings, bars, gradient);
     add_first_layer(2 * n, seed_inputs, plane(0, kDelta), gradient);
-    if (embedding) branch_back(n, false, scratch, gradient);
+    branches_back(n, bars, nullptr, scratch, gradient);
     return sum;
   }
 
@@ -368,18 +422,18 @@ class Sweeps {
     enum { kD1, kZeta, kValue };
     T* inputs = scratch.inputs.data();  // (t, x, 1)
     fill_inputs(tile, n, inputs);
-    const T* embedding = embed(n, tile.t, nullptr, gradient, scratch);
+    const Embeddings embeddings = embed(n, tile.condition, tile.t, nullptr, gradient, scratch);
 
     for (std::int64_t l = 0; l <= last; ++l) {
       T* z = plane(l, kValue);
       forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
-              embedding);
+              embeddings);
       activate(l, n * strides_[l], z, z, gradient ? plane(l, kD1) : nullptr, nullptr, nullptr);
       if (adds_input(l)) add(n * strides_[l], plane(l - 1, kValue), z);
     }
     const std::int64_t score_stride = output_layer().output_stride;
     T* score = scratch.outputs.data();
-    forward(last + 1, n, plane(last, kValue), strides_[last], score, score_stride, true, embedding);
+    forward(last + 1, n, plane(last, kValue), strides_[last], score, score_stride, true, embeddings);
 
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
@@ -387,13 +441,14 @@ class Sweeps {
     }
     if (!gradient) return sum;
 
+    const EmbeddingBars bars = begin_bars(n, false, scratch);
     T* p = has_skips_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
     for (std::int64_t l = last + 1; l > 0; --l) {
       const T* zeta = l > last ? score : plane(l, kZeta);
       const std::int64_t stride = l > last ? score_stride : strides_[l];
       add_weights(l, n, zeta, stride, plane(l - 1, kValue), gradient);
       add_bias(l, n, zeta, stride, gradient);
-      add_embedding(l, n, zeta, stride, embedding, scratch.embedding_bar.data(), gradient);
+      add_embeddings(l, n, zeta, stride, embeddings, bars, gradient);
       if (p) {
         reverse(l, n, zeta, stride, p, strides_[l - 1], {}, l <= last && adds_input(l));
         primitives_.multiply(n * strides_[l - 1], plane(l - 1, kD1), p, plane(l - 1, kZeta));
@@ -401,9 +456,9 @@ class Sweeps {
         reverse(l, n, zeta, stride, plane(l - 1, kZeta), strides_[l - 1], {plane(l - 1, kD1)});
       }
     }
-    add_embedding(0, n, plane(0, kZeta), strides_[0], embedding, scratch.embedding_bar.data(), gradient);
+    add_embeddings(0, n, plane(0, kZeta), strides_[0], embeddings, bars, gradient);
     add_first_layer(n, inputs, plane(0, kZeta), gradient);
-    if (embedding) branch_back(n, false, scratch, gradient);
+    branches_back(n, bars, nullptr, scratch, gradient);
     return sum;
   }
 
@@ -450,8 +505,8 @@ class Sweeps {
       }
       value[x_stride - 1] = T(1);
     }
-    const T* embedding = embed(n, times, times + n, gradient, scratch);
-    const T* along = embedding ? branch_.derivative(scratch.branch) : nullptr;  // 𝒜e
+    const Embeddings embeddings = embed(n, tile.condition, times, times + n, gradient, scratch);
+    const Embeddings along{nullptr, embeddings.time ? time_branch_.derivative(scratch.time) : nullptr};  // 𝒜e
 
     for (std::int64_t l = 0; l <= last; ++l) {
       const T* a = l == 0 ? inputs : h_planes(l - 1);
@@ -459,9 +514,9 @@ class Sweeps {
       T* z = z_planes(l);
       T* h = h_planes(l);
       const bool value = l < last || with_form_;  // whether h is needed, beside its derivatives
-      forward(l, n, a, a_stride, z, strides_[l], true, embedding);
+      forward(l, n, a, a_stride, z, strides_[l], true, embeddings);
       const std::int64_t without = embedded(l) > 0 ? d : d + 1;  // streams that the embedding is not part of
-      forward(l, without * n, a + n * a_stride, a_stride, z + plane, strides_[l], false, nullptr);
+      forward(l, without * n, a + n * a_stride, a_stride, z + plane, strides_[l], false, {});
       if (embedded(l) > 0) {
         forward(l, n, a + (d + 1) * n * a_stride, a_stride, z + (d + 1) * plane, strides_[l], false, along);
       }
@@ -485,12 +540,15 @@ class Sweeps {
                        output_layer().bias.data(), value_seeds, 1);
     }
     const std::int64_t top = last + 1;
-    const T* u = embedding && embedded(top) > 0 ? output_layer().time.rows.data() : nullptr;
-    for (std::int64_t r = 0; u && r < n; ++r) {
-      for (std::int64_t i = 0; i < branch_.width(); ++i) {
-        phi[d * n + r] += u[i] * along[r * branch_.stride() + i];
-        if (with_form_) value_seeds[r] += u[i] * embedding[r * branch_.stride() + i];
+    const auto add_products = [&](const PackedMatrix<T>& u, const T* rows, std::int64_t stride, T* to) {
+      for (std::int64_t r = 0; r < n; ++r) {
+        for (std::int64_t i = 0; i < u.inputs; ++i) to[r] += u.rows.data()[i] * rows[r * stride + i];
       }
+    };
+    add_products(output_layer().time, along.time, time_branch_.stride(), phi + d * n);
+    if (with_form_) {
+      add_products(output_layer().condition, embeddings.condition, condition_branch_.stride(), value_seeds);
+      add_products(output_layer().time, embeddings.time, time_branch_.stride(), value_seeds);
     }
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
@@ -527,13 +585,9 @@ class Sweeps {
     }
     rules_.residual_reverse_last(n, strides_[last], d, half_g2, z_planes(last), seeds,
                                  with_form_ ? value_seeds : nullptr, v, bar);
-    T *embedding_bar = scratch.embedding_bar.data(), *tangent_bar = scratch.tangent_bar.data();
-    if (u) {
-      for (const auto& [seed, e, e_bar] :
-           {std::tuple{value_seeds, embedding, embedding_bar}, std::tuple{seeds + d * n, along, tangent_bar}}) {
-        add_embedding(top, n, seed, 1, e, e_bar, gradient);
-      }
-    }
+    const EmbeddingBars bars = begin_bars(n, false, scratch), rate_bars = begin_bars(n, true, scratch);
+    if (with_form_) add_embeddings(top, n, value_seeds, 1, embeddings, bars, gradient);
+    add_embeddings(top, n, seeds + d * n, 1, along, rate_bars, gradient);
     T* kept = has_skips_ ? scratch.adjoint.reserve(streams * n * widest_) : nullptr;  // the derivatives by h
     if (adds_input(last)) {
       for (std::int64_t r = 0; r < streams * n; ++r) {
@@ -545,18 +599,18 @@ class Sweeps {
       const std::int64_t bar_plane = n * strides_[l], below = streams * n * strides_[l - 1];
       add_weights(l, streams * n, bar, strides_[l], h_planes(l - 1), gradient);
       add_bias(l, n, bar, strides_[l], gradient);
-      add_embedding(l, n, bar, strides_[l], embedding, embedding_bar, gradient);
-      add_embedding(l, n, bar + (d + 1) * bar_plane, strides_[l], along, tangent_bar, gradient);
+      add_embeddings(l, n, bar, strides_[l], embeddings, bars, gradient);
+      add_embeddings(l, n, bar + (d + 1) * bar_plane, strides_[l], along, rate_bars, gradient);
       reverse(l, streams * n, bar, strides_[l], other, strides_[l - 1]);
       if (adds_input(l)) add(below, kept, other);
       if (adds_input(l - 1)) std::copy_n(other, below, kept);
       rules_.residual_reverse(n, strides_[l - 1], d, half_g2, z_planes(l - 1), other);
       std::swap(bar, other);
     }
-    add_embedding(0, n, bar, strides_[0], embedding, embedding_bar, gradient);
-    add_embedding(0, n, bar + (d + 1) * n * strides_[0], strides_[0], along, tangent_bar, gradient);
+    add_embeddings(0, n, bar, strides_[0], embeddings, bars, gradient);
+    add_embeddings(0, n, bar + (d + 1) * n * strides_[0], strides_[0], along, rate_bars, gradient);
     add_first_layer(streams * n, inputs, bar, gradient);
-    if (embedding) branch_back(n, true, scratch, gradient);
+    branches_back(n, bars, rate_bars.time, scratch, gradient);
     return sum;
   }
 
@@ -565,14 +619,16 @@ class Sweeps {
   bool with_form_;
   std::int64_t times_;  // how many of the first inputs are a raw time: 1, or 0
   bool has_skips_;
-  TimeBranch<T> branch_;
+  PackedBranch<T> condition_branch_, time_branch_;
   const MlpPrimitives<T>& primitives_;
   const LossRules<T>& rules_;
   std::vector<PackedLayer<T>> layers_;
   AlignedMemory<T> score_rows_;        // W_1[:, x]ᵀ [d, stride]
   std::vector<std::int64_t> strides_;  // of the hidden layers' planes
   std::vector<GradientBlock> blocks_;
-  std::int64_t units_ = 0, widest_ = 0, branch_gradient_ = 0, gradient_size_ = 0, planes_size_ = 0;
+  std::int64_t units_ = 0, widest_ = 0, planes_size_ = 0;
+  std::int64_t condition_gradient_ = 0, time_gradient_ = 0,
+               gradient_size_ = 0;  // where a chunk's gradient has those of the branches
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
 };
 
@@ -688,14 +744,15 @@ class CpuLoss : public LossOperator<T> {
     const LossSums sums = loss_.evaluate(
         parameters.data, denoising.t.rows,
         [&](std::int64_t first, std::int64_t n, T* storage) {
-          const DenoisingChunk<T> chunk{denoising.t.data + first, denoising.x.data + first * d,
-                                        denoising.target.data + first * d,
-                                        denoising.weight ? denoising.weight.data + first : nullptr};
+          const DenoisingChunk<T> chunk{
+              denoising.t.data + first, denoising.x.data + first * d, denoising.target.data + first * d,
+              denoising.weight ? denoising.weight.data + first : nullptr, rows(denoising.condition, first)};
           return form_.plain() ? chunk : of_network(chunk, n, storage);
         },
         collocation.t.rows,
         [&](std::int64_t first, std::int64_t, T*) {
-          return CollocationChunk<T>{collocation.t.data + first, collocation.x.data + first * d};
+          return CollocationChunk<T>{collocation.t.data + first, collocation.x.data + first * d,
+                                     rows(collocation.condition, first)};
         },
         residual_weight, gradient.data);
     values.data[0] = sums.denoising;
@@ -712,7 +769,10 @@ class CpuLoss : public LossOperator<T> {
       network_point(form_, formulas, static_cast<int>(d), points.t[r], points.x + r * d, points.target + r * d,
                     points.weight ? points.weight[r] : T(1), t[r], x + r * d, target + r * d, weight[r]);
     }
-    return {t, x, target, weight};
+    return {t, x, target, weight, points.condition};
+  }
+  static const T* rows(const View<const T>& view, std::int64_t first) {
+    return view ? view.data + first * view.columns : nullptr;
   }
 
   std::int64_t dimension_;

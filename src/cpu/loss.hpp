@@ -15,20 +15,29 @@ namespace fokker::cpu {
 // potential, is compared with (fokker/formulas/form.hpp).
 template <class T>
 struct DenoisingChunk {
-  const T* t;       // [n] τ
-  const T* x;       // [n, d] C x
-  const T* target;  // [n, d]
-  const T* weight;  // [n], or nullptr: 1
+  const T* t;                    // [n] τ
+  const T* x;                    // [n, d] C x
+  const T* target;               // [n, d]
+  const T* weight;               // [n], or nullptr: 1
+  const T* condition = nullptr;  // [n, c], of a network that takes one
 };
 // Points of the model.
 template <class T>
 struct CollocationChunk {
   const T* t;  // [n]
   const T* x;  // [n, d]
+  const T* condition = nullptr;
 };
 
-// Points first … first + n − 1 of the batch. `storage` has room for n (2 + 2 d) values and may hold what is returned,
-// so that points are drawn on the thread, and into the cache, where they are used.
+// How many numbers a point may take of a source's storage: t and a weight, x and a target with its condition, and once
+// more both.
+inline std::int64_t point_numbers(const Architecture& architecture) {
+  return 2 + 2 * (architecture.dimension + architecture.condition.inputs) +
+         (architecture.conditional() ? architecture.dimension : 0);
+}
+
+// Points first … first + n − 1 of the batch. `storage` has room for n point_numbers() and may hold what is returned, so
+// that points are drawn on the thread, and into the cache, where they are used.
 template <class T>
 using DenoisingSource = std::function<DenoisingChunk<T>(std::int64_t first, std::int64_t n, T* storage)>;
 template <class T>

@@ -13,7 +13,8 @@
 // one adjoint sweep, γ_l = κ_l ⊙ ż_l + σ′_l ⊙ W_{l+1}ᵀ γ_{l+1}.
 //
 // The embedding e(τ) enters layers beside h: as another bias, one for all points that have one time, and a product more
-// where they have their own. ∂_t φ is ē·de/dτ with ē = Σ_l U_lᵀ δ_l. A residual connection adds p_l to p_{l−1} and ḣ_{l−1}
+// where they have their own. So does that of the points' conditions, always by a product: a condition that is one for all
+// was folded into the biases before (with_condition). ∂_t φ is ē·de/dτ with ē = Σ_l U_lᵀ δ_l. A residual connection adds p_l to p_{l−1} and ḣ_{l−1}
 // to ḣ_l; networks that have one keep p beside δ, which others do not need.
 #include <algorithm>
 #include <cstring>
@@ -21,10 +22,10 @@
 #include <vector>
 
 #include "cpu/block_field.hpp"
+#include "cpu/branch.hpp"
 #include "cpu/flush_denormals.hpp"
 #include "cpu/mlp_primitives.hpp"
 #include "cpu/probes.hpp"
-#include "cpu/time_branch.hpp"
 
 namespace fokker::cpu {
 namespace {
@@ -45,7 +46,7 @@ struct MlpScratch final : Scratch {
   AlignedMemory<T> time_derivative;        // [n]
   AlignedMemory<T> trace;                  // [n]
   AlignedMemory<float> probe;              // [n, d]
-  typename TimeBranch<T>::Scratch branch;
+  typename PackedBranch<T>::Scratch time, condition;
   std::vector<AlignedMemory<T>> start;  // of each layer where all points have one time: b + U e
   AlignedMemory<T> embedding_bar;       // [n, stride of e]: ē
   AlignedMemory<T> adjoint;             // [n, width]: p, of networks with residual connections
@@ -60,10 +61,12 @@ class MlpField final : public BlockField<T> {
         sde_(sde),
         d_(mlp.architecture.dimension),
         times_(architecture_.time.raw() ? 1 : 0),
-        branch_(architecture_),
+        time_branch_(architecture_.time),
+        condition_branch_(architecture_.condition),
         has_skips_(!architecture_.residual.empty()) {
     pack_layers(architecture_, mlp.parameters.data(), layers_);
-    branch_.pack(mlp.parameters.data());
+    condition_branch_.pack(mlp.parameters.data());
+    time_branch_.pack(mlp.parameters.data() + architecture_.time_offset());
     hidden_ = architecture_.layers() - 1;
     for (std::int64_t l = 0; l < hidden_; ++l) activations_.push_back(architecture_.activation_of(l));
     const PackedLayer<T>& input = layers_.front();
@@ -142,8 +145,12 @@ class MlpField final : public BlockField<T> {
   static constexpr auto nothing = [](std::int64_t, const T*) {};
 
   BlockPoints<T> part(const BlockPoints<T>& points, std::int64_t i, std::int64_t rows) const {
-    return {points.t + i * points.t_stride, points.t_stride, points.x + i * d_, std::min(rows, points.n - i),
-            points.first_index + static_cast<std::uint64_t>(i)};
+    return {points.t + i * points.t_stride,
+            points.t_stride,
+            points.x + i * d_,
+            std::min(rows, points.n - i),
+            points.first_index + static_cast<std::uint64_t>(i),
+            points.condition ? points.condition + i * architecture_.condition.inputs : nullptr};
   }
 
   std::int64_t width(std::int64_t l) const { return layers_[l].output_stride; }  // of hidden layer l, padded
@@ -161,53 +168,71 @@ class MlpField final : public BlockField<T> {
     bool by_time = false;    // ē, in s.embedding_bar
   };
 
+  bool has_embedding() const { return times_ == 0 && !architecture_.time.into.empty(); }
+
   // The embedding of a time that all points have, as a part of the biases.
   void embed_common(const BlockPoints<T>& points, bool tangent, MlpScratch<T>& s) const {
-    if (!branch_.there() || points.t_stride != 0 || points.n == 0) return;
-    branch_.forward(1, points.t, 0, tangent, nullptr, false, s.branch);
+    if (!has_embedding() || points.t_stride != 0 || points.n == 0) return;
+    time_branch_.forward(1, points.t, tangent, nullptr, false, s.time);
     for (std::int64_t l = 0; l <= hidden_; ++l) {
-      if (embedded(l)) take_embedding(1, l, s.start[l].reserve(layers_[l].output_stride), s);
+      const PackedLayer<T>& layer = layers_[l];
+      if (!embedded(l)) continue;
+      take(1, layer.time, time_branch_.embedding(s.time), time_branch_.stride(), layer.bias.data(), false,
+           s.start[l].reserve(layer.output_stride));
     }
   }
 
-  // z = b + e Uᵀ of a layer.
-  void take_embedding(std::int64_t n, std::int64_t l, T* z, MlpScratch<T>& s) const {
-    const PackedLayer<T>& layer = layers_[l];
+  // z [n, width] = start + e Uᵀ of a layer, or z + e Uᵀ.
+  void take(std::int64_t n, const PackedMatrix<T>& matrix, const T* embedding, std::int64_t stride, const T* start,
+            bool accumulate, T* z) const {
     p_.product({.rows = n,
-                .depth = layer.time.inputs,
-                .columns = layer.outputs,
-                .a = branch_.embedding(s.branch),
-                .a_stride = branch_.stride(),
-                .packed = layer.time.forward.data(),
+                .depth = matrix.inputs,
+                .columns = matrix.outputs,
+                .a = embedding,
+                .a_stride = stride,
+                .packed = matrix.forward.data(),
                 .c = z,
-                .c_stride = layer.output_stride,
-                .bias = layer.bias.data()});
+                .c_stride = matrix.output_stride,
+                .bias = accumulate ? nullptr : start,
+                .accumulate = accumulate});
+  }
+
+  // What all points have in common of a layer's z.
+  const T* start(const BlockPoints<T>& points, std::int64_t l, const MlpScratch<T>& s) const {
+    return embedded(l) && points.t_stride == 0 ? s.start[l].data() : layers_[l].bias.data();
+  }
+
+  // visit(matrix, embedding, stride) for each that a layer takes of the points' own.
+  template <class Visit>
+  void for_own_embeddings(const BlockPoints<T>& points, std::int64_t l, const MlpScratch<T>& s, Visit&& visit) const {
+    const PackedLayer<T>& layer = layers_[l];
+    if (layer.condition.inputs > 0)
+      visit(layer.condition, condition_branch_.embedding(s.condition), condition_branch_.stride());
+    if (embedded(l) && points.t_stride != 0) visit(layer.time, time_branch_.embedding(s.time), time_branch_.stride());
   }
 
   // out [n, outputs] = the network's own.
   void output_with_bias(const BlockPoints<T>& points, T* out, MlpScratch<T>& s) const {
-    const PackedLayer<T>& layer = layers_.back();
-    const bool common = embedded(hidden_) && points.t_stride == 0;
-    output(points.n, s.one.data(), common ? s.start[hidden_].data() : layer.bias.data(), out, s);
-    if (!embedded(hidden_) || common) return;
-    const T* e = branch_.embedding(s.branch);
-    for (std::int64_t r = 0; r < points.n; ++r, e += branch_.stride()) {
-      for (std::int64_t j = 0; j < layer.outputs; ++j) {
-        const T* u = layer.time.rows.data() + j * layer.time.input_stride;
-        for (std::int64_t i = 0; i < layer.time.inputs; ++i) out[r * layer.outputs + j] += u[i] * e[i];
+    output(points.n, s.one.data(), start(points, hidden_, s), out, s);
+    for_own_embeddings(points, hidden_, s, [&](const PackedMatrix<T>& matrix, const T* e, std::int64_t stride) {
+      for (std::int64_t r = 0; r < points.n; ++r, e += stride) {
+        for (std::int64_t j = 0; j < matrix.outputs; ++j) {
+          const T* u = matrix.rows.data() + j * matrix.input_stride;
+          for (std::int64_t i = 0; i < matrix.inputs; ++i) out[r * matrix.outputs + j] += u[i] * e[i];
+        }
       }
-    }
+    });
   }
 
   // ∂_τ Φ from what forward() and reverse() left.
   void time_derivative(const BlockPoints<T>& points, const T* delta, T* out, MlpScratch<T>& s) const {
     if (times_ > 0) return gradient_columns(points.n, delta, 0, 1, out, s);
     std::fill_n(out, points.n, T(0));
-    if (!branch_.there()) return;
-    const std::int64_t stride = branch_.stride();
-    const T *bar = s.embedding_bar.data(), *rate = branch_.derivative(s.branch);
+    if (!has_embedding()) return;
+    const std::int64_t stride = time_branch_.stride();
+    const T *bar = s.embedding_bar.data(), *rate = time_branch_.derivative(s.time);
     for (std::int64_t r = 0; r < points.n; ++r, bar += stride) {
-      for (std::int64_t i = 0; i < branch_.width(); ++i) out[r] += bar[i] * rate[i];
+      for (std::int64_t i = 0; i < architecture_.time.width(); ++i) out[r] += bar[i] * rate[i];
       if (points.t_stride != 0) rate += stride;
     }
   }
@@ -287,15 +312,19 @@ class MlpField final : public BlockField<T> {
       if (times_ > 0) a[r * inputs] = points.t[r * points.t_stride];
       for (std::int64_t i = 0; i < d_; ++i) a[r * inputs + times_ + i] = points.x[r * d_ + i];
     }
-    const bool own_times = branch_.there() && points.t_stride != 0;
-    if (own_times) branch_.forward(n, points.t, 1, leave.by_time, nullptr, false, s.branch);
+    if (has_embedding() && points.t_stride != 0)
+      time_branch_.forward(n, points.t, leave.by_time, nullptr, false, s.time);
+    if (architecture_.conditional()) condition_branch_.forward(n, points.condition, false, nullptr, false, s.condition);
     std::int64_t a_stride = inputs;
     T *to = s.one.reserve(tile_ * widest_), *spare = s.other.reserve(tile_ * widest_);
     for (std::int64_t l = 0; l < hidden_; ++l) {
       const PackedLayer<T>& layer = layers_[l];
-      const bool after_embedding = own_times && embedded(l);
-      if (after_embedding) take_embedding(n, l, to, s);
-      const T* start = !embedded(l) ? layer.bias.data() : own_times ? nullptr : s.start[l].data();
+      const T* const bias = start(points, l, s);
+      bool begun = false;
+      for_own_embeddings(points, l, s, [&](const PackedMatrix<T>& matrix, const T* e, std::int64_t stride) {
+        take(n, matrix, e, stride, bias, begun, to);
+        begun = true;
+      });
       p_.product({.rows = n,
                   .depth = layer.inputs,
                   .columns = layer.outputs,
@@ -304,8 +333,8 @@ class MlpField final : public BlockField<T> {
                   .packed = layer.forward.data(),
                   .c = to,
                   .c_stride = layer.output_stride,
-                  .bias = start,
-                  .accumulate = after_embedding});
+                  .bias = begun ? nullptr : bias,
+                  .accumulate = begun});
       const std::int64_t size = n * layer.output_stride;
       const LayerActivation& activation = activations_[l];
       T* const h = l + 1 < hidden_ || leave.value ? to : nullptr;
@@ -334,7 +363,7 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(w, stride, p + r * stride);
     p_.scale_columns(n, stride, s.d1[hidden_ - 1].data(), w, delta);
     if (leave.curvature) p_.scale_columns(n, stride, s.d2[hidden_ - 1].data(), w, s.d2[hidden_ - 1].data());
-    const bool by_embedding = leave.by_time && branch_.there();
+    const bool by_embedding = leave.by_time && has_embedding();
     if (by_embedding) begin_embedding_bar(n, s);
     for (std::int64_t l = hidden_ - 1; l > 0; --l) {
       if (by_embedding && embedded(l)) add_embedding_bar(n, l, delta, s);
@@ -354,12 +383,12 @@ class MlpField final : public BlockField<T> {
 
   // ē from the output layer's row, and what layer l adds by its δ.
   void begin_embedding_bar(std::int64_t n, MlpScratch<T>& s) const {
-    const std::int64_t stride = branch_.stride();
+    const std::int64_t stride = time_branch_.stride();
     T* bar = s.embedding_bar.reserve(n * stride);
     std::fill_n(bar, n * stride, T(0));
     if (!embedded(hidden_)) return;
     for (std::int64_t r = 0; r < n; ++r) {
-      std::copy_n(layers_.back().time.rows.data(), branch_.width(), bar + r * stride);
+      std::copy_n(layers_.back().time.rows.data(), architecture_.time.width(), bar + r * stride);
     }
   }
   void add_embedding_bar(std::int64_t n, std::int64_t l, const T* delta, MlpScratch<T>& s) const {
@@ -371,7 +400,7 @@ class MlpField final : public BlockField<T> {
                 .a_stride = layer.output_stride,
                 .packed = layer.time.reverse.data(),
                 .c = s.embedding_bar.data(),
-                .c_stride = branch_.stride(),
+                .c_stride = time_branch_.stride(),
                 .accumulate = true});
   }
 
@@ -558,8 +587,8 @@ class MlpField final : public BlockField<T> {
   const MlpPrimitives<T>& p_;
   Architecture architecture_;
   ForwardSde sde_;
-  std::int64_t d_, times_;  // how many of the first inputs are a raw time: 1, or 0
-  TimeBranch<T> branch_;
+  std::int64_t d_, times_;                          // how many of the first inputs are a raw time: 1, or 0
+  PackedBranch<T> time_branch_, condition_branch_;  // of the time, and of a condition
   bool has_skips_;
   std::vector<LayerActivation> activations_;
   std::vector<PackedLayer<T>> layers_;

@@ -139,16 +139,19 @@ struct PackedMatrix {
 };
 
 // One layer's parameters: the matrix that takes h, which takes a raw time too where it is beside x, the bias, and the
-// matrix that takes the time's embedding, without inputs where the layer has none.
+// matrices that take the embeddings of a condition and of the time, without inputs where the layer has none.
 template <class T>
 struct PackedLayer : PackedMatrix<T> {
   AlignedMemory<T> bias;  // [output_stride]
-  PackedMatrix<T> time;
+  PackedMatrix<T> condition, time;
 
   template <class U>
-  void pack_layer(const U* w, const U* b, std::int64_t embedded, std::int64_t all_inputs, std::int64_t all_outputs) {
-    this->pack(w + embedded, all_inputs, all_inputs - embedded, all_outputs);
-    if (embedded > 0) time.pack(w, all_inputs, embedded, all_outputs);
+  void pack_layer(const U* w, const U* b, std::int64_t conditioned, std::int64_t embedded, std::int64_t all_inputs,
+                  std::int64_t all_outputs) {
+    const std::int64_t before = conditioned + embedded;
+    this->pack(w + before, all_inputs, all_inputs - before, all_outputs);
+    if (conditioned > 0) condition.pack(w, all_inputs, conditioned, all_outputs);
+    if (embedded > 0) time.pack(w + conditioned, all_inputs, embedded, all_outputs);
     T* own = bias.reserve(this->output_stride);
     for (std::int64_t j = 0; j < all_outputs; ++j) own[j] = static_cast<T>(b[j]);
   }
@@ -162,7 +165,8 @@ void pack_layers(const Architecture& architecture, const U* parameters, std::vec
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
     layers[static_cast<std::size_t>(l)].pack_layer(
         parameters + architecture.weight_offset(l), parameters + architecture.bias_offset(l),
-        architecture.time.raw() ? 0 : architecture.embedded(l), architecture.inputs(l), architecture.outputs(l));
+        architecture.conditioned(l), architecture.time.raw() ? 0 : architecture.embedded(l), architecture.inputs(l),
+        architecture.outputs(l));
   }
 }
 

@@ -35,6 +35,7 @@ struct Workspace {
   std::unique_ptr<Scratch> field;
   std::vector<float> inputs, score, normal, state, stage_state, slope, sum, divergence;
   std::vector<double> log_density;
+  const float* condition = nullptr;  // of the block's points
 };
 
 // Calls `report` a bounded number of times, from one thread at a time.
@@ -76,6 +77,7 @@ class CpuSampler final : public SampleOperator {
     for_blocks(samples.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       float* x = samples.data + first * d_;
       const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
+      w.condition = rows(options.condition, first);
       if (draw_prior) {
         draw_point_normals(x, n, static_cast<int>(d_), options.seed, index, RandomUse::prior, 0, prior_deviation);
       }
@@ -98,13 +100,14 @@ class CpuSampler final : public SampleOperator {
 
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
-                   const PointsFinished& report) override {
+                   const PointsFinished& report, View<const float> condition) override {
     const std::vector<Stage> stages = stages_of(sde_, form_, {times_.rbegin(), times_.rend()}, scheme);
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = prior_log_norm(d_, variance);
     Progress progress(report, x.rows);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
+      w.condition = rows(condition, first);
       reserve(w.state, n * d_);
       reserve(w.log_density, n);
       float* state = w.state.data();
@@ -126,6 +129,10 @@ class CpuSampler final : public SampleOperator {
   template <class T>
   static void reserve(std::vector<T>& v, std::int64_t size) {
     if (v.size() < static_cast<std::size_t>(size)) v.resize(static_cast<std::size_t>(size));
+  }
+
+  static const float* rows(View<const float> view, std::int64_t first) {
+    return view ? view.data + first * view.columns : nullptr;
   }
 
   // body(first, n, workspace) for blocks of points.
@@ -151,7 +158,7 @@ class CpuSampler final : public SampleOperator {
       for (std::int64_t i = 0; i < n * d_; ++i) w.inputs[static_cast<std::size_t>(i)] = stage.in * x[i];
       x = w.inputs.data();
     }
-    field_->evaluate({&stage.time, 0, x, n, index}, outputs, divergence, *w.field);
+    field_->evaluate({&stage.time, 0, x, n, index, w.condition}, outputs, divergence, *w.field);
   }
 
   // after_step(k): k steps are done.

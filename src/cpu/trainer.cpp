@@ -2,6 +2,7 @@
 //   points   drawn chunk by chunk from (seed, k, point) on the thread, and into the cache, where the loss uses them:
 //            t by the time law, x_0 by the data set, x_t = m x_0 + σ z, target ∇ log p(x_t | x_0) = −z/σ, or what
 //            these are to a network in another form;
+//            of a network that takes one the condition, which is the rest of the data's row, or 0 where it is dropped;
 //            collocation points uniform on [t_min, T] × [−box, box]^d
 //   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
 //   update   norm, clipping, Adam and the average: one pass over the parameters each
@@ -27,6 +28,8 @@ class CpuTrainer final : public TrainOperator {
   CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads)
       : sde_(initial.sde),
         form_(initial.form()),
+        d_(initial.dimension()),
+        condition_(initial.condition()),
         data_(data),
         options_(options),
         loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
@@ -71,11 +74,16 @@ class CpuTrainer final : public TrainOperator {
 
  private:
   DenoisingChunk<float> denoising(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
-    const std::int64_t d = data_.dimension();
+    const std::int64_t d = d_;
     const auto index = static_cast<std::uint64_t>(first), step = static_cast<std::uint64_t>(k);
     float *t = storage, *weight = t + n, *x = weight + n, *target = x + n * d;
+    const float* condition = nullptr;
+    if (condition_ == 0) {
+      draw_data(data_, {x, n, d}, options_.seed, index, step);
+    } else {
+      condition = draw_conditioned(n, index, step, x, target + n * d);
+    }
     draw_point_uniforms(t, n, 1, options_.seed, index, RandomUse::time, step);
-    draw_data(data_, {x, n, d}, options_.seed, index, step);
     draw_point_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
     for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
     for (std::int64_t i = 0; i < n; ++i) {
@@ -85,12 +93,18 @@ class CpuTrainer final : public TrainOperator {
       for (std::int64_t j = i * d; j < (i + 1) * d; ++j) point(x[j], target[j]);
     }
     const bool weighted = options_.time_law == TimeLaw::importance || options_.loss_weight != LossWeight::unit;
-    return {t, x, target, weighted ? weight : nullptr};
+    return {t, x, target, weighted ? weight : nullptr, condition};
   }
 
   CollocationChunk<float> collocation(std::int64_t k, std::int64_t first, std::int64_t n, float* storage) const {
-    const std::int64_t d = data_.dimension(), row = 1 + d;
-    float *t = storage, *x = t + n, *u = x + n * d;  // n (2 + 2 d) values of room: t, x, and the uniforms of both
+    const std::int64_t d = d_, row = 1 + d;
+    float *t = storage, *x = t + n, *u = x + n * d;  // t, x, and the uniforms of both, or data
+    const float* condition = nullptr;
+    if (condition_ > 0) {  // of data that no denoising point of this iteration has
+      condition = draw_conditioned(n, static_cast<std::uint64_t>(options_.denoising_points + first),
+                                   static_cast<std::uint64_t>(k), x, u);
+      u += n * condition_;
+    }
     draw_point_uniforms(u, n, static_cast<int>(row), options_.seed, static_cast<std::uint64_t>(first),
                         RandomUse::collocation, static_cast<std::uint64_t>(k));
     const float t_min = time_.t_min, span = time_.horizon - time_.t_min, box = static_cast<float>(options_.box);
@@ -98,7 +112,26 @@ class CpuTrainer final : public TrainOperator {
       t[i] = t_min + span * u[i * row];
       for (std::int64_t j = 0; j < d; ++j) x[i * d + j] = box * (2 * u[i * row + 1 + j] - 1);
     }
-    return {t, x};
+    return {t, x, condition};
+  }
+
+  // x_0 [n, d] of rows (x_0, y) of the data, and their conditions, at `storage`, which has room for n (d + 2 c) numbers.
+  const float* draw_conditioned(std::int64_t n, std::uint64_t index, std::uint64_t step, float* x,
+                                float* storage) const {
+    float *const condition = storage, *const rows = storage + n * condition_;
+    const std::int64_t columns = d_ + condition_;
+    draw_data(data_, {rows, n, columns}, options_.seed, index, step);
+    for (std::int64_t i = 0; i < n; ++i) {
+      const float drop = static_cast<float>(options_.condition_drop);
+      float u = 1;
+      if (drop > 0)
+        draw_point_uniforms(&u, 1, 1, options_.seed, index + static_cast<std::uint64_t>(i), RandomUse::condition, step);
+      std::copy_n(rows + i * columns, d_, x + i * d_);
+      for (std::int64_t j = 0; j < condition_; ++j) {
+        condition[i * condition_ + j] = u < drop ? 0.0f : rows[i * columns + d_ + j];
+      }
+    }
+    return condition;
   }
 
   void update(const RateStep& rate, double clip_scale) {
@@ -125,6 +158,7 @@ class CpuTrainer final : public TrainOperator {
 
   ForwardSde sde_;
   NetworkForm form_;
+  std::int64_t d_, condition_;
   DataSet data_;
   TrainOptions options_;
   ChunkedLoss<float> loss_;

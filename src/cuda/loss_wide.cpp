@@ -401,14 +401,14 @@ class WideSweeps {
     branch.back(n, with_tangent, [&](std::int64_t k, const T* z, const T* z_tangent) {
       const BranchLayer& layer = architecture().time.layers[k];
       if (layer.fixed) return;
-      const std::int64_t inputs = architecture().branch_inputs(k);
-      T* const weights = gradient + architecture().branch_weight_offset(k);
+      const std::int64_t inputs = architecture().time.inputs_of(k);
+      T* const weights = gradient + architecture().time_offset() + architecture().time.weight_offset(k);
       network_.add_outer(layer.width, inputs, n, z, layer.width, branch.input(k), weights, inputs);
       if (z_tangent != nullptr) {
         network_.add_outer(layer.width, inputs, n, z_tangent, layer.width, branch.tangent_input(k), weights, inputs);
       }
       column_sum(n, static_cast<int>(layer.width), z, static_cast<int>(layer.width),
-                 gradient + architecture().branch_bias_offset(k), 1);
+                 gradient + architecture().time_offset() + architecture().time.bias_offset(k), 1);
     });
   }
 

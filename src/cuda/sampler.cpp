@@ -118,7 +118,7 @@ class CudaSampler final : public SampleOperator {
   }
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate,
-                   const PointsFinished&) override {
+                   const PointsFinished&, View<const float>) override {
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
     const Path& path = usable(forwards_[static_cast<std::size_t>(scheme) - 1]);

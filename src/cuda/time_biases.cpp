@@ -2,34 +2,9 @@
 
 #include <algorithm>
 
+#include "model/branch.hpp"
+
 namespace fokker::cuda {
-namespace {
-
-// b + W h, row by row of W, of which the first columns are meant.
-std::vector<double> dense(const double* weights, std::int64_t inputs, const double* biases, std::int64_t outputs,
-                          const std::vector<double>& h) {
-  std::vector<double> z(biases, biases + outputs);
-  for (std::int64_t j = 0; j < outputs; ++j) {
-    for (std::size_t i = 0; i < h.size(); ++i) z[j] += weights[j * inputs + static_cast<std::int64_t>(i)] * h[i];
-  }
-  return z;
-}
-
-std::vector<double> embedding(const Mlp& mlp, float time) {
-  const Architecture& a = mlp.architecture;
-  std::vector<double> h{static_cast<double>(time)};
-  for (std::int64_t k = 0; k < static_cast<std::int64_t>(a.time.layers.size()); ++k) {
-    const BranchLayer& layer = a.time.layers[k];
-    h = dense(&mlp.parameters[a.branch_weight_offset(k)], a.branch_inputs(k), &mlp.parameters[a.branch_bias_offset(k)],
-              layer.width, h);
-    with_activation(layer.activation.activation, layer.activation.beta, [&](const auto& sigma) {
-      for (double& z : h) z = sigma(z).value;
-    });
-  }
-  return h;
-}
-
-}  // namespace
 
 Mlp without_time(const Mlp& mlp) {
   const Architecture& a = mlp.architecture;
@@ -57,7 +32,8 @@ std::int32_t TimeBiases::row(float time) {
   const Architecture& a = mlp_->architecture;
   rows_.resize(rows_.size() + static_cast<std::size_t>(stride()));
   float* const row = rows_.data() + rows_.size() - stride();
-  const std::vector<double> e = embedding(*mlp_, time);
+  const std::vector<double> e =
+      embedding(a.time, mlp_->parameters.data() + a.time_offset(), {static_cast<double>(time)});
   for (std::int64_t l = 0; l < a.layers(); ++l) {
     const std::vector<double> bias =
         dense(&mlp_->parameters[a.weight_offset(l)], a.inputs(l), &mlp_->parameters[a.bias_offset(l)], a.outputs(l),

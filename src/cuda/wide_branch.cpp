@@ -42,18 +42,19 @@ void WideBranch<T>::forward(std::int64_t n, const Rows<T>& times, bool d1, bool 
   for (std::int64_t k = 0; k < layers(); ++k) {
     const LayerActivation& activation = architecture_.time.layers[k].activation;
     product(n, k, input(k), value_[k]);
-    check(kernels::launch_activation<T>(activation.activation, activation.beta,
-                                        {.rows = n,
-                                         .width = width(k),
-                                         .stride = width(k),
-                                         .z = value_[k],
-                                         .bias = parameters_ + architecture_.branch_bias_offset(k),
-                                         .unscale = nullptr,
-                                         .d1 = d1 ? d1_[k] : nullptr,
-                                         .d2 = d2 ? d2_[k] : nullptr,
-                                         .d3 = nullptr,
-                                         .operand = {}},
-                                        stream_),
+    check(kernels::launch_activation<T>(
+              activation.activation, activation.beta,
+              {.rows = n,
+               .width = width(k),
+               .stride = width(k),
+               .z = value_[k],
+               .bias = parameters_ + architecture_.time_offset() + architecture_.time.bias_offset(k),
+               .unscale = nullptr,
+               .d1 = d1 ? d1_[k] : nullptr,
+               .d2 = d2 ? d2_[k] : nullptr,
+               .d3 = nullptr,
+               .operand = {}},
+              stream_),
           "launch_activation");
   }
 }
@@ -114,13 +115,13 @@ void WideBranch<T>::back_rule(std::int64_t n, std::int64_t k, bool with_tangent)
 
 template <class T>
 void WideBranch<T>::product(std::int64_t n, std::int64_t k, const Rows<T>& a, T* c) const {
-  const std::int64_t inputs = architecture_.branch_inputs(k);
+  const std::int64_t inputs = architecture_.time.inputs_of(k);
   gemm_.multiply(Product<T, T>{n, width(k), inputs, a.data, a.stride, weights(k), inputs, true, c, width(k)});
 }
 
 template <class T>
 void WideBranch<T>::reverse(std::int64_t n, std::int64_t k, const T* a, T* c) const {
-  const std::int64_t inputs = architecture_.branch_inputs(k);
+  const std::int64_t inputs = architecture_.time.inputs_of(k);
   gemm_.multiply(Product<T, T>{n, inputs, width(k), a, width(k), weights(k), inputs, false, c, inputs});
 }
 

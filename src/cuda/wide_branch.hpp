@@ -69,7 +69,9 @@ class WideBranch {
 
  private:
   int width(std::int64_t k) const { return static_cast<int>(architecture_.time.layers[k].width); }
-  const T* weights(std::int64_t k) const { return parameters_ + architecture_.branch_weight_offset(k); }
+  const T* weights(std::int64_t k) const {
+    return parameters_ + architecture_.time_offset() + architecture_.time.weight_offset(k);
+  }
   void product(std::int64_t n, std::int64_t k, const Rows<T>& a, T* c) const;
   void reverse(std::int64_t n, std::int64_t k, const T* a, T* c) const;
   void back_rule(std::int64_t n, std::int64_t k, bool with_tangent) const;

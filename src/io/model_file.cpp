@@ -240,9 +240,9 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
         fmt::format("its metadata lack {}; give these there, or by options of these names; {}", missing, first));
   }
 
-  if (!value("time_branch").empty()) a.time.layers = parse_time_branch(value("time_branch"));
+  if (!value("time_branch").empty()) a.time.layers = parse_branch(value("time_branch"));
   if (!value("time_layers").empty()) a.time.layer_names = split_names(value("time_layers"));
-  const std::vector<std::string> branch = a.time.layers.empty() ? std::vector<std::string>() : a.branch_names();
+  const std::vector<std::string> branch = a.time.layers.empty() ? std::vector<std::string>() : a.time_names();
   if (!value("time_layers").empty() && a.time.layer_names.size() != a.time.layers.size()) {
     throw Error(fmt::format("time_layers names {} layers, and time_branch has {}; allowed: the name of each",
                             a.time.layer_names.size(), a.time.layers.size()));
@@ -303,7 +303,7 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
       throw Error(
           fmt::format("its layers do not chain: {}, {} of them the time's; allowed: as many as the layer before "
                       "has outputs, and the width of the time branch {}",
-                      widths, embedded(l), printable(time_branch_text(a.time.layers), 60)));
+                      widths, embedded(l), printable(branch_text(a.time.layers), 60)));
     }
     throw Error(fmt::format("its layers do not chain in the order {}: {}",
                             printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60), widths) +
@@ -324,7 +324,7 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   a.layer_names.clear();
   if (a.names() != names) a.layer_names = names;
   a.time.layer_names.clear();
-  if (a.branch_names() != branch) a.time.layer_names = branch;
+  if (a.time_names() != branch) a.time.layer_names = branch;
   Mlp mlp{a, {}};
   // The parameters of a layer, with the columns of the time first.
   const auto append = [&](const std::string& name, const Tensor& weights_of, std::int64_t rows, std::int64_t columns,
@@ -351,12 +351,12 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   for (std::size_t k = 0; k < branch.size(); ++k) {
     const Tensor& weight = weight_of(branch[k])->second;
     const std::int64_t layer = static_cast<std::int64_t>(k), width = a.time.layers[k].width;
-    if (weight.shape != std::vector{width, a.branch_inputs(layer)}) {
+    if (weight.shape != std::vector{width, a.time.inputs_of(layer)}) {
       throw Error(fmt::format("its tensor {} has the shape {}, not [{}, {}] as its time branch {} says",
-                              in_quotes(branch[k] + ".weight", 60), shape_text(weight), width, a.branch_inputs(layer),
-                              printable(time_branch_text(a.time.layers), 60)));
+                              in_quotes(branch[k] + ".weight", 60), shape_text(weight), width, a.time.inputs_of(layer),
+                              printable(branch_text(a.time.layers), 60)));
     }
-    append(branch[k], weight, width, a.branch_inputs(layer), 0);
+    append(branch[k], weight, width, a.time.inputs_of(layer), 0);
   }
   for (std::size_t l = 0; l < names.size(); ++l) {
     const std::int64_t layer = static_cast<std::int64_t>(l);
@@ -552,8 +552,8 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   file.metadata["inputs"] = inputs_of(a.form);
   file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
   if (!a.time.layers.empty()) {
-    file.metadata["time_branch"] = time_branch_text(a.time.layers);
-    file.metadata["time_layers"] = fmt::format("{}", fmt::join(a.branch_names(), ","));
+    file.metadata["time_branch"] = branch_text(a.time.layers);
+    file.metadata["time_layers"] = fmt::format("{}", fmt::join(a.time_names(), ","));
   }
   if (!a.time.raw()) file.metadata["time_into"] = layers_text(a.time.into, names);
   if (!a.residual.empty()) file.metadata["residual"] = layers_text(a.residual, names);
@@ -565,10 +565,10 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
     file.tensors[name + ".weight"] = Tensor::from_float({outputs, inputs}, parameters.data() + weight);
     file.tensors[name + ".bias"] = Tensor::from_float({outputs}, parameters.data() + weight + outputs * inputs);
   };
-  const std::vector<std::string> branch = a.branch_names();
+  const std::vector<std::string> branch = a.time_names();
   for (std::size_t k = 0; k < branch.size(); ++k) {
     const std::int64_t layer = static_cast<std::int64_t>(k);
-    add(branch[k], a.time.layers[k].width, a.branch_inputs(layer), a.branch_weight_offset(layer));
+    add(branch[k], a.time.layers[k].width, a.time.inputs_of(layer), a.time_offset() + a.time.weight_offset(layer));
   }
   for (std::int64_t l = 0; l < a.layers(); ++l) {
     add(names[static_cast<std::size_t>(l)], a.outputs(l), a.inputs(l), a.weight_offset(l));

@@ -42,11 +42,19 @@ void check_sizes(const Architecture& architecture) {
     throw Error(fmt::format("{} has width {}: allowed are 1 to {}", what, width, max_width));
   };
   for (const std::int64_t width : architecture.hidden) check_width("a hidden layer", width);
-  const std::vector<BranchLayer>& branch = architecture.time.layers;
-  if (static_cast<std::int64_t>(branch.size()) > max_hidden_layers) {
-    throw Error(fmt::format("a time branch has {} layers: allowed are 0 to {}", branch.size(), max_hidden_layers));
+  const auto check_branch = [&](const std::vector<BranchLayer>& branch, const char* what, const char* layer_of) {
+    if (static_cast<std::int64_t>(branch.size()) > max_hidden_layers) {
+      throw Error(fmt::format("{} has {} layers: allowed are 0 to {}", what, branch.size(), max_hidden_layers));
+    }
+    for (const BranchLayer& layer : branch) check_width(layer_of, layer.width);
+  };
+  check_branch(architecture.time.layers, "a time branch", "a layer of a time branch");
+  check_branch(architecture.condition.layers, "a condition's branch", "a layer of a condition's branch");
+  check_count("the number of times that a time branch takes", architecture.time.inputs, 1, 1);
+  check_count("the width of a condition", architecture.condition.inputs, 0, max_dimension);
+  if (!architecture.conditional() && !(architecture.condition == Branch{{}, {0}, {}, 0})) {
+    throw Error("a condition of width 0 has layers or is taken by layers; allowed: a condition of width 1 or more");
   }
-  for (const BranchLayer& layer : branch) check_width("a layer of a time branch", layer.width);
 }
 
 void check_activation(const LayerActivation& activation) {
@@ -69,8 +77,10 @@ bool contains(const std::vector<std::int64_t>& list, std::int64_t layer) {
   return std::binary_search(list.begin(), list.end(), layer);
 }
 
-std::int64_t branch_parameters(const Architecture& architecture) {
-  return architecture.branch_weight_offset(static_cast<std::int64_t>(architecture.time.layers.size()));
+std::vector<std::string> numbered(const char* name, std::size_t count) {
+  std::vector<std::string> names;
+  for (std::size_t l = 0; l < count; ++l) names.push_back(fmt::format("{}{}", name, l + 1));
+  return names;
 }
 
 void check_form(const NetworkForm& network) {
@@ -90,14 +100,37 @@ void check_form(const NetworkForm& network) {
 
 }  // namespace
 
+std::int64_t Branch::inputs_of(std::int64_t layer) const {
+  check_count("the number of a branch's layer", layer, 0, std::ssize(layers) - 1);
+  return layer == 0 ? inputs : layers[static_cast<std::size_t>(layer - 1)].width;
+}
+
+std::int64_t Branch::weight_offset(std::int64_t layer) const {
+  check_count("the number of a branch's layer", layer, 0, std::ssize(layers));
+  std::int64_t offset = 0;
+  for (std::int64_t l = 0; l < layer; ++l) {
+    offset += layers[static_cast<std::size_t>(l)].width * (inputs_of(l) + 1);
+  }
+  return offset;
+}
+
+std::int64_t Branch::bias_offset(std::int64_t layer) const {
+  return weight_offset(layer) + inputs_of(layer) * layers[static_cast<std::size_t>(layer)].width;
+}
+
 std::int64_t Architecture::inputs(std::int64_t layer) const {
   check_count("the number of a layer", layer, 0, layers() - 1);
-  return embedded(layer) + (layer == 0 ? dimension : hidden[static_cast<std::size_t>(layer - 1)]);
+  return conditioned(layer) + embedded(layer) + (layer == 0 ? dimension : hidden[static_cast<std::size_t>(layer - 1)]);
 }
 
 std::int64_t Architecture::embedded(std::int64_t layer) const {
   check_count("the number of a layer", layer, 0, layers() - 1);
   return contains(time.into, layer) ? time.width() : 0;
+}
+
+std::int64_t Architecture::conditioned(std::int64_t layer) const {
+  check_count("the number of a layer", layer, 0, layers() - 1);
+  return conditional() && contains(condition.into, layer) ? condition.width() : 0;
 }
 
 LayerActivation Architecture::activation_of(std::int64_t layer) const {
@@ -125,28 +158,9 @@ std::int64_t Architecture::outputs(std::int64_t layer) const {
 std::int64_t Architecture::weight_offset(std::int64_t layer) const {
   check_sizes(*this);
   check_count("the number of a layer", layer, 0, layers());
-  std::int64_t offset = branch_parameters(*this);
+  std::int64_t offset = condition.parameter_count() + time.parameter_count();
   for (std::int64_t l = 0; l < layer; ++l) offset += outputs(l) * (inputs(l) + 1);
   return offset;
-}
-
-std::int64_t Architecture::branch_inputs(std::int64_t layer) const {
-  check_count("the number of a time branch's layer", layer, 0, static_cast<std::int64_t>(time.layers.size()) - 1);
-  return layer == 0 ? 1 : time.layers[static_cast<std::size_t>(layer - 1)].width;
-}
-
-std::int64_t Architecture::branch_weight_offset(std::int64_t layer) const {
-  check_sizes(*this);
-  check_count("the number of a time branch's layer", layer, 0, static_cast<std::int64_t>(time.layers.size()));
-  std::int64_t offset = 0;
-  for (std::int64_t l = 0; l < layer; ++l) {
-    offset += time.layers[static_cast<std::size_t>(l)].width * (branch_inputs(l) + 1);
-  }
-  return offset;
-}
-
-std::int64_t Architecture::branch_bias_offset(std::int64_t layer) const {
-  return branch_weight_offset(layer) + branch_inputs(layer) * time.layers[static_cast<std::size_t>(layer)].width;
 }
 
 std::int64_t Architecture::bias_offset(std::int64_t layer) const {
@@ -163,11 +177,12 @@ std::vector<std::string> Architecture::names() const {
   return names;
 }
 
-std::vector<std::string> Architecture::branch_names() const {
-  if (!time.layer_names.empty()) return time.layer_names;
-  std::vector<std::string> names;
-  for (std::size_t l = 0; l < time.layers.size(); ++l) names.push_back(fmt::format("time{}", l + 1));
-  return names;
+std::vector<std::string> Architecture::time_names() const {
+  return time.layer_names.empty() ? numbered("time", time.layers.size()) : time.layer_names;
+}
+
+std::vector<std::string> Architecture::condition_names() const {
+  return condition.layer_names.empty() ? numbered("condition", condition.layers.size()) : condition.layer_names;
 }
 
 std::string Architecture::describe() const {
@@ -177,8 +192,11 @@ std::string Architecture::describe() const {
   text += fmt::format(", {}", to_string(NetworkOutput{output, form.form}));
   if (form.form == Form::edm) text += fmt::format("({})", form.data_deviation);
   if (!form.plain()) text += fmt::format(" of {}", inputs_of(form));
-  if (!time.layers.empty()) text += fmt::format(", time branch {}", time_branch_text(time.layers));
+  if (!time.layers.empty()) text += fmt::format(", time branch {}", branch_text(time.layers));
   if (!time.raw()) text += fmt::format(", time into {}", layers_text(time.into, names()));
+  if (conditional()) text += fmt::format(", condition {}", condition.inputs);
+  if (!condition.layers.empty()) text += fmt::format(", condition branch {}", branch_text(condition.layers));
+  if (conditional()) text += fmt::format(", condition into {}", layers_text(condition.into, names()));
   if (!residual.empty()) text += fmt::format(", residual {}", layers_text(residual, names()));
   if (!fixed.empty()) text += fmt::format(", fixed {}", layers_text(fixed, names()));
   return text;
@@ -189,12 +207,15 @@ void Architecture::validate() const {
   check_sizes(*this);
   check_activation({activation, beta});
   for (const LayerActivation& own : activations) check_activation(own);
-  for (const BranchLayer& layer : time.layers) check_activation(layer.activation);
+  for (const Branch* branch : {&time, &condition}) {
+    for (const BranchLayer& layer : branch->layers) check_activation(layer.activation);
+  }
   if (!activations.empty() && activations.size() != hidden.size()) {
     throw Error(fmt::format("{} activations are given for {} hidden layers; allowed: one for all, or one for each",
                             activations.size(), hidden.size()));
   }
   check_list("the layers that take the time", time.into, 0, layers() - 1);
+  check_list("the layers that take the condition", condition.into, 0, layers() - 1);
   check_list("the residual connections", residual, 1, layers() - 2);
   check_list("the fixed layers", fixed, 0, layers() - 1);
   for (const std::int64_t l : residual) {
@@ -226,11 +247,12 @@ void Architecture::validate() const {
   };
   check_names(layer_names, hidden.size() + 1, "network");
   check_names(time.layer_names, time.layers.size(), "time branch");
-  if (time.layers.empty()) return;
-  const std::vector<std::string> own = names(), branch = branch_names();
-  for (const std::string& name : branch) {
-    if (std::find(own.begin(), own.end(), name) == own.end()) continue;
-    throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
+  check_names(condition.layer_names, condition.layers.size(), "condition's branch");
+  seen.clear();
+  for (const std::vector<std::string>& list : {names(), time_names(), condition_names()}) {
+    for (const std::string& name : list) {
+      if (!seen.insert(name).second) throw Error(fmt::format("the layer name {} is given twice", in_quotes(name)));
+    }
   }
 }
 
@@ -246,32 +268,36 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
       mlp.parameters[static_cast<std::size_t>(k)] = static_cast<float>(bound * (2.0 * u - 1.0));
     }
   };
-  const std::vector<BranchLayer>& branch = architecture.time.layers;
-  for (std::int64_t l = 0; l < std::ssize(branch); ++l) {
-    const BranchLayer& layer = branch[static_cast<std::size_t>(l)];
-    const std::int64_t weights = architecture.branch_weight_offset(l);
-    if (l == 0 && layer.fixed && layer.activation.activation == Activation::sine) {
-      for (std::int64_t j = 0; j < layer.width; ++j) {
-        const std::int64_t pairs = (layer.width + 1) / 2, k = j % pairs;
-        const double octaves = pairs > 1 ? 7.0 * static_cast<double>(k) / static_cast<double>(pairs - 1) : 0;
-        mlp.parameters[static_cast<std::size_t>(weights + j)] =
-            static_cast<float>(std::numbers::pi / 8 * std::exp2(octaves));
-        mlp.parameters[static_cast<std::size_t>(weights + layer.width + j)] =
-            j < pairs ? 0 : static_cast<float>(std::numbers::pi / 2);
-      }
-      continue;
+  const auto draw_branch = [&](const Branch& branch, std::int64_t begin) {
+    for (std::int64_t l = 0; l < std::ssize(branch.layers); ++l) {
+      draw(begin + branch.weight_offset(l), begin + branch.weight_offset(l + 1), branch.inputs_of(l));
     }
-    draw(weights, architecture.branch_weight_offset(l + 1), architecture.branch_inputs(l));
+  };
+  draw_branch(architecture.condition, 0);
+  draw_branch(architecture.time, architecture.time_offset());
+  if (const Branch& time = architecture.time;
+      !time.layers.empty() && time.layers[0].fixed && time.layers[0].activation.activation == Activation::sine) {
+    double* const frequency = mlp.parameters.data() + architecture.time_offset();
+    double* const phase = frequency + time.layers[0].width;
+    const std::int64_t pairs = (time.layers[0].width + 1) / 2;
+    for (std::int64_t j = 0; j < time.layers[0].width; ++j) {
+      const double octaves = pairs > 1 ? 7.0 * static_cast<double>(j % pairs) / static_cast<double>(pairs - 1) : 0;
+      frequency[j] = static_cast<float>(std::numbers::pi / 8 * std::exp2(octaves));
+      phase[j] = j < pairs ? 0 : static_cast<float>(std::numbers::pi / 2);
+    }
   }
   for (std::int64_t l = 0; l < architecture.layers(); ++l) {
     const bool zero = l + 1 == architecture.layers() && architecture.form.form != Form::score;
     if (zero) continue;
     draw(architecture.weight_offset(l), architecture.weight_offset(l + 1), architecture.inputs(l));
-    // Two matrices in one: each with the scale of its own inputs, or few numbers x would be lost beside many of e.
-    const std::int64_t embedded = architecture.embedded(l), inputs = architecture.inputs(l);
-    if (architecture.time.raw() || embedded == 0 || embedded == inputs) continue;
+    // Several matrices in one: each with the scale of its own inputs, or few numbers x would be lost beside many of e. A
+    // raw time is beside x.
+    const std::int64_t inputs = architecture.inputs(l), of_condition = architecture.conditioned(l);
+    const std::int64_t of_time = architecture.time.raw() ? 0 : architecture.embedded(l);
     for (std::int64_t k = 0; k < architecture.outputs(l) * inputs; ++k) {
-      const std::int64_t own = k % inputs < embedded ? embedded : inputs - embedded;
+      const std::int64_t column = k % inputs, of_h = inputs - of_condition - of_time;
+      const std::int64_t own = column < of_condition ? of_condition : column < of_condition + of_time ? of_time : of_h;
+      if (own == inputs) break;
       double& weight = mlp.parameters[static_cast<std::size_t>(architecture.weight_offset(l) + k)];
       weight = static_cast<float>(weight * std::sqrt(static_cast<double>(inputs) / static_cast<double>(own)));
     }
@@ -282,6 +308,11 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
 std::int64_t Model::dimension() const {
   const Mlp* mlp = std::get_if<Mlp>(&network);
   return mlp ? mlp->architecture.dimension : std::get<GaussianMixture>(network).dimension();
+}
+
+std::int64_t Model::condition() const {
+  const Mlp* mlp = std::get_if<Mlp>(&network);
+  return mlp ? mlp->architecture.condition.inputs : 0;
 }
 
 Output Model::output() const {
@@ -297,7 +328,7 @@ NetworkForm Model::form() const {
 Model Model::of_z() const { return {sde, network, {}}; }
 
 void Model::validate() const {
-  standardisation.validate(dimension());
+  standardisation.validate(dimension() + condition());
   if (const auto* mixture = std::get_if<GaussianMixture>(&network)) {
     // Its constructor checks the numbers; only an empty one can be here unchecked.
     if (mixture->components() == 0) throw Error("a Gaussian mixture has no components");
@@ -322,11 +353,14 @@ void Model::validate() const {
                             std::isnan(*bad) ? std::numeric_limits<double>::quiet_NaN() : *bad));
   };
   std::int64_t layer = 0;
-  if (index < branch_parameters(a)) {
-    while (a.branch_weight_offset(layer + 1) <= index) ++layer;
-    refuse(a.branch_names()[static_cast<std::size_t>(layer)], a.branch_weight_offset(layer),
-           a.branch_bias_offset(layer));
-  }
+  const auto refuse_in = [&](const Branch& branch, std::int64_t begin, const std::vector<std::string>& names) {
+    if (index < begin || index >= begin + branch.parameter_count()) return;
+    while (begin + branch.weight_offset(layer + 1) <= index) ++layer;
+    refuse(names[static_cast<std::size_t>(layer)], begin + branch.weight_offset(layer),
+           begin + branch.bias_offset(layer));
+  };
+  refuse_in(a.condition, 0, a.condition_names());
+  refuse_in(a.time, a.time_offset(), a.time_names());
   while (a.weight_offset(layer + 1) <= index) ++layer;
   refuse(a.names()[static_cast<std::size_t>(layer)], a.weight_offset(layer), a.bias_offset(layer));
 }

@@ -144,7 +144,7 @@ std::string activations_text(const Architecture& architecture) {
   return text.empty() ? to_string(LayerActivation{architecture.activation, architecture.beta}) : text;
 }
 
-std::vector<BranchLayer> parse_time_branch(std::string_view text) {
+std::vector<BranchLayer> parse_branch(std::string_view text) {
   std::vector<BranchLayer> layers;
   for (const std::string_view part : parts_of(text)) {
     BranchLayer layer;
@@ -169,7 +169,7 @@ std::vector<BranchLayer> parse_time_branch(std::string_view text) {
   }
   return layers;
 }
-std::string time_branch_text(const std::vector<BranchLayer>& layers) {
+std::string branch_text(const std::vector<BranchLayer>& layers) {
   std::string text;
   for (const BranchLayer& layer : layers) {
     text += fmt::format("{}{}{}:{}", text.empty() ? "" : ",", layer.fixed ? "fixed:" : "", to_string(layer.activation),

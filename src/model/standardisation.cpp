@@ -13,6 +13,12 @@ bool Standardisation::uniform() const {
   return std::all_of(deviation.begin(), deviation.end(), [&](double v) { return v == deviation.front(); });
 }
 
+Standardisation Standardisation::columns(std::int64_t first, std::int64_t count) const {
+  if (empty()) return {};
+  return {{mean.begin() + first, mean.begin() + first + count},
+          {deviation.begin() + first, deviation.begin() + first + count}};
+}
+
 double Standardisation::log_volume() const {
   double sum = 0;
   for (const double v : deviation) sum += std::log(v);

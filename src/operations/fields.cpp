@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "model/condition.hpp"
 #include "operations/curvature.hpp"
 #include "operations/standardised.hpp"
 
@@ -16,9 +17,10 @@ namespace {
 constexpr const char* fields_of_scores = "score, divergence, hessian";
 
 template <class T>
-void check_points(const Points<T>& points, std::int64_t dimension, Device device) {
+void check_points(const Points<T>& points, std::int64_t dimension, std::int64_t condition, Device device) {
   check_view("x", points.x, any_rows, dimension, device);
   check_view("t", points.t, points.t.rows == 1 ? 1 : points.x.rows, 1, device);
+  check_condition(points.condition, points.x.rows, condition, device);
 }
 
 // An output that is not wanted is an empty view.
@@ -39,12 +41,14 @@ template <class T>
 Fields<T>::Fields(const Context& context, const Model& model) : device_(context.device()) {
   model.validate();
   dimension_ = model.dimension();
+  condition_ = model.condition();
   output_ = model.output();
   why_no_curvature_ = why_no_curvature(model);
+  const Model own = taking_own_condition(model);
   if constexpr (std::is_same_v<T, float>) {
-    operator_ = standardised_fields(context, context.backend().fields_float(model), model.standardisation);
+    operator_ = standardised_fields(context, context.backend().fields_float(own), own.standardisation);
   } else {
-    operator_ = standardised_fields(context, context.backend().fields_double(model), model.standardisation);
+    operator_ = standardised_fields(context, context.backend().fields_double(own), own.standardisation);
   }
 }
 
@@ -59,7 +63,7 @@ template <class T>
 void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs, const Divergence& divergence) const {
   const std::int64_t n = points.x.rows, d = dimension_;
   FieldOperator<T>& fields = held(operator_, "Fields");
-  check_points(points, d, device_);
+  check_points(points, d, condition_, device_);
   check_potential("the value", static_cast<bool>(outputs.value), output_);
   check_potential("the time derivative", static_cast<bool>(outputs.dt), output_);
   if (outputs.residual && output_ != Output::potential) {
@@ -86,7 +90,7 @@ void Fields<T>::evaluate(const Points<T>& points, const FieldOutputs<T>& outputs
                {"divergence", outputs.divergence},
                {"hessian", outputs.hessian},
                {"residual", outputs.residual}},
-              {{"t", points.t}, {"x", points.x}});
+              {{"t", points.t}, {"x", points.x}, {"condition", points.condition}});
   if (n == 0) return;
   fields.evaluate(points, outputs, divergence);
 }
@@ -96,10 +100,11 @@ void Fields<T>::hessian_vector(const Points<T>& points, View<const T> direction,
   const std::int64_t n = points.x.rows, d = dimension_;
   FieldOperator<T>& fields = held(operator_, "Fields");
   check_curvature("the Hessian times a vector", why_no_curvature_);
-  check_points(points, d, device_);
+  check_points(points, d, condition_, device_);
   check_view("direction", direction, n, d, device_);
   check_view("product", product, n, d, device_);
-  check_apart({{"product", product}}, {{"t", points.t}, {"x", points.x}, {"direction", direction}});
+  check_apart({{"product", product}},
+              {{"t", points.t}, {"x", points.x}, {"condition", points.condition}, {"direction", direction}});
   if (n == 0) return;
   fields.hessian_vector(points, direction, product);
 }

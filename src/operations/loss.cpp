@@ -49,8 +49,10 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
   check_view("denoising.x", denoising.x, n, d, device_);
   check_view("denoising.target", denoising.target, n, d, device_);
   if (denoising.weight) check_view("denoising.weight", denoising.weight, n, 1, device_);
+  check_condition(denoising.condition, n, architecture_.condition.inputs, device_);
   check_view("collocation.t", collocation.t, any_rows, 1, device_);
   check_view("collocation.x", collocation.x, m, d, device_);
+  check_condition(collocation.condition, m, architecture_.condition.inputs, device_);
   check_view("values", values, 3, 1, device_);
   if (gradient) check_view("gradient", gradient, count, 1, device_);
   if (m > 0 && architecture_.output != Output::potential) {
@@ -70,6 +72,8 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
                                                              {"denoising.x", denoising.x},
                                                              {"denoising.target", denoising.target},
                                                              {"denoising.weight", denoising.weight},
+                                                             {"denoising.condition", denoising.condition},
+                                                             {"collocation.condition", collocation.condition},
                                                              {"collocation.t", collocation.t},
                                                              {"collocation.x", collocation.x}});
   loss.evaluate(parameters, denoising, collocation, residual_weight, values, gradient);

@@ -7,6 +7,7 @@
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "model/condition.hpp"
 #include "operations/curvature.hpp"
 #include "operations/data_tables.hpp"
 #include "operations/standardised.hpp"
@@ -60,12 +61,14 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
     : device_(context.device()), grid_(grid), horizon_(model.sde.horizon()) {
   model.validate();
   dimension_ = model.dimension();
+  condition_ = model.condition();
   why_no_curvature_ = why_no_curvature(model);
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
   if (const auto* const law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
-  operator_ = standardised_sampler(context, context.backend().sampler(model, grid_), model.standardisation);
+  const Model own = taking_own_condition(model);
+  operator_ = standardised_sampler(context, context.backend().sampler(own, grid_), own.standardisation);
 }
 
 Sampler::~Sampler() = default;
@@ -78,6 +81,8 @@ void Sampler::sample(View<float> samples, const SampleOptions& options) const {
   check_scheme(options.scheme);
   check_start(grid_, horizon_);
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
+  check_condition(options.condition, samples.rows, condition_, device_);
+  check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});
   sampler.sample(samples, options, true);
 }
 
@@ -86,11 +91,13 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
+  check_condition(options.condition, samples.rows, condition_, device_);
+  check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});
   sampler.sample(samples, options, false);
 }
 
 void Sampler::log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
-                          const PointsFinished& progress) const {
+                          const PointsFinished& progress, View<const float> condition) const {
   SampleOperator& sampler = held(operator_, "Sampler");
   check_curvature("the log-density", why_no_curvature_);
   check_view("x", x, any_rows, dimension_, device_);
@@ -101,8 +108,9 @@ void Sampler::log_density(View<const float> x, View<float> log_density, Scheme s
   }
   check_count("the number of probes, 0 for the exact divergence,", divergence.probes, 0, most_probes);
   check_start(grid_, horizon_);
-  check_apart({{"log_density", log_density}}, {{"x", x}});
-  sampler.log_density(x, log_density, scheme, divergence, progress);
+  check_condition(condition, x.rows, condition_, device_);
+  check_apart({{"log_density", log_density}}, {{"x", x}, {"condition", condition}});
+  sampler.log_density(x, log_density, scheme, divergence, progress, condition);
 }
 
 std::size_t Sampler::workspace_bytes() const { return held(operator_, "Sampler").workspace_bytes(); }

@@ -57,6 +57,12 @@ std::vector<double> inverse_squares(const std::vector<double>& deviation) {
   return all;
 }
 
+// n rows of a view, or none of none.
+template <class T>
+View<T> part(const View<T>& of, std::int64_t first, std::int64_t n) {
+  return of ? of.slice(first, n) : View<T>();
+}
+
 template <class T>
 class StandardisedFields final : public FieldOperator<T> {
  public:
@@ -85,15 +91,15 @@ class StandardisedFields final : public FieldOperator<T> {
     const std::int64_t rows = by_hessian && !outputs.hessian ? hessian_rows_ : rows_;
     for_batches(points, rows, [&](std::int64_t first, const Points<T>& batch) {
       const std::int64_t n = batch.x.rows;
-      const auto part = [&](const View<T>& of) { return of ? of.slice(first, n) : View<T>(); };
-      FieldOutputs<T> out{part(outputs.value),      part(outputs.dt),      part(outputs.score),
-                          part(outputs.divergence), part(outputs.hessian), part(outputs.residual)};
+      const auto own = [&](const View<T>& of) { return part(of, first, n); };
+      FieldOutputs<T> out{own(outputs.value),      own(outputs.dt),      own(outputs.score),
+                          own(outputs.divergence), own(outputs.hessian), own(outputs.residual)};
       if (by_hessian) out.divergence = {};
       if (by_hessian && !out.hessian) out.hessian = own_hessian_.view().slice(0, n);
       Divergence of_batch = estimate;
       of_batch.first_index += static_cast<std::uint64_t>(first);
       of_z_->evaluate(batch, out, of_batch);
-      if (by_hessian) backend().weighted_traces(weights_.view(), out.hessian, part(outputs.divergence));
+      if (by_hessian) backend().weighted_traces(weights_.view(), out.hessian, own(outputs.divergence));
     });
     const auto map = [&](const ColumnTable& table, const View<T>& field) {
       if (field) backend().standardise(table.columns(), field, field);
@@ -146,7 +152,8 @@ class StandardisedFields final : public FieldOperator<T> {
       const std::int64_t n = std::min(rows, points.x.rows - first);
       const View<T> z = z_.view().slice(0, n);
       backend().standardise(table_.columns(), points.x.slice(first, n), z);
-      visit(first, Points<T>{points.t.rows == 1 ? points.t : points.t.slice(first, n), z});
+      visit(first,
+            Points<T>{points.t.rows == 1 ? points.t : points.t.slice(first, n), z, part(points.condition, first, n)});
     }
   }
 
@@ -186,8 +193,8 @@ class StandardisedSampler final : public SampleOperator {
   }
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
-                   const PointsFinished& progress) override {
-    if (x.rows == 0) return of_z_->log_density(x, log_density, scheme, divergence, progress);
+                   const PointsFinished& progress, View<const float> condition) override {
+    if (x.rows == 0) return of_z_->log_density(x, log_density, scheme, divergence, progress, condition);
     // A batch reports as often as a call: of many, those reports that stand for a share of all.
     std::int64_t reported = 0;
     for (std::int64_t first = 0; first < x.rows; first += rows_) {
@@ -204,7 +211,7 @@ class StandardisedSampler final : public SampleOperator {
           progress(reported = finished, x.rows);
         };
       }
-      of_z_->log_density(z, log_density.slice(first, n), scheme, of_batch, of_all);
+      of_z_->log_density(z, log_density.slice(first, n), scheme, of_batch, of_all, part(condition, first, n));
     }
     backend().standardise(volume_.columns(), log_density, log_density);
   }

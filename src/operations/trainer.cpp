@@ -42,6 +42,7 @@ void TrainOptions::validate() const {
   number("the peak rate", peak_rate, 0, false, huge);
   number("the decay of the average", average_decay, 0, true, 1);
   number("the fraction of iterations averaged over", average_fraction, 0, true, 1);
+  number("the probability of dropping a condition", condition_drop, 0, true, 1);
   number("the norm to clip gradients at", clip_norm, 0, true, huge);
 }
 
@@ -64,10 +65,16 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
   model.validate();
   const auto* mlp = std::get_if<Mlp>(&model.network);
   if (mlp == nullptr) throw Error("a Gaussian mixture was given to train; allowed: an MLP");
-  if (data.dimension() != model.dimension()) {
-    throw Error(
-        fmt::format("a model of dimension {} was given data set '{}' of dimension {}; allowed: the same dimension",
-                    model.dimension(), data.name(), data.dimension()));
+  if (data.dimension() != model.dimension() + model.condition()) {
+    const std::string own =
+        model.condition() > 0 ? fmt::format(" with a condition of {} numbers", model.condition()) : "";
+    throw Error(fmt::format("a model of dimension {}{} was given data set '{}' of dimension {}; allowed: {}",
+                            model.dimension(), own, data.name(), data.dimension(),
+                            own.empty() ? "the same dimension" : "columns of x and then of the condition"));
+  }
+  if (options.condition_drop > 0 && model.condition() == 0) {
+    throw Error(fmt::format("conditions are to be dropped with probability {}, and the network takes none; allowed: 0",
+                            options.condition_drop));
   }
   if (options.residual_weight > 0 && model.output() == Output::score) {
     throw Error(

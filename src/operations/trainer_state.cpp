@@ -38,12 +38,18 @@ struct Reader {
 };
 
 // What a network has beside a plain one's parts; states of plain networks do not name it.
-std::string branch_text(const Architecture& a) {
+std::string parts_text(const Architecture& a) {
   if (a.plain()) return "";
-  return fmt::format(R"(,"activations":{},"fixed":{},"residual":{},"time_branch":{},"time_into":{},"time_layers":{})",
-                     json_text(a.activations.empty() ? std::string() : activations_text(a)), json_text(a.fixed),
-                     json_text(a.residual), json_text(time_branch_text(a.time.layers)), json_text(a.time.into),
-                     json_text(a.branch_names()));
+  std::string condition;
+  if (a.conditional()) {
+    condition = fmt::format(R"("condition":{},"condition_branch":{},"condition_into":{},"condition_layers":{},)",
+                            a.condition.inputs, json_text(branch_text(a.condition.layers)), json_text(a.condition.into),
+                            json_text(a.condition_names()));
+  }
+  return fmt::format(R"(,"activations":{},{}"fixed":{},"residual":{},"time_branch":{},"time_into":{},"time_layers":{})",
+                     json_text(a.activations.empty() ? std::string() : activations_text(a)), condition,
+                     json_text(a.fixed), json_text(a.residual), json_text(branch_text(a.time.layers)),
+                     json_text(a.time.into), json_text(a.time_names()));
 }
 
 std::string text_of(const Architecture& a) {
@@ -51,7 +57,7 @@ std::string text_of(const Architecture& a) {
       R"({{"activation":{},"beta":{},"data_deviation":{},"dimension":{},"hidden":{},"inputs":{},"layers":{},"output":{}{}}})",
       json_text(to_string(a.activation)), json_text(a.beta), json_text(a.form.data_deviation), a.dimension,
       json_text(a.hidden), json_text(inputs_of(a.form)), json_text(a.names()),
-      json_text(to_string(NetworkOutput{a.output, a.form.form})), branch_text(a));
+      json_text(to_string(NetworkOutput{a.output, a.form.form})), parts_text(a));
 }
 
 Architecture architecture_from(const JsonValue& json) {
@@ -71,8 +77,16 @@ Architecture architecture_from(const JsonValue& json) {
   read("residual", a.residual);
   read("fixed", a.fixed);
   if (const std::string branch = read.text("time_branch"); !branch.empty()) {
-    a.time.layers = parse_time_branch(branch);
+    a.time.layers = parse_branch(branch);
     read("time_layers", a.time.layer_names);
+  }
+  if (json.find("condition") != nullptr) {
+    read("condition", a.condition.inputs);
+    read("condition_into", a.condition.into);
+    if (const std::string branch = read.text("condition_branch"); !branch.empty()) {
+      a.condition.layers = parse_branch(branch);
+      read("condition_layers", a.condition.layer_names);
+    }
   }
   if (const std::string each = read.text("activations"); !each.empty()) a.activations = parse_activations(each);
   return a;
@@ -96,14 +110,17 @@ Standardisation standardisation_from(const JsonValue& configuration) {
 }
 
 std::string text_of(const TrainOptions& o) {
+  const std::string drop =
+      o.condition_drop > 0 ? fmt::format(R"("condition_drop":{},)", json_text(o.condition_drop)) : "";
   return fmt::format(
-      R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},)"
+      R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},{})"
       R"("denoising_points":{},"iterations":{},"log_sigma_deviation":{},"log_sigma_mean":{},"loss_weight":{},)"
       R"("peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
       json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
-      json_text(o.clip_norm), o.collocation_points, o.denoising_points, o.iterations, json_text(o.log_sigma_deviation),
-      json_text(o.log_sigma_mean), json_text(to_string(o.loss_weight)), json_text(o.peak_rate),
-      json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed, json_text(to_string(o.time_law)));
+      json_text(o.clip_norm), o.collocation_points, drop, o.denoising_points, o.iterations,
+      json_text(o.log_sigma_deviation), json_text(o.log_sigma_mean), json_text(to_string(o.loss_weight)),
+      json_text(o.peak_rate), json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed,
+      json_text(to_string(o.time_law)));
 }
 
 TrainOptions options_from(const JsonValue& json) {
@@ -124,6 +141,7 @@ TrainOptions options_from(const JsonValue& json) {
   read("average_decay", o.average_decay);
   read("average_fraction", o.average_fraction);
   read("clip_norm", o.clip_norm);
+  read.where_there("condition_drop", o.condition_drop);
   read("seed", o.seed);
   return o;
 }

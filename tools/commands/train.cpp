@@ -221,7 +221,7 @@ the next one that writes there takes over and removes.
     }
     const std::vector<std::string> names = architecture_.names();
     if (!time_branch_.empty()) {
-      architecture_.time.layers = parse_time_branch(time_branch_);
+      architecture_.time.layers = parse_branch(time_branch_);
       architecture_.time.into.clear();
       for (std::int64_t l = 0; l + 1 < architecture_.layers(); ++l) architecture_.time.into.push_back(l);
     }

@@ -23,6 +23,7 @@ enum class RandomUse : std::uint32_t {
   initialisation,  // network parameters
   projection,      // directions of sliced W2
   diagnostic,      // forward paths (step = step of the path); directions and points of diagnostics
+  condition,       // whether a training point's condition is dropped
 };
 
 // Steps that are reserved: no training iteration, step of a grid or step of a path reaches them (iterations end below

@@ -1,9 +1,9 @@
 #pragma once
 
-// The embedding e(τ) of a network's time branch on rows of times, its derivative along τ, and the way back. A branch is
-// small beside the network it feeds: its products are those of mlp_primitives.hpp, what stands between them are plain
-// loops.
-//   forward   h_0 = τ, ḣ_0 = dτ;  z = W h + b, ż = W ḣ;  h = σ(z), ḣ = σ′ ż
+// The embedding that a branch makes of rows of times or of conditions, its derivative along the time, and the way back. A
+// branch is small beside the network it feeds: its products are those of mlp_primitives.hpp, what stands between them are
+// plain loops.
+//   forward   h_0 = τ or y, ḣ_0 = dτ;  z = W h + b, ż = W ḣ;  h = σ(z), ḣ = σ′ ż
 //   back      with a and b the derivatives of a loss by h and ḣ: σ′ a + σ″ ż b by z, σ′ b by ż; those times W are a and b
 //             of the layer before, and with its h and ḣ they make dW and, the first of them, db
 #include <algorithm>
@@ -15,54 +15,51 @@
 namespace fokker::cpu {
 
 template <class T>
-class TimeBranch {
+class PackedBranch {
  public:
   // A thread's own memory.
   struct Scratch {
     struct Layer {
-      AlignedMemory<T> value, tangent;    // h_k and ḣ_k, of the times first
+      AlignedMemory<T> value, tangent;    // h_k and ḣ_k, of the inputs first
       AlignedMemory<T> slope, curvature;  // σ′ and σ″ ż of the layer that made them
     };
     std::vector<Layer> layers;
     AlignedMemory<T> one, other, tangent_one, tangent_other;
   };
 
-  explicit TimeBranch(const Architecture& architecture)
-      : architecture_(architecture), p_(mlp_primitives<T>()), stride_(p_.padded(architecture.time.width())) {
-    for (std::size_t k = 0; k < architecture.time.layers.size(); ++k) {
-      widest_ = std::max(widest_, p_.padded(architecture.time.layers[k].width));
-    }
+  explicit PackedBranch(const Branch& branch)
+      : branch_(branch), p_(mlp_primitives<T>()), stride_(p_.padded(branch.width())) {
+    for (const BranchLayer& layer : branch.layers) widest_ = std::max(widest_, p_.padded(layer.width));
     widest_ = std::max(widest_, stride_);
-    while (first_trained_ < layers() && architecture.time.layers[first_trained_].fixed) ++first_trained_;
+    while (first_trained_ < layers() && branch.layers[first_trained_].fixed) ++first_trained_;
   }
 
-  // Whether the network takes an embedding; else its time is beside x, or it has none.
-  bool there() const { return !architecture_.time.raw() && !architecture_.time.into.empty(); }
-  std::int64_t width() const { return architecture_.time.width(); }
-  std::int64_t stride() const { return stride_; }  // of a row of e
+  // Whether back() has anything to do.
+  bool trains() const { return first_trained_ < layers(); }
+  std::int64_t stride() const { return stride_; }  // of a row of the embedding
 
+  // `parameters`: the branch's own.
   template <class U>
   void pack(const U* parameters) {
-    layers_.resize(architecture_.time.layers.size());
+    layers_.resize(branch_.layers.size());
     for (std::int64_t k = 0; k < layers(); ++k) {
-      layers_[k].pack_layer(parameters + architecture_.branch_weight_offset(k),
-                            parameters + architecture_.branch_bias_offset(k), 0, architecture_.branch_inputs(k),
-                            architecture_.time.layers[k].width);
+      layers_[k].pack_layer(parameters + branch_.weight_offset(k), parameters + branch_.bias_offset(k), 0, 0,
+                            branch_.inputs_of(k), branch_.layers[k].width);
     }
   }
 
-  // e [n, stride] of times[i · times_stride]. With `rate`, its derivative too, along rate[i], which is 1 for nullptr
-  // with `tangent`. `keep`: for back().
-  void forward(std::int64_t n, const T* times, std::int64_t times_stride, bool tangent, const T* rate, bool keep,
-               Scratch& s) const {
+  // The embedding [n, stride] of `inputs` [n, branch.inputs]. With `tangent`, its derivative along the time too, whose
+  // own derivative is rate[i], or 1 for nullptr. `keep`: for back().
+  void forward(std::int64_t n, const T* inputs, bool tangent, const T* rate, bool keep, Scratch& s) const {
     s.layers.resize(static_cast<std::size_t>(layers()) + 1);
-    const std::int64_t first_stride = layers() == 0 ? stride_ : 1;
-    fill(n, first_stride, s.layers[0].value, [&](std::int64_t i) { return times[i * times_stride]; });
-    if (tangent) fill(n, first_stride, s.layers[0].tangent, [&](std::int64_t i) { return rate ? rate[i] : T(1); });
-    std::int64_t a_stride = 1;
+    std::int64_t a_stride = input_stride();
+    fill(n, s.layers[0].value, [&](std::int64_t i, std::int64_t j) { return inputs[i * branch_.inputs + j]; });
+    if (tangent) {
+      fill(n, s.layers[0].tangent, [&](std::int64_t i, std::int64_t) { return rate ? rate[i] : T(1); });
+    }
     for (std::int64_t k = 0; k < layers(); ++k) {
       const PackedLayer<T>& layer = layers_[k];
-      const LayerActivation& activation = architecture_.time.layers[k].activation;
+      const LayerActivation& activation = branch_.layers[k].activation;
       const std::int64_t size = n * layer.output_stride;
       typename Scratch::Layer& from = s.layers[k];
       typename Scratch::Layer& to = s.layers[k + 1];
@@ -92,7 +89,8 @@ class TimeBranch {
     const T *value = by_value, *tangent = by_tangent;
     for (std::int64_t k = layers() - 1; k >= first_trained_; --k) {
       const PackedLayer<T>& layer = layers_[k];
-      const std::int64_t size = n * layer.output_stride, in_stride = k == 0 ? 1 : layers_[k - 1].output_stride;
+      const std::int64_t size = n * layer.output_stride,
+                         in_stride = k == 0 ? input_stride() : layers_[k - 1].output_stride;
       const typename Scratch::Layer &from = s.layers[k], &to = s.layers[k + 1];
       T* const z = s.one.reserve(n * widest_);
       T* const dz = tangent ? s.tangent_one.reserve(n * widest_) : nullptr;
@@ -119,7 +117,7 @@ class TimeBranch {
       const PackedLayer<T>& layer = layers_[k];
       const T* from = padded + gradient_offset(k);
       const std::int64_t stride = p_.padded(layer.inputs);
-      if (architecture_.time.layers[k].fixed) {
+      if (branch_.layers[k].fixed) {
         gradient = std::fill_n(gradient, layer.outputs * (layer.inputs + 1), T(0));
         continue;
       }
@@ -132,22 +130,28 @@ class TimeBranch {
   }
 
  private:
-  std::int64_t layers() const { return static_cast<std::int64_t>(architecture_.time.layers.size()); }
+  std::int64_t layers() const { return static_cast<std::int64_t>(branch_.layers.size()); }
 
   std::int64_t gradient_offset(std::int64_t layer) const {
     std::int64_t offset = 0;
     for (std::int64_t k = 0; k < layer; ++k) {
-      const std::int64_t outputs = architecture_.time.layers[k].width;
-      offset += outputs * p_.padded(architecture_.branch_inputs(k)) + p_.padded(outputs);
+      const std::int64_t outputs = branch_.layers[k].width;
+      offset += outputs * p_.padded(branch_.inputs_of(k)) + p_.padded(outputs);
     }
     return offset;
   }
 
+  // A single number that a layer takes is no whole vector.
+  std::int64_t input_stride() const { return layers() > 0 && branch_.inputs == 1 ? 1 : p_.padded(branch_.inputs); }
+
   template <class Number>
-  static void fill(std::int64_t n, std::int64_t stride, AlignedMemory<T>& to, const Number& number) {
+  void fill(std::int64_t n, AlignedMemory<T>& to, const Number& number) const {
+    const std::int64_t stride = input_stride();
     T* const rows = to.reserve(n * stride);
     std::fill_n(rows, n * stride, T(0));
-    for (std::int64_t i = 0; i < n; ++i) rows[i * stride] = number(i);
+    for (std::int64_t i = 0; i < n; ++i) {
+      for (std::int64_t j = 0; j < branch_.inputs; ++j) rows[i * stride + j] = number(i, j);
+    }
   }
 
   void multiply(std::int64_t n, const PackedLayer<T>& layer, const T* a, std::int64_t a_stride, const T* bias,
@@ -175,7 +179,6 @@ class TimeBranch {
     return c;
   }
 
-  // A single input is not a whole vector.
   void add(std::int64_t n, const PackedLayer<T>& layer, const T* d, const T* h, std::int64_t h_stride, T* weights,
            std::int64_t stride) const {
     if (layer.inputs > 1 || h_stride >= p_.lanes) {
@@ -187,7 +190,7 @@ class TimeBranch {
     }
   }
 
-  Architecture architecture_;
+  Branch branch_;
   const MlpPrimitives<T>& p_;
   std::int64_t stride_ = 0, widest_ = 0;
   std::int64_t first_trained_ = 0;  // below it all layers are fixed, and nobody asks for their gradient

@@ -300,7 +300,8 @@ DataScale data_scale(const Context& context, const DataSet& data) {
   return scale;
 }
 
-Standardisation standardisation_of(const Context& context, const DataSet& data) {
+Standardisation standardisation_of(const Context& context, const DataSet& data, std::int64_t conditions) {
+  check_count("the number of condition columns", conditions, 0, data.dimension() - 1);
   Standardisation standardisation;
   if (const GaussianMixture* const law = data.exact()) {
     const std::int64_t d = law->dimension();
@@ -317,6 +318,10 @@ Standardisation standardisation_of(const Context& context, const DataSet& data) 
   } else {
     DataScale scale = data_scale(context, data);
     standardisation = {std::move(scale.mean), std::move(scale.deviation)};
+  }
+  for (std::size_t i = standardisation.mean.size() - static_cast<std::size_t>(conditions);
+       i < standardisation.mean.size(); ++i) {
+    if (standardisation.deviation[i] == 0) standardisation.mean[i] = 0, standardisation.deviation[i] = 1;
   }
   const auto constant = std::find(standardisation.deviation.begin(), standardisation.deviation.end(), 0.0);
   if (constant != standardisation.deviation.end()) {

@@ -943,6 +943,7 @@ TEST(EmulatedStreams, WhatIsReleasedDoesItsWorkFirst) {
   EXPECT_EQ(n[0], 0);
   EXPECT_EQ(cudaFree(dropped), cudaSuccess);
   EXPECT_EQ(n[0], 8);
+  if (testing::with_tsan) return;  // there memory that was freed may be given out again
   void* next = nullptr;
   ASSERT_EQ(cudaMalloc(&next, sizeof(int)), cudaSuccess);
   EXPECT_NE(next, dropped);

@@ -105,9 +105,7 @@ std::vector<Case> cases() {
     }
   }
   for (const Output output : {Output::potential, Output::score}) {
-    std::vector<testing::NamedNetwork> networks = testing::branched_networks(output);
-    for (testing::NamedNetwork& network : testing::conditional_networks(output)) networks.push_back(std::move(network));
-    for (const auto& [name, a] : networks) {
+    for (const auto& [name, a] : testing::all_networks(output)) {
       for (const bool one_time : {false, true}) {
         all.push_back(
             {name + (one_time ? "_at_one_time" : ""), a, sde_kinds[all.size() % 5], one_time ? 19 : 99, one_time});

@@ -175,9 +175,7 @@ std::vector<Case> cases() {
     }
   }
   for (Output output : {Output::potential, Output::score}) {
-    std::vector<testing::NamedNetwork> networks = testing::branched_networks(output);
-    for (testing::NamedNetwork& network : testing::conditional_networks(output)) networks.push_back(std::move(network));
-    for (const auto& [name, architecture] : networks) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       all.push_back({name, architecture, testing::sde_kinds[all.size() % 5], 99, output == Output::potential ? 19 : 0,
                      all.size() % 2 == 1});
     }

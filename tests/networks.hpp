@@ -106,6 +106,13 @@ inline std::vector<NamedNetwork> conditional_networks(Output output) {
   return all;
 }
 
+// Both kinds.
+inline std::vector<NamedNetwork> all_networks(Output output) {
+  std::vector<NamedNetwork> all = branched_networks(output);
+  for (NamedNetwork& network : conditional_networks(output)) all.push_back(std::move(network));
+  return all;
+}
+
 // A few activations for each of many shapes, which together meet all: the k-th, of at most these, for shape s are in turn
 // the four that kernels are compiled for, and one of the others.
 inline constexpr int activations_a_shape = 5;

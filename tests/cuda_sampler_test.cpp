@@ -136,13 +136,11 @@ std::vector<Case> networks() {
   in_form({.form = Form::v}, all.back().model.sde);
   all.back().wide = true;
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       const SdeKind sde = testing::sde_kinds[all.size() % 4];  // the slope of a score at ve's end enlarges roundings
-      const bool wide = !architecture.residual.empty() || !architecture.activations.empty();
+      const bool wide =
+          !architecture.residual.empty() || !architecture.activations.empty() || architecture.conditional();
       all.push_back({name, model_of(architecture, sde, 5), 19, wide});
-    }
-    for (const auto& [name, architecture] : testing::conditional_networks(output)) {
-      all.push_back({name, model_of(architecture, testing::sde_kinds[all.size() % 4], 5), 19, true});
     }
     Architecture wide = architecture_of(2, {130, 12}, Activation::tanh, 1, output);
     wide.time = {{{8, {Activation::silu, 1}}}, {0, 2}};

@@ -241,9 +241,7 @@ std::vector<Case> wide_cases() {
                                              {2, {4096}, 3, 2},
                                              {3, {500, 300}, 3, 2}});
   for (const Output output : {Output::potential, Output::score}) {
-    std::vector<NamedNetwork> networks = branched_networks(output);
-    for (NamedNetwork& network : conditional_networks(output)) networks.push_back(std::move(network));
-    for (const auto& [name, architecture] : networks) {
+    for (const auto& [name, architecture] : all_networks(output)) {
       for (const bool one_time : {false, true}) {
         all.push_back({name + (one_time ? "_at_one_time" : ""), Path::wide, architecture, sde_kinds[all.size() % 5], 19,
                        one_time, 0, 0});
@@ -369,13 +367,12 @@ TYPED_TEST_SUITE(WideOf, Numbers);
 constexpr auto architecture_for = [](Output output) {
   return architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
 };
-// And, of the wide path, one with a time branch and a residual connection and one with a condition, of three dimensions
+// And, of the wide path, one with branches of the time and of a condition and a residual connection, of three dimensions
 // too.
 std::vector<Architecture> architectures_for(Path path, Output output) {
   std::vector<Architecture> all{architecture_for(output)};
   if (path != Path::wide) return all;
   all.push_back(branched_networks(output).back().architecture);
-  all.push_back(all.back());
   all.back().condition = {{{6, {Activation::silu, 1}}}, {0, 4}, {}, 2};
   return all;
 }

@@ -322,9 +322,7 @@ std::vector<Case> wide_cases() {
                                              {2, {1290}, 3, 2, 1},
                                              {2, {5}, 0, 0, 1}});
   for (const Output output : {Output::potential, Output::score}) {
-    std::vector<NamedNetwork> networks = branched_networks(output);
-    for (NamedNetwork& network : conditional_networks(output)) networks.push_back(std::move(network));
-    for (const auto& [name, architecture] : networks) {
+    for (const auto& [name, architecture] : all_networks(output)) {
       all.push_back({name,
                      architecture,
                      sde_kinds[all.size() % 5],

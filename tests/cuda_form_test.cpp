@@ -399,6 +399,7 @@ TEST_P(CudaFormOf, LossesAndGradientsAreThoseOfTheCpu) {
     const double roundings = 4 * roundoff / 0x1p-24;  // of the network's time
     for (int k = 0; k < 3; ++k) {
       const double change = std::fabs(at_moved.values[k] - expected.values[k]);
+      EXPECT_LE(roundings * change, 1e-4 * std::fabs(expected.values[k])) << "it would hide what is looked for";
       EXPECT_TRUE(agrees(actual.values[k], expected.values[k], relative, roundings * change)) << k;
     }
     Bound bound{.of_rms = 8 * relative};

@@ -226,8 +226,8 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
   }
 }
 
-// With the same points, whose normals err by a few roundings: conditions of other data, or dropped at other points,
-// change a gradient by a twentieth and more.
+// With the same points, whose normals err by a few roundings: other conditions change a gradient by a hundred times as
+// much as is allowed here, and more.
 TEST_F(CudaTrainer, ConditionsAreThoseOfTheCpu) {
   for (const Output output : {Output::potential, Output::score}) {
     for (const auto& [name, architecture] : testing::conditional_networks(output)) {
@@ -251,7 +251,7 @@ TEST_F(CudaTrainer, ConditionsAreThoseOfTheCpu) {
         const std::vector<double> gradient = tensor_of(there, "first_moment");
         EXPECT_TRUE(agrees(gradient, tensor_of(here, "first_moment"), Bound{.of_rms = 2e-4, .norm = 2e-5}));
         if (!before.empty()) {
-          EXPECT_FALSE(agrees(gradient, before, Bound{.of_rms = 1e3, .norm = 5e-2}));
+          EXPECT_FALSE(agrees(gradient, before, Bound{.of_rms = 1e3, .norm = 2e-3}));
         }
         before = gradient;
       }

@@ -57,7 +57,10 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
     if (columns > 1) draws.push_back({c, 1, 0.3f});
     if (columns > 5) draws.push_back({c, columns - 1, 0}), draws.push_back({c, columns - 3, 0.5f});
   }
-  for (const auto& [c, condition, drop] : draws) {
+  for (const Draw& of : draws) {
+    const DataCase& c = of.data;
+    const Index condition = of.condition;
+    const float drop = of.drop;
     SCOPED_TRACE(fmt::format("{}, a condition of {}, dropped {}", c.name, condition, drop));
     const ForwardSde sde = ForwardSde::defaults(sdes[turn % sdes.size()]);
     const TimeLaw law = laws[turn % laws.size()];

@@ -81,8 +81,9 @@ FOKKER_HOST_DEVICE inline void data_quad(const DataSource& data, const PointKey&
   }
 }
 
-// x [d], in any memory. O(d²) where covariances are full.
-FOKKER_HOST_DEVICE inline void data_point(const DataSource& data, const PointKey& key, float* x) {
+// x [d], a pointer to any memory or what has its operator []. O(d²) where covariances are full.
+template <class Row>
+FOKKER_HOST_DEVICE inline void data_point(const DataSource& data, const PointKey& key, const Row& x) {
   const int d = data.dimension;
   if (is_planar(data.kind)) {
     const PlanePoint p = planar_point(data.kind, key);

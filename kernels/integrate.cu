@@ -114,6 +114,15 @@ __global__ void prior_log_density(PriorLogDensityArguments a) {
 
 }  // namespace
 
+Status prepare_integrators() {
+  const auto all_of = [](auto... kernels) {
+    Status status = 0;
+    ((status = status ? status : prepare(kernels, 0)), ...);
+    return status;
+  };
+  return all_of(draw_prior, euler_maruyama_stage, probability_flow_stage, scaled, prior_log_density);
+}
+
 Status launch_prior(float* x, std::int64_t n, int dimension, float deviation, std::uint64_t seed,
                     std::uint64_t first_index, Stream stream) {
   if (n == 0) return 0;

@@ -146,6 +146,9 @@ Status launch_resident_sample(const ResidentMlp& net, int warps, const SampleArg
 
 // ---- the same integrators a stage at a time, for models whose fields are not fused (integrate.cu) -------------------
 
+// Loads the kernels of this part; called once, at set-up.
+Status prepare_integrators();
+
 // x [n, d] = deviation · normals of (seed, first_index + i), use prior.
 Status launch_prior(float* x, std::int64_t n, int dimension, float deviation, std::uint64_t seed,
                     std::uint64_t first_index, Stream stream);

@@ -21,15 +21,22 @@ struct TrainingDraw {
   std::int64_t denoising_points, collocation_points;
   float box;
   LossWeight loss_weight = LossWeight::unit;
+  int condition = 0;         // how many numbers at the end of a row of the data are its condition
+  float condition_drop = 0;  // probability with which a point has zeros instead
+
+  FOKKER_HOST_DEVICE int dimension() const { return data.dimension - condition; }
 };
 
 // Denoising points first … first + n − 1 of the iteration that draw.iteration holds, as a network in this form takes
-// them: t [n] τ, x [n, d] C x_t, target [n, d] of its output and weight [n].
+// them: t [n] τ, x [n, d] C x_t, target [n, d] of its output, weight [n] and, where draw.condition is not 0, condition
+// [n, draw.condition].
 Status launch_denoising_points(const TrainingDraw& draw, const NetworkForm& form, std::int64_t first, std::int64_t n,
-                               float* t, float* x, float* target, float* weight, Stream stream);
-// Collocation points first … first + n − 1 of the model: t [n], x [n, d].
+                               float* t, float* x, float* target, float* weight, Stream stream,
+                               float* condition = nullptr);
+// Collocation points first … first + n − 1 of the model: t [n], x [n, d] and the condition of data that no denoising
+// point of the iteration has.
 Status launch_collocation_points(const TrainingDraw& draw, std::int64_t first, std::int64_t n, float* t, float* x,
-                                 Stream stream);
+                                 Stream stream, float* condition = nullptr);
 
 // What an iteration's update takes from the host: computed there in double, for the iterations of a run.
 struct UpdateStep {

@@ -28,16 +28,40 @@ FOKKER_HOST_DEVICE inline void denoising_quad(const DenoisingPoint<float>& time,
   for (int w = 0; w < 4; ++w) time(x[w], target[w]);
 }
 
-// Denoising point `index`, all of it by one thread: x [d] and target [d] in any memory.
+// A row of the data: x [d], and then its condition.
+struct DataRow {
+  float *x, *condition;
+  int dimension;
+
+  FOKKER_HOST_DEVICE float& operator[](int column) const {
+    return column < dimension ? x[column] : condition[column - dimension];
+  }
+};
+
+// Whether the point has zeros in place of its condition.
+FOKKER_HOST_DEVICE inline bool drops_condition(const TrainingDraw& draw, const PointKey& key) {
+  if (draw.condition_drop == 0) return false;
+  float u[4];
+  uniforms4(key.seed, key.index, RandomUse::condition, 0, key.step, u);
+  return u[0] < draw.condition_drop;
+}
+FOKKER_HOST_DEVICE inline void drop_condition(const TrainingDraw& draw, const PointKey& key, float* condition) {
+  if (!drops_condition(draw, key)) return;
+  for (int j = 0; j < draw.condition; ++j) condition[j] = 0;
+}
+
+// Denoising point `index`, all of it by one thread: a row of the data as data_point() takes it, whose x becomes C x_t,
+// and target [d] in any memory.
+template <class Row>
 FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, const NetworkForm& form,
-                                               std::uint64_t iteration, std::uint64_t index, float& t, float* x,
+                                               std::uint64_t iteration, std::uint64_t index, float& t, const Row& x,
                                                float* target, float& weight) {
   const PointKey key{draw.seed, index, iteration};
   const DenoisingPoint<float> time = denoising_time(draw, form, key);
   t = time.time;
   weight = time.weight;
   data_point(draw.data, key, x);
-  const int d = draw.data.dimension;
+  const int d = draw.dimension();
   for (int quad = 0; quad < quads_of(d); ++quad) {
     float part[4], part_target[4];
     for (int w = 0; w < 4; ++w) part[w] = 4 * quad + w < d ? x[4 * quad + w] : 0;
@@ -55,7 +79,7 @@ FOKKER_HOST_DEVICE inline void denoising_point(const TrainingDraw& draw, const N
 // 4 b + w of (t, x).
 FOKKER_HOST_DEVICE inline void collocation_point(const TrainingDraw& draw, std::uint64_t iteration, std::uint64_t index,
                                                  float& t, float* x) {
-  const int d = draw.data.dimension;
+  const int d = draw.dimension();
   for (int block = 0; 4 * block <= d; ++block) {
     float u[4];
     uniforms4(draw.seed, index, RandomUse::collocation, static_cast<std::uint32_t>(block), iteration, u);

@@ -44,7 +44,6 @@ using testing::agrees;
 using testing::all_of;
 using testing::as;
 using testing::Bound;
-using testing::Problem;
 using testing::Quantity;
 using testing::Result;
 using testing::to_host;
@@ -102,10 +101,10 @@ std::vector<Case> cases() {
       }
     }
   }
-  // And networks with time branches and residual connections, each under one of them.
+  // And networks with time branches, residual connections and conditions, each under one of them.
   for (const Output output : {Output::potential, Output::score}) {
     std::size_t k = 0;
-    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       Model model = testing::model_of(architecture, kSdes[k % std::size(kSdes)], 5);
       do {
         std::get<Mlp>(model.network).architecture.form = kForms[k++ % std::size(kForms)];
@@ -116,8 +115,20 @@ std::vector<Case> cases() {
   return all;
 }
 
+// Points whose rows are x alone; the conditions [n, c] are apart.
+struct Problem : testing::Problem {
+  std::vector<double> condition = {};
+
+  template <class T>
+  std::optional<Buffer<T>> conditions_there(const Context& context) const;
+};
+
 Problem problem_of(const Model& model, std::int64_t n, bool one_time = false) {
-  Problem p = testing::make_problem(model.dimension(), model.sde, n, one_time, 11);
+  const std::int64_t d = model.dimension(), c = model.condition();
+  Problem p{testing::make_problem(d, model.sde, n, one_time, 11, c)};
+  p.condition = testing::columns_of(p.x, d + c, d, c);
+  p.x = testing::columns_of(p.x, d + c, 0, d);
+  p.c = 0;
   // The score and the drift of an interpolation are infinite at its end.
   for (double& t : p.t) t = static_cast<float>(0.02 * model.sde.horizon() + 0.9 * t);
   return p;
@@ -132,6 +143,16 @@ Buffer<T> there(const Context& context, const std::vector<double>& v, std::int64
   copy(context, View<const T>(numbers, columns), buffer.view());
   context.synchronize();
   return buffer;
+}
+
+template <class T>
+std::optional<Buffer<T>> Problem::conditions_there(const Context& context) const {
+  if (condition.empty()) return std::nullopt;
+  return there<T>(context, condition, std::ssize(condition) / n());
+}
+template <class T>
+View<const T> view_of(const std::optional<Buffer<T>>& buffer) {
+  return buffer ? View<const T>(buffer->view()) : View<const T>();
 }
 
 template <class T>
@@ -163,7 +184,9 @@ FieldNumbers fields_on(const Context& context, const Model& model, const Problem
     buffers[k].emplace(context, n, all[k].second);
     *views[k] = buffers[k]->view();
   }
-  fields.evaluate({t.view(), x.view()}, out, how);
+  const std::optional<Buffer<T>> condition = p.conditions_there<T>(context);
+  const Points<T> points{t.view(), x.view(), view_of(condition)};
+  fields.evaluate(points, out, how);
   FieldNumbers r;
   std::vector<double>* const to[] = {&r.value, &r.dt, &r.score, &r.divergence, &r.hessian, &r.residual};
   for (std::size_t k = 0; k < 6; ++k) {
@@ -171,7 +194,7 @@ FieldNumbers fields_on(const Context& context, const Model& model, const Problem
   }
   if (how.probes == 0) {
     Buffer<T> product(context, n, d);
-    fields.hessian_vector({t.view(), x.view()}, v.view(), product.view());
+    fields.hessian_vector(points, v.view(), product.view());
     r.product = back(context, product);
   }
   return r;
@@ -332,14 +355,17 @@ LossNumbers loss_on(const Context& context, const Model& model, const std::vecto
                   cx = there<T>(context, p.collocation.x, d);
   Buffer<double> values(context, 3, 1);
   Buffer<T> gradient(context, static_cast<std::int64_t>(parameters.size()), 1);
-  loss.evaluate(theta.view(), {t.view(), x.view(), target.view(), weight.view()}, {ct.view(), cx.view()},
-                residual_weight, values.view(), gradient.view());
+  const std::optional<Buffer<T>> condition = p.denoising.conditions_there<T>(context),
+                                 of_collocation = p.collocation.conditions_there<T>(context);
+  loss.evaluate(theta.view(), {t.view(), x.view(), target.view(), weight.view(), view_of(condition)},
+                {ct.view(), cx.view(), view_of(of_collocation)}, residual_weight, values.view(), gradient.view());
   return {back(context, values), back(context, gradient)};
 }
 
 LossProblem loss_problem(const Model& model, std::int64_t n, std::int64_t m) {
   LossProblem p{problem_of(model, n), problem_of(model, m), {}, {}};
-  if (model.output() == Output::score) p.collocation.t.clear(), p.collocation.x.clear();
+  if (model.output() == Output::score)
+    p.collocation.t.clear(), p.collocation.x.clear(), p.collocation.condition.clear();
   std::mt19937_64 random(4);
   for (std::size_t k = 0; k < p.denoising.x.size(); ++k) {
     p.target.push_back(static_cast<float>(std::uniform_real_distribution<double>(-1, 1)(random)));
@@ -355,7 +381,8 @@ double norm_of(const std::vector<double>& v) {
 }
 
 // The CPU's residual goes another way through the network. Measured on the emulation, largest relative errors of values
-// and of a gradient's norm: in double 4e-15, in float 3e-6.
+// and of a gradient's norm: in double 4e-15, in float 3e-6. Beside them stands what a rounding of the times does, which
+// fast sines of the time and their derivatives enlarge: the change of a loss in double where all times move by one.
 TEST_P(CudaFormOf, LossesAndGradientsAreThoseOfTheCpu) {
   const Model& model = GetParam().model;
   const std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
@@ -363,14 +390,29 @@ TEST_P(CudaFormOf, LossesAndGradientsAreThoseOfTheCpu) {
   const LossNumbers one = loss_on<double>(cpu(), model, parameters, p, 1);
   const double weight = model.output() == Output::score ? 0 : static_cast<float>(one.values[0] / one.values[1]);
   const LossNumbers expected = loss_on<double>(cpu(), model, parameters, p, weight);
-  const auto check = [&](const LossNumbers& actual, double relative) {
-    for (int k = 0; k < 3; ++k) EXPECT_TRUE(agrees(actual.values[k], expected.values[k], relative)) << k;
-    EXPECT_TRUE(agrees(actual.gradient, expected.gradient, Bound{.of_rms = 8 * relative, .norm = relative}));
+  LossProblem moved = p;
+  for (Problem* of : {&moved.denoising, &moved.collocation}) {
+    for (double& t : of->t) t *= 1 + 0x1p-24;
+  }
+  const LossNumbers at_moved = loss_on<double>(cpu(), model, parameters, moved, weight);
+  const auto check = [&](const LossNumbers& actual, double relative, double roundoff) {
+    const double roundings = 4 * roundoff / 0x1p-24;  // of the network's time
+    for (int k = 0; k < 3; ++k) {
+      const double change = std::fabs(at_moved.values[k] - expected.values[k]);
+      EXPECT_LE(roundings * change, 1e-4 * std::fabs(expected.values[k])) << "it would hide what is looked for";
+      EXPECT_TRUE(agrees(actual.values[k], expected.values[k], relative, roundings * change)) << k;
+    }
+    Bound bound{.of_rms = 8 * relative};
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      bound.each.push_back(roundings * std::fabs(at_moved.gradient[i] - expected.gradient[i]));
+    }
+    bound.norm = relative + norm_of(bound.each) / norm_of(expected.gradient);
+    EXPECT_TRUE(agrees(actual.gradient, expected.gradient, bound));
   };
-  check(loss_on<double>(on(Precision::split), model, parameters, p, weight), 1e-13);
+  check(loss_on<double>(on(Precision::split), model, parameters, p, weight), 1e-13, 0x1p-53);
   for (const Precision precision : {Precision::fp32, Precision::split}) {
     SCOPED_TRACE(to_string(precision));
-    check(loss_on<float>(on(precision), model, parameters, p, weight), 1e-5);
+    check(loss_on<float>(on(precision), model, parameters, p, weight), 1e-5, 0x1p-24);
   }
 }
 
@@ -425,7 +467,7 @@ TEST_F(CudaForm, PointsOfTrainingAreThoseOfTheScore) {
         const kernels::TrainingDraw of{.data = data.source(),
                                        .sde = sde.formulas(),
                                        .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
-                                                static_cast<float>(0.95 * sde.horizon()), nullptr, 0},
+                                                static_cast<float>(0.95 * sde.horizon()), 0, nullptr},
                                        .seed = 5,
                                        .iteration = iteration.as<std::int64_t>(),
                                        .denoising_points = n,

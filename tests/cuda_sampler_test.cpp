@@ -16,6 +16,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -54,9 +55,28 @@ Buffer<float> to_device(const Context& context, const std::vector<float>& v, std
   return buffer;
 }
 
+// Conditions of n samples, each a function of its index; nothing for a model that takes none.
+struct Conditions {
+  Conditions(const Context& context, const Model& model, std::int64_t n, std::uint64_t first_index = 0) {
+    const std::int64_t numbers = model.condition();
+    if (numbers == 0 || n == 0) return;
+    std::vector<float> y;
+    for (std::int64_t k = 0; k < n * numbers; ++k) {
+      const auto i = static_cast<std::int64_t>(first_index % 1000) * numbers + k;
+      y.push_back(2 * std::sin(static_cast<float>(i)));
+    }
+    buffer.emplace(to_device(context, y, numbers));
+  }
+  View<const float> view() const { return buffer ? View<const float>(buffer->view()) : View<const float>(); }
+
+  std::optional<Buffer<float>> buffer;
+};
+
 std::vector<float> samples_of(const Context& context, const Model& model, const TimeGrid& grid, std::int64_t n,
                               SampleOptions options) {
   Buffer<float> x(context, n, model.dimension());
+  const Conditions condition(context, model, n, options.first_index);
+  options.condition = condition.view();
   Sampler(context, model, grid).sample(x.view(), options);
   return to_host(context, x);
 }
@@ -116,9 +136,10 @@ std::vector<Case> networks() {
   in_form({.form = Form::v}, all.back().model.sde);
   all.back().wide = true;
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       const SdeKind sde = testing::sde_kinds[all.size() % 4];  // the slope of a score at ve's end enlarges roundings
-      const bool wide = !architecture.residual.empty() || !architecture.activations.empty();
+      const bool wide =
+          !architecture.residual.empty() || !architecture.activations.empty() || architecture.conditional();
       all.push_back({name, model_of(architecture, sde, 5), 19, wide});
     }
     Architecture wide = architecture_of(2, {130, 12}, Activation::tanh, 1, output);
@@ -211,6 +232,8 @@ TEST_P(CudaSamplerOf, SnapshotsAreTheStatesOnTheWay) {
       SampleOptions options{.scheme = scheme, .seed = 2, .noise_in_last_step = true};
       const auto plain = samples_of(context, c.model, grid, c.n, options);
       Buffer<float> x(context, c.n, d), snapshots(context, 4 * c.n, d);
+      const Conditions condition(context, c.model, c.n);
+      options.condition = condition.view();
       options.snapshot_steps = {0, 1, 4, 5};
       options.snapshots = snapshots.view();
       Sampler(context, c.model, grid).sample(x.view(), options);
@@ -242,10 +265,12 @@ TEST_P(CudaSamplerOf, IntegratesFromGivenStates) {
   const auto start = testing::as<float>(testing::make_problem(d, c.model.sde, c.n, true, 6).x);
   const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
   for (const Scheme scheme : kSchemes) {
-    const SampleOptions options{.scheme = scheme, .seed = 8};
     Buffer<float> there = to_device(gpu, start, d), here = to_device(cpu, start, d);
-    Sampler(gpu, c.model, grid).integrate(there.view(), options);
-    Sampler(cpu, c.model, grid).integrate(here.view(), options);
+    const Conditions condition_there(gpu, c.model, c.n), condition_here(cpu, c.model, c.n);
+    Sampler(gpu, c.model, grid)
+        .integrate(there.view(), {.scheme = scheme, .seed = 8, .condition = condition_there.view()});
+    Sampler(cpu, c.model, grid)
+        .integrate(here.view(), {.scheme = scheme, .seed = 8, .condition = condition_here.view()});
     EXPECT_TRUE(agrees(to_host(gpu, there), to_host(cpu, here), path_bound(precision_of(c, Precision::split), 4)))
         << to_string(scheme);
   }
@@ -268,8 +293,11 @@ TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
         const Divergence how{.probes = probes, .seed = 12, .first_index = 1000};
         const Buffer<float> there = to_device(gpu, start, d), here = to_device(cpu, start, d);
         Buffer<float> density_there(gpu, c.n), density_here(cpu, c.n);
-        Sampler(gpu, c.model, grid).log_density(there.view(), density_there.view(), scheme, how);
-        Sampler(cpu, c.model, grid).log_density(here.view(), density_here.view(), scheme, how);
+        const Conditions condition_there(gpu, c.model, c.n), condition_here(cpu, c.model, c.n);
+        Sampler(gpu, c.model, grid)
+            .log_density(there.view(), density_there.view(), scheme, how, {}, condition_there.view());
+        Sampler(cpu, c.model, grid)
+            .log_density(here.view(), density_here.view(), scheme, how, {}, condition_here.view());
         const auto expected = to_host(cpu, density_here);
         double square = 0, passed = 0;
         for (const float v : expected) square += double(v) * v / double(c.n);

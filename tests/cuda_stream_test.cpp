@@ -65,6 +65,12 @@ struct Case {
   Model model;
 };
 std::vector<Case> models() {
+  Model standardised =
+      model_of(architecture_of(2, {80, 80, 80}, Activation::softplus, 20, Output::potential), SdeKind::ou, 1);
+  standardised.standardisation = {{0.5, -1}, {2, 0.25}};
+  Model conditional = model_of(testing::conditional_networks(Output::potential)[3].architecture, SdeKind::ou, 5);
+  Model standardised_conditional = conditional;
+  standardised_conditional.standardisation = {{0.5, -1, 3, 0, 1}, {2, 0.25, 4, 1, 0.5}};
   return {{"deeper",
            model_of(architecture_of(2, {80, 80, 80, 80}, Activation::silu, 1, Output::potential), SdeKind::ou, 4)},
           {"resident",
@@ -72,8 +78,26 @@ std::vector<Case> models() {
           {"wide", model_of(architecture_of(2, {200, 150}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2)},
           {"timed", model_of(testing::branched_networks(Output::potential)[0].architecture, SdeKind::ou, 6)},
           {"branched", model_of(testing::branched_networks(Output::potential)[8].architecture, SdeKind::ou, 3)},
+          {"standardised", standardised},
+          {"conditional", conditional},
+          {"standardised_conditional", standardised_conditional},
           {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
 }
+
+// Conditions of n points; nothing for a model that takes none.
+struct Conditions {
+  Conditions(const Context& context, std::int64_t n, std::int64_t numbers) {
+    if (numbers == 0) return;
+    buffer.emplace(context, n, numbers);
+    std::vector<float> y(static_cast<std::size_t>(n * numbers));
+    for (std::size_t i = 0; i < y.size(); ++i) y[i] = std::sin(static_cast<float>(i));
+    copy(context, View<const float>(y, numbers), buffer->view());
+    context.synchronize();
+  }
+  View<const float> view() const { return buffer ? View<const float>(buffer->view()) : View<const float>(); }
+
+  std::optional<Buffer<float>> buffer;
+};
 
 // Everything that a model does asynchronously, on memory made before: queued as often as called.
 struct Work {
@@ -81,6 +105,7 @@ struct Work {
       : where(context),
         fields(context, model),
         sampler(context, model, TimeGrid::uniform(10, 0.5, 12)),
+        condition(context, n, model.condition()),
         t(context, n),
         x(context, n, 2),
         score(context, n, 2),
@@ -93,15 +118,17 @@ struct Work {
   }
 
   void queue() {
-    sampler.sample(samples.view(), {.scheme = Scheme::euler_maruyama, .seed = 3});
-    sampler.sample(x.view(), {.scheme = Scheme::heun, .seed = 4});
+    const View<const float> y = condition.view();
+    sampler.sample(samples.view(), {.scheme = Scheme::euler_maruyama, .seed = 3, .condition = y});
+    sampler.sample(x.view(), {.scheme = Scheme::heun, .seed = 4, .condition = y});
     FieldOutputs<float> outputs;
     outputs.score = score.view();
     outputs.residual = residual.view();
-    fields.evaluate({t.view(), x.view()}, outputs);
-    sampler.log_density(x.view(), density.view(), Scheme::euler, {.probes = 1, .seed = 5});
-    sampler.integrate(samples.view(),
-                      {.scheme = Scheme::euler, .snapshot_steps = {1, 12}, .snapshots = snapshots.view()});
+    fields.evaluate({t.view(), x.view(), y}, outputs);
+    sampler.log_density(x.view(), density.view(), Scheme::euler, {.probes = 1, .seed = 5}, {}, y);
+    sampler.integrate(
+        samples.view(),
+        {.scheme = Scheme::euler, .snapshot_steps = {1, 12}, .snapshots = snapshots.view(), .condition = y});
     data.draw(where, drawn.view(), 2, 0, 0);
   }
   std::vector<Buffer<float>*> outputs() { return {&x, &score, &residual, &samples, &snapshots, &density, &drawn}; }
@@ -122,6 +149,7 @@ struct Work {
   DataSet data = DataSet::named("blob");
   Fields<float> fields;
   Sampler sampler;
+  Conditions condition;
   Buffer<float> t, x, score, residual, samples, snapshots, density, drawn;
 };
 
@@ -132,7 +160,8 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
     const Context context = stream.context();
     Work work(context, c.model, kSamples);
     // The first call of a resident network is captured; a wide one has a call before, in which cuBLAS loads its kernels.
-    if (std::string(c.name) == "wide" || std::string(c.name) == "branched") work.queue();
+    const std::string name = c.name;
+    if (name == "wide" || name == "branched" || c.model.condition() > 0) work.queue();
     work.clear(context);
 
     cudaGraph_t graph = nullptr;
@@ -221,15 +250,19 @@ struct LossWork {
         t(context, n),
         x(context, n, architecture.dimension),
         target(context, n, architecture.dimension),
-        values(context, 3) {}
+        values(context, 3) {
+    if (architecture.conditional()) condition.emplace(context, n, architecture.condition.inputs);
+  }
 
   void queue() {
-    loss.evaluate(parameters.view(), {t.view(), x.view(), target.view(), {}}, {t.view(), x.view()}, 1, values.view(),
-                  gradient.view());
+    const View<const T> y = condition ? View<const T>(condition->view()) : View<const T>();
+    loss.evaluate(parameters.view(), {t.view(), x.view(), target.view(), {}, y}, {t.view(), x.view(), y}, 1,
+                  values.view(), gradient.view());
   }
 
   Loss<T> loss;
   Buffer<T> parameters, gradient, t, x, target;
+  std::optional<Buffer<T>> condition;
   Buffer<double> values;
 };
 
@@ -293,6 +326,8 @@ TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
     const Fields<double> fields(context, c.model);
     Buffer<double> t(context, kManySamples), x(context, kManySamples, 2), residual(context, kManySamples);
     Buffer<float> hessian(context, kManySamples, 4), product(context, kManySamples, 2);
+    std::optional<Buffer<double>> condition;
+    if (c.model.condition() > 0) condition.emplace(context, kManySamples, c.model.condition());
     FieldOutputs<float> curvature;
     curvature.hessian = hessian.view();
     FieldOutputs<double> in_double;
@@ -306,9 +341,11 @@ TEST_F(CudaStream, NothingIsAllocatedAfterSetUp) {
     const auto queue = [&] {
       work.queue();
       if (loss) loss->queue(), loss_in_double->queue();
-      work.fields.evaluate({work.t.view(), work.x.view()}, curvature);
-      work.fields.hessian_vector({work.t.view(), work.x.view()}, work.samples.view(), product.view());
-      fields.evaluate({t.view(), x.view()}, in_double, {.probes = 2});
+      const Points<float> points{work.t.view(), work.x.view(), work.condition.view()};
+      work.fields.evaluate(points, curvature);
+      work.fields.hessian_vector(points, work.samples.view(), product.view());
+      fields.evaluate({t.view(), x.view(), condition ? View<const double>(condition->view()) : View<const double>()},
+                      in_double, {.probes = 2});
     };
 #ifdef FOKKER_EMULATION
     const auto memory = [] { return emulated_allocations(); };

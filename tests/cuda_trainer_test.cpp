@@ -64,39 +64,67 @@ struct RunCase {
   Index denoising, collocation;
   std::vector<Index> hidden = {19, 7};
   std::optional<Architecture> architecture = {};  // instead of one with those
+  double drop = 0;                                // of conditions
+
+  Index condition() const { return architecture ? architecture->condition.inputs : 0; }
 };
 
-// The points that the device draws for an iteration, at these parameters.
+// Rows of `columns` numbers, x and then its condition.
+DataSet stored_rows(Index columns) {
+  std::vector<float> numbers(static_cast<std::size_t>(99 * columns));
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = std::sin(3 * static_cast<float>(i));
+  return DataSet::samples(numbers, columns);
+}
+
+// The points that the device draws for an iteration, at these parameters: rows of x and its condition.
 testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index iteration,
                             const std::vector<double>& parameters) {
   const std::vector<float> edges = time_law_edges(c.sde, {}, 4096);
   const DeviceMemory device_edges = upload(edges), step = upload(std::vector<Index>{iteration});
   const cuda::DeviceData data(c.data);
   const Index n = options.denoising_points, m = options.residual_weight > 0 ? options.collocation_points : 0,
-              d = c.data.dimension();
+              y = c.condition(), d = c.data.dimension() - y;
   const kernels::TrainingDraw draw{.data = data.source(),
                                    .sde = c.sde.formulas(),
                                    .time = {c.law, static_cast<float>(c.sde.t_min()),
-                                            static_cast<float>(c.sde.horizon()), device_edges.as<const float>(), 4096},
+                                            static_cast<float>(c.sde.horizon()), 4096, device_edges.as<const float>()},
                                    .seed = options.seed,
                                    .iteration = step.as<const Index>(),
                                    .denoising_points = n,
                                    .collocation_points = m,
-                                   .box = static_cast<float>(options.box)};
-  const DeviceMemory t(n * 4), x(n * d * 4), target(n * d * 4), weight(n * 4), residual_t(m * 4), residual_x(m * d * 4);
+                                   .box = static_cast<float>(options.box),
+                                   .condition = static_cast<int>(y),
+                                   .condition_drop = static_cast<float>(options.condition_drop)};
+  const DeviceMemory t(n * 4), x(n * d * 4), target(n * d * 4), weight(n * 4), residual_t(m * 4), residual_x(m * d * 4),
+      condition(n * y * 4), residual_condition(m * y * 4);
   check(kernels::launch_denoising_points(draw, {}, 0, n, t.as<float>(), x.as<float>(), target.as<float>(),
-                                         weight.as<float>(), nullptr),
+                                         weight.as<float>(), nullptr, condition.as<float>()),
         "launch_denoising_points");
   if (m > 0) {
-    check(kernels::launch_collocation_points(draw, 0, m, residual_t.as<float>(), residual_x.as<float>(), nullptr),
+    check(kernels::launch_collocation_points(draw, 0, m, residual_t.as<float>(), residual_x.as<float>(), nullptr,
+                                             residual_condition.as<float>()),
           "launch_collocation_points");
   }
   const auto numbers = [](const DeviceMemory& memory) {
     const std::vector<float> narrow = on_host<float>(memory, memory.bytes() / 4);
     return std::vector<double>(narrow.begin(), narrow.end());
   };
-  return {parameters,      numbers(t),          numbers(x),         numbers(target),
-          numbers(weight), numbers(residual_t), numbers(residual_x)};
+  const auto rows = [&](const DeviceMemory& points, const DeviceMemory& conditions, Index count) {
+    const std::vector<double> own = numbers(points), of = numbers(conditions);
+    std::vector<double> all;
+    for (Index i = 0; i < count; ++i) {
+      all.insert(all.end(), own.begin() + i * d, own.begin() + (i + 1) * d);
+      all.insert(all.end(), of.begin() + i * y, of.begin() + (i + 1) * y);
+    }
+    return all;
+  };
+  return {parameters,
+          numbers(t),
+          rows(x, condition, n),
+          numbers(target),
+          numbers(weight),
+          numbers(residual_t),
+          rows(residual_x, residual_condition, m)};
 }
 
 // Records are of the loss in double at the parameters before the iteration and the points that the device draws for it,
@@ -129,6 +157,24 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
                        {},
                        architecture});
     }
+    for (const auto& [name, architecture] : testing::conditional_networks(output)) {
+      if (architecture.dimension > 2) continue;
+      const Index columns = architecture.dimension + architecture.condition.inputs;
+      // Data of any kind that has so many columns.
+      DataSet data = stored_rows(columns);
+      for (const DataCase& other : data_sets()) {
+        if (other.set.dimension() == columns) data = other.set;
+      }
+      cases.push_back({data,
+                       sde(SdeKind::vp_linear),
+                       TimeLaw::importance,
+                       output,
+                       35,
+                       output == Output::potential ? 19 : 0,
+                       {},
+                       architecture,
+                       cases.size() % 2 == 0 ? 0.3 : 0});
+    }
   }
   for (const RunCase& c : cases) {
     SCOPED_TRACE(fmt::format("{} {} {}, {} + {} points", c.data.name(), c.sde.name(), to_string(c.output), c.denoising,
@@ -137,6 +183,7 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
     options.denoising_points = c.denoising;
     options.collocation_points = c.collocation;
     options.time_law = c.law;
+    options.condition_drop = c.drop;
     options.residual_weight = c.output == Output::score || c.collocation == 0 ? 0 : 0.5;
     options.schedule = RateSchedule::constant;
     const Model model = c.architecture ? Model{c.sde, Mlp::initialise(*c.architecture, 5)}
@@ -175,6 +222,39 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
       std::vector<double> of_moment = tensor_of(trainer, "first_moment");
       for (double& m : of_moment) m *= 10;
       EXPECT_TRUE(agrees(of_moment, gradient, bound));
+    }
+  }
+}
+
+// With the same points, whose normals err by a few roundings: other conditions change a gradient by a hundred times as
+// much as is allowed here, and more.
+TEST_F(CudaTrainer, ConditionsAreThoseOfTheCpu) {
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const auto& [name, architecture] : testing::conditional_networks(output)) {
+      if (architecture.dimension > 2) continue;
+      SCOPED_TRACE(name);
+      const Model model{ForwardSde::defaults(SdeKind::vp_linear), Mlp::initialise(architecture, 5)};
+      const DataSet data = stored_rows(architecture.dimension + architecture.condition.inputs);
+      TrainOptions options = small_options();
+      options.denoising_points = 35;
+      options.loss_weight = LossWeight::variance;
+      options.residual_weight = output == Output::potential ? 1e-2 : 0;
+      std::vector<double> before;
+      for (const double drop : {0.0, 0.3, 1.0}) {
+        SCOPED_TRACE(drop);
+        options.condition_drop = drop;
+        Trainer here(cpu(), model, data, options), there(gpu(), model, data, options);
+        const TrainRecord expected = here.run(1)[0], actual = there.run(1)[0];
+        EXPECT_TRUE(agrees(actual.denoising, expected.denoising, 1e-5));
+        EXPECT_TRUE(agrees(actual.residual, expected.residual, 1e-5));
+        EXPECT_TRUE(agrees(actual.gradient_norm, expected.gradient_norm, 1e-5));
+        const std::vector<double> gradient = tensor_of(there, "first_moment");
+        EXPECT_TRUE(agrees(gradient, tensor_of(here, "first_moment"), Bound{.of_rms = 2e-4, .norm = 2e-5}));
+        if (!before.empty()) {
+          EXPECT_FALSE(agrees(gradient, before, Bound{.of_rms = 1e3, .norm = 2e-3}));
+        }
+        before = gradient;
+      }
     }
   }
 }

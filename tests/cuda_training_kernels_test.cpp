@@ -45,12 +45,28 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
   const std::array sdes{SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
   const std::array laws{TimeLaw::importance, TimeLaw::paper, TimeLaw::uniform};
   std::size_t turn = 0;
+  struct Draw {
+    DataCase data;
+    Index condition;  // how many of the columns
+    float drop;
+  };
+  std::vector<Draw> draws;
   for (const DataCase& c : data_sets()) {
-    SCOPED_TRACE(c.name);
+    draws.push_back({c, 0, 0});
+    const Index columns = c.set.dimension();
+    if (columns > 1) draws.push_back({c, 1, 0.3f});
+    if (columns > 5) draws.push_back({c, columns - 1, 0}), draws.push_back({c, columns - 3, 0.5f});
+  }
+  for (const Draw& of : draws) {
+    const DataCase& c = of.data;
+    const Index condition = of.condition;
+    const float drop = of.drop;
+    SCOPED_TRACE(fmt::format("{}, a condition of {}, dropped {}", c.name, condition, drop));
     const ForwardSde sde = ForwardSde::defaults(sdes[turn % sdes.size()]);
     const TimeLaw law = laws[turn % laws.size()];
     ++turn;
-    const Index n = 99, first = 19, d = c.set.dimension(), iteration = (Index{1} << 33) + 3;
+    const Index n = 99, first = 19, columns = c.set.dimension(), d = columns - condition,
+                iteration = (Index{1} << 33) + 3;
     const std::uint64_t seed = 0x1234567890ull;
     const std::vector<float> edges = time_law_edges(sde, {}, 4096);
     const DeviceMemory device_edges = upload(edges), step = upload(std::vector<Index>{iteration});
@@ -58,25 +74,32 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
     const auto t_min = static_cast<float>(sde.t_min()), horizon = static_cast<float>(sde.horizon());
     const kernels::TrainingDraw draw{.data = data.source(),
                                      .sde = sde.formulas(),
-                                     .time = {law, t_min, horizon, device_edges.as<const float>(), 4096},
+                                     .time = {law, t_min, horizon, 4096, device_edges.as<const float>()},
                                      .seed = seed,
                                      .iteration = step.as<const Index>(),
                                      .denoising_points = first + n,
                                      .collocation_points = first + n,
-                                     .box = 3.5f};
+                                     .box = 3.5f,
+                                     .condition = static_cast<int>(condition),
+                                     .condition_drop = drop};
     const auto count = static_cast<std::size_t>(n);
-    DeviceMemory t(count * 4), x(count * d * 4), target(count * d * 4), weight(count * 4);
+    DeviceMemory t(count * 4), x(count * d * 4), target(count * d * 4), weight(count * 4), y(count * condition * 4);
     check(kernels::launch_denoising_points(draw, {}, first, n, t.as<float>(), x.as<float>(), target.as<float>(),
-                                           weight.as<float>(), nullptr),
+                                           weight.as<float>(), nullptr, y.as<float>()),
           "launch_denoising_points");
-    DeviceMemory tc(count * 4), xc(count * d * 4);
-    check(kernels::launch_collocation_points(draw, first, n, tc.as<float>(), xc.as<float>(), nullptr),
+    DeviceMemory tc(count * 4), xc(count * d * 4), yc(count * condition * 4);
+    check(kernels::launch_collocation_points(draw, first, n, tc.as<float>(), xc.as<float>(), nullptr, yc.as<float>()),
           "launch_collocation_points");
 
-    std::vector<float> x_0(count * d);
-    c.set.draw(cpu(), View<float>(x_0, d), seed, first, iteration);
-    const TimeDraw time{law, t_min, horizon, edges.data(), 4096};
-    std::vector<double> wt(count), ww(count), wx(count * d), wtarget(count * d), wtc(count), wxc(count * d), each;
+    // Collocation points have the conditions of data behind those of the denoising points.
+    std::vector<float> x_0(count * columns), data_c(count * columns);
+    const Index first_c = first + draw.denoising_points;
+    c.set.draw(cpu(), View<float>(x_0, columns), seed, first, iteration);
+    c.set.draw(cpu(), View<float>(data_c, columns), seed, first_c, iteration);
+    const TimeDraw time{law, t_min, horizon, 4096, edges.data()};
+    std::vector<double> wt(count), ww(count), wx(count * d), wtarget(count * d), wtc(count), wxc(count * d), each, wy,
+        wyc;
+    std::size_t dropped = 0;
     for (std::size_t i = 0; i < count; ++i) {
       const auto word = [&](RandomUse use, std::size_t w) {
         return philox4x32_10(seed, first + i, philox_offset(use, static_cast<std::uint32_t>(w / 4), iteration))
@@ -91,7 +114,7 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
         const double v = uniform_from_word(word(RandomUse::denoising, j / 2 * 2 + 1));
         const double angle = 2 * std::acos(-1.0) * v;
         const double z = std::sqrt(-2 * std::log(u)) * (j % 2 == 0 ? std::cos(angle) : std::sin(angle));
-        wx[i * d + j] = at.mean * double{x_0[i * d + j]} + std::sqrt(at.variance) * z;
+        wx[i * d + j] = at.mean * double{x_0[i * columns + j]} + std::sqrt(at.variance) * z;
         wtarget[i * d + j] = -z / std::sqrt(at.variance);
         // A normal of the float formula errs by 3e-6 at most, relative to 1.
         each.push_back(3e-6 / std::sqrt(at.variance));
@@ -100,6 +123,14 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
       }
       const double uniform = uniform_from_word(word(RandomUse::collocation, 0));
       wtc[i] = sde.t_min() + (sde.horizon() - sde.t_min()) * uniform;
+      const auto add_condition = [&](const std::vector<float>& rows, Index index, std::vector<double>& to) {
+        const float u =
+            uniform_from_word(philox4x32_10(seed, index, philox_offset(RandomUse::condition, 0, iteration)).word[0]);
+        dropped += u < drop;
+        for (Index j = d; j < columns; ++j) to.push_back(u < drop ? 0.0f : rows[i * columns + j]);
+      };
+      add_condition(x_0, first + static_cast<Index>(i), wy);
+      add_condition(data_c, first_c + static_cast<Index>(i), wyc);
     }
     // Times and weights by one float formula; a product and a sum may be fused.
     const Bound rounding{.relative = 4e-7, .of_rms = 1e-7, .norm = 4e-7, .absolute = 0};
@@ -107,6 +138,14 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
     EXPECT_TRUE(agrees(on_host<float>(weight, count), ww, rounding));
     EXPECT_TRUE(agrees(on_host<float>(tc, count), wtc, rounding));
     EXPECT_TRUE(agrees(on_host<float>(xc, count * d), wxc, rounding));
+    EXPECT_EQ(dropped > 0, drop > 0);
+    // Zeros and stored numbers are exact; those of mixtures are of normals in float.
+    const bool exact = c.set.stored() != nullptr;
+    for (const auto& [memory, expected] : {std::pair(&y, &wy), std::pair(&yc, &wyc)}) {
+      const std::vector<float> actual = on_host<float>(*memory, expected->size());
+      EXPECT_TRUE(agrees(actual, *expected, exact ? Bound{} : Bound{.relative = 2e-6, .of_rms = 3e-6, .norm = 2e-6}));
+      for (std::size_t i = 0; i < actual.size(); ++i) EXPECT_EQ(actual[i] == 0, (*expected)[i] == 0) << i;
+    }
     // Means, deviations and their product with a number below 6 in float.
     EXPECT_TRUE(
         agrees(on_host<float>(x, count * d), wx, Bound{.relative = 2e-6, .of_rms = 3e-6, .norm = 2e-6, .absolute = 0}));
@@ -266,7 +305,7 @@ TEST_F(CudaTrainingKernels, LossesLeaveTheSquaresOfTheirGradient) {
                                  .points = {.data = data.source(),
                                             .sde = sde.formulas(),
                                             .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
-                                                     static_cast<float>(sde.horizon()), nullptr, 0},
+                                                     static_cast<float>(sde.horizon()), 0, nullptr},
                                             .seed = 7,
                                             .iteration = iteration.as<Index>(),
                                             .denoising_points = 19,

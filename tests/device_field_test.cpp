@@ -80,11 +80,18 @@ View<const T> on_device(const DeviceMemory& memory, std::int64_t columns) {
   return {memory.as<T>(), static_cast<std::int64_t>(memory.bytes() / sizeof(T)) / columns, columns, Device::cuda};
 }
 
+// Of so many points; none where there are no numbers.
+template <class T>
+View<const T> conditions_on_device(const DeviceMemory& memory, std::int64_t n) {
+  if (memory.bytes() == 0) return {};
+  return on_device<T>(memory, static_cast<std::int64_t>(memory.bytes() / sizeof(T)) / n);
+}
+
 template <class T>
 Result<T> evaluate(DeviceField<T>& field, const std::vector<T>& t, const std::vector<T>& x, unsigned wanted,
-                   const Divergence& how = {}) {
+                   const Divergence& how = {}, const std::vector<T>& condition = {}) {
   const std::int64_t d = field.dimension(), n = static_cast<std::int64_t>(x.size()) / d;
-  const DeviceMemory times = cuda::upload(t), points = cuda::upload(x);
+  const DeviceMemory times = cuda::upload(t), points = cuda::upload(x), conditions = cuda::upload(condition);
   FieldOutputs<T> out;
   std::vector<DeviceMemory> memory(6);
   const auto want = [&](Quantity q, DeviceMemory& store, View<T>& view, std::int64_t columns) {
@@ -98,7 +105,7 @@ Result<T> evaluate(DeviceField<T>& field, const std::vector<T>& t, const std::ve
   want(divergence, memory[3], out.divergence, 1);
   want(hessian, memory[4], out.hessian, d * d);
   want(residual, memory[5], out.residual, 1);
-  field.evaluate({on_device<T>(times, 1), on_device<T>(points, d)}, out, how);
+  field.evaluate({on_device<T>(times, 1), on_device<T>(points, d), conditions_on_device<T>(conditions, n)}, out, how);
   cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   Result<T> r;
   for_each_quantity<T>(
@@ -108,16 +115,18 @@ Result<T> evaluate(DeviceField<T>& field, const std::vector<T>& t, const std::ve
 
 template <class T>
 Result<T> evaluate(DeviceField<T>& field, const Problem& p, unsigned wanted, const Divergence& how = {}) {
-  return evaluate(field, as<T>(p.t), as<T>(p.x), wanted, how);
+  return evaluate(field, as<T>(p.t), as<T>(columns_of(p.x, p.d + p.c, 0, p.d)), wanted, how,
+                  as<T>(columns_of(p.x, p.d + p.c, p.d, p.c)));
 }
 
 template <class T>
 std::vector<T> hessian_vector(DeviceField<T>& field, const Problem& p) {
-  const DeviceMemory t = cuda::upload(as<T>(p.t)), x = cuda::upload(as<T>(p.x)),
+  const DeviceMemory t = cuda::upload(as<T>(p.t)), x = cuda::upload(as<T>(columns_of(p.x, p.d + p.c, 0, p.d))),
+                     condition = cuda::upload(as<T>(columns_of(p.x, p.d + p.c, p.d, p.c))),
                      direction = cuda::upload(as<T>(p.direction)),
-                     product = cuda::upload(std::vector<T>(p.x.size(), T(7)));
-  field.hessian_vector({on_device<T>(t, 1), on_device<T>(x, p.d)}, on_device<T>(direction, p.d),
-                       View<T>(product.as<T>(), p.n(), p.d, Device::cuda));
+                     product = cuda::upload(std::vector<T>(p.direction.size(), T(7)));
+  field.hessian_vector({on_device<T>(t, 1), on_device<T>(x, p.d), conditions_on_device<T>(condition, p.n())},
+                       on_device<T>(direction, p.d), View<T>(product.as<T>(), p.n(), p.d, Device::cuda));
   cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
   return download<T>(product);
 }
@@ -232,7 +241,7 @@ std::vector<Case> wide_cases() {
                                              {2, {4096}, 3, 2},
                                              {3, {500, 300}, 3, 2}});
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : branched_networks(output)) {
+    for (const auto& [name, architecture] : all_networks(output)) {
       for (const bool one_time : {false, true}) {
         all.push_back({name + (one_time ? "_at_one_time" : ""), Path::wide, architecture, sde_kinds[all.size() % 5], 19,
                        one_time, 0, 0});
@@ -313,7 +322,8 @@ class AgainstReference : public DeviceFieldTest, public ::testing::WithParamInte
 TEST_P(AgainstReference, EveryFieldInEveryPrecision) {
   const Case& c = GetParam();
   const Model model = model_of(c.architecture, c.sde, 17);
-  const Problem p = make_problem(c.architecture.dimension, model.sde, c.n, c.one_time, 29);
+  const Problem p =
+      make_problem(c.architecture.dimension, model.sde, c.n, c.one_time, 29, c.architecture.condition.inputs);
   const auto net = reference_network(c.architecture, std::get<Mlp>(model.network).parameters);
   std::vector<double> t;
   for (std::int64_t i = 0; i < p.n(); ++i) t.push_back(p.time(i));
@@ -357,10 +367,13 @@ TYPED_TEST_SUITE(WideOf, Numbers);
 constexpr auto architecture_for = [](Output output) {
   return architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
 };
-// And, of the wide path, one with a time branch and a residual connection, of three dimensions too.
+// And, of the wide path, one with branches of the time and of a condition and a residual connection, of three dimensions
+// too.
 std::vector<Architecture> architectures_for(Path path, Output output) {
   std::vector<Architecture> all{architecture_for(output)};
-  if (path == Path::wide) all.push_back(branched_networks(output).back().architecture);
+  if (path != Path::wide) return all;
+  all.push_back(branched_networks(output).back().architecture);
+  all.back().condition = {{{6, {Activation::silu, 1}}}, {0, 4}, {}, 2};
   return all;
 }
 
@@ -369,7 +382,7 @@ TYPED_TEST(EveryPath, AnyCombinationOfOutputsGivesTheSameNumbers) {
   for (const Output output : {Output::potential, Output::score}) {
     for (const Architecture& architecture : architectures_for(TypeParam::path, output)) {
       const Model model = model_of(architecture, SdeKind::vp_cosine, 7);
-      const Problem p = make_problem(3, model.sde, 19, false, 8);
+      const Problem p = make_problem(3, model.sde, 19, false, 8, architecture.condition.inputs);
       const auto field = field_on<T>(TypeParam::path, model, Precision::split);
       for (const int probes : {0, 3}) {
         const Divergence how{.probes = probes, .seed = 5};
@@ -398,7 +411,7 @@ TYPED_TEST(WideOf, ChunksChangeNothing) {
       for (const Precision precision : {Precision::fp32, Precision::split}) {
         const Model model = model_of(architecture, SdeKind::subvp, 3);
         for (const bool one_time : {false, true}) {
-          const Problem p = make_problem(3, model.sde, 99, one_time, 5);
+          const Problem p = make_problem(3, model.sde, 99, one_time, 5, architecture.condition.inputs);
           const Expected exact = rounding_deviations(model, p);
           for (const int probes : {0, 2}) {
             const Divergence how{.probes = probes, .seed = 9, .first_index = 1000};
@@ -713,6 +726,11 @@ TEST_F(DeviceFieldTest, LayersBeyondTheWidthOfTheWidePathAreRefused) {
   const Model model = model_of(architecture_of(2, {3, 4097}, Activation::silu, 1, Output::score), SdeKind::ou, 1);
   EXPECT_THAT([&] { wide<float>(model, Precision::split); },
               ::testing::ThrowsMessage<Error>(AllOf(HasSubstr("hidden layer 2 has 4097 units"), HasSubstr("4096"))));
+  Architecture a = architecture_of(2, {3}, Activation::silu, 1, Output::score);
+  a.condition = {{{4097, {Activation::silu, 1}}}, {0}, {}, 2};
+  EXPECT_THAT([&] { wide<float>(model_of(a, SdeKind::ou, 1), Precision::split); },
+              ::testing::ThrowsMessage<Error>(
+                  std::string("a layer of the condition's branch has 4097 units; the CUDA backend takes up to 4096")));
 }
 
 TEST_F(DeviceFieldTest, HalfIsRefusedForDerivatives) {

@@ -100,7 +100,8 @@ struct Result {
 class PathLoss {
  public:
   // `rows`: points at a time of a wide path, 0 for as many as the workspace takes.
-  PathLoss(Path path, const Architecture& a, const ForwardSde& sde, std::int64_t rows = 0) : d_(a.dimension) {
+  PathLoss(Path path, const Architecture& a, const ForwardSde& sde, std::int64_t rows = 0)
+      : d_(a.dimension), condition_(a.condition.inputs) {
     const Queue on = queue(in_fp32(path) ? Precision::fp32 : Precision::split);
     if (resident(path)) {
       narrow_ = cuda::make_resident_loss(on, a, sde);
@@ -126,12 +127,19 @@ class PathLoss {
       memory.push_back(cuda::upload(as<T>(v)));
       return View<const T>(memory.back().as<T>(), static_cast<std::int64_t>(v.size()) / columns, columns, Device::cuda);
     };
+    const auto own = [&](const std::vector<double>& rows) {
+      return view(columns_of(rows, d_ + condition_, 0, d_), d_);
+    };
+    const auto condition = [&](const std::vector<double>& rows) {
+      return condition_ == 0 ? View<const T>() : view(columns_of(rows, d_ + condition_, d_, condition_), condition_);
+    };
     // Overwritten, not added to.
     const DeviceMemory values = cuda::upload(std::vector<double>(3, -1.0)),
                        gradient = cuda::upload(std::vector<T>(p.parameters.size(), T(7)));
-    loss.evaluate(view(p.parameters, 1).data, {view(p.t, 1), view(p.x, d_), view(p.target, d_), view(p.weight, 1)},
-                  {view(p.residual_t, 1), view(p.residual_x, d_)}, residual_weight, values.as<double>(),
-                  with_gradient ? gradient.as<T>() : nullptr);
+    loss.evaluate(view(p.parameters, 1).data,
+                  {view(p.t, 1), own(p.x), view(p.target, d_), view(p.weight, 1), condition(p.x)},
+                  {view(p.residual_t, 1), own(p.residual_x), condition(p.residual_x)}, residual_weight,
+                  values.as<double>(), with_gradient ? gradient.as<T>() : nullptr);
     cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     Result result{download<double>(values), {}};
     const std::vector<T> g = download<T>(gradient);
@@ -143,7 +151,7 @@ class PathLoss {
     return result;
   }
 
-  std::int64_t d_;
+  std::int64_t d_, condition_;
   std::unique_ptr<DeviceLoss<float>> narrow_;
   std::unique_ptr<DeviceLoss<double>> wide_;
 };
@@ -314,7 +322,7 @@ std::vector<Case> wide_cases() {
                                              {2, {1290}, 3, 2, 1},
                                              {2, {5}, 0, 0, 1}});
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : branched_networks(output)) {
+    for (const auto& [name, architecture] : all_networks(output)) {
       all.push_back({name,
                      architecture,
                      sde_kinds[all.size() % 5],
@@ -424,13 +432,19 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
 
   static Result on_cpu(const Architecture& a, const ForwardSde& sde, const Problem& p, double weight) {
     const Loss<double> loss(Context({BackendKind::cpu, 1}), a, sde);
+    const std::int64_t d = a.dimension, c = a.condition.inputs;
+    const std::vector<double> x = columns_of(p.x, d + c, 0, d), y = columns_of(p.x, d + c, d, c),
+                              residual_x = columns_of(p.residual_x, d + c, 0, d),
+                              residual_y = columns_of(p.residual_x, d + c, d, c);
+    const auto rows = [&](const std::vector<double>& numbers) {
+      return numbers.empty() ? View<const double>() : View<const double>(numbers, c);
+    };
     Result r{std::vector<double>(3), std::vector<double>(p.parameters.size())};
-    loss.evaluate(
-        View<const double>(p.parameters),
-        {View<const double>(p.t), View<const double>(p.x, a.dimension), View<const double>(p.target, a.dimension),
-         p.weight.empty() ? View<const double>() : View<const double>(p.weight)},
-        {View<const double>(p.residual_t), View<const double>(p.residual_x, a.dimension)}, weight,
-        View<double>(r.values), View<double>(r.gradient));
+    loss.evaluate(View<const double>(p.parameters),
+                  {View<const double>(p.t), View<const double>(x, d), View<const double>(p.target, d),
+                   p.weight.empty() ? View<const double>() : View<const double>(p.weight), rows(y)},
+                  {View<const double>(p.residual_t), View<const double>(residual_x, d), rows(residual_y)}, weight,
+                  View<double>(r.values), View<double>(r.gradient));
     return r;
   }
 };
@@ -563,7 +577,8 @@ INSTANTIATE_TEST_SUITE_P(Checkpoints, PublishedNetworks, ::testing::ValuesIn(tes
 TEST_F(DeviceLossTest, ChunksAddUpToTheWhole) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
   for (const Output output : {Output::potential, Output::score}) {
-    const Architecture a = architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
+    Architecture a = architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
+    a.condition = {{{6, {Activation::silu, 1}}}, {0, 3}, {}, 2};
     const Problem p = make_problem(a, sde, 99, output == Output::potential ? 83 : 0, true, 23);
     for (const Path path : kWidePaths) {
       const PathLoss loss(path, a, sde);
@@ -647,7 +662,7 @@ TEST_F(DeviceLossTest, ATrainingIterationIsItsLossAtThePointsItDraws) {
     kernels::TrainingDraw draw{.data = data.source(),
                                .sde = sde.formulas(),
                                .time = {TimeLaw::importance, static_cast<float>(sde.t_min()),
-                                        static_cast<float>(sde.horizon()), on_edges.as<float>(), 64},
+                                        static_cast<float>(sde.horizon()), 64, on_edges.as<float>()},
                                .seed = 5,
                                .iteration = iteration.as<std::int64_t>(),
                                .denoising_points = n,
@@ -728,7 +743,7 @@ TEST_F(DeviceLossTest, ResidentTasksDoNotDependOnEachOther) {
       const kernels::TrainingDraw draw{.data = data.source(),
                                        .sde = sde.formulas(),
                                        .time = {TimeLaw::importance, static_cast<float>(sde.t_min()),
-                                                static_cast<float>(sde.horizon()), edges.as<float>(), 64},
+                                                static_cast<float>(sde.horizon()), 64, edges.as<float>()},
                                        .seed = static_cast<std::uint64_t>(7 + k),
                                        .iteration = iteration.as<std::int64_t>(),
                                        .denoising_points = k == 5 ? 300 : 19 - k,

@@ -142,7 +142,7 @@ TrainingDraw training_draw(const DataSource& data, const std::int64_t* iteration
   TrainingDraw draw{};
   draw.data = data;
   draw.sde = sde();
-  draw.time = {TimeLaw::uniform, 0.1f, 1, nullptr, 0};
+  draw.time = {TimeLaw::uniform, 0.1f, 1, 0, nullptr};
   draw.iteration = iteration;
   draw.box = 3;
   return draw;
@@ -362,23 +362,31 @@ TEST(Draws, OfTrainingPoints) {
   const Sources sources;
   const std::int64_t iteration = 3;
   for (const DataSource* data : {&sources.planar, &sources.isotropic, &sources.full}) {
-    const TrainingDraw draw = training_draw(*data, &iteration);
-    Rows<float> t(many, 1), x(many, 2), target(many, 2), weight(many, 1);
-    on_both_sides(many, block_of_last(many), [&](const Side& side) {
-      return launch_denoising_points(draw, {}, side.first, side.n, t.of(side), x.of(side), target.of(side),
-                                     weight.of(side), nullptr);
-    });
-    expect_same("t", t);
-    expect_same("x", x);
-    expect_same("target", target);
-    expect_same("weight", weight);
-    if (data != &sources.planar) continue;
-    Rows<float> uniform_t(many, 1), uniform_x(many, 2);
-    on_both_sides(many, block_of_last(many), [&](const Side& side) {
-      return launch_collocation_points(draw, side.first, side.n, uniform_t.of(side), uniform_x.of(side), nullptr);
-    });
-    expect_same("t of collocation", uniform_t);
-    expect_same("x of collocation", uniform_x);
+    for (const int condition : {0, 1}) {  // of the two columns
+      TrainingDraw draw = training_draw(*data, &iteration);
+      draw.condition = condition;
+      draw.condition_drop = 0.3f;
+      const int d = draw.dimension();
+      Rows<float> t(many, 1), x(many, d), target(many, d), weight(many, 1), y(many, 1);
+      on_both_sides(many, block_of_last(many), [&](const Side& side) {
+        return launch_denoising_points(draw, {}, side.first, side.n, t.of(side), x.of(side), target.of(side),
+                                       weight.of(side), nullptr, y.of(side));
+      });
+      expect_same("t", t);
+      expect_same("x", x);
+      expect_same("target", target);
+      expect_same("weight", weight);
+      if (condition > 0) expect_same("condition", y);
+      if (data != &sources.planar) continue;
+      Rows<float> uniform_t(many, 1), uniform_x(many, d), uniform_y(many, 1);
+      on_both_sides(many, block_of_last(many), [&](const Side& side) {
+        return launch_collocation_points(draw, side.first, side.n, uniform_t.of(side), uniform_x.of(side), nullptr,
+                                         uniform_y.of(side));
+      });
+      expect_same("t of collocation", uniform_t);
+      expect_same("x of collocation", uniform_x);
+      if (condition > 0) expect_same("condition of collocation", uniform_y);
+    }
   }
 }
 

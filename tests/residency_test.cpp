@@ -122,8 +122,10 @@ TEST(Residency, FallsWithDepth) {
 TEST(Residency, WhatNoKernelIsCompiledForIsWide) {
   Architecture branched = net(2, {7, 7}, Output::score);
   branched.residual = {1};
-  for (const Architecture& architecture :
-       {net(2, {129}, Output::potential), net(65, {7}, Output::score), net(2, {7, 4096, 7}, Output::score), branched}) {
+  Architecture conditional = net(2, {7, 7}, Output::potential);
+  conditional.condition.inputs = 1;
+  for (const Architecture& architecture : {net(2, {129}, Output::potential), net(65, {7}, Output::score),
+                                           net(2, {7, 4096, 7}, Output::score), branched, conditional}) {
     for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
       const Residency all = plan(architecture, precision, std::numeric_limits<int>::max());
       for (const auto& [name, work] : kWorks) {

@@ -34,8 +34,8 @@ class CpuTrainer final : public TrainOperator {
         options_(options),
         loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
     edges_ = time_law_edges(sde_, options, time_cells);
-    time_ = {options.time_law, static_cast<float>(sde_.t_min()), static_cast<float>(sde_.horizon()), edges_.data(),
-             time_cells};
+    time_ = {options.time_law, static_cast<float>(sde_.t_min()), static_cast<float>(sde_.horizon()), time_cells,
+             edges_.data()};
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
     state_.parameters.assign(parameters.begin(), parameters.end());
     state_.first_moment.assign(parameters.size(), 0.0f);

@@ -116,7 +116,11 @@ class FormedField final : public DeviceField<T> {
             "launch_network_points");
       // One time stays one, so that a network's time branch has one row.
       const std::int64_t times = t_stride == 0 ? 1 : n;
-      visit(first, chunk, Points<T>{{t_, times, 1, Device::cuda}, {x_, n, d_, Device::cuda}});
+      const View<const T>& y = points.condition;
+      visit(first, chunk,
+            Points<T>{{t_, times, 1, Device::cuda},
+                      {x_, n, d_, Device::cuda},
+                      y ? View<const T>(y.data + first * y.columns, n, y.columns, Device::cuda) : y});
     }
   }
 

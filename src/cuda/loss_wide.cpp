@@ -29,11 +29,12 @@ namespace {
 template <class T>
 struct DenoisingRows {
   const T *t, *x, *target, *weight;  // weight may be nullptr: 1
+  const T* condition;                // nullptr for a network without one
 };
 // Points of the model.
 template <class T>
 struct CollocationRows {
-  const T *t, *x;
+  const T *t, *x, *condition;
 };
 
 template <class T>
@@ -57,8 +58,8 @@ class WideSweeps {
     }
     workspace_.reserve(bytes);
     sums_.reserve(2 * sizeof(double));
-    const std::int64_t most_columns =
-        std::max<std::int64_t>({network_.widest(), network_.output_stride(), network_.branch().widest()});
+    const std::int64_t most_columns = std::max<std::int64_t>(
+        {network_.widest(), network_.output_stride(), network_.time().widest(), network_.condition().widest()});
     column_parts_.reserve(kernels::most_column_parts * static_cast<std::size_t>(most_columns) * sizeof(T));
   }
 
@@ -103,14 +104,15 @@ class WideSweeps {
     check(kernels::launch_loss_values(last, stream_), "launch_loss_values");
   }
 
-  // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows.
+  // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows, and for their conditions.
   T* points() const { return points_; }
+  T* conditions() const { return conditions_; }
   // Points of the model with targets of the score as those of the network, which points() has room for.
   DenoisingRows<T> to_network(std::int64_t n, const DenoisingRows<T>& rows) const {
     if (!formed_) return rows;
     T *const t = points_, *const weight = t + n, *const x = weight + n, *const target = x + n * network_.dimension();
     network_points({form_points(n, rows.t, rows.x), rows.target, rows.weight, t, x, target, weight});
-    return {t, x, target, weight};
+    return {t, x, target, weight, rows.condition};
   }
 
  private:
@@ -121,6 +123,7 @@ class WideSweeps {
   std::size_t lay_out(char* base, std::int64_t rows, bool residual) {
     Arena arena(base);
     points_ = arena.take<T>(rows * (2 + 2 * network_.dimension()));
+    conditions_ = arena.take<T>(rows * architecture().condition.inputs);
     losses_ = arena.take<double>(rows);
     trace_ = arena.take<T>(rows);
     weight_ = arena.take<T>(rows);
@@ -154,7 +157,8 @@ class WideSweeps {
   void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
     const bool wanted = gradient != nullptr, potential = network_.potential();
     input(n, rows.t, rows.x);
-    network_.embed(n, input_, false, wanted, false);
+    network_.embed_times(n, input_, false, false, wanted);
+    network_.embed_conditions(n, rows.condition, wanted);
     network_.forward(n, input_, value_, d1_, potential && wanted ? d2_ : Planes<T>{}, {});
     if (potential) network_.reverse(n, delta_, d1_, d2_, wanted ? d2_ : Planes<T>{}, {}, false);
     const Score<T> score = network_.score(n, potential ? delta_ : value_, output_);
@@ -186,7 +190,7 @@ class WideSweeps {
     const std::int64_t top = network_.hidden();
     const int stride = network_.output_stride();
     add_weights(top, n, seed_, stride, {value_[last()], network_.stride(last())}, gradient);
-    add_embedding_weights(top, n, seed_, stride, network_.branch().embedding(), gradient);
+    add_embedding_weights(top, n, seed_, stride, network_.embeddings(), gradient);
     add_bias(top, n, seed_, stride, gradient);
     T* const p = network_.residual(last()) ? network_.kept() : ping_pong_[last()];
     network_.from_output(n, seed_, stride, p);
@@ -214,10 +218,11 @@ class WideSweeps {
     if (formed_) {  // behind the place of the model's
       T *const t = points_ + n * (1 + network_.dimension()), *const x = t + n;
       network_points({form_points(n, rows.t, rows.x), nullptr, nullptr, t, x, nullptr, nullptr});
-      of_network = {t, x};
+      of_network = {t, x, rows.condition};
     }
     input(n, of_network.t, of_network.x);
-    network_.embed(n, input_, false, true, wanted);
+    network_.embed_times(n, input_, false, true, wanted);
+    network_.embed_conditions(n, rows.condition, wanted);
     network_.forward(n, input_, value_, d1_, d2_, wanted ? d3_ : Planes<T>{});
     if (formed_) {
       network_.outputs(n, value_[last()], output_);
@@ -309,9 +314,9 @@ class WideSweeps {
   void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
     const std::int64_t top = network_.hidden();
     Rows<T> embedding_seed;  // ε
-    if (weight != nullptr && network_.branch().there()) {
-      network_.branch().tangent(n, {seed_, network_.input_stride()}, true);
-      embedding_seed = network_.branch().derivative();
+    if (weight != nullptr && network_.time().there()) {
+      network_.time().tangent(n, {seed_, network_.input_stride()}, network_.time().trains());
+      embedding_seed = network_.time().derivative();
     }
     for (std::int64_t l = 0; l <= last(); ++l) {
       if (l > 0) {
@@ -321,9 +326,9 @@ class WideSweeps {
         add_weights(0, n, delta_[0], network_.stride(0), first_rows(seed_), gradient);
         network_.along_input(n, seed_, ping_pong_[0]);
       }
-      add_embedding_weights(l, n, delta_[l], network_.stride(l), embedding_seed, gradient);
-      const float* const unscale = network_.add_embedding(n, l, embedding_seed, l == 0 ? nullptr : network_.unscale(),
-                                                          ping_pong_[l], network_.stride(l));
+      add_embedding_weights(l, n, delta_[l], network_.stride(l), {{}, embedding_seed}, gradient);
+      const float* const unscale = network_.add_embeddings(
+          n, l, {{}, embedding_seed}, l == 0 ? nullptr : network_.unscale(), ping_pong_[l], network_.stride(l));
       const bool value_seed = formed_ && weight != nullptr && l == last();
       check(
           kernels::launch_seed_tangent<T>({.rows = n,
@@ -352,9 +357,10 @@ class WideSweeps {
     if (!architecture().is_fixed(top)) {
       column_sum(n, network_.width(last()), ping_pong_[last()], network_.stride(last()),
                  gradient + network_.weight_offset(top), 1);
-      if (embedding_seed.data != nullptr && network_.embedded(top) > 0) {
-        column_sum(n, static_cast<int>(network_.embedded(top)), embedding_seed.data,
-                   static_cast<int>(embedding_seed.stride), gradient + network_.embedding_offset(top), 1);
+      const auto embedded = static_cast<int>(network_.embedded(top, network_.time()));
+      if (embedding_seed.data != nullptr && embedded > 0) {
+        column_sum(n, embedded, embedding_seed.data, static_cast<int>(embedding_seed.stride),
+                   gradient + network_.embedding_offset(top, network_.time()), 1);
       }
     }
     Planes<T> zeta = ping_pong_;
@@ -363,7 +369,7 @@ class WideSweeps {
     Rows<T> output_seed;
     if (formed_ && weight != nullptr) {
       output_seed = {potential_, 1};
-      add_embedding_weights(top, n, potential_, 1, network_.branch().embedding(), gradient);
+      add_embedding_weights(top, n, potential_, 1, network_.embeddings(), gradient);
       if (network_.residual(last())) {  // h_L is in Φ by the connection, too
         network_.from_output(n, potential_, 1, network_.kept());
         above = {network_.kept(), network_.stride(last())};
@@ -372,44 +378,50 @@ class WideSweeps {
     adjoint(n, zeta, source_, above, output_seed, weight != nullptr, gradient);
   }
 
-  // The adjoint from ζ of the last hidden layer in zeta, and P there in `above`, with what each layer and the time
-  // branch add to the gradient. output_seed: the derivative by the outputs, [n, outputs], or without data 0;
-  // with_tangent: whether ε, the derivative of the embedding along c, is not 0.
+  // The adjoint from ζ of the last hidden layer in zeta, and P there in `above`, with what each layer and the branches
+  // add to the gradient. output_seed: the derivative by the outputs, [n, outputs], or without data 0; with_tangent:
+  // whether ε, the derivative of the time's embedding along c, is not 0.
   void adjoint(std::int64_t n, const Planes<T>& zeta, const Planes<T>& source, const Adjoint<T>& above,
                const Rows<T>& output_seed, bool with_tangent, T* gradient) {
-    WideBranch<T>& branch = network_.branch();
-    T* const bar = branch.trained() ? branch.bar() : nullptr;
-    if (bar != nullptr) {
-      check(cudaMemsetAsync(bar, 0, static_cast<std::size_t>(n * branch.width()) * sizeof(T), stream_),
+    for (const WideBranch<T>* branch : network_.branches()) {
+      if (!branch->trains()) continue;
+      check(cudaMemsetAsync(branch->bar(), 0, static_cast<std::size_t>(n * branch->width()) * sizeof(T), stream_),
             "cudaMemsetAsync");
-      if (output_seed.data != nullptr) {
-        network_.add_embedding_bar(n, network_.hidden(), output_seed.data, output_seed.stride, bar);
-      }
     }
+    const auto add_bars = [&](std::int64_t l, const T* d, std::int64_t stride) {
+      for (const WideBranch<T>* branch : network_.branches()) {
+        if (branch->trains()) network_.add_embedding_bar(n, l, *branch, d, stride, branch->bar());
+      }
+    };
+    if (output_seed.data != nullptr) add_bars(network_.hidden(), output_seed.data, output_seed.stride);
     network_.adjoint(
         n, zeta, d1_, source,
         [&](std::int64_t l) {
           const std::int64_t stride = network_.stride(l);
           add_weights(l, n, zeta[l], stride,
                       l > 0 ? Rows<T>{value_[l - 1], network_.stride(l - 1)} : first_rows(input_), gradient);
-          add_embedding_weights(l, n, zeta[l], stride, branch.embedding(), gradient);
+          add_embedding_weights(l, n, zeta[l], stride, network_.embeddings(), gradient);
           add_bias(l, n, zeta[l], stride, gradient);
-          if (bar != nullptr) network_.add_embedding_bar(n, l, zeta[l], stride, bar);
+          add_bars(l, zeta[l], stride);
         },
         above);
-    if (bar == nullptr) return;
-    branch.back(n, with_tangent, [&](std::int64_t k, const T* z, const T* z_tangent) {
-      const BranchLayer& layer = architecture().time.layers[k];
-      if (layer.fixed) return;
-      const std::int64_t inputs = architecture().time.inputs_of(k);
-      T* const weights = gradient + architecture().time_offset() + architecture().time.weight_offset(k);
-      network_.add_outer(layer.width, inputs, n, z, layer.width, branch.input(k), weights, inputs);
-      if (z_tangent != nullptr) {
-        network_.add_outer(layer.width, inputs, n, z_tangent, layer.width, branch.tangent_input(k), weights, inputs);
-      }
-      column_sum(n, static_cast<int>(layer.width), z, static_cast<int>(layer.width),
-                 gradient + architecture().time_offset() + architecture().time.bias_offset(k), 1);
-    });
+    for (WideBranch<T>* branch : network_.branches()) {
+      if (!branch->trains()) continue;
+      const bool along_time = with_tangent && branch == &network_.time();
+      T* const own = gradient + network_.branch_offset(*branch);
+      branch->back(n, along_time, [&](std::int64_t k, const T* z, const T* z_tangent) {
+        const BranchLayer& layer = branch->shape().layers[k];
+        if (layer.fixed) return;
+        const std::int64_t inputs = branch->shape().inputs_of(k);
+        T* const weights = own + branch->shape().weight_offset(k);
+        network_.add_outer(layer.width, inputs, n, z, layer.width, branch->input(k), weights, inputs);
+        if (z_tangent != nullptr) {
+          network_.add_outer(layer.width, inputs, n, z_tangent, layer.width, branch->tangent_input(k), weights, inputs);
+        }
+        column_sum(n, static_cast<int>(layer.width), z, static_cast<int>(layer.width),
+                   own + branch->shape().bias_offset(k), 1);
+      });
+    }
   }
 
   // ---- what layer l adds to the gradient, nothing where it is fixed ----
@@ -423,12 +435,18 @@ class WideSweeps {
     network_.add_outer(architecture().outputs(l), inputs - network_.embedded(l), n, d, d_stride, h,
                        gradient + network_.weight_offset(l), inputs);
   }
-  // From D and the embedding or its derivative, which without data is 0.
-  void add_embedding_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, const Rows<T>& e,
-                             T* gradient) {
-    if (e.data == nullptr || network_.embedded(l) == 0 || architecture().is_fixed(l)) return;
-    network_.add_outer(architecture().outputs(l), network_.embedded(l), n, d, d_stride, e,
-                       gradient + network_.embedding_offset(l), architecture().inputs(l));
+  // From D and the embeddings or their derivatives, which without data are 0.
+  void add_embedding_weights(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride,
+                             const Embeddings<T>& embeddings, T* gradient) {
+    if (architecture().is_fixed(l)) return;
+    const auto add = [&](const WideBranch<T>& branch, const Rows<T>& embedding) {
+      const std::int64_t columns = network_.embedded(l, branch);
+      if (embedding.data == nullptr || columns == 0) return;
+      network_.add_outer(architecture().outputs(l), columns, n, d, d_stride, embedding,
+                         gradient + network_.embedding_offset(l, branch), architecture().inputs(l));
+    };
+    add(network_.condition(), embeddings.condition);
+    add(network_.time(), embeddings.time);
   }
   void add_bias(std::int64_t l, std::int64_t n, const T* d, std::int64_t d_stride, T* gradient) {
     if (architecture().is_fixed(l)) return;
@@ -463,7 +481,7 @@ class WideSweeps {
   WideNetwork<T> network_;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
-  T* points_ = nullptr;
+  T *points_ = nullptr, *conditions_ = nullptr;
   double* losses_ = nullptr;                        // [rows]
   T *trace_ = nullptr, *weight_ = nullptr;          // [rows] ΔΦ, w
   T* potential_ = nullptr;                          // [rows] Φ, then ν
@@ -478,16 +496,20 @@ class WideSweeps {
 template <class T>
 void evaluate_batches(WideSweeps<T>& sweeps, std::int64_t d, const T* parameters, const DenoisingBatch<T>& denoising,
                       const CollocationBatch<T>& collocation, double residual_weight, double* values, T* gradient) {
+  const auto conditions = [](const View<const T>& view, std::int64_t first) {
+    return view ? view.data + first * view.columns : nullptr;
+  };
   sweeps.evaluate(
       parameters, denoising.t.rows,
       [&](std::int64_t first, std::int64_t n) {
         return sweeps.to_network(
             n, {denoising.t.data + first, denoising.x.data + first * d, denoising.target.data + first * d,
-                denoising.weight ? denoising.weight.data + first : nullptr});
+                denoising.weight ? denoising.weight.data + first : nullptr, conditions(denoising.condition, first)});
       },
       collocation.t.rows,
       [&](std::int64_t first, std::int64_t) {
-        return CollocationRows<T>{collocation.t.data + first, collocation.x.data + first * d};
+        return CollocationRows<T>{collocation.t.data + first, collocation.x.data + first * d,
+                                  conditions(collocation.condition, first)};
       },
       residual_weight, values, gradient);
 }
@@ -536,15 +558,17 @@ class WideLoss final : public TrainingLoss {
         task.parameters, draw.denoising_points,
         [&](std::int64_t first, std::int64_t n) {
           float *const t = sweeps_.points(), *const weight = t + n, *const x = weight + n, *const target = x + n * d_;
-          check(kernels::launch_denoising_points(draw, form_, first, n, t, x, target, weight, stream_),
+          float* const condition = sweeps_.conditions();
+          check(kernels::launch_denoising_points(draw, form_, first, n, t, x, target, weight, stream_, condition),
                 "launch_denoising_points");
-          return DenoisingRows<float>{t, x, target, weight};
+          return DenoisingRows<float>{t, x, target, weight, condition};
         },
         draw.collocation_points,
         [&](std::int64_t first, std::int64_t n) {
-          float *const t = sweeps_.points(), *const x = t + n;
-          check(kernels::launch_collocation_points(draw, first, n, t, x, stream_), "launch_collocation_points");
-          return CollocationRows<float>{t, x};
+          float *const t = sweeps_.points(), *const x = t + n, *const condition = sweeps_.conditions();
+          check(kernels::launch_collocation_points(draw, first, n, t, x, stream_, condition),
+                "launch_collocation_points");
+          return CollocationRows<float>{t, x, condition};
         },
         task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
   }

@@ -86,6 +86,7 @@ class WideField final : public DeviceField<T> {
     const T* t;
     std::int64_t t_stride;
     const T* x;
+    const T* condition;  // [n, c], or nullptr where there is none
     std::int64_t first;  // index of its first point
   };
   struct Wanted {
@@ -111,7 +112,7 @@ class WideField final : public DeviceField<T> {
     const std::int64_t t_stride = points.t.rows == 1 ? 0 : 1;
     for (std::int64_t i = 0; i < points.x.rows; i += rows) {
       visit(i, Chunk{std::min(rows, points.x.rows - i), points.t.data + i * t_stride, t_stride, points.x.data + i * d_,
-                     i});
+                     points.condition ? points.condition.data + i * points.condition.columns : nullptr, i});
     }
   }
 
@@ -211,10 +212,13 @@ class WideField final : public DeviceField<T> {
 
   // ---- sweeps: the network's, with these arrays ----
 
-  // Leaves h_L, and σ′ and σ″ where wanted, and with `by_time` those of the branch that a derivative by the time takes.
+  // Leaves h_L, and σ′ and σ″ where wanted, and with `by_time` those of the time branch that a derivative by the time
+  // takes.
   void forward(const Chunk& chunk, bool d1, bool d2, bool by_time) {
     input(chunk.n, chunk.t, chunk.t_stride, chunk.x);
-    network_.embed(chunk.n, input_, chunk.t_stride == 0, by_time, false);
+    const bool one_time = chunk.t_stride == 0;  // of all chunks
+    if (!one_time || chunk.first == 0) network_.embed_times(chunk.n, input_, one_time, by_time, false);
+    network_.embed_conditions(chunk.n, chunk.condition, false);
     network_.forward(chunk.n, input_, ping_pong_, d1 ? d1_ : Planes<T>{}, d2 ? d2_ : Planes<T>{}, {});
   }
   // Leaves δ_1, and what time_derivative() takes where `by_time`; turns σ″ into κ where `curvature`.

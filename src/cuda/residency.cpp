@@ -28,7 +28,7 @@ kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision 
                              .activation = architecture.activation,
                              .beta = static_cast<float>(architecture.beta)};
   constexpr int most_hidden = 128;  // more never fit
-  const bool uniform = architecture.activations.empty() && architecture.residual.empty();
+  const bool uniform = architecture.activations.empty() && architecture.residual.empty() && !architecture.conditional();
   if (uniform && widest <= kernels::widest_resident && architecture.dimension <= kernels::most_resident_dimension &&
       hidden <= most_hidden) {
     shape.width = kernels::padded_width(static_cast<int>(widest));

@@ -31,6 +31,7 @@ class CudaSampler final : public SampleOperator {
  public:
   CudaSampler(const Queue& queue, const Model& model, const TimeGrid& grid)
       : queue_(queue), d_(model.dimension()), steps_(grid.steps()), variance_(model.sde.prior_variance()) {
+    check(kernels::prepare_integrators(), "prepare_integrators");  // of which resident samplers take the prior
     const std::vector<double>& times = grid.times();
     for (const Scheme scheme : all_schemes) {
       backwards_.push_back(upload_path(model, times, scheme));
@@ -109,7 +110,10 @@ class CudaSampler final : public SampleOperator {
       if (draw_prior) prior(x, n, index);
       std::int64_t snapshot = 0;
       for (std::int64_t done = 0; done <= steps_; ++done) {
-        if (done > 0) take_step(path, done - 1, x, n, stochastic ? &options : nullptr, index, nullptr);
+        if (done > 0) {
+          take_step(path, done - 1, x, rows_of(options.condition, first, n), n, stochastic ? &options : nullptr, index,
+                    nullptr);
+        }
         if (snapshot < std::ssize(asked) && asked[static_cast<std::size_t>(snapshot)] == done) {
           keep(x, first, n, snapshot++);
         }
@@ -118,7 +122,7 @@ class CudaSampler final : public SampleOperator {
   }
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& estimate,
-                   const PointsFinished&, View<const float>) override {
+                   const PointsFinished&, View<const float> condition) override {
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
     const Path& path = usable(forwards_[static_cast<std::size_t>(scheme) - 1]);
@@ -142,7 +146,7 @@ class CudaSampler final : public SampleOperator {
       Divergence chunk_estimate = estimate;
       chunk_estimate.first_index += static_cast<std::uint64_t>(first);
       for (std::int64_t step = 0; step < steps_; ++step) {
-        take_step(path, step, state_.as<float>(), n, nullptr, 0, &chunk_estimate);
+        take_step(path, step, state_.as<float>(), rows_of(condition, first, n), n, nullptr, 0, &chunk_estimate);
       }
       check(kernels::launch_prior_log_density(state_.as<float>(), integral_.as<double>(), log_density.data + first, n,
                                               static_cast<int>(d_), variance_, queue_.stream),
@@ -216,10 +220,14 @@ class CudaSampler final : public SampleOperator {
           "launch_resident_sample");
   }
 
+  static View<const float> rows_of(const View<const float>& of, std::int64_t first, std::int64_t n) {
+    return of ? View<const float>(of.data + first * of.columns, n, of.columns, Device::cuda) : of;
+  }
+
   // One step of x [n, d]. noise: the options of a stochastic scheme; estimate: how the divergence is found, where its
   // integral is wanted.
-  void take_step(const Path& path, std::int64_t step, float* x, std::int64_t n, const SampleOptions* noise,
-                 std::uint64_t index, const Divergence* estimate) {
+  void take_step(const Path& path, std::int64_t step, float* x, const View<const float>& condition, std::int64_t n,
+                 const SampleOptions* noise, std::uint64_t index, const Divergence* estimate) {
     for (int k = 0; k < path.per_step; ++k) {
       const std::size_t number = static_cast<std::size_t>(step * path.per_step + k);
       const Stage& stage = path.stages[number];
@@ -231,9 +239,10 @@ class CudaSampler final : public SampleOperator {
       FieldOutputs<float> outputs;
       outputs.score = {score_.as<float>(), n, d_, Device::cuda};
       if (estimate) outputs.divergence = {divergence_.as<float>(), n, 1, Device::cuda};
-      field_->evaluate(
-          {{&path.on_device.as<const Stage>()[number].time, 1, 1, Device::cuda}, {stage_x, n, d_, Device::cuda}},
-          outputs, estimate ? *estimate : Divergence{});
+      field_->evaluate({{&path.on_device.as<const Stage>()[number].time, 1, 1, Device::cuda},
+                        {stage_x, n, d_, Device::cuda},
+                        condition},
+                       outputs, estimate ? *estimate : Divergence{});
       kernels::StageArguments a{};
       a.n = n;
       a.dimension = static_cast<int>(d_);

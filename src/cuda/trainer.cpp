@@ -62,14 +62,16 @@ class CudaTrainer final : public TrainOperator {
     if (const auto edges = time_law_edges(sde, options, time_cells); !edges.empty()) edges_ = upload(edges);
     draw_ = {.data = data.source(),
              .sde = sde.formulas(),
-             .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()),
-                      edges_.as<const float>(), time_cells},
+             .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()), time_cells,
+                      edges_.as<const float>()},
              .seed = options.seed,
              .iteration = &report_.as<kernels::UpdateReport>()->iteration,
              .denoising_points = options.denoising_points,
              .collocation_points = options.residual_weight > 0 ? options.collocation_points : 0,
              .box = static_cast<float>(options.box),
-             .loss_weight = options.loss_weight};
+             .loss_weight = options.loss_weight,
+             .condition = static_cast<int>(initial.condition()),
+             .condition_drop = static_cast<float>(options.condition_drop)};
     TrainState state;
     state.parameters.assign(parameters.begin(), parameters.end());
     state.first_moment.assign(count_, 0.0f);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <type_traits>
+#include <utility>
 
 #include "fokker/error.hpp"
 
@@ -29,15 +30,18 @@ WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture
       architecture_(architecture),
       budget_(budget),
       gemm_(queue.stream, budget.products),
-      branch_(queue.stream, gemm_, architecture) {
+      condition_(queue.stream, gemm_, architecture.condition,
+                 architecture.conditional() && !architecture.condition.into.empty()),
+      time_(queue.stream, gemm_, architecture.time, !architecture.time.raw() && !architecture.time.into.empty()) {
   for (std::size_t l = 0; l < architecture.hidden.size(); ++l) {
     if (architecture.hidden[l] <= widest_layer) continue;
     throw Error(fmt::format("hidden layer {} has {} units; the CUDA backend takes up to {}", l + 1,
                             architecture.hidden[l], widest_layer));
   }
-  if (branch_.widest() > widest_layer) {
-    throw Error(fmt::format("a layer of the time branch has {} units; the CUDA backend takes up to {}",
-                            branch_.widest(), widest_layer));
+  for (const auto& [name, branch] : {std::pair("time", &time_), std::pair("condition's", &condition_)}) {
+    if (branch->widest() <= widest_layer) continue;
+    throw Error(fmt::format("a layer of the {} branch has {} units; the CUDA backend takes up to {}", name,
+                            branch->widest(), widest_layer));
   }
   if constexpr (std::is_same_v<T, float>) {
     operand_.parts = queue.precision == Precision::split ? 3 : queue.precision == Precision::half ? 1 : 0;
@@ -62,7 +66,7 @@ WideNetwork<T>::WideNetwork(const Queue& queue, const Architecture& architecture
 template <class T>
 void WideNetwork<T>::use(const T* parameters) {
   parameters_ = parameters;
-  branch_.use(parameters);
+  for (WideBranch<T>* branch : branches()) branch->use(parameters + branch_offset(*branch));
   if constexpr (std::is_same_v<T, float>) {
     if (operand_.parts == 0) return;
     for (std::int64_t l = 1; l < hidden(); ++l) {
@@ -119,41 +123,48 @@ void WideNetwork<T>::take_own(Arena& arena, std::int64_t rows, bool gradient) {
     operand_.unscale = arena.take<float>(rows);
   }
   if (!architecture_.residual.empty()) kept_ = arena.take<T>(rows * widest());
-  branch_.take(arena, rows, gradient);
+  time_.take(arena, rows, true, gradient);
+  condition_.take(arena, rows, false, gradient);
   start_.clear();
   for (std::int64_t l = 0; l <= hidden(); ++l) {
-    start_.push_back(embedded(l) > 0 ? arena.take<T>(architecture_.outputs(l)) : nullptr);
+    start_.push_back(embedded(l, time_) > 0 ? arena.take<T>(architecture_.outputs(l)) : nullptr);
   }
 }
 
 // ---- sweeps --------------------------------------------------------------------------------------------------------
 
 template <class T>
-void WideNetwork<T>::embed(std::int64_t n, const T* input, bool one_time, bool d1, bool d2) {
-  if (!branch_.there()) return;
+void WideNetwork<T>::embed_conditions(std::int64_t n, const T* conditions, bool back) {
+  if (!condition_.there()) return;
+  condition_.forward(n, {conditions, condition_.shape().inputs}, back && condition_.trains(), false);
+}
+
+template <class T>
+void WideNetwork<T>::embed_times(std::int64_t n, const T* input, bool one_time, bool by_time, bool back) {
+  if (!time_.there()) return;
   one_time_ = one_time;
-  branch_.forward(one_time ? 1 : n, {input, input_stride()}, d1, d2);
+  back = back && time_.trains();
+  time_.forward(one_time ? 1 : n, {input, input_stride()}, by_time || back, by_time && back);
   for (std::int64_t l = 0; one_time && l <= hidden(); ++l) {
-    if (embedded(l) == 0) continue;
+    if (embedded(l, time_) == 0) continue;
     const std::int64_t outputs = architecture_.outputs(l);
     check(cudaMemcpyAsync(start_[l], parameters_ + architecture_.bias_offset(l),
                           static_cast<std::size_t>(outputs) * sizeof(T), cudaMemcpyDeviceToDevice, stream_),
           "cudaMemcpyAsync");
-    add_embedding(1, l, branch_.embedding(), nullptr, start_[l], outputs);
+    add_embeddings(1, l, {{}, time_.embedding()}, nullptr, start_[l], outputs);
   }
 }
 
 template <class T>
 void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1,
                              const Planes<T>& d2, const Planes<T>& d3) const {
-  const Rows<T> e = one_time_ ? Rows<T>{} : branch_.embedding();
   for (std::int64_t l = 0; l < hidden(); ++l) {
     if (l == 0) {
       along_input(n, input, value[0]);
     } else {
       product(n, l, Direction::forward, value[l - 1], value[l]);
     }
-    const float* const scale = add_embedding(n, l, e, l == 0 ? nullptr : unscale(), value[l], stride(l));
+    const float* const scale = add_embeddings(n, l, embeddings(), l == 0 ? nullptr : unscale(), value[l], stride(l));
     const LayerActivation activation = architecture_.activation_of(l);
     check(kernels::launch_activation<T>(activation.activation, activation.beta,
                                         {n, width(l), stride(l), value[l], bias(l), scale, plane_or_null(d1, l),
@@ -167,12 +178,13 @@ void WideNetwork<T>::forward(std::int64_t n, const T* input, const Planes<T>& va
 template <class T>
 void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
                              const Planes<T>& curvature, const Planes<T>& d3, bool by_time) const {
-  T* const bar = by_time && branch_.there() ? branch_.tangent_bar() : nullptr;
+  T* const bar = by_time && time_.there() ? time_.tangent_bar() : nullptr;
   if (bar != nullptr) {  // begins with the output layer's U
-    const std::int64_t embedding = branch_.width();
-    if (embedded(hidden()) > 0) {
+    const std::int64_t embedding = time_.width();
+    if (embedded(hidden(), time_) > 0) {
       check(kernels::launch_columns<T>(
-                {n, static_cast<int>(embedding), 0, parameters_ + embedding_offset(hidden()), nullptr, bar}, stream_),
+                {n, static_cast<int>(embedding), 0, parameters_ + embedding_offset(hidden(), time_), nullptr, bar},
+                stream_),
             "launch_columns");
     } else {
       check(cudaMemsetAsync(bar, 0, static_cast<std::size_t>(n * embedding) * sizeof(T), stream_), "cudaMemsetAsync");
@@ -196,7 +208,7 @@ void WideNetwork<T>::reverse(std::int64_t n, const Planes<T>& delta, const Plane
                                       .operand = operand(l)},
                                      stream_),
           "launch_reverse");
-    if (bar != nullptr) add_embedding_bar(n, l, delta[l], stride(l), bar);
+    if (bar != nullptr) add_embedding_bar(n, l, time_, delta[l], stride(l), bar);
   }
 }
 
@@ -279,22 +291,29 @@ void WideNetwork<T>::along_input(std::int64_t n, const T* input, T* c) const {
 }
 
 template <class T>
-const float* WideNetwork<T>::add_embedding(std::int64_t n, std::int64_t l, const Rows<T>& e, const float* unscale, T* c,
-                                           std::int64_t c_stride) const {
-  if (e.data == nullptr || embedded(l) == 0) return unscale;
-  if (unscale != nullptr) add(n, l, c, unscale, {}, c, {});
-  gemm_.multiply(Product<T, T>{n, architecture_.outputs(l), embedded(l), e.data, e.stride,
-                               parameters_ + embedding_offset(l), architecture_.inputs(l), true, c, c_stride, false,
-                               true});
-  return nullptr;
+const float* WideNetwork<T>::add_embeddings(std::int64_t n, std::int64_t l, const Embeddings<T>& embeddings,
+                                            const float* unscale, T* to, std::int64_t to_stride) const {
+  const auto take = [&](const WideBranch<T>& branch, const Rows<T>& embedding) {
+    if (embedding.data == nullptr || embedded(l, branch) == 0) return;
+    if (unscale != nullptr) add(n, l, to, unscale, {}, to, {});
+    unscale = nullptr;
+    gemm_.multiply(Product<T, T>{n, architecture_.outputs(l), embedded(l, branch), embedding.data, embedding.stride,
+                                 parameters_ + embedding_offset(l, branch), architecture_.inputs(l), true, to,
+                                 to_stride, false, true});
+  };
+  take(condition_, embeddings.condition);
+  take(time_, embeddings.time);
+  return unscale;
 }
 
 template <class T>
-void WideNetwork<T>::add_embedding_bar(std::int64_t n, std::int64_t l, const T* d, std::int64_t d_stride,
-                                       T* bar) const {
-  if (embedded(l) == 0) return;
-  gemm_.multiply(Product<T, T>{n, embedded(l), architecture_.outputs(l), d, d_stride, parameters_ + embedding_offset(l),
-                               architecture_.inputs(l), false, bar, embedded(l), false, true});
+void WideNetwork<T>::add_embedding_bar(std::int64_t n, std::int64_t l, const WideBranch<T>& branch, const T* d,
+                                       std::int64_t d_stride, T* bar) const {
+  const std::int64_t columns = embedded(l, branch);
+  if (columns == 0) return;
+  gemm_.multiply(Product<T, T>{n, columns, architecture_.outputs(l), d, d_stride,
+                               parameters_ + embedding_offset(l, branch), architecture_.inputs(l), false, bar, columns,
+                               false, true});
 }
 
 template <class T>
@@ -318,12 +337,12 @@ const T* WideNetwork<T>::score_derivative(std::int64_t n, const Planes<T>& plane
 template <class T>
 void WideNetwork<T>::time_derivative(std::int64_t n, T* c) {
   if (times() > 0) return;
-  if (branch_.there()) branch_.tangent(one_time_ ? 1 : n, {}, false);
-  const Rows<T> rate = branch_.derivative();
+  if (time_.there()) time_.tangent(one_time_ ? 1 : n, {}, false);
+  const Rows<T> rate = time_.derivative();
   check(kernels::launch_row_dots<T>({.rows = n,
-                                     .columns = branch_.there() ? static_cast<int>(branch_.width()) : 0,
-                                     .a = branch_.tangent_bar(),
-                                     .a_stride = branch_.width(),
+                                     .columns = time_.there() ? static_cast<int>(time_.width()) : 0,
+                                     .a = time_.tangent_bar(),
+                                     .a_stride = time_.width(),
                                      .b = rate.data,
                                      .b_stride = one_time_ ? 0 : rate.stride,
                                      .out = c,
@@ -335,7 +354,7 @@ void WideNetwork<T>::time_derivative(std::int64_t n, T* c) {
 template <class T>
 void WideNetwork<T>::outputs(std::int64_t n, const T* h, T* c) const {
   output(n, h, c);
-  add_embedding(n, hidden(), one_time_ ? Rows<T>{} : branch_.embedding(), nullptr, c, output_stride());
+  add_embeddings(n, hidden(), embeddings(), nullptr, c, output_stride());
 }
 
 template <class T>

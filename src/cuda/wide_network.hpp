@@ -9,10 +9,12 @@
 // whatever the precision: what enters and leaves is not rounded, and they are thin. The launch that makes a row finds
 // its power of two; the launch that takes the product undoes it.
 //
-// Where layers take an embedding e of the time (wide_branch.hpp), W_l here is what multiplies h and U_l what multiplies
-// e; both are columns of one matrix of the parameters. U_l e is a product more in T, or, where all points have one time,
-// a part of the bias. A residual connection is a launch more, on the way there and back, that adds what the layer took.
+// Where layers take an embedding c of a condition or e of the time (wide_branch.hpp), W_l here is what multiplies h,
+// V_l what multiplies c and U_l what multiplies e; they are columns of one matrix of the parameters. V_l c and U_l e
+// are products more in T, or, where all points have one time, U_l e is a part of the bias. A residual connection is a
+// launch more, on the way there and back, that adds what the layer took.
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -50,6 +52,12 @@ struct Adjoint {
   const float* unscale = nullptr;
 };
 
+// What layers take of the branches beside h; without data nothing.
+template <class T>
+struct Embeddings {
+  Rows<T> condition, time;
+};
+
 // Layers are counted from 0: hidden() of them, and the output layer.
 template <class T>
 class WideNetwork {
@@ -73,18 +81,30 @@ class WideNetwork {
   const Architecture& architecture() const { return architecture_; }
   // How many times are beside x: 1, or 0 where the network has its time by an embedding or none.
   std::int64_t times() const { return architecture_.time.raw() ? 1 : 0; }
-  // How many of layer l's inputs are an embedding, the first ones.
-  std::int64_t embedded(std::int64_t l) const { return times() > 0 ? 0 : architecture_.embedded(l); }
   bool residual(std::int64_t l) const { return architecture_.is_residual(l); }
-  const WideBranch<T>& branch() const { return branch_; }
-  WideBranch<T>& branch() { return branch_; }
-  // Where W_l and U_l begin among the parameters; their rows are architecture().inputs(l) apart.
+  const WideBranch<T>& time() const { return time_; }
+  const WideBranch<T>& condition() const { return condition_; }
+  WideBranch<T>& time() { return time_; }
+  std::array<WideBranch<T>*, 2> branches() { return {&condition_, &time_}; }
+  // How many of layer l's inputs are a branch's embedding, and how many are those of the branches, the first ones.
+  std::int64_t embedded(std::int64_t l, const WideBranch<T>& branch) const {
+    if (!branch.there()) return 0;
+    return &branch == &time_ ? architecture_.embedded(l) : architecture_.conditioned(l);
+  }
+  std::int64_t embedded(std::int64_t l) const { return embedded(l, condition_) + embedded(l, time_); }
+  // Where the parameters of a branch, its columns of layer l's weights, and W_l begin; rows of the latter are
+  // architecture().inputs(l) apart.
+  std::int64_t branch_offset(const WideBranch<T>& branch) const {
+    return &branch == &time_ ? architecture_.time_offset() : 0;
+  }
+  std::int64_t embedding_offset(std::int64_t l, const WideBranch<T>& branch) const {
+    return architecture_.weight_offset(l) + (&branch == &time_ ? embedded(l, condition_) : 0);
+  }
   std::int64_t weight_offset(std::int64_t l) const { return architecture_.weight_offset(l) + embedded(l); }
-  std::int64_t embedding_offset(std::int64_t l) const { return architecture_.weight_offset(l); }
   const T* weights(std::int64_t l) const { return parameters_ + weight_offset(l); }
   // With U_l e where all points have one time.
   const T* bias(std::int64_t l) const {
-    return one_time_ && embedded(l) > 0 ? start_[l] : parameters_ + architecture_.bias_offset(l);
+    return one_time_ && embedded(l, time_) > 0 ? start_[l] : parameters_ + architecture_.bias_offset(l);
   }
   // The tangents of the first layer along x_i, the same for all points: a column of W_1.
   kernels::Tangents<T> axis_tangents(std::int64_t i) const {
@@ -106,21 +126,23 @@ class WideNetwork {
   Planes<T> take_planes(Arena& arena, std::int64_t rows) const;
   // Two arrays [rows, widest] that hidden layers use in turn: a product reads one and writes the other.
   Planes<T> take_ping_pong(Arena& arena, std::int64_t rows) const;
-  // Takes room for what sweeps of so many rows have for themselves, with that of the branch's gradient where `gradient`:
-  // the halves of a product's left operand, P, and what is of the branch.
+  // Takes room for what sweeps of so many rows have for themselves, with that of the branches' gradients where
+  // `gradient`: the halves of a product's left operand, P, and what is of the branches.
   void take_own(Arena& arena, std::int64_t rows, bool gradient);
 
   // ---- sweeps of n rows ----
 
-  // The embedding, of which all other sweeps are, of the times of input [n, input_stride] = (t, x), or of its first one
-  // where all have that time. With σ′ and σ″ of the branch where wanted.
-  void embed(std::int64_t n, const T* input, bool one_time, bool d1, bool d2);
+  // The embeddings, of which all other sweeps are: of the times of input [n, input_stride] = (t, x), or of its first
+  // one where all have that time, which then is that of further sweeps until another call; and of conditions [n, c].
+  // With what derivatives by the time take where `by_time`, and what back() takes where `back`.
+  void embed_times(std::int64_t n, const T* input, bool one_time, bool by_time, bool back);
+  void embed_conditions(std::int64_t n, const T* conditions, bool back);
   // h_l into value[l], σ′, σ″ and σ‴ into the others, from input [n, input_stride] = (t, x). Planes without arrays are
   // not wanted.
   void forward(std::int64_t n, const T* input, const Planes<T>& value, const Planes<T>& d1, const Planes<T>& d2,
                const Planes<T>& d3) const;
   // For a potential: δ_l into delta[l], κ_l into curvature[l], which may be σ″, τ_l in place of σ‴; where `by_time` the
-  // derivative by e, too, into branch().tangent_bar().
+  // derivative by e, too, into time().tangent_bar().
   void reverse(std::int64_t n, const Planes<T>& delta, const Planes<T>& d1, const Planes<T>& d2,
                const Planes<T>& curvature, const Planes<T>& d3, bool by_time) const;
   // P_l of γ_{l+1}, by a product in c, which may stay there.
@@ -191,18 +213,21 @@ class WideNetwork {
   const float* unscale() const { return operand_.unscale; }
   // c [n, stride] = input W_1ᵀ.
   void along_input(std::int64_t n, const T* input, T* c) const;
-  // c [n, c_stride] of layer l's product += e U_lᵀ, without its scale if it has one, where the layer takes e and there is
-  // one. Returns the scale that is left.
-  const float* add_embedding(std::int64_t n, std::int64_t l, const Rows<T>& e, const float* unscale, T* c,
-                             std::int64_t c_stride) const;
-  // bar [n, width of e] += D U_l, D [n, d_stride].
-  void add_embedding_bar(std::int64_t n, std::int64_t l, const T* d, std::int64_t d_stride, T* bar) const;
+  // What layers take of the branches at each row: no time where all have one.
+  Embeddings<T> embeddings() const { return {condition_.embedding(), one_time_ ? Rows<T>{} : time_.embedding()}; }
+  // to [n, to_stride] of layer l's product += c V_lᵀ + e U_lᵀ, without its scale if it has one, where the layer takes
+  // them and they are there. Returns the scale that is left.
+  const float* add_embeddings(std::int64_t n, std::int64_t l, const Embeddings<T>& embeddings, const float* unscale,
+                              T* to, std::int64_t to_stride) const;
+  // bar [n, width of the embedding] += D V_l or D U_l, D [n, d_stride].
+  void add_embedding_bar(std::int64_t n, std::int64_t l, const WideBranch<T>& branch, const T* d, std::int64_t d_stride,
+                         T* bar) const;
   // The score of n rows in c [n, output_stride]: of a potential (∂_t φ, ∇φ) from δ_1, the first layer's of `planes`, but
   // for a ∂_t φ that comes from an embedding; of a vector net the output from h_L, the last layer's.
   Score<T> score(std::int64_t n, const Planes<T>& planes, T* c) const;
   // From adjoints γ_1 or tangents ḣ_L instead, its derivative along them.
   const T* score_derivative(std::int64_t n, const Planes<T>& planes, T* c) const;
-  // ∂_t φ into the first column of c, where it comes from an embedding: by what reverse() and embed(), with σ′, have left.
+  // ∂_t φ into the first column of c, where it comes from an embedding: by what reverse() and embed_times() have left.
   void time_derivative(std::int64_t n, T* c);
   // The outputs from h_L in c [n, output_stride], to which their bias is still to be added.
   void outputs(std::int64_t n, const T* h, T* c) const;
@@ -232,7 +257,7 @@ class WideNetwork {
   Architecture architecture_;
   WideBudget budget_;
   Gemm gemm_;
-  WideBranch<T> branch_;
+  WideBranch<T> condition_, time_;
   bool one_time_ = false;  // whether e is one row, and its part of each layer's product in start_
   std::vector<T*> start_;  // [outputs] of each layer that takes e
   T* kept_ = nullptr;      // [rows, widest], P where a residual connection adds it

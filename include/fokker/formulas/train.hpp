@@ -33,8 +33,8 @@ enum class LossWeight { unit, score, variance };
 struct TimeDraw {
   TimeLaw law;
   float t_min, horizon;
-  const float* edges;
   std::int32_t cells;
+  const float* edges;
 
   FOKKER_HOST_DEVICE float operator()(float u, float& weight) const {
     const float span = horizon - t_min;

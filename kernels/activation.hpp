@@ -26,13 +26,14 @@ __device__ __forceinline__ float signed_logistic(float rate, float z) {
   return copysignf(e * reciprocal_approx(1.0f + e), z);
 }
 
+// Beyond βz = 20, where σ is z, e is below 2e-9 and gone from 1 + e, so that σ and σ′ are exactly z and 1; σ″ is at most
+// 2e-9 β there, its largest value being β/4.
 struct FastSoftplus {
   float rate, linear_from, beta, log_factor;
   __device__ __forceinline__ explicit FastSoftplus(float b)
       : rate(-1.44269504f * b), linear_from(20.0f / b), beta(b), log_factor(0.693147181f / b) {}
   __device__ __forceinline__ ActivationValues<float> operator()(float z) const {
-    // Beyond βz = 20 e = 0 gives the linear branch exactly.
-    const float e = z > linear_from ? 0.0f : exp2_approx(rate * fabsf(z));
+    const float e = exp2_approx(rate * fabsf(z));
     const float sum = 1.0f + e, inverse = reciprocal_approx(sum), low = e * inverse;
     const float d2 = beta * (low * inverse);
     return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, d2,
@@ -42,8 +43,9 @@ struct FastSoftplus {
   // Beyond βz = 20 it is 2^−100 βz, from which σ follows: too small, up to βz = 2^70, to move 1 − s or to be taken for
   // a 1 − s of the other branch, which is 2^−29 or more. Beyond that NaN, for no loss of such numbers is one.
   __device__ __forceinline__ float encode(float z) const {
-    const float scaled = z * (0x1p-100f * beta);
-    return z > linear_from ? (scaled < 0x1p-30f ? scaled : nanf("")) : signed_logistic(rate, z);
+    const float scaled = z * (0x1p-100f * beta), logistic = signed_logistic(rate, z);
+    const float linear = scaled < 0x1p-30f ? scaled : nanf("");
+    return z > linear_from ? linear : logistic;
   }
   // With s = σ′: σ = −log(1 − s)/β, σ″ = β s (1 − s), σ‴ = β σ″ (1 − 2 s).
   __device__ __forceinline__ ActivationValues<float> decode(float code) const {

@@ -165,8 +165,8 @@ class LossProducts : public LossMemory<P, W> {
         }
       }
     } else {
-      const char *a = plan_.warp.stage[left].in(from) + row_of_lane() + 32 * rb,
-                 *b = plan_.warp.stage[right].in(from) + row_of_lane() + 32 * cb,
+      const char *a = plan_.warp.stage[left].in(from) + row_of_lane(left) + 32 * rb,
+                 *b = plan_.warp.stage[right].in(from) + row_of_lane(right) + 32 * cb,
                  *scale_pair = from + plan_.warp.scales.offset;
 #pragma unroll 2
       for (int k = 0; k < warps; ++k) {
@@ -177,15 +177,19 @@ class LossProducts : public LossMemory<P, W> {
         load_matrices_transposed(b_low, b + low_halves);
         const Float2 down = *reinterpret_cast<const Float2*>(scale_pair);
         const float scale = down.x * down.y;
+        // The small products first: so they cost the large sum no rounding of its own. Of the two blocks in turns, so that
+        // none waits for the one before it.
+        float sum[2][4] = {};
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_low, b_high[2 * h], b_high[2 * h + 1]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_low[2 * h], b_low[2 * h + 1]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_high[2 * h], b_high[2 * h + 1]);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          // The small products first: so they cost the large sum no rounding of its own.
-          float sum[4] = {};
-          multiply_add(sum, a_low, b_high[h], b_high[h + 2]);
-          multiply_add(sum, a_high, b_low[h], b_low[h + 2]);
-          multiply_add(sum, a_high, b_high[h], b_high[h + 2]);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[e], total[h][e]);
+          for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[h][e], total[h][e]);
         }
         a += plan_.warp_bytes;
         b += plan_.warp_bytes;
@@ -207,7 +211,7 @@ class LossProducts : public LossMemory<P, W> {
           total[1] += a[r * floats_of_row + rows_apart];
         }
       } else {
-        const char* a = plan_.warp.stage[left].in(from) + row_of_lane() + 32 * rb;
+        const char* a = plan_.warp.stage[left].in(from) + row_of_lane(left) + 32 * rb;
         std::uint32_t high[4], low[4];
         load_matrices_transposed(high, a);
         load_matrices_transposed(low, a + low_halves);
@@ -221,11 +225,13 @@ class LossProducts : public LossMemory<P, W> {
       }
     }
   }
-  // Bytes to the row that this lane names of a 16 × 16 block in a stage of halves: lane l row l mod 8 of matrix ⌊l/8⌋ =
-  // 2 (samples' half) + (units' half).
-  __device__ __forceinline__ static int row_of_lane() {
-    const int lane = lane_index();
-    return ((lane >> 4) * 8 + (lane & 7)) * bytes_of_row + ((lane >> 3) & 1) * 16;
+  // Bytes to the row that this lane names of a 16 × 16 block in a stage of halves: lane l row l mod 8 of matrix ⌊l/8⌋, which
+  // is 2 (samples' half) + (units' half) of a left operand and the other way about of a right one, whose two registers for
+  // 8 units are neighbours so.
+  __device__ __forceinline__ static int row_of_lane(Side side) {
+    const int lane = lane_index(), low = (lane >> 3) & 1, high = lane >> 4;
+    const int samples = side == left ? high : low, units = side == left ? low : high;
+    return (samples * 8 + (lane & 7)) * bytes_of_row + units * 16;
   }
 };
 

@@ -88,43 +88,58 @@ struct Operand<Precision::fp32, W> {
   }
 };
 
+// A 16 × 16 block of a matrix as two right operands: of the 8 columns h it has r[2 h] and r[2 h + 1], registers that are
+// neighbours, as the instruction wants them. The block's matrices m = 2 (outputs' half) + (inputs' half) lie one after
+// another; transposed it is every other one that belongs together. `block`: of_lane() of the matrix, and the block's bytes.
 template <bool kTransposed>
-__device__ __forceinline__ void load_block(std::uint32_t (&r)[4], const void* row) {
-  if constexpr (kTransposed) {
-    load_matrices_transposed(r, row);
-  } else {
-    load_matrices(r, row);
+struct MatrixBlocks {
+  // Bytes to the row that this lane names.
+  __device__ __forceinline__ static int of_lane() {
+    const int lane = lane_index(), matrix = lane >> 3;
+    return 16 * (kTransposed ? (((matrix & 1) << 4) | ((matrix & 2) << 2) | (lane & 7)) : lane);
   }
-}
+  __device__ __forceinline__ static void load(std::uint32_t (&r)[4], const char* block) {
+    if constexpr (kTransposed) {
+      load_matrices_transposed(r, block);
+    } else {
+      load_matrices(r, block);
+    }
+  }
+};
 
 // tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kSmallSums: the small products
 // of split have sums of their own.
 template <bool kTransposed, bool kSmallSums, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
   constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
-  const char* rows = matrix + 16 * lane_index();
+  using Blocks = MatrixBlocks<kTransposed>;
+  const char* rows = matrix + Blocks::of_lane();
   const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
   for (int b = 0; b < n; ++b) {
     float sum[2][4] = {}, small_sum[kSmallSums ? 2 : 1][4] = {};
 #pragma unroll
     for (int k = 0; k < n; ++k) {
-      // A 16 × 16 block has matrices m = 2 (outputs' half) + (inputs' half); a block of 8 columns takes two of them.
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
-      constexpr int next = kTransposed ? 2 : 1, column = kTransposed ? 1 : 2;
       std::uint32_t high[4];
-      load_block<kTransposed>(high, block);
+      Blocks::load(high, block);
 #pragma unroll
-      for (int h = 0; h < 2; ++h) multiply_add(sum[h], a.high[k], high[column * h], high[column * h + next]);
+      for (int h = 0; h < 2; ++h) multiply_add(sum[h], a.high[k], high[2 * h], high[2 * h + 1]);
       if constexpr (P == Precision::split) {
         std::uint32_t low[4];
-        load_block<kTransposed>(low, block + 512);
+        Blocks::load(low, block + 512);
+        // In turns, so that none waits for the one before it.
+        float(&small)[2][4] = [&]() -> float(&)[2][4] {
+          if constexpr (kSmallSums) {
+            return small_sum;
+          } else {
+            return sum;
+          }
+        }();
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float(&small)[4] = kSmallSums ? small_sum[kSmallSums ? h : 0] : sum[h];
-          multiply_add(small, a.low[k], high[column * h], high[column * h + next]);
-          multiply_add(small, a.high[k], low[column * h], low[column * h + next]);
-        }
+        for (int h = 0; h < 2; ++h) multiply_add(small[h], a.low[k], high[2 * h], high[2 * h + 1]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(small[h], a.high[k], low[2 * h], low[2 * h + 1]);
       }
     }
 #pragma unroll

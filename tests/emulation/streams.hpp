@@ -12,7 +12,6 @@
 //
 // Host memory that queued work reads has to stay as it is until then, or the process ends with a sentence; what queued
 // work writes is NaN until then.
-#include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -45,7 +44,6 @@ struct Node {
 struct Place {
   std::shared_ptr<CUstream_st> stream;
   Number number = 0;
-  std::chrono::steady_clock::time_point time = {};  // when it was reached
 };
 
 struct Item {

@@ -591,7 +591,7 @@ void set_file(const std::string& path, const ModelMetadata& overrides, CheckProo
   const JsonValue json = parse_file(read_file(path));
   if (json.find("terms")) {
     throw Error(
-        fmt::format("its term {} is a composition itself; allowed: networks and Gaussian mixtures", in_quotes(path)));
+        fmt::format("its model {} is a composition itself; allowed: networks and Gaussian mixtures", in_quotes(path)));
   }
   set_mixture(json, overrides, term);
 }

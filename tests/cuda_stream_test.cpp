@@ -21,6 +21,7 @@
 #include "compare.hpp"
 #include "cuda/runtime.hpp"
 #include "fields_reference.hpp"
+#include "fokker/composition.hpp"
 #include "fokker/data.hpp"
 #include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/loss.hpp"
@@ -64,6 +65,15 @@ struct Case {
   const char* name;
   Model model;
 };
+// A network guided by another of another path, and what was observed.
+Model composition() {
+  const Model with = model_of(architecture_of(2, {16, 16}, Activation::silu, 1, Output::potential), SdeKind::ou, 1),
+              without = model_of(architecture_of(2, {200}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2);
+  return compose({{1, guided(with, without, 1.5)},
+                  {1, gaussian_likelihood(with.sde, GaussianMixture::isotropic(2, {1}, {0, 0}, {1}),
+                                          {{1, 0.5}, {}, {0.1}, {0.3}})}});
+}
+
 std::vector<Case> models() {
   return {{"deeper",
            model_of(architecture_of(2, {80, 80, 80, 80}, Activation::silu, 1, Output::potential), SdeKind::ou, 4)},
@@ -72,7 +82,8 @@ std::vector<Case> models() {
           {"wide", model_of(architecture_of(2, {200, 150}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2)},
           {"timed", model_of(testing::branched_networks(Output::potential)[0].architecture, SdeKind::ou, 6)},
           {"branched", model_of(testing::branched_networks(Output::potential)[8].architecture, SdeKind::ou, 3)},
-          {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
+          {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}},
+          {"composition", composition()}};
 }
 
 // Everything that a model does asynchronously, on memory made before: queued as often as called.
@@ -132,7 +143,9 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
     const Context context = stream.context();
     Work work(context, c.model, kSamples);
     // The first call of a resident network is captured; a wide one has a call before, in which cuBLAS loads its kernels.
-    if (std::string(c.name) == "wide" || std::string(c.name) == "branched") work.queue();
+    if (c.name == std::string("wide") || c.name == std::string("branched") || c.name == std::string("composition")) {
+      work.queue();
+    }
     work.clear(context);
 
     cudaGraph_t graph = nullptr;

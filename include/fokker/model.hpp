@@ -157,6 +157,14 @@ struct Term;
 struct Composition {
   static constexpr std::size_t most_terms = 64;
   std::vector<Term> terms;  // 1 or more
+
+  // Those of the one member, where Term is complete.
+  Composition();
+  Composition(const Composition&);
+  Composition(Composition&&) noexcept;
+  Composition& operator=(const Composition&);
+  Composition& operator=(Composition&&) noexcept;
+  ~Composition();
 };
 
 // A forward SDE and what stands for its score: a network, the exact density of a Gaussian mixture, or a sum of those.

@@ -320,6 +320,13 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
   return mlp;
 }
 
+Composition::Composition() = default;
+Composition::Composition(const Composition&) = default;
+Composition::Composition(Composition&&) noexcept = default;
+Composition& Composition::operator=(const Composition&) = default;
+Composition& Composition::operator=(Composition&&) noexcept = default;
+Composition::~Composition() = default;
+
 std::int64_t Model::dimension() const {
   if (const auto* mlp = std::get_if<Mlp>(&network)) return mlp->architecture.dimension;
   if (const auto* mixture = std::get_if<GaussianMixture>(&network)) return mixture->dimension();

@@ -255,6 +255,32 @@ TEST(Composition, ProbesAreCommonToItsTerms) {
   }
 }
 
+// A device adds up as many points at a time as its workspace takes, 8 MiB: those beyond are what they are alone.
+TEST(Composition, OfManyPointsIsThatOfEach) {
+  const auto law = [](Index d, double mean) {
+    return Model{ForwardSde::vp_linear(),
+                 GaussianMixture::isotropic(d, {1}, Numbers(static_cast<std::size_t>(d), mean), {0.5})};
+  };
+  const auto expect_same = [&](Index d, Index n, Index alone, unsigned wanted) {
+    const Model model = compose({{1.5, law(d, 0.25)}, {-0.75, law(d, -1)}, {0.5, law(d, 0)}});
+    const Problem all = make_problem(d, model.sde, n, false, 3);
+    Problem last{d, {all.t.end() - alone, all.t.end()}, {all.x.end() - alone * d, all.x.end()}, {}};
+    last.direction.assign(all.direction.end() - alone * d, all.direction.end());
+    Divergence how{.probes = 1, .seed = 5, .first_index = 100};
+    std::vector<float> product, product_alone;
+    const Result<float> of_all = fields_of<float>(model, all, wanted, how, &product);
+    how.first_index += static_cast<std::uint64_t>(n - alone);
+    const Result<float> of_last = fields_of<float>(model, last, wanted, how, &product_alone);
+    const auto expect = [&](const std::vector<float>& many, const std::vector<float>& few) {
+      EXPECT_TRUE(std::equal(few.begin(), few.end(), many.end() - std::ssize(few)));
+    };
+    expect(of_all.score, of_last.score), expect(of_all.divergence, of_last.divergence);
+    expect(of_all.hessian, of_last.hessian), expect(product, product_alone);
+  };
+  expect_same(512, 4200, 40, score | divergence);
+  expect_same(64, 530, 9, hessian);
+}
+
 Model formed(const std::string& output, const std::string& inputs, SdeKind sde, std::uint64_t seed, Index d = 2) {
   Architecture a = architecture_of(d, {9, 7}, Activation::tanh, 1, Output::score);
   Architecture plain = a;

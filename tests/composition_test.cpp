@@ -277,8 +277,9 @@ TEST(Composition, OfManyPointsIsThatOfEach) {
     expect(of_all.score, of_last.score), expect(of_all.divergence, of_last.divergence);
     expect(of_all.hessian, of_last.hessian), expect(product, product_alone);
   };
-  expect_same(512, 4200, 40, score | divergence);
-  expect_same(64, 530, 9, hessian);
+  const Index share = backend_under_test == BackendKind::cpu ? 10 : 1;  // a host's blocks are small
+  expect_same(512, 4200 / share, 40, score | divergence);
+  expect_same(64, 530 / share, 9, hessian);
 }
 
 Model formed(const std::string& output, const std::string& inputs, SdeKind sde, std::uint64_t seed, Index d = 2) {

@@ -67,8 +67,10 @@ struct Case {
 };
 // A network guided by another of another path, and what was observed.
 Model composition() {
-  const Model with = model_of(architecture_of(2, {16, 16}, Activation::silu, 1, Output::potential), SdeKind::ou, 1),
-              without = model_of(architecture_of(2, {200}, Activation::tanh, 1, Output::potential), SdeKind::ou, 2);
+  Architecture wide = architecture_of(2, {8, 8}, Activation::tanh, 1, Output::potential);
+  wide.residual = {1};
+  const Model with = model_of(architecture_of(2, {8, 8}, Activation::silu, 1, Output::potential), SdeKind::ou, 1),
+              without = model_of(wide, SdeKind::ou, 2);
   return compose({{1, guided(with, without, 1.5)},
                   {1, gaussian_likelihood(with.sde, GaussianMixture::isotropic(2, {1}, {0, 0}, {1}),
                                           {{1, 0.5}, {}, {0.1}, {0.3}})}});

@@ -86,8 +86,9 @@ __global__ void probability_flow_stage(StageArguments a) {
   }
 }
 
-__global__ void scaled(const float* x, float factor, std::int64_t count, float* out) {
-  for (std::int64_t i = first_item(); i < count; i += item_stride()) out[i] = factor * x[i];
+template <class T>
+__global__ void scaled(const T* x, T factor, bool add, std::int64_t count, T* out) {
+  for (std::int64_t i = first_item(); i < count; i += item_stride()) out[i] = factor * x[i] + (add ? out[i] : T(0));
 }
 
 struct PriorLogDensityArguments {
@@ -139,10 +140,13 @@ Status launch_stage(const StageArguments& arguments, Stream stream) {
   return launch(probability_flow_stage, one_item_a_thread(arguments.n * arguments.dimension), stream, arguments);
 }
 
-Status launch_scaled(const float* x, float factor, std::int64_t count, float* out, Stream stream) {
+template <class T>
+Status launch_scaled(const T* x, T factor, bool add, std::int64_t count, T* out, Stream stream) {
   if (count == 0) return 0;
-  return launch(scaled, one_item_a_thread(count), stream, x, factor, count, out);
+  return launch(scaled<T>, one_item_a_thread(count), stream, x, factor, add, count, out);
 }
+template Status launch_scaled(const float*, float, bool, std::int64_t, float*, Stream);
+template Status launch_scaled(const double*, double, bool, std::int64_t, double*, Stream);
 
 Status launch_prior_log_density(const float* x, const double* integral, float* out, std::int64_t n, int dimension,
                                 double variance, Stream stream) {

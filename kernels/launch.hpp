@@ -170,8 +170,9 @@ struct StageArguments {
 };
 Status launch_stage(const StageArguments& arguments, Stream stream);
 
-// out [count] = factor · x.
-Status launch_scaled(const float* x, float factor, std::int64_t count, float* out, Stream stream);
+// out [count] = factor · x, added to what is there where `add`; x may be out. T = float or double.
+template <class T>
+Status launch_scaled(const T* x, T factor, bool add, std::int64_t count, T* out, Stream stream);
 
 // out [n] = integral [n] + log N(x; 0, variance I).
 Status launch_prior_log_density(const float* x, const double* integral, float* out, std::int64_t n, int dimension,

@@ -302,7 +302,7 @@ TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
         double square = 0, passed = 0;
         for (const float v : expected) square += double(v) * v / double(c.n);
         for (const Stage& s :
-             stages_of(c.model.sde, c.model.form(), {grid.times().rbegin(), grid.times().rend()}, scheme)) {
+             stages_of(c.model.sde, SamplerForms(c.model), {grid.times().rbegin(), grid.times().rend()}, scheme)) {
           passed += double(s.weight) * double(d) * std::fabs(double(s.coefficients.linear));
         }
         const double scale = 1 + passed / std::sqrt(square);

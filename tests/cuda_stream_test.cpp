@@ -21,6 +21,7 @@
 #include "compare.hpp"
 #include "cuda/runtime.hpp"
 #include "fields_reference.hpp"
+#include "fokker/composition.hpp"
 #include "fokker/data.hpp"
 #include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/loss.hpp"
@@ -64,6 +65,17 @@ struct Case {
   const char* name;
   Model model;
 };
+// A network guided by another of another path, and what was observed.
+Model composition() {
+  Architecture wide = architecture_of(2, {8, 8}, Activation::tanh, 1, Output::potential);
+  wide.residual = {1};
+  const Model with = model_of(architecture_of(2, {8, 8}, Activation::silu, 1, Output::potential), SdeKind::ou, 1),
+              without = model_of(wide, SdeKind::ou, 2);
+  return compose({{1, guided(with, without, 1.5)},
+                  {1, gaussian_likelihood(with.sde, GaussianMixture::isotropic(2, {1}, {0, 0}, {1}),
+                                          {{1, 0.5}, {}, {0.1}, {0.3}})}});
+}
+
 std::vector<Case> models() {
   Model standardised =
       model_of(architecture_of(2, {80, 80, 80}, Activation::softplus, 20, Output::potential), SdeKind::ou, 1);
@@ -81,7 +93,8 @@ std::vector<Case> models() {
           {"standardised", standardised},
           {"conditional", conditional},
           {"standardised_conditional", standardised_conditional},
-          {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}}};
+          {"mixture", {ForwardSde{}, GaussianMixture::isotropic(2, {0.4, 0.6}, {-1, 0, 1, 0.5}, {0.2, 0.3})}},
+          {"composition", composition()}};
 }
 
 // Conditions of n points; nothing for a model that takes none.
@@ -161,7 +174,7 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
     Work work(context, c.model, kSamples);
     // The first call of a resident network is captured; a wide one has a call before, in which cuBLAS loads its kernels.
     const std::string name = c.name;
-    if (name == "wide" || name == "branched" || c.model.condition() > 0) work.queue();
+    if (name == "wide" || name == "branched" || name == "composition" || c.model.condition() > 0) work.queue();
     work.clear(context);
 
     cudaGraph_t graph = nullptr;

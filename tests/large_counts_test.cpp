@@ -448,9 +448,9 @@ TEST(Integrators, PriorLogDensity) {
 }
 
 TEST(Integrators, Scaled) {
-  Rows<float> x(many, 1, true), out(many, 1);
+  Rows<float> x(many, 1, true), out(many, 1, true);
   on_both_sides(many, block_of_last(many),
-                [&](const Side& side) { return launch_scaled(x.of(side), 0.3f, side.n, out.of(side), nullptr); });
+                [&](const Side& side) { return launch_scaled(x.of(side), 0.3f, true, side.n, out.of(side), nullptr); });
   expect_same("out", out);
 }
 

@@ -302,7 +302,13 @@ std::string files_help(const std::vector<std::string>& options) {
   if (model) {
     text += R"(
   NAME.safetensors  an MLP of t and x_1 ... x_d, in the order that --inputs or the file says, as tensors
-                    LAYER.weight [out, in] and LAYER.bias [out])";
+                    LAYER.weight [out, in] and LAYER.bias [out]
+  SUM.json          a composition, the model of the weighted sum of scores; a term is a file of a network or a mixture,
+                    a mixture, or the likelihood of numbers y = H x + b + noise of the covariance that were observed,
+                    with the law of x that it takes for the prior:
+                    {"terms": [{"weight": 2, "model": "cats.safetensors"}, {"weight": -1, "model": "all.safetensors"},
+                               {"likelihood": {"matrix": [[1, 0]], "offset": [0], "covariance": 0.01,
+                                "observation": [0.3], "prior": {"weights": [1], "means": [[0, 0]], "covariances": 1}}}]})";
   }
   if (options.size() > (model ? 1 : 0)) {
     text += R"(
@@ -418,7 +424,8 @@ const std::vector<Override>& override_options() {
 
 void ModelOptions::add_to(CLI::App& app, bool required) {
   app_ = &app;
-  app.add_option("--model", path, "file of the model: .safetensors of an MLP, or .json of a Gaussian mixture")
+  app.add_option("--model", path,
+                 "file of the model: .safetensors of an MLP, or .json of a Gaussian mixture or a composition")
       ->type_name("FILE")
       ->required(required);
   for (const Override& o : override_options()) {
@@ -531,14 +538,26 @@ Json describe_model(const Model& model) {
     json["layers"] = architecture.names();
     if (!architecture.time.layers.empty()) json["time_layers"] = architecture.time_names();
     json["parameters"] = architecture.parameter_count();
-  } else {
-    const auto& mixture = std::get<GaussianMixture>(model.network);
+  } else if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
     json = {{"kind", "mixture"},
             {"summary", fmt::format("exact potential of a mixture of {} Gaussians in {} dimensions",
-                                    mixture.components(), mixture.dimension())},
-            {"dimension", mixture.dimension()},
-            {"components", mixture.components()},
+                                    mixture->components(), mixture->dimension())},
+            {"dimension", mixture->dimension()},
+            {"components", mixture->components()},
             {"output", "potential"}};
+  } else {
+    Json terms = Json::array();
+    for (const auto& [weight, term] : std::get<Composition>(model.network).terms) {
+      terms.push_back(describe_model(term));
+      terms.back()["weight"] = weight;
+      terms.back().erase("sde");  // that of the whole
+    }
+    json = {{"kind", "composition"},
+            {"summary", fmt::format("weighted sum of the {}s of {} in {} dimensions", to_string(model.output()),
+                                    counted(std::ssize(terms), "term"), model.dimension())},
+            {"dimension", model.dimension()},
+            {"output", to_string(model.output())},
+            {"terms", terms}};
   }
   json["sde"] = describe_sde(model.sde);
   if (const Standardisation& s = model.standardisation; !s.empty()) {

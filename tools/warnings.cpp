@@ -33,7 +33,8 @@ Reach reach_of(const Model& model, const std::string& path) {
     return {scale_of(DataSet::mixture(*mixture)).far(), "ten times the largest number of the mixture's draws"};
   }
   const std::string units = model.standardisation.empty() ? "" : ", in deviations of its column";
-  if (const double largest = path.empty() ? 0 : read_largest_datum(path); largest > 0) {
+  const bool trained = !path.empty() && std::holds_alternative<Mlp>(model.network);  // and its file may say on what
+  if (const double largest = trained ? read_largest_datum(path) : 0; largest > 0) {
     return {DataScale{.largest = largest}.far(), Reach().why + units};
   }
   const double mean = model.sde.at(model.sde.horizon()).mean, most = 1e6;

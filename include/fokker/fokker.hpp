@@ -2,6 +2,7 @@
 
 // The whole public API.
 #include "fokker/array.hpp"
+#include "fokker/composition.hpp"
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"

@@ -163,22 +163,47 @@ struct Mlp {
   static Mlp initialise(const Architecture& architecture, std::uint64_t seed);
 };
 
-// A forward SDE and what stands for its score: a network, or the exact density of a Gaussian mixture. Both are of
-// z = (x − mean)/deviation where there is a standardisation, and what takes a model speaks in x, unless it says
-// otherwise. A network that takes a condition y is the score of x given y: y is given with the points, or once for all by
-// with_condition(). A standardisation has its columns after those of x.
+// A weighted sum of models' scores, s = Σ_k w_k s_k, and of their potentials where all have one; compose() makes it
+// (composition.hpp).
+struct Term;
+struct Composition {
+  static constexpr std::size_t most_terms = 64;
+  std::vector<Term> terms;  // 1 or more
+
+  // Those of the one member, where Term is complete.
+  Composition();
+  Composition(const Composition&);
+  Composition(Composition&&) noexcept;
+  Composition& operator=(const Composition&);
+  Composition& operator=(Composition&&) noexcept;
+  ~Composition();
+};
+
+// A forward SDE and what stands for its score: a network, the exact density of a Gaussian mixture, or a sum of those.
+// They are of z = (x − mean)/deviation where there is a standardisation, and what takes a model speaks in x, unless it
+// says otherwise. A network that takes a condition y is the score of x given y: y is given with the points, or once for all
+// by with_condition(). A standardisation has its columns after those of x.
 struct Model {
   ForwardSde sde = {};
-  std::variant<Mlp, GaussianMixture> network = {};
+  std::variant<Mlp, GaussianMixture, Composition> network = {};
   Standardisation standardisation = {};
 
   std::int64_t dimension() const;
   std::int64_t condition() const;  // how many numbers y has; 0 for none
-  Output output() const;           // a mixture is a potential
-  NetworkForm form() const;        // a mixture gives the score itself
-  Model of_z() const;              // without its standardisation: network and SDE as they are, whose x is z
+  Output output() const;           // a mixture is a potential, and so is a composition of potentials
+  // A mixture gives the score itself. A composition has the form of its terms where that is one and their weights add up
+  // to 1, so that A and B of all are its own: it is then a sum of the networks' outputs. Else it gives the score itself.
+  NetworkForm form() const;
+  Model of_z() const;  // without its standardisation: network and SDE as they are, whose x is z
   // Throws Error where a parameter is not finite or a size does not fit.
   void validate() const;
+};
+
+// Part of a composition. Its model has the SDE of the whole, no standardisation beside that of the whole, is no composition
+// itself and takes no condition.
+struct Term {
+  double weight = 1;  // finite in float32
+  Model model = {};
 };
 
 // The model given the condition y [Model::condition()], which takes none any more: c(y) is part of its biases. Throws Error
@@ -208,12 +233,17 @@ void check_proof(const Model& model, const Proof& proof);
 // `sde_parameters` the SDE's defaults. `.json`: a Gaussian mixture, which has no standardisation, {"weights": [K],
 // "means": [K][d], "covariances": [K][d][d], [K][d] (diagonals), [K] (multiples of the identity) or one number, "sde":
 // …, "sde_parameters": {…}}, whose score is exact under any SDE, so that without one it has ou; covariances that are
-// not written out have at most 2^22 numbers. Throws Error with one sentence on anything unreadable, on a network
-// without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a network that does
-// not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score, proof.condition).
+// not written out have at most 2^22 numbers. Or a composition, {"terms": [{"weight": …, "model": "FILE"}, {"weight": …,
+// "mixture": {…}}, {"weight": …, "likelihood": {"matrix": [k][d], "offset": [k], "covariance": [k][k], [k] or one number,
+// "observation": [k], "prior": {…}}}], "sde": …, "sde_parameters": {…}}: FILE is a network or a mixture, its name
+// relative to the folder of the composition; a mixture and a prior hold the keys above; weights are 1 and offsets 0 where
+// they are left out, and what names no SDE has that of the others. Throws Error with one sentence on anything unreadable,
+// on a network without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a
+// network that does not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score, proof.condition).
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
-// A proof that is not empty is written too, and is for networks.
+// A proof that is not empty is written too, and is for networks. Throws Error for a composition, whose file names those
+// of its terms and is written by hand.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {}, const Proof& proof = {});
 
 }  // namespace fokker

@@ -1,9 +1,10 @@
 #pragma once
 
 // What one thread needs of a model: its fields on a block of points at host addresses. Fields and samplers are loops over
-// blocks; a network and an exact mixture are the two implementations.
+// blocks; a network, an exact mixture and a weighted sum of those are the implementations.
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "fokker/fields.hpp"
 #include "fokker/model.hpp"
@@ -56,6 +57,15 @@ std::unique_ptr<BlockField<T>> make_mlp_field(const Mlp& mlp, const ForwardSde& 
 template <class T>
 std::unique_ptr<BlockField<T>> make_mixture_field(const GaussianMixture& mixture,
                                                   const ForwardSde& sde);  // mixture.cpp
+
+template <class T>
+struct WeightedField {
+  double weight;
+  std::unique_ptr<BlockField<T>> field;
+};
+// Sums of all but the residual, which is none of its terms': FormedField makes it of the others. Of one term or more.
+template <class T>
+std::unique_ptr<BlockField<T>> make_sum_field(std::vector<WeightedField<T>> terms);  // composition.cpp
 
 // form.cpp: the fields of the network itself, whatever its form says of its output: the one switch on what a model is.
 template <class T>

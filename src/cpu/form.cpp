@@ -1,5 +1,5 @@
-// The fields of a model whose network stands for something else than the score: the network's own fields at (τ, C x),
-// put together by fokker/formulas/form_fields.hpp. Coefficients are formed in double, once a point, or once a block where it
+// The fields of a model whose network stands for something else than the score, and of sums of networks, whose residual
+// is made here: the network's own fields at (τ, C x), put together by fokker/formulas/form_fields.hpp. Coefficients are formed in double, once a point, or once a block where it
 // has one time; their derivatives by t only where something needs them.
 #include <algorithm>
 #include <utility>
@@ -120,13 +120,21 @@ class FormedField final : public BlockField<T> {
 template <class T>
 std::unique_ptr<BlockField<T>> make_network_field(const Model& model) {
   if (const auto* mlp = std::get_if<Mlp>(&model.network)) return make_mlp_field<T>(*mlp, model.sde);
-  return make_mixture_field<T>(std::get<GaussianMixture>(model.network), model.sde);
+  if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
+    return make_mixture_field<T>(*mixture, model.sde);
+  }
+  // In a form that is all terms' the sum is one of networks, else of scores.
+  std::vector<WeightedField<T>> terms;
+  for (const auto& [weight, term] : std::get<Composition>(model.network).terms) {
+    terms.push_back({weight, model.form().plain() ? make_block_field<T>(term) : make_network_field<T>(term)});
+  }
+  return make_sum_field(std::move(terms));
 }
 
 template <class T>
 std::unique_ptr<BlockField<T>> make_block_field(const Model& model) {
   std::unique_ptr<BlockField<T>> network = make_network_field<T>(model);
-  if (model.form().plain()) return network;
+  if (model.form().plain() && !std::holds_alternative<Composition>(model.network)) return network;
   return std::make_unique<FormedField<T>>(std::move(network), model.form(), model.sde);
 }
 

@@ -62,14 +62,14 @@ class CpuSampler final : public SampleOperator {
   CpuSampler(const Model& model, const TimeGrid& grid, int threads)
       : sde_(model.sde),
         times_(grid.times()),
-        form_(model.form()),
+        forms_(model),
         field_(make_network_field<float>(model)),
         d_(field_->dimension()),
         workspaces_(threads) {}
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    std::vector<Stage> stages = stages_of(sde_, form_, times_, options.scheme);
+    std::vector<Stage> stages = stages_of(sde_, forms_, times_, options.scheme);
     const int per_step = stages_per_step(options.scheme);
     if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));
@@ -102,7 +102,7 @@ class CpuSampler final : public SampleOperator {
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
                    const PointsFinished& report, View<const float> condition) override {
-    const std::vector<Stage> stages = stages_of(sde_, form_, {times_.rbegin(), times_.rend()}, scheme);
+    const std::vector<Stage> stages = stages_of(sde_, forms_, {times_.rbegin(), times_.rend()}, scheme);
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = prior_log_norm(d_, variance);
@@ -223,7 +223,7 @@ class CpuSampler final : public SampleOperator {
 
   ForwardSde sde_;
   std::vector<double> times_;
-  NetworkForm form_;
+  SamplerForms forms_;
   std::unique_ptr<BlockField<float>> field_;
   std::int64_t d_;
   std::vector<Workspace> workspaces_;

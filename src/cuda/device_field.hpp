@@ -1,13 +1,14 @@
 #pragma once
 
-// What fields and samplers need of a model on the device. A resident network, a wide network and an exact mixture are
-// the three implementations; make_network_field() is the one switch, and make_device_field() puts the network's form
+// What fields and samplers need of a model on the device. A resident network, a wide network, an exact mixture and a
+// weighted sum of those are the implementations; make_network_field() is the one switch, and make_device_field() puts the network's form
 // around it. Samplers have folded the form into their coefficients and take the network itself.
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <type_traits>
+#include <vector>
 
 #include "cuda/residency.hpp"
 #include "cuda/runtime.hpp"
@@ -65,11 +66,21 @@ std::unique_ptr<DeviceField<T>> make_wide_field(const Queue& queue, const Mlp& m
 template <class T>
 std::unique_ptr<DeviceField<T>> make_mixture_field(const Queue& queue, const GaussianMixture& mixture,
                                                    const ForwardSde& sde);  // mixture.cpp
+template <class T>
+struct WeightedField {
+  double weight;
+  std::unique_ptr<DeviceField<T>> field;
+};
+// Sums of all but the residual, which is none of its terms': make_formed_field() makes it of the others. Of one term or
+// more.
+template <class T>
+std::unique_ptr<DeviceField<T>> make_sum_field(const Queue& queue,
+                                               std::vector<WeightedField<T>> terms);  // composition.cpp
 // The one switch on what a model is and on its path: the fields of its network.
 template <class T>
 std::unique_ptr<DeviceField<T>> make_network_field(const Queue& queue, const Model& model);  // fields.cpp
-// Those of a model in this form from its network's, and these themselves where the form is plain. Has a workspace of its
-// own.
+// Those of a model in this form from its network's, and the residual from the network's other fields. Has a workspace of
+// its own.
 template <class T>
 std::unique_ptr<DeviceField<T>> make_formed_field(const Queue& queue, std::unique_ptr<DeviceField<T>> network,
                                                   const NetworkForm& form, const ForwardSde& sde);  // form.cpp

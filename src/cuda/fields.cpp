@@ -1,6 +1,9 @@
 // Fields at points on the device: which implementation a model gets, and the operation of the table on top of it.
 #include <memory>
 #include <type_traits>
+#include <utility>
+#include <variant>
+#include <vector>
 
 #include "cuda/backend.hpp"
 #include "cuda/device_field.hpp"
@@ -34,8 +37,19 @@ class CudaFields final : public FieldOperator<T> {
 
 template <class T>
 std::unique_ptr<DeviceField<T>> make_network_field(const Queue& queue, const Model& model) {
+  if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
+    return make_mixture_field<T>(queue, *mixture, model.sde);
+  }
+  if (const auto* composition = std::get_if<Composition>(&model.network)) {
+    // In a form that is all terms' the sum is one of networks, else of scores.
+    std::vector<WeightedField<T>> terms;
+    for (const auto& [weight, term] : composition->terms) {
+      terms.push_back(
+          {weight, model.form().plain() ? make_device_field<T>(queue, term) : make_network_field<T>(queue, term)});
+    }
+    return make_sum_field(queue, std::move(terms));
+  }
   const auto* mlp = std::get_if<Mlp>(&model.network);
-  if (mlp == nullptr) return make_mixture_field<T>(queue, std::get<GaussianMixture>(model.network), model.sde);
   if constexpr (std::is_same_v<T, float>) {
     if (plan_residency(mlp->architecture, queue.precision, queue.limits).score.resident()) {
       return make_resident_field(queue, *mlp, model.sde);
@@ -46,7 +60,9 @@ std::unique_ptr<DeviceField<T>> make_network_field(const Queue& queue, const Mod
 
 template <class T>
 std::unique_ptr<DeviceField<T>> make_device_field(const Queue& queue, const Model& model) {
-  return make_formed_field(queue, make_network_field<T>(queue, model), model.form(), model.sde);
+  std::unique_ptr<DeviceField<T>> network = make_network_field<T>(queue, model);
+  if (model.form().plain() && !std::holds_alternative<Composition>(model.network)) return network;
+  return make_formed_field(queue, std::move(network), model.form(), model.sde);
 }
 
 template std::unique_ptr<DeviceField<float>> make_network_field(const Queue&, const Model&);

@@ -1,5 +1,5 @@
-// The fields of a model whose network stands for something else than the score, on the device: chunk by chunk the
-// network's points by one launch, its fields by whatever computes them, and the model's from those by another
+// The fields of a model whose network stands for something else than the score, and of sums of networks, whose residual
+// is made here, on the device: chunk by chunk the network's points by one launch, its fields by whatever computes them, and the model's from those by another
 // (kernels/form.cu). A field of the network lies where that of the model will be, or in the workspace where nobody asked
 // for it: value, dt, score and divergence are then one of (τ, C x)'s chunk.
 #include <algorithm>
@@ -145,7 +145,6 @@ class FormedField final : public DeviceField<T> {
 template <class T>
 std::unique_ptr<DeviceField<T>> make_formed_field(const Queue& queue, std::unique_ptr<DeviceField<T>> network,
                                                   const NetworkForm& form, const ForwardSde& sde) {
-  if (form.plain()) return network;
   return std::make_unique<FormedField<T>>(queue, std::move(network), form, sde);
 }
 

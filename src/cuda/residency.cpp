@@ -88,6 +88,9 @@ Residency plan_residency(const Architecture& architecture, Precision precision, 
 std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, const DeviceQuery& query) {
   if (!query.missing.empty()) return {};
   const auto detail = [&](int shared_bytes) -> std::string {
+    if (std::holds_alternative<Composition>(model.network)) {
+      return "those of each term, and sums of their fields; samples and log density a stage at a time";
+    }
     const auto* mlp = std::get_if<Mlp>(&model.network);
     if (mlp == nullptr) return "kernels of exact mixtures, in double inside";
     return describe(plan_residency(mlp->architecture, precision, {.multiprocessors = 1, .shared_bytes = shared_bytes}));

@@ -190,7 +190,7 @@ class CudaSampler final : public SampleOperator {
   static Path upload_path(const Model& model, const std::vector<double>& times, Scheme scheme) {
     Path path{stages_per_step(scheme), {}, {}, {}, {}};
     try {
-      path.stages = stages_of(model.sde, model.form(), times, scheme);
+      path.stages = stages_of(model.sde, SamplerForms(model), times, scheme);
     } catch (const Error& error) {
       path.refusal = error.what();
     }
@@ -233,7 +233,8 @@ class CudaSampler final : public SampleOperator {
       const Stage& stage = path.stages[number];
       const float* stage_x = k == 0 ? x : stage_.as<float>();
       if (stage.in != 1) {
-        check(kernels::launch_scaled(stage_x, stage.in, n * d_, input_.as<float>(), queue_.stream), "launch_scaled");
+        check(kernels::launch_scaled(stage_x, stage.in, false, n * d_, input_.as<float>(), queue_.stream),
+              "launch_scaled");
         stage_x = input_.as<float>();
       }
       FieldOutputs<float> outputs;
@@ -272,7 +273,7 @@ class CudaSampler final : public SampleOperator {
   double variance_;
   std::vector<Path> backwards_;                  // by scheme
   std::vector<Path> forwards_;                   // by scheme after euler_maruyama
-  Residency plan_;                               // of a mixture, all wide
+  Residency plan_;                               // of a mixture and a composition, all wide
   std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too where its score is
   DeviceMemory biases_;                          // of a resident network with an embedding of the time
   int bias_stride_ = 0;

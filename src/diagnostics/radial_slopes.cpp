@@ -37,14 +37,25 @@ std::vector<double> directions_of(std::int64_t d, const RadialSlopeOptions& opti
   return e;
 }
 
-// A form with A of its own adds ½ A |x|².
-bool is_bounded(const Model& model, double t) {
+// The activations of a network that is bounded, or of the first of those that all terms are; empty where φ is not. A form
+// with A of its own adds ½ A |x|².
+std::string why_bounded(const Model& model, double t) {
+  if (const auto* composition = std::get_if<Composition>(&model.network)) {
+    std::string first;
+    for (const Term& term : composition->terms) {
+      const std::string why = why_bounded(term.model, t);
+      if (why.empty()) return "";
+      if (first.empty()) first = why;
+    }
+    return first;
+  }
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
-  if (mlp == nullptr) return false;
+  if (mlp == nullptr) return "";
   // Φ grows as far as the last hidden layer does.
   const Architecture& a = mlp->architecture;
-  return traits_of(a.activation_of(a.layers() - 2).activation).bounded && !a.is_residual(a.layers() - 2) &&
-         form_at(model.form(), model.sde.formulas(), t).skip == 0;
+  const bool bounded = traits_of(a.activation_of(a.layers() - 2).activation).bounded &&
+                       !a.is_residual(a.layers() - 2) && form_at(model.form(), model.sde.formulas(), t).skip == 0;
+  return bounded ? activations_text(a) : "";
 }
 
 }  // namespace
@@ -78,9 +89,9 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
   }
   result.largest = *std::max_element(result.slopes.begin(), result.slopes.end());
   result.share_growing = double(growing) / double(n);
-  if (is_bounded(model, t)) {
+  if (const std::string activations = why_bounded(model, t); !activations.empty()) {
     result.reason = fmt::format("φ of a network with the activation {} is bounded, so e^φ is integrable for no weights",
-                                activations_text(std::get<Mlp>(model.network).architecture));
+                                activations);
   } else if (slow > 0) {
     result.reason = fmt::format(
         "at t = {:.4g}, φ grows or falls too slowly at the radius {:g} in {:.3g} % of the directions; its largest "

@@ -1,13 +1,18 @@
-// Model files: an MLP as safetensors with its architecture and SDE in the metadata, a Gaussian mixture as JSON.
+// Model files: an MLP as safetensors with its architecture and SDE in the metadata, a Gaussian mixture or a composition as
+// JSON.
 #include "io/model_file.hpp"
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
+#include <initializer_list>
+#include <optional>
 #include <set>
 #include <span>
 
 #include "core/quote.hpp"
 #include "fmt/format.h"
+#include "fokker/composition.hpp"
 #include "fokker/error.hpp"
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
@@ -429,7 +434,9 @@ Standardisation read_standardisation(const ModelMetadata& metadata) {
 // Every double as it is.
 std::string list_text(const std::vector<double>& numbers) { return fmt::format("[{}]", fmt::join(numbers, ", ")); }
 
-Model load_safetensors(const std::string& path, const ModelMetadata& overrides, Proof& proof) {
+using CheckProof = void (*)(const Model&, const Proof&);
+
+Model load_safetensors(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
   const SafeTensors file = SafeTensors::load(path);
   ModelMetadata metadata = file.metadata;
   for (const auto& [key, value] : overrides) {
@@ -440,7 +447,7 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides, 
     Mlp mlp = read_mlp(file, metadata);
     Model model{read_sde(file.metadata, overrides), std::move(mlp), read_standardisation(metadata)};
     model.validate();
-    proof = read_proof(file, model.dimension());
+    check(model, read_proof(file, model.dimension()));
     return model;
   } catch (const Error& error) {
     throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
@@ -465,22 +472,28 @@ int depth_of(const JsonValue& json) {
   return json.array() == nullptr || json.array()->empty() ? 0 : 1 + depth_of(json.array()->front());
 }
 
-Model read_mixture(std::string_view text, const ModelMetadata& overrides) {
-  const JsonValue json = parse_json(text, "it", 6);
-  if (json.object() == nullptr) throw Error("it is not a JSON object");
+// The SDE that a mixture or a composition names, where it does.
+ModelMetadata sde_of(const JsonValue& json) {
   ModelMetadata metadata;
-  for (const auto& [key, value] : *json.object()) {
-    if (key == "sde") {
-      if (value.string() == nullptr) throw Error("its sde is not a string");
-      metadata[key] = *value.string();
-    } else if (key == "sde_parameters") {
-      metadata[key] = value.dump();
-    } else if (key != "weights" && key != "means" && key != "covariances" && key != "metadata") {
-      throw Error(
-          fmt::format("its key {} is unknown: allowed are weights, means, covariances, sde, sde_parameters, metadata",
-                      in_quotes(key)));
-    }
+  if (const JsonValue* name = json.find("sde")) {
+    if (name->string() == nullptr) throw Error("its sde is not a string");
+    metadata["sde"] = *name->string();
   }
+  if (const JsonValue* parameters = json.find("sde_parameters")) metadata["sde_parameters"] = parameters->dump();
+  return metadata;
+}
+
+// Throws Error unless it is an object with no other keys than these.
+void check_keys(const JsonValue& json, std::initializer_list<const char*> allowed) {
+  if (json.object() == nullptr) throw Error("it is not a JSON object");
+  for (const auto& [key, value] : *json.object()) {
+    if (std::find(allowed.begin(), allowed.end(), key) != allowed.end()) continue;
+    throw Error(fmt::format("its key {} is unknown: allowed are {}", in_quotes(key), fmt::join(allowed, ", ")));
+  }
+}
+
+GaussianMixture read_mixture(const JsonValue& json) {
+  check_keys(json, {"weights", "means", "covariances", "sde", "sde_parameters", "metadata"});
   for (const char* key : {"weights", "means", "covariances"}) {
     if (json.find(key) == nullptr) throw Error(fmt::format("it has no {}", key));
   }
@@ -496,7 +509,6 @@ Model read_mixture(std::string_view text, const ModelMetadata& overrides) {
   std::vector<double> weights, means, covariances;
   flatten(weights_json, std::vector{components}, "weights", weights);
   flatten(means_json, std::vector{components, d}, "means", means);
-  const ForwardSde sde = read_sde(metadata, overrides);
   // A mixture holds K matrices, which a short file may leave to be written out.
   constexpr std::int64_t most_numbers = std::int64_t{1} << 22;
   const int depth = depth_of(covariances_json);
@@ -512,29 +524,164 @@ Model read_mixture(std::string_view text, const ModelMetadata& overrides) {
     flatten(covariances_json, std::vector{components}, "covariances", covariances);
   } else if (depth == 2) {
     flatten(covariances_json, std::vector{components, d}, "covariances", covariances);
-    return {sde, GaussianMixture::diagonal(d, std::move(weights), std::move(means), covariances)};
+    return GaussianMixture::diagonal(d, std::move(weights), std::move(means), covariances);
   } else {
     flatten(covariances_json, std::vector{components, d, d}, "covariances", covariances);
-    return {sde, GaussianMixture(d, std::move(weights), std::move(means), std::move(covariances))};
+    return {d, std::move(weights), std::move(means), std::move(covariances)};
   }
-  return {sde, GaussianMixture::isotropic(d, std::move(weights), std::move(means), covariances)};
+  return GaussianMixture::isotropic(d, std::move(weights), std::move(means), covariances);
 }
 
-Model load_json(const std::string& path, const ModelMetadata& overrides) {
-  for (const auto& [key, value] : overrides) {
-    if (key != "sde" && key != "sde_parameters" && !value.empty()) {
-      throw Error(fmt::format("{} is a Gaussian mixture: the option {} is for networks", in_quotes(path), key));
-    }
-  }
-  const std::vector<std::byte> bytes = read_file(path);
-  Model model;
+// What a term of a composition is before its SDE is known.
+struct ReadTerm {
+  double weight = 1;
+  std::optional<Model> file = {};               // a network, or a mixture that names its SDE
+  std::optional<GaussianMixture> mixture = {};  // one that does not, or the prior of what was observed
+  std::optional<AffineObservation> observed = {};
+};
+
+JsonValue parse_file(const std::vector<std::byte>& bytes) {
+  return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, "it", 9);
+}
+
+// `what` is wrong with a part of a file.
+template <class Read>
+auto part_of_file(const std::string& what, const Read& read) {
   try {
-    model = read_mixture({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, overrides);
-    model.validate();
+    return read();
   } catch (const Error& error) {
-    throw Error(fmt::format("{} is not a Gaussian mixture that can be used: {}", in_quotes(path), error.what()));
+    throw Error(fmt::format("{}: {}", what, error.what()));
   }
-  return model;
+}
+
+// The numbers of an observation in d dimensions.
+AffineObservation read_observation(const JsonValue& json, std::int64_t d) {
+  AffineObservation o;
+  o.observation = json.get<std::vector<double>>("its", "observation");
+  const std::int64_t k = std::ssize(o.observation);
+  flatten(json.at("it", "matrix"), std::vector{k, d}, "matrix", o.matrix);
+  if (json.find("offset")) o.offset = json.get<std::vector<double>>("its", "offset");
+  const JsonValue& covariance = json.at("it", "covariance");
+  if (covariance.is_number()) {
+    o.covariance.assign(o.observation.size(), covariance.to<double>("its covariance"));
+  } else {
+    flatten(covariance, std::vector(depth_of(covariance) < 2 ? 1 : 2, k), "covariance", o.covariance);
+  }
+  return o;
+}
+
+[[noreturn]] void throw_wrong_ending(const std::string& path) {
+  throw Error(
+      fmt::format("{} is not the name of a model file: it must end in .safetensors (a network) or .json (a "
+                  "Gaussian mixture or a composition)",
+                  in_quotes(path)));
+}
+
+void set_mixture(const JsonValue& json, const ModelMetadata& overrides, ReadTerm& term) {
+  term.mixture = read_mixture(json);
+  if (json.find("sde")) term.file = Model{read_sde(sde_of(json), overrides), *term.mixture, {}};
+}
+
+void set_file(const std::string& path, const ModelMetadata& overrides, CheckProof check, ReadTerm& term) {
+  if (path.ends_with(".safetensors")) {
+    term.file = load_safetensors(path, overrides, check);
+    return;
+  }
+  if (!path.ends_with(".json")) throw_wrong_ending(path);
+  const JsonValue json = parse_file(read_file(path));
+  if (json.find("terms")) {
+    throw Error(
+        fmt::format("its model {} is a composition itself; allowed: networks and Gaussian mixtures", in_quotes(path)));
+  }
+  set_mixture(json, overrides, term);
+}
+
+// `folder`: where the names of files begin. `work`: of the likelihoods so far.
+ReadTerm read_term(const JsonValue& json, const std::filesystem::path& folder, const ModelMetadata& overrides,
+                   CheckProof check, std::int64_t& work) {
+  check_keys(json, {"weight", "model", "mixture", "likelihood"});
+  const bool weighted = json.find("weight") != nullptr;
+  if (json.object()->size() != (weighted ? 2 : 1)) {
+    throw Error(fmt::format("it has {} keys; allowed: one of model, mixture and likelihood, and weight",
+                            json.object()->size()));
+  }
+  ReadTerm term;
+  if (weighted) term.weight = json.get<double>("its", "weight");
+  if (const JsonValue* mixture = json.find("mixture")) {
+    part_of_file("its mixture", [&] { set_mixture(*mixture, overrides, term); });
+  } else if (const JsonValue* likelihood = json.find("likelihood")) {
+    part_of_file("its likelihood", [&] {
+      check_keys(*likelihood, {"matrix", "offset", "covariance", "observation", "prior"});
+      const JsonValue& prior = likelihood->at("it", "prior");
+      term.mixture = part_of_file("its prior", [&] { return read_mixture(prior); });
+      const std::int64_t d = term.mixture->dimension();
+      // Each component's matrix is decomposed, and a short file may leave it to be written out.
+      constexpr std::int64_t most_work = std::int64_t{1} << 27;
+      work += term.mixture->components() * d * d * d;
+      if (work > most_work) {
+        throw Error(
+            fmt::format("K d³ of the priors of K components in d dimensions is {} up to here; allowed in a "
+                        "file: {}",
+                        work, most_work));
+      }
+      term.observed = read_observation(*likelihood, d);
+    });
+  } else {
+    const auto name = json.get<std::string>("its", "model");
+    if (name.find('\0') != std::string::npos) throw Error("its model is no name of a file: it holds a zero byte");
+    set_file((folder / name).string(), overrides, check, term);
+  }
+  return term;
+}
+
+Model read_composition(const JsonValue& json, const std::filesystem::path& folder, const ModelMetadata& overrides,
+                       CheckProof check) {
+  check_keys(json, {"terms", "sde", "sde_parameters", "metadata"});
+  const JsonValue& list = json.at("it", "terms");
+  if (list.array() == nullptr || list.array()->empty() || list.array()->size() > Composition::most_terms) {
+    throw Error(fmt::format("its terms are {}; allowed: an array of 1 to {}", list.description(),
+                            std::size_t{Composition::most_terms}));
+  }
+  std::vector<ReadTerm> read;
+  std::int64_t work = 0;
+  for (const JsonValue& term : *list.array()) {
+    read.push_back(part_of_file(fmt::format("its term {}", read.size()),
+                                [&] { return read_term(term, folder, overrides, check, work); }));
+  }
+  // What names no SDE has the composition's, or that of the first term which names one.
+  const auto named = std::find_if(read.begin(), read.end(), [](const ReadTerm& term) { return term.file.has_value(); });
+  const bool by_term = json.find("sde") == nullptr && named != read.end();
+  const ForwardSde sde = by_term ? named->file->sde : read_sde(sde_of(json), overrides);
+  const Standardisation columns = named == read.end() ? Standardisation{} : named->file->standardisation;
+  std::vector<Term> terms;
+  for (const ReadTerm& term : read) {
+    const auto likelihood = [&] {
+      return part_of_file(fmt::format("its term {}", terms.size()),
+                          [&] { return gaussian_likelihood(sde, *term.mixture, *term.observed, columns); });
+    };
+    terms.push_back({term.weight, term.observed ? likelihood()
+                                  : term.file   ? *term.file
+                                                : Model{sde, *term.mixture, {}}});
+  }
+  return compose(terms);
+}
+
+Model load_json(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
+  const std::vector<std::byte> bytes = read_file(path);
+  const char* kind = "Gaussian mixture";
+  try {
+    const JsonValue json = parse_file(bytes);
+    if (json.find("terms")) kind = "composition";
+    for (const auto& [key, value] : overrides) {
+      if (key == "sde" || key == "sde_parameters" || value.empty()) continue;
+      throw Error(fmt::format("the option {} is for networks", key));
+    }
+    if (json.find("terms")) return read_composition(json, std::filesystem::path(path).parent_path(), overrides, check);
+    GaussianMixture mixture = read_mixture(json);
+    return {read_sde(sde_of(json), overrides), std::move(mixture), {}};
+  } catch (const Error& error) {
+    throw Error(fmt::format("{} is not a {} that can be used: {}", in_quotes(path), kind, error.what()));
+  }
 }
 
 void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, const ModelMetadata& extra,
@@ -616,31 +763,30 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
                          extra.empty() ? "" : fmt::format(",\n \"metadata\": {{{}\n }}", metadata)));
 }
 
-[[noreturn]] void throw_wrong_ending(const std::string& path) {
-  throw Error(
-      fmt::format("{} is not the name of a model file: it must end in .safetensors (a network) or .json (a "
-                  "Gaussian mixture)",
-                  in_quotes(path)));
-}
-
 }  // namespace
 
-Model read_model_file(const std::string& path, const ModelMetadata& overrides, Proof& proof) {
+Model read_model_file(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
   const std::vector<std::string> known = known_keys();
   for (const auto& [key, value] : overrides) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw Error(fmt::format("unknown model option {}: allowed are {}", in_quotes(key), fmt::join(known, ", ")));
     }
   }
-  if (path.ends_with(".json")) return load_json(path, overrides);
+  if (path.ends_with(".json")) return load_json(path, overrides, check);
   if (!path.ends_with(".safetensors")) throw_wrong_ending(path);
-  return load_safetensors(path, overrides, proof);
+  return load_safetensors(path, overrides, check);
 }
 
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra, const Proof& proof) {
   model.validate();
   for (const std::string& key : known_keys()) {
     if (extra.contains(key)) throw Error(fmt::format("the metadata key {} is written from the model itself", key));
+  }
+  if (std::holds_alternative<Composition>(model.network)) {
+    throw Error(
+        fmt::format("cannot write {}: a composition's file names those of its terms and is written by hand; allowed: a "
+                    "network or a Gaussian mixture",
+                    in_quotes(path)));
   }
   const Mlp* mlp = std::get_if<Mlp>(&model.network);
   const char* ending = mlp ? ".safetensors" : ".json";

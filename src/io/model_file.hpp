@@ -6,7 +6,8 @@
 
 namespace fokker {
 
-// What load_model() reads: the model, and the proof in its file, empty where there is none, which is still to be checked.
-Model read_model_file(const std::string& path, const ModelMetadata& overrides, Proof& proof);
+// load_model(), with `check` for the proof in a file that has one: of a composition, in those of its terms.
+Model read_model_file(const std::string& path, const ModelMetadata& overrides,
+                      void (*check)(const Model&, const Proof&));
 
 }  // namespace fokker

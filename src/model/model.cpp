@@ -83,6 +83,52 @@ std::vector<std::string> numbered(const char* name, std::size_t count) {
   return names;
 }
 
+void check_terms(const Composition& composition, const ForwardSde& sde) {
+  const std::vector<Term>& terms = composition.terms;
+  if (terms.empty() || terms.size() > Composition::most_terms) {
+    throw Error(fmt::format("a composition has {} terms; allowed: 1 to {}", terms.size(),
+                            std::size_t{Composition::most_terms}));
+  }
+  const auto text_of = [](const ForwardSde& of) { return fmt::format("{} {}", of.name(), of.parameters_json()); };
+  for (std::size_t k = 0; k < terms.size(); ++k) {
+    const auto& [weight, model] = terms[k];
+    if (!(std::fabs(weight) <= static_cast<double>(std::numeric_limits<float>::max()))) {
+      throw Error(
+          fmt::format("term {} of a composition has the weight {}; allowed: what is finite in float32", k, weight));
+    }
+    if (std::holds_alternative<Composition>(model.network)) {
+      throw Error(
+          fmt::format("term {} of a composition is a composition itself; allowed: networks and Gaussian mixtures, as "
+                      "compose() makes of it",
+                      k));
+    }
+    if (!model.standardisation.empty()) {
+      throw Error(fmt::format(
+          "term {} of a composition has a standardisation; allowed: one of the whole, as compose() makes of "
+          "that of the terms",
+          k));
+    }
+    try {
+      model.validate();
+    } catch (const Error& error) {
+      throw Error(fmt::format("term {} of a composition: {}", k, error.what()));
+    }
+    if (model.condition() > 0) {
+      throw Error(fmt::format("term {} of a composition takes a condition of {} numbers; allowed: models without one, as "
+                              "with_condition() and without_condition() make of it",
+                              k, model.condition()));
+    }
+    if (const std::int64_t first = terms.front().model.dimension(); model.dimension() != first) {
+      throw Error(fmt::format("term {} of a composition has dimension {}, and the first has {}; allowed: the same", k,
+                              model.dimension(), first));
+    }
+    if (text_of(model.sde) != text_of(sde)) {
+      throw Error(fmt::format("term {} of a composition has the SDE {}, and the composition has {}; allowed: the same",
+                              k, text_of(model.sde), text_of(sde)));
+    }
+  }
+}
+
 void check_form(const NetworkForm& network) {
   to_string(network.form);
   inputs_of(network);
@@ -305,9 +351,18 @@ Mlp Mlp::initialise(const Architecture& architecture, std::uint64_t seed) {
   return mlp;
 }
 
+Composition::Composition() = default;
+Composition::Composition(const Composition&) = default;
+Composition::Composition(Composition&&) noexcept = default;
+Composition& Composition::operator=(const Composition&) = default;
+Composition& Composition::operator=(Composition&&) noexcept = default;
+Composition::~Composition() = default;
+
 std::int64_t Model::dimension() const {
-  const Mlp* mlp = std::get_if<Mlp>(&network);
-  return mlp ? mlp->architecture.dimension : std::get<GaussianMixture>(network).dimension();
+  if (const auto* mlp = std::get_if<Mlp>(&network)) return mlp->architecture.dimension;
+  if (const auto* mixture = std::get_if<GaussianMixture>(&network)) return mixture->dimension();
+  const std::vector<Term>& terms = std::get<Composition>(network).terms;
+  return terms.empty() ? 0 : terms.front().model.dimension();
 }
 
 std::int64_t Model::condition() const {
@@ -316,13 +371,24 @@ std::int64_t Model::condition() const {
 }
 
 Output Model::output() const {
-  const Mlp* mlp = std::get_if<Mlp>(&network);
-  return mlp ? mlp->architecture.output : Output::potential;
+  if (const auto* mlp = std::get_if<Mlp>(&network)) return mlp->architecture.output;
+  const auto* composition = std::get_if<Composition>(&network);
+  const auto is_score = [](const Term& term) { return term.model.output() == Output::score; };
+  return composition && std::any_of(composition->terms.begin(), composition->terms.end(), is_score) ? Output::score
+                                                                                                    : Output::potential;
 }
 
 NetworkForm Model::form() const {
-  const Mlp* mlp = std::get_if<Mlp>(&network);
-  return mlp ? mlp->architecture.form : NetworkForm{};
+  if (const auto* mlp = std::get_if<Mlp>(&network)) return mlp->architecture.form;
+  const auto* composition = std::get_if<Composition>(&network);
+  if (!composition || composition->terms.empty()) return {};
+  const NetworkForm form = composition->terms.front().model.form();
+  double sum = 0, sizes = 0;
+  for (const Term& term : composition->terms) {
+    if (!(term.model.form() == form)) return {};
+    sum += term.weight, sizes += std::fabs(term.weight);
+  }
+  return std::fabs(sum - 1) <= 1e-12 * sizes ? form : NetworkForm{};  // up to rounding, as of 1.3 and −0.3
 }
 
 Model Model::of_z() const { return {sde, network, {}}; }
@@ -334,6 +400,7 @@ void Model::validate() const {
     if (mixture->components() == 0) throw Error("a Gaussian mixture has no components");
     return;
   }
+  if (const auto* composition = std::get_if<Composition>(&network)) return check_terms(*composition, sde);
   const Mlp& mlp = std::get<Mlp>(network);
   const Architecture& a = mlp.architecture;
   a.validate();

@@ -27,8 +27,14 @@ std::string why_no_residual_gradient(const Architecture& architecture) {
 }
 
 std::string why_no_curvature(const Model& model) {
-  const auto* mlp = std::get_if<Mlp>(&model.network);
-  return mlp ? why_no_curvature(mlp->architecture) : "";
+  if (const auto* mlp = std::get_if<Mlp>(&model.network)) return why_no_curvature(mlp->architecture);
+  const auto* composition = std::get_if<Composition>(&model.network);
+  if (!composition) return "";
+  for (std::size_t k = 0; k < composition->terms.size(); ++k) {
+    const std::string why = why_no_curvature(composition->terms[k].model);
+    if (!why.empty()) return fmt::format("a composition whose term {} is {}", k, why);
+  }
+  return "";
 }
 
 void check_curvature(const char* what, const std::string& why_not) {

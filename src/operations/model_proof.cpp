@@ -86,7 +86,7 @@ void check_proof(const Model& model, const Proof& proof) {
     if (!(error <= worst)) worst = error, at = i;
   }
   if (wrong == 0) return;
-  std::string meant = "a mixture";
+  std::string meant = std::holds_alternative<Composition>(model.network) ? "a composition" : "a mixture";
   if (const auto* mlp = std::get_if<Mlp>(&model.network)) {
     const Architecture& a = mlp->architecture;
     meant = fmt::format("{} of {}", to_string(NetworkOutput{a.output, a.form.form}), inputs_of(a.form));
@@ -99,14 +99,7 @@ void check_proof(const Model& model, const Proof& proof) {
 }
 
 Model load_model(const std::string& path, const ModelMetadata& overrides) {
-  Proof proof;
-  Model model = read_model_file(path, overrides, proof);
-  try {
-    check_proof(model, proof);
-  } catch (const Error& error) {
-    throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
-  }
-  return model;
+  return read_model_file(path, overrides, check_proof);
 }
 
 }  // namespace fokker

@@ -29,6 +29,13 @@ void check_scheme(Scheme scheme) {
                           static_cast<int>(scheme)));
 }
 
+void check_mixtures(const Model& model) {
+  if (const auto* law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
+  if (const auto* composition = std::get_if<Composition>(&model.network)) {
+    for (const Term& term : composition->terms) check_mixtures(term.model);
+  }
+}
+
 void check_start(const TimeGrid& grid, double horizon) {
   if (const double start = grid.times().front(); start < horizon * (1 - time_tolerance)) {
     throw Error(fmt::format("the time grid starts at {} where the prior is the law at the horizon {}", start, horizon));
@@ -66,7 +73,7 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
   if (const double start = grid_.times().front(); !(start <= horizon_ * (1 + time_tolerance))) {
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
-  if (const auto* const law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
+  check_mixtures(model);
   const Model own = taking_own_condition(model);
   operator_ = standardised_sampler(context, context.backend().sampler(own, grid_), own.standardisation);
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <variant>
 
 #include "fokker/error.hpp"
 
@@ -20,12 +21,26 @@ RungeKutta tableau(Scheme scheme) {
   return runge_kutta_euler();
 }
 
+[[noreturn]] void refuse(Scheme scheme, double t, const NetworkForm& form, const ForwardSde& sde) {
+  throw Error(
+      fmt::format("the scheme {} takes the network at t = {}, where a coefficient of its output {} under the SDE "
+                  "{} is infinite; allowed: a time grid or a horizon that keeps away from it",
+                  to_string(scheme), t, to_string(form.form), sde.name()));
+}
+
 }  // namespace
+
+SamplerForms::SamplerForms(const Model& model) : folded(model.form()) {
+  const auto* composition = std::get_if<Composition>(&model.network);
+  if (!composition || !folded.plain()) return;
+  for (const Term& term : composition->terms) inner.push_back(term.model.form());
+}
 
 int stages_per_step(Scheme scheme) { return tableau(scheme).stages; }
 
-std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, const std::vector<double>& times,
+std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
                              Scheme scheme) {
+  const NetworkForm& form = forms.folded;
   const RungeKutta rule = tableau(scheme);
   const bool stochastic = scheme == Scheme::euler_maruyama;
   const bool velocity = form.form == Form::velocity || form.form == Form::velocity_to_data;
@@ -55,11 +70,13 @@ std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, con
                         static_cast<float>(c.score * f.in)};
       for (const float number : {stage.time, stage.coefficients.linear, stage.coefficients.score,
                                  stage.coefficients.noise, stage.in, stage.trace}) {
-        if (std::isfinite(number)) continue;
-        throw Error(
-            fmt::format("the scheme {} takes the network at t = {}, where a coefficient of its output {} under the SDE "
-                        "{} is infinite; allowed: a time grid or a horizon that keeps away from it",
-                        to_string(scheme), t, to_string(form.form), sde.name()));
+        if (!std::isfinite(number)) refuse(scheme, t, form, sde);
+      }
+      for (const NetworkForm& inner : forms.inner) {  // taken at the time in float
+        const auto own = rounded<float>(form_at(inner, sde.formulas(), static_cast<double>(stage.time)));
+        for (const float number : {own.skip, own.out, own.in, own.time}) {
+          if (!std::isfinite(number)) refuse(scheme, t, inner, sde);
+        }
       }
       stages.push_back(stage);
     }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "fokker/formulas/integrator.hpp"
+#include "fokker/model.hpp"
 #include "fokker/sampler.hpp"
 
 namespace fokker {
@@ -17,12 +18,20 @@ inline double prior_log_norm(std::int64_t d, double variance) {
   return -0.5 * static_cast<double>(d) * std::log(2 * std::numbers::pi * variance);
 }
 
+// The form that a sampler folds into its coefficients; and those of a composition's terms that stay within its fields,
+// where it is a sum of scores and not of networks.
+struct SamplerForms {
+  explicit SamplerForms(const Model& model);
+  NetworkForm folded;
+  std::vector<NetworkForm> inner;
+};
+
 // Stages a step: 1 for euler_maruyama.
 int stages_per_step(Scheme scheme);
 // times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
 // stages are taken, so that factors which are infinite at an end of time and cancel do no harm. Throws Error where a
 // coefficient is not finite.
-std::vector<Stage> stages_of(const ForwardSde& sde, const NetworkForm& form, const std::vector<double>& times,
+std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
                              Scheme scheme);
 
 }  // namespace fokker

@@ -64,7 +64,10 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
   options.validate();
   model.validate();
   const auto* mlp = std::get_if<Mlp>(&model.network);
-  if (mlp == nullptr) throw Error("a Gaussian mixture was given to train; allowed: an MLP");
+  if (mlp == nullptr) {
+    throw Error(fmt::format("a {} was given to train; allowed: an MLP",
+                            std::holds_alternative<Composition>(model.network) ? "composition" : "Gaussian mixture"));
+  }
   if (data.dimension() != model.dimension() + model.condition()) {
     const std::string own =
         model.condition() > 0 ? fmt::format(" with a condition of {} numbers", model.condition()) : "";

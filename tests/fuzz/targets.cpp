@@ -161,9 +161,16 @@ void read_mixture(const std::string& input) {
   read_or_refuse([&] {
     const Model model = load_model(file(input, "input.json"));
     model.validate();
-    const auto& mixture = std::get<GaussianMixture>(model.network);
-    expect(mixture.covariances().size() <= std::max(input.size(), std::size_t{1} << 22),
-           "more numbers than the file asks");
+    const auto bounded = [&](const Model& of) {
+      const auto* mixture = std::get_if<GaussianMixture>(&of.network);
+      expect(mixture && mixture->covariances().size() <= std::max(input.size(), std::size_t{1} << 22),
+             "more numbers than the file asks");
+    };
+    if (const auto* composition = std::get_if<Composition>(&model.network)) {
+      for (const Term& term : composition->terms) bounded(term.model);
+    } else {
+      bounded(model);
+    }
   });
 }
 

@@ -66,8 +66,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
-      const auto* mlp = std::get_if<Mlp>(&model.network);
-      const bool kinked = potential && mlp && mlp->architecture.kinked();
+      const bool kinked = is_kinked(model);
       const Standardisation& columns = model.standardisation;
       const bool traced = columns.uniform() || d <= 64;
       if (!kinked && traced) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
@@ -143,6 +142,16 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
   }
 
  private:
+  // Whether a potential net in it has no second derivatives.
+  static bool is_kinked(const Model& model) {
+    if (const auto* mlp = std::get_if<Mlp>(&model.network)) {
+      return model.output() == Output::potential && mlp->architecture.kinked();
+    }
+    const auto* composition = std::get_if<Composition>(&model.network);
+    return composition && std::any_of(composition->terms.begin(), composition->terms.end(),
+                                      [](const Term& term) { return is_kinked(term.model); });
+  }
+
   struct Points {
     std::vector<float> t, x;  // [N], [N·d]
   };

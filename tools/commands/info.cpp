@@ -62,6 +62,11 @@ shared memory, or wide ones, which go through cuBLAS.
           printable(fmt::format("{}", fmt::join(model["layers"].get<std::vector<std::string>>(), ", ")), longest),
           model["parameters"].get<std::int64_t>());
     }
+    if (model.contains("terms")) {
+      for (const Json& term : model["terms"]) {
+        fmt::print("  term        {} times {}\n", term["weight"].dump(), term["summary"].get<std::string>());
+      }
+    }
     if (model.contains("time_layers")) {
       fmt::print(
           "  time layers {}\n",

@@ -491,9 +491,10 @@ Model ModelOptions::load() const {
   const std::int64_t takes = model.condition();
   if (condition_option_->count() == 0) {
     if (takes == 0) return model;
-    throw Error(fmt::format("the model '{}' takes a condition of {}, and no --condition is given; allowed: {}, or none",
-                            path, counted(takes, "number"),
-                            each_.empty() ? "these" : fmt::format("these, a file of one for each {}", each_)));
+    throw Error(fmt::format(
+        "the model '{}' takes a condition of {}, and no --condition is given; allowed: {}, or none", path,
+        counted(takes, "number"),
+        each_.empty() ? "its numbers for all" : fmt::format("its numbers for all, a file of one for each {}", each_)));
   }
   if (takes == 0) {
     throw Error(fmt::format("--condition {} given, and the model '{}' takes none; allowed: no --condition",

@@ -147,7 +147,8 @@ TEST_F(Conditions, ThatAreMissingOrDoNotFitAreRefused) {
   const std::string two = save("two.npy", 3, numbers(6)), three = save("three.npy", 3, numbers(9)),
                     narrow = save("narrow.npy", 2, numbers(4)), nan = save("nan.npy", 3, {0, 0, NAN, 0, 0, 0});
   const std::string each_sample = fmt::format(
-      "the model '{}' takes a condition of 3 numbers, and no --condition is given; allowed: these, a file of "
+      "the model '{}' takes a condition of 3 numbers, and no --condition is given; allowed: its numbers for all, a "
+      "file of "
       "one for each sample, or none",
       net);
   const std::string of_plain =
@@ -157,8 +158,8 @@ TEST_F(Conditions, ThatAreMissingOrDoNotFitAreRefused) {
       {sample, each_sample},
       {{"field", "--model", net, "--points", at, "--out", fields}, "a file of one for each point, or none"},
       {{"density", "--model", net, "--points", of_x, "--out", out}, "a file of one for each point, or none"},
-      {gap, "and no --condition is given; allowed: these, or none"},
-      {{"diagnose", "--model", net}, "and no --condition is given; allowed: these, or none"},
+      {gap, "and no --condition is given; allowed: its numbers for all, or none"},
+      {{"diagnose", "--model", net}, "and no --condition is given; allowed: its numbers for all, or none"},
       {{"sample", "--model", plain, "--condition", "1", "--out", out}, of_plain},
       {{"sample", "--model", planar_mixture(), "--condition", "none", "--out", out},
        "takes none; allowed: no --condition"},

@@ -422,8 +422,8 @@ TEST(DataScale, IsThatOfTheNumbers) {
   EXPECT_EQ(first.largest, 7);
   EXPECT_EQ(first.deviation, std::vector<double>{scale.deviation[0]});
   EXPECT_EQ(first.mean, std::vector<double>{scale.mean[0]});
-  EXPECT_EQ(testing::message_of([&] { data_scale(context, with_condition, 3); }),
-            "the number of columns that a scale is of is 3; allowed: 1 to 2");
+  EXPECT_EQ(message_of([&] { data_scale(context, with_condition, 2); }),
+            "the number of condition columns is 2; allowed: 0 to 1");
   EXPECT_TRUE(std::isinf(data_scale(context, DataSet::samples({0, 0}, 1)).far()));
   EXPECT_EQ(data_scale(context, DataSet::samples(std::vector<float>(99, 0.1f), 1)).deviation[0], 0);
 

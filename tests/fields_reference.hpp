@@ -40,16 +40,20 @@ inline Model model_of(const Architecture& a, SdeKind sde, std::uint64_t seed) {
   return {ForwardSde::defaults(sde), mlp};
 }
 
-// Points and directions whose numbers are exact in float, so that both precisions and the reference see the same.
+// Points and directions whose numbers are exact in float, so that both precisions and the reference see the same. A row
+// of `x` is x and then its condition of c numbers.
 struct Problem {
   std::int64_t d;
   std::vector<double> t, x, direction;
+  std::int64_t c = 0;
 
-  std::int64_t n() const { return static_cast<std::int64_t>(x.size()) / d; }
+  std::int64_t n() const { return static_cast<std::int64_t>(x.size()) / (d + c); }
+  const double* row(std::int64_t i) const { return &x[i * (d + c)]; }
   double time(std::int64_t i) const { return t.size() == 1 ? t[0] : t[i]; }
 };
 
-inline Problem make_problem(std::int64_t d, const ForwardSde& sde, std::int64_t n, bool one_time, unsigned seed) {
+inline Problem make_problem(std::int64_t d, const ForwardSde& sde, std::int64_t n, bool one_time, unsigned seed,
+                            std::int64_t c = 0) {
   std::mt19937_64 random(seed);
   const auto draw = [&](std::int64_t count, double low, double high) {
     std::uniform_real_distribution<double> uniform(low, high);
@@ -57,7 +61,7 @@ inline Problem make_problem(std::int64_t d, const ForwardSde& sde, std::int64_t 
     for (double& e : v) e = static_cast<float>(uniform(random));
     return v;
   };
-  return {d, draw(one_time ? 1 : n, sde.t_min(), sde.horizon()), draw(n * d, -2, 2), draw(n * d, -1, 1)};
+  return {d, draw(one_time ? 1 : n, sde.t_min(), sde.horizon()), draw(n * (d + c), -2, 2), draw(n * d, -1, 1), c};
 }
 
 enum Quantity : unsigned { value = 1, dt = 2, score = 4, divergence = 8, hessian = 16, residual = 32 };
@@ -90,8 +94,13 @@ FieldOutputs<T> just(View<T> FieldOutputs<T>::*output, View<T> view) {
 }
 
 template <class T>
+View<const T> rows_of(const std::vector<T>& numbers, std::int64_t n) {
+  return numbers.empty() ? View<const T>() : View<const T>(numbers, std::ssize(numbers) / n);
+}
+
+template <class T>
 Result<T> evaluate(const Fields<T>& fields, const std::vector<T>& t, const std::vector<T>& x, std::int64_t d,
-                   unsigned wanted, const Divergence& how = {}) {
+                   unsigned wanted, const Divergence& how = {}, const std::vector<T>& condition = {}) {
   const auto n = static_cast<std::int64_t>(x.size()) / d;
   Result<T> r;
   FieldOutputs<T> out;
@@ -106,21 +115,23 @@ Result<T> evaluate(const Fields<T>& fields, const std::vector<T>& t, const std::
   want(divergence, r.divergence, out.divergence, 1);
   want(hessian, r.hessian, out.hessian, d * d);
   want(residual, r.residual, out.residual, 1);
-  fields.evaluate({View<const T>(t), View<const T>(x, d)}, out, how);
+  fields.evaluate({View<const T>(t), View<const T>(x, d), rows_of(condition, n)}, out, how);
   return r;
 }
 
 template <class T>
 Result<T> evaluate(const Fields<T>& fields, const Problem& p, unsigned wanted, const Divergence& how = {}) {
-  return evaluate(fields, as<T>(p.t), as<T>(p.x), p.d, wanted, how);
+  return evaluate(fields, as<T>(p.t), as<T>(columns_of(p.x, p.d + p.c, 0, p.d)), p.d, wanted, how,
+                  as<T>(columns_of(p.x, p.d + p.c, p.d, p.c)));
 }
 
 template <class T>
 std::vector<T> hessian_vector(const Fields<T>& fields, const Problem& p) {
-  const auto t = as<T>(p.t), x = as<T>(p.x), direction = as<T>(p.direction);
+  const auto t = as<T>(p.t), x = as<T>(columns_of(p.x, p.d + p.c, 0, p.d)), direction = as<T>(p.direction),
+             condition = as<T>(columns_of(p.x, p.d + p.c, p.d, p.c));
   std::vector<T> product(x.size(), T(7));
-  fields.hessian_vector({View<const T>(t), View<const T>(x, p.d)}, View<const T>(direction, p.d),
-                        View<T>(product, p.d));
+  fields.hessian_vector({View<const T>(t), View<const T>(x, p.d), rows_of(condition, p.n())},
+                        View<const T>(direction, p.d), View<T>(product, p.d));
   return product;
 }
 
@@ -188,7 +199,7 @@ inline Expected reference(const Model& model, const Problem& p) {
   const auto sde = reference_sde(model.sde);
   Expected e;
   for (std::int64_t i = 0; i < p.n(); ++i) {
-    append_fields(net, net.parameters, sde, p.time(i), &p.x[i * p.d], &p.direction[i * p.d], e);
+    append_fields(net, net.parameters, sde, p.time(i), p.row(i), &p.direction[i * p.d], e);
   }
   return e;
 }
@@ -204,13 +215,13 @@ inline Expected rounding_deviations(const Model& model, const Problem& p) {
   std::vector<Expected> points(static_cast<std::size_t>(p.n()));
   parallel_for(2, p.n(), [&](std::int64_t i, int) {
     Expected exact, &sum = points[i];
-    std::vector<double> x(&p.x[i * p.d], &p.x[i * p.d] + p.d);
+    std::vector<double> x(p.row(i), p.row(i) + p.d + p.c);
     append_fields(net, net.parameters, sde, p.time(i), x.data(), &p.direction[i * p.d], exact);
     for (int k = 0; k < noise_runs; ++k) {
       Noise::seed(static_cast<std::uint64_t>(noise_runs * i + k));
       Expected noisy;
       const double t = input(p.time(i));
-      for (std::int64_t j = 0; j < p.d; ++j) x[j] = input(p.x[i * p.d + j]);
+      for (std::int64_t j = 0; j < p.d + p.c; ++j) x[j] = input(p.row(i)[j]);
       append_fields(net, parameters, sde, t, x.data(), &p.direction[i * p.d], noisy);
       for (std::size_t q = 0; q < quantities(exact).size(); ++q) {
         const std::vector<double>&e = *quantities(exact)[q], &v = *quantities(noisy)[q];

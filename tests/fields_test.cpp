@@ -105,7 +105,7 @@ std::vector<Case> cases() {
     }
   }
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, a] : testing::branched_networks(output)) {
+    for (const auto& [name, a] : testing::all_networks(output)) {
       for (const bool one_time : {false, true}) {
         all.push_back(
             {name + (one_time ? "_at_one_time" : ""), a, sde_kinds[all.size() % 5], one_time ? 19 : 99, one_time});
@@ -148,7 +148,8 @@ class AgainstReference : public ::testing::TestWithParam<Case> {
 TEST_P(AgainstReference, EveryFieldInBothPrecisions) {
   const Case& c = GetParam();
   const Model model = model_of(c.architecture, c.sde, 17);
-  const Problem p = make_problem(c.architecture.dimension, model.sde, c.n, c.one_time, 29);
+  const Problem p =
+      make_problem(c.architecture.dimension, model.sde, c.n, c.one_time, 29, c.architecture.condition.inputs);
   const auto net = testing::reference_network(c.architecture, std::get<Mlp>(model.network).parameters);
   std::vector<double> t;
   for (std::int64_t i = 0; i < p.n(); ++i) t.push_back(p.time(i));

@@ -20,7 +20,8 @@
 
 namespace fokker::testing {
 
-// Numbers that are exact in float, so that both precisions and the reference see the same problem.
+// Numbers that are exact in float, so that both precisions and the reference see the same problem. A row of x is x and then
+// its condition.
 struct Problem {
   std::vector<double> parameters, t, x, target, weight, residual_t, residual_x;
 };
@@ -38,11 +39,12 @@ inline Problem make_problem(const Architecture& a, const ForwardSde& sde, std::i
   p.parameters = Mlp::initialise(a, seed).parameters;
   for (double& e : p.parameters) e = static_cast<double>(static_cast<float>(e));
   p.t = draw(n, sde.t_min(), sde.horizon());
-  p.x = draw(n * a.dimension, -2, 2);
+  const std::int64_t columns = a.dimension + a.condition.inputs;
+  p.x = draw(n * columns, -2, 2);
   p.target = draw(n * a.dimension, -1, 1);
   if (weighted) p.weight = draw(n, 0.25, 3);
   p.residual_t = draw(m, sde.t_min(), sde.horizon());
-  p.residual_x = draw(m * a.dimension, -2, 2);
+  p.residual_x = draw(m * columns, -2, 2);
   return p;
 }
 
@@ -76,9 +78,10 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
   const auto reference = reference_sde(sde);
   const std::vector<Noisy> noisy(p.parameters.begin(), p.parameters.end());
   const auto input = [](double v) { return v == static_cast<float>(v) ? v : rounded(v).value; };
-  const auto inputs = [&](const std::vector<double>& v, std::size_t first) {
+  const std::size_t d = static_cast<std::size_t>(a.dimension), columns = static_cast<std::size_t>(net.columns());
+  const auto inputs = [&](const std::vector<double>& v, std::size_t first, std::size_t count) {
     std::vector<double> part(v.begin() + static_cast<std::ptrdiff_t>(first),
-                             v.begin() + static_cast<std::ptrdiff_t>(first) + a.dimension);
+                             v.begin() + static_cast<std::ptrdiff_t>(first + count));
     for (double& e : part) e = input(e);
     return part;
   };
@@ -96,25 +99,24 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
     const double points = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0)) / double(n);
     return in_double ? std::hypot(points, mean * std::sqrt(double(n)) / 3) : points;
   };
-  const std::size_t d = static_cast<std::size_t>(a.dimension);
   const auto weight = [&](std::size_t i) { return p.weight.empty() ? 1.0 : p.weight[i]; };
   LossDeviations result;
   result.denoising = deviation(
       p.t.size(),
       [&](std::size_t i) {
-        return denoising_point(net, net.parameters, p.t[i], &p.x[i * d], &p.target[i * d], weight(i));
+        return denoising_point(net, net.parameters, p.t[i], &p.x[i * columns], &p.target[i * d], weight(i));
       },
       [&](std::size_t i) {
-        const std::vector<double> x = inputs(p.x, i * d), target = inputs(p.target, i * d);
+        const std::vector<double> x = inputs(p.x, i * columns, columns), target = inputs(p.target, i * d, d);
         return denoising_point(net, noisy, input(p.t[i]), x.data(), target.data(), weight(i));
       });
   result.residual = deviation(
       p.residual_t.size(),
       [&](std::size_t i) {
-        return residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * d]);
+        return residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * columns]);
       },
       [&](std::size_t i) {
-        const std::vector<double> x = inputs(p.residual_x, i * d);
+        const std::vector<double> x = inputs(p.residual_x, i * columns, columns);
         const double t = with_roundings({input(p.residual_t[i])}, in_double ? 4 : 0)[0];
         return residual_point(net, noisy, reference, t, x.data());
       });

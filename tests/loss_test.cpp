@@ -46,15 +46,24 @@ template <class T>
 Result evaluate(const Architecture& a, const ForwardSde& sde, const Problem& p, double residual_weight, int threads = 2,
                 bool with_gradient = true) {
   const Loss<T> loss(Context({BackendKind::cpu, threads}), a, sde);
-  const auto parameters = as<T>(p.parameters), t = as<T>(p.t), x = as<T>(p.x), target = as<T>(p.target),
-             weight = as<T>(p.weight), rt = as<T>(p.residual_t), rx = as<T>(p.residual_x);
+  const std::int64_t d = a.dimension, c = a.condition.inputs;
+  const auto own = [&](const std::vector<double>& rows) { return as<T>(testing::columns_of(rows, d + c, 0, d)); };
+  const auto conditions = [&](const std::vector<double>& rows) {
+    return as<T>(testing::columns_of(rows, d + c, d, c));
+  };
+  const auto parameters = as<T>(p.parameters), t = as<T>(p.t), x = own(p.x), y = conditions(p.x),
+             target = as<T>(p.target), weight = as<T>(p.weight), rt = as<T>(p.residual_t), rx = own(p.residual_x),
+             ry = conditions(p.residual_x);
+  const auto rows = [&](const std::vector<T>& numbers) {
+    return numbers.empty() ? View<const T>() : View<const T>(numbers, c);
+  };
   std::vector<T> gradient(with_gradient ? parameters.size() : 0, T(7));  // overwritten, not added to
   Result result;
   loss.evaluate(View<const T>(parameters),
                 {View<const T>(t), View<const T>(x, a.dimension), View<const T>(target, a.dimension),
-                 p.weight.empty() ? View<const T>() : View<const T>(weight)},
-                {View<const T>(rt), View<const T>(rx, a.dimension)}, residual_weight, View<double>(result.values),
-                with_gradient ? View<T>(gradient) : View<T>());
+                 p.weight.empty() ? View<const T>() : View<const T>(weight), rows(y)},
+                {View<const T>(rt), View<const T>(rx, a.dimension), rows(ry)}, residual_weight,
+                View<double>(result.values), with_gradient ? View<T>(gradient) : View<T>());
   result.gradient.assign(gradient.begin(), gradient.end());
   return result;
 }
@@ -166,7 +175,7 @@ std::vector<Case> cases() {
     }
   }
   for (Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       all.push_back({name, architecture, testing::sde_kinds[all.size() % 5], 99, output == Output::potential ? 19 : 0,
                      all.size() % 2 == 1});
     }

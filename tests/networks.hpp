@@ -34,6 +34,16 @@ inline bool has_all_fields(const Architecture& a) {
   return a.output == Output::score || !kinked;
 }
 
+// Of rows of `width` numbers those from `first` on, `count` of each.
+template <class T>
+std::vector<T> columns_of(const std::vector<T>& rows, std::int64_t width, std::int64_t first, std::int64_t count) {
+  std::vector<T> part;
+  for (auto row = rows.begin(); row != rows.end(); row += width) {
+    part.insert(part.end(), row + first, row + first + count);
+  }
+  return part;
+}
+
 struct NamedNetwork {
   std::string name;
   Architecture architecture;
@@ -69,6 +79,37 @@ inline std::vector<NamedNetwork> branched_networks(Output output) {
   a->activations = {sine, gelu, gelu, gelu, silu}, a->residual = {2, 3}, a->fixed = {0};
   a = add("encoders", network(3, {12, 9, 20, 20}, Activation::silu, {{7, silu}, {9, linear}}, {2}));
   a->activations = {silu, linear, silu, silu}, a->residual = {3}, a->fixed = {1, 4};
+  return all;
+}
+
+// Networks that take a condition beside the time.
+inline std::vector<NamedNetwork> conditional_networks(Output output) {
+  const LayerActivation silu{Activation::silu, 1}, mish{Activation::mish, 1}, linear{Activation::identity, 1},
+      sine{Activation::sine, 1};
+  std::vector<NamedNetwork> all;
+  const auto add = [&](std::string name, std::int64_t d, std::vector<std::int64_t> hidden, Activation activation,
+                       Branch condition) {
+    Architecture a = architecture_of(d, std::move(hidden), activation, 3, output);
+    a.condition = std::move(condition);
+    all.push_back({name + "_" + std::string(to_string(output)), std::move(a)});
+    return &all.back().architecture;
+  };
+  add("condition_beside_x", 2, {13, 9}, Activation::silu, {{}, {0}, {}, 1});
+  add("condition_of_77", 1, {20, 6}, Activation::tanh, {{}, {0, 1, 2}, {}, 77});
+  add("condition_into_output", 3, {9}, Activation::softplus, {{{5, silu}}, {1}, {}, 2});
+  Architecture* a = add("state_and_time", 2, {24, 17}, Activation::mish, {{{7, mish}, {4, linear}}, {0, 1, 2}, {}, 3});
+  a->time = {{{8, sine, true}, {6, silu}}, {0, 1}};
+  a = add("condition_of_residual_blocks", 2, {16, 16, 16}, Activation::silu,
+          {{{6, sine, true}, {9, silu}}, {1}, {}, 5});
+  a->time = {{}, {0, 2}}, a->residual = {1, 2}, a->fixed = {0};
+  a = add("fixed_condition", 4, {11, 5}, Activation::gelu, {{{6, sine, true}}, {0}, {}, 2});
+  return all;
+}
+
+// Both kinds.
+inline std::vector<NamedNetwork> all_networks(Output output) {
+  std::vector<NamedNetwork> all = branched_networks(output);
+  for (NamedNetwork& network : conditional_networks(output)) all.push_back(std::move(network));
   return all;
 }
 

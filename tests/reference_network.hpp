@@ -29,15 +29,22 @@ struct ReferenceLayer {
   bool takes_embedding = false;  // beside its other inputs, before them
   bool adds_input = false;       // to its output
   bool fixed = false;            // its parameters have no gradient
+  bool takes_condition = false;  // before the embedding
 };
 
+// A point's row is x and then its condition.
 struct ReferenceNetwork {
   int dimension = 2;
-  bool time_beside_x = true;                // t is the first of the first layer's inputs
-  std::vector<ReferenceLayer> time_layers;  // make the embedding of t; none: t itself
-  std::vector<ReferenceLayer> layers;       // of the network, with the output layer
+  int condition = 0;                             // numbers of the condition
+  bool time_beside_x = true;                     // t is the first of the first layer's inputs
+  std::vector<ReferenceLayer> condition_layers;  // make its embedding; none: the condition itself
+  std::vector<ReferenceLayer> time_layers;       // make the embedding of t; none: t itself
+  std::vector<ReferenceLayer> layers;            // of the network, with the output layer
   bool potential = true;
-  std::vector<double> parameters;  // the time's layers and the others, each W [outputs, inputs] row-major, b [outputs]
+  // The condition's layers, the time's and the others, each W [outputs, inputs] row-major, b [outputs].
+  std::vector<double> parameters;
+
+  int columns() const { return dimension + condition; }
 };
 
 inline ReferenceNetwork reference_network(const Architecture& a, std::vector<double> parameters) {
@@ -47,10 +54,15 @@ inline ReferenceNetwork reference_network(const Architecture& a, std::vector<dou
   const auto in = [](const std::vector<std::int64_t>& list, std::size_t l) {
     return std::find(list.begin(), list.end(), static_cast<std::int64_t>(l)) != list.end();
   };
-  for (const BranchLayer& layer : a.time.layers) {
-    net.time_layers.push_back({static_cast<int>(layer.width), std::string(to_string(layer.activation.activation)),
-                               layer.activation.beta, false, false, layer.fixed});
-  }
+  const auto branch = [](const std::vector<BranchLayer>& layers, std::vector<ReferenceLayer>& to) {
+    for (const BranchLayer& layer : layers) {
+      to.push_back({static_cast<int>(layer.width), std::string(to_string(layer.activation.activation)),
+                    layer.activation.beta, false, false, layer.fixed});
+    }
+  };
+  branch(a.time.layers, net.time_layers);
+  branch(a.condition.layers, net.condition_layers);
+  net.condition = static_cast<int>(a.condition.inputs);
   for (std::size_t l = 0; l < a.hidden.size(); ++l) {
     const bool own = !a.activations.empty();
     net.layers.push_back({static_cast<int>(a.hidden[l]),
@@ -61,6 +73,9 @@ inline ReferenceNetwork reference_network(const Architecture& a, std::vector<dou
   net.potential = a.output == Output::potential;
   net.layers.push_back({net.potential ? 1 : net.dimension, "", 1,
                         !net.time_beside_x && in(a.time.into, a.hidden.size()), false, in(a.fixed, a.hidden.size())});
+  for (std::size_t l = 0; l < net.layers.size(); ++l) {
+    net.layers[l].takes_condition = net.condition > 0 && in(a.condition.into, l);
+  }
   net.parameters = std::move(parameters);
   return net;
 }
@@ -72,7 +87,7 @@ struct ReferenceSde {
 
 inline ReferenceSde reference_sde(const ForwardSde& sde) {
   const auto parameters = testing::parameters_of(sde);
-  const double p = std::get<0>(parameters), q = std::get<1>(parameters);  // which lambdas may capture
+  const double p = parameters.p, q = parameters.q;  // lambdas of clang 14 capture no structured bindings
   const double horizon = sde.horizon();
   const auto beta_linear = [=](double t) { return p + (q - p) * t / horizon; };
   switch (sde.kind()) {
@@ -318,7 +333,7 @@ inline double distance_to_jump(const std::string& activation, double beta, doubl
   return std::numeric_limits<double>::infinity();
 }
 
-// The outputs' jets at (t, x). `nearest`, where given, takes the least distance_to_jump() of all units.
+// The outputs' jets at (t, x), of the row x. `nearest`, where given, takes the least distance_to_jump() of all units.
 template <class S>
 std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::vector<S>& parameters, double t,
                                       const double* x, const Pairs& pairs, double* nearest = nullptr) {
@@ -362,6 +377,9 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
     }
     return next;
   };
+  Streams condition(n_streams, std::vector<S>(static_cast<std::size_t>(net.condition), S(0.0)));
+  for (int i = 0; i < net.condition; ++i) condition[0][i] = S(x[net.dimension + i]);
+  for (const ReferenceLayer& layer : net.condition_layers) condition = dense(layer, condition);
   Streams embedding = inputs(0, 1);
   for (const ReferenceLayer& layer : net.time_layers) embedding = dense(layer, embedding);
   Streams streams = inputs(net.time_beside_x ? 0 : 1, n);
@@ -369,6 +387,9 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
     Streams from = streams;
     for (std::size_t s = 0; layer.takes_embedding && s < n_streams; ++s) {
       from[s].insert(from[s].begin(), embedding[s].begin(), embedding[s].end());
+    }
+    for (std::size_t s = 0; layer.takes_condition && s < n_streams; ++s) {
+      from[s].insert(from[s].begin(), condition[s].begin(), condition[s].end());
     }
     Streams next = dense(layer, from);
     for (std::size_t s = 0; layer.adds_input && s < n_streams; ++s) {
@@ -444,7 +465,7 @@ inline double distance_to_jump(const ReferenceNetwork& net, const std::vector<do
                                const std::vector<double>& x) {
   double nearest = std::numeric_limits<double>::infinity();
   for (std::size_t k = 0; k < t.size(); ++k)
-    reference_outputs<double>(net, net.parameters, t[k], &x[k * net.dimension], {}, &nearest);
+    reference_outputs<double>(net, net.parameters, t[k], &x[k * net.columns()], {}, &nearest);
   return nearest;
 }
 
@@ -479,10 +500,11 @@ ReferenceLossOf<N> reference_mean(const ReferenceNetwork& net, std::size_t point
     }
     return layer.width;
   };
-  int embedding = 1, inputs = net.dimension + (net.time_beside_x ? 1 : 0);
+  int condition = net.condition, embedding = 1, inputs = net.dimension + (net.time_beside_x ? 1 : 0);
+  for (const ReferenceLayer& layer : net.condition_layers) condition = pass(layer, condition);
   for (const ReferenceLayer& layer : net.time_layers) embedding = pass(layer, embedding);
   for (const ReferenceLayer& layer : net.layers) {
-    inputs = pass(layer, inputs + (layer.takes_embedding ? embedding : 0));
+    inputs = pass(layer, inputs + (layer.takes_embedding ? embedding : 0) + (layer.takes_condition ? condition : 0));
   }
   return loss;
 }
@@ -510,14 +532,15 @@ S residual_point(const ReferenceNetwork& net, const std::vector<S>& parameters, 
   return r * r;
 }
 
-// Mean over points and coordinates of weight (s − target)²; t [N], x [N, d], target [N, d], weight [N] or empty.
+// Mean over points and coordinates of weight (s − target)²; t [N], x [N, columns], target [N, d], weight [N] or empty.
 template <class N = double>
 ReferenceLossOf<N> reference_denoising_loss(const ReferenceNetwork& net, const std::vector<double>& t,
                                             const std::vector<double>& x, const std::vector<double>& target,
                                             const std::vector<double>& weight = {}) {
   const int d = net.dimension;
   return reference_mean<N>(net, t.size(), [&](std::size_t k, const std::vector<VariableOf<N>>& parameters) {
-    return denoising_point(net, parameters, t[k], &x[k * d], &target[k * d], weight.empty() ? 1.0 : weight[k]);
+    return denoising_point(net, parameters, t[k], &x[k * net.columns()], &target[k * d],
+                           weight.empty() ? 1.0 : weight[k]);
   });
 }
 
@@ -526,7 +549,7 @@ template <class N = double>
 ReferenceLossOf<N> reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
                                            const std::vector<double>& t, const std::vector<double>& x) {
   return reference_mean<N>(net, t.size(), [&](std::size_t k, const std::vector<VariableOf<N>>& parameters) {
-    return residual_point(net, parameters, sde, t[k], &x[k * net.dimension]);
+    return residual_point(net, parameters, sde, t[k], &x[k * net.columns()]);
   });
 }
 

@@ -399,12 +399,12 @@ TEST_P(EverySde, ProbabilityFlowPathIsTheSchemes) {
   }
 }
 
-// Networks whose layers take an embedding of the time, which is common to a step: the steps of the flow by their fields
-// in double, and the log-density by their divergence.
+// Networks whose layers take an embedding of the time, which is common to a step, and a condition, which is each sample's
+// own: the steps of the flow by their fields in double, and the log-density by their divergence.
 TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
   const Index n = 19;
   for (const Output output : {Output::potential, Output::score}) {
-    for (const auto& [name, architecture] : testing::branched_networks(output)) {
+    for (const auto& [name, architecture] : testing::all_networks(output)) {
       SCOPED_TRACE(name);
       const Model model{ForwardSde::defaults(SdeKind::vp_linear), Mlp::initialise(architecture, 7)};
       const Index d = architecture.dimension;
@@ -412,13 +412,20 @@ TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
       std::vector<float> x(n * d);
       for (Index i = 0; i < n * d; ++i) x[i] = static_cast<float>(std::sin(1.7 * static_cast<double>(i)));
       const std::vector<float> begin = x;
+      const Index numbers = architecture.condition.inputs;
+      std::vector<float> condition(n * numbers);
+      for (Index i = 0; i < n * numbers; ++i) condition[i] = static_cast<float>(std::cos(2.3 * static_cast<double>(i)));
+      const std::vector<double> wide_condition(condition.begin(), condition.end());
+      const auto rows = [&]<class T>(const std::vector<T>& all) {
+        return numbers > 0 ? View<const T>(all, numbers) : View<const T>();
+      };
       std::vector<double> expected(x.begin(), x.end()), log_density(n, 0.0);
       const Fields<double> fields(with_threads(1), model);
       std::vector<double> score(n * d), divergence(n);
       // One Euler step from t to t + dt; adds ∫ ∇·f dt.
       const auto step = [&](std::vector<double>& at, double t, double dt) {
         const SdeCoefficients<double> c = model.sde.at(t);
-        fields.evaluate({View<const double>(&t, 1), View<const double>(at, d)},
+        fields.evaluate({View<const double>(&t, 1), View<const double>(at, d), rows(wide_condition)},
                         {.score = View<double>(score, d), .divergence = View<double>(divergence)});
         for (Index i = 0; i < n * d; ++i) at[i] += dt * (c.drift * at[i] - c.diffusion_squared / 2 * score[i]);
         for (Index i = 0; i < n; ++i) {
@@ -427,7 +434,7 @@ TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
       };
       for (int k = 0; k < grid.steps(); ++k) step(expected, grid.times()[k], grid.times()[k + 1] - grid.times()[k]);
       const Sampler sampler(with_threads(2), model, grid);
-      sampler.integrate(View<float>(x, d), {.scheme = Scheme::euler});
+      sampler.integrate(View<float>(x, d), {.scheme = Scheme::euler, .condition = rows(condition)});
       EXPECT_TRUE(agrees(x, expected, {.of_rms = 2e-6, .norm = 1e-6}));
 
       std::vector<double> end(begin.begin(), begin.end());
@@ -441,7 +448,7 @@ TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
             square / (2 * variance) + static_cast<double>(d) / 2 * std::log(2 * std::numbers::pi * variance);
       }
       std::vector<float> found(n);
-      sampler.log_density(View<const float>(begin, d), View<float>(found), Scheme::euler);
+      sampler.log_density(View<const float>(begin, d), View<float>(found), Scheme::euler, {}, {}, rows(condition));
       EXPECT_TRUE(agrees(found, log_density, {.norm = 1e-5, .absolute = 1e-4}));
     }
   }

@@ -370,6 +370,9 @@ TEST_F(Standardised, ADataSetKnowsItsColumns) {
                 standardisation_of(context(), DataSet::samples({1, 5, 2, 5, 3, 5}, 2));
               }),
               AllOf(HasSubstr("column 1"), HasSubstr("is 5 throughout")));
+  // A condition may be the same throughout.
+  EXPECT_EQ(standardisation_of(context(), DataSet::samples({1, 5, 2, 5, 3, 5}, 2), 1),
+            (Standardisation{{2, 0}, {std::sqrt(2.0 / 3), 1}}));
   EXPECT_THAT(message_of([&] { data.standardised(context(), first(unequal, 2)); }), HasSubstr("3 columns"));
 }
 

@@ -98,14 +98,23 @@ INSTANTIATE_TEST_SUITE_P(
 
 // Another process trains and saves after every iteration until SIGKILL ends it, most likely in the middle of a save;
 // what it leaves is a whole state that goes on as if nothing had happened.
+// x and a condition, normal and independent.
+DataSet rows_with_conditions(std::int64_t columns) {
+  return DataSet::mixture(GaussianMixture::isotropic(columns, {1}, std::vector<double>(columns, 0.5), {1}));
+}
+
 // Every part of a network with branches is in the state, and what is fixed stays.
 TEST(Branches, ResumeToTheBitsOfAnUninterruptedRunAndKeepFixedLayers) {
   TrainOptions options = small_options();
   options.iterations = 20;
-  const DataSet data = DataSet::named("circles2");
-  for (auto& [name, a] : testing::branched_networks(Output::potential)) {
+  for (auto& [name, a] : testing::all_networks(Output::potential)) {
     if (a.dimension != 2) continue;
     SCOPED_TRACE(name);
+    const DataSet data = a.conditional() ? rows_with_conditions(2 + a.condition.inputs) : DataSet::named("circles2");
+    options.condition_drop = a.conditional() ? 0.25 : 0;
+    for (std::size_t l = 0; l < a.condition.layers.size(); ++l) {
+      a.condition.layer_names.push_back(fmt::format("of_y{}", l));
+    }
     for (std::size_t l = 0; l < a.time.layers.size(); ++l) a.time.layer_names.push_back(fmt::format("own{}", l));
     const Model initial{ForwardSde{}, Mlp::initialise(a, 5)};
     Trainer uninterrupted(cpu(), initial, data, options);
@@ -128,14 +137,19 @@ TEST(Branches, ResumeToTheBitsOfAnUninterruptedRunAndKeepFixedLayers) {
       }
       return count;
     };
-    for (std::int64_t l = 0; l < std::ssize(a.time.layers); ++l) {
-      const std::int64_t begin = a.time.weight_offset(l), end = a.time.weight_offset(l + 1);
-      EXPECT_EQ(changed(begin, end), a.time.layers[static_cast<std::size_t>(l)].fixed ? 0 : end - begin) << l;
-    }
+    const auto check_branch = [&](const Branch& branch, std::int64_t first) {
+      for (std::int64_t l = 0; l < std::ssize(branch.layers); ++l) {
+        const std::int64_t begin = first + branch.weight_offset(l), end = first + branch.weight_offset(l + 1);
+        EXPECT_EQ(changed(begin, end), branch.layers[static_cast<std::size_t>(l)].fixed ? 0 : end - begin) << l;
+      }
+    };
+    check_branch(a.condition, 0);
+    check_branch(a.time, a.time_offset());
     for (std::int64_t l = 0; l < a.layers(); ++l) {
-      const bool is_output = l + 1 == a.layers();  // whose bias is no part of the loss
+      const bool is_output = l + 1 == a.layers();  // whose bias is no part of the loss, nor is a condition there
       const std::int64_t begin = a.weight_offset(l), end = is_output ? a.bias_offset(l) : a.weight_offset(l + 1);
-      EXPECT_EQ(changed(begin, end), a.is_fixed(l) ? 0 : end - begin) << l;
+      const std::int64_t learned = end - begin - (is_output ? a.conditioned(l) : 0);
+      EXPECT_EQ(changed(begin, end), a.is_fixed(l) ? 0 : learned) << l;
     }
   }
 }

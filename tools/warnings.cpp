@@ -112,7 +112,7 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
 }
 
 DataScale scale_of(const DataSet& data, std::int64_t d) {
-  return data_scale(Context({.backend = BackendKind::cpu, .threads = 1}), data, d);
+  return data_scale(Context({.backend = BackendKind::cpu, .threads = 1}), data, data.dimension() - d);
 }
 
 double share_outside(const DataSet& data, std::int64_t d, double half_width) {

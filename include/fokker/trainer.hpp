@@ -46,8 +46,10 @@ struct TrainOptions {
   WeightAverage average = WeightAverage::exponential;
   double average_decay = 0.995;   // exponential
   double average_fraction = 0.2;  // the average runs over the last fifth of the iterations
-  double condition_drop = 0;      // probability with which a point's condition is replaced by 0 (Ho and Salimans 2022)
-  double clip_norm = 0;           // gradients of a larger norm are scaled down to it; 0: never
+  // The probability with which a point's condition is dropped (Ho and Salimans 2022): what the network takes is 0 then.
+  // Where 0 is a value that data have, a column of ones beside them tells the two apart.
+  double condition_drop = 0;
+  double clip_norm = 0;  // gradients of a larger norm are scaled down to it; 0: never
   std::uint64_t seed = 0;
 
   static constexpr std::int64_t most_iterations = 1'000'000'000'000;  // a step of the random numbers has 40 bits

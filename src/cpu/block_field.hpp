@@ -24,6 +24,7 @@ struct BlockPoints {
   std::int64_t n;
   std::uint64_t first_index = 0;  // of the first point, for probes
   const T* condition = nullptr;   // y [n, c], of a network that takes one
+  bool same_conditions = false;   // as in the last call with this scratch, whose points were as many
 };
 
 // As FieldOutputs; nullptr: not wanted.

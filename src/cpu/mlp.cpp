@@ -47,6 +47,7 @@ struct MlpScratch final : Scratch {
   AlignedMemory<T> trace;                  // [n]
   AlignedMemory<float> probe;              // [n, d]
   typename PackedBranch<T>::Scratch time, condition;
+  const T* tile_condition = nullptr;    // c of the tile at hand
   std::vector<AlignedMemory<T>> start;  // of each layer where all points have one time: b + U e
   AlignedMemory<T> embedding_bar;       // [n, stride of e]: ē
   AlignedMemory<T> adjoint;             // [n, width]: p, of networks with residual connections
@@ -102,11 +103,12 @@ class MlpField final : public BlockField<T> {
     auto& s = static_cast<MlpScratch<T>&>(scratch);
     const auto at = [](T* p, std::int64_t i) { return p ? p + i : nullptr; };
     embed_common(points, outputs.dt || outputs.residual, s);
+    embed_conditions(points, s);
     // All d streams of a Hessian are alive together.
     const std::int64_t rows =
         outputs.hessian ? std::max<std::int64_t>(std::min(tile_, p_.row_block), tile_ / d_) : tile_;
     for (std::int64_t i = 0; i < points.n; i += rows) {
-      const BlockPoints<T> tile = part(points, i, rows);
+      const BlockPoints<T> tile = part(points, i, rows, s);
       const BlockOutputs<T> out{at(outputs.value, i),
                                 at(outputs.dt, i),
                                 at(outputs.score, i * d_),
@@ -125,8 +127,9 @@ class MlpField final : public BlockField<T> {
     const FlushDenormals flush;
     auto& s = static_cast<MlpScratch<T>&>(scratch);
     embed_common(points, false, s);
+    embed_conditions(points, s);
     for (std::int64_t i = 0; i < points.n; i += tile_) {
-      const BlockPoints<T> tile = part(points, i, tile_);
+      const BlockPoints<T> tile = part(points, i, tile_, s);
       if (architecture_.output == Output::potential) {
         forward(tile, {.d1 = true, .d2 = true}, s);
         reverse(tile.n, {.curvature = true}, s);
@@ -144,13 +147,12 @@ class MlpField final : public BlockField<T> {
  private:
   static constexpr auto nothing = [](std::int64_t, const T*) {};
 
-  BlockPoints<T> part(const BlockPoints<T>& points, std::int64_t i, std::int64_t rows) const {
-    return {points.t + i * points.t_stride,
-            points.t_stride,
-            points.x + i * d_,
-            std::min(rows, points.n - i),
-            points.first_index + static_cast<std::uint64_t>(i),
-            points.condition ? points.condition + i * architecture_.condition.inputs : nullptr};
+  BlockPoints<T> part(const BlockPoints<T>& points, std::int64_t i, std::int64_t rows, MlpScratch<T>& s) const {
+    if (architecture_.conditional()) {
+      s.tile_condition = condition_branch_.embedding(s.condition) + i * condition_branch_.stride();
+    }
+    return {points.t + i * points.t_stride, points.t_stride, points.x + i * d_, std::min(rows, points.n - i),
+            points.first_index + static_cast<std::uint64_t>(i)};
   }
 
   std::int64_t width(std::int64_t l) const { return layers_[l].output_stride; }  // of hidden layer l, padded
@@ -182,6 +184,12 @@ class MlpField final : public BlockField<T> {
     }
   }
 
+  // c of all points, which a path has through all its stages.
+  void embed_conditions(const BlockPoints<T>& points, MlpScratch<T>& s) const {
+    if (!architecture_.conditional() || points.same_conditions) return;
+    condition_branch_.forward(points.n, points.condition, false, nullptr, false, s.condition);
+  }
+
   // z [n, width] = start + e Uᵀ of a layer, or z + e Uᵀ.
   void take(std::int64_t n, const PackedMatrix<T>& matrix, const T* embedding, std::int64_t stride, const T* start,
             bool accumulate, T* z) const {
@@ -206,8 +214,7 @@ class MlpField final : public BlockField<T> {
   template <class Visit>
   void for_own_embeddings(const BlockPoints<T>& points, std::int64_t l, const MlpScratch<T>& s, Visit&& visit) const {
     const PackedLayer<T>& layer = layers_[l];
-    if (layer.condition.inputs > 0)
-      visit(layer.condition, condition_branch_.embedding(s.condition), condition_branch_.stride());
+    if (layer.condition.inputs > 0) visit(layer.condition, s.tile_condition, condition_branch_.stride());
     if (embedded(l) && points.t_stride != 0) visit(layer.time, time_branch_.embedding(s.time), time_branch_.stride());
   }
 
@@ -314,7 +321,6 @@ class MlpField final : public BlockField<T> {
     }
     if (has_embedding() && points.t_stride != 0)
       time_branch_.forward(n, points.t, leave.by_time, nullptr, false, s.time);
-    if (architecture_.conditional()) condition_branch_.forward(n, points.condition, false, nullptr, false, s.condition);
     std::int64_t a_stride = inputs;
     T *to = s.one.reserve(tile_ * widest_), *spare = s.other.reserve(tile_ * widest_);
     for (std::int64_t l = 0; l < hidden_; ++l) {

@@ -36,6 +36,7 @@ struct Workspace {
   std::vector<float> inputs, score, normal, state, stage_state, slope, sum, divergence;
   std::vector<double> log_density;
   const float* condition = nullptr;  // of the block's points
+  bool embedded = false;             // by the field
 };
 
 // Calls `report` a bounded number of times, from one thread at a time.
@@ -77,7 +78,7 @@ class CpuSampler final : public SampleOperator {
     for_blocks(samples.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       float* x = samples.data + first * d_;
       const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
-      w.condition = rows(options.condition, first);
+      w.condition = rows(options.condition, first), w.embedded = false;
       if (draw_prior) {
         draw_point_normals(x, n, static_cast<int>(d_), options.seed, index, RandomUse::prior, 0, prior_deviation);
       }
@@ -107,7 +108,7 @@ class CpuSampler final : public SampleOperator {
     const double log_norm = prior_log_norm(d_, variance);
     Progress progress(report, x.rows);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
-      w.condition = rows(condition, first);
+      w.condition = rows(condition, first), w.embedded = false;
       reserve(w.state, n * d_);
       reserve(w.log_density, n);
       float* state = w.state.data();
@@ -158,7 +159,8 @@ class CpuSampler final : public SampleOperator {
       for (std::int64_t i = 0; i < n * d_; ++i) w.inputs[static_cast<std::size_t>(i)] = stage.in * x[i];
       x = w.inputs.data();
     }
-    field_->evaluate({&stage.time, 0, x, n, index, w.condition}, outputs, divergence, *w.field);
+    field_->evaluate({&stage.time, 0, x, n, index, w.condition, w.embedded}, outputs, divergence, *w.field);
+    w.embedded = true;
   }
 
   // after_step(k): k steps are done.

@@ -270,10 +270,10 @@ void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, 
 
 double DataScale::far() const { return largest > 0 ? 10 * largest : std::numeric_limits<double>::infinity(); }
 
-DataScale data_scale(const Context& context, const DataSet& data, std::optional<std::int64_t> first_columns) {
+DataScale data_scale(const Context& context, const DataSet& data, std::int64_t conditions) {
   const std::int64_t d = data.dimension();
-  const auto wanted = static_cast<std::size_t>(first_columns.value_or(d));
-  check_count("the number of columns that a scale is of", first_columns.value_or(d), 1, d);
+  check_count("the number of condition columns", conditions, 0, d - 1);
+  const auto wanted = static_cast<std::size_t>(d - conditions);
   std::vector<float> drawn;
   if (data.stored() == nullptr) {
     const std::int64_t n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
@@ -303,7 +303,8 @@ DataScale data_scale(const Context& context, const DataSet& data, std::optional<
   return scale;
 }
 
-Standardisation standardisation_of(const Context& context, const DataSet& data) {
+Standardisation standardisation_of(const Context& context, const DataSet& data, std::int64_t conditions) {
+  check_count("the number of condition columns", conditions, 0, data.dimension() - 1);
   Standardisation standardisation;
   if (const GaussianMixture* const law = data.exact()) {
     const std::int64_t d = law->dimension();
@@ -320,6 +321,10 @@ Standardisation standardisation_of(const Context& context, const DataSet& data) 
   } else {
     DataScale scale = data_scale(context, data);
     standardisation = {std::move(scale.mean), std::move(scale.deviation)};
+  }
+  for (std::size_t i = standardisation.mean.size() - static_cast<std::size_t>(conditions);
+       i < standardisation.mean.size(); ++i) {
+    if (standardisation.deviation[i] == 0) standardisation.mean[i] = 0, standardisation.deviation[i] = 1;
   }
   const auto constant = std::find(standardisation.deviation.begin(), standardisation.deviation.end(), 0.0);
   if (constant != standardisation.deviation.end()) {

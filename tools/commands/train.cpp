@@ -290,7 +290,8 @@ the next one that writes there takes over and removes.
   // Of the first d coordinates together, to three digits.
   static double deviation_of(const Context& context, const DataSet& data, std::int64_t d) {
     double squares = 0;
-    for (const double deviation : data_scale(context, data, d).deviation) squares += deviation * deviation;
+    for (const double deviation : data_scale(context, data, data.dimension() - d).deviation)
+      squares += deviation * deviation;
     const double deviation = std::sqrt(squares / static_cast<double>(d));
     if (!(deviation > 0)) {
       throw Error(fmt::format("the data set '{}' has no deviation for the output edm; allowed: one by --data-deviation",
@@ -308,7 +309,7 @@ the next one that writes there takes over and removes.
     }
     architecture_.dimension = data.dimension() - condition;
     Standardisation columns;
-    if (standardise_) columns = standardisation_of(context, data);
+    if (standardise_) columns = standardisation_of(context, data, condition);
     if (architecture_.form.form == Form::edm && app_->count("--data-deviation") == 0) {
       architecture_.form.data_deviation =
           deviation_of(context, data.standardised(context, columns), architecture_.dimension);

@@ -106,10 +106,9 @@ std::string why_no_layer(const std::string& name) {
   if (has_any(lower, {"running_mean", "running_var", "num_batches", "norm"})) {
     return "is of a normalisation, which is not supported: networks are linear layers and activations";
   }
-  if (has_any(lower, {"cond", "label", "class"})) {
-    return "is of a condition: say how many numbers it has in condition, name the layers that make its embedding in "
-           "condition_layers, and say what they are in condition_branch, as condition_branch=silu:32 (or "
-           "--condition-branch)";
+  if (has_any(lower, {"condition", "label", "class_"})) {
+    return "is of a condition: say how many numbers it has in condition, and name and describe the layers of its "
+           "embedding in condition_layers and condition_branch";
   }
   if (has_any(lower, {"emb", "fourier", "freq", "pos_enc"})) {
     return "is of an embedding: name the layers that make it in time_layers, and say what they are in time_branch, as "

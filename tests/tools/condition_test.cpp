@@ -230,7 +230,7 @@ class TrainedConditions : public Conditions {
     }
     return save("table.npy", 3, rows);
   }
-  Arguments train(const Arguments& more) const {
+  Arguments train(const Arguments& more, const char* iterations = "400") const {
     return with({"train",     "--data",
                  table(),     "--condition",
                  "1",         "--sde",
@@ -238,7 +238,7 @@ class TrainedConditions : public Conditions {
                  "edm",       "--activation",
                  "silu",      "--hidden",
                  "32,32",     "--iterations",
-                 "400",       "--denoising-points",
+                 iterations,  "--denoising-points",
                  "256",       "--peak-rate",
                  "1e-2",      "--json",
                  "--out",     file("given.safetensors")},
@@ -279,16 +279,18 @@ TEST_F(TrainedConditions, AreOfAStandardisedTableToo) {
   }();
   for (std::size_t i = 2; i < rows.size(); i += 3) rows[i] = 1e4f + 100 * rows[i];
   const std::string far = save("far.npy", 3, rows);
-  Arguments arguments = train({"--residual-weight", "0", "--iterations", "400"});
+  Arguments arguments = train({}, "1");
   arguments[2] = far;
-  Json json = fokker_json(with(arguments, {"--iterations", "1"}));
+  Json json = fokker_json(arguments);
   EXPECT_EQ(json["warnings"], Json::array());
   const ModelMetadata metadata = SafeTensors::load(file("given.safetensors")).metadata;
   EXPECT_LT(std::stod(metadata.at("largest_datum")), 4);
   EXPECT_EQ(json["recipe"]["architecture"]["data_deviation"],
-            fokker_json(train({"--iterations", "1"}))["recipe"]["architecture"]["data_deviation"]);
+            fokker_json(train({}, "1"))["recipe"]["architecture"]["data_deviation"]);
 
-  json = fokker_json(with(arguments, {"--standardise"}));
+  arguments = train({"--standardise"});
+  arguments[2] = far;
+  json = fokker_json(arguments);
   EXPECT_EQ(json["warnings"], Json::array());
   const std::vector<double> high = mean("10100"), low = mean("9900");
   EXPECT_NEAR(high[0], 1.5, 0.25);
@@ -311,7 +313,8 @@ TEST_F(TrainedConditions, AreOfAStandardisedTableToo) {
 TEST_F(TrainedConditions, ResumedEndAsIfUndisturbed) {
   const std::string state = file("given.state"), out = file("given.safetensors");
   fokker_json(train({"--condition-branch", "mish:6,silu:4", "--condition-into", "input,output", "--condition-drop",
-                     "0.3", "--time-branch", "fixed:sine:8", "--iterations", "30"}));
+                     "0.3", "--time-branch", "fixed:sine:8"},
+                    "30"));
   const std::string whole = get(out);
   const Model model = load_model(out);
   const Architecture& a = std::get<Mlp>(model.network).architecture;

@@ -416,6 +416,14 @@ TEST(DataScale, IsThatOfTheNumbers) {
   ASSERT_EQ(scale.deviation.size(), 2u);
   EXPECT_NEAR(scale.deviation[0], std::sqrt(56.0 / 3), 1e-14);  // of 1, −7, 3 around −1
   EXPECT_EQ(scale.deviation[1], 0);
+  // Of the first column alone, where the second is a condition.
+  const DataSet with_condition = DataSet::samples({1, 500, -7, 300, 3, 200}, 2);
+  const DataScale first = data_scale(context, with_condition, 1);
+  EXPECT_EQ(first.largest, 7);
+  EXPECT_EQ(first.deviation, std::vector<double>{scale.deviation[0]});
+  EXPECT_EQ(first.mean, std::vector<double>{scale.mean[0]});
+  EXPECT_EQ(message_of([&] { data_scale(context, with_condition, 2); }),
+            "the number of condition columns is 2; allowed: 0 to 1");
   EXPECT_TRUE(std::isinf(data_scale(context, DataSet::samples({0, 0}, 1)).far()));
   EXPECT_EQ(data_scale(context, DataSet::samples(std::vector<float>(99, 0.1f), 1)).deviation[0], 0);
 

@@ -37,7 +37,9 @@ struct Layout {
         model(import_model(stem + ".safetensors", stem + ".json")),
         d(model.dimension()) {}
   std::vector<double> operator[](const char* array) const { return load_array(stem + ".npz:" + array).data; }
-  Proof proof() const { return {(*this)["t"], (*this)["x"], (*this)["score"]}; }
+  Proof proof() const { return {(*this)["t"], (*this)["x"], (*this)["score"], conditions()}; }
+  std::int64_t c() const { return model.condition(); }
+  std::vector<double> conditions() const { return c() > 0 ? (*this)["condition"] : std::vector<double>(); }
   const Architecture& architecture() const { return std::get<Mlp>(model.network).architecture; }
 };
 
@@ -58,6 +60,17 @@ std::vector<T> from(const Context& where, const Buffer<T>& there) {
   return v;
 }
 
+// The condition of each point, on the device of the context; empty where a network takes none.
+template <class T>
+struct Conditions {
+  Buffer<T> there;
+  explicit Conditions(const Layout& layout) {
+    const std::vector<double> y = layout.conditions();
+    if (layout.c() > 0) there = on(context, std::vector<T>(y.begin(), y.end()), layout.c());
+  }
+  View<const T> view() const { return there.view(); }
+};
+
 class Layouts : public ::testing::TestWithParam<const char*> {};
 
 template <class T>
@@ -67,11 +80,12 @@ void check_fields(const Layout& layout, const testing::Bound& bound) {
   const std::vector<T> t = widened(layout["t"]), x = widened(layout["x"]);
   const auto n = static_cast<std::int64_t>(t.size());
   const Buffer<T> t_there = on(context, t, 1), x_there = on(context, x, d);
+  const Conditions<T> y(layout);
   Buffer<T> score(context, n, d), divergence(context, n, 1), value(context, n, 1), dt(context, n, 1);
   FieldOutputs<T> outputs{.score = score.view(), .divergence = divergence.view()};
   const bool potential = layout.architecture().output == Output::potential;
   if (potential) outputs.value = value.view(), outputs.dt = dt.view();
-  Fields<T>(context, layout.model).evaluate({View<const T>(t_there.view()), View<const T>(x_there.view())}, outputs);
+  Fields<T>(context, layout.model).evaluate({t_there.view(), x_there.view(), y.view()}, outputs);
   EXPECT_TRUE(agrees(from(context, score), layout["score"], bound));
   EXPECT_TRUE(agrees(from(context, divergence), layout["divergence"], bound));
   if (!potential) return;
@@ -98,11 +112,10 @@ TEST_P(Layouts, HaveTheLossesAndGradientsOfAutograd) {
                        weight = on(context, layout["weight"], 1);
   Buffer<double> values(context, 3, 1), gradient(context, static_cast<std::int64_t>(parameters.size()), 1);
   CollocationBatch<double> collocation;
-  if (potential) collocation = {View<const double>(t.view()), View<const double>(x.view())};
+  const Conditions<double> y(layout);
+  if (potential) collocation = {t.view(), x.view(), y.view()};
   Loss<double>(context, a, layout.model.sde)
-      .evaluate(View<const double>(theta.view()),
-                {View<const double>(t.view()), View<const double>(x.view()), View<const double>(target.view()),
-                 View<const double>(weight.view())},
+      .evaluate(View<const double>(theta.view()), {t.view(), x.view(), target.view(), weight.view(), y.view()},
                 collocation, potential ? 0.01 : 0, values.view(), gradient.view());
   const std::vector<double> found = from(context, values);
   EXPECT_TRUE(agrees(found[0], layout["denoising"][0], 1e-9));
@@ -117,7 +130,8 @@ TEST_P(Layouts, HaveTheLossesAndGradientsOfAutograd) {
     std::fill(expected.begin() + begin, expected.begin() + end, 0.0);
   };
   for (std::int64_t l = 0; l < std::ssize(a.time.layers); ++l) {
-    if (a.time.layers[static_cast<std::size_t>(l)].fixed) clear(a.time.weight_offset(l), a.time.weight_offset(l + 1));
+    if (!a.time.layers[static_cast<std::size_t>(l)].fixed) continue;
+    clear(a.time_offset() + a.time.weight_offset(l), a.time_offset() + a.time.weight_offset(l + 1));
   }
   for (const std::int64_t l : a.fixed) clear(a.weight_offset(l), a.weight_offset(l + 1));
   std::vector<double> own = from(context, gradient);
@@ -144,8 +158,9 @@ TEST_P(Layouts, HavePathsAndLogDensitiesOfDoublePrecision) {
   Buffer<float> x = on(context, floats(layout["x"]), d);
   const std::int64_t n = x.view().rows;
   Buffer<float> found(context, n, 1);
-  sampler.log_density(View<const float>(x.view()), found.view(), Scheme::euler);
-  sampler.integrate(x.view(), {.scheme = Scheme::euler});
+  const Conditions<float> y(layout);
+  sampler.log_density(View<const float>(x.view()), found.view(), Scheme::euler, {}, {}, y.view());
+  sampler.integrate(x.view(), {.scheme = Scheme::euler, .condition = y.view()});
   EXPECT_TRUE(agrees(from(context, x), layout["ode"], {.relative = 1e-3, .of_rms = 1e-3, .norm = 3e-4}));
 
   const std::vector<double> end = layout["log_density_end"];
@@ -170,9 +185,10 @@ TEST_P(Layouts, ProveThemselvesWhenTheyAreLoaded) {
   EXPECT_EQ(std::get<Mlp>(back.network).architecture.describe(), layout.architecture().describe());
   // A proof is of the network as it was meant.
   EXPECT_THAT(message_of([&] {
-                load_model(path, {{"inputs", "7*t,x"}});
+                load_model(path, {{"inputs", layout.c() > 0 ? "y,7*t,x" : "7*t,x"}});
               }),
               HasSubstr("its scores are not those of its proof"));
+  EXPECT_EQ(std::get<Mlp>(back.network).architecture.condition, layout.architecture().condition);
   Proof wrong = layout.proof();
   wrong.score.back() += 0.1 * std::fabs(wrong.score.back()) + 0.1;
   EXPECT_THAT(message_of([&] { save_model(path, layout.model, {}, wrong); }), HasSubstr("at 1 of 24 points"));
@@ -185,6 +201,7 @@ TEST_P(Layouts, ProveThemselvesWhenTheyAreLoaded) {
   EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("allowed: above 0, up to"));
   wrong.t[0] = static_cast<double>(static_cast<float>(layout.model.sde.horizon())), wrong.t.resize(1);
   wrong.x.assign(static_cast<std::size_t>(layout.d), 0.5), wrong.score.assign(static_cast<std::size_t>(layout.d), 1e6);
+  wrong.condition.resize(static_cast<std::size_t>(layout.c()));
   EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("at 1 of 1 points"));
   // Where scores are small, at large noise, an error counts as much: scores of the first point, multiplied by 1.1.
   wrong = layout.proof();
@@ -194,6 +211,30 @@ TEST_P(Layouts, ProveThemselvesWhenTheyAreLoaded) {
     wrong.score[largest_time * static_cast<std::size_t>(layout.d) + j] *= 1.1;
   }
   EXPECT_THAT(message_of([&] { check_proof(layout.model, wrong); }), HasSubstr("at 1 of 24 points"));
+}
+
+// A condition that is one for all is a part of the biases: each point of the proof is of a network of its own.
+TEST_P(Layouts, GivenAConditionAreNetworksThatTakeNone) {
+  const Layout layout(GetParam());
+  if (layout.c() == 0) return;
+  const std::int64_t d = layout.d;
+  const std::vector<double> t = layout["t"], x = layout["x"], y = layout.conditions(), score = layout["score"],
+                            ode = layout["ode"];
+  const auto row = [](const std::vector<double>& of, std::int64_t i, std::int64_t columns) {
+    return std::vector<double>(of.begin() + i * columns, of.begin() + (i + 1) * columns);
+  };
+  for (const std::int64_t i : {0, 7, 23}) {
+    const Model given = with_condition(layout.model, row(y, i, layout.c()));
+    EXPECT_EQ(given.condition(), 0);
+    check_proof(given, {row(t, i, 1), row(x, i, d), row(score, i, d), {}});
+    const Buffer<double> t_there = on(context, row(t, i, 1), 1), x_there = on(context, row(x, i, d), d);
+    Buffer<double> found(context, 1, d);
+    Fields<double>(context, given).evaluate({t_there.view(), x_there.view(), {}}, {.score = found.view()});
+    EXPECT_TRUE(agrees(from(context, found), row(score, i, d), {.relative = 1e-9, .of_rms = 1e-10, .norm = 1e-10}));
+    Buffer<float> path = on(context, floats(row(x, i, d)), d);
+    Sampler(context, given, TimeGrid(layout["grid"])).integrate(path.view(), {.scheme = Scheme::euler});
+    EXPECT_TRUE(agrees(from(context, path), row(ode, i, d), {.relative = 1e-3, .of_rms = 1e-3, .norm = 3e-4}));
+  }
 }
 
 // Scores of a large column are small in x, and count as much.
@@ -215,7 +256,7 @@ TEST(Proofs, OfStandardisedModelsHoldEveryColumn) {
 INSTANTIATE_TEST_SUITE_P(Built, Layouts,
                          ::testing::Values("cat_raw", "sinusoidal_concatenated", "added_to_projection",
                                            "fourier_over_sigma", "encoders", "residual_blocks", "edm", "flow",
-                                           "weight_normed", "potential"),
+                                           "weight_normed", "potential", "state_mish", "encoded_state"),
                          [](const auto& test) { return std::string(test.param); });
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "compare.hpp"
 #include "fmt/format.h"
+#include "fokker/fields.hpp"
 #include "fokker/model.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
@@ -163,6 +164,34 @@ TEST(ArchitectureLayout, SizesOutsideTheirRangeAreRefused) {
   for (const char* name : {"", "a,b", "a b", ".a", "a.", "a\n", "\"", "ü"}) {
     refuse([&](auto& a) { a.layer_names = {"a", name, "b", "c"}; }, "not a layer name");
   }
+  refuse([](auto& a) { a.condition.inputs = -1; }, "the width of a condition is -1; allowed: 0 to 4096");
+  refuse([](auto& a) { a.condition.inputs = 4097; }, "the width of a condition is 4097; allowed: 0 to 4096");
+  const char* const none =
+      "a condition of width 0 has layers or is taken by layers; allowed: a condition of width 1 or more";
+  refuse([](auto& a) { a.condition.layers = {BranchLayer{}}; }, none);
+  refuse([](auto& a) { a.condition.into = {1}; }, none);
+  refuse(
+      [](auto& a) {
+        a.condition = {{{0}}, {0}, {}, 3};
+      },
+      "a layer of a condition's branch has width 0: allowed are 1 to 16384");
+  refuse(
+      [](auto& a) {
+        a.condition = {{}, {0, 4}, {}, 3};
+      },
+      "the layers that take the condition name layer 4 at place 1; allowed: layers 0 to 3, ascending, each once");
+  refuse([](auto& a) { a.condition = {{BranchLayer{}}, {0}, {"input"}, 3}; }, "the layer name 'input' is given twice");
+  refuse(
+      [](auto& a) {
+        a.condition = {{BranchLayer{}}, {0}, {"one", "two"}, 3};
+      },
+      "2 layer names are given for a condition's branch of 1 layers");
+  refuse([](auto& a) { a.time.inputs = 2; }, "the number of times that a time branch takes is 2; allowed: 1 to 1");
+  refuse(
+      [](auto& a) {
+        a.hidden = {80, 79}, a.residual = {1};
+      },
+      "hidden layer 2 has a residual connection from 80 units to 79; allowed: equal widths");
   refuse([](auto& a) { a.activation = static_cast<Activation>(99); }, "activation");
   refuse([](auto& a) { a.output = static_cast<Output>(9); }, "output");
   Architecture largest;
@@ -356,6 +385,195 @@ TEST(ModelFile, ForeignNetworksWithATimeBranch) {
   EXPECT_THAT(refused("time_layers", "emb.0,emb.9"), HasSubstr("time_layers"));
   words.erase("time_branch");
   EXPECT_THAT(refusal(scratch, file, words), HasSubstr("time_layers names 2 layers, and time_branch has 0"));
+}
+
+// Conditions of one number and of many, raw and through a branch, into one layer, both ends or none, beside every kind of
+// time; a trunk of one hidden layer, and branches that are deeper than it.
+TEST(ModelFile, NetworksWithAConditionRoundTripBitForBit) {
+  const Scratch scratch;
+  const LayerActivation silu{Activation::silu, 1}, mish{Activation::mish, 1};
+  const Branch embedded{{{7, {Activation::sine, 1}, true}, {5, silu, false}}, {0, 1}, {"emb.0", "emb.2"}};
+  const std::vector<BranchLayer> deep{{4, mish, false}, {1, silu, false}, {6, silu, false}, {3, mish, false}};
+  const std::vector<Branch> conditions{{{}, {0}, {}, 1},
+                                       {{}, {0, 1}, {}, 77},
+                                       {{}, {1}, {}, 3},
+                                       {{}, {}, {}, 2},
+                                       {{{9, mish, false}}, {0}, {"enc.0"}, 77},
+                                       {deep, {0, 1}, {}, 2},
+                                       {deep, {1}, {}, 1}};
+  for (const Output output : {Output::potential, Output::score}) {
+    for (const Branch& condition : conditions) {
+      for (const Branch& time : {Branch{}, embedded, Branch{deep, {1}, {}}, Branch{{}, {}, {}}}) {
+        Architecture a = architecture(2, {8}, Activation::silu, output);
+        a.condition = condition, a.time = time;
+        SCOPED_TRACE(a.describe());
+        Model model{ForwardSde{}, Mlp::initialise(a, 3)};
+        model.standardisation.mean.assign(static_cast<std::size_t>(2 + condition.inputs), 1.5);
+        model.standardisation.deviation.assign(static_cast<std::size_t>(2 + condition.inputs), 0.1);
+        save_model(scratch / "a.safetensors", model);
+        const Model back = load_model(scratch / "a.safetensors");
+        EXPECT_EQ(mlp_of(back).architecture.condition, a.condition);
+        EXPECT_EQ(mlp_of(back).architecture.time, a.time);
+        EXPECT_EQ(mlp_of(back).architecture.describe(), a.describe());
+        EXPECT_EQ(mlp_of(back).parameters, mlp_of(model).parameters);
+        EXPECT_EQ(back.standardisation, model.standardisation);
+      }
+    }
+  }
+  const ModelMetadata written = SafeTensors::load(scratch / "a.safetensors").metadata;
+  EXPECT_EQ(written.at("inputs"), "y,t,x");
+  EXPECT_EQ(written.at("condition"), "1");
+  EXPECT_EQ(written.at("condition_branch"), "mish:4,silu:1,silu:6,mish:3");
+  EXPECT_EQ(written.at("condition_layers"), "condition1,condition2,condition3,condition4");
+  EXPECT_EQ(written.at("condition_into"), "output");
+  EXPECT_EQ(written.at("time_into"), "none");
+  // Without a condition a file says nothing of it.
+  save_model(scratch / "a.safetensors", {ForwardSde{}, Mlp::initialise(Architecture{.hidden = {8}}, 3)});
+  for (const auto& [key, value] : SafeTensors::load(scratch / "a.safetensors").metadata) {
+    EXPECT_THAT(key, Not(HasSubstr("condition")));
+  }
+}
+
+// cat(x, t, y) before the first layer and cat(h, c(y)) before the second, as others write them.
+TEST(ModelFile, ForeignNetworksWithACondition) {
+  const Scratch scratch;
+  const SafeTensors file = file_of({{"enc.0", 4, 3}, {"net.0", 7, 2 + 1 + 4}, {"net.2", 7, 7 + 4}, {"net.4", 2, 7}});
+  const ModelMetadata words = {{"activation", "silu"},
+                               {"output", "noise"},
+                               {"inputs", "x,t,y"},
+                               {"sde", "vp-linear"},
+                               {"condition", "3"},
+                               {"condition_branch", "mish:4"},
+                               {"condition_layers", "enc.0"},
+                               {"condition_into", "net.0,net.2"}};
+  const Model model = load(scratch, file, words);
+  EXPECT_EQ(model.dimension(), 2);
+  EXPECT_EQ(model.condition(), 3);
+  const Mlp& mlp = mlp_of(model);
+  const Architecture& a = mlp.architecture;
+  EXPECT_EQ(a.describe(),
+            "3–7–7–2, silu, noise of t,x, condition 3, condition branch mish:4, condition into net.0,net.2");
+  // Rows 1: in the file x x t y y y y and h … h y y y y, here y y y y t x x and y y y y h … h.
+  const std::vector<double> net0 = file.at("net.0.weight").to_double(), net2 = file.at("net.2.weight").to_double();
+  const double *first = mlp.parameters.data() + a.weight_offset(0) + 7,
+               *second = mlp.parameters.data() + a.weight_offset(1) + 11;
+  const int from[] = {3, 4, 5, 6, 2, 0, 1};
+  for (int j = 0; j < 7; ++j) EXPECT_EQ(first[j], net0[7 + from[j]]) << j;
+  for (int j = 0; j < 11; ++j) EXPECT_EQ(second[j], net2[11 + (j < 4 ? 7 + j : j - 4)]) << j;
+  const std::vector<double> enc = file.at("enc.0.weight").to_double();
+  EXPECT_EQ(std::vector<double>(mlp.parameters.begin(), mlp.parameters.begin() + 12), enc);
+
+  const auto refused = [&](const ModelMetadata& changed) {
+    ModelMetadata other = words;
+    for (const auto& [key, value] : changed) other[key] = value;
+    return refusal(scratch, file, other);
+  };
+  EXPECT_THAT(refused({{"condition", ""}, {"condition_branch", ""}, {"condition_layers", ""}, {"condition_into", ""}}),
+              HasSubstr("its inputs 'x,t,y' have a condition y, and its metadata lack condition, how many numbers that "
+                        "has; give it there, or by --condition-width"));
+  EXPECT_THAT(refused({{"inputs", "x,t"}}),
+              HasSubstr("its metadata have a condition, and its inputs 'x,t' no y; allowed: y at its place, as y,t,x"));
+  for (const char* key : {"condition_branch", "condition_layers", "condition_into"}) {
+    ModelMetadata other = words;
+    for (const char* gone : {"condition", "condition_branch", "condition_layers", "condition_into"}) {
+      if (std::string(gone) != key) other[gone] = "";
+    }
+    other["inputs"] = "x,t";
+    EXPECT_THAT(
+        refusal(scratch, file, other),
+        HasSubstr(fmt::format("{} is given without condition, how many numbers a condition has; allowed: both", key)));
+  }
+  for (const char* count : {"0", "-1", "three", "3.0", "4097", "99999999999999999999"}) {
+    EXPECT_THAT(refused({{"condition", count}}),
+                HasSubstr(fmt::format("its condition is '{}'; allowed: how many numbers it has, 1 to 4096", count)));
+  }
+  EXPECT_THAT(
+      refused({{"condition", "2"}}),
+      HasSubstr("its tensor 'enc.0.weight' has the shape [4, 3], not [4, 2] as its condition branch mish:4 says"));
+  EXPECT_THAT(refused({{"condition_branch", "mish:5"}}),
+              HasSubstr("its layers do not chain: net.0 has 7 outputs, net.2 has 11 inputs, 5 of them the condition's; "
+                        "allowed: as many as the layer before has outputs, and the width of the condition branch "
+                        "mish:5"));
+  EXPECT_THAT(refused({{"condition_into", "net.2"}}),
+              HasSubstr("its last layer has 2 outputs, but a score of 7 inputs (y, t and x) has 6"));
+  EXPECT_THAT(refused({{"condition_into", ""}}),
+              HasSubstr("its metadata have condition_branch and lack condition_into, the layers that take it; give it "
+                        "there, or by the option of this name"));
+  EXPECT_THAT(refused({{"condition_layers", "enc.0,enc.2"}}),
+              HasSubstr("condition_layers names 2 layers, and condition_branch has 1; allowed: the name of each"));
+  EXPECT_THAT(refused({{"condition_layers", "net.0"}}), HasSubstr("net.0"));
+  EXPECT_THAT(refused({{"condition_layers", "enc.1"}}), HasSubstr("enc.0 has 4 outputs, net.0 has 7 inputs"));
+  const ModelMetadata raw{{"condition_branch", ""}, {"condition_layers", ""}, {"layers", "net.0,net.2,net.4"}};
+  ModelMetadata wide = raw;
+  wide["condition"] = "4";
+  EXPECT_EQ(load(scratch, file,
+                 [&] {
+                   ModelMetadata all = words;
+                   for (const auto& [key, value] : wide) all[key] = value;
+                   return all;
+                 }())
+                .condition(),
+            4);
+  wide["condition"] = "7", wide["condition_into"] = "net.0";
+  EXPECT_THAT(refused(wide), HasSubstr("do not chain in the order net.0,net.2,net.4: net.0 has 7 outputs,"));
+  wide["layers"] = "net.0,net.4";
+  EXPECT_THAT(refused(wide), HasSubstr("its layer 'net.0' has 7 inputs, 7 of them the condition's and 1 of them the "
+                                       "time's; allowed: more of them, for x"));
+  SafeTensors labelled = file_of({{"net.0", 7, 3}, {"net.2", 1, 7}});
+  labelled.tensors["label_table"] = tensor({4, 3});
+  EXPECT_THAT(
+      refusal(scratch, labelled, tanh_potential),
+      HasSubstr("its tensor 'label_table' is of a condition: say how many numbers it has in condition, and name "
+                "and describe the layers of its embedding in condition_layers and condition_branch"));
+}
+
+TEST(ModelFile, ProofsHaveTheConditionsOfTheirPoints) {
+  const Scratch scratch;
+  Architecture a = architecture(2, {8}, Activation::silu, Output::score);
+  a.condition.inputs = 3;
+  const Model model{ForwardSde{}, Mlp::initialise(a, 3)};
+  Proof proof{{0.5, 10}, {1, 2, 3, 4}, {0, 0, 0, 0}, {1, 2, 3, -1, 0, 1}};
+  for (int i = 0; i < 2; ++i) {  // by the networks that are given them
+    const std::vector<double> y(proof.condition.begin() + 3 * i, proof.condition.begin() + 3 * i + 3);
+    const Fields<double> fields(Context({.backend = BackendKind::cpu, .threads = 1}), with_condition(model, y));
+    fields.evaluate({View<const double>(proof.t.data() + i, 1), View<const double>(proof.x.data() + 2 * i, 1, 2)},
+                    {.score = View<double>(proof.score.data() + 2 * i, 1, 2)});
+  }
+  save_model(scratch / "a.safetensors", model, {}, proof);
+  EXPECT_EQ(load_model(scratch / "a.safetensors").condition(), 3);
+  SafeTensors file = SafeTensors::load(scratch / "a.safetensors");
+  EXPECT_EQ(file.at("proof.condition").shape, (Shape{2, 3}));
+  EXPECT_EQ(file.at("proof.condition").to_double(), proof.condition);
+
+  const auto refused = [&](const SafeTensors& other) {
+    other.save(scratch / "b.safetensors");
+    return message_of([&] { load_model(scratch / "b.safetensors"); });
+  };
+  const std::vector<double> swapped{-1, 0, 1, 1, 2, 3};
+  SafeTensors other = file;
+  other.tensors["proof.condition"] = Tensor::from_double({2, 3}, swapped.data());
+  EXPECT_THAT(refused(other), AllOf(HasSubstr("its scores are not those of its proof at 2 of 2 points"),
+                                    HasSubstr("it was taken as score of y,t,x")));
+  other.tensors["proof.condition"] = Tensor::from_double({3, 2}, swapped.data());
+  EXPECT_THAT(refused(other), HasSubstr("its tensor 'proof.condition' has the shape [3, 2], not [2, 3]"));
+  other.tensors.erase("proof.condition");
+  EXPECT_THAT(refused(other), HasSubstr("proof.condition"));
+  const Model without{ForwardSde{}, Mlp::initialise(architecture(2, {8}, Activation::silu, Output::score), 3)};
+  save_model(scratch / "b.safetensors", without);
+  other = SafeTensors::load(scratch / "b.safetensors");
+  for (const char* name : {"proof.t", "proof.x", "proof.score", "proof.condition"}) {
+    other.tensors[name] = file.at(name);
+  }
+  EXPECT_THAT(refused(other), HasSubstr("its proof has conditions, and its network takes none; allowed: without "
+                                        "proof.condition"));
+  Proof wrong = proof;
+  wrong.condition.pop_back();
+  EXPECT_EQ(message_of([&] { check_proof(model, wrong); }),
+            "a proof has 5 numbers of conditions; allowed for 2 times and a condition of 3 numbers: 6");
+  EXPECT_EQ(message_of([&] { check_proof(without, proof); }),
+            "a proof has 6 numbers of conditions; allowed for 2 times and a model that takes no condition: 0");
+  wrong.condition.push_back(infinity);
+  EXPECT_EQ(message_of([&] { check_proof(model, wrong); }), "a proof has the number inf; allowed: finite in float32");
 }
 
 TEST(ModelFile, SaysAllThatIsNeededToRunIt) {
@@ -667,7 +885,8 @@ TEST(ForeignFile, RefusesOptionsThatMeanNothing) {
                 load_model(scratch / "a.safetensors", {{"colour", "red"}});
               }),
               HasSubstr("activation, alpha, beta, negative_slope, output, data_deviation, inputs, layers, "
-                        "time_branch, time_layers, time_into, residual, fixed, sde"));
+                        "time_branch, time_layers, time_into, condition, condition_branch, condition_layers, "
+                        "condition_into, residual, fixed, sde"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "a.pt"); }), HasSubstr(".safetensors"));
   EXPECT_THAT(message_of([&] { load_model(scratch / "missing.safetensors"); }), HasSubstr("No such file"));
 }

@@ -283,14 +283,17 @@ const std::string inputs_help =
     "NAME "
     "one of t, sigma, log-sigma, log-snr, as in x,0.25*log-sigma; sigma is the deviation of x_t given x_0, m its "
     "mean's "
-    "factor, snr m^2/sigma^2";
+    "factor, snr m^2/sigma^2; y is the condition of a network that takes one, as in x,t,y";
 const std::string data_deviation_help = "standard deviation of the data, for the output edm";
-const std::string time_branch_help =
-    "layers that make an embedding of the time, from first to last: [fixed:]ACTIVATION:WIDTH with commas between, as "
-    "in "
-    "fixed:sine:32,silu:32; a fixed layer of sines is a sinusoidal embedding";
-const std::string time_into_help =
-    "names of the layers that take the time or its embedding beside their other inputs, or none";
+std::string branch_help(const std::string& of) {
+  return fmt::format(
+      "layers that make an embedding of {}, from first to last: [fixed:]ACTIVATION:WIDTH with commas between, as in "
+      "fixed:sine:32,silu:32; a fixed layer of sines is a sinusoidal embedding",
+      of);
+}
+std::string into_help(const std::string& of) {
+  return fmt::format("names of the layers that take {} or its embedding beside their other inputs, or none", of);
+}
 const std::string residual_help = "names of the hidden layers that add their input to their output";
 const std::string sde_help = fmt::format("forward SDE: {}", fmt::join(sde_names(), ", "));
 const std::string sde_parameters_help =
@@ -397,11 +400,22 @@ const std::vector<Override>& override_options() {
                  }},
                 {"layers", "--layers", "TEXT", "names of the layers from input to output, as in input,hidden1,output",
                  [](const std::string&) {}},
-                {"time_branch", "--time-branch", "TEXT", time_branch_help, parse_branch},
-                {"time_layers", "--time-layers", "TEXT",
-                 "names of the time branch's layers; if not given, time1,time2,...", [](const std::string&) {}},
-                {"time_into", "--time-into", "TEXT", time_into_help, [](const std::string&) {}},
-                {"residual", "--residual", "TEXT", residual_help, [](const std::string&) {}},
+                {"condition", "--condition-width", "INTEGER", "how many numbers the condition has, of inputs with a y",
+                 [](const std::string& text) {
+                   const std::optional<std::int64_t> count = parse_count<std::int64_t>(text);
+                   if (count && *count >= 1 && *count <= 4096) return;
+                   throw Error(fmt::format("{} given; allowed: integers from 1 to 4096", given(text)));
+                 }}});
+    for (const auto& [what, of] : {std::pair{"time", "the time"}, std::pair{"condition", "the condition"}}) {
+      const std::string key(what), option = "--" + key;
+      all.push_back({key + "_branch", option + "-branch", "TEXT", branch_help(of), parse_branch});
+      all.push_back({key + "_layers", option + "-layers", "TEXT",
+                     fmt::format("names of the {0} branch's layers; if not given, {0}1,{0}2,...", key),
+                     [](const std::string&) {}});
+      all.push_back({key + "_into", option + "-into", "TEXT", into_help(of), [](const std::string&) {}});
+    }
+    all.insert(all.end(),
+               {{"residual", "--residual", "TEXT", residual_help, [](const std::string&) {}},
                 {"fixed", "--fixed", "TEXT", "names of the layers that training leaves as they are",
                  [](const std::string&) {}},
                 {"column_means", "--column-means", "LIST",
@@ -437,11 +451,74 @@ void ModelOptions::add_to(CLI::App& app, bool required) {
   }
 }
 
+namespace {
+
+bool names_file(const std::string& condition) { return ArrayName(condition).has_extension(); }
+
+std::vector<double> numbers_of(const std::string& condition) {
+  return parse_list<double>("--condition", condition, "numbers",
+                            [](const std::string& part) { return parse_number("--condition", part); });
+}
+
+}  // namespace
+
+void ModelOptions::add_condition(CLI::App& app, const std::string& each) {
+  each_ = each;
+  condition_option_ =
+      app.add_option(
+             "--condition", condition,
+             fmt::format("condition of a model that takes one: its numbers for all, as in 0.5,-1, none for what "
+                         "training drops to{}",
+                         each.empty() ? ""
+                                      : fmt::format(", or a file of one for each {}, an array [N, c] (.npy, "
+                                                    ".npz or .csv)",
+                                                    each)))
+          ->type_name("NUMBER,...")
+          ->check(usable([files = !each.empty()](const std::string& text) {
+            if (text == "none" || (files && names_file(text))) return;
+            try {
+              numbers_of(text);
+            } catch (const CLI::ValidationError&) {
+              throw Error(fmt::format("{} given; allowed: numbers with commas between, none{}", given(text),
+                                      files ? ", or the name of a .npy, .npz or .csv file" : ""));
+            }
+          }));
+}
+
+std::string ModelOptions::condition_file() const {
+  return names_file(condition) ? ArrayName(condition).file : std::string();
+}
+
 Model ModelOptions::load() const {
   if (const auto given = overrides.find("activation"); given != overrides.end()) {
     check_activation_parameters(*app_, given->second);
   }
-  return load_model(path, overrides);
+  Model model = load_model(path, overrides);
+  if (condition_option_ == nullptr) return model;
+  const std::int64_t takes = model.condition();
+  if (condition_option_->count() == 0) {
+    if (takes == 0) return model;
+    throw Error(fmt::format(
+        "the model '{}' takes a condition of {}, and no --condition is given; allowed: {}, or none", path,
+        counted(takes, "number"),
+        each_.empty() ? "its numbers for all" : fmt::format("its numbers for all, a file of one for each {}", each_)));
+  }
+  if (takes == 0) {
+    throw Error(fmt::format("--condition {} given, and the model '{}' takes none; allowed: no --condition",
+                            given(condition), path));
+  }
+  if (condition == "none") return without_condition(model);
+  return names_file(condition) ? model : with_condition(model, numbers_of(condition));
+}
+
+std::vector<float> ModelOptions::conditions(const Model& model, const std::string& points, std::int64_t n) const {
+  if (!names_file(condition)) return {};
+  const Array file = load_points(condition, model.condition());
+  if (!points.empty() && file.shape[0] != n) {
+    throw Error(fmt::format("--condition '{}' has {}, and '{}' has {}; allowed: as many", condition,
+                            counted(file.shape[0], "row"), points, counted(n, "row")));
+  }
+  return finite_float32(file, condition, "conditions");
 }
 
 std::vector<std::string> ModelOptions::override_names() {
@@ -515,13 +592,17 @@ Json describe_architecture(const Architecture& architecture) {
             {"activation", architecture.activations.empty() ? std::string(to_string(architecture.activation))
                                                             : activations_text(architecture)},
             {"output", to_string(NetworkOutput{architecture.output, architecture.form.form})},
-            {"inputs", inputs_of(architecture.form)}};
+            {"inputs", inputs_of(architecture)}};
   if (architecture.form.form == Form::edm) json["data_deviation"] = architecture.form.data_deviation;
   const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
   if (parameter.name && architecture.activations.empty()) json[parameter.name] = architecture.beta;
-  const Branch& time = architecture.time;
-  if (!time.layers.empty()) json["time_branch"] = branch_text(time.layers);
-  if (!time.raw()) json["time_into"] = layers_text(time.into, architecture.names());
+  const auto describe_branch = [&](const std::string& what, const Branch& branch) {
+    if (!branch.layers.empty()) json[what + "_branch"] = branch_text(branch.layers);
+    if (!branch.raw()) json[what + "_into"] = layers_text(branch.into, architecture.names());
+  };
+  if (architecture.conditional()) json["condition"] = architecture.condition.inputs;
+  describe_branch("condition", architecture.condition);
+  describe_branch("time", architecture.time);
   if (!architecture.residual.empty()) json["residual"] = layers_text(architecture.residual, architecture.names());
   if (!architecture.fixed.empty()) json["fixed"] = layers_text(architecture.fixed, architecture.names());
   return json;
@@ -536,6 +617,7 @@ Json describe_model(const Model& model) {
     json = {{"kind", "mlp"}, {"summary", architecture.describe()}};
     json.update(describe_architecture(architecture));
     json["layers"] = architecture.names();
+    if (!architecture.condition.layers.empty()) json["condition_layers"] = architecture.condition_names();
     if (!architecture.time.layers.empty()) json["time_layers"] = architecture.time_names();
     json["parameters"] = architecture.parameter_count();
   } else if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
@@ -581,6 +663,7 @@ Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, co
             {"average", to_string(options.average)},
             {"clip_norm", options.clip_norm},
             {"seed", options.seed}};
+  if (options.condition_drop > 0) json["condition_drop"] = options.condition_drop;
   if (options.loss_weight != LossWeight::unit) json["loss_weight"] = to_string(options.loss_weight);
   if (options.time_law == TimeLaw::log_normal) {
     json["log_sigma_mean"] = options.log_sigma_mean;

@@ -77,7 +77,10 @@ bool is_activation_list(const std::string& activations);
 std::string activation_help();
 std::string parameter_help(const std::string& meaning);  // of activation_parameters()
 extern const std::string output_help, inputs_help, data_deviation_help, sde_help, sde_parameters_help;
-extern const std::string time_branch_help, time_into_help, residual_help;
+extern const std::string residual_help;
+// Of a branch, whose embedding is that of "the time" or "the condition".
+std::string branch_help(const std::string& of);
+std::string into_help(const std::string& of);
 // What the files of these options hold, a model's of --model and arrays of any other, in whole lines after an empty one.
 std::string files_help(const std::vector<std::string>& options);
 
@@ -92,18 +95,31 @@ struct MachineOptions {
   Context context() const;
 };
 
-// --model, and what overrides the metadata of the file.
+// --model, what overrides the metadata of the file, and --condition for what works with one.
 struct ModelOptions {
   std::string path;
   ModelMetadata overrides;
+  std::string condition;  // as it was given
 
   void add_to(CLI::App& app, bool required = true);
+  // --condition: numbers for all or, where `each` names what they are of, as "sample", a file of one for each. What does
+  // not add it gets models as their files have them.
+  void add_condition(CLI::App& app, const std::string& each = "");
   // The names of the options that override.
   static std::vector<std::string> override_names();
+  // The model, given the condition that is one for all. Throws Error where it takes one and none is given, or the other
+  // way round.
   Model load() const;
+  // The file of --condition; empty where it names none.
+  std::string condition_file() const;
+  // What that file has, [N, c]; empty where there is none. Throws Error where its columns do not fit the model, or its
+  // rows the N of `points`, the file of what it has a condition for each of; without a name any N is allowed.
+  std::vector<float> conditions(const Model& model, const std::string& points = "", std::int64_t n = 0) const;
 
  private:
   const CLI::App* app_ = nullptr;
+  CLI::Option* condition_option_ = nullptr;
+  std::string each_;
 };
 
 // --probes, --law, --probe-seed.

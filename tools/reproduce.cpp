@@ -186,7 +186,8 @@ class Reproduction {
     for (const Run* const run : of_data) {
       Warnings of_run;
       if (run->planar()) {
-        const double width = preset_.gap.box.half_width, outside = share_outside(run->data, width);
+        const double width = preset_.gap.box.half_width,
+                     outside = share_outside(run->data, run->architecture.dimension, width);
         if (outside == 1) {
           throw Error(fmt::format("all data of '{}' lie outside the box [-{}, {}]^2 of the distances; scale the data",
                                   run->data.name(), width, width));
@@ -197,7 +198,7 @@ class Reproduction {
                           100 * outside, width, width));
         }
       }
-      append(of_run, warnings_before_training(run->data, run->sde, run->train));
+      append(of_run, warnings_before_training(run->data, run->architecture.dimension, run->sde, run->train));
       for (const std::string& text : of_run) warnings.push_back(fmt::format("{}: {}", run->data.name(), text));
     }
     return warnings;

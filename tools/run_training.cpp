@@ -88,8 +88,9 @@ void train(const Context& context, const RunGroup& group, Progress& progress) {
       run_trainings(trainers, files, {.iterations = 0, .seconds = 20}, progress, record);
   for (std::size_t i = 0; i < runs.size(); ++i) {
     if (!results[i].failure.empty()) continue;
-    save_model(runs[i]->file("model.safetensors"), trainers[i].model(),
-               training_metadata(text_of(runs[i]->recipe), runs[i]->data));
+    const Model model = trainers[i].model();
+    save_model(runs[i]->file("model.safetensors"), model,
+               training_metadata(text_of(runs[i]->recipe), runs[i]->data, model));
   }
   if (results.front().interrupted) {
     throw Error(fmt::format("interrupted; {} is trained, and a second call goes on from there", title_of(group)));

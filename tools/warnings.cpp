@@ -30,7 +30,8 @@ double read_largest_datum(const std::string& path) {
 
 Reach reach_of(const Model& model, const std::string& path) {
   if (const auto* mixture = std::get_if<GaussianMixture>(&model.network)) {
-    return {scale_of(DataSet::mixture(*mixture)).far(), "ten times the largest number of the mixture's draws"};
+    return {scale_of(DataSet::mixture(*mixture), mixture->dimension()).far(),
+            "ten times the largest number of the mixture's draws"};
   }
   const std::string units = model.standardisation.empty() ? "" : ", in deviations of its column";
   const bool trained = !path.empty() && std::holds_alternative<Mlp>(model.network);  // and its file may say on what
@@ -43,7 +44,7 @@ Reach reach_of(const Model& model, const std::string& path) {
 }
 
 SampleHealth health_of(const Context& context, const Model& model, View<const float> samples, const Reach& reach) {
-  const Standardisation& columns = model.standardisation;
+  const Standardisation columns = model.standardisation.columns(0, model.dimension());
   if (columns.empty()) return sample_health(context, samples, reach.far);
   std::vector<float> z(static_cast<std::size_t>(samples.size()));
   copy(context, samples, View<float>(z, samples.columns));
@@ -68,9 +69,10 @@ std::string advice_on(const TimeGrid& grid) {
   return grid.times().back() > 0 ? "" : "; a score may be infinite at 0, and --grid geometric:150 ends above";
 }
 
-ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Standardisation& columns) {
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Model& model) {
   const Context host({.backend = BackendKind::cpu, .threads = 1});
-  return {{"training", recipe}, {largest_datum, fmt::format("{}", scale_of(data.standardised(host, columns)).largest)}};
+  const DataScale scale = scale_of(data.standardised(host, model.standardisation), model.dimension());
+  return {{"training", recipe}, {largest_datum, fmt::format("{}", scale.largest)}};
 }
 
 std::string warning_of(const std::string& which, const SampleHealth& health, double outside, const std::string& far) {
@@ -110,22 +112,23 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
   return warnings;
 }
 
-DataScale scale_of(const DataSet& data) {
-  return data_scale(Context({.backend = BackendKind::cpu, .threads = 1}), data);
+DataScale scale_of(const DataSet& data, std::int64_t d) {
+  return data_scale(Context({.backend = BackendKind::cpu, .threads = 1}), data, data.dimension() - d);
 }
 
-double share_outside(const DataSet& data, double half_width) {
+double share_outside(const DataSet& data, std::int64_t d, double half_width) {
   const Context context({.backend = BackendKind::cpu, .threads = 1});
-  const std::int64_t d = data.dimension(), n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
-  Buffer<float> draws(context, n, d);
+  const std::int64_t all = data.dimension(), n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / all, 64, 16384);
+  Buffer<float> draws(context, n, all), of_x(context, n, d);
   data.draw(context, draws.view(), 0, 0, ReservedStep::truth);
-  return double(count_escaped(context, draws.view(), half_width)) / double(n);
+  for (std::int64_t i = 0; i < n; ++i) std::copy_n(draws.data() + i * all, d, of_x.data() + i * d);
+  return double(count_escaped(context, of_x.view(), half_width)) / double(n);
 }
 
-Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options,
-                                  bool standardised) {
+Warnings warnings_before_training(const DataSet& data, std::int64_t d, const ForwardSde& sde,
+                                  const TrainOptions& options, bool standardised) {
   Warnings warnings;
-  const DataScale scale = scale_of(data);
+  const DataScale scale = scale_of(data, d);
   const double prior = std::sqrt(sde.prior_variance()), mean = sde.at(sde.horizon()).mean,
                noise = std::sqrt(sde.at(sde.t_min()).variance);
   const bool of_data = data.kind() == DataSet::Kind::samples;
@@ -153,10 +156,10 @@ Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, co
         *least > 0 ? advice : "leave a constant column out"));
   }
   if (options.residual_weight > 0) {
-    if (const double outside = share_outside(data, options.box); outside >= many_escaped) {
+    if (const double outside = share_outside(data, d, options.box); outside >= many_escaped) {
       warnings.push_back(
           fmt::format("{:.3g} % of the data are outside the box [-{}, {}]^{}, in which the points of the residual are",
-                      100 * outside, options.box, options.box, data.dimension()));
+                      100 * outside, options.box, options.box, d));
     }
   }
   return warnings;

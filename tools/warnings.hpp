@@ -33,8 +33,9 @@ Reach reach_at(double t, const Model& model, const std::string& path);
 SampleHealth health_of(const Context& context, const Model& model, View<const float> samples, const Reach& reach);
 // What the warning of numbers that are not finite ends in where the times of a grid may be why.
 std::string advice_on(const TimeGrid& grid);
-// The metadata of the file of a trained model: the recipe, and what reach_of() reads.
-ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Standardisation& columns = {});
+// The metadata of the file of a trained model: the recipe, and what reach_of() reads, of those columns of the data that
+// are x.
+ModelMetadata training_metadata(const std::string& recipe, const DataSet& data, const Model& model);
 
 // What is wrong with samples that `which` names, as "samples of the ODE"; empty where nothing is. outside: the share of
 // them outside the box of a planar distance.
@@ -45,14 +46,15 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
 // Those that are not empty.
 void append(Warnings& warnings, const Warnings& more);
 
-// These look at draws on the host, whatever the backend of the work.
-DataScale scale_of(const DataSet& data);
+// These look at draws on the host, whatever the backend of the work, and at the first d columns of the data: those
+// after them are conditions.
+DataScale scale_of(const DataSet& data, std::int64_t d);
 // The share of the data outside [-half_width, half_width]^d, of some ten thousand draws.
-double share_outside(const DataSet& data, double half_width);
+double share_outside(const DataSet& data, std::int64_t d, double half_width);
 // Why a network trained so cannot be expected to have the scale of these data, and whether the residual's points miss
 // them. `standardised`: the data are in units of their own already.
-Warnings warnings_before_training(const DataSet& data, const ForwardSde& sde, const TrainOptions& options,
-                                  bool standardised = false);
+Warnings warnings_before_training(const DataSet& data, std::int64_t d, const ForwardSde& sde,
+                                  const TrainOptions& options, bool standardised = false);
 
 // Prints each.
 void warn(const Warnings& warnings);

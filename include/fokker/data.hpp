@@ -88,9 +88,9 @@ struct DataScale {
   // Ten times the largest: a sample with a coordinate beyond is far out. Infinite where all numbers are 0.
   double far() const;
 };
-// Over all stored samples where they are on the host, else over some ten thousand draws, the same in every call. Waits
-// for its result.
-DataScale data_scale(const Context& context, const DataSet& data);
+// Over all stored samples where they are on the host, else over some ten thousand draws, the same in every call. Not of
+// the last `conditions` columns, which are a condition. Throws Error where no column is left. Waits for its result.
+DataScale data_scale(const Context& context, const DataSet& data, std::int64_t conditions = 0);
 // The mean and the standard deviation of each column: of a mixture exactly, else those of data_scale(). Of the last
 // `conditions` columns, which are a condition, a constant one stays as it is. Throws Error where another is constant, which
 // nothing can be divided by, or out of the range of a Standardisation.

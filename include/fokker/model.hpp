@@ -49,11 +49,15 @@ std::string to_string(const NetworkOutput& output);
 std::string_view to_string(Form form);
 std::vector<std::string> output_names();
 
-// What a network takes, in words: the order of its inputs, x being all of its coordinates, and what it takes for the
-// time, as t,x or x,1000*t-1 or 0.25*log-sigma,x: [SCALE*]NAME[+OFFSET], NAME one of t, sigma, log-sigma, log-snr
-// (ln m²/σ²). Sets the time of `form` and returns whether x comes first; throws Error on any other text.
-bool parse_inputs(std::string_view text, NetworkForm& form);
-std::string inputs_of(const NetworkForm& form);  // time first
+// What stands side by side in the inputs of a layer: the condition y, the time and x, or what is made of them.
+enum class LayerInput { condition, time, x };
+
+// What a network takes, in words: the order of its inputs, x being all of its coordinates and y all of a condition, and
+// what it takes for the time, as t,x or x,1000*t-1 or 0.25*log-sigma,y,x: [SCALE*]NAME[+OFFSET], NAME one of t, sigma,
+// log-sigma, log-snr (ln m²/σ²). Sets the time of `form` and returns the order, in which the condition is where it is
+// named; throws Error on any other text.
+std::vector<LayerInput> parse_inputs(std::string_view text, NetworkForm& form);
+std::string inputs_of(const NetworkForm& form);  // of a network without a condition, time first
 
 // A dense layer of a branch: h_k = σ(W_k h_{k−1} + b_k).
 struct BranchLayer {
@@ -146,6 +150,8 @@ std::string activations_text(const Architecture& architecture);
 // A branch's layers from the first to the last: [fixed:]ACTIVATION:WIDTH, as "fixed:sine:32,silu:32".
 std::vector<BranchLayer> parse_branch(std::string_view text);
 std::string branch_text(const std::vector<BranchLayer>& layers);
+// What it takes, in the order in which it is held: t,x, or y,t,x of one that takes a condition.
+std::string inputs_of(const Architecture& architecture);
 // Layers by their names, as "input,hidden2"; "none" for none.
 std::vector<std::int64_t> parse_layers(std::string_view text, const std::vector<std::string>& names);
 std::string layers_text(const std::vector<std::int64_t>& layers, const std::vector<std::string>& names);

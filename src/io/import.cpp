@@ -13,6 +13,7 @@
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
 #include "io/json.hpp"
+#include "io/layer_inputs.hpp"
 
 namespace fokker {
 namespace {
@@ -229,7 +230,8 @@ Dense features(const JsonValue& json, std::int64_t inputs, std::optional<std::in
   if (outputs < 1 || outputs > 16384 || outputs * inputs > most_weights || outputs != wanted.value_or(outputs)) {
     throw Error(
         fmt::format("{} are {} numbers of {} inputs; allowed: {}", what, outputs, inputs,
-                    wanted ? fmt::format("the {} that the next layer takes beside the time", *wanted) : "1 to 16384"));
+                    wanted ? fmt::format("the {} that the next layer takes beside the time and a condition", *wanted)
+                           : "1 to 16384"));
   }
   Dense layer;
   layer.name = name;
@@ -303,11 +305,150 @@ Dense identity(std::int64_t size) {
   return layer;
 }
 
+constexpr std::size_t most_layers = 65;
+
+// What makes the embedding of the time or of a condition, and how its layers take it: one set of keys, which begin with
+// what it is of.
+struct RecipeBranch {
+  std::string what;    // "time" or "condition"
+  Branch branch = {};  // what the architecture has of it
+  std::vector<Dense> layers = {};
+  std::vector<std::int64_t> added = {};  // the layers to whose sums it is added
+
+  std::string key(const char* suffix) const { return fmt::format("{}{}", what, suffix); }
+  std::int64_t width() const { return branch.width(); }
+
+  // Its layers, with their activations.
+  void read_layers(const JsonValue& recipe, Weights& weights) {
+    const JsonValue* own = recipe.find(what.c_str());
+    const JsonValue::Array* entries = own ? own->array() : nullptr;
+    if (own && (entries == nullptr || entries->empty() || entries->size() >= most_layers)) {
+      throw Error(fmt::format("the recipe's {} is not a list of features and names of layers, 1 to 64 of them", what));
+    }
+    for (std::size_t k = 0; entries && k < entries->size(); ++k) {
+      const JsonValue& entry = (*entries)[k];
+      if (entry.object() && k > 0) {
+        throw Error(fmt::format("the recipe's {} has features behind layers; allowed: only first", what));
+      }
+      layers.push_back(entry.object()
+                           ? features(entry, branch.inputs, {}, weights, key("_features"))
+                           : weights.dense(entry.to<std::string>(fmt::format("an entry of the recipe's {}", what))));
+    }
+    const std::size_t first = !layers.empty() && entries->front().object() ? 1 : 0, dense = layers.size() - first;
+    const std::string activation = key("_activation");
+    if ((recipe.find(activation.c_str()) != nullptr) != (dense > 0)) {
+      throw Error(dense == 0
+                      ? fmt::format("the recipe has {}, and no dense layer in {}", activation, what)
+                      : fmt::format("the recipe has no {}, which the dense layers of its {} need", activation, what));
+    }
+    std::vector<LayerActivation> own_activations;
+    if (dense > 0) own_activations = activations_in(recipe, activation.c_str(), dense);
+    if (first > 0) own_activations.insert(own_activations.begin(), {Activation::sine, 1});
+    for (std::size_t k = 0; k < layers.size(); ++k) {
+      branch.layers.push_back({layers[k].outputs, own_activations[k], k < first});
+      branch.layer_names.push_back(layers[k].name);
+    }
+  }
+
+  // Which layers of the trunk take it; without a word `otherwise`.
+  void read_places(const JsonValue& recipe, const Names& names, std::int64_t otherwise) {
+    const std::string into = key("_into"), added_to = key("_added_to");
+    branch.into = layers_in(recipe, into.c_str(), names);
+    added = layers_in(recipe, added_to.c_str(), names);
+    if (recipe.find(into.c_str()) != nullptr || !added.empty()) return;
+    if (recipe.find(what.c_str())) {
+      throw Error(
+          fmt::format("the recipe has {}, and neither {} nor {}, which say where it goes", what, into, added_to));
+    }
+    branch.into = {otherwise};
+  }
+
+  // What is added to a layer's sums is columns of its weights, behind the first `at`, which are there.
+  void add_to(Dense& layer, std::int64_t at, const JsonValue& recipe, Weights& weights) const {
+    const std::string added_to = key("_added_to");
+    const JsonValue* projections = recipe.find(added_to.c_str());
+    constexpr std::int64_t largest_identity = 1024;
+    if (!projections->object() && width() > largest_identity) {
+      throw Error(
+          fmt::format("an embedding of {} numbers is added as it is; allowed: up to {}, and more through a layer",
+                      width(), largest_identity));
+    }
+    const Dense through =
+        projections->object()
+            ? weights.dense(projections->get<std::string>(fmt::format("the recipe's {}", added_to), layer.name.c_str()))
+            : identity(width());
+    if (layer.outputs != through.outputs || through.inputs != width()) {
+      throw Error(
+          fmt::format("the embedding of {} numbers is added to the layer {} of {} through {} × {} weights; "
+                      "allowed: weights that fit",
+                      width(), in_quotes(layer.name), layer.outputs, through.outputs, through.inputs));
+    }
+    Dense wide{layer.outputs, layer.inputs + width(), {}, layer.bias, layer.name};
+    for (std::int64_t j = 0; j < layer.outputs; ++j) {
+      const double *row = layer.weight.data() + j * layer.inputs, *own = through.weight.data() + j * width();
+      wide.weight.insert(wide.weight.end(), row, row + at);
+      wide.weight.insert(wide.weight.end(), own, own + width());
+      wide.weight.insert(wide.weight.end(), row + at, row + layer.inputs);
+      wide.bias[static_cast<std::size_t>(j)] += through.bias[static_cast<std::size_t>(j)];
+    }
+    layer = wide;
+  }
+};
+
+void check_size(const Dense& layer, std::int64_t outputs, std::int64_t inputs, const InputWidths& of_these = {}) {
+  if (layer.outputs == outputs && layer.inputs == inputs) return;
+  std::string taken;
+  if (of_these.time > 0) taken += fmt::format(", {} of these for the time", of_these.time);
+  if (of_these.condition > 0) taken += fmt::format(", {} of these for the condition", of_these.condition);
+  throw Error(fmt::format("the layer {} has {} outputs and {} inputs, {} and {} are needed{}", in_quotes(layer.name),
+                          layer.outputs, layer.inputs, outputs, inputs, taken));
+}
+
+// How many numbers a condition has; 0 where y is not among the inputs.
+std::int64_t width_of_condition(const JsonValue& recipe, bool named) {
+  const JsonValue* width = recipe.find("condition_width");
+  if (named && width == nullptr) {
+    throw Error("the recipe's inputs have a condition y, and it has no condition_width, how many numbers that has");
+  }
+  if (!named) {
+    for (const char* key :
+         {"condition_width", "condition", "condition_activation", "condition_into", "condition_added_to"}) {
+      if (recipe.find(key) == nullptr) continue;
+      throw Error(fmt::format("the recipe has {}, and its inputs no y; allowed: y at its place, as x,t,y", key));
+    }
+    return 0;
+  }
+  const auto count = width->to<std::int64_t>("the recipe's condition_width");
+  constexpr std::int64_t most = 4096;
+  if (count >= 1 && count <= most) return count;
+  throw Error(fmt::format("the recipe's condition_width is {}; allowed: 1 to {}", count, most));
+}
+
 Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   check_keys(recipe, "the recipe",
-             {"layers", "activation", "output", "output_factor", "data_deviation", "inputs", "time", "time_activation",
-              "time_into", "time_added_to", "residual", "fixed", "prefix", "ignore", "sde", "sde_parameters",
-              "column_means", "column_deviations"});
+             {"layers",
+              "activation",
+              "output",
+              "output_factor",
+              "data_deviation",
+              "inputs",
+              "time",
+              "time_activation",
+              "time_into",
+              "time_added_to",
+              "condition_width",
+              "condition",
+              "condition_activation",
+              "condition_into",
+              "condition_added_to",
+              "residual",
+              "fixed",
+              "prefix",
+              "ignore",
+              "sde",
+              "sde_parameters",
+              "column_means",
+              "column_deviations"});
   const std::string name = "the recipe's";
   for (const char* key : {"layers", "activation", "output", "inputs", "sde"}) {
     if (recipe.find(key) == nullptr) throw Error(fmt::format("the recipe has no {}", key));
@@ -323,25 +464,16 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
                     ? fmt::format("the recipe has data_deviation, which the output {} does not read", to_string(output))
                     : "the recipe has no data_deviation, which the output edm needs");
   }
-  const bool x_first = parse_inputs(recipe.get<std::string>(name, "inputs"), a.form);
+  const std::vector<LayerInput> order = parse_inputs(recipe.get<std::string>(name, "inputs"), a.form);
 
-  // The time branch.
-  std::vector<Dense> branch;
-  const JsonValue* time = recipe.find("time");
-  const JsonValue::Array* entries = time ? time->array() : nullptr;
-  constexpr std::size_t most_layers = 65;
-  if (time && (entries == nullptr || entries->empty() || entries->size() >= most_layers)) {
-    throw Error("the recipe's time is not a list of features and names of layers, 1 to 64 of them");
-  }
-  for (std::size_t k = 0; entries && k < entries->size(); ++k) {
-    const JsonValue& entry = (*entries)[k];
-    if (entry.object() && k > 0) throw Error("the recipe's time has features behind layers; allowed: only first");
-    branch.push_back(entry.object() ? features(entry, 1, {}, weights, "time_features")
-                                    : weights.dense(entry.to<std::string>("an entry of the recipe's time")));
-  }
-  const std::size_t branch_features = entries && !entries->empty() && entries->front().object() ? 1 : 0;
+  RecipeBranch time{"time"}, condition{"condition"};
+  time.branch.inputs = 1;
+  condition.branch.inputs = width_of_condition(recipe, has(order, LayerInput::condition));
+  const bool conditional = condition.branch.inputs > 0;
+  time.read_layers(recipe, weights);
+  if (conditional) condition.read_layers(recipe, weights);
 
-  // The layers, without the columns of the time.
+  // The layers, as the file has them.
   const JsonValue::Array* list = recipe.find("layers")->array();
   if (list == nullptr || list->size() < 2 || list->size() > most_layers) {
     throw Error("the recipe's layers are not a list of two or more, up to 65");
@@ -354,50 +486,36 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   Names names;
   if (x_features) names.push_back("features");
   for (const Dense& layer : layers) names.push_back(layer.name);
-  const std::int64_t dimension = a.output == Output::score ? layers.back().outputs : 0;
-  a.time.into = layers_in(recipe, "time_into", names);
-  const std::vector<std::int64_t> added = layers_in(recipe, "time_added_to", names);
-  if (recipe.find("time_into") == nullptr && added.empty()) {
-    if (time) throw Error("the recipe has time, and neither time_into nor time_added_to, which say where it goes");
-    a.time.into = {x_features ? 1 : 0};
-  }
-  const std::int64_t embedding = branch.empty() ? 1 : branch.back().outputs;
-  const bool first_embedded = is_in(a.time.into, 0);
-  a.dimension = dimension;
-  if (a.output == Output::potential) {
+  time.read_places(recipe, names, x_features ? 1 : 0);
+  if (conditional) condition.read_places(recipe, names, x_features ? 1 : 0);
+  // What a layer takes, but for x or h.
+  const auto taken_by = [&](std::size_t l) {
+    return InputWidths{conditional && is_in(condition.branch.into, l) ? condition.width() : 0,
+                       is_in(time.branch.into, l) ? time.width() : 0, 0};
+  };
+  if (a.output == Output::score) {
+    a.dimension = layers.back().outputs;
+  } else {
     if (x_features) throw Error("a potential net with features of x is given; allowed: vector nets with them");
-    a.dimension = layers.front().inputs - (first_embedded ? embedding : 0);
+    a.dimension = layers.front().inputs - taken_by(0).sum();
   }
   if (a.dimension < 1) {
-    throw Error(fmt::format("the layer {} has {} inputs, and the time takes {} of them; allowed: room for x too",
-                            in_quotes(layers.front().name), layers.front().inputs, embedding));
+    throw Error(fmt::format("the layer {} has {} inputs, and the time{} takes {} of them; allowed: room for x too",
+                            in_quotes(layers.front().name), layers.front().inputs,
+                            conditional ? " or the condition" : "", taken_by(0).sum()));
   }
   if (x_features) {
-    const std::int64_t wanted = layers.front().inputs - (is_in(a.time.into, 1) ? embedding : 0);
+    const std::int64_t wanted = layers.front().inputs - taken_by(1).sum();
     layers.insert(layers.begin(), features(list->front(), a.dimension, wanted, weights, "features"));
   }
 
   std::vector<LayerActivation> own = activations_in(recipe, "activation", names.size() - 1 - (x_features ? 1 : 0));
-  const LayerActivation sine{Activation::sine, 1};
-  if (x_features) own.insert(own.begin(), sine);
+  if (x_features) own.insert(own.begin(), {Activation::sine, 1});
   const bool uniform = std::all_of(own.begin(), own.end(), [&](const auto& other) { return other == own[0]; });
   if (uniform) {
     a.activation = own[0].activation, a.beta = own[0].beta;
   } else {
     a.activations = own;
-  }
-  const std::size_t branch_dense = branch.size() - branch_features;
-  const bool named = recipe.find("time_activation") != nullptr;
-  if (named != (branch_dense > 0)) {
-    throw Error(named ? "the recipe has time_activation, and no dense layer in time"
-                      : "the recipe has no time_activation, which the dense layers of its time need");
-  }
-  std::vector<LayerActivation> branch_own;
-  if (named) branch_own = activations_in(recipe, "time_activation", branch_dense);
-  if (branch_features > 0) branch_own.insert(branch_own.begin(), sine);
-  for (std::size_t k = 0; k < branch.size(); ++k) {
-    a.time.layers.push_back({branch[k].outputs, branch_own[k], k < branch_features});
-    a.time.layer_names.push_back(branch[k].name);
   }
 
   a.hidden.clear();
@@ -406,42 +524,27 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
   a.residual = layers_in(recipe, "residual", names);
   a.fixed = layers_in(recipe, "fixed", names);
   if (x_features && !is_in(a.fixed, 0)) a.fixed.insert(a.fixed.begin(), 0);
-  // What is added to a layer's sums is columns of its weights.
-  for (const std::int64_t l : added) {
-    Dense& layer = layers[static_cast<std::size_t>(l)];
-    if (is_in(a.time.into, static_cast<std::size_t>(l))) {
-      throw Error(fmt::format("the layer {} is in time_into and in time_added_to; allowed: one of them",
-                              in_quotes(layer.name)));
-    }
-    const JsonValue* projections = recipe.find("time_added_to");
-    constexpr std::int64_t largest_identity = 1024;
-    if (!projections->object() && embedding > largest_identity) {
-      throw Error(
-          fmt::format("an embedding of {} numbers is added as it is; allowed: up to {}, and more through a layer",
-                      embedding, largest_identity));
-    }
-    const Dense through =
-        projections->object()
-            ? weights.dense(projections->get<std::string>("the recipe's time_added_to", layer.name.c_str()))
-            : identity(embedding);
-    if (layer.outputs != through.outputs || through.inputs != embedding) {
-      throw Error(
-          fmt::format("the embedding of {} numbers is added to the layer {} of {} through {} × {} weights; "
-                      "allowed: weights that fit",
-                      embedding, in_quotes(layer.name), layer.outputs, through.outputs, through.inputs));
-    }
-    Dense wide{layer.outputs, layer.inputs + embedding, {}, layer.bias, layer.name};
-    for (std::int64_t j = 0; j < layer.outputs; ++j) {
-      const double *row = layer.weight.data() + j * layer.inputs, *times = through.weight.data() + j * embedding;
-      if (!x_first) wide.weight.insert(wide.weight.end(), times, times + embedding);
-      wide.weight.insert(wide.weight.end(), row, row + layer.inputs);
-      if (x_first) wide.weight.insert(wide.weight.end(), times, times + embedding);
-      wide.bias[static_cast<std::size_t>(j)] += through.bias[static_cast<std::size_t>(j)];
-    }
-    layer = wide;
-    a.time.into.push_back(l);
+  for (std::size_t l = 0; l < layers.size(); ++l) {
+    InputWidths widths = taken_by(l);
+    widths.x = l == 0 ? a.dimension : layers[l - 1].outputs;
+    check_size(layers[l], a.outputs(static_cast<std::int64_t>(l)), widths.sum(), widths);
+    to_own_order(layers[l].weight, order, widths);
   }
-  std::sort(a.time.into.begin(), a.time.into.end());
+  // The time's columns stand behind those of the condition.
+  for (RecipeBranch* of : {&time, &condition}) {
+    for (const std::int64_t l : of->added) {
+      Dense& layer = layers[static_cast<std::size_t>(l)];
+      if (is_in(of->branch.into, static_cast<std::size_t>(l))) {
+        throw Error(fmt::format("the layer {} is in {} and in {}; allowed: one of them", in_quotes(layer.name),
+                                of->key("_into"), of->key("_added_to")));
+      }
+      of->add_to(layer, of == &time ? taken_by(static_cast<std::size_t>(l)).condition : 0, recipe, weights);
+    }
+    of->branch.into.insert(of->branch.into.end(), of->added.begin(), of->added.end());
+    std::sort(of->branch.into.begin(), of->branch.into.end());
+  }
+  a.time = time.branch;
+  if (conditional) a.condition = condition.branch;
   a.validate();
   weights.check_all_taken(names_in(recipe, "ignore"));
 
@@ -453,29 +556,17 @@ Model make_model(const SafeTensors& file, const JsonValue& recipe) {
     for (double& number : *part) number *= factor;
   }
   Mlp mlp{a, {}};
-  const auto append = [&](const Dense& layer, std::int64_t outputs, std::int64_t inputs, std::int64_t times) {
-    if (layer.outputs != outputs || layer.inputs != inputs) {
-      throw Error(fmt::format("the layer {} has {} outputs and {} inputs, {} and {} are needed{}",
-                              in_quotes(layer.name), layer.outputs, layer.inputs, outputs, inputs,
-                              times > 0 ? fmt::format(", {} of these for the time", times) : ""));
-    }
-    for (std::int64_t j = 0; j < outputs; ++j) {
-      const double* row = layer.weight.data() + j * inputs;
-      const std::int64_t begin = x_first ? inputs - times : 0;
-      mlp.parameters.insert(mlp.parameters.end(), row + begin, row + begin + times);
-      for (std::int64_t i = 0; i < inputs; ++i) {
-        if (i < begin || i >= begin + times) mlp.parameters.push_back(row[i]);
-      }
-    }
+  const auto append = [&](const Dense& layer) {
+    mlp.parameters.insert(mlp.parameters.end(), layer.weight.begin(), layer.weight.end());
     mlp.parameters.insert(mlp.parameters.end(), layer.bias.begin(), layer.bias.end());
   };
-  for (std::size_t k = 0; k < branch.size(); ++k) {
-    append(branch[k], branch[k].outputs, k == 0 ? 1 : branch[k - 1].outputs, 0);
+  for (const RecipeBranch* of : {&condition, &time}) {
+    for (std::size_t k = 0; k < of->layers.size(); ++k) {
+      check_size(of->layers[k], of->layers[k].outputs, of->branch.inputs_of(static_cast<std::int64_t>(k)));
+      append(of->layers[k]);
+    }
   }
-  for (std::size_t l = 0; l < layers.size(); ++l) {
-    const auto layer = static_cast<std::int64_t>(l);
-    append(layers[l], a.outputs(layer), a.inputs(layer), a.embedded(layer));
-  }
+  for (const Dense& layer : layers) append(layer);
   const JsonValue* parameters = recipe.find("sde_parameters");
   Model model{
       ForwardSde::parse(recipe.get<std::string>(name, "sde"), parameters ? parameters->dump() : ""),

@@ -17,6 +17,7 @@
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
 #include "io/json.hpp"
+#include "io/layer_inputs.hpp"
 
 namespace fokker {
 namespace {
@@ -28,7 +29,8 @@ std::vector<std::string> known_keys() {
   std::vector<std::string> keys{"activation"};
   for (const auto& [name, meaning] : activation_parameters()) keys.push_back(name);
   keys.insert(keys.end(), {"output", "data_deviation", "inputs", "layers", "time_branch", "time_layers", "time_into",
-                           "residual", "fixed", "sde", "sde_parameters", column_means, column_deviations});
+                           "condition", "condition_branch", "condition_layers", "condition_into", "residual", "fixed",
+                           "sde", "sde_parameters", column_means, column_deviations});
   return keys;
 }
 
@@ -109,6 +111,10 @@ std::string why_no_layer(const std::string& name) {
   if (has_any(lower, {"running_mean", "running_var", "num_batches", "norm"})) {
     return "is of a normalisation, which is not supported: networks are linear layers and activations";
   }
+  if (has_any(lower, {"condition", "label", "class_"})) {
+    return "is of a condition: say how many numbers it has in condition, and name and describe the layers of its "
+           "embedding in condition_layers and condition_branch";
+  }
   if (has_any(lower, {"emb", "fourier", "freq", "pos_enc"})) {
     return "is of an embedding: name the layers that make it in time_layers, and say what they are in time_branch, as "
            "time_branch=fixed:sine:32,silu:32 (or --time-branch)";
@@ -120,30 +126,34 @@ std::string why_no_layer(const std::string& name) {
   return "";
 }
 
-// Of the tensors t, x and score of a proof.
+// Of the tensors t, x, score and condition of a proof.
 constexpr std::string_view proof_prefix = "proof.";
 
-Proof read_proof(const SafeTensors& file, std::int64_t dimension) {
+Proof read_proof(const SafeTensors& file, std::int64_t dimension, std::int64_t condition) {
   Proof proof;
   const bool any = std::any_of(file.tensors.begin(), file.tensors.end(),
                                [](const auto& entry) { return entry.first.starts_with(proof_prefix); });
   if (!any) return proof;
   proof.t = file.at("proof.t").to_double();
   const std::int64_t n = std::ssize(proof.t);
-  for (const auto& [name, to] : {std::pair{"proof.x", &proof.x}, std::pair{"proof.score", &proof.score}}) {
+  const auto read = [&](const char* name, std::int64_t columns) {
     const Tensor& tensor = file.at(name);
-    if (tensor.shape != std::vector{n, dimension}) {
-      throw Error(
-          fmt::format("its tensor '{}' has the shape {}, not [{}, {}]", name, shape_text(tensor), n, dimension));
+    if (tensor.shape != std::vector{n, columns}) {
+      throw Error(fmt::format("its tensor '{}' has the shape {}, not [{}, {}]", name, shape_text(tensor), n, columns));
     }
-    *to = tensor.to_double();
+    return tensor.to_double();
+  };
+  proof.x = read("proof.x", dimension), proof.score = read("proof.score", dimension);
+  if (condition > 0) proof.condition = read("proof.condition", condition);
+  if (condition == 0 && file.tensors.contains("proof.condition")) {
+    throw Error("its proof has conditions, and its network takes none; allowed: without proof.condition");
   }
   return proof;
 }
 
 // The prefixes of NAME.weight in natural order. Every tensor must be the weight or bias of one of them: what else is in
 // the file may be part of the computation.
-// Those in `others` are of the time branch.
+// Those in `others` are of the branches.
 std::vector<std::string> natural_layers(const SafeTensors& file, const std::vector<std::string>& others) {
   std::set<std::string> prefixes;
   for (const auto& [name, tensor] : file.tensors) {
@@ -189,6 +199,38 @@ std::vector<double> read_parameters(const std::string& name, const Tensor& tenso
   }
 }
 
+// How many numbers a condition has, if its network takes one: that, and y among its inputs, belong together.
+void read_condition(const ModelMetadata& metadata, const std::vector<LayerInput>& order, Architecture& a) {
+  const auto value = [&](const char* key) {
+    const auto found = metadata.find(key);
+    return found == metadata.end() ? std::string() : found->second;
+  };
+  const bool named = has(order, LayerInput::condition);
+  const std::string text = value("condition");
+  if (text.empty()) {
+    for (const char* key : {"condition_branch", "condition_layers", "condition_into"}) {
+      if (value(key).empty()) continue;
+      throw Error(fmt::format("{} is given without condition, how many numbers a condition has; allowed: both", key));
+    }
+    if (!named) return;
+    throw Error(
+        fmt::format("its inputs {} have a condition y, and its metadata lack condition, how many numbers that "
+                    "has; give it there, or by --condition-width",
+                    in_quotes(value("inputs"), 60)));
+  }
+  std::int64_t count = 0;
+  constexpr std::int64_t most = 4096;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), count);
+  if (code != std::errc() || end != text.data() + text.size() || count < 1 || count > most) {
+    throw Error(fmt::format("its condition is {}; allowed: how many numbers it has, 1 to {}", in_quotes(text), most));
+  }
+  if (!named) {
+    throw Error(fmt::format("its metadata have a condition, and its inputs {} no y; allowed: y at its place, as y,t,x",
+                            in_quotes(value("inputs"), 60)));
+  }
+  a.condition.inputs = count;
+}
+
 Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   const auto value = [&](const char* key) {
     const auto found = metadata.find(key);
@@ -232,12 +274,12 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
   // What save_model() wrote before the key was there, and the paper's files, are of (t, x): they name their SDE's parameters or
   // source, and their output is a potential or the score.
   const bool plain = a.form.form == Form::score;
-  const bool own = plain && file.metadata.contains("layers") && file.metadata.contains("sde") &&
-                   (file.metadata.contains("sde_parameters") || file.metadata.contains("source"));
-  bool x_first = false;
-  if (!value("inputs").empty() || !own) {
+  const bool ours = plain && file.metadata.contains("layers") && file.metadata.contains("sde") &&
+                    (file.metadata.contains("sde_parameters") || file.metadata.contains("source"));
+  std::vector<LayerInput> order{LayerInput::time, LayerInput::x};
+  if (!value("inputs").empty() || !ours) {
     if (require("inputs", "their order and the time's scale: t,x or x,t, or as x,0.25*log-sigma"))
-      x_first = parse_inputs(value("inputs"), a.form);
+      order = parse_inputs(value("inputs"), a.form);
   }
   require("sde", fmt::format("{}", fmt::join(sde_names(), ", ")));
   if (!missing.empty()) {
@@ -245,21 +287,39 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
         fmt::format("its metadata lack {}; give these there, or by options of these names; {}", missing, first));
   }
 
-  if (!value("time_branch").empty()) a.time.layers = parse_branch(value("time_branch"));
-  if (!value("time_layers").empty()) a.time.layer_names = split_names(value("time_layers"));
-  const std::vector<std::string> branch = a.time.layers.empty() ? std::vector<std::string>() : a.time_names();
-  if (!value("time_layers").empty() && a.time.layer_names.size() != a.time.layers.size()) {
-    throw Error(fmt::format("time_layers names {} layers, and time_branch has {}; allowed: the name of each",
-                            a.time.layer_names.size(), a.time.layers.size()));
-  }
+  read_condition(metadata, order, a);
+  // The names of a branch's layers, which are no layers of the trunk.
+  std::vector<std::string> branches;
+  const auto read_branch = [&](const std::string& what, Branch& branch, const auto& names_of) {
+    if (const std::string text = value((what + "_branch").c_str()); !text.empty()) branch.layers = parse_branch(text);
+    if (const std::string text = value((what + "_layers").c_str()); !text.empty()) {
+      branch.layer_names = split_names(text);
+      if (branch.layer_names.size() != branch.layers.size()) {
+        throw Error(fmt::format("{0}_layers names {1} layers, and {0}_branch has {2}; allowed: the name of each", what,
+                                branch.layer_names.size(), branch.layers.size()));
+      }
+    }
+    std::vector<std::string> names = names_of();
+    branches.insert(branches.end(), names.begin(), names.end());
+    return names;
+  };
+  const std::vector<std::string> of_condition =
+      read_branch("condition", a.condition, [&] { return a.condition_names(); });
+  const std::vector<std::string> of_time = read_branch("time", a.time, [&] { return a.time_names(); });
   const bool named = !value("layers").empty();
-  a.layer_names = named ? split_names(value("layers")) : natural_layers(file, branch);
-  if (!a.time.layers.empty() && value("time_into").empty()) {
-    throw Error(
-        "its metadata have time_branch and lack time_into, the layers that take it; give it there, or by the "
-        "option of this name");
-  }
-  if (!value("time_into").empty()) a.time.into = parse_layers(value("time_into"), a.layer_names);
+  a.layer_names = named ? split_names(value("layers")) : natural_layers(file, branches);
+  const auto read_into = [&](const std::string& what, Branch& branch) {
+    const std::string into = value((what + "_into").c_str());
+    if (!branch.layers.empty() && into.empty()) {
+      throw Error(
+          fmt::format("its metadata have {0}_branch and lack {0}_into, the layers that take it; give it there, or by "
+                      "the option of this name",
+                      what));
+    }
+    if (!into.empty()) branch.into = parse_layers(into, a.layer_names);
+  };
+  read_into("condition", a.condition);
+  read_into("time", a.time);
   if (!value("residual").empty()) a.residual = parse_layers(value("residual"), a.layer_names);
   if (!value("fixed").empty()) a.fixed = parse_layers(value("fixed"), a.layer_names);
   const std::string advice =
@@ -292,54 +352,72 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
         fmt::format("it has {} layers, but a network has an input and an output layer at least", weights.size()) +
         advice);
   }
-  // How many of a layer's inputs are the time's embedding.
-  const auto embedded = [&](std::size_t l) {
-    const auto& into = a.time.into;
-    return std::find(into.begin(), into.end(), static_cast<std::int64_t>(l)) == into.end() ? 0 : a.time.width();
+  // What a layer takes, h being what is left.
+  const auto widths_of = [&](std::size_t l) {
+    const auto taken = [&](const Branch& branch) {
+      const bool there =
+          std::find(branch.into.begin(), branch.into.end(), static_cast<std::int64_t>(l)) != branch.into.end();
+      return there ? branch.width() : 0;
+    };
+    InputWidths widths{taken(a.condition), taken(a.time), 0};
+    widths.x = weights[l]->shape[1] - widths.sum();
+    return widths;
+  };
+  // How many of them are not h, and what those have to be.
+  const auto taken_text = [&](const InputWidths& widths) {
+    return fmt::format("{}{}{}",
+                       widths.condition > 0 ? fmt::format("{} of them the condition's", widths.condition) : "",
+                       widths.condition > 0 && widths.time > 0 ? " and " : "",
+                       widths.time > 0 ? fmt::format("{} of them the time's", widths.time) : "");
+  };
+  const auto width_text = [&](const char* what, const Branch& branch) {
+    return branch.layers.empty() ? fmt::format("the {}, {}", what, branch.inputs)
+                                 : fmt::format("the {} branch {}", what, printable(branch_text(branch.layers), 60));
   };
   for (std::size_t l = 1; l < weights.size(); ++l) {
-    if (weights[l]->shape[1] == weights[l - 1]->shape[0] + embedded(l)) continue;
+    const InputWidths own = widths_of(l);
+    if (own.x == weights[l - 1]->shape[0]) continue;
     refuse_known(a.layer_names[l - 1]);
     refuse_known(a.layer_names[l]);
     const std::string widths =
         fmt::format("{} has {} outputs, {} has {} inputs", printable(a.layer_names[l - 1], 30),
                     weights[l - 1]->shape[0], printable(a.layer_names[l], 30), weights[l]->shape[1]);
-    if (embedded(l) > 0) {
-      throw Error(
-          fmt::format("its layers do not chain: {}, {} of them the time's; allowed: as many as the layer before "
-                      "has outputs, and the width of the time branch {}",
-                      widths, embedded(l), printable(branch_text(a.time.layers), 60)));
+    if (own.condition + own.time > 0) {
+      std::string allowed = "as many as the layer before has outputs";
+      if (own.condition > 0) allowed += ", and the width of " + width_text("condition", a.condition);
+      if (own.time > 0) allowed += ", and the width of " + width_text("time", a.time);
+      throw Error(fmt::format("its layers do not chain: {}, {}; allowed: {}", widths, taken_text(own), allowed));
     }
     throw Error(fmt::format("its layers do not chain in the order {}: {}",
                             printable(fmt::format("{}", fmt::join(a.layer_names, ",")), 60), widths) +
                 advice);
   }
-  a.dimension = weights.front()->shape[1] - embedded(0);
+  a.dimension = widths_of(0).x;
+  if (a.dimension < 1 && a.conditional()) {
+    throw Error(fmt::format("its layer {} has {} inputs, {}; allowed: more of them, for x",
+                            in_quotes(a.layer_names[0], 60), weights[0]->shape[1], taken_text(widths_of(0))));
+  }
   a.hidden.clear();
   for (std::size_t l = 0; l + 1 < weights.size(); ++l) a.hidden.push_back(weights[l]->shape[0]);
   a.validate();
   const std::int64_t outputs = weights.back()->shape[0];
   if (outputs != a.outputs(a.layers() - 1)) {
-    throw Error(fmt::format("its last layer has {} outputs, but a {} of {} inputs (t and x) has {}", outputs,
-                            to_string(a.output), a.inputs(0), a.outputs(a.layers() - 1)) +
+    throw Error(fmt::format("its last layer has {} outputs, but a {} of {} inputs ({}t and x) has {}", outputs,
+                            to_string(a.output), a.inputs(0), a.conditional() ? "y, " : "", a.outputs(a.layers() - 1)) +
                 advice);
   }
 
   const std::vector<std::string> names = a.layer_names;
   a.layer_names.clear();
   if (a.names() != names) a.layer_names = names;
-  a.time.layer_names.clear();
-  if (a.time_names() != branch) a.time.layer_names = branch;
+  a.condition.layer_names.clear(), a.time.layer_names.clear();
+  if (a.condition_names() != of_condition) a.condition.layer_names = of_condition;
+  if (a.time_names() != of_time) a.time.layer_names = of_time;
   Mlp mlp{a, {}};
-  // The parameters of a layer, with the columns of the time first.
-  const auto append = [&](const std::string& name, const Tensor& weights_of, std::int64_t rows, std::int64_t columns,
-                          std::int64_t times) {
+  const auto append = [&](const std::string& name, const Tensor& weights_of, std::int64_t rows,
+                          const InputWidths& widths) {
     std::vector<double> weight = read_parameters(name + ".weight", weights_of);
-    if (x_first && times > 0) {
-      for (auto row = weight.begin(); row != weight.end(); row += columns) {
-        std::rotate(row, row + (columns - times), row + columns);
-      }
-    }
+    to_own_order(weight, order, widths);
     mlp.parameters.insert(mlp.parameters.end(), weight.begin(), weight.end());
     const auto bias = file.tensors.find(name + ".bias");
     if (bias == file.tensors.end()) {  // a layer without bias
@@ -353,19 +431,23 @@ Mlp read_mlp(const SafeTensors& file, const ModelMetadata& metadata) {
     const std::vector<double> values = read_parameters(bias->first, bias->second);
     mlp.parameters.insert(mlp.parameters.end(), values.begin(), values.end());
   };
-  for (std::size_t k = 0; k < branch.size(); ++k) {
-    const Tensor& weight = weight_of(branch[k])->second;
-    const std::int64_t layer = static_cast<std::int64_t>(k), width = a.time.layers[k].width;
-    if (weight.shape != std::vector{width, a.time.inputs_of(layer)}) {
-      throw Error(fmt::format("its tensor {} has the shape {}, not [{}, {}] as its time branch {} says",
-                              in_quotes(branch[k] + ".weight", 60), shape_text(weight), width, a.time.inputs_of(layer),
-                              printable(branch_text(a.time.layers), 60)));
+  const auto append_branch = [&](const char* what, const Branch& branch, const std::vector<std::string>& own) {
+    for (std::size_t k = 0; k < own.size(); ++k) {
+      const Tensor& weight = weight_of(own[k])->second;
+      const std::int64_t width = branch.layers[k].width, inputs = branch.inputs_of(static_cast<std::int64_t>(k));
+      if (weight.shape != std::vector{width, inputs}) {
+        throw Error(fmt::format("its tensor {} has the shape {}, not [{}, {}] as its {} branch {} says",
+                                in_quotes(own[k] + ".weight", 60), shape_text(weight), width, inputs, what,
+                                printable(branch_text(branch.layers), 60)));
+      }
+      append(own[k], weight, width, {.x = inputs});
     }
-    append(branch[k], weight, width, a.time.inputs_of(layer), 0);
-  }
+  };
+  append_branch("condition", a.condition, of_condition);
+  append_branch("time", a.time, of_time);
   for (std::size_t l = 0; l < names.size(); ++l) {
     const std::int64_t layer = static_cast<std::int64_t>(l);
-    append(names[l], *weights[l], a.outputs(layer), a.inputs(layer), embedded(l));
+    append(names[l], *weights[l], a.outputs(layer), widths_of(l));
   }
   return mlp;
 }
@@ -447,7 +529,7 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides, 
     Mlp mlp = read_mlp(file, metadata);
     Model model{read_sde(file.metadata, overrides), std::move(mlp), read_standardisation(metadata)};
     model.validate();
-    check(model, read_proof(file, model.dimension()));
+    check(model, read_proof(file, model.dimension(), model.condition()));
     return model;
   } catch (const Error& error) {
     throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
@@ -696,13 +778,18 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   if (parameter.name && !named_each) file.metadata[parameter.name] = fmt::format("{}", a.beta);
   file.metadata["output"] = to_string(NetworkOutput{a.output, a.form.form});
   if (a.form.form == Form::edm) file.metadata["data_deviation"] = fmt::format("{}", a.form.data_deviation);
-  file.metadata["inputs"] = inputs_of(a.form);
+  file.metadata["inputs"] = inputs_of(a);
   file.metadata["layers"] = fmt::format("{}", fmt::join(names, ","));
-  if (!a.time.layers.empty()) {
-    file.metadata["time_branch"] = branch_text(a.time.layers);
-    file.metadata["time_layers"] = fmt::format("{}", fmt::join(a.time_names(), ","));
-  }
-  if (!a.time.raw()) file.metadata["time_into"] = layers_text(a.time.into, names);
+  const auto describe_branch = [&](const std::string& what, const Branch& branch, const std::vector<std::string>& own) {
+    if (!branch.layers.empty()) {
+      file.metadata[what + "_branch"] = branch_text(branch.layers);
+      file.metadata[what + "_layers"] = fmt::format("{}", fmt::join(own, ","));
+    }
+    if (!branch.raw()) file.metadata[what + "_into"] = layers_text(branch.into, names);
+  };
+  if (a.conditional()) file.metadata["condition"] = fmt::format("{}", a.condition.inputs);
+  describe_branch("condition", a.condition, a.condition_names());
+  describe_branch("time", a.time, a.time_names());
   if (!a.residual.empty()) file.metadata["residual"] = layers_text(a.residual, names);
   if (!a.fixed.empty()) file.metadata["fixed"] = layers_text(a.fixed, names);
   file.metadata["sde"] = sde.name();
@@ -712,11 +799,14 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
     file.tensors[name + ".weight"] = Tensor::from_float({outputs, inputs}, parameters.data() + weight);
     file.tensors[name + ".bias"] = Tensor::from_float({outputs}, parameters.data() + weight + outputs * inputs);
   };
-  const std::vector<std::string> branch = a.time_names();
-  for (std::size_t k = 0; k < branch.size(); ++k) {
-    const std::int64_t layer = static_cast<std::int64_t>(k);
-    add(branch[k], a.time.layers[k].width, a.time.inputs_of(layer), a.time_offset() + a.time.weight_offset(layer));
-  }
+  const auto add_branch = [&](const Branch& branch, std::int64_t begin, const std::vector<std::string>& own) {
+    for (std::size_t k = 0; k < own.size(); ++k) {
+      const auto layer = static_cast<std::int64_t>(k);
+      add(own[k], branch.layers[k].width, branch.inputs_of(layer), begin + branch.weight_offset(layer));
+    }
+  };
+  add_branch(a.condition, 0, a.condition_names());
+  add_branch(a.time, a.time_offset(), a.time_names());
   for (std::int64_t l = 0; l < a.layers(); ++l) {
     add(names[static_cast<std::size_t>(l)], a.outputs(l), a.inputs(l), a.weight_offset(l));
   }
@@ -724,6 +814,9 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
     file.tensors["proof.t"] = Tensor::from_double({n}, proof.t.data());
     file.tensors["proof.x"] = Tensor::from_double({n, a.dimension}, proof.x.data());
     file.tensors["proof.score"] = Tensor::from_double({n, a.dimension}, proof.score.data());
+    if (a.conditional()) {
+      file.tensors["proof.condition"] = Tensor::from_double({n, a.condition.inputs}, proof.condition.data());
+    }
   }
   file.save(path);
 }

@@ -156,12 +156,12 @@ std::vector<BranchLayer> parse_branch(std::string_view text) {
     const auto [stop, code] = std::from_chars(width.data(), end, layer.width);
     if (width.empty() || code != std::errc() || stop != end) {
       throw Error(
-          fmt::format("the layer {} of a time branch given; allowed: [fixed:]ACTIVATION:WIDTH, as "
+          fmt::format("the layer {} of a branch given; allowed: [fixed:]ACTIVATION:WIDTH, as "
                       "fixed:sine:32,silu:32",
                       in_quotes(part)));
     }
     if (layer.width < 1 || layer.width > 16384 || layers.size() == 64) {
-      throw Error(fmt::format("the layer {} of a time branch given; allowed: up to 64 layers of widths 1 to 16384",
+      throw Error(fmt::format("the layer {} of a branch given; allowed: up to 64 layers of widths 1 to 16384",
                               in_quotes(part)));
     }
     layer.activation = parse_layer_activation(rest.substr(0, colon));
@@ -213,16 +213,23 @@ NetworkOutput parse_output(std::string_view name) {
   }
   throw Error(fmt::format("unknown output {}: allowed are {}", in_quotes(name), fmt::join(output_names(), ", ")));
 }
-bool parse_inputs(std::string_view text, NetworkForm& form) {
+std::vector<LayerInput> parse_inputs(std::string_view text, NetworkForm& form) {
   const auto refuse = [&] {
     throw Error(
         fmt::format("inputs {} given; allowed: t,x or x,t, where t may be [SCALE*]NAME[+OFFSET], NAME one of t, sigma, "
-                    "log-sigma, log-snr, as in x,0.25*log-sigma",
+                    "log-sigma, log-snr, as in x,0.25*log-sigma; with a condition y, at any place, as x,t,y",
                     in_quotes(text)));
   };
-  const bool x_first = text.starts_with("x,");
-  if (!x_first && !text.ends_with(",x")) refuse();
-  std::string_view time = x_first ? text.substr(2) : text.substr(0, text.size() - 2);
+  std::vector<LayerInput> order;
+  std::string_view time;
+  for (const std::string_view part : parts_of(text)) {
+    order.push_back(part == "x" ? LayerInput::x : part == "y" ? LayerInput::condition : LayerInput::time);
+    if (order.back() == LayerInput::time) time = part;
+    if (std::count(order.begin(), order.end(), order.back()) > 1) refuse();
+  }
+  for (const LayerInput needed : {LayerInput::time, LayerInput::x}) {
+    if (std::find(order.begin(), order.end(), needed) == order.end()) refuse();
+  }
   const auto number = [&](std::string_view digits) {
     double value = 0;
     if (digits.starts_with('+')) digits.remove_prefix(1);
@@ -245,13 +252,16 @@ bool parse_inputs(std::string_view text, NetworkForm& form) {
   }
   if (found == nullptr) refuse();
   form.time_input = found->value, form.time_scale = scale, form.time_offset = offset;
-  return x_first;
+  return order;
 }
 std::string inputs_of(const NetworkForm& form) {
   std::string text = form.time_scale == 1 ? "" : fmt::format("{}*", form.time_scale);
   text += time_inputs.name(form.time_input);
   if (form.time_offset != 0) text += fmt::format("{:+}", form.time_offset);
   return text + ",x";
+}
+std::string inputs_of(const Architecture& architecture) {
+  return (architecture.conditional() ? "y," : "") + inputs_of(architecture.form);
 }
 LossWeight parse_loss_weight(std::string_view name) { return loss_weights.parse(name); }
 Scheme parse_scheme(std::string_view name) { return schemes.parse(name); }

@@ -270,8 +270,10 @@ void DataSet::draw(const Context& context, View<float> out, std::uint64_t seed, 
 
 double DataScale::far() const { return largest > 0 ? 10 * largest : std::numeric_limits<double>::infinity(); }
 
-DataScale data_scale(const Context& context, const DataSet& data) {
+DataScale data_scale(const Context& context, const DataSet& data, std::int64_t conditions) {
   const std::int64_t d = data.dimension();
+  check_count("the number of condition columns", conditions, 0, d - 1);
+  const auto wanted = static_cast<std::size_t>(d - conditions);
   std::vector<float> drawn;
   if (data.stored() == nullptr) {
     const std::int64_t n = std::clamp<std::int64_t>((std::int64_t{1} << 24) / d, 64, 16384);
@@ -288,7 +290,7 @@ DataScale data_scale(const Context& context, const DataSet& data) {
   std::vector<double> mean(columns);  // less the first row, so that equal numbers have no deviation
   for (std::size_t i = 0; i < x.size(); ++i) {
     mean[i % columns] += (double(x[i]) - x[i % columns]) / rows;
-    scale.largest = std::max(scale.largest, std::fabs(double(x[i])));
+    if (i % columns < wanted) scale.largest = std::max(scale.largest, std::fabs(double(x[i])));
   }
   for (std::size_t i = 0; i < x.size(); ++i) {
     const double from_mean = double(x[i]) - x[i % columns] - mean[i % columns];
@@ -297,6 +299,7 @@ DataScale data_scale(const Context& context, const DataSet& data) {
   for (double& v : scale.deviation) v = std::sqrt(v);
   for (std::size_t j = 0; j < columns; ++j) mean[j] += x[j];
   scale.mean = std::move(mean);
+  scale.mean.resize(wanted), scale.deviation.resize(wanted);
   return scale;
 }
 

@@ -33,12 +33,17 @@ std::string text_of(const double* v, std::int64_t d) {
 }  // namespace
 
 void check_proof(const Model& model, const Proof& proof) {
-  const std::int64_t n = std::ssize(proof.t), d = model.dimension();
+  const std::int64_t n = std::ssize(proof.t), d = model.dimension(), c = model.condition();
   if (std::ssize(proof.x) != n * d || std::ssize(proof.score) != n * d) {
     throw Error(
         fmt::format("a proof has {} times, {} numbers of points and {} of scores; allowed for {} times in {} "
                     "dimensions: {} of each",
                     n, proof.x.size(), proof.score.size(), n, d, n * d));
+  }
+  if (std::ssize(proof.condition) != n * c) {
+    throw Error(
+        fmt::format("a proof has {} numbers of conditions; allowed for {} times and {}: {}", proof.condition.size(), n,
+                    c == 0 ? "a model that takes no condition" : fmt::format("a condition of {} numbers", c), n * c));
   }
   if (n == 0) return;
   const double horizon = model.sde.horizon(),
@@ -51,7 +56,7 @@ void check_proof(const Model& model, const Proof& proof) {
     t = std::min(t, horizon);
     scale.push_back(std::sqrt(model.sde.at(t).variance));
   }
-  for (const std::vector<double>* numbers : {&proof.x, &proof.score}) {
+  for (const std::vector<double>* numbers : {&proof.x, &proof.score, &proof.condition}) {
     for (const double number : *numbers) {
       if (std::fabs(number) <= static_cast<double>(std::numeric_limits<float>::max())) continue;
       throw Error(fmt::format("a proof has the number {}; allowed: finite in float32", number));
@@ -59,7 +64,9 @@ void check_proof(const Model& model, const Proof& proof) {
   }
   std::vector<double> score(proof.score.size());
   const Fields<double> fields(Context({.backend = BackendKind::cpu, .threads = 1}), model);
-  fields.evaluate({View<const double>(times), View<const double>(proof.x, d)}, {.score = View<double>(score, d)});
+  Points<double> points{View<const double>(times), View<const double>(proof.x, d), {}};
+  if (c > 0) points.condition = View<const double>(proof.condition, c);
+  fields.evaluate(points, {.score = View<double>(score, d)});
   // In units of their columns: a large column has small scores in x.
   std::vector<double> of_author = proof.score;
   for (std::int64_t k = 0; k < n * d && !model.standardisation.empty(); ++k) {
@@ -89,7 +96,7 @@ void check_proof(const Model& model, const Proof& proof) {
   std::string meant = std::holds_alternative<Composition>(model.network) ? "a composition" : "a mixture";
   if (const auto* mlp = std::get_if<Mlp>(&model.network)) {
     const Architecture& a = mlp->architecture;
-    meant = fmt::format("{} of {}", to_string(NetworkOutput{a.output, a.form.form}), inputs_of(a.form));
+    meant = fmt::format("{} of {}", to_string(NetworkOutput{a.output, a.form.form}), inputs_of(a));
   }
   const auto point = static_cast<std::size_t>(at * d);
   throw Error(fmt::format(

@@ -2,8 +2,8 @@
 """Small score networks as people build them in PyTorch, for layouts_test.cpp: make_layouts.py [FOLDER]
 
 For each writes NAME.safetensors, its state dict in float32; NAME.json, the recipe of `fokker import`; NAME.npz, what
-double-precision autograd gives at a few points: t [N], x [N, d], score [N, d], divergence [N], of potentials value [N]
-and dt [N]; target [N, d], weight [N], denoising, the loss mean(weight |score - target|²), and of potentials residual, the
+double-precision autograd gives at a few points: t [N], x [N, d], of a network that takes one the condition [N, c] of each,
+score [N, d], divergence [N], of potentials value [N] and dt [N]; target [N, d], weight [N], denoising, the loss mean(weight |score - target|²), and of potentials residual, the
 mean of the squared Fokker-Planck residual; ode, the states after Euler's steps of the probability flow on `grid` from x,
 and log_density at x by the same steps back; and NAME.gradient.safetensors, the loss's gradient by the state dict's names.
 Needs PyTorch, NumPy and safetensors. The seeds are fixed.
@@ -212,6 +212,33 @@ class Potential(nn.Module):
         return self.net(torch.cat([x, self.time(-0.125 * torch.log(m * m / sigma ** 2)[:, None])], dim=1))[:, 0]
 
 
+class StateMish(nn.Module):
+    """A small diffusion policy: x is an action, y the state that it is taken in, beside an embedding of the time."""
+    def __init__(self):
+        super().__init__()
+        self.time_mlp = nn.Sequential(Sinusoidal(16), nn.Linear(16, 32), nn.Mish(), nn.Linear(32, 16))
+        self.mid_layer = mlp([2 + 16 + 5, 24, 24, 24], nn.Mish)
+        self.final_layer = nn.Linear(24, 2)
+
+    def forward(self, x, t, y):
+        return self.final_layer(functional.mish(self.mid_layer(torch.cat([x, self.time_mlp(1000 * t), y], dim=1))))
+
+
+class EncodedState(nn.Module):
+    """An encoder of the condition, added to the sums of every hidden layer through a dense layer of its own; raw time."""
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(4, 20), nn.ReLU(), nn.Linear(20, 12))
+        self.l1, self.l2, self.l3 = nn.Linear(1 + 3, 24), nn.Linear(24, 24), nn.Linear(24, 3)
+        self.c1, self.c2 = nn.Linear(12, 24, bias=False), nn.Linear(12, 24, bias=False)
+
+    def forward(self, x, t, y):
+        c = self.encoder(y)
+        h = functional.silu(self.l1(torch.cat([t[:, None], x], dim=1)) + self.c1(c))
+        h = h + functional.silu(self.l2(h) + self.c2(c))
+        return self.l3(h)
+
+
 # ---- what their outputs stand for -------------------------------------------------------------------------------------------
 
 DATA_DEVIATION = 0.6
@@ -276,6 +303,14 @@ LAYOUTS = {
     'potential': (Potential, 'potential', 'subvp', 2,
                   dict(layers=['net.0', 'net.2', 'net.4'], activation='silu', output='potential:edm', data_deviation=DATA_DEVIATION,
                        inputs='x,-0.125*log-snr', time=['time.0'], time_activation='silu', time_into='net.0')),
+    'state_mish': (StateMish, 'noise', 'vp-linear', 2,
+                   dict(layers=['mid_layer.0', 'mid_layer.2', 'mid_layer.4', 'final_layer'], activation='mish', output='noise',
+                        inputs='x,1000*t,y', time=[dict(sinusoidal=16), 'time_mlp.1', 'time_mlp.3'],
+                        time_activation=['mish', 'identity'], time_into='mid_layer.0', condition_width=5)),
+    'encoded_state': (EncodedState, 'velocity to data', 'flow', 3,
+                      dict(layers=['l1', 'l2', 'l3'], activation='silu', output='velocity-to-data', inputs='t,x,y', residual='l2',
+                           condition_width=4, condition=['encoder.0', 'encoder.2'], condition_activation=['relu', 'identity'],
+                           condition_added_to=dict(l1='c1', l2='c2'))),
 }
 
 
@@ -308,8 +343,12 @@ def make(name, folder):
         t = torch.empty(n).uniform_(0.05 * horizon, 0.95 * horizon)
     x = torch.randn(n, d) * torch.sqrt(1 + torch.clamp(SDES[sde][0](t)[1], max=30.0))[:, None]
     target, weight = torch.randn(n, d), torch.empty(n).uniform_(0.3, 2)
-    score, divergence, value, dt, at = fields(net, form, sde, x, t)
-    out = dict(t=t, x=x, score=score, divergence=divergence, target=target, weight=weight)
+    out, network = dict(t=t, x=x), net
+    if 'condition_width' in recipe:
+        out['condition'] = torch.randn(n, recipe['condition_width'])
+        network = lambda x, t: net(x, t, out['condition'])  # each point its own, along its path too
+    score, divergence, value, dt, at = fields(network, form, sde, x, t)
+    out.update(score=score, divergence=divergence, target=target, weight=weight)
     loss = (weight[:, None] * (score - target) ** 2).mean()
     out['denoising'] = loss
     names = [key for key, parameter in net.named_parameters()]
@@ -329,7 +368,7 @@ def make(name, folder):
     def step(states, now, then):
         t = torch.full((n,), float(now))
         _, _, a, g2 = coefficients(sde, t)
-        score, divergence, *_ = fields(net, form, sde, states, t)
+        score, divergence, *_ = fields(network, form, sde, states, t)
         return ((states + (then - now) * (a[:, None] * states - g2[:, None] / 2 * score)).detach(),
                 ((then - now) * (a * d - g2 / 2 * divergence)).detach())
 

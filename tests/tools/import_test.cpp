@@ -41,6 +41,19 @@ TEST_F(ImportCommand, MakesAModelThatOtherCommandsTake) {
   EXPECT_EQ(json["output"], "edm");
 }
 
+TEST_F(ImportCommand, ChecksEachPointGivenItsCondition) {
+  const std::string out = file("model.safetensors");
+  for (const std::string name : {"state_mish", "encoded_state"}) {
+    const Json json = fokker_json(with(import(name, name), {"--json"}));
+    EXPECT_EQ(json["checked_points"], 24);
+    EXPECT_EQ(json["condition"], name == "state_mish" ? 5 : 4);
+    EXPECT_EQ(load_model(out).condition(), json["condition"].get<int>());
+  }
+  EXPECT_EQ(
+      fokker({"sample", "--model", out, "--condition", "1,0,-1,2", "--samples", "9", "--out", file("x.npy")}).code, 0);
+  expect_failure(fokker(import("state_mish", "cat_raw")), "fokker", "condition");
+}
+
 TEST_F(ImportCommand, RefusesScoresThatAreNotTheAuthors) {
   expect_failure(fokker(import("cat_raw", "encoders")), "fokker", "its scores are not those of its proof");
   EXPECT_FALSE(std::filesystem::exists(file("model.safetensors")));

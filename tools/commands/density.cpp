@@ -57,13 +57,14 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
   effective_paths  how many paths of equal weights say as much
   tail_index       at 2 or below the largest weights fall off so slowly that standard_error is not to be trusted
 )",
-            files_help({"--model", "--points"}), R"(
+            files_help({"--model", "--points", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --samples 100 --out x.npy
   fokker density --model circles2.safetensors --points x.npy --out density.safetensors
   fokker density --model circles2.safetensors --points x.npy --scheme heun --grid geometric:150 --out log_p.csv
 )");
     model_.add_to(*app_);
+    model_.add_condition(*app_, "point");
     app_->add_option("--points", points_,
                      "file of points, an array [N, d] (.npy, .npz or .csv): each row is x_1 ... x_d, without a time")
         ->required()
@@ -100,12 +101,19 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const bool of_the_sde = scheme == Scheme::euler_maruyama;
     refuse_options_of(of_the_sde ? of_flow : of_sde);
     const std::vector<Claim> claims =
-        claim_outputs({out_}, {model_.path, file_of_grid(grid_), ArrayName(points_).file});
+        claim_outputs({out_}, {model_.path, file_of_grid(grid_), ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
+    if (of_the_sde && model.condition() > 0) {
+      throw Error(
+          fmt::format("--condition '{}' given with --scheme {}; allowed for the reverse SDE: one condition for all "
+                      "points, and a file of one for each with euler, heun and rk4",
+                      model_.condition, scheme_));
+    }
     const Array points = load_points(points_, model.dimension());
     const Context context = machine_.context();
     const std::int64_t n = points.shape[0];
     Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}, {"scheme", to_string(scheme)}};
+    if (!model_.condition.empty()) json["condition"] = model_.condition;
     if (of_the_sde) {
       run_sde(context, model, points, std::move(json));
     } else {
@@ -176,15 +184,16 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Sampler sampler(context, model, grid);
     check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
-    const std::vector<float> x = finite_float32(points, points_);
-    const std::int64_t n = points.shape[0];
+    const std::int64_t n = points.shape[0], c = model.condition();
+    const std::vector<float> x = finite_float32(points, points_), conditions = model_.conditions(model, points_, n);
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();
     const Stopwatch clock;
     const Buffer<float> there = to_device(context, x, model.dimension());
-    Buffer<float> density(context, n);
+    Buffer<float> density(context, n), given;
+    if (c > 0) given = to_device(context, conditions, c);
     sampler.log_density(there.view(), density.view(), scheme, divergence,
-                        as_fraction([&](double done) { progress.update(done); }));
+                        as_fraction([&](double done) { progress.update(done); }), given.view());
     const std::vector<float> log_density = to_host(context, density.view());
     progress.clear();
     if (out_.ends_with(".safetensors")) {

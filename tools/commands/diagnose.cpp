@@ -33,6 +33,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
   fokker diagnose --model circles2.safetensors --grid geometric:400:1e-3 --nodes 256 --json
 )");
     model_.add_to(*app_);
+    model_.add_condition(*app_);
     add_grid(*app_, grid_);
     app_->add_option(
             "--method", method_,
@@ -89,6 +90,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
     }
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
+    if (!model_.condition.empty()) json["condition"] = model_.condition;
     if (standardised) json["coordinates"] = "standardised";
     json["sde"] = describe_sde(model.sde);
     json["backend"] = context.backend_name();

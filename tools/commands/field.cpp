@@ -29,12 +29,13 @@ tensors are score and, of a potential, value alone. A potential whose activation
 residual. Of a standardised model points and fields are those of the data's x; where its deviations are unequal there is
 no laplacian or divergence beyond 64 columns, and --probes is refused.
 )",
-            files_help({"--model", "--points"}), R"(
+            files_help({"--model", "--points", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   python3 -c 'import numpy; numpy.save("points.npy", [[0.001, 0.5, -0.5], [10, 0, 0]])'
   fokker field --model circles2.safetensors --points points.npy --out fields.safetensors
 )");
     model_.add_to(*app_);
+    model_.add_condition(*app_, "point");
     app_->add_option(
             "--points", points_,
             "file of points, an array [N, 1 + d] (.npy, .npz or .csv): each row is t, x_1 ... x_d, the time first")
@@ -53,11 +54,13 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
 
   void run() override {
     const Divergence divergence = probes_.divergence();
-    const std::vector<Claim> claims = claim_outputs({out_}, {model_.path, ArrayName(points_).file});
+    const std::vector<Claim> claims =
+        claim_outputs({out_}, {model_.path, ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     const Points points = read_points(model);
-    const std::int64_t n = std::ssize(points.t);
+    const std::int64_t n = std::ssize(points.t), c = model.condition();
+    const std::vector<float> conditions = model_.conditions(model, points_, n);
 
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
@@ -67,7 +70,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
     if (context.precision() != Precision::half) {
       const bool kinked = is_kinked(model);
-      const Standardisation& columns = model.standardisation;
+      const Standardisation columns = model.standardisation.columns(0, d);
       const bool traced = columns.uniform() || d <= 64;
       if (!kinked && traced) wanted.push_back({potential ? "laplacian" : "divergence", &Outputs::divergence, {n}});
       if (potential) wanted.push_back({"dt", &Outputs::dt, {n}});
@@ -81,7 +84,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     std::int64_t widest = 1;
     for (const Wanted& w : wanted) widest = std::max(widest, w.columns());
     const std::int64_t chunk = std::min(n, std::clamp<std::int64_t>((1 << 22) / widest, 1, 1 << 16));
-    Buffer<float> t_chunk(context, chunk), x_chunk(context, chunk, d);
+    Buffer<float> t_chunk(context, chunk), x_chunk(context, chunk, d), y_chunk(context, chunk, c);
     for (Wanted& w : wanted) {
       w.values.resize(static_cast<std::size_t>(n * w.columns()));
       w.buffer = Buffer<float>(context, chunk, w.columns());
@@ -94,11 +97,16 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
       const View<float> x_view{x_chunk.data(), count, d, context.device()};
       copy(context, {points.t.data() + first, count}, t_view);
       copy(context, {points.x.data() + first * d, count, d}, x_view);
+      View<float> y_view;
+      if (c > 0) {
+        y_view = {y_chunk.data(), count, c, context.device()};
+        copy(context, {conditions.data() + first * c, count, c}, y_view);
+      }
       Outputs outputs;
       for (Wanted& w : wanted) outputs.*w.view = {w.buffer.data(), count, w.columns(), context.device()};
       Divergence probes = divergence;
       probes.first_index += static_cast<std::uint64_t>(first);
-      fields.evaluate({t_view, x_view}, outputs, probes);
+      fields.evaluate({t_view, x_view, y_view}, outputs, probes);
       for (Wanted& w : wanted) {
         copy(context, outputs.*w.view, View<float>(w.values.data() + first * w.columns(), count, w.columns()));
       }
@@ -125,6 +133,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     warn(warnings);
     if (json_) {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}};
+      if (!model_.condition.empty()) json["condition"] = model_.condition;
       json["tensors"] = shapes;
       json["sde"] = describe_sde(model.sde);
       json["not_finite"] = not_finite;

@@ -24,6 +24,10 @@ and of one whose sinusoidal embedding of the time goes through a layer of its ow
   {"layers": ["in", "mid", "out"], "activation": "silu", "time": [{"sinusoidal": 32}, "emb.0"],
    "time_activation": "silu", "time_into": ["in", "mid"], "output": "noise", "inputs": "x,1000*t",
    "sde": "vp-linear"}
+A network that takes a condition names it y, and has the keys of the time for it too: of cat(x, emb(t), y)
+  {"layers": ["net.0", "net.2"], "activation": "mish", "time": [{"sinusoidal": 32}, "emb.0"],
+   "time_activation": "mish", "time_into": "net.0", "condition_width": 3, "output": "noise", "inputs": "x,t,y",
+   "sde": "vp-linear"}
 tools/README.md lists its keys. Tensors that are left over, or do not fit, are refused. With --check the model has to
 give the scores that were computed where the network comes from, and keeps them: whoever loads it checks them again.
 )",
@@ -31,7 +35,8 @@ give the scores that were computed where the network comes from, and keeps them:
 Files of --weights, --recipe, --check:
   NAME.safetensors  tensors NAME.weight [out, in] or NAME.kernel [in, out], and NAME.bias; F16, BF16, F32 or F64
   RECIPE.json       the recipe
-  POINTS.npz        arrays t [N], x [N, d] and score [N, d], the score under the SDE's own time
+  POINTS.npz        arrays t [N], x [N, d] and score [N, d], the score under the SDE's own time, and of a network that
+                    takes a condition of c numbers condition [N, c]
 )",
             R"(
   fokker import --weights net.safetensors --recipe net.json --check points.npz --out model.safetensors
@@ -59,7 +64,8 @@ Files of --weights, --recipe, --check:
     for (double& parameter : std::get<Mlp>(model.network).parameters) parameter = static_cast<float>(parameter);
     Proof proof;
     if (!check_.empty()) {
-      proof = {load_array(check_ + ":t").data, load_array(check_ + ":x").data, load_array(check_ + ":score").data};
+      proof = {load_array(check_ + ":t").data, load_array(check_ + ":x").data, load_array(check_ + ":score").data, {}};
+      if (model.condition() > 0) proof.condition = load_array(check_ + ":condition").data;
       if (proof.t.empty()) throw Error(fmt::format("'{}' has no points; allowed: one or more", check_));
       check_proof(model, proof);
     }

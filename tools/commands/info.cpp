@@ -67,10 +67,18 @@ shared memory, or wide ones, which go through cuBLAS.
         fmt::print("  term        {} times {}\n", term["weight"].dump(), term["summary"].get<std::string>());
       }
     }
-    if (model.contains("time_layers")) {
-      fmt::print(
-          "  time layers {}\n",
-          printable(fmt::format("{}", fmt::join(model["time_layers"].get<std::vector<std::string>>(), ", ")), longest));
+    if (model.contains("condition")) {
+      const auto text_at = [&](const char* key, const std::string& otherwise) {
+        return model.contains(key) ? model[key].get<std::string>() : otherwise;
+      };
+      fmt::print("  condition   {}, {}, into {}\n", counted(model["condition"].get<std::int64_t>(), "number"),
+                 text_at("condition_branch", "as they are"), text_at("condition_into", model["layers"][0]));
+    }
+    for (const char* of : {"condition", "time"}) {
+      const std::string key = fmt::format("{}_layers", of);
+      if (!model.contains(key)) continue;
+      fmt::print("  {:<11} {}\n", fmt::format("{} layers", of),
+                 printable(fmt::format("{}", fmt::join(model[key].get<std::vector<std::string>>(), ", ")), longest));
     }
     fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
     if (model.contains("standardisation")) {

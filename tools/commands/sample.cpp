@@ -23,7 +23,7 @@ Sample i depends on the seed and on i alone, for any number of threads: calls wi
 samples each draw those of one call with 1000. --json prints the mean and the covariance of the samples that are finite
 too, and how many those are, in up to 16 dimensions.
 )",
-            files_help({"--model", "--initial"}), R"(
+            files_help({"--model", "--initial", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --scheme sde --samples 100000 --out sde.npy
   fokker sample --model circles2.safetensors --scheme heun --grid geometric:150:1e-3 --samples 10000 \
@@ -32,6 +32,7 @@ too, and how many those are, in up to 16 dimensions.
   python3 -c 'import numpy; paths = numpy.load("paths.npz"); print(paths["t"], paths["x"].shape)'
 )");
     model_.add_to(*app_);
+    model_.add_condition(*app_, "sample");
     app_->add_option(
             "--scheme", scheme_,
             "euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the probability-flow "
@@ -81,12 +82,14 @@ too, and how many those are, in up to 16 dimensions.
     Divergence divergence = probes_.divergence();
     divergence.first_index = options_.first_index;
     const std::vector<Claim> claims =
-        claim_outputs({out_, log_density_, trajectory_}, {model_.path, file_of_grid(grid_), ArrayName(initial_).file});
+        claim_outputs({out_, log_density_, trajectory_},
+                      {model_.path, file_of_grid(grid_), ArrayName(initial_).file, model_.condition_file()});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
-    const std::vector<float> initial = read_initial(d);
+    const std::vector<float> initial = read_initial(d), conditions = model_.conditions(model);
+    if (model.condition() > 0) take_number(model_.condition, "--condition", std::ssize(conditions) / model.condition());
     if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, d);
     const Context context = machine_.context();
     const Sampler sampler(context, model, grid);
@@ -104,6 +107,11 @@ too, and how many those are, in up to 16 dimensions.
     Buffer<float> samples = initial_.empty() ? Buffer<float>(context, samples_, d) : to_device(context, initial, d);
     Buffer<float> kept(context, std::ssize(options_.snapshot_steps) * samples_, d);
     options_.snapshots = kept.view();
+    Buffer<float> given;
+    if (model.condition() > 0) {
+      given = to_device(context, conditions, model.condition());
+      options_.condition = given.view();
+    }
     options_.progress = finished;
     if (initial_.empty()) {
       sampler.sample(samples.view(), options_);
@@ -130,7 +138,7 @@ too, and how many those are, in up to 16 dimensions.
     if (!log_density_.empty()) {
       progress.begin();
       Buffer<float> density(context, samples_);
-      sampler.log_density(samples.view(), density.view(), flow, divergence, finished);
+      sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
       density_health = sample_health(context, density.view());
       save_array(log_density_, "log_density", {samples_}, to_host(context, density.view()).data());
     }
@@ -145,6 +153,7 @@ too, and how many those are, in up to 16 dimensions.
       json["steps"] = grid.steps();
       json["seed"] = options_.seed;
       json["first_index"] = options_.first_index;
+      if (!model_.condition.empty()) json["condition"] = model_.condition;
       json["initial"] = initial_.empty() ? Json() : Json(initial_);
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
@@ -172,13 +181,22 @@ too, and how many those are, in up to 16 dimensions.
   std::vector<float> read_initial(std::int64_t d) {
     if (app_->count("--initial") == 0) return {};
     const Array file = load_points(initial_, d);
-    const std::int64_t n = file.shape[0];
-    if (app_->count("--samples") > 0 && samples_ != n) {
-      throw Error(fmt::format("--samples {} given with --initial '{}' of {}; allowed: {}, or no --samples", samples_,
-                              initial_, counted(n, "state"), n));
-    }
-    samples_ = n;
+    take_number(initial_, "--initial", file.shape[0]);
     return finite_float32(file, initial_, "states");
+  }
+
+  // The number of samples, which a file of something for each of them sets.
+  void take_number(const std::string& file, const char* option, std::int64_t rows) {
+    const std::string what = option == std::string("--initial") ? "state" : "condition";
+    if (app_->count("--samples") > 0 && samples_ != rows) {
+      throw Error(fmt::format("--samples {} given with {} '{}' of {}; allowed: {}, or no --samples", samples_, option,
+                              file, counted(rows, what), rows));
+    }
+    if (number_from_ != nullptr && samples_ != rows) {
+      throw Error(fmt::format("{} '{}' of {} given with {} of {}; allowed: as many", option, file, counted(rows, what),
+                              number_from_, samples_));
+    }
+    samples_ = rows, number_from_ = option;
   }
 
   // Evenly from none to all of the grid's steps. Throws Error where it has too few, or the states are too many.
@@ -222,6 +240,7 @@ too, and how many those are, in up to 16 dimensions.
   std::string scheme_ = "euler-maruyama", grid_ = "paper", initial_, out_, log_density_, trajectory_;
   SampleOptions options_;
   std::int64_t samples_ = 10000, snapshots_ = 11;
+  const char* number_from_ = nullptr;  // the option whose file set the number of samples
   bool json_ = false;
   MachineOptions machine_;
 };

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,8 @@ the next one that writes there takes over and removes.
   fokker train --data blob --resume blob.state --out blob.safetensors
   fokker sample --model blob.safetensors --out samples.npy
   fokker train --data samples.npy --activation silu --sde vp-linear --standardise --out mine.safetensors
+  fokker train --data samples.npy --condition 1 --sde vp-linear --iterations 500 --out given.safetensors
+  fokker sample --model given.safetensors --condition 0.5 --out given.npy
 )");
     add_data(*app_, data_, "what to train on")->required();
     app_->add_option("--out", out_, "file for the trained model, a .safetensors file")
@@ -66,14 +69,23 @@ the next one that writes there takes over and removes.
     follows("--data-deviation");
     recipe("--inputs", inputs_, inputs_help + "; if not given, t,x, and for edm -0.125*log-snr,x");
     follows("--inputs");
-    recipe("--time-branch", time_branch_, time_branch_help + "; if not given, the network takes the time itself");
-    recipe("--time-into", time_into_,
-           time_into_help +
-               ", of input,hidden1,...,output; if not given, all hidden layers with --time-branch, else "
-               "the first");
+    recipe(add_integer<std::int64_t>(*app_, "--condition", architecture_.condition.inputs,
+                                     "how many columns of --data, the last ones, are a condition that the network is "
+                                     "given: it learns the law of the others given these",
+                                     0, 4096));
+    for (const auto& [what, of, text] :
+         {std::tuple{"time", "the time", &time_}, {"condition", "the condition", &condition_}}) {
+      recipe(fmt::format("--{}-branch", what), text->branch,
+             branch_help(of) + fmt::format("; if not given, the network takes {} itself", of));
+      recipe(fmt::format("--{}-into", what), text->into,
+             into_help(of) + fmt::format(", of input,hidden1,...,output; if not given, all hidden layers with "
+                                         "--{}-branch, else the first",
+                                         what));
+      follows(fmt::format("--{}-branch", what)), follows(fmt::format("--{}-into", what));
+    }
     recipe("--residual", residual_,
            residual_help + ", of hidden1,hidden2,..., whose widths are that of the layer before");
-    for (const char* option : {"--time-branch", "--time-into", "--residual"}) follows(option);
+    follows("--residual");
     recipe(app_->add_flag("--standardise", standardise_,
                           "train on (x - mean)/deviation of each column of --data, and keep both in the model, whose "
                           "samples and fields are those of x; --box is in deviations then"));
@@ -114,6 +126,9 @@ the next one that writes there takes over and removes.
     recipe("--average-decay", options_.average_decay, "decay of the exponential average in an iteration");
     recipe("--average-fraction", options_.average_fraction,
            "share of the iterations, the last ones, that an average is taken over");
+    recipe("--condition-drop", options_.condition_drop,
+           "probability with which a point's condition is replaced by zeros in training, after --standardise; samples "
+           "are then drawn without a condition too, by --condition none");
     recipe("--clip-norm", options_.clip_norm, "norm that a larger gradient is scaled down to; 0 scales none");
     recipe(add_seed(*app_, options_.seed, "seed of the initial weights and of all points"));
 
@@ -162,8 +177,8 @@ the next one that writes there takes over and removes.
     const Trainer& trainer = group[0];
 
     const Standardisation columns = trainer.model().standardisation;
-    const Warnings warnings = warnings_before_training(data.standardised(context, columns), trainer.model().sde,
-                                                       trainer.options(), !columns.empty());
+    const Warnings warnings = warnings_before_training(data.standardised(context, columns), trainer.model().dimension(),
+                                                       trainer.model().sde, trainer.options(), !columns.empty());
     warn(warnings);
     const std::int64_t first = trainer.iteration();
     Progress progress({{fmt::format("training on {}", data.name()), "train", 1}});
@@ -174,7 +189,7 @@ the next one that writes there takes over and removes.
     const Model model = trainer.model();
     Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
     if (!columns.empty()) recipe["standardise"] = true;
-    save_model(out_, model, training_metadata(text_of(recipe), data, model.standardisation));
+    save_model(out_, model, training_metadata(text_of(recipe), data, model));
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
       json["precision"] = to_string(context.precision());
@@ -220,12 +235,13 @@ the next one that writes there takes over and removes.
       architecture_.beta = parameters_.at(parameter.name ? parameter.name : "beta");
     }
     const std::vector<std::string> names = architecture_.names();
-    if (!time_branch_.empty()) {
-      architecture_.time.layers = parse_branch(time_branch_);
-      architecture_.time.into.clear();
-      for (std::int64_t l = 0; l + 1 < architecture_.layers(); ++l) architecture_.time.into.push_back(l);
+    for (const char* option : {"--condition-branch", "--condition-into"}) {
+      if (app_->count(option) == 0 || architecture_.conditional()) continue;
+      throw Error(
+          fmt::format("{} given without --condition; allowed: with the number of columns that are one", option));
     }
-    if (!time_into_.empty()) architecture_.time.into = parse_layers(time_into_, names);
+    read_branch(time_, names, architecture_.time);
+    read_branch(condition_, names, architecture_.condition);
     if (!residual_.empty()) architecture_.residual = parse_layers(residual_, names);
     forward_ = ForwardSde::parse(sde_, sde_parameters_);
     const auto given = [&](const char* option) { return app_->count(option) > 0; };
@@ -235,8 +251,9 @@ the next one that writes there takes over and removes.
     const bool wide = forward_.kind() == SdeKind::edm || forward_.kind() == SdeKind::flow;
     if (!given("--time-law") && output.form != Form::score) time_law_ = wide ? "log-normal" : "uniform";
     architecture_.output = output.output, architecture_.form.form = output.form;
-    if (parse_inputs(inputs_, architecture_.form)) {
-      throw Error(fmt::format("--inputs {} given; allowed in a training: the time first", inputs_));
+    const std::vector<LayerInput> order = parse_inputs(inputs_, architecture_.form);
+    if (order.back() != LayerInput::x || order.size() > 2) {
+      throw Error(fmt::format("--inputs {} given; allowed in a training: the time first, and x", inputs_));
     }
     architecture_.validate();
     options_.time_law = parse_time_law(time_law_);
@@ -257,11 +274,25 @@ the next one that writes there takes over and removes.
     options_.validate();
   }
 
-  // Of all coordinates together, to three digits.
-  static double deviation_of(const Context& context, const DataSet& data) {
+  // A branch as its options say it.
+  struct BranchText {
+    std::string branch, into;
+  };
+  void read_branch(const BranchText& text, const std::vector<std::string>& names, Branch& branch) const {
+    if (!text.branch.empty()) {
+      branch.layers = parse_branch(text.branch);
+      branch.into.clear();
+      for (std::int64_t l = 0; l + 1 < architecture_.layers(); ++l) branch.into.push_back(l);
+    }
+    if (!text.into.empty()) branch.into = parse_layers(text.into, names);
+  }
+
+  // Of the first d coordinates together, to three digits.
+  static double deviation_of(const Context& context, const DataSet& data, std::int64_t d) {
     double squares = 0;
-    for (const double deviation : data_scale(context, data).deviation) squares += deviation * deviation;
-    const double deviation = std::sqrt(squares / static_cast<double>(data.dimension()));
+    for (const double deviation : data_scale(context, data, data.dimension() - d).deviation)
+      squares += deviation * deviation;
+    const double deviation = std::sqrt(squares / static_cast<double>(d));
     if (!(deviation > 0)) {
       throw Error(fmt::format("the data set '{}' has no deviation for the output edm; allowed: one by --data-deviation",
                               printable(data.name())));
@@ -270,18 +301,26 @@ the next one that writes there takes over and removes.
   }
 
   Trainer start(const Context& context, const DataSet& data) {
-    architecture_.dimension = data.dimension();
+    const std::int64_t condition = architecture_.condition.inputs;
+    if (condition >= data.dimension()) {
+      throw Error(
+          fmt::format("--condition {} given with --data '{}' of {}; allowed: less than that, the others being x",
+                      condition, data_, counted(data.dimension(), "column")));
+    }
+    architecture_.dimension = data.dimension() - condition;
     Standardisation columns;
-    if (standardise_) columns = standardisation_of(context, data);
+    if (standardise_) columns = standardisation_of(context, data, condition);
     if (architecture_.form.form == Form::edm && app_->count("--data-deviation") == 0) {
-      architecture_.form.data_deviation = deviation_of(context, data.standardised(context, columns));
+      architecture_.form.data_deviation =
+          deviation_of(context, data.standardised(context, columns), architecture_.dimension);
     }
     return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_);
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";
   std::string activation_ = "softplus", output_ = "potential", inputs_ = "t,x", sde_ = "ou", sde_parameters_;
-  std::string time_branch_, time_into_, residual_;
+  std::string residual_;
+  BranchText time_, condition_;
   std::map<std::string, double> parameters_;  // of activations
   Architecture architecture_;
   ForwardSde forward_;

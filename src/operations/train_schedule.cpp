@@ -40,6 +40,14 @@ std::int64_t average_begin(const TrainOptions& options) {
   return options.iterations - std::llround(options.average_fraction * static_cast<double>(options.iterations));
 }
 
+std::vector<LossWeightAt<float>> loss_weight_table(const TrainOptions& options) {
+  std::vector<LossWeightAt<float>> table;
+  for (const auto& [t, weight] : options.loss_weights) {
+    table.push_back({static_cast<float>(t), static_cast<float>(weight)});
+  }
+  return table;
+}
+
 std::vector<float> time_law_edges(const ForwardSde& sde, const TrainOptions& options, std::int32_t cells) {
   const bool importance = options.time_law == TimeLaw::importance;
   if (!importance && options.time_law != TimeLaw::log_normal) return {};

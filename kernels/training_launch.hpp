@@ -20,7 +20,8 @@ struct TrainingDraw {
       iteration;  // device: the Philox step of all draws; read by the kernel, so that a graph can run on
   std::int64_t denoising_points, collocation_points;
   float box;
-  LossWeighting loss_weight = {};  // its table on the device
+  LossWeight loss_weight = LossWeight::unit;
+  const LossWeightTable* loss_weights = nullptr;  // of `given`: device, as its rows are
 };
 
 // Denoising points first … first + n − 1 of the iteration that draw.iteration holds, as a network in this form takes

@@ -429,7 +429,7 @@ TEST_F(CudaForm, PointsOfTrainingAreThoseOfTheScore) {
         const kernels::TrainingDraw of{.data = data.source(),
                                        .sde = on_device.formulas(),
                                        .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
-                                                static_cast<float>(0.95 * sde.horizon()), nullptr, 0},
+                                                static_cast<float>(0.95 * sde.horizon()), 0, nullptr},
                                        .seed = 5,
                                        .iteration = iteration.as<std::int64_t>(),
                                        .denoising_points = n,

@@ -77,7 +77,7 @@ testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index
   const kernels::TrainingDraw draw{.data = data.source(),
                                    .sde = c.sde.formulas(),
                                    .time = {c.law, static_cast<float>(c.sde.t_min()),
-                                            static_cast<float>(c.sde.horizon()), device_edges.as<const float>(), 4096},
+                                            static_cast<float>(c.sde.horizon()), 4096, device_edges.as<const float>()},
                                    .seed = options.seed,
                                    .iteration = step.as<const Index>(),
                                    .denoising_points = n,

@@ -58,7 +58,7 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
     const auto t_min = static_cast<float>(sde.t_min()), horizon = static_cast<float>(sde.horizon());
     const kernels::TrainingDraw draw{.data = data.source(),
                                      .sde = sde.formulas(),
-                                     .time = {law, t_min, horizon, device_edges.as<const float>(), 4096},
+                                     .time = {law, t_min, horizon, 4096, device_edges.as<const float>()},
                                      .seed = seed,
                                      .iteration = step.as<const Index>(),
                                      .denoising_points = first + n,
@@ -75,7 +75,7 @@ TEST_F(CudaTrainingKernels, PointsAreThoseOfTheDocumentedWords) {
 
     std::vector<float> x_0(count * d);
     c.set.draw(cpu(), View<float>(x_0, d), seed, first, iteration);
-    const TimeDraw time{law, t_min, horizon, edges.data(), 4096};
+    const TimeDraw time{law, t_min, horizon, 4096, edges.data()};
     std::vector<double> wt(count), ww(count), wx(count * d), wtarget(count * d), wtc(count), wxc(count * d), each;
     for (std::size_t i = 0; i < count; ++i) {
       const auto word = [&](RandomUse use, std::size_t w) {
@@ -266,7 +266,7 @@ TEST_F(CudaTrainingKernels, LossesLeaveTheSquaresOfTheirGradient) {
                                  .points = {.data = data.source(),
                                             .sde = sde.formulas(),
                                             .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
-                                                     static_cast<float>(sde.horizon()), nullptr, 0},
+                                                     static_cast<float>(sde.horizon()), 0, nullptr},
                                             .seed = 7,
                                             .iteration = iteration.as<Index>(),
                                             .denoising_points = 19,

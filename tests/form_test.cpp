@@ -463,9 +463,10 @@ TEST(GivenLossWeight, IsLinearBetweenItsTimes) {
   const SdeFormulas sde = ForwardSde::vp_linear().formulas();
   const NetworkForm form{.form = Form::noise};
   const LossWeightAt<float> table[] = {{0.25f, 2}, {0.5f, 0}, {0.5625f, 0}, {0.75f, 3}};
-  const auto weight = [&](std::size_t rows, double t) {
+  const auto weight = [&](std::int32_t rows, double t) {
     const double out = form_at(form, sde, t).out;
-    return DenoisingPoint<double>(form, sde, {LossWeight::given, table, rows}, t).weight / (out * out);
+    const LossWeightTable of{rows, table};
+    return DenoisingPoint<double>(form, sde, LossWeight::given, t, &of).weight / (out * out);
   };
   const std::pair<double, double> expected[] = {{0.01, 2},  {0.25, 2},   {0.375, 1}, {0.5, 0}, {0.53, 0},
                                                 {0.625, 1}, {0.6875, 2}, {0.75, 3},  {0.99, 3}};

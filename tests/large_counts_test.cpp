@@ -142,7 +142,7 @@ TrainingDraw training_draw(const DataSource& data, const std::int64_t* iteration
   TrainingDraw draw{};
   draw.data = data;
   draw.sde = sde();
-  draw.time = {TimeLaw::uniform, 0.1f, 1, nullptr, 0};
+  draw.time = {TimeLaw::uniform, 0.1f, 1, 0, nullptr};
   draw.iteration = iteration;
   draw.box = 3;
   return draw;

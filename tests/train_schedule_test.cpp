@@ -148,7 +148,7 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
   EXPECT_EQ(edges.front(), float(sde.t_min()));
   EXPECT_EQ(edges.back(), float(sde.horizon()));
   EXPECT_TRUE(std::is_sorted(edges.begin(), edges.end(), std::less_equal<>())) << "cells without width";
-  const TimeDraw time{TimeLaw::importance, float(sde.t_min()), float(sde.horizon()), edges.data(), cells};
+  const TimeDraw time{TimeLaw::importance, float(sde.t_min()), float(sde.horizon()), cells, edges.data()};
 
   // E_q[weight f]: the mean over equidistant u, 128 a cell. E_p[f]: t = t_min e^{y L}, 2^18 midpoints in y, in double.
   using Function = std::function<double(double)>;
@@ -203,7 +203,7 @@ TEST(Times, ByLogNormalHaveItsMoments) {
     const std::int32_t cells = 4096;
     const std::vector<float> edges = time_law_edges(sde, options, cells);
     EXPECT_TRUE(std::is_sorted(edges.begin(), edges.end(), std::less_equal<>())) << "cells without width";
-    const TimeDraw time{options.time_law, float(sde.t_min()), float(sde.horizon()), edges.data(), cells};
+    const TimeDraw time{options.time_law, float(sde.t_min()), float(sde.horizon()), cells, edges.data()};
     const auto log_sigma = [&](double t) { return std::log(std::sqrt(sde.at(t).variance) / sde.at(t).mean); };
     std::vector<double> drawn(3), expected(3);
     const int n = 64 * cells;
@@ -230,7 +230,7 @@ TEST(Times, ByLogNormalHaveItsMoments) {
 }
 
 TEST(Times, OfThePaperAndUniformFollowTheirLaws) {
-  const TimeDraw paper{TimeLaw::paper, 1e-4f, 10.0f, nullptr, 0}, uniform{TimeLaw::uniform, 1e-4f, 10.0f, nullptr, 0};
+  const TimeDraw paper{TimeLaw::paper, 1e-4f, 10.0f, 0, nullptr}, uniform{TimeLaw::uniform, 1e-4f, 10.0f, 0, nullptr};
   for (int i = 0; i < 4096; ++i) {
     const float u = (float(i) + 0.5f) / 4096;
     float weight = 0;
@@ -242,7 +242,7 @@ TEST(Times, OfThePaperAndUniformFollowTheirLaws) {
   }
   // The smallest uniform: (T − t_min) u/2 beyond t_min, not 0 beyond it.
   float weight = 0;
-  const TimeDraw from_zero{TimeLaw::paper, 0.0f, 10.0f, nullptr, 0};
+  const TimeDraw from_zero{TimeLaw::paper, 0.0f, 10.0f, 0, nullptr};
   EXPECT_TRUE(agrees(double{from_zero(0x1p-24f, weight)}, 5 * 0x1p-24, 2e-7));
 }
 

@@ -97,7 +97,7 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   std::vector<float> x_0(n * d);
   data.draw(cpu(), View<float>(x_0, d), options.seed, 0, 0);
   const std::vector<float> edges = time_law_edges(sde, {}, 4096);
-  const TimeDraw time{law, float(sde.t_min()), float(sde.horizon()), edges.data(), 4096};
+  const TimeDraw time{law, float(sde.t_min()), float(sde.horizon()), 4096, edges.data()};
   std::vector<double> t(n), weight(n), x(n * d), target(n * d), tc(m), xc(m * d);
   for (std::int64_t i = 0; i < n; ++i) {
     float w = 0;

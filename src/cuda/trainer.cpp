@@ -62,18 +62,22 @@ class CudaTrainer final : public TrainOperator {
     report_.reserve(sizeof(kernels::UpdateReport));
     const ForwardSde& sde = initial.sde;
     if (const auto edges = time_law_edges(sde, options, time_cells); !edges.empty()) edges_ = upload(edges);
-    const std::vector<LossWeightAt<float>> weights = loss_weight_table(options);
-    if (!weights.empty()) weights_ = upload(weights);
+    if (const auto rows = loss_weight_rows(options); !rows.empty()) {
+      weight_rows_ = upload(rows);
+      const LossWeightTable table{static_cast<std::int32_t>(rows.size()), weight_rows_.as<const LossWeightAt<float>>()};
+      weights_ = upload(&table, sizeof table);
+    }
     draw_ = {.data = data.source(),
              .sde = sde_.formulas(),
-             .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()),
-                      edges_.as<const float>(), time_cells},
+             .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()), time_cells,
+                      edges_.as<const float>()},
              .seed = options.seed,
              .iteration = &report_.as<kernels::UpdateReport>()->iteration,
              .denoising_points = options.denoising_points,
              .collocation_points = options.residual_weight > 0 ? options.collocation_points : 0,
              .box = static_cast<float>(options.box),
-             .loss_weight = {options.loss_weight, weights_.as<const LossWeightAt<float>>(), weights.size()}};
+             .loss_weight = options.loss_weight,
+             .loss_weights = weights_.as<const LossWeightTable>()};
     TrainState state;
     state.parameters.assign(parameters.begin(), parameters.end());
     state.first_moment.assign(count_, 0.0f);
@@ -209,7 +213,8 @@ class CudaTrainer final : public TrainOperator {
   std::size_t count_;           // of parameters
   std::int64_t iteration_ = 0;
   bool iteration_known_ = true;  // whether the device is at iteration_
-  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_, weights_;
+  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_,
+      weight_rows_, weights_;
   struct Slot {
     PinnedMemory plan{sizeof(kernels::UpdatePlan)}, report{sizeof(kernels::UpdateReport)};
   };

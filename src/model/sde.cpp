@@ -206,7 +206,7 @@ std::string ForwardSde::describe_all() {
     if (kind.defaults.kind == SdeKind::ve) {
       text += fmt::format("{:<10} {}\n", "",
                           "dx = s^t dW is ve with sigma_min = 1/√(2 ln s), sigma_max = s sigma_min, T 1: for s = 25 "
-                          "0.39412 and 9.8531");
+                          "0.394124 and 9.8531");
     }
     if (has_betas) {
       text += fmt::format("{:<10} {}\n{:<10} {}\n", "",

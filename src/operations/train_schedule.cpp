@@ -40,12 +40,12 @@ std::int64_t average_begin(const TrainOptions& options) {
   return options.iterations - std::llround(options.average_fraction * static_cast<double>(options.iterations));
 }
 
-std::vector<LossWeightAt<float>> loss_weight_table(const TrainOptions& options) {
-  std::vector<LossWeightAt<float>> table;
+std::vector<LossWeightAt<float>> loss_weight_rows(const TrainOptions& options) {
+  std::vector<LossWeightAt<float>> rows;
   for (const auto& [t, weight] : options.loss_weights) {
-    table.push_back({static_cast<float>(t), static_cast<float>(weight)});
+    rows.push_back({static_cast<float>(t), static_cast<float>(weight)});
   }
-  return table;
+  return rows;
 }
 
 std::vector<float> time_law_edges(const ForwardSde& sde, const TrainOptions& options, std::int32_t cells) {

@@ -3,7 +3,6 @@
 // Formulas of training that host and device share: a denoising time from a uniform, and Adam's step. In float on every
 // backend.
 #include <cmath>
-#include <cstddef>
 #include <cstdint>
 
 #include "fokker/formulas/form.hpp"
@@ -33,29 +32,23 @@ struct LossWeightAt {
   bool operator==(const LossWeightAt&) const = default;
 };
 
-// λ(t) as kernels take it, by copy.
-struct LossWeighting {
-  LossWeight kind;
-  std::int32_t count = 0;                      // of `given`, ≥ 1
-  const LossWeightAt<float>* table = nullptr;  // [count], its times strictly ascending
+// λ by a table, linear between its times and constant beyond them.
+struct LossWeightTable {
+  std::int32_t count;               // ≥ 1
+  const LossWeightAt<float>* rows;  // [count], their times strictly ascending
 
-  FOKKER_HOST_DEVICE LossWeighting(LossWeight loss_weight = LossWeight::unit) : kind(loss_weight) {}
-  LossWeighting(LossWeight loss_weight, const LossWeightAt<float>* rows, std::size_t size)
-      : kind(loss_weight), count(static_cast<std::int32_t>(size)), table(rows) {}
-
-  // Of `given`.
   template <class T>
-  FOKKER_HOST_DEVICE T in_table(T t) const {
+  FOKKER_HOST_DEVICE T at(T t) const {
     std::int32_t after = 0;  // rows up to t
     for (std::int32_t end = count; after < end;) {
       const std::int32_t middle = after + (end - after) / 2;
-      if (static_cast<T>(table[middle].t) <= t) {
+      if (static_cast<T>(rows[middle].t) <= t) {
         after = middle + 1;
       } else {
         end = middle;
       }
     }
-    const LossWeightAt<float>&low = table[after > 0 ? after - 1 : 0], &high = table[after < count ? after : count - 1];
+    const LossWeightAt<float>&low = rows[after > 0 ? after - 1 : 0], &high = rows[after < count ? after : count - 1];
     const T from = static_cast<T>(low.weight), width = static_cast<T>(high.t) - static_cast<T>(low.t);
     if (!(width > 0)) return from;
     return from + (static_cast<T>(high.weight) - from) * ((t - static_cast<T>(low.t)) / width);
@@ -72,8 +65,8 @@ struct LossWeighting {
 struct TimeDraw {
   TimeLaw law;
   float t_min, horizon;
-  const float* edges;
   std::int32_t cells;
+  const float* edges;
 
   FOKKER_HOST_DEVICE float operator()(float u, float& weight) const {
     const float span = horizon - t_min;
@@ -96,18 +89,19 @@ template <class T>
 struct DenoisingPoint {
   T time, weight;
 
-  FOKKER_HOST_DEVICE DenoisingPoint(const NetworkForm& form, const SdeFormulas& formulas, const LossWeighting& lambda,
-                                    T t) {
+  // given: of LossWeight::given.
+  FOKKER_HOST_DEVICE DenoisingPoint(const NetworkForm& form, const SdeFormulas& formulas, LossWeight loss_weight, T t,
+                                    const LossWeightTable* given = nullptr) {
     const SdeCoefficients<T> sde = formulas.at(t);
     const FormCoefficients<T> c = form_at(form, formulas, t);
     const FormTarget<T> target = form_target(form, formulas.kind, sde);
     mean_ = sde.mean, deviation_ = std::sqrt(sde.variance), in_ = c.in;
     of_data_ = target.of_data, of_noise_ = target.of_noise;
     time = c.time;
-    weight = lambda.kind == LossWeight::unit       ? T(1)
-             : lambda.kind == LossWeight::score    ? c.out * c.out
-             : lambda.kind == LossWeight::variance ? sde.variance * (c.out * c.out)
-                                                   : lambda.in_table(t) * (c.out * c.out);
+    weight = loss_weight == LossWeight::unit       ? T(1)
+             : loss_weight == LossWeight::score    ? c.out * c.out
+             : loss_weight == LossWeight::variance ? sde.variance * (c.out * c.out)
+                                                   : given->at(t) * (c.out * c.out);
   }
   // For each coordinate: x_0 becomes C x_t, and z what the network is compared with.
   FOKKER_HOST_DEVICE void operator()(T& x, T& z) const {

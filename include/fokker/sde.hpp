@@ -68,7 +68,7 @@ class ForwardSde {
   std::string name() const;
   // All parameters, as parse() reads them.
   std::string parameters_json() const;
-  // A line for each kind with its name, parameters and defaults; for --help.
+  // For each kind a line with its name, parameters and defaults, and what else is to know; for --help.
   static std::string describe_all();
 
   // T, the end of the time interval.

@@ -29,6 +29,7 @@ struct Kind {
   SdeFormulas defaults;
   const char* formula;
   std::vector<Parameter> parameters;
+  std::vector<const char*> notes;  // for describe_all()
 };
 
 // Squares and ratios of squares of numbers in this range stay within float's.
@@ -44,10 +45,10 @@ struct Key {
 // A row of the table: `own` are the keys of the kind besides T and t_min, which every kind has.
 template <class Sde>
 Kind row(const char* name, Sde SdeFormulas::*sde, const char* formula, std::vector<Key<Sde>> own,
-         double most_horizon = most_value) {
+         double most_horizon = most_value, std::vector<const char*> notes = {}) {
   own.push_back({"T", &Sde::horizon, most_horizon});
   own.push_back({"t_min", &Sde::t_min});
-  Kind kind{name, Sde{}, formula, {}};
+  Kind kind{name, Sde{}, formula, {}, std::move(notes)};
   for (const auto& [key, member, most] : own) {
     kind.parameters.push_back({key, [sde, m = member](SdeFormulas& f) -> double& { return f.*sde.*m; }, most});
   }
@@ -64,10 +65,15 @@ const std::vector<Kind>& kinds() {
       row("subvp", &SdeFormulas::subvp, "dx = −½ β x dt + √(β (1 − e^(−2∫β))) dW, β linear in t",
           {{"beta_min", &SubVpSde::beta_min}, {"beta_max", &SubVpSde::beta_max}}),
       row("ve", &SdeFormulas::ve, "dx = g dW, standard deviation geometric in t",
-          {{"sigma_min", &VeSde::sigma_min}, {"sigma_max", &VeSde::sigma_max}}),
+          {{"sigma_min", &VeSde::sigma_min}, {"sigma_max", &VeSde::sigma_max}}, most_value,
+          {"dx = s^t dW is ve with sigma_min = 1/√(2 ln s), sigma_max = s sigma_min, T 1: for s = 25 0.394124 and "
+           "9.8531"}),
       row("edm", &SdeFormulas::edm, "dx = √(2 t) dW, standard deviation t", {}),
       row("flow", &SdeFormulas::flow, "dx = −x/(1 − t) dt + √(2 t/(1 − t)) dW, x_t = (1 − t) x_0 + t ε", {}, 1),
-      row("ddpm", &SdeFormulas::ddpm, "dx = −½ β x dt + √β dW, β of DDPM's step at t", {}),  // and ddpm.hpp's
+      // And the keys of ddpm.hpp.
+      row("ddpm", &SdeFormulas::ddpm, "dx = −½ β x dt + √β dW, β of DDPM's step at t", {}, most_value,
+          {"steps 1000, schedule linear with beta_start 0.0001, beta_end 0.02, or schedule cosine with s 0.008;",
+           "or betas, a list, in place of steps and schedule; T is steps, t_min T/steps if not given"}),
   };
   return table;
 }
@@ -196,23 +202,13 @@ std::string ForwardSde::parameters_json() const {
 std::string ForwardSde::describe_all() {
   std::string text;
   for (const Kind& kind : kinds()) {
+    std::string parameters;
     SdeFormulas defaults = kind.defaults;
-    const bool has_betas = defaults.kind == SdeKind::ddpm;
-    std::string parameters = has_betas ? "steps 1000" : "";
     for (const Parameter& p : kind.parameters) {
       parameters += fmt::format("{}{} {}", parameters.empty() ? "" : ", ", p.key, p.in(defaults));
     }
     text += fmt::format("{:<10} {:<48} {}\n", kind.name, parameters, kind.formula);
-    if (kind.defaults.kind == SdeKind::ve) {
-      text += fmt::format("{:<10} {}\n", "",
-                          "dx = s^t dW is ve with sigma_min = 1/√(2 ln s), sigma_max = s sigma_min, T 1: for s = 25 "
-                          "0.394124 and 9.8531");
-    }
-    if (has_betas) {
-      text += fmt::format("{:<10} {}\n{:<10} {}\n", "",
-                          "schedule linear with beta_start 0.0001, beta_end 0.02, or schedule cosine with s 0.008;", "",
-                          "or betas, a list, in place of steps and schedule; T is steps, t_min T/steps if not given");
-    }
+    for (const char* const note : kind.notes) text += fmt::format("{:<10} {}\n", "", note);
   }
   return text;
 }

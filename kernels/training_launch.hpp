@@ -21,8 +21,9 @@ struct TrainingDraw {
   std::int64_t denoising_points, collocation_points;
   float box;
   LossWeight loss_weight = LossWeight::unit;
-  int condition = 0;         // how many numbers at the end of a row of the data are its condition
-  float condition_drop = 0;  // probability with which a point has zeros instead
+  int condition = 0;                              // how many numbers at the end of a row of the data are its condition
+  float condition_drop = 0;                       // probability with which a point has zeros instead
+  const LossWeightTable* loss_weights = nullptr;  // of `given`: device, as its rows are
 
   FOKKER_HOST_DEVICE int dimension() const { return data.dimension - condition; }
 };

@@ -16,7 +16,7 @@ FOKKER_HOST_DEVICE inline DenoisingPoint<float> denoising_time(const TrainingDra
   float u[4], weight;
   uniforms4(key.seed, key.index, RandomUse::time, 0, key.step, u);
   const float t = draw.time(u[0], weight);
-  DenoisingPoint<float> point(form, draw.sde, draw.loss_weight, t);
+  DenoisingPoint<float> point(form, draw.sde, draw.loss_weight, t, draw.loss_weights);
   point.weight *= weight;
   return point;
 }

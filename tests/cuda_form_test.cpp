@@ -26,15 +26,18 @@
 #include "compare.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_loss.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/runtime.hpp"
 #include "device_test.hpp"
 #include "fields_reference.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/formulas/form_fields.hpp"
 #include "fokker/loss.hpp"
+#include "fokker/sampler.hpp"
 #include "fokker/trainer.hpp"
 #include "kernels/training_launch.hpp"
 #include "operations/train_schedule.hpp"
+#include "trainer_checks.hpp"
 
 namespace fokker {
 namespace {
@@ -73,7 +76,7 @@ constexpr NetworkForm kForms[] = {
     {.form = Form::velocity_to_data},
     {.form = Form::edm, .data_deviation = 0.6, .time_input = TimeInput::log_sigma, .time_scale = 0.25}};
 constexpr SdeKind kSdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
-                             SdeKind::ve, SdeKind::edm,       SdeKind::flow};
+                             SdeKind::ve, SdeKind::edm,       SdeKind::flow,      SdeKind::ddpm};
 
 bool is_velocity(Form form) { return form == Form::velocity || form == Form::velocity_to_data; }
 
@@ -461,11 +464,12 @@ TEST_F(CudaForm, PointsOfTrainingAreThoseOfTheScore) {
   for (const DataSet& set : sets) {
     const cuda::DeviceData data(set);
     const std::int64_t n = 99, d = set.dimension();
-    for (const SdeKind kind : {SdeKind::vp_linear, SdeKind::edm, SdeKind::flow}) {
+    for (const SdeKind kind : {SdeKind::vp_linear, SdeKind::edm, SdeKind::flow, SdeKind::ddpm}) {
       const ForwardSde sde = ForwardSde::defaults(kind);
+      const cuda::DeviceSde on_device(sde);
       const auto draw = [&](const NetworkForm& form, LossWeight weight) {
         const kernels::TrainingDraw of{.data = data.source(),
-                                       .sde = sde.formulas(),
+                                       .sde = on_device.formulas(),
                                        .time = {TimeLaw::uniform, static_cast<float>(sde.t_min()),
                                                 static_cast<float>(0.95 * sde.horizon()), 0, nullptr},
                                        .seed = 5,
@@ -533,7 +537,11 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
       {kForms[6], SdeKind::ve, Output::potential, TimeLaw::log_normal, LossWeight::variance, {130, 7}},
       {kForms[3], SdeKind::vp_cosine, Output::potential, TimeLaw::importance, LossWeight::score, {12}},
       {kForms[4], SdeKind::flow, Output::score, TimeLaw::uniform, LossWeight::unit, {130}},
-      {{}, SdeKind::subvp, Output::potential, TimeLaw::paper, LossWeight::variance, {12}}};
+      {{}, SdeKind::subvp, Output::potential, TimeLaw::paper, LossWeight::variance, {12}},
+      {kForms[1], SdeKind::ddpm, Output::score, TimeLaw::uniform, LossWeight::unit, {12}},
+      {kForms[6], SdeKind::ddpm, Output::potential, TimeLaw::importance, LossWeight::given, {12}},
+      {kForms[6], SdeKind::ddpm, Output::potential, TimeLaw::log_normal, LossWeight::variance, {130, 7}},
+      {kForms[3], SdeKind::vp_linear, Output::score, TimeLaw::uniform, LossWeight::given, {130}}};
   const DataSet data = DataSet::named("circles2");
   for (const Recipe& r : recipes) {
     SCOPED_TRACE(fmt::format("{} {}", to_string(r.form.form), ForwardSde::defaults(r.sde).name()));
@@ -542,6 +550,10 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
     options.residual_weight = r.output == Output::potential ? 1e-3 : 0;
     options.time_law = r.law;
     options.loss_weight = r.weight;
+    if (r.weight == LossWeight::given) {
+      const double horizon = model.sde.horizon();
+      options.loss_weights = {{0.1 * horizon, 0.5}, {0.4 * horizon, 2}, {0.45 * horizon, 0}, {0.9 * horizon, 1}};
+    }
     options.seed = 8;
     Trainer here(cpu(), model, data, options), gpu(on(Precision::split), model, data, options);
     const std::vector<TrainRecord> expected = here.run(3), actual = gpu.run(3);
@@ -551,6 +563,68 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
       EXPECT_TRUE(agrees(actual[k].residual, expected[k].residual, 1e-4));
       EXPECT_TRUE(agrees(actual[k].gradient_norm, expected[k].gradient_norm, 1e-4));
     }
+  }
+}
+
+// Whatever launches has a table of its own on the device: what becomes of the host's does not matter to it.
+TEST_F(CudaForm, TablesOfAnSdeLieOnTheDevice) {
+  const auto spoil = [](const ForwardSde& sde) {
+    const DdpmSde& of = sde.formulas().ddpm;
+    auto* const table = const_cast<DdpmSde::Step*>(of.table);  // of memory that is not const
+    std::fill(table, table + of.steps, DdpmSde::Step{std::nan(""), std::nan("")});
+  };
+  const auto copy = [](Model model) {
+    model.sde = ForwardSde::parse(model.sde.name(), model.sde.parameters_json());
+    return model;
+  };
+  std::vector<Model> models;
+  for (const std::vector<std::int64_t>& hidden : std::vector<std::vector<std::int64_t>>{{12, 9}, {130, 7}}) {
+    for (const NetworkForm& form : {NetworkForm{}, kForms[1]}) {
+      models.push_back(model_of(form, SdeKind::ddpm, Output::potential, 2, hidden));
+    }
+  }
+  models.push_back({ForwardSde::ddpm(), GaussianMixture::isotropic(2, {1.0}, {0.5, -0.3}, {0.2})});
+  for (const Model& model : models) {
+    const bool is_network = std::holds_alternative<Mlp>(model.network);
+    SCOPED_TRACE(is_network ? std::get<Mlp>(model.network).architecture.describe() : "mixture");
+    const Problem p = problem_of(model, 19);
+    const Context context = on(Precision::split);
+    const Buffer<float> t = there<float>(context, p.t, 1), x = there<float>(context, p.x, 2);
+    const auto residual = [&](const Fields<float>& fields) {
+      Buffer<float> out(context, 19);
+      FieldOutputs<float> outputs;
+      outputs.residual = out.view();
+      fields.evaluate({t.view(), x.view()}, outputs);
+      return back(context, out);
+    };
+    Model own = copy(model);
+    const Fields<float> whole(context, model), spoilt(context, own);
+    const Sampler sampler(context, model, TimeGrid::uniform(1000, 1, 7)),
+        spoilt_sampler(context, own, TimeGrid::uniform(1000, 1, 7));
+    spoil(own.sde);
+    EXPECT_EQ(residual(spoilt), residual(whole));
+    Buffer<float> samples(context, 19, 2), spoilt_samples(context, 19, 2);
+    sampler.sample(samples.view(), {.seed = 1});
+    spoilt_sampler.sample(spoilt_samples.view(), {.seed = 1});
+    EXPECT_EQ(back(context, spoilt_samples), back(context, samples));
+    if (!is_network) continue;
+    const TrainOptions options{
+        .iterations = 2, .denoising_points = 99, .collocation_points = 35, .residual_weight = 1e-3};
+    const DataSet data = DataSet::named("circles2");
+    own = copy(model);
+    Trainer trainer(context, model, data, options), spoilt_trainer(context, own, data, options);
+    spoil(own.sde);
+    testing::expect_same_records(spoilt_trainer.run(2), trainer.run(2));
+    const auto values = [&](const ForwardSde& sde, bool spoils) {
+      const Mlp& mlp = std::get<Mlp>(model.network);
+      const Loss<float> loss(context, mlp.architecture, sde);
+      if (spoils) spoil(sde);
+      const Buffer<float> parameters = there<float>(context, mlp.parameters, 1);
+      Buffer<double> to(context, 3);
+      loss.evaluate(parameters.view(), {t.view(), x.view(), x.view(), {}}, {t.view(), x.view()}, 1, to.view(), {});
+      return back(context, to);
+    };
+    EXPECT_EQ(values(copy(model).sde, true), values(model.sde, false));
   }
 }
 

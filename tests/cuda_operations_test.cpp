@@ -612,7 +612,7 @@ TEST_P(CudaMixtureFields, AgreeWithDirectFormulas) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(EverySdeAndDimension, CudaMixtureFields,
-                         ::testing::Combine(::testing::Range(0, 6), ::testing::Values(1, 2, 3, 16)), sde_and_dimension);
+                         ::testing::Combine(::testing::Range(0, 7), ::testing::Values(1, 2, 3, 16)), sde_and_dimension);
 
 TEST_F(CudaMixture, AwkwardNumbersOfPointsAndTimes) {
   const auto mixture = random_mixture(3, 4, 12);

@@ -210,6 +210,9 @@ std::vector<Case> cases() {
   list.push_back({"edm", "0.25*log-sigma,x", SdeKind::edm});
   list.push_back({"potential:edm", "0.25*log-sigma,x", SdeKind::edm});
   list.push_back({"noise", "20*t-1,x", SdeKind::vp_linear, 1});
+  for (const char* const output : {"noise", "v", "velocity", "potential:edm"}) {
+    list.push_back({output, "t-1,x", SdeKind::ddpm});
+  }
   return list;
 }
 
@@ -455,9 +458,25 @@ TEST_P(EveryForm, TrainingPointsAreWhatTheNetworkOughtToSay) {
   }
 }
 
+// A table of λ: linear between its times, constant beyond them, and times B².
+TEST(GivenLossWeight, IsLinearBetweenItsTimes) {
+  const SdeFormulas sde = ForwardSde::vp_linear().formulas();
+  const NetworkForm form{.form = Form::noise};
+  const LossWeightAt<float> table[] = {{0.25f, 2}, {0.5f, 0}, {0.5625f, 0}, {0.75f, 3}};
+  const auto weight = [&](std::int32_t rows, double t) {
+    const double out = form_at(form, sde, t).out;
+    const LossWeightTable of{rows, table};
+    return DenoisingPoint<double>(form, sde, LossWeight::given, t, &of).weight / (out * out);
+  };
+  const std::pair<double, double> expected[] = {{0.01, 2},  {0.25, 2},   {0.375, 1}, {0.5, 0}, {0.53, 0},
+                                                {0.625, 1}, {0.6875, 2}, {0.75, 3},  {0.99, 3}};
+  for (const auto& [t, lambda] : expected) EXPECT_TRUE(agrees(weight(4, t), lambda, 1e-15, 1e-15)) << t;
+  for (const double t : {0.1, 0.25, 0.9}) EXPECT_TRUE(agrees(weight(1, t), 2.0, 1e-15)) << t;
+}
+
 TEST(FormTarget, OfThePreconditionedFormHasUnitVarianceAtEveryTime) {
   for (const SdeKind kind : {SdeKind::ou, SdeKind::vp_linear, SdeKind::ve, SdeKind::edm, SdeKind::flow, SdeKind::subvp,
-                             SdeKind::vp_cosine}) {
+                             SdeKind::vp_cosine, SdeKind::ddpm}) {
     const ForwardSde sde = ForwardSde::defaults(kind);
     NetworkForm form{.form = Form::edm, .data_deviation = 0.4};
     for (const double tau : {1e-3, 0.1, 0.5, 0.999, 1.0}) {

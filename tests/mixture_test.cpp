@@ -90,7 +90,7 @@ TEST_P(MixtureFields, AgreeWithDirectFormulas) {
   }
 }
 INSTANTIATE_TEST_SUITE_P(EverySdeAndDimension, MixtureFields,
-                         ::testing::Combine(::testing::Range(0, 6), ::testing::Values(1, 2, 3, 16)), sde_and_dimension);
+                         ::testing::Combine(::testing::Range(0, 7), ::testing::Values(1, 2, 3, 16)), sde_and_dimension);
 
 TEST(Mixture, IsotropicComponents) {
   const ForwardSde sde;

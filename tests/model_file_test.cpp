@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "compare.hpp"
 #include "fmt/format.h"
@@ -269,10 +270,22 @@ TEST(ModelValidation, NamesTheTensorOfABadParameter) {
 // -------------------------------------------------------------------------------------------------------- our own
 // files
 
+std::vector<double> thousand_betas() {
+  std::mt19937_64 generator(1);
+  std::uniform_real_distribution<double> uniform(1e-5, 0.02);
+  std::vector<double> betas(1000);
+  for (double& beta : betas) beta = uniform(generator);
+  return betas;
+}
+
 TEST(ModelFile, NetworksRoundTripBitForBit) {
   const Scratch scratch;
-  const ForwardSde sdes[] = {ForwardSde{}, ForwardSde::vp_linear({1.0 / 3, 7, 2, 1e-5}), ForwardSde::parse("vp-cosine"),
-                             ForwardSde::parse("subvp"), ForwardSde::ve({0.1, 9, 3, 1e-36})};
+  const ForwardSde sdes[] = {ForwardSde{},
+                             ForwardSde::vp_linear({1.0 / 3, 7, 2, 1e-5}),
+                             ForwardSde::parse("vp-cosine"),
+                             ForwardSde::parse("subvp"),
+                             ForwardSde::ve({0.1, 9, 3, 1e-36}),
+                             ForwardSde::ddpm(thousand_betas(), 1)};
   int trial = 0;
   for (const Activation activation : Activations::all) {
     for (const Output output : {Output::potential, Output::score}) {
@@ -282,7 +295,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
         if (trial % 3 == 0) {
           for (std::int64_t l = 0; l < a.layers(); ++l) a.layer_names.push_back(fmt::format("net.{}", 2 * l));
         }
-        const Model model{sdes[trial % 5], Mlp::initialise(a, static_cast<std::uint64_t>(trial))};
+        const Model model{sdes[trial % 6], Mlp::initialise(a, static_cast<std::uint64_t>(trial))};
         save_model(scratch / "a.safetensors", model, {{"source", "a test"}});
         const Model back = load_model(scratch / "a.safetensors");
         const Architecture& b = mlp_of(back).architecture;
@@ -298,6 +311,7 @@ TEST(ModelFile, NetworksRoundTripBitForBit) {
         EXPECT_EQ(mlp_of(back).parameters, mlp_of(model).parameters);
         EXPECT_EQ(back.sde.kind(), model.sde.kind());
         EXPECT_EQ(back.sde.parameters_json(), model.sde.parameters_json());
+        EXPECT_EQ(back.sde.betas(), model.sde.betas());
         EXPECT_EQ(back.dimension(), d);
         EXPECT_EQ(back.output(), output);
         ++trial;
@@ -686,7 +700,8 @@ TEST(ForeignFile, WhatIsMissingIsAskedForAtOnce) {
               HasSubstr("lack inputs; give these there, or by options of these names; inputs is their order"));
   ModelMetadata options{{"activation", "softplus"}, {"output", "potential"}, {"beta", "20"}, {"inputs", "t,x"}};
   const std::string sdes =
-      "lack sde; give these there, or by options of these names; sde is ou, vp-linear, vp-cosine, subvp, ve, edm, flow";
+      "lack sde; give these there, or by options of these names; sde is ou, vp-linear, vp-cosine, subvp, ve, edm, "
+      "flow, ddpm";
   EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
   options["sde_parameters"] = "{}";  // of which SDE?
   EXPECT_THAT(refusal(scratch, file, options), HasSubstr(sdes));
@@ -955,6 +970,13 @@ TEST(MixtureFile, RoundTrips) {
   EXPECT_EQ(nlohmann::json::parse(get(scratch / "m.json"))["metadata"]["source"], "a \"test\"");
   EXPECT_EQ(load_model(scratch / "m.json", {{"sde", "ou"}}).sde.name(), "ou");
   EXPECT_THAT(message_of([&] { load_model(scratch / "m.json", {{"activation", "tanh"}}); }), HasSubstr("activation"));
+  for (const DdpmBetas& betas :
+       {DdpmBetas(thousand_betas()), DdpmBetas(LinearBetas{.steps = 7}), DdpmBetas(CosineBetas{})}) {
+    const ForwardSde sde = ForwardSde::ddpm(betas);
+    save_model(scratch / "m.json", {sde, mixture_of(model)});
+    EXPECT_EQ(load_model(scratch / "m.json").sde.parameters_json(), sde.parameters_json());
+    EXPECT_EQ(load_model(scratch / "m.json").sde.betas(), sde.betas());
+  }
 }
 
 TEST(MixtureFile, RefusalsSayWhy) {

@@ -69,6 +69,10 @@ inline Kernel kernel(const ForwardSde& sde, Long t) {
     case SdeKind::ve: return {1, p * p * (std::pow(q / p, 2 * tau) - 1)};
     case SdeKind::edm: return {1, t * t};
     case SdeKind::flow: return {1 - t, t * t};
+    case SdeKind::ddpm: {
+      const Long sum = ddpm_integral(sde, t).integral;
+      return {std::exp(-sum / 2), -std::expm1(-sum)};
+    }
     case SdeKind::vp_cosine: break;
   }
   const Long c = std::numbers::pi_v<Long> / 2 / (1 + p), last = 0.9946L;
@@ -172,11 +176,12 @@ inline std::vector<ForwardSde> all_sdes() {
           ForwardSde::vp_cosine(),
           ForwardSde::subvp(),
           ForwardSde::ou({.rate = 0.7, .g = 1.3, .horizon = 4}),
-          ForwardSde::ve()};
+          ForwardSde::ve(),
+          ForwardSde::ddpm(std::vector{0.03, 0.1, 0.2, 0.3, 0.45, 0.6, 0.7}, 1.0, 1e-3)};
 }
 
 inline std::string sde_and_dimension(const ::testing::TestParamInfo<std::tuple<int, int>>& test) {
-  const std::array names{"ou", "vp_linear", "vp_cosine", "subvp", "ou_other", "ve"};
+  const std::array names{"ou", "vp_linear", "vp_cosine", "subvp", "ou_other", "ve", "ddpm"};
   return fmt::format("{}_d{}", names[std::get<0>(test.param)], std::get<1>(test.param));
 }
 

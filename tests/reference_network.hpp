@@ -104,6 +104,10 @@ inline ReferenceSde reference_sde(const ForwardSde& sde) {
               [=](double t) { return p * p * std::pow(q / p, 2 * t / horizon) * 2 * std::log(q / p) / horizon; }};
     case SdeKind::edm: return {[](double) { return 0.0; }, [](double t) { return 2 * t; }};
     case SdeKind::flow: return {[](double t) { return -1 / (1 - t); }, [](double t) { return 2 * t / (1 - t); }};
+    case SdeKind::ddpm: {
+      const auto beta = [sde](double t) { return static_cast<double>(testing::ddpm_integral(sde, t).rate); };
+      return {[=](double t) { return -0.5 * beta(t); }, beta};
+    }
     case SdeKind::vp_cosine: break;
   }
   const auto beta = [=](double t) -> double {  // −d log cos²(π/2 (τ + s)/(1 + s))/dt, constant beyond τ = 0.9946

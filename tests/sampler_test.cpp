@@ -166,7 +166,8 @@ TEST(TimeGrids, CheckLooksAtTheTextAlone) {
 
 // ---- Models whose score is known ----
 
-constexpr SdeKind kKinds[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve};
+constexpr SdeKind kKinds[] = {SdeKind::ou,    SdeKind::vp_linear, SdeKind::vp_cosine,
+                              SdeKind::subvp, SdeKind::ve,        SdeKind::ddpm};
 constexpr Scheme kSchemes[] = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
 
 Context with_threads(int threads) { return Context({.backend = BackendKind::cpu, .threads = threads}); }

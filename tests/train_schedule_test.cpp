@@ -188,7 +188,7 @@ TEST_P(Times, ByImportanceHaveThePapersExpectations) {
 
 INSTANTIATE_TEST_SUITE_P(Sdes, Times,
                          ::testing::Values(SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
-                                           SdeKind::ve, SdeKind::edm, SdeKind::flow),
+                                           SdeKind::ve, SdeKind::edm, SdeKind::flow, SdeKind::ddpm),
                          [](const auto& instance) {
                            std::string name = ForwardSde::defaults(instance.param).name();
                            std::replace(name.begin(), name.end(), '-', '_');

@@ -154,6 +154,29 @@ TEST(Branches, ResumeToTheBitsOfAnUninterruptedRunAndKeepFixedLayers) {
   }
 }
 
+// Betas and loss weights are in the state, to the last bit.
+TEST(Tables, ResumeToTheBitsOfAnUninterruptedRun) {
+  TrainOptions options = small_options();
+  options.iterations = 20;
+  options.loss_weight = LossWeight::given;
+  options.loss_weights = {{0, 1.0 / 3}, {1.0 / 7, 0}, {1, 2}};
+  std::vector<double> betas;
+  for (int j = 0; j < 100; ++j) betas.push_back((1 + j) / 3000.0);
+  const Model initial = small_model(2, Output::potential, ForwardSde::ddpm(betas));
+  const DataSet data = DataSet::named("circles2");
+  Trainer uninterrupted(cpu(), initial, data, options);
+  uninterrupted.run(20);
+  const Scratch folder;
+  Trainer half(cpu(), initial, data, options);
+  half.run(9);
+  half.save_state(folder / "state.safetensors");
+  Trainer resumed = Trainer::resume(cpu(), folder / "state.safetensors", data);
+  EXPECT_EQ(resumed.options().loss_weights, options.loss_weights);
+  EXPECT_EQ(resumed.model().sde.betas(), betas);
+  resumed.run(11);
+  EXPECT_TRUE(state_bytes(resumed) == state_bytes(uninterrupted));
+}
+
 TEST(Killed, RunResumesToTheBitsOfAnUninterruptedOne) {
   TrainOptions options = small_options();
   options.iterations = 1'000'000;

@@ -51,17 +51,29 @@ std::vector<std::uint32_t> words(const TrainOptions& options, std::int64_t point
   return out;
 }
 
+// Linear between the times, constant beyond them.
+double interpolated(const std::vector<LossWeightAt<double>>& rows, double t) {
+  if (t <= rows.front().t) return rows.front().weight;
+  for (std::size_t k = 1; k < rows.size(); ++k) {
+    if (t > rows[k].t) continue;
+    const double share = (t - rows[k - 1].t) / (rows[k].t - rows[k - 1].t);
+    return (1 - share) * rows[k - 1].weight + share * rows[k].weight;
+  }
+  return rows.back().weight;
+}
+
 struct LossCase {
   std::int64_t dimension;
   SdeKind sde;
   TimeLaw law;
   Output output;
+  std::vector<LossWeightAt<double>> weights = {};
 };
 
 class Iteration : public ::testing::TestWithParam<LossCase> {};
 
 TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
-  const auto [d, kind, law, output] = GetParam();
+  const auto [d, kind, law, output, weights] = GetParam();
   const ForwardSde sde = ForwardSde::defaults(kind);
   const Model model = small_model(d, output, sde);
   TrainOptions options = small_options();
@@ -69,6 +81,8 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   options.collocation_points = 199;
   options.time_law = law;
   if (output == Output::score) options.residual_weight = 0;
+  if (!weights.empty()) options.loss_weight = LossWeight::given;
+  options.loss_weights = weights;
   options.clip_norm = 0;
   std::vector<double> means(2 * d, 1.0);
   std::fill(means.begin(), means.begin() + d, -1.0);
@@ -89,6 +103,7 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
     float w = 0;
     t[i] = time(uniform_from_word(words(options, i, RandomUse::time, 0, 1)[0]), w);
     weight[i] = w;
+    if (!weights.empty()) weight[i] *= interpolated(weights, t[i]);
     const auto at = sde.at(t[i]);
     const auto noise = words(options, i, RandomUse::denoising, 0, d + 1);
     for (std::int64_t j = 0; j < d; ++j) {
@@ -129,21 +144,42 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   EXPECT_NE(records[1].denoising, records[0].denoising);
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, Iteration,
-                         ::testing::Values(LossCase{2, SdeKind::ou, TimeLaw::importance, Output::potential},
-                                           LossCase{2, SdeKind::ou, TimeLaw::paper, Output::potential},
-                                           LossCase{1, SdeKind::vp_linear, TimeLaw::importance, Output::potential},
-                                           LossCase{3, SdeKind::vp_cosine, TimeLaw::uniform, Output::potential},
-                                           LossCase{5, SdeKind::subvp, TimeLaw::importance, Output::score},
-                                           LossCase{2, SdeKind::ve, TimeLaw::importance, Output::score}),
-                         [](const auto& instance) {
-                           std::string name =
-                               fmt::format("d{}_{}_{}_{}", instance.param.dimension,
-                                           ForwardSde::defaults(instance.param.sde).name(),
-                                           to_string(instance.param.law), to_string(instance.param.output));
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    Cases, Iteration,
+    ::testing::Values(LossCase{2, SdeKind::ou, TimeLaw::importance, Output::potential},
+                      LossCase{2, SdeKind::ou, TimeLaw::paper, Output::potential},
+                      LossCase{1, SdeKind::vp_linear, TimeLaw::importance, Output::potential},
+                      LossCase{3, SdeKind::vp_cosine, TimeLaw::uniform, Output::potential},
+                      LossCase{5, SdeKind::subvp, TimeLaw::importance, Output::score},
+                      LossCase{2, SdeKind::ve, TimeLaw::importance, Output::score},
+                      LossCase{2, SdeKind::ddpm, TimeLaw::importance, Output::potential},
+                      LossCase{
+                          2, SdeKind::ou, TimeLaw::uniform, Output::potential, {{1, 0.5}, {4, 3}, {4.5, 0}, {6, 0.25}}},
+                      LossCase{3, SdeKind::ddpm, TimeLaw::uniform, Output::score, {{100, 0}, {300, 1}, {1000, 2}}}),
+    [](const auto& instance) {
+      std::string name =
+          fmt::format("d{}_{}_{}_{}", instance.param.dimension, ForwardSde::defaults(instance.param.sde).name(),
+                      to_string(instance.param.law), to_string(instance.param.output));
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+// λ = 1 is the weight `score`, bit for bit.
+TEST(GivenLossWeights, OfOneAreThoseOfTheScore) {
+  const auto state_of = [](LossWeight weight, std::vector<LossWeightAt<double>> table) {
+    TrainOptions options = small_options();
+    options.loss_weight = weight, options.loss_weights = std::move(table);
+    Model model = small_model();
+    std::get<Mlp>(model.network).architecture.form = {.form = Form::edm, .data_deviation = 0.5};
+    Trainer trainer(cpu(), model, DataSet::named("blob"), options);
+    trainer.run(20);
+    return parameters_of(trainer.model());
+  };
+  const std::vector<double> expected = state_of(LossWeight::score, {});
+  EXPECT_EQ(state_of(LossWeight::given, {{0, 1}}), expected);
+  EXPECT_EQ(state_of(LossWeight::given, {{0.5, 1}, {2, 1}, {3, 1}}), expected);
+  EXPECT_NE(state_of(LossWeight::given, {{0.5, 1}, {2, 1}, {3, 2}}), expected);
+}
 
 TEST(Steps, AreAdamsFromTheirRestartOn) { testing::check_steps(cpu()); }
 
@@ -332,6 +368,20 @@ TEST(BadInput, InOptionsNamesTheNumberAndTheRange) {
     EXPECT_THAT(message([&](TrainOptions& o) { o.peak_rate = bad; }), HasSubstr("rate"));
   }
   EXPECT_THAT(message([](TrainOptions& o) { o.average_fraction = 1.5; }), HasSubstr("1.5"));
+  const auto weights = [&](std::vector<LossWeightAt<double>> rows) {
+    return message([&](TrainOptions& o) { o.loss_weight = LossWeight::given, o.loss_weights = std::move(rows); });
+  };
+  EXPECT_EQ(weights({}), "the number of given loss weights is 0; allowed: 1 to 100000");
+  EXPECT_EQ(weights({{0, 1}, {1, -2}}), "loss weight number 2 is -2; allowed: from 0 up to 1e+30");
+  EXPECT_EQ(weights({{0, nan}}), "loss weight number 1 is nan; allowed: from 0 up to 1e+30");
+  EXPECT_EQ(weights({{-1, 1}}), "the time of loss weight number 1 is -1; allowed: from 0 up to 1e+30");
+  EXPECT_EQ(weights({{1, 1}, {0.5, 1}}),
+            "the time of loss weight number 2 is 0.5 after 1; allowed: times that ascend as floats");
+  EXPECT_THAT(weights({{1, 1}, {1 + 1e-9, 1}}), HasSubstr("ascend as floats"));
+  EXPECT_EQ(message([](TrainOptions& o) {
+              o.loss_weights = {{0, 1}, {1, 2}};
+            }),
+            "a table of 2 loss weights was given beside the loss weight unit; allowed: beside given");
 
   Trainer trainer(cpu(), small_model(), DataSet::named("blob"), small_options());
   EXPECT_THAT(message_of([&] { trainer.run(-1); }), HasSubstr("-1 iterations"));

@@ -243,7 +243,7 @@ std::string file_of_data(const std::string& name) {
   return array.has_extension() ? array.file : std::string();
 }
 
-std::string file_of_grid(const std::string& text) {
+std::string file_of_text(const std::string& text) {
   constexpr std::string_view prefix = "file:";
   return text.starts_with(prefix) ? ArrayName(text.substr(prefix.size())).file : std::string();
 }

@@ -78,8 +78,9 @@ template <class T>
 void save_array(const std::string& path, const std::string& name, const std::vector<std::int64_t>& shape,
                 const T* data);
 
-// The file that a data set's name (--data) or a time grid's text (--grid) reads; empty where it reads none.
+// The file that a data set's name (--data), or the text of a time grid or a loss weight (file:NAME) reads; empty where it
+// reads none.
 std::string file_of_data(const std::string& name);
-std::string file_of_grid(const std::string& text);
+std::string file_of_text(const std::string& text);
 
 }  // namespace fokker::tools

@@ -180,7 +180,7 @@ CLI::Validator data_name() {
 
 std::string grid_in_digits(const std::string& text) {
   const std::size_t begin = text.find(':') + 1, end = std::min(text.find(':', begin), text.size());
-  if (begin == 0 || !file_of_grid(text).empty()) return text;
+  if (begin == 0 || !file_of_text(text).empty()) return text;
   const std::optional<std::int64_t> steps = parse_count<std::int64_t>(text.substr(begin, end - begin));
   return steps ? fmt::format("{}{}{}", text.substr(0, begin), *steps, text.substr(end)) : text;
 }
@@ -215,14 +215,18 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
           "--grid", grid,
           "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
           "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy (or .npz, .csv), "
-          "decreasing; where "
-          "the default is paper, networks in a form get geometric:300")
+          "decreasing; where the default is paper, networks in a form get geometric:300, and with the SDE ddpm the "
+          "ends of its steps")
       ->capture_default_str()
       ->transform(grid_text());
 }
 
 void suit_grid(const CLI::App& app, const Model& model, std::string& grid) {
-  if (app.count("--grid") == 0 && !model.form().plain()) grid = "geometric:300";
+  if (app.count("--grid") > 0 || model.form().plain()) return;
+  grid = "geometric:300";
+  if (const std::size_t steps = model.sde.betas().size(); steps > 0) {
+    grid = fmt::format("uniform:{}:{}", steps - 1, model.sde.horizon() / static_cast<double>(steps));
+  }
 }
 
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {
@@ -582,7 +586,13 @@ Json describe_sde(const ForwardSde& sde) {
   return {{"name", sde.name()}, {"parameters", Json::parse(sde.parameters_json())}};
 }
 
-std::string text_of(const ForwardSde& sde) { return fmt::format("{} {}", sde.name(), sde.parameters_json()); }
+std::string text_of(const ForwardSde& sde) {
+  std::string parameters = sde.parameters_json();
+  if (const std::size_t begin = parameters.find('['), end = parameters.find(']'); begin < end) {
+    parameters.replace(begin, end - begin + 1, fmt::format("[{} numbers]", sde.betas().size()));
+  }
+  return fmt::format("{} {}", sde.name(), parameters);
+}
 
 namespace {
 
@@ -665,6 +675,7 @@ Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, co
             {"seed", options.seed}};
   if (options.condition_drop > 0) json["condition_drop"] = options.condition_drop;
   if (options.loss_weight != LossWeight::unit) json["loss_weight"] = to_string(options.loss_weight);
+  for (const auto& [t, weight] : options.loss_weights) json["loss_weights"].push_back(Json::array({t, weight}));
   if (options.time_law == TimeLaw::log_normal) {
     json["log_sigma_mean"] = options.log_sigma_mean;
     json["log_sigma_deviation"] = options.log_sigma_deviation;

@@ -24,7 +24,7 @@ enum class RateSchedule { paper, one_cycle, cosine, constant };
 enum class WeightAverage { none, exponential, tail };
 
 TimeLaw parse_time_law(std::string_view name);            // paper, uniform, importance, log-normal
-LossWeight parse_loss_weight(std::string_view name);      // unit, score, variance
+LossWeight parse_loss_weight(std::string_view name);      // unit, score, variance, given
 RateSchedule parse_rate_schedule(std::string_view name);  // paper, one-cycle, cosine, constant
 WeightAverage parse_weight_average(std::string_view name);
 std::string_view to_string(TimeLaw law);
@@ -41,6 +41,9 @@ struct TrainOptions {
   TimeLaw time_law = TimeLaw::importance;
   double log_sigma_mean = -1.2, log_sigma_deviation = 1.2;  // of the law log_normal
   LossWeight loss_weight = LossWeight::unit;                // λ(t) of the denoising loss
+  // λ of LossWeight::given, which multiplies the squared error of the score: at 1 to 100 000 times that ascend as floats,
+  // linear between them and constant beyond them; weights from 0 up to 1e30.
+  std::vector<LossWeightAt<double>> loss_weights = {};
   RateSchedule schedule = RateSchedule::one_cycle;
   double peak_rate = 5e-3;  // not used by the paper's schedule
   WeightAverage average = WeightAverage::exponential;
@@ -54,6 +57,7 @@ struct TrainOptions {
 
   static constexpr std::int64_t most_iterations = 1'000'000'000'000;  // a step of the random numbers has 40 bits
   static constexpr std::int64_t most_points = 1'000'000'000;          // of either kind
+  static constexpr std::int64_t most_loss_weights = 100'000;
   // Throws Error where a number is outside its range.
   void validate() const;
 };

@@ -34,6 +34,8 @@ class CpuTrainer final : public TrainOperator {
         options_(options),
         loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
     edges_ = time_law_edges(sde_, options, time_cells);
+    weight_rows_ = loss_weight_rows(options);
+    weights_ = {static_cast<std::int32_t>(weight_rows_.size()), weight_rows_.data()};
     time_ = {options.time_law, static_cast<float>(sde_.t_min()), static_cast<float>(sde_.horizon()), time_cells,
              edges_.data()};
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
@@ -87,7 +89,7 @@ class CpuTrainer final : public TrainOperator {
     draw_point_normals(target, n, static_cast<int>(d), options_.seed, index, RandomUse::denoising, step);
     for (std::int64_t i = 0; i < n; ++i) t[i] = time_(t[i], weight[i]);
     for (std::int64_t i = 0; i < n; ++i) {
-      const DenoisingPoint<float> point(form_, sde_.formulas(), options_.loss_weight, t[i]);
+      const DenoisingPoint<float> point(form_, sde_.formulas(), options_.loss_weight, t[i], &weights_);
       t[i] = point.time;
       weight[i] *= point.weight;
       for (std::int64_t j = i * d; j < (i + 1) * d; ++j) point(x[j], target[j]);
@@ -164,6 +166,8 @@ class CpuTrainer final : public TrainOperator {
   ChunkedLoss<float> loss_;
   std::vector<float> edges_;
   TimeDraw time_;
+  std::vector<LossWeightAt<float>> weight_rows_;
+  LossWeightTable weights_;
   TrainState state_;
   std::vector<float> gradient_;
 };

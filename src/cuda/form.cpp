@@ -9,6 +9,7 @@
 
 #include "cuda/arena.hpp"
 #include "cuda/device_field.hpp"
+#include "cuda/device_sde.hpp"
 #include "kernels/form_launch.hpp"
 
 namespace fokker::cuda {
@@ -132,7 +133,7 @@ class FormedField final : public DeviceField<T> {
   cudaStream_t stream_;
   std::unique_ptr<DeviceField<T>> network_;
   NetworkForm form_;
-  ForwardSde sde_;
+  DeviceSde sde_;
   std::int64_t d_;
   std::int64_t rows_ = 0;
   DeviceMemory workspace_;

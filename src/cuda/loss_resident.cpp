@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "cuda/device_loss.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/mlp_resident.hpp"
 #include "kernels/loss_launch.hpp"
 #include "kernels/loss_layout.hpp"
@@ -84,7 +85,7 @@ class ResidentLoss final : public TrainingLoss {
   }
 
   Queue queue_;
-  ForwardSde sde_;
+  DeviceSde sde_;
   NetworkForm form_;
   ResidentImage image_;
   DeviceMemory planes_, partial_, partial_values_;

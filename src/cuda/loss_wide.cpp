@@ -19,6 +19,7 @@
 #include <type_traits>
 
 #include "cuda/device_loss.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/wide_network.hpp"
 #include "kernels/form_launch.hpp"
 
@@ -476,7 +477,7 @@ class WideSweeps {
   }
 
   cudaStream_t stream_;
-  ForwardSde sde_;
+  DeviceSde sde_;
   bool formed_;  // the form is not plain
   WideNetwork<T> network_;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;

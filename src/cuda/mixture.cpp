@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/device_field.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/runtime.hpp"
 #include "kernels/mixture_launch.hpp"
 
@@ -18,7 +19,7 @@ constexpr std::int64_t most_slots = 1 << 16, scratch_bytes = 48 << 20;
 template <class T>
 class MixtureField final : public DeviceField<T> {
  public:
-  MixtureField(const Queue& queue, const GaussianMixture& mixture, const ForwardSde& sde) : queue_(queue) {
+  MixtureField(const Queue& queue, const GaussianMixture& mixture, const ForwardSde& sde) : queue_(queue), sde_(sde) {
     const std::int64_t d = mixture.dimension(), components = mixture.components();
     const std::vector<double>&means = mixture.means(), &values = mixture.eigenvalues(), &q = mixture.eigenvectors();
     std::vector<double> log_weights, rotated_means(means), rotations;
@@ -52,7 +53,7 @@ class MixtureField final : public DeviceField<T> {
                 .rotations = upload_table(rotations),
                 .isotropic = upload_table(isotropic),
                 .rotated = !rotations.empty(),
-                .sde = sde.formulas()};
+                .sde = sde_.formulas()};
     const std::int64_t numbers = kernels::mixture_scratch(mixture_);
     const std::int64_t fit = scratch_bytes / (numbers * static_cast<std::int64_t>(sizeof(double)));
     workspace_.slots = std::clamp<std::int64_t>(fit, 1, most_slots);
@@ -103,6 +104,7 @@ class MixtureField final : public DeviceField<T> {
   }
 
   Queue queue_;
+  DeviceSde sde_;
   std::vector<DeviceMemory> tables_;
   DeviceMemory scratch_, log_norm_;
   kernels::MixtureParameters mixture_{};

@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "cuda/device_sde.hpp"
 #include "kernels/shared_layout.hpp"
 
 namespace fokker::cuda {
@@ -79,7 +80,7 @@ class ResidentField final : public DeviceField<float> {
   }
 
   Queue queue_;
-  ForwardSde sde_;
+  DeviceSde sde_;
   std::shared_ptr<const ResidentImage> packed_;
   std::unique_ptr<DeviceField<float>> wide_;  // where a work is wide
 };

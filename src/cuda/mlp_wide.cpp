@@ -13,6 +13,7 @@
 #include <memory>
 
 #include "core/operations.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/wide_network.hpp"
 
 namespace fokker::cuda {
@@ -255,7 +256,7 @@ class WideField final : public DeviceField<T> {
 
   cudaStream_t stream_;
   Precision precision_;
-  ForwardSde sde_;
+  DeviceSde sde_;
   std::int64_t d_;
   bool potential_;
   WideNetwork<T> network_;

@@ -23,6 +23,7 @@
 #include "cuda/backend.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_loss.hpp"
+#include "cuda/device_sde.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
 #include "operations/train_schedule.hpp"
@@ -48,6 +49,7 @@ class CudaTrainer final : public TrainOperator {
   CudaTrainer(const Queue& queue, const Model& initial, const DeviceData& data, const TrainOptions& options)
       : queue_(queue),
         options_(options),
+        sde_(initial.sde),
         loss_(make_device_loss(queue, std::get<Mlp>(initial.network).architecture, initial.sde)),
         average_begin_(average_begin(options)) {
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
@@ -60,8 +62,13 @@ class CudaTrainer final : public TrainOperator {
     report_.reserve(sizeof(kernels::UpdateReport));
     const ForwardSde& sde = initial.sde;
     if (const auto edges = time_law_edges(sde, options, time_cells); !edges.empty()) edges_ = upload(edges);
+    if (const auto rows = loss_weight_rows(options); !rows.empty()) {
+      weight_rows_ = upload(rows);
+      const LossWeightTable table{static_cast<std::int32_t>(rows.size()), weight_rows_.as<const LossWeightAt<float>>()};
+      weights_ = upload(&table, sizeof table);
+    }
     draw_ = {.data = data.source(),
-             .sde = sde.formulas(),
+             .sde = sde_.formulas(),
              .time = {options.time_law, static_cast<float>(sde.t_min()), static_cast<float>(sde.horizon()), time_cells,
                       edges_.as<const float>()},
              .seed = options.seed,
@@ -71,7 +78,8 @@ class CudaTrainer final : public TrainOperator {
              .box = static_cast<float>(options.box),
              .loss_weight = options.loss_weight,
              .condition = static_cast<int>(initial.condition()),
-             .condition_drop = static_cast<float>(options.condition_drop)};
+             .condition_drop = static_cast<float>(options.condition_drop),
+             .loss_weights = weights_.as<const LossWeightTable>()};
     TrainState state;
     state.parameters.assign(parameters.begin(), parameters.end());
     state.first_moment.assign(count_, 0.0f);
@@ -201,12 +209,14 @@ class CudaTrainer final : public TrainOperator {
  private:
   Queue queue_;
   TrainOptions options_;
+  DeviceSde sde_;
   std::unique_ptr<TrainingLoss> loss_;
   std::int64_t average_begin_;  // the first iteration in the average
   std::size_t count_;           // of parameters
   std::int64_t iteration_ = 0;
   bool iteration_known_ = true;  // whether the device is at iteration_
-  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_;
+  DeviceMemory parameters_, first_, second_, average_, gradient_, values_, squares_, plan_, report_, edges_,
+      weight_rows_, weights_;
   struct Slot {
     PinnedMemory plan{sizeof(kernels::UpdatePlan)}, report{sizeof(kernels::UpdateReport)};
   };

@@ -841,7 +841,7 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
   const auto add = [](std::string& text, const std::string& key, const std::string& value) {
     text += fmt::format("{}\n  {}: {}", text.empty() ? "" : ",", key, value);
   };
-  const JsonValue json = parse_json(sde.parameters_json(), "the SDE", 1);
+  const JsonValue json = parse_json(sde.parameters_json(), "the SDE", 2);
   for (const auto& [key, value] : *json.object()) add(parameters, json_text(key), value.dump());
   try {
     for (const auto& [key, value] : extra) add(metadata, json_text(key), json_text(value));

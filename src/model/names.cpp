@@ -42,8 +42,10 @@ constexpr Named<TimeLaw> time_law_names[] = {{"paper", TimeLaw::paper},
                                              {"uniform", TimeLaw::uniform},
                                              {"importance", TimeLaw::importance},
                                              {"log-normal", TimeLaw::log_normal}};
-constexpr Named<LossWeight> loss_weight_names[] = {
-    {"unit", LossWeight::unit}, {"score", LossWeight::score}, {"variance", LossWeight::variance}};
+constexpr Named<LossWeight> loss_weight_names[] = {{"unit", LossWeight::unit},
+                                                   {"score", LossWeight::score},
+                                                   {"variance", LossWeight::variance},
+                                                   {"given", LossWeight::given}};
 constexpr Named<RateSchedule> schedule_names[] = {{"paper", RateSchedule::paper},
                                                   {"one-cycle", RateSchedule::one_cycle},
                                                   {"cosine", RateSchedule::cosine},

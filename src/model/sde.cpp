@@ -4,6 +4,7 @@
 #include <functional>
 #include <limits>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/names.hpp"
@@ -11,6 +12,7 @@
 #include "fmt/format.h"
 #include "fokker/error.hpp"
 #include "io/json.hpp"
+#include "model/ddpm.hpp"
 
 namespace fokker {
 namespace {
@@ -27,6 +29,7 @@ struct Kind {
   SdeFormulas defaults;
   const char* formula;
   std::vector<Parameter> parameters;
+  std::vector<const char*> notes;  // for describe_all()
 };
 
 // Squares and ratios of squares of numbers in this range stay within float's.
@@ -42,10 +45,10 @@ struct Key {
 // A row of the table: `own` are the keys of the kind besides T and t_min, which every kind has.
 template <class Sde>
 Kind row(const char* name, Sde SdeFormulas::*sde, const char* formula, std::vector<Key<Sde>> own,
-         double most_horizon = most_value) {
+         double most_horizon = most_value, std::vector<const char*> notes = {}) {
   own.push_back({"T", &Sde::horizon, most_horizon});
   own.push_back({"t_min", &Sde::t_min});
-  Kind kind{name, Sde{}, formula, {}};
+  Kind kind{name, Sde{}, formula, {}, std::move(notes)};
   for (const auto& [key, member, most] : own) {
     kind.parameters.push_back({key, [sde, m = member](SdeFormulas& f) -> double& { return f.*sde.*m; }, most});
   }
@@ -62,9 +65,15 @@ const std::vector<Kind>& kinds() {
       row("subvp", &SdeFormulas::subvp, "dx = −½ β x dt + √(β (1 − e^(−2∫β))) dW, β linear in t",
           {{"beta_min", &SubVpSde::beta_min}, {"beta_max", &SubVpSde::beta_max}}),
       row("ve", &SdeFormulas::ve, "dx = g dW, standard deviation geometric in t",
-          {{"sigma_min", &VeSde::sigma_min}, {"sigma_max", &VeSde::sigma_max}}),
+          {{"sigma_min", &VeSde::sigma_min}, {"sigma_max", &VeSde::sigma_max}}, most_value,
+          {"dx = s^t dW is ve with sigma_min = 1/√(2 ln s), sigma_max = s sigma_min, T 1: for s = 25 0.394124 and "
+           "9.8531"}),
       row("edm", &SdeFormulas::edm, "dx = √(2 t) dW, standard deviation t", {}),
       row("flow", &SdeFormulas::flow, "dx = −x/(1 − t) dt + √(2 t/(1 − t)) dW, x_t = (1 − t) x_0 + t ε", {}, 1),
+      // And the keys of ddpm.hpp.
+      row("ddpm", &SdeFormulas::ddpm, "dx = −½ β x dt + √β dW, β of DDPM's step at t", {}, most_value,
+          {"steps 1000, schedule linear with beta_start 0.0001, beta_end 0.02, or schedule cosine with s 0.008;",
+           "or betas, a list, in place of steps and schedule; T is steps, t_min T/steps if not given"}),
   };
   return table;
 }
@@ -93,8 +102,14 @@ std::vector<std::string_view> sde_names() {
   return names;
 }
 
-ForwardSde::ForwardSde(const SdeFormulas& formulas) : formulas_(formulas) {
+ForwardSde::ForwardSde(const SdeFormulas& formulas) : ForwardSde(formulas, nullptr) {}
+
+ForwardSde::ForwardSde(const SdeFormulas& formulas, std::shared_ptr<const DdpmTable> table)
+    : formulas_(formulas), table_(std::move(table)) {
   const Kind& kind = find(formulas.kind);
+  if (formulas.kind == SdeKind::ddpm && table_ == nullptr) {
+    throw Error("the formulas of the SDE ddpm were given without their betas; allowed: ForwardSde::ddpm()");
+  }
   for (const Parameter& p : kind.parameters) {
     if (p.key == std::string_view("t_min")) continue;
     if (const double value = p.in(formulas_); !(value >= least_value && value <= p.most)) {
@@ -130,15 +145,34 @@ ForwardSde ForwardSde::subvp(const SubVpSde& parameters) { return ForwardSde(par
 ForwardSde ForwardSde::ve(const VeSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::edm(const EdmSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::flow(const FlowSde& parameters) { return ForwardSde(parameters); }
-ForwardSde ForwardSde::defaults(SdeKind kind) { return ForwardSde(find(kind).defaults); }
+ForwardSde ForwardSde::ddpm(const DdpmBetas& betas, std::optional<double> horizon, std::optional<double> t_min) {
+  std::shared_ptr<const DdpmTable> table = make_ddpm_table(betas);
+  DdpmSde sde;
+  sde.table = table->steps.data();
+  sde.steps = static_cast<std::int32_t>(table->steps.size());
+  sde.horizon = horizon.value_or(sde.steps);
+  sde.t_min = t_min.value_or(sde.horizon / sde.steps);
+  return {sde, std::move(table)};
+}
+
+ForwardSde ForwardSde::defaults(SdeKind kind) {
+  return kind == SdeKind::ddpm ? ddpm() : ForwardSde(find(kind).defaults);
+}
+
+std::vector<double> ForwardSde::betas() const { return table_ ? table_->betas : std::vector<double>(); }
 
 ForwardSde ForwardSde::parse(const std::string& name, const std::string& parameters_json) {
   const Kind& kind = find(name);
   SdeFormulas formulas = kind.defaults;
+  const bool has_betas = formulas.kind == SdeKind::ddpm;
   if (!parameters_json.empty()) {
     const std::string what = fmt::format("the parameter object of the SDE {}", name);
-    const JsonValue json = parse_json(parameters_json, what, 1);
+    const JsonValue json = parse_json(parameters_json, what, has_betas ? 2 : 1);
     if (json.object() == nullptr) throw Error(what + " must be a JSON object, as {\"T\": 1}");
+    if (has_betas) {
+      const DdpmParameters parameters = read_ddpm(json, what);
+      return ddpm(parameters.betas, parameters.horizon, parameters.t_min);
+    }
     for (const auto& [key, value] : *json.object()) {
       const Parameter* parameter = nullptr;
       std::string allowed;
@@ -151,13 +185,13 @@ ForwardSde ForwardSde::parse(const std::string& name, const std::string& paramet
       parameter->in(formulas) = value.to<double>(key);
     }
   }
-  return ForwardSde(formulas);
+  return has_betas ? ddpm() : ForwardSde(formulas);
 }
 
 std::string ForwardSde::name() const { return find(kind()).name; }
 
 std::string ForwardSde::parameters_json() const {
-  std::string text;
+  std::string text = table_ ? text_of(table_->given) : "";
   SdeFormulas formulas = formulas_;
   for (const Parameter& p : find(kind()).parameters) {
     text += fmt::format("{}\"{}\":{}", text.empty() ? "" : ",", p.key, json_text(p.in(formulas)));
@@ -174,6 +208,7 @@ std::string ForwardSde::describe_all() {
       parameters += fmt::format("{}{} {}", parameters.empty() ? "" : ", ", p.key, p.in(defaults));
     }
     text += fmt::format("{:<10} {:<48} {}\n", kind.name, parameters, kind.formula);
+    for (const char* const note : kind.notes) text += fmt::format("{:<10} {}\n", "", note);
   }
   return text;
 }

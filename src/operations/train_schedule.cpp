@@ -40,6 +40,14 @@ std::int64_t average_begin(const TrainOptions& options) {
   return options.iterations - std::llround(options.average_fraction * static_cast<double>(options.iterations));
 }
 
+std::vector<LossWeightAt<float>> loss_weight_rows(const TrainOptions& options) {
+  std::vector<LossWeightAt<float>> rows;
+  for (const auto& [t, weight] : options.loss_weights) {
+    rows.push_back({static_cast<float>(t), static_cast<float>(weight)});
+  }
+  return rows;
+}
+
 std::vector<float> time_law_edges(const ForwardSde& sde, const TrainOptions& options, std::int32_t cells) {
   const bool importance = options.time_law == TimeLaw::importance;
   if (!importance && options.time_law != TimeLaw::log_normal) return {};

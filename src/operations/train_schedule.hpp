@@ -30,6 +30,9 @@ inline double average_share(const TrainOptions& options, std::int64_t count) {
   return options.average == WeightAverage::tail ? 1 / static_cast<double>(count + 1) : 1 - options.average_decay;
 }
 
+// The rows of the table of LossWeight::given; none without it.
+std::vector<LossWeightAt<float>> loss_weight_rows(const TrainOptions& options);
+
 // Cells of a time law in a training, on every backend.
 inline constexpr std::int32_t time_cells = 4096;
 

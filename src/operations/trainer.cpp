@@ -44,6 +44,20 @@ void TrainOptions::validate() const {
   number("the fraction of iterations averaged over", average_fraction, 0, true, 1);
   number("the probability of dropping a condition", condition_drop, 0, true, 1);
   number("the norm to clip gradients at", clip_norm, 0, true, huge);
+  if (loss_weight != LossWeight::given) {
+    if (loss_weights.empty()) return;
+    throw Error(fmt::format("a table of {} loss weights was given beside the loss weight {}; allowed: beside given",
+                            loss_weights.size(), to_string(loss_weight)));
+  }
+  check_count("the number of given loss weights", std::ssize(loss_weights), 1, most_loss_weights);
+  for (std::size_t k = 0; k < loss_weights.size(); ++k) {
+    const auto [t, weight] = loss_weights[k];
+    number(fmt::format("loss weight number {}", k + 1).c_str(), weight, 0, true, huge);
+    number(fmt::format("the time of loss weight number {}", k + 1).c_str(), t, 0, true, huge);
+    if (k == 0 || static_cast<float>(loss_weights[k - 1].t) < static_cast<float>(t)) continue;
+    throw Error(fmt::format("the time of loss weight number {} is {} after {}; allowed: times that ascend as floats",
+                            k + 1, t, loss_weights[k - 1].t));
+  }
 }
 
 TrainingStopped::TrainingStopped(const TrainRecord& failed)

@@ -109,18 +109,28 @@ Standardisation standardisation_from(const JsonValue& configuration) {
   return s;
 }
 
+// Empty where none are given, so that states without them stay as they were.
+std::string text_of(const std::vector<LossWeightAt<double>>& weights) {
+  if (weights.empty()) return "";
+  std::string rows;
+  for (const auto& [t, weight] : weights) {
+    rows += fmt::format("{}[{},{}]", rows.empty() ? "" : ",", json_text(t), json_text(weight));
+  }
+  return fmt::format(R"("loss_weights":[{}],)", rows);
+}
+
 std::string text_of(const TrainOptions& o) {
   const std::string drop =
       o.condition_drop > 0 ? fmt::format(R"("condition_drop":{},)", json_text(o.condition_drop)) : "";
   return fmt::format(
       R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},{})"
       R"("denoising_points":{},"iterations":{},"log_sigma_deviation":{},"log_sigma_mean":{},"loss_weight":{},)"
-      R"("peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
+      R"({}"peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
       json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
       json_text(o.clip_norm), o.collocation_points, drop, o.denoising_points, o.iterations,
       json_text(o.log_sigma_deviation), json_text(o.log_sigma_mean), json_text(to_string(o.loss_weight)),
-      json_text(o.peak_rate), json_text(o.residual_weight), json_text(to_string(o.schedule)), o.seed,
-      json_text(to_string(o.time_law)));
+      text_of(o.loss_weights), json_text(o.peak_rate), json_text(o.residual_weight), json_text(to_string(o.schedule)),
+      o.seed, json_text(to_string(o.time_law)));
 }
 
 TrainOptions options_from(const JsonValue& json) {
@@ -135,6 +145,17 @@ TrainOptions options_from(const JsonValue& json) {
   read.where_there("log_sigma_mean", o.log_sigma_mean);
   read.where_there("log_sigma_deviation", o.log_sigma_deviation);
   if (json.find("loss_weight")) o.loss_weight = parse_loss_weight(read.text("loss_weight"));
+  if (const JsonValue* const rows = json.find("loss_weights"); rows != nullptr) {
+    const char* const its = "its options loss_weights";
+    if (rows->array() == nullptr)
+      throw Error(fmt::format("{} are {} where an array is needed", its, rows->description()));
+    for (const JsonValue& row : *rows->array()) {
+      const auto pair = row.to<std::vector<double>>(its);
+      if (pair.size() != 2)
+        throw Error(fmt::format("{} have a row of {} numbers where 2 are needed", its, pair.size()));
+      o.loss_weights.push_back({pair[0], pair[1]});
+    }
+  }
   o.schedule = parse_rate_schedule(read.text("schedule"));
   read("peak_rate", o.peak_rate);
   o.average = parse_weight_average(read.text("average"));

@@ -327,7 +327,7 @@ void read_grid_file(const std::string& input) {
 void read_time_grid(const std::string& input) {
   const std::string text = tools::grid_in_digits(lines_of(input).front());
   read_or_refuse([&] {
-    if (!tools::file_of_grid(text).empty()) return;
+    if (!tools::file_of_text(text).empty()) return;
     TimeGrid::check(text);
     TimeGrid::parse(text, ForwardSde::ve());
   });

@@ -27,8 +27,9 @@ TEST_F(CommandLine, HelpTeachesAndExitCodesTellUsageFromFailure) {
     EXPECT_EQ(fokker(arguments).code, 0) << arguments[0];
   }
   const std::string help = fokker({"--help"}).out;
-  for (const char* word : {"train", "sample", "field", "density", "gap", "diagnose", "info", "Exit codes",
-                           "fokker train --data", "vp-linear", "vp-cosine", "subvp", "sigma_max"}) {
+  for (const char* word :
+       {"train", "sample", "field", "density", "gap", "diagnose", "info", "Exit codes", "fokker train --data",
+        "vp-linear", "vp-cosine", "subvp", "sigma_max", "beta_start", "dx = s^t dW"}) {
     EXPECT_THAT(help, HasSubstr(word));
   }
   for (const char* command : {"train", "sample", "field", "density", "gap", "diagnose", "info"}) {

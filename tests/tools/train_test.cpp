@@ -51,6 +51,49 @@ TEST_F(TrainCommand, TheNetworkSuitsTheSde) {
                  "has no deviation");
 }
 
+// Betas are in the file to the last bit, and short where people read them; samples go through the ends of the steps.
+TEST_F(TrainCommand, TakesTheBetasOfAChain) {
+  const std::string out = file("m.safetensors"), samples = file("x.npy");
+  Arguments train = words("train --data blob --hidden 8 --iterations 1 --denoising-points 8 --sde ddpm --output noise");
+  train.insert(train.end(), {"--inputs", "t-1,x", "--out", out, "--json", "--sde-parameters"});
+  const Json recipe = fokker_json(with(train, {R"({"steps": 40, "schedule": "cosine"})"}))["recipe"];
+  EXPECT_EQ(recipe["sde"]["parameters"],
+            Json::parse(R"({"steps": 40, "schedule": "cosine", "s": 0.008, "T": 40.0, "t_min": 1.0})"));
+  EXPECT_EQ(fokker_json({"sample", "--model", out, "--samples", "19", "--out", samples, "--json"})["grid"],
+            "uniform:39:1");
+  std::vector<std::string> betas;
+  for (int j = 1; j <= 300; ++j) betas.push_back(fmt::format("{}", j / 3001.0));
+  const std::string list = fmt::format("[{}]", fmt::join(betas, ","));
+  fokker_json(with(train, {fmt::format(R"({{"betas": {}, "T": 1}})", list)}));
+  EXPECT_EQ(load_model(out).sde.betas(), Json::parse(list).get<std::vector<double>>());
+  const Outcome said = fokker({"sample", "--model", out, "--samples", "19", "--out", file("y.npy")});
+  EXPECT_THAT(said.out + said.err, HasSubstr(R"(ddpm {"betas":[300 numbers],"T":1.0,"t_min":0.0033333333333333335})"));
+}
+
+// What a file says multiplies the squared errors of the score.
+TEST_F(TrainCommand, TakesLossWeightsOfAFile) {
+  const std::string weights = file("weights.csv"), state = file("m.state");
+  put(weights, "t,weight\n0,1\n2.5,0\n10,3\n");
+  const Arguments train = with(words("train --data blob --hidden 8 --iterations 2 --denoising-points 8 --json"),
+                               {"--out", file("m.safetensors"), "--state", state});
+  const Json recipe = fokker_json(with(train, {"--loss-weight", "file:" + weights}))["recipe"];
+  EXPECT_EQ(recipe["loss_weight"], "given");
+  EXPECT_EQ(recipe["loss_weights"].dump(), "[[0.0,1.0],[2.5,0.0],[10.0,3.0]]");
+  const std::vector<LossWeightAt<double>> expected{{0, 1}, {2.5, 0}, {10, 3}};
+  EXPECT_EQ(Trainer::resume(Context(), state, DataSet::named("blob")).options().loss_weights, expected);
+
+  const Arguments refused = with(words("train --data blob"), {"--out", file("n.safetensors")});
+  const std::string allowed = "allowed: unit, score, variance or file:WEIGHTS.csv (or .npy, .npz)";
+  expect_refused(with(refused, {"--loss-weight", "given"}), "--loss-weight given given; " + allowed, 2);
+  expect_refused(with(refused, {"--loss-weight", "paper"}), "--loss-weight paper given; " + allowed, 2);
+  put(weights, "0,1,2\n1,2,3\n");
+  expect_refused(with(refused, {"--loss-weight", "file:" + weights}),
+                 "has shape [2, 3]; needed for loss weights: [N, 2], times and weights");
+  put(weights, "1,1\n0,1\n");
+  expect_refused(with(refused, {"--loss-weight", "file:" + weights}),
+                 "the time of loss weight number 2 is 0 after 1; allowed: times that ascend as floats");
+}
+
 TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
   const std::string out = file("m.safetensors");
   const Arguments train =

@@ -101,7 +101,7 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const bool of_the_sde = scheme == Scheme::euler_maruyama;
     refuse_options_of(of_the_sde ? of_flow : of_sde);
     const std::vector<Claim> claims =
-        claim_outputs({out_}, {model_.path, file_of_grid(grid_), ArrayName(points_).file, model_.condition_file()});
+        claim_outputs({out_}, {model_.path, file_of_text(grid_), ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
     if (of_the_sde && model.condition() > 0) {
       throw Error(

@@ -102,7 +102,7 @@ options of the model and of its samplers are refused.
       make_folder(histograms_);
       std::vector<std::string> outputs;
       for (const char* name : histogram_files) outputs.push_back(fmt::format("{}/{}.npy", histograms_, name));
-      claims = claim_outputs(outputs, {model_.path, file_of_data(data_), file_of_grid(grid_)});
+      claims = claim_outputs(outputs, {model_.path, file_of_data(data_), file_of_text(grid_)});
     }
     const Context context = machine_.context();
 

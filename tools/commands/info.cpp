@@ -80,7 +80,8 @@ shared memory, or wide ones, which go through cuBLAS.
       fmt::print("  {:<11} {}\n", fmt::format("{} layers", of),
                  printable(fmt::format("{}", fmt::join(model[key].get<std::vector<std::string>>(), ", ")), longest));
     }
-    fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(), model["sde"]["parameters"].dump());
+    fmt::print("  SDE         {} {}\n", model["sde"]["name"].get<std::string>(),
+               printable(model["sde"]["parameters"].dump(), longest));
     if (model.contains("standardisation")) {
       fmt::print("  columns     z = (x - mean)/deviation, means {}, deviations {}\n",
                  printable(model["standardisation"]["means"].dump(), longest),

@@ -83,7 +83,7 @@ too, and how many those are, in up to 16 dimensions.
     divergence.first_index = options_.first_index;
     const std::vector<Claim> claims =
         claim_outputs({out_, log_density_, trajectory_},
-                      {model_.path, file_of_grid(grid_), ArrayName(initial_).file, model_.condition_file()});
+                      {model_.path, file_of_text(grid_), ArrayName(initial_).file, model_.condition_file()});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     suit_grid(*app_, model, grid_);

@@ -1,6 +1,7 @@
 // fokker train: options of network, SDE and training; states, records and the trained model.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <string>
@@ -119,7 +120,9 @@ the next one that writes there takes over and removes.
     recipe(
         "--loss-weight", loss_weight_,
         "weight of the denoising loss at a time: unit, which makes the network's own targets count alike, score, which "
-        "weighs errors of the score alike, or variance, which multiplies those by sigma^2");
+        "weighs squared errors of the score alike, variance, which multiplies those by sigma^2, or file:WEIGHTS.csv "
+        "(or "
+        ".npy, .npz), rows of a time and what multiplies them there, linear between the times and constant beyond");
     recipe("--schedule", schedule_, "schedule of the learning rate: paper, one-cycle, cosine or constant");
     recipe("--peak-rate", options_.peak_rate, "largest learning rate; the schedule paper has rates of its own");
     recipe("--average", average_, "average of the weights that the model is made of: none, exponential or tail");
@@ -162,8 +165,8 @@ the next one that writes there takes over and removes.
     const SaveInterval save = SaveInterval::parse(save_every_);
     if (state_.empty()) state_ = resume_;
     const bool same_state = !resume_.empty() && same_file(state_, resume_);
-    const std::vector<Claim> claims =
-        claim_outputs({out_, state_, log_}, {file_of_data(data_), same_state ? "" : resume_});
+    const std::vector<Claim> claims = claim_outputs(
+        {out_, state_, log_}, {file_of_data(data_), file_of_text(loss_weight_), same_state ? "" : resume_});
     if (!state_.empty() && !same_state && is_file(state_)) {
       throw Error(fmt::format(
           "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",
@@ -257,7 +260,18 @@ the next one that writes there takes over and removes.
     }
     architecture_.validate();
     options_.time_law = parse_time_law(time_law_);
-    options_.loss_weight = parse_loss_weight(loss_weight_);
+    if (file_of_text(loss_weight_).empty()) {
+      const auto allowed = {LossWeight::unit, LossWeight::score, LossWeight::variance};
+      const auto* const found = std::find_if(allowed.begin(), allowed.end(),
+                                             [&](LossWeight weight) { return to_string(weight) == loss_weight_; });
+      if (found == allowed.end()) {
+        throw Error(
+            fmt::format("--loss-weight {} given; allowed: unit, score, variance or file:WEIGHTS.csv (or .npy, "
+                        ".npz)",
+                        printable(loss_weight_)));
+      }
+      options_.loss_weight = *found;
+    }
     options_.schedule = parse_rate_schedule(schedule_);
     options_.average = parse_weight_average(average_);
     const auto refuse = [&](const char* option, bool unread, const char* with, const std::string& name) {
@@ -300,7 +314,22 @@ the next one that writes there takes over and removes.
     return std::stod(fmt::format("{:.3g}", deviation));
   }
 
+  // Those of --loss-weight file:NAME.
+  void read_loss_weights() {
+    const std::string name = loss_weight_.substr(loss_weight_.find(':') + 1);
+    const Array rows = load_array(name);
+    if (rows.columns() != 2) {
+      throw Error(fmt::format("'{}' has shape [{}]; needed for loss weights: [N, 2], times and weights", name,
+                              fmt::join(rows.shape, ", ")));
+    }
+    options_.loss_weight = LossWeight::given;
+    for (std::size_t k = 0; k < rows.data.size(); k += 2) {
+      options_.loss_weights.push_back({rows.data[k], rows.data[k + 1]});
+    }
+  }
+
   Trainer start(const Context& context, const DataSet& data) {
+    if (!file_of_text(loss_weight_).empty()) read_loss_weights();
     const std::int64_t condition = architecture_.condition.inputs;
     if (condition >= data.dimension()) {
       throw Error(

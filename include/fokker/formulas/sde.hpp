@@ -3,11 +3,12 @@
 // Forward SDEs with isotropic linear drift, dx = a(t) x dt + g(t) dW on [0, T], whose transition kernel is
 // x_t | x_0 ~ N(m(t) x_0, σ²(t) I) with m′ = a m and (σ²)′ = 2 a σ² + g². Each is a plain struct of its parameters,
 // with their defaults, and its closed forms, shared by host and device. Times are in the unit of the horizon T;
-// τ = t/T.
+// τ = t/T. DdpmSde has a table too, which ForwardSde owns.
 //
 // To add one: a struct and its line in SdeKind and SdeFormulas here, a factory in sde.hpp, and a row with its name,
 // keys and ranges in src/model/sde.cpp.
 #include <cmath>
+#include <cstdint>
 
 #include "fokker/formulas/host_device.hpp"
 
@@ -114,7 +115,36 @@ struct VpCosineSde {
   FOKKER_HOST_DEVICE double prior_variance() const { return 1; }
 };
 
-// Variance-exploding: a = 0, σ²(t) = σ_min² ((σ_max/σ_min)^{2τ} − 1) (Song et al. 2021, eq. 30).
+// Variance-preserving, through DDPM's chain x_j = √(1 − β_j) x_{j−1} + √β_j ε of N steps (Ho et al. 2020), whose j-th
+// ends at u = j with u = N τ: m² = ᾱ = Π_{i ≤ j} (1 − β_i) there. Between the steps' ends ln ᾱ is linear in t, so that
+// β(t) = −(ln ᾱ)′ is constant inside a step; at its end, where an integrator that goes back in time enters it, β is still
+// that step's. a = −β/2, g² = β.
+struct DdpmSde {
+  struct Step {
+    double before;  // −ln ᾱ where it begins
+    double rate;    // −ln(1 − β_j)
+  };
+  const Step* table = nullptr;  // [steps], where the formulas are used: on the host, or on the device
+  std::int32_t steps = 1000;    // N
+  double horizon = 1000;
+  double t_min = 1;
+
+  template <class T>
+  FOKKER_HOST_DEVICE SdeCoefficients<T> at(T t) const {
+    const T n = static_cast<T>(steps), per_time = n / static_cast<T>(horizon), u = per_time * t;
+    // An end of a step that rounding has moved up is that end still.
+    const T near = n * static_cast<T>(sizeof(T) == sizeof(float) ? 2.4e-7 : 4.4e-16);
+    const T begin = std::fmin(std::fmax(std::ceil(u - near) - 1, T(0)), n - 1);
+    const Step& step = table[static_cast<std::int32_t>(begin)];
+    const T rate = static_cast<T>(step.rate), beta = per_time * rate;
+    const T integral = static_cast<T>(step.before) + rate * (u - begin);
+    return {-beta / 2, beta, std::exp(-integral / 2), -std::expm1(-integral)};
+  }
+  FOKKER_HOST_DEVICE double prior_variance() const { return 1; }
+};
+
+// Variance-exploding: a = 0, σ²(t) = σ_min² ((σ_max/σ_min)^{2τ} − 1) (Song et al. 2021, eq. 30). With T = 1, σ_min =
+// 1/√(2 ln σ) and σ_max = σ σ_min it is dx = σ^t dW, whose σ²(t) is (σ^{2t} − 1)/(2 ln σ).
 struct VeSde {
   double sigma_min = 0.01;
   double sigma_max = 50;
@@ -158,7 +188,7 @@ struct FlowSde {
   FOKKER_HOST_DEVICE double prior_variance() const { return horizon * horizon; }
 };
 
-enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve, edm, flow };
+enum class SdeKind { ou, vp_linear, vp_cosine, subvp, ve, edm, flow, ddpm };
 
 // One of the SDEs above: what kernels take by copy and ForwardSde, which has checked the parameters, hands out.
 struct SdeFormulas {
@@ -171,6 +201,7 @@ struct SdeFormulas {
     VeSde ve;
     EdmSde edm;
     FlowSde flow;
+    DdpmSde ddpm;
   };
 
   SdeFormulas(const OuSde& sde = {}) : kind(SdeKind::ou), ou(sde) {}
@@ -180,6 +211,7 @@ struct SdeFormulas {
   SdeFormulas(const VeSde& sde) : kind(SdeKind::ve), ve(sde) {}
   SdeFormulas(const EdmSde& sde) : kind(SdeKind::edm), edm(sde) {}
   SdeFormulas(const FlowSde& sde) : kind(SdeKind::flow), flow(sde) {}
+  SdeFormulas(const DdpmSde& sde) : kind(SdeKind::ddpm), ddpm(sde) {}
 
   // Calls `function`, which runs where the caller does, with the struct of the kind at hand.
   template <class Function>
@@ -191,6 +223,7 @@ struct SdeFormulas {
       case SdeKind::subvp: return function(subvp);
       case SdeKind::edm: return function(edm);
       case SdeKind::flow: return function(flow);
+      case SdeKind::ddpm: return function(ddpm);
       case SdeKind::vp_cosine: break;
     }
     return function(vp_cosine);

@@ -21,7 +21,39 @@ enum class TimeLaw { paper, uniform, importance, log_normal };
 
 // The weight λ(t) of a denoising point's squares |s − ∇ log p(x_t | x_0)|². unit: 1/B², B of the network's form, which
 // is 1 for the score and makes the target of the others' own output count alike at every t. score: 1. variance: σ².
-enum class LossWeight { unit, score, variance };
+// given: by a table, linear between its times and constant beyond them.
+enum class LossWeight { unit, score, variance, given };
+
+// A row of the table of LossWeight::given.
+template <class T>
+struct LossWeightAt {
+  T t, weight;
+
+  bool operator==(const LossWeightAt&) const = default;
+};
+
+// λ by a table, linear between its times and constant beyond them.
+struct LossWeightTable {
+  std::int32_t count;               // ≥ 1
+  const LossWeightAt<float>* rows;  // [count], their times strictly ascending
+
+  template <class T>
+  FOKKER_HOST_DEVICE T at(T t) const {
+    std::int32_t after = 0;  // rows up to t
+    for (std::int32_t end = count; after < end;) {
+      const std::int32_t middle = after + (end - after) / 2;
+      if (static_cast<T>(rows[middle].t) <= t) {
+        after = middle + 1;
+      } else {
+        end = middle;
+      }
+    }
+    const LossWeightAt<float>&low = rows[after > 0 ? after - 1 : 0], &high = rows[after < count ? after : count - 1];
+    const T from = static_cast<T>(low.weight), width = static_cast<T>(high.t) - static_cast<T>(low.t);
+    if (!(width > 0)) return from;
+    return from + (static_cast<T>(high.weight) - from) * ((t - static_cast<T>(low.t)) / width);
+  }
+};
 
 // A denoising time and its weight as a function of one uniform; a value type that kernels take by copy.
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion
@@ -57,16 +89,19 @@ template <class T>
 struct DenoisingPoint {
   T time, weight;
 
-  FOKKER_HOST_DEVICE DenoisingPoint(const NetworkForm& form, const SdeFormulas& formulas, LossWeight loss_weight, T t) {
+  // given: of LossWeight::given.
+  FOKKER_HOST_DEVICE DenoisingPoint(const NetworkForm& form, const SdeFormulas& formulas, LossWeight loss_weight, T t,
+                                    const LossWeightTable* given = nullptr) {
     const SdeCoefficients<T> sde = formulas.at(t);
     const FormCoefficients<T> c = form_at(form, formulas, t);
     const FormTarget<T> target = form_target(form, formulas.kind, sde);
     mean_ = sde.mean, deviation_ = std::sqrt(sde.variance), in_ = c.in;
     of_data_ = target.of_data, of_noise_ = target.of_noise;
     time = c.time;
-    weight = loss_weight == LossWeight::unit    ? T(1)
-             : loss_weight == LossWeight::score ? c.out * c.out
-                                                : sde.variance * (c.out * c.out);
+    weight = loss_weight == LossWeight::unit       ? T(1)
+             : loss_weight == LossWeight::score    ? c.out * c.out
+             : loss_weight == LossWeight::variance ? sde.variance * (c.out * c.out)
+                                                   : given->at(t) * (c.out * c.out);
   }
   // For each coordinate: x_0 becomes C x_t, and z what the network is compared with.
   FOKKER_HOST_DEVICE void operator()(T& x, T& z) const {

@@ -11,6 +11,7 @@
 
 #include "console.hpp"
 #include "files.hpp"
+#include "fokker/composition.hpp"
 
 namespace fokker::tools {
 
@@ -487,6 +488,12 @@ void ModelOptions::add_condition(CLI::App& app, const std::string& each) {
                                       files ? ", or the name of a .npy, .npz or .csv file" : ""));
             }
           }));
+  guidance_option_ =
+      app.add_option(
+             "--guidance", guidance_,
+             "classifier-free guidance: the score without the condition, plus so many times what the numbers of "
+             "--condition change; if not given, 1, which guides by nothing")
+          ->type_name("NUMBER");
 }
 
 std::string ModelOptions::condition_file() const {
@@ -499,6 +506,12 @@ Model ModelOptions::load() const {
   }
   Model model = load_model(path, overrides);
   if (condition_option_ == nullptr) return model;
+  const bool guides = guidance_option_->count() > 0;
+  if (guides && (condition_option_->count() == 0 || condition == "none" || names_file(condition))) {
+    throw Error(fmt::format("--guidance {} given {}; allowed: with --condition and its numbers for all", guidance_,
+                            condition_option_->count() == 0 ? std::string("without --condition")
+                                                            : fmt::format("with --condition {}", given(condition))));
+  }
   const std::int64_t takes = model.condition();
   if (condition_option_->count() == 0) {
     if (takes == 0) return model;
@@ -512,7 +525,9 @@ Model ModelOptions::load() const {
                             given(condition), path));
   }
   if (condition == "none") return without_condition(model);
-  return names_file(condition) ? model : with_condition(model, numbers_of(condition));
+  if (names_file(condition)) return model;
+  Model with = with_condition(model, numbers_of(condition));
+  return guides ? guided(with, without_condition(model), guidance_) : with;
 }
 
 std::vector<float> ModelOptions::conditions(const Model& model, const std::string& points, std::int64_t n) const {

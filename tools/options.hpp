@@ -103,8 +103,8 @@ struct ModelOptions {
   std::string condition;  // as it was given
 
   void add_to(CLI::App& app, bool required = true);
-  // --condition: numbers for all or, where `each` names what they are of, as "sample", a file of one for each. What does
-  // not add it gets models as their files have them.
+  // --condition: numbers for all or, where `each` names what they are of, as "sample", a file of one for each; and
+  // --guidance by such numbers. What does not add them gets models as their files have them.
   void add_condition(CLI::App& app, const std::string& each = "");
   // The names of the options that override.
   static std::vector<std::string> override_names();
@@ -119,7 +119,8 @@ struct ModelOptions {
 
  private:
   const CLI::App* app_ = nullptr;
-  CLI::Option* condition_option_ = nullptr;
+  CLI::Option *condition_option_ = nullptr, *guidance_option_ = nullptr;
+  double guidance_ = 1;
   std::string each_;
 };
 

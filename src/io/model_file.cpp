@@ -678,14 +678,34 @@ void set_file(const std::string& path, const ModelMetadata& overrides, CheckProo
   set_mixture(json, overrides, term);
 }
 
+// The condition that a term's model is given: its numbers, or "none".
+void give_condition(const JsonValue* condition, ReadTerm& term) {
+  const std::int64_t takes = term.file ? term.file->condition() : 0;
+  if (condition == nullptr && takes == 0) return;
+  if (takes == 0) throw Error("it has a condition, and its model takes none");
+  if (condition == nullptr) {
+    throw Error(fmt::format(
+        "its model takes a condition of {} numbers; allowed: a key condition with them, or with \"none\"", takes));
+  }
+  const std::string* const word = condition->string();
+  if (word && *word != "none") {
+    throw Error(fmt::format("its condition is {}; allowed: an array of numbers, or \"none\"", in_quotes(*word)));
+  }
+  term.file = word ? without_condition(*term.file)
+                   : with_condition(*term.file, condition->to<std::vector<double>>("its condition"));
+}
+
 // `folder`: where the names of files begin. `work`: of the likelihoods so far.
 ReadTerm read_term(const JsonValue& json, const std::filesystem::path& folder, const ModelMetadata& overrides,
                    CheckProof check, std::int64_t& work) {
-  check_keys(json, {"weight", "model", "mixture", "likelihood"});
+  check_keys(json, {"weight", "model", "condition", "mixture", "likelihood"});
   const bool weighted = json.find("weight") != nullptr;
-  if (json.object()->size() != (weighted ? 2 : 1)) {
-    throw Error(fmt::format("it has {} keys; allowed: one of model, mixture and likelihood, and weight",
-                            json.object()->size()));
+  const JsonValue* const condition = json.find("condition");
+  const std::size_t beside = (weighted ? 1 : 0) + (condition && json.find("model") ? 1 : 0);
+  if (json.object()->size() != 1 + beside) {
+    throw Error(fmt::format(
+        "it has {} keys; allowed: one of model, mixture and likelihood, weight, and beside a model a condition",
+        json.object()->size()));
   }
   ReadTerm term;
   if (weighted) term.weight = json.get<double>("its", "weight");
@@ -712,6 +732,7 @@ ReadTerm read_term(const JsonValue& json, const std::filesystem::path& folder, c
     const auto name = json.get<std::string>("its", "model");
     if (name.find('\0') != std::string::npos) throw Error("its model is no name of a file: it holds a zero byte");
     set_file((folder / name).string(), overrides, check, term);
+    give_condition(condition, term);
   }
   return term;
 }

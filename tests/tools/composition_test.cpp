@@ -98,6 +98,45 @@ TEST_F(CompositionCommand, IsDescribedComparedAndDiagnosed) {
   EXPECT_TRUE(found.contains("upper_bound"));
 }
 
+// One network with its condition and without: by a file and by an option, as by the library.
+TEST_F(CompositionCommand, GuidesByACondition) {
+  Architecture a;
+  a.hidden = {9, 7}, a.activation = Activation::silu, a.output = Output::score;
+  a.condition = {{}, {0}, {}, 2};
+  const Model net{ForwardSde::ou(), Mlp::initialise(a, 3)};
+  save_model(file("net.safetensors"), net);
+  put(file("guided.json"), R"({"terms": [{"weight": 2.5, "model": "net.safetensors", "condition": [0.5, -1]},
+      {"weight": -1.5, "model": "net.safetensors", "condition": "none"}]})");
+  const Arguments sample{"sample", "--samples", "50", "--grid", "geometric:20:1e-3", "--scheme", "ode", "--out"};
+  const auto samples = [&](const Arguments& more) {
+    const std::string out = file("out.npy");
+    EXPECT_EQ(fokker(with(with(sample, {out}), more)).code, 0);
+    return load_array(out).data;
+  };
+  Buffer<float> expected(Context({BackendKind::cpu}), 50, 2);
+  Sampler(Context({BackendKind::cpu}), guided(with_condition(net, {0.5, -1}), without_condition(net), 2.5),
+          TimeGrid::geometric(10, 1e-3, 20))
+      .sample(expected.view(), {.scheme = Scheme::euler});
+  const std::vector<double> all(expected.data(), expected.data() + 100);
+  EXPECT_EQ(samples({"--model", file("guided.json")}), all);
+  EXPECT_EQ(samples({"--model", file("net.safetensors"), "--condition", "0.5,-1", "--guidance", "2.5"}), all);
+
+  put(file("missing.json"), R"({"terms": [{"model": "net.safetensors"}]})");
+  put(file("word.json"), R"({"terms": [{"model": "net.safetensors", "condition": "nothing"}]})");
+  put(file("short.json"), R"({"terms": [{"model": "net.safetensors", "condition": [1]}]})");
+  put(file("mixture.json"), R"({"terms": [{"mixture": {"weights": [1], "means": [[0, 0]], "covariances": 1},
+      "condition": [1]}]})");
+  const Arguments to = with(sample, {file("no.npy"), "--model"});
+  expect_refused(
+      {{with(to, {file("missing.json")}),
+        "its model takes a condition of 2 numbers; allowed: a key condition with them, or with \"none\""},
+       {with(to, {file("word.json")}), "its condition is 'nothing'; allowed: an array of numbers, or \"none\""},
+       {with(to, {file("short.json")}), "a condition of 1 numbers is given to a model that takes one of 2"},
+       {with(to, {file("mixture.json")}), "it has 2 keys; allowed: one of model, mixture and likelihood"},
+       {with(to, {file("net.safetensors"), "--condition", "none", "--guidance", "2"}),
+        "--guidance 2 given with --condition 'none'; allowed: with --condition and its numbers for all"}});
+}
+
 TEST_F(CompositionCommand, IsRefusedWhereItDoesNotFit) {
   const std::string path = sum();
   const Arguments sample{"sample", "--samples", "9", "--out", file("out.npy"), "--model"};

@@ -9,12 +9,14 @@ known, it goes around calls (the slow paths of divisions and roots) and else str
 `assumed`.
 """
 import collections
+import functools
 import re
 import struct
 
 LANES = 32
 WORD = 0xFFFFFFFF
 MOST_INSTRUCTIONS = 3_000_000
+WATCHED = 8  # times that the wavefronts of an instruction are counted
 
 
 class NotDerived(Exception):
@@ -58,9 +60,13 @@ def parse(lines):
 
 
 def lift(function, *values):
-    if None in values:
-        return None
-    if not any(isinstance(v, tuple) for v in values):
+    varies = False
+    for v in values:
+        if v is None:
+            return None
+        if type(v) is tuple:
+            varies = True
+    if not varies:
         return function(*values)
     rows = zip(*(v if isinstance(v, tuple) else (v,) * LANES for v in values))
     return together(tuple(None if None in row else function(*row) for row in rows))
@@ -149,6 +155,55 @@ NUMBER = re.compile(r'(-?)(0x[0-9a-f]+|\d+)$')
 ADDRESS = re.compile(r'(?:desc\[UR\d+\])?\[([^\]]*)\]$')
 
 
+@functools.lru_cache(maxsize=None)
+def words_of(name):
+    """The names of a register and of the three behind it."""
+    if name.endswith('Z'):
+        return (None,) * 4
+    prefix = 'UR' if name[0] == 'U' else 'R'
+    return tuple(f'{prefix}{int(name[len(prefix):]) + k}' for k in range(4))
+
+
+@functools.lru_cache(maxsize=None)
+def operand(text):
+    """(kind, signs, what) of an operand that is one 32-bit number, or of its first word: a register's words, a number, a
+    place in bank 0, or a predicate."""
+    if m := REGISTER.match(text):
+        return ('unknown', '', None) if '.H' in m[3] or '|' in m[1] else ('register', m[1], words_of(m[2]))
+    if m := NUMBER.match(text):
+        return 'number', '', -int(m[2], 0) if m[1] else int(m[2], 0)
+    if m := CONSTANT.match(text):
+        bank_0 = re.fullmatch(r'(0x)?0+', m[2]) is not None
+        return ('constant', m[1], m[3]) if bank_0 and '|' not in m[1] else ('unknown', '', None)
+    return ('predicate', '', None) if PREDICATE.match(text) else ('unknown', '', None)
+
+
+@functools.lru_cache(maxsize=None)
+def sum_of(text):
+    """The terms inside of brackets: (number, words of a register, whether it is a pair, factor)."""
+    terms = []
+    for part in text.split('+'):
+        if m := NUMBER.match(part):
+            terms.append((-int(m[2], 0) if m[1] else int(m[2], 0), None, False, 1))
+        elif m := re.match(r'(U?R(?:\d+|Z))((?:\.\w+)*)$', part):
+            scale = re.search(r'\.X(\d+)', m[2])
+            terms.append((0, words_of(m[1]), '.64' in m[2], int(scale[1]) if scale else 1))
+        else:
+            return None
+    return tuple(terms)
+
+
+@functools.lru_cache(maxsize=None)
+def in_brackets(text):
+    m = ADDRESS.match(text)
+    return m[1] if m else None
+
+
+@functools.lru_cache(maxsize=None)
+def is_predicate(text):
+    return PREDICATE.match(text) is not None
+
+
 class Constants:
     """Bank 0: the launch's shape and parameters."""
     # Where the parameters, the block's threads and the grid's blocks lie.
@@ -169,9 +224,25 @@ class Constants:
         return None if None in found else int.from_bytes(bytes(found), 'little')
 
 
+@functools.lru_cache(maxsize=None)
+def results_of(name, operands):
+    """The predicates and registers that an instruction writes."""
+    base = name.split('.')[0]
+    k = 0
+    while k < len(operands) and is_predicate(operands[k]) and (k < 2 or not base.endswith('SETP')):
+        k += 1
+    predicates = [text for text in operands[:k] if text[0] != '!' and not text.endswith('T')]
+    if k == len(operands) or base.endswith('SETP'):
+        return predicates, []
+    count = 4 if base == 'HMMA' or '.128' in name else 2 if (
+        base[0] == 'D' or '.F64' in name or '.64' in name or base in ('FFMA2', 'FADD2', 'FMUL2')) else 1
+    kind, _, words = operand(operands[k])
+    return predicates, [word for word in words[:count] if word] if kind == 'register' else []
+
+
 class Trace:
     """One warp, the first of the first block. `executed` counts instructions by their index; `wavefronts` of shared memory
-    by index, where addresses are known; `unmodelled` names whose results are taken as not known."""
+    by index, of its first times, where addresses are known; `unmodelled` names whose results are taken as not known."""
 
     def __init__(self, instructions, labels, constants, memory=()):
         self.instructions, self.labels, self.constants = instructions, labels, constants
@@ -210,40 +281,28 @@ class Trace:
         value = 1 if name.endswith('PT') else self.predicates.get(name)
         return lift(lambda p: 1 - p, value) if text[0] == '!' else value
 
-    def register(self, name, offset=0):
-        if name.endswith('Z'):
-            return 0
-        if offset:
-            prefix = 'UR' if name[0] == 'U' else 'R'
-            name = f'{prefix}{int(name[len(prefix):]) + offset}'
-        return self.registers.get(name)
+    def register(self, words, offset=0):
+        name = words[offset]
+        return 0 if name is None else self.registers.get(name)
 
     def value(self, text, offset=0, inverted_is_wide=False):
         """A 32-bit operand; of a pair its word `offset`."""
-        if m := REGISTER.match(text):
-            signs, value = m[1], self.register(m[2], offset)
-            if '.H' in m[3]:
-                return None
-        elif m := NUMBER.match(text):
-            number = int(m[2], 0)
-            number = -number if m[1] else number
-            return number >> 32 * offset & WORD
-        elif m := CONSTANT.match(text):
-            signs, place = m[1], self.address(m[3])
-            value = lift(lambda p: self.constants.read(p + 4 * offset, 4), place) if int(m[2], 0) == 0 else None
-        elif PREDICATE.match(text):
-            return self.predicate(text)
+        kind, signs, what = operand(text)
+        if kind == 'register':
+            name = what[offset]
+            value = 0 if name is None else self.registers.get(name)
+        elif kind == 'number':
+            return what >> 32 * offset & WORD
+        elif kind == 'constant':
+            value = lift(lambda p: self.constants.read(p + 4 * offset, 4), self.address(what))
         else:
-            return None
-        if '|' in signs:
-            return None
+            return self.predicate(text) if kind == 'predicate' else None
+        if not signs or value is None:
+            return value
         if '~' in signs:
-            value = lift(lambda v: ~v & WORD, value)
-        elif '-' in signs:
-            value = lift(lambda v: (~v & WORD) + 1, value)
-            if not inverted_is_wide:
-                value = lift(lambda v: v & WORD, value)
-        return value
+            return lift(lambda v: ~v & WORD, value)
+        value = lift(lambda v: (~v & WORD) + 1, value)
+        return value if inverted_is_wide else lift(lambda v: v & WORD, value)
 
     def wide(self, text):
         """A 64-bit operand."""
@@ -256,33 +315,33 @@ class Trace:
 
     def address(self, text):
         """The sum inside of brackets; of a register with .64 the pair."""
+        terms = sum_of(text) if text is not None else None
+        if terms is None:
+            return None
         total = 0
-        for part in text.replace('+-', '+-').split('+'):
-            if m := NUMBER.match(part):
-                value = -int(m[2], 0) if m[1] else int(m[2], 0)
-            elif m := re.match(r'(U?R(?:\d+|Z))((?:\.\w+)*)$', part):
-                if '.64' in m[2] and '.U' not in m[2]:
-                    value = lift(lambda a, b: b << 32 | a, self.register(m[1]), self.register(m[1], 1))
-                else:
-                    value = self.register(m[1])
-                    if scale := re.search(r'\.X(\d+)', m[2]):
-                        factor = int(scale[1])
-                        value = lift(lambda v: v * factor, value)
+        for number, words, pair, factor in terms:
+            if words is None:
+                value = number
+            elif pair:
+                value = lift(lambda a, b: b << 32 | a, self.register(words), self.register(words, 1))
             else:
+                value = self.register(words)
+                if factor != 1:
+                    value = lift(lambda v: v * factor, value)
+            if value is None:
                 return None
-            total = lift(lambda a, b: a + b, total, value)
+            total = value if total == 0 else total if value == 0 else lift(lambda a, b: a + b, total, value)
         return total
 
     def set(self, text, value, guard, offset=0):
-        m = REGISTER.match(text)
-        if not m or m[2].endswith('Z'):
+        kind, _, words = operand(text)
+        name = words[offset] if kind == 'register' else None
+        if name is None:
             return
-        name = m[2]
-        if offset:
-            prefix = 'UR' if name[0] == 'U' else 'R'
-            name = f'{prefix}{int(name[len(prefix):]) + offset}'
-        self.registers[name] = chosen(self.on(guard), value, self.registers.get(name))
-        self.tables.pop(name, None)
+        on = self.on(guard)
+        self.registers[name] = value if on == 1 else chosen(on, value, self.registers.get(name))
+        if self.tables:
+            self.tables.pop(name, None)
 
     def set_wide(self, text, value, guard):
         self.set(text, lift(lambda v: v & WORD, value), guard)
@@ -315,29 +374,16 @@ class Trace:
             return at + 1
         return straight
 
-    def leading_predicates(self, operands):
-        k = 0
-        while k < len(operands) and PREDICATE.match(operands[k]):
-            k += 1
-        return k
-
     def not_known(self, of, guard):
         """Results are not known."""
-        base = of.name.split('.')[0]
-        self.unmodelled[base] += 1
-        if not of.operands:
+        if guard == 0:
             return
-        k = self.leading_predicates(of.operands)
-        if base.endswith('SETP'):
-            k = min(k, 2)
-        for text in of.operands[:k]:
-            if '!' not in text:
-                self.set_predicate(text, None, guard)
-        if k < len(of.operands) and not base.endswith('SETP'):
-            count = 4 if base == 'HMMA' or '.128' in of.name else 2 if (
-                base[0] == 'D' or '.F64' in of.name or '.64' in of.name or base in ('FFMA2', 'FADD2', 'FMUL2')) else 1
-            for word in range(count):
-                self.set(of.operands[k], None, guard, word)
+        self.unmodelled[of.name] += 1
+        predicates, registers = results_of(of.name, tuple(of.operands))
+        for name in predicates:
+            self.predicates[name] = None
+        for name in registers:
+            self.registers[name] = None
 
     def nothing(self, of, guard):
         pass
@@ -371,7 +417,7 @@ class Trace:
         place = self.address(m[3]) if m else None
         bank = int(m[2], 0) if m and m[2].startswith(('0x', '0')) else None
         used = re.match(r'U?R(?:\d+|Z)', m[3]) if m else None
-        case = self.register(used[0]) if used else None
+        case = self.register(words_of(used[0])) if used else None
         size = 8 if '.64' in of.name else 16 if '.128' in of.name else 1 if '.U8' in of.name or '.S8' in of.name else (
             2 if '16' in of.name.split('.')[-1] else 4)
         for word in range(max(1, size // 4)):
@@ -386,10 +432,10 @@ class Trace:
         operands = list(of.operands)
         target = operands.pop(0)
         carries = []
-        while operands and PREDICATE.match(operands[0]):
+        while operands and is_predicate(operands[0]):
             carries.append(operands.pop(0))
         extended = '.X' in of.name
-        ins = [self.predicate(operands.pop()) for _ in range(2) if operands and PREDICATE.match(operands[-1])]
+        ins = [self.predicate(operands.pop()) for _ in range(2) if operands and is_predicate(operands[-1])]
         values = [self.value(text, inverted_is_wide=not extended) for text in operands]
         total = lift(lambda *v: sum(v), *values, *(ins if extended else []))
         self.set(target, lift(lambda v: v & WORD, total), guard)
@@ -407,20 +453,20 @@ class Trace:
         self.do_iadd3(of, guard)
 
     def do_iadd64(self, of, guard):
-        operands = [o for o in of.operands if not PREDICATE.match(o)]
+        operands = [o for o in of.operands if not is_predicate(o)]
         total = lift(lambda *v: sum(v) & (1 << 64) - 1, *(self.wide(o) for o in operands[1:]))
         self.set_wide(operands[0], total, guard)
         for text in of.operands[1:]:
-            if PREDICATE.match(text) and '!' not in text:
+            if is_predicate(text) and '!' not in text:
                 self.set_predicate(text, None, guard)
 
     def do_imad(self, of, guard):
         operands = list(of.operands)
         target = operands.pop(0)
         carries = []
-        while operands and PREDICATE.match(operands[0]):
+        while operands and is_predicate(operands[0]):
             carries.append(operands.pop(0))
-        ins = [self.predicate(operands.pop()) for _ in range(2) if len(operands) > 3 and PREDICATE.match(operands[-1])]
+        ins = [self.predicate(operands.pop()) for _ in range(2) if len(operands) > 3 and is_predicate(operands[-1])]
         a, b = self.value(operands[0]), self.value(operands[1])
         is_signed = '.U32' not in of.name
         if '.WIDE' in of.name:
@@ -448,10 +494,10 @@ class Trace:
         operands = list(of.operands)
         target = operands.pop(0)
         carries = []
-        while operands and PREDICATE.match(operands[0]):
+        while operands and is_predicate(operands[0]):
             carries.append(operands.pop(0))
         carry_in = 0
-        while PREDICATE.match(operands[-1]):
+        while is_predicate(operands[-1]):
             carry_in = self.predicate(operands.pop())
         if '.X' not in re.sub(r'\.SX32', '', of.name):
             carry_in = 0
@@ -477,7 +523,7 @@ class Trace:
 
     def do_lop3(self, of, guard):
         operands = list(of.operands)
-        found = operands.pop(0) if PREDICATE.match(operands[0]) else None
+        found = operands.pop(0) if is_predicate(operands[0]) else None
         target = operands.pop(0)
         table = self.value(operands[3])
         a, b, c = (self.value(o) for o in operands[:3])
@@ -656,7 +702,6 @@ class Trace:
             self.set(of.operands[0], lift(reciprocal, self.float_value(of.operands[1])), guard)
         else:
             self.not_known(of, guard)
-            self.unmodelled['MUFU'] -= 1
 
     def do_f2i(self, of, guard):
         if 'TRUNC' in of.name and 'U32' in of.name and 'F64' not in of.name:
@@ -689,7 +734,7 @@ class Trace:
 
     def do_lds(self, of, guard):
         size = self.width(of.name)
-        address = self.address(ADDRESS.match(of.operands[1])[1]) if ADDRESS.match(of.operands[1]) else None
+        address = self.address(in_brackets(of.operands[1]))
         self.touch(of, address, size, guard)
         for word in range(max(1, size // 4)):
             self.set(of.operands[0], lift(lambda a: self.shared_word(a + 4 * word, min(size, 4)), address), guard, word)
@@ -702,8 +747,7 @@ class Trace:
 
     def do_sts(self, of, guard):
         size = self.width(of.name)
-        m = ADDRESS.match(of.operands[0])
-        address = self.address(m[1]) if m else None
+        address = self.address(in_brackets(of.operands[0]))
         self.touch(of, address, size, guard)
         on = lanes_of(self.on(guard))
         values = [lanes_of(self.value(of.operands[1], word) if not of.operands[1].endswith('Z') else 0)
@@ -724,6 +768,9 @@ class Trace:
     def touch(self, of, address, size, guard):
         """Wavefronts of an access: a bank gives one word of 4 bytes in each, to all lanes that ask for it; accesses of 8 and
         16 bytes go by half and quarter warps."""
+        found = self.wavefronts[self.index[of.address]]
+        if found[1] >= WATCHED or guard == 0:
+            return
         lanes, on = lanes_of(address), lanes_of(self.on(guard))
         if any(lane is None and o != 0 for lane, o in zip(lanes, on)) or None in on:
             return
@@ -734,28 +781,26 @@ class Trace:
                      for k in range(max(1, size // 4))}
             banks = collections.Counter(word % 32 for word in words)
             count += max(banks.values(), default=0)
-        found = self.wavefronts[self.index[of.address]]
         found[0] += count
         found[1] += 1
 
     def do_ldsm(self, of, guard):
         matrices = 4 if of.name.endswith('.4') else 2 if of.name.endswith('.2') else 1
-        m = ADDRESS.match(of.operands[1])
-        lanes = lanes_of(self.address(m[1]) if m else None)[:8 * matrices]
-        if None not in lanes:
-            found = self.wavefronts[self.index[of.address]]
-            for first in range(0, 8 * matrices, 8):
-                words = {lane // 4 + k for lane in lanes[first:first + 8] for k in range(4)}
-                found[0] += max(collections.Counter(w % 32 for w in words).values())
-            found[1] += 1
+        found = self.wavefronts[self.index[of.address]]
+        if found[1] < WATCHED:
+            lanes = lanes_of(self.address(in_brackets(of.operands[1])))[:8 * matrices]
+            if None not in lanes:
+                for first in range(0, 8 * matrices, 8):
+                    words = {lane // 4 + k for lane in lanes[first:first + 8] for k in range(4)}
+                    found[0] += max(collections.Counter(w % 32 for w in words).values())
+                found[1] += 1
         for word in range(matrices):
             self.set(of.operands[0], None, guard, word)
 
     def do_ldg(self, of, guard):
         size = self.width(of.name)
         target = next(o for o in of.operands if REGISTER.match(o))
-        m = next((ADDRESS.match(o) for o in of.operands if ADDRESS.match(o)), None)
-        address = self.address(m[1]) if m else None
+        address = self.address(next((in_brackets(o) for o in of.operands if in_brackets(o)), None))
         for word in range(max(1, size // 4)):
             self.set(target, lift(lambda a: self.global_word(a + 4 * word, min(size, 4)), address), guard, word)
     do_ld = do_ldg
@@ -784,7 +829,7 @@ class Trace:
             return at + 1
         condition = guard
         for text in of.operands[:-1]:
-            if PREDICATE.match(text):
+            if is_predicate(text):
                 p = self.predicate(text)
                 condition = 0 if 0 in (condition, p) else lift(lambda a, b: a & b, condition, p)
         return self.branch(at, of, condition, target)
@@ -829,7 +874,7 @@ class Trace:
 
     def go_ret(self, at, of, guard):
         m = REGISTER.match(of.operands[0].split()[0])
-        back = self.register(m[2]) if m else None
+        back = self.register(words_of(m[2])) if m else None
         back = lanes_of(back)[0] if back is not None else None
         if back not in self.index:
             raise NotDerived(f'a return at {of.address:#x} depends on what is not known')

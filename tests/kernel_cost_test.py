@@ -152,8 +152,15 @@ def main():
         title = cost.title_of(name)
         return title is not None and cost.is_default(title)
 
+    def read(kernel):
+        return kernel
+
     try:
-        found = kernel_code.disassemble(sys.argv[2:], cost.NAMES, wanted, lambda kernel: kernel)
+        # All that is resident, and of the wide way what the file holds.
+        resident_objects = [p for p in sys.argv[2:] if kernel_code.RESIDENT.encode() in pathlib.Path(p).read_bytes()]
+        others = [p for p in sys.argv[2:] if p not in resident_objects]
+        found = kernel_code.disassemble(resident_objects, [kernel_code.RESIDENT], wanted, read)
+        found += kernel_code.disassemble(others, None, wanted, read)
     except kernel_code.Missing as missing:
         skip(missing)
     resident = {(k.name, k.architecture): k.tensor_cores for k in found if kernel_code.RESIDENT in k.name}

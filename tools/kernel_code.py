@@ -10,6 +10,7 @@ import os
 import pathlib
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -105,9 +106,27 @@ def compiler_of(cubin):
     return found[1].decode() if found else ''
 
 
+def functions(cubin):
+    """{name: its index in the symbol table} of the functions of an ELF file of 64 bits."""
+    data = pathlib.Path(cubin).read_bytes()
+    place, = struct.unpack_from('<Q', data, 0x28)
+    size, count = struct.unpack_from('<HH', data, 0x3A)
+    sections = [struct.unpack_from('<IIQQQQIIQQ', data, place + k * size) for k in range(count)]
+    found = {}
+    for _, kind, _, _, start, length, link, _, _, entry in sections:
+        if kind != 2:  # a symbol table
+            continue
+        names = sections[link][4]
+        for k in range(length // entry):
+            name, info = struct.unpack_from('<IB', data, start + k * entry)
+            if info & 15 == 2:  # a function
+                found[data[names + name:data.index(b'\0', names + name)].decode()] = k
+    return found
+
+
 def disassemble(objects, names, keep, work, architectures=None):
     """work() of every kernel whose name holds one of `names`, of all objects; lines are those of the kernels that
-    keep(name) says. Several processors work on it."""
+    keep(name) says. names = None: of the latter alone, which is quicker. Several processors work on it."""
     tools = programs()
     found = []
     with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -123,9 +142,15 @@ def disassemble(objects, names, keep, work, architectures=None):
 
         def read(path_and_cubin):
             path, cubin = path_and_cubin
-            with subprocess.Popen([tools['nvdisasm'], '-c', cubin], stdout=subprocess.PIPE, text=True) as dump:
+            command = [tools['nvdisasm'], '-c', cubin]
+            if names is None:
+                chosen = [index for name, index in functions(cubin).items() if keep(name)]
+                if not chosen:
+                    return []
+                command += ['-fun', ','.join(map(str, chosen))]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dump:
                 results = [work(kernel) for kernel in kernels(dump.stdout, keep, path, compiler_of(cubin))
-                           if any(name in kernel.name for name in names)]
+                           if any(name in kernel.name for name in names or [''])]
             if dump.returncode != 0:
                 raise ValueError(f'nvdisasm {cubin} of {path} ended with exit status {dump.returncode}')
             return results
@@ -133,7 +158,7 @@ def disassemble(objects, names, keep, work, architectures=None):
         wanted = []
         for path in objects:
             content = pathlib.Path(path).read_bytes()
-            if any(name.encode() in content for name in names):
+            if names is None or any(name.encode() in content for name in names):
                 wanted.append(path)
         cubins = [c for of_object in pool.map(extract, enumerate(wanted)) for c in of_object]
         if architectures:

@@ -136,6 +136,12 @@ def logic(table, a, b, c, bits=WORD):
     return result & bits
 
 
+@functools.lru_cache(maxsize=None)
+def needed(table):
+    """The operands, of three, on which the result of a table of truth depends."""
+    return [k for k, bit in enumerate((4, 2, 1)) if any((table >> m & 1) != (table >> (m ^ bit) & 1) for m in range(8))]
+
+
 def permute(a, selector, b):
     source = (b & WORD) << 32 | (a & WORD)
     result = 0
@@ -388,16 +394,15 @@ class Trace:
     def nothing(self, of, guard):
         pass
 
-    do_nop = do_bar = do_warpsync = do_membar = do_errbar = do_depbar = do_fence = do_ccctl = do_stl = do_red = nothing
-    do_atoms = do_cctl = do_yield = do_nanosleep = do_syncs = do_acqbulk = do_bpt = do_endcollective = nothing
-    do_setmaxreg = do_usetmaxreg = do_bmov = do_preexit = do_elect = do_lepc = nothing
+    do_nop = do_bar = do_warpsync = do_membar = do_errbar = do_depbar = do_cctl = do_stl = do_stg = do_st = do_red = nothing
+    do_yield = do_nanosleep = do_bpt = do_endcollective = do_acqbulk = nothing
 
     def do_mov(self, of, guard):
         if '.64' in of.name:
             self.set_wide(of.operands[0], self.wide(of.operands[1]), guard)
         else:
             self.set(of.operands[0], self.value(of.operands[1]), guard)
-    do_r2ur = do_s2ur_value = do_mov
+    do_r2ur = do_mov
 
     def do_cs2r(self, of, guard):
         value = 0 if of.operands[1] == 'SRZ' else None
@@ -415,7 +420,7 @@ class Trace:
     def do_ldc(self, of, guard):
         m = CONSTANT.match(of.operands[1])
         place = self.address(m[3]) if m else None
-        bank = int(m[2], 0) if m and m[2].startswith(('0x', '0')) else None
+        bank = int(m[2], 0) if m and m[2].startswith('0x') else None
         used = re.match(r'U?R(?:\d+|Z)', m[3]) if m else None
         case = self.register(words_of(used[0])) if used else None
         size = 8 if '.64' in of.name else 16 if '.128' in of.name else 1 if '.U8' in of.name or '.S8' in of.name else (
@@ -482,13 +487,9 @@ class Trace:
             high = lift((lambda x, y: signed(x) * signed(y) >> 32) if is_signed else (lambda x, y: x * y >> 32), a, b)
             self.set(target, lift(lambda p, v: (p + v) & WORD, high, c), guard)
             return
-        if '.SHL' in of.name or '.MOV' in of.name or '.IADD' in of.name or True:
-            if a == 0 or b == 0:
-                product = 0
-            else:
-                product = lift(lambda x, y: (x * y) & WORD, a, b)
-            extra = ins if '.X' in of.name else []
-            self.set(target, lift(lambda *v: sum(v) & WORD, product, c, *extra), guard)
+        product = 0 if 0 in (a, b) else lift(lambda x, y: (x * y) & WORD, a, b)
+        extra = ins if '.X' in of.name else []
+        self.set(target, lift(lambda *v: sum(v) & WORD, product, c, *extra), guard)
 
     def do_lea(self, of, guard):
         operands = list(of.operands)
@@ -529,9 +530,7 @@ class Trace:
         a, b, c = (self.value(o) for o in operands[:3])
         value = None
         if table is not None:
-            needed = [k for k, bit in enumerate((4, 2, 1))
-                      if any((table >> m & 1) != (table >> (m ^ bit) & 1) for m in range(8))]
-            abc = [v if k in needed else 0 for k, v in enumerate((a, b, c))]
+            abc = [v if k in needed(table) else 0 for k, v in enumerate((a, b, c))]
             if table == 0xC0 and 0 in (a, b):
                 value = 0
             else:
@@ -540,19 +539,14 @@ class Trace:
         if found:
             self.set_predicate(found, lift(lambda v: int(v != 0), value), guard)
 
-    def do_lop(self, of, guard):
-        self.not_known(of, guard)
-
     def do_plop3(self, of, guard):
         table = self.value(of.operands[5])
         a, b, c = (self.predicate(o) for o in of.operands[2:5])
         value = None
         if table is not None:
-            needed = [k for k, bit in enumerate((4, 2, 1))
-                      if any((table >> m & 1) != (table >> (m ^ bit) & 1) for m in range(8))]
-            abc = [v if k in needed else 0 for k, v in enumerate((a, b, c))]
             value = self.dominated(table, (a, b, c))
             if value is None:
+                abc = [v if k in needed(table) else 0 for k, v in enumerate((a, b, c))]
                 value = lift(lambda x, y, z: logic(table, x, y, z, 1), *abc)
         self.set_predicate(of.operands[0], value, guard)
         if not of.operands[1].endswith('T'):
@@ -720,9 +714,6 @@ class Trace:
             if mask is None or mask >> k & 1:
                 self.set_predicate(f'P{k}', lift(lambda v: v >> k & 1, value), guard)
 
-    def do_vote(self, of, guard):
-        self.not_known(of, guard)
-
     # ---- memory ----
 
     @staticmethod
@@ -811,8 +802,6 @@ class Trace:
                 return int.from_bytes(data[address - start:address - start + size], 'little')
         return None
 
-    do_stg = do_st = nothing
-
     # ---- control ----
 
     def target(self, of):
@@ -864,9 +853,6 @@ class Trace:
 
     def go_bsync(self, at, of, guard):
         self.mask = self.saved.get(of.operands[0], self.mask)
-        return at + 1
-
-    def go_break(self, at, of, guard):
         return at + 1
 
     def go_call(self, at, of, guard):

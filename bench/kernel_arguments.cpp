@@ -48,7 +48,7 @@ T* somewhere(std::uintptr_t block) {
 }
 
 // One block, of which warp 0 has `tiles` tiles.
-std::int64_t points_of(int tiles, int warps) { return tile_rows * (1 + std::int64_t{tiles - 1} * warps); }
+std::int64_t points_of(int tiles, int warps) { return std::int64_t{tile_rows} * warps * tiles; }
 
 void sample_launches(const ResidentMlp& net, int shared_bytes) {
   const int warps = resident_warps(net, Work::sample, shared_bytes);
@@ -78,7 +78,7 @@ void field_launches(const ResidentMlp& net, Work work, int shared_bytes) {
   const int warps = resident_warps(net, work, shared_bytes);
   if (warps == 0) return;
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, work)};
-  for (const int tiles : {1, 2}) {
+  for (const int tiles : {0, 1}) {
     FieldArguments a{};
     a.n = points_of(tiles, warps);
     a.t = somewhere<float>(0);
@@ -98,7 +98,7 @@ void hessian_launches(const ResidentMlp& net, int shared_bytes) {
   const int warps = resident_warps(net, Work::hessian, shared_bytes);
   if (warps == 0) return;
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, Work::hessian)};
-  for (const int tiles : {1, 2}) {
+  for (const int tiles : {0, 1}) {
     HessianArguments a{};
     a.n = points_of(tiles, warps);
     a.t = somewhere<float>(0);
@@ -122,7 +122,7 @@ void loss_launches(const ResidentMlp& net, int shared_bytes) {
   const int warps = resident_loss_warps(net, false, shared_bytes);
   if (warps == 0) return;
   for (const bool collocation : {false, true}) {
-    for (const int tiles : {1, 2}) {
+    for (const int tiles : {0, 1}) {
       LossArguments a{
           .plan = resident_loss_plan(net, false, warps, shared_bytes), .form = {}, .shares = {}, .tasks = {}};
       a.shares[0] = {.warps = warps, .blocks = 1, .collocation_tiles = collocation ? tiles : 0, .tiles = tiles};

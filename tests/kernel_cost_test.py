@@ -84,6 +84,7 @@ def count_violations(before, now):
 CODE = '''
 \t.target\tsm_90a
 \t.section\t.text._Z15resident_sampleILNS_9PrecisionE{precision}ELi80ELNS0_4WorkE3ELb0EEvPf,"ax",@progbits
+	.sectioninfo	@"SHI_REGISTERS=40"
 _Z15resident_sample:
         /*0000*/                   S2R R0, SR_TID.X ;
         /*0010*/                   MOV R2, RZ ;

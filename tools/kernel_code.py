@@ -84,7 +84,7 @@ def kernels(lines, keep, path='', compiler=''):
     for line in lines:  # millions: no regular expressions
         if ' HMMA' in line:
             tensor_cores = True
-        elif '.section' in line or line.startswith('\t.target'):
+        elif line.startswith(('\t.section\t', '\t.target\t')):
             if name:
                 yield Kernel(name, architecture, path, compiler, tensor_cores, kept or [])
                 name = None

@@ -15,7 +15,7 @@ import struct
 
 LANES = 32
 WORD = 0xFFFFFFFF
-MOST_INSTRUCTIONS = 3_000_000
+MOST_INSTRUCTIONS = 400_000
 WATCHED = 8  # times that the wavefronts of an instruction are counted
 
 
@@ -660,7 +660,7 @@ class Trace:
 
     def do_imnmx(self, of, guard):
         smallest = self.predicate(of.operands[-1])
-        a, b = self.value(of.operands[1]), self.value(of.operands[2])
+        a, b = (self.value(o) for o in of.operands[1:-1] if not is_predicate(o))
         if '.U32' not in of.name:
             a, b = lift(signed, a), lift(signed, b)
         self.set(of.operands[0], lift(lambda x, y, p: (min(x, y) if p else max(x, y)) & WORD, a, b, smallest), guard)
@@ -668,7 +668,7 @@ class Trace:
 
     def do_viaddmnmx(self, of, guard):
         smallest = self.predicate(of.operands[-1])
-        a, b, c = (self.value(o) for o in of.operands[1:4])
+        a, b, c = (self.value(o) for o in of.operands[1:-1] if not is_predicate(o))
         total = lift(lambda x, y: (x + y) & WORD, a, b)
         if '.U32' not in of.name:
             total, c = lift(signed, total), lift(signed, c)

@@ -34,7 +34,7 @@ if [ -n "${FOKKER_PAPER_DATA:-}" ]; then
 fi
 
 # A Python with the packages that some tests take from PyPI, since Debian has none: safetensors_package exchanges files with
-# safetensors; where nvcc is, kernel_instructions reads machine code by cuobjdump.
+# safetensors; where nvcc is, kernel_cost reads machine code by cuobjdump.
 add_python() {
   local python=$build/python/bin/python3 packages=(numpy safetensors)
   if command -v nvcc > /dev/null; then packages+=(nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm); fi

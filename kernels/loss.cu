@@ -55,8 +55,8 @@ LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) 
   };
   const auto warps = static_cast<int>(
       std::clamp<std::int64_t>((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most));
-  return {.warps = warps,
-          .blocks = static_cast<int>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
+  return {.warps = static_cast<std::int16_t>(warps),
+          .blocks = static_cast<std::int16_t>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
           .collocation_tiles = static_cast<int>(block_tiles(points.collocation_points, warps)),
           .tiles = static_cast<int>(tiles(warps))};
 }
@@ -82,7 +82,7 @@ Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int
     a.tasks[k] = tasks[k];
     a.shares[k] = loss_share(tasks[k].points, warps, limits.multiprocessors);
     blocks += a.shares[k].blocks;
-    most = std::max(most, a.shares[k].warps);
+    most = std::max<int>(most, a.shares[k].warps);
   }
   a.plan = resident_loss_plan(net, !form.plain(), most, limits.shared_bytes);
 

@@ -45,8 +45,8 @@ inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, bool formed, 
 // How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
 // do not depend on the tasks beside it.
 struct LossShare {
-  int warps;                     // of a block that hold samples
-  int blocks;                    // with a partial gradient each
+  std::int16_t warps;            // of a block that hold samples
+  std::int16_t blocks;           // with a partial gradient each; short, as all shares are a kernel's parameters
   int collocation_tiles, tiles;  // of a block's warps; collocation points, which cost more, come first
 };
 

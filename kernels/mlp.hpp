@@ -129,13 +129,8 @@ __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* mat
         std::uint32_t low[4];
         Blocks::load(low, block + 512);
         // In turns, so that none waits for the one before it.
-        float(&small)[2][4] = [&]() -> float(&)[2][4] {
-          if constexpr (kSmallSums) {
-            return small_sum;
-          } else {
-            return sum;
-          }
-        }();
+        float(*small)[4] = sum;
+        if constexpr (kSmallSums) small = small_sum;
 #pragma unroll
         for (int h = 0; h < 2; ++h) multiply_add(small[h], a.low[k], high[2 * h], high[2 * h + 1]);
 #pragma unroll

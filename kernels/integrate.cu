@@ -121,7 +121,8 @@ Status prepare_integrators() {
     ((status = status ? status : prepare(kernels, 0)), ...);
     return status;
   };
-  return all_of(draw_prior, euler_maruyama_stage, probability_flow_stage, scaled, prior_log_density);
+  return all_of(draw_prior, euler_maruyama_stage, probability_flow_stage, scaled<float>, scaled<double>,
+                prior_log_density);
 }
 
 Status launch_prior(float* x, std::int64_t n, int dimension, float deviation, std::uint64_t seed,

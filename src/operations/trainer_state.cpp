@@ -261,7 +261,7 @@ SavedTraining read_training(const std::string& path, const DataSet& data) {
     mlp.parameters.assign(saved.state.parameters.begin(), saved.state.parameters.end());
     saved.model.network = std::move(mlp);
     saved.model.standardisation = standardisation_from(configuration);
-    saved.model.standardisation.validate(saved.model.dimension());
+    saved.model.standardisation.validate(saved.model.dimension() + saved.model.condition());
   } catch (const Error& error) {
     throw Error(fmt::format("the training state {} is not consistent: {}", in_quotes(path), error.what()));
   }

@@ -927,7 +927,10 @@ TEST(Composition, RefusesTermsThatDoNotFit) {
   const Model a = network(2, {5}, Output::potential, 1);
   constexpr double nan = std::numeric_limits<double>::quiet_NaN();
   EXPECT_EQ(message_of([] { compose({}); }), "a composition has 0 terms; allowed: 1 to 64");
-  EXPECT_EQ(message_of([&] { compose({{0, a}}); }), "a composition has 0 terms; allowed: 1 to 64");
+  EXPECT_EQ(message_of([&] {
+              compose({{0, a}});
+            }),
+            "the terms of a composition all have weight 0; allowed: another weight of one at least");
   EXPECT_EQ(message_of([&] {
               compose(std::vector<Term>(65, {1, a}));
             }),

@@ -221,7 +221,7 @@ TEST(ConditionalTraining, LearnsTheScoreGivenTheCondition) {
 }
 
 // With every condition dropped nothing is learned by the weights that take it, with none dropped all are.
-TEST(ConditionalTraining, DropsAsOftenAsItIsTold) {
+TEST(ConditionalTraining, LearnsNothingFromWhatIsAlwaysDropped) {
   Architecture a = testing::architecture_of(2, {16}, Activation::silu, 1, Output::score);
   a.condition = {{}, {0}, {}, 2};
   const Model initial{ForwardSde{}, Mlp::initialise(a, 3)};

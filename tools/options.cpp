@@ -223,10 +223,15 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
 }
 
 void suit_grid(const CLI::App& app, const Model& model, std::string& grid) {
-  if (app.count("--grid") > 0 || model.form().plain()) return;
-  grid = "geometric:300";
+  if (app.count("--grid") > 0) return;
+  const auto* const sum = std::get_if<Composition>(&model.network);
+  const bool in_form =
+      !model.form().plain() || (sum && std::any_of(sum->terms.begin(), sum->terms.end(),
+                                                   [](const Term& term) { return !term.model.form().plain(); }));
   if (const std::size_t steps = model.sde.betas().size(); steps > 0) {
     grid = fmt::format("uniform:{}:{}", steps - 1, model.sde.horizon() / static_cast<double>(steps));
+  } else if (in_form) {
+    grid = "geometric:300";
   }
 }
 
@@ -293,7 +298,7 @@ const std::string data_deviation_help = "standard deviation of the data, for the
 std::string branch_help(const std::string& of) {
   return fmt::format(
       "layers that make an embedding of {}, from first to last: [fixed:]ACTIVATION:WIDTH with commas between, as in "
-      "fixed:sine:32,silu:32; a fixed layer of sines is a sinusoidal embedding",
+      "fixed:sine:32,silu:32",
       of);
 }
 std::string into_help(const std::string& of) {
@@ -496,6 +501,26 @@ void ModelOptions::add_condition(CLI::App& app, const std::string& each) {
           ->type_name("NUMBER");
 }
 
+void ModelOptions::describe_condition(Json& json) const {
+  if (!condition.empty()) json["condition"] = condition;
+  if (guidance_option_ != nullptr && guidance_option_->count() > 0) json["guidance"] = guidance_;
+}
+
+// Zeros stand for no condition where training dropped it to them.
+void ModelOptions::check_dropped() const {
+  const ModelMetadata metadata = SafeTensors::load(path).metadata;
+  const auto drop = metadata.find("condition_drop");
+  const std::string what = condition == "none" ? "--condition none" : "--guidance";
+  if (drop == metadata.end()) {
+    warn(fmt::format("{} takes zeros for no condition; the file '{}' does not say that its training did", what, path));
+  } else if (drop->second == "0") {
+    throw Error(
+        fmt::format("{} given, and the training of '{}' dropped no condition; allowed: a model of train "
+                    "--condition-drop above 0",
+                    what, path));
+  }
+}
+
 std::string ModelOptions::condition_file() const {
   return names_file(condition) ? ArrayName(condition).file : std::string();
 }
@@ -524,10 +549,11 @@ Model ModelOptions::load() const {
     throw Error(fmt::format("--condition {} given, and the model '{}' takes none; allowed: no --condition",
                             given(condition), path));
   }
+  if (condition == "none" || guides) check_dropped();
   if (condition == "none") return without_condition(model);
   if (names_file(condition)) return model;
   Model with = with_condition(model, numbers_of(condition));
-  return guides ? guided(with, without_condition(model), guidance_) : with;
+  return guides && guidance_ != 1 ? guided(with, without_condition(model), guidance_) : with;
 }
 
 std::vector<float> ModelOptions::conditions(const Model& model, const std::string& points, std::int64_t n) const {

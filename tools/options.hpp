@@ -111,6 +111,8 @@ struct ModelOptions {
   // The model, given the condition that is one for all. Throws Error where it takes one and none is given, or the other
   // way round.
   Model load() const;
+  // Adds what was given of both to a result.
+  void describe_condition(Json& json) const;
   // The file of --condition; empty where it names none.
   std::string condition_file() const;
   // What that file has, [N, c]; empty where there is none. Throws Error where its columns do not fit the model, or its
@@ -119,6 +121,8 @@ struct ModelOptions {
 
  private:
   const CLI::App* app_ = nullptr;
+  void check_dropped() const;
+
   CLI::Option *condition_option_ = nullptr, *guidance_option_ = nullptr;
   double guidance_ = 1;
   std::string each_;

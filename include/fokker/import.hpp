@@ -29,7 +29,8 @@ namespace fokker {
 //   prefix         what the tensors' names begin with, where there are several networks in the file
 //   ignore         tensors that are no part of the network: names, or their beginnings where these end with a dot
 //   sde, sde_parameters  the forward SDE and an object of its parameters
-//   column_means, column_deviations  lists, where the network was trained on (x − mean)/deviation of each column
+//   column_means, column_deviations  lists, where the network was trained on (x − mean)/deviation of each column, those
+//                                   of y after those of x (0 and 1 leave one as it is)
 // Features are sines and cosines of frequencies f times the time, or times each number of x or of a condition:
 //   {"sinusoidal": WIDTH, "period": 10000, "ends": true, "scale": 1, "order": "sin,cos"}   f_k = scale period^(−k/(K − 1)),
 //        k < K = WIDTH/2 of each input; with "ends": false period^(−k/K)

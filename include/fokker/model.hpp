@@ -242,8 +242,9 @@ void check_proof(const Model& model, const Proof& proof);
 // not written out have at most 2^22 numbers. Or a composition, {"terms": [{"weight": …, "model": "FILE", "condition": [c] or
 // "none"}, {"weight": …, "mixture": {…}}, {"weight": …, "likelihood": {"matrix": [k][d], "offset": [k], "covariance": [k][k], [k] or one number,
 // "observation": [k], "prior": {…}}}], "sde": …, "sde_parameters": {…}}: FILE is a network or a mixture, its name
-// relative to the folder of the composition, and has a condition where the network takes one; a mixture and a prior hold the keys above; weights are 1 and offsets 0 where
-// they are left out, and what names no SDE has that of the others. Throws Error with one sentence on anything unreadable,
+// relative to the folder of the composition, and has a condition where the network takes one; a mixture
+// and a prior hold the keys above; weights are 1 and offsets 0 where they are left out, and a mixture that names no SDE has
+// that of the others. Throws Error with one sentence on anything unreadable,
 // on a network without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a
 // network that does not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score, proof.condition).
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});

@@ -64,6 +64,9 @@ class ForwardSde {
   // a value outside its range.
   static ForwardSde parse(const std::string& name, const std::string& parameters_json = {});
 
+  // Whether kind and parameters are the same; of ddpm the betas, however they were given.
+  bool operator==(const ForwardSde& other) const;
+
   SdeKind kind() const { return formulas_.kind; }
   std::string name() const;
   // All parameters, as parse() reads them.

@@ -46,7 +46,7 @@ void check_view(const std::string& what, const View<T>& view, std::int64_t rows,
 // Throws Error where the conditions of `rows` points are not [rows, numbers], or are given to a model that takes none.
 template <class T>
 void check_condition(const View<const T>& condition, std::int64_t rows, std::int64_t numbers, Device device) {
-  if (numbers == 0 && condition.rows > 0) {
+  if (numbers == 0 && condition.rows > 0 && condition.columns > 0) {
     throw Error(fmt::format("a condition of shape [{}, {}] is given to a model that takes none", condition.rows,
                             condition.columns));
   }

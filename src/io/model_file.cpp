@@ -659,7 +659,14 @@ AffineObservation read_observation(const JsonValue& json, std::int64_t d) {
                   in_quotes(path)));
 }
 
+// A term, or the whole, that names no SDE has that of the others, with its parameters.
+void check_parameters_have_sde(const JsonValue& json) {
+  if (json.find("sde_parameters") == nullptr || json.find("sde") != nullptr) return;
+  throw Error("its sde_parameters stand there without sde; allowed in a composition: both, sde alone, or neither");
+}
+
 void set_mixture(const JsonValue& json, const ModelMetadata& overrides, ReadTerm& term) {
+  check_parameters_have_sde(json);
   term.mixture = read_mixture(json);
   if (json.find("sde")) term.file = Model{read_sde(sde_of(json), overrides), *term.mixture, {}};
 }
@@ -715,6 +722,9 @@ ReadTerm read_term(const JsonValue& json, const std::filesystem::path& folder, c
     part_of_file("its likelihood", [&] {
       check_keys(*likelihood, {"matrix", "offset", "covariance", "observation", "prior"});
       const JsonValue& prior = likelihood->at("it", "prior");
+      if (prior.find("sde") || prior.find("sde_parameters")) {
+        throw Error("its prior names an SDE; allowed: none, for the SDE is that of the other terms");
+      }
       term.mixture = part_of_file("its prior", [&] { return read_mixture(prior); });
       const std::int64_t d = term.mixture->dimension();
       // Each component's matrix is decomposed, and a short file may leave it to be written out.
@@ -740,6 +750,7 @@ ReadTerm read_term(const JsonValue& json, const std::filesystem::path& folder, c
 Model read_composition(const JsonValue& json, const std::filesystem::path& folder, const ModelMetadata& overrides,
                        CheckProof check) {
   check_keys(json, {"terms", "sde", "sde_parameters", "metadata"});
+  check_parameters_have_sde(json);
   const JsonValue& list = json.at("it", "terms");
   if (list.array() == nullptr || list.array()->empty() || list.array()->size() > Composition::most_terms) {
     throw Error(fmt::format("its terms are {}; allowed: an array of 1 to {}", list.description(),

@@ -19,7 +19,6 @@ using Vector = std::vector<double>;
 constexpr double rounding = 1e-9;
 
 void add_terms(std::vector<Term>& to, double weight, const Model& model) {
-  if (weight == 0) return;
   const auto* inner = std::get_if<Composition>(&model.network);
   if (!inner) return to.push_back({weight, model.of_z()}), void();
   for (const Term& term : inner->terms) add_terms(to, weight * term.weight, term.model);
@@ -146,6 +145,10 @@ Model compose(const std::vector<Term>& terms) {
     add_terms(flat, terms[k].weight, model);
   }
   whole.validate();
+  std::erase_if(flat, [](const Term& term) { return term.weight == 0; });
+  if (flat.empty()) {
+    throw Error("the terms of a composition all have weight 0; allowed: another weight of one at least");
+  }
   return whole;
 }
 

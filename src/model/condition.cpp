@@ -2,6 +2,7 @@
 #include "model/condition.hpp"
 
 #include <cmath>
+#include <limits>
 #include <utility>
 
 #include "fmt/format.h"
@@ -53,10 +54,19 @@ void take_unscaled(const Standardisation& y, double* weights, std::int64_t input
 
 }  // namespace
 
-Model taking_own_condition(const Model& model) {
+Model taking_own_condition(const Model& model, bool in_float) {
   if (model.condition() == 0 || model.standardisation.empty()) return model;
   Model own = model;
   const Standardisation y = model.standardisation.columns(model.dimension(), model.condition());
+  // W y and W mean, which are this many times their difference, are rounded apart.
+  constexpr double most = 1000;
+  for (std::size_t i = 0; in_float && i < y.mean.size(); ++i) {
+    if (std::fabs(y.mean[i]) <= most * y.deviation[i]) continue;
+    throw Error(fmt::format(
+        "number {} of a condition has mean {} and deviation {}, so that float32 would lose it; allowed: means "
+        "of up to {} deviations, with_condition(), or fields in double",
+        i, y.mean[i], y.deviation[i], most));
+  }
   own.standardisation = model.standardisation.columns(0, model.dimension());
   Mlp& mlp = std::get<Mlp>(own.network);
   const Architecture& a = mlp.architecture;
@@ -81,9 +91,14 @@ Model with_condition(const Model& model, const std::vector<double>& y) {
   std::vector<double> of_network = y;
   for (std::size_t i = 0; i < y.size(); ++i) {
     if (!std::isfinite(y[i])) throw Error(fmt::format("number {} of a condition is {}: it must be finite", i, y[i]));
-    if (model.standardisation.empty()) continue;
-    const std::size_t column = static_cast<std::size_t>(model.dimension()) + i;
-    of_network[i] = (y[i] - model.standardisation.mean[column]) / model.standardisation.deviation[column];
+    if (!model.standardisation.empty()) {
+      const std::size_t column = static_cast<std::size_t>(model.dimension()) + i;
+      of_network[i] = (y[i] - model.standardisation.mean[column]) / model.standardisation.deviation[column];
+    }
+    if (std::fabs(of_network[i]) > std::numeric_limits<float>::max()) {
+      throw Error(fmt::format("number {} of a condition is {}, {:g} for the network; allowed: what float32 holds", i,
+                              y[i], of_network[i]));
+    }
   }
   return fold_condition(model, of_network);
 }

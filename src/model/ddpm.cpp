@@ -25,6 +25,13 @@ void check_steps(std::int64_t steps) {
                           most_steps));
 }
 
+// Of the first, which is a variance that float holds.
+constexpr double least_first = 1e-36;
+void check_first(double beta) {
+  if (beta >= least_first) return;
+  throw Error(fmt::format("the SDE ddpm has {} as its first beta: it must be at least {:g}", beta, least_first));
+}
+
 void check_beta(const std::string& name, double beta) {
   if (beta > 0 && beta < 1) return;
   throw Error(fmt::format("the SDE ddpm has {} = {}: it must lie between 0 and 1, both excluded", name, beta));
@@ -74,6 +81,7 @@ std::shared_ptr<const DdpmTable> make_ddpm_table(const DdpmBetas& betas) {
   auto table = std::make_shared<DdpmTable>();
   table->given = betas;
   table->betas = std::visit([](const auto& given) { return list_of(given); }, betas);
+  check_first(table->betas.front());
   long double sum = 0;
   for (const double beta : table->betas) {
     const long double rate = -std::log1p(-static_cast<long double>(beta));

@@ -89,7 +89,11 @@ void check_terms(const Composition& composition, const ForwardSde& sde) {
     throw Error(fmt::format("a composition has {} terms; allowed: 1 to {}", terms.size(),
                             std::size_t{Composition::most_terms}));
   }
-  const auto text_of = [](const ForwardSde& of) { return fmt::format("{} {}", of.name(), of.parameters_json()); };
+  const auto text_of = [](const ForwardSde& of) {
+    constexpr std::size_t most = 120;
+    const std::string parameters = of.parameters_json();
+    return fmt::format("{} {}{}", of.name(), parameters.substr(0, most), parameters.size() > most ? "…" : "");
+  };
   for (std::size_t k = 0; k < terms.size(); ++k) {
     const auto& [weight, model] = terms[k];
     if (!(std::fabs(weight) <= static_cast<double>(std::numeric_limits<float>::max()))) {
@@ -114,15 +118,16 @@ void check_terms(const Composition& composition, const ForwardSde& sde) {
       throw Error(fmt::format("term {} of a composition: {}", k, error.what()));
     }
     if (model.condition() > 0) {
-      throw Error(fmt::format("term {} of a composition takes a condition of {} numbers; allowed: models without one, as "
-                              "with_condition() and without_condition() make of it",
-                              k, model.condition()));
+      throw Error(
+          fmt::format("term {} of a composition takes a condition of {} numbers; allowed: models without one, as "
+                      "with_condition() and without_condition() make of it",
+                      k, model.condition()));
     }
     if (const std::int64_t first = terms.front().model.dimension(); model.dimension() != first) {
       throw Error(fmt::format("term {} of a composition has dimension {}, and the first has {}; allowed: the same", k,
                               model.dimension(), first));
     }
-    if (text_of(model.sde) != text_of(sde)) {
+    if (!(model.sde == sde)) {
       throw Error(fmt::format("term {} of a composition has the SDE {}, and the composition has {}; allowed: the same",
                               k, text_of(model.sde), text_of(sde)));
     }

@@ -138,6 +138,16 @@ ForwardSde::ForwardSde(const SdeFormulas& formulas, std::shared_ptr<const DdpmTa
   }
 }
 
+bool ForwardSde::operator==(const ForwardSde& other) const {
+  if (kind() != other.kind() || horizon() != other.horizon() || t_min() != other.t_min()) return false;
+  const Kind& of = find(kind());
+  SdeFormulas a = formulas_, b = other.formulas_;
+  for (const Parameter& parameter : of.parameters) {
+    if (parameter.in(a) != parameter.in(b)) return false;
+  }
+  return betas() == other.betas();
+}
+
 ForwardSde ForwardSde::ou(const OuSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::vp_linear(const VpLinearSde& parameters) { return ForwardSde(parameters); }
 ForwardSde ForwardSde::vp_cosine(const VpCosineSde& parameters) { return ForwardSde(parameters); }

@@ -44,7 +44,7 @@ Fields<T>::Fields(const Context& context, const Model& model) : device_(context.
   condition_ = model.condition();
   output_ = model.output();
   why_no_curvature_ = why_no_curvature(model);
-  const Model own = taking_own_condition(model);
+  const Model own = taking_own_condition(model, std::is_same_v<T, float>);
   if constexpr (std::is_same_v<T, float>) {
     operator_ = standardised_fields(context, context.backend().fields_float(own), own.standardisation);
   } else {

@@ -74,7 +74,7 @@ Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& gri
     throw Error(fmt::format("the time grid starts at {}, beyond the horizon {} of the SDE", start, horizon_));
   }
   check_mixtures(model);
-  const Model own = taking_own_condition(model);
+  const Model own = taking_own_condition(model, true);
   operator_ = standardised_sampler(context, context.backend().sampler(own, grid_), own.standardisation);
 }
 

@@ -308,12 +308,16 @@ TEST_F(TrainedConditions, AreOfAStandardisedTableToo) {
   int right = 0;
   for (int i = 0; i < 200; ++i) right += (x[static_cast<std::size_t>(2 * i)] > 0) == (i % 2 == 0);
   EXPECT_GE(right, 195);
+  for (const Arguments& dropped : {Arguments{"--condition", "none"}, {"--condition", "9900", "--guidance", "2"}}) {
+    expect_refused(with({"sample", "--model", file("given.safetensors"), "--out", file("no.npy")}, dropped),
+                   "dropped no condition; allowed: a model of train --condition-drop above 0");
+  }
 }
 
 TEST_F(TrainedConditions, ResumedEndAsIfUndisturbed) {
   const std::string state = file("given.state"), out = file("given.safetensors");
   fokker_json(train({"--condition-branch", "mish:6,silu:4", "--condition-into", "input,output", "--condition-drop",
-                     "0.3", "--time-branch", "fixed:sine:8"},
+                     "0.3", "--time-branch", "fixed:sine:8", "--standardise"},
                     "30"));
   const std::string whole = get(out);
   const Model model = load_model(out);
@@ -324,7 +328,8 @@ TEST_F(TrainedConditions, ResumedEndAsIfUndisturbed) {
   TrainOptions options;
   options.iterations = 30, options.denoising_points = 256, options.peak_rate = 1e-2;
   options.time_law = TimeLaw::uniform, options.condition_drop = 0.3;
-  Trainer trainer(Context(), {model.sde, Mlp::initialise(a, 0)}, DataSet::named(file("table.npy")), options);
+  Trainer trainer(Context(), {model.sde, Mlp::initialise(a, 0), model.standardisation},
+                  DataSet::named(file("table.npy")), options);
   trainer.run(11);
   trainer.save_state(state);
   const Arguments resume{"train", "--data", file("table.npy"), "--resume", state, "--out", out};

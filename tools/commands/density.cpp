@@ -113,7 +113,7 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const Context context = machine_.context();
     const std::int64_t n = points.shape[0];
     Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}, {"scheme", to_string(scheme)}};
-    if (!model_.condition.empty()) json["condition"] = model_.condition;
+    model_.describe_condition(json);
     if (of_the_sde) {
       run_sde(context, model, points, std::move(json));
     } else {

@@ -90,7 +90,7 @@ and 0 stands for the last time of --grid. A score net has none of these:
     }
     Json json = diagnosis_json(diagnosis, options_, grid_);
     json["model"] = model_.path;
-    if (!model_.condition.empty()) json["condition"] = model_.condition;
+    model_.describe_condition(json);
     if (standardised) json["coordinates"] = "standardised";
     json["sde"] = describe_sde(model.sde);
     json["backend"] = context.backend_name();

@@ -133,7 +133,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     warn(warnings);
     if (json_) {
       Json json{{"points", n}, {"dimension", d}, {"out", out_}};
-      if (!model_.condition.empty()) json["condition"] = model_.condition;
+      model_.describe_condition(json);
       json["tensors"] = shapes;
       json["sde"] = describe_sde(model.sde);
       json["not_finite"] = not_finite;

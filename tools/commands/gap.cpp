@@ -70,8 +70,8 @@ options of the model and of its samplers are refused.
     add_json(*app_, json_);
     machine_.add_to(*app_);
     std::vector<std::string> of_models = ModelOptions::override_names();
-    of_models.insert(of_models.end(),
-                     {"--model", "--condition", "--samples", "--grid", "--scheme", "--histograms", "--precision"});
+    of_models.insert(of_models.end(), {"--model", "--condition", "--guidance", "--samples", "--grid", "--scheme",
+                                       "--histograms", "--precision"});
     for (const std::string& name : of_models) a->excludes(app_->get_option(name));
   }
 
@@ -120,7 +120,7 @@ options of the model and of its samplers are refused.
     for (std::string& text : warnings_of("draws of the data", truth.law)) json["warnings"].push_back(std::move(text));
     warn(json["warnings"].get<Warnings>());
     json["model"] = model_.path;
-    if (!model_.condition.empty()) json["condition"] = model_.condition;
+    model_.describe_condition(json);
     json["sde"] = describe_sde(model.sde);
     json["box"] = box_json();
     json["data"] = data_;

@@ -153,7 +153,7 @@ too, and how many those are, in up to 16 dimensions.
       json["steps"] = grid.steps();
       json["seed"] = options_.seed;
       json["first_index"] = options_.first_index;
-      if (!model_.condition.empty()) json["condition"] = model_.condition;
+      model_.describe_condition(json);
       json["initial"] = initial_.empty() ? Json() : Json(initial_);
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);

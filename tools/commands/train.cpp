@@ -192,7 +192,9 @@ the next one that writes there takes over and removes.
     const Model model = trainer.model();
     Json recipe = describe_recipe(std::get<Mlp>(model.network).architecture, model.sde, data, trainer.options());
     if (!columns.empty()) recipe["standardise"] = true;
-    save_model(out_, model, training_metadata(text_of(recipe), data, model));
+    ModelMetadata metadata = training_metadata(text_of(recipe), data, model);
+    if (model.condition() > 0) metadata["condition_drop"] = fmt::format("{}", trainer.options().condition_drop);
+    save_model(out_, model, metadata);
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
       json["precision"] = to_string(context.precision());

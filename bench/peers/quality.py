@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 
-from compare import ROOT, commit, machine
+from compare import ROOT, machine, run
 
 SDES = ['ou', 'vp-linear', 'vp-cosine', 'subvp', 've', 'edm', 'flow']
 DATA = ['circles2', 'blob', 'checker']
@@ -38,6 +38,16 @@ COLUMN_ROWS, COLUMN_SAMPLES, FAR = 200_000, 100_000, 8
 
 def say(text):
     print(f'{datetime.datetime.now():%H:%M:%S} {text}', file=sys.stderr, flush=True)
+
+
+def commit():
+    """The last commit of what fokker is built from, with '-dirty' where the tree differs from it; None without git or a repository."""
+    built = ('--', 'CMakeLists.txt', 'include', 'src', 'tools')
+    try:
+        dirty = run('git', '-C', str(ROOT), 'status', '--porcelain', *built)
+        return run('git', '-C', str(ROOT), 'log', '-1', '--format=%H', *built).strip() + ('-dirty' if dirty else '')
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 class Fokker:
@@ -199,7 +209,7 @@ def check(arguments, fokker, report):
 
 
 def column_table(path, seed):
-    """[COLUMN_ROWS, 8]: four correlated Gaussian clusters of four weights, each number through sinh(0.3 z)/0.3, which makes
+    """[COLUMN_ROWS, 8]: four correlated Gaussian clusters of four weights, each number through sinh(0.2 z)/0.2, which makes
     the tails heavier, then columns of unequal scales and offsets."""
     import numpy
     random = numpy.random.default_rng(seed)
@@ -208,7 +218,7 @@ def column_table(path, seed):
     mixing = random.standard_normal((4, 8, 8)) / math.sqrt(8) * 0.7 + 0.4 * numpy.eye(8)
     z = means[which] + numpy.einsum('nij,nj->ni', mixing[which], random.standard_normal((COLUMN_ROWS, 8)))
     z = (z - z.mean(0)) / z.std(0)
-    x = numpy.array(COLUMN_OFFSETS) + numpy.array(COLUMN_SCALES) * numpy.sinh(0.3 * z) / 0.3
+    x = numpy.array(COLUMN_OFFSETS) + numpy.array(COLUMN_SCALES) * numpy.sinh(0.2 * z) / 0.2
     numpy.save(path, x.astype(numpy.float32))
 
 
@@ -219,7 +229,7 @@ def columns(arguments, fokker, report, models):
         if report.find('columns', row):
             continue
         table, model = models / 'columns.npy', models / f'{sde}_columns.safetensors'
-        column_table(table, 11)
+        column_table(table, 13)
         trained = fokker('train', '--sde', sde, '--data', table, '--standardise', '--iterations', arguments.iterations,
                          '--seed', row['seed'], '--out', model)
         data = numpy.load(table).astype(float)
@@ -232,7 +242,7 @@ def columns(arguments, fokker, report, models):
         result = {'train_seconds': trained['seconds'], 'recipe': trained['recipe'], 'data': beyond(data)}
         # The distances are of z, sliced: in x the column of the largest numbers would be all of them.
         files = []
-        for scheme in ('euler-maruyama', 'heun'):
+        for scheme in ('euler-maruyama', 'euler'):
             out = models / f'{sde}_{scheme}.npy'
             fokker('sample', '--model', model, '--scheme', scheme, '--samples', COLUMN_SAMPLES, '--seed', GAP_SEED, '--out', out)
             x = numpy.load(out).astype(float)
@@ -242,9 +252,9 @@ def columns(arguments, fokker, report, models):
         gap = fokker('gap', '--a', files[0], '--b', files[1], '--data', models / 'columns_z.npy')
         result |= {'sliced_w2_squared': gap['sliced_w2_squared'], 'noise_floor': gap['noise_floor'],
                    'samples': COLUMN_SAMPLES, 'commit': commit(),
-                   'no_runaways': all(result[s]['share_beyond_8'] == 0 for s in ('euler-maruyama', 'heun'))}
+                   'no_runaways': all(result[s]['share_beyond_8'] == 0 for s in ('euler-maruyama', 'euler'))}
         report.add('columns', row, result)
-        say(f"columns, {sde}: beyond {FAR} deviations SDE {result['euler-maruyama']}, ODE {result['heun']}, data {result['data']}")
+        say(f"columns, {sde}: beyond {FAR} deviations SDE {result['euler-maruyama']}, ODE {result['euler']}, data {result['data']}")
 
 
 def table(report):
@@ -275,7 +285,7 @@ def table(report):
         yield '| 8 columns, SDE | SDE: beyond 8 deviations, largest | ODE | data | sliced W2² SDE–truth in floors |'
         yield '| --- | --- | --- | --- | --- |'
         for row in report['columns']:
-            cells = [f"{100 * row[s]['share_beyond_8']:.3f} %, {row[s]['largest']:.2f}" for s in ('euler-maruyama', 'heun', 'data')]
+            cells = [f"{100 * row[s]['share_beyond_8']:.3f} %, {row[s]['largest']:.2f}" for s in ('euler-maruyama', 'euler', 'data')]
             yield f"| {row['sde']} | {' | '.join(cells)} | {row['sliced_w2_squared']['a_truth'] / row['noise_floor']:.2f} |"
 
 
@@ -324,10 +334,15 @@ def main():
     rows = [{'sde': sde, 'data': data, 'net': net, 'seed': seed, 'program': program} for program in arguments.programs
             for seed in arguments.seeds for net in arguments.nets for data in arguments.data for sde in arguments.sdes]
     for k, row in enumerate(rows):
-        if report.find('rows', row):
-            continue
-        result = make_row(row, arguments, fokker, arguments.models)
-        report.add('rows', row, result)
+        with open(arguments.models / f"{'_'.join(map(str, row.values()))}.lock", 'w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another call is at it
+                continue
+            if report.find('rows', row):
+                continue
+            result = make_row(row, arguments, fokker, arguments.models)
+            report.add('rows', row, result)
         say(f"{k + 1} of {len(rows)}: {' '.join(map(str, row.values()))}: SDE–truth {result['w2_squared']['sde_truth']:.4f}, "
             f"{result['w2_squared']['sde_truth'] / result['noise_floor']:.2f} floors; trained in {result['train_seconds']:.0f} s, "
             f"measured in {result['gap_seconds']:.0f} s")

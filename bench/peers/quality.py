@@ -7,7 +7,8 @@ recipe in PyTorch (torch_trainer.py), whose model is written as a file that fokk
 same code for both, `fokker gap` with its default grid. For a vector net the recipe is the default with --output score for
 ou, and --output edm for other SDEs. Rows go into the JSON file one by one, and a call makes those that are not there yet;
 two calls may work on one file. --check shows that both programs train the same thing, and --columns trains an
-8-column table of unequal scales by --standardise and looks for runaways among its samples.
+8-column table of unequal scales by --standardise and looks for runaways among its samples. --exact measures what the
+sampler's steps alone cost, with an exact score.
 """
 import argparse
 import contextlib
@@ -257,6 +258,25 @@ def columns(arguments, fokker, report, models):
         say(f"columns, {sde}: beyond {FAR} deviations SDE {result['euler-maruyama']}, ODE {result['euler']}, data {result['data']}")
 
 
+def exact(arguments, fokker, report, models):
+    """What the sampler's steps alone cost: the distances with the exact score of blob in the network's place."""
+    means = [[0.65 * x, 0.65 * y] for x, y in
+             ((0, 0), (2, 2), (2, -2), (-2, 2), (-2, -2), (4, 0), (-4, 0), (0, 4), (0, -4))]
+    path = models / 'blob.json'
+    path.write_text(json.dumps({'weights': [1 / 9] * 9, 'means': means, 'covariances': [0.2 * 0.65**2] * 9}))
+    grids = {'ou': ['paper'], 've': ['geometric:300', 'uniform:300:0.001']}
+    for sde in arguments.sdes:
+        for grid in grids.get(sde, ['geometric:300']):
+            row = {'sde': sde, 'grid': grid}
+            if report.find('exact', row):
+                continue
+            gap = fokker('gap', '--model', path, '--sde', sde, '--grid', grid, '--data', 'blob', '--samples', arguments.samples,
+                         '--seed', GAP_SEED)
+            report.add('exact', row, {k: gap[k] for k in ('w2_squared', 'noise_floor', 'escaped', 'ode_scheme')} |
+                       {'commit': commit()})
+            say(f"exact score, {sde}, {grid}: {gap['w2_squared']}, noise floor {gap['noise_floor']:.4f}")
+
+
 def table(report):
     """The rows in Markdown; what does not reach its mark is bold."""
     rows = report.get('rows', [])
@@ -287,6 +307,13 @@ def table(report):
         for row in report['columns']:
             cells = [f"{100 * row[s]['share_beyond_8']:.3f} %, {row[s]['largest']:.2f}" for s in ('euler-maruyama', 'euler', 'data')]
             yield f"| {row['sde']} | {' | '.join(cells)} | {row['sliced_w2_squared']['a_truth'] / row['noise_floor']:.2f} |"
+    if report.get('exact'):
+        yield ''
+        yield '| exact score of blob, SDE | grid | SDE–truth in floors | ODE–truth in floors |'
+        yield '| --- | --- | --- | --- |'
+        for row in report['exact']:
+            cells = [f"{row['w2_squared'][d] / row['noise_floor']:.2f}" for d in ('sde_truth', 'ode_truth')]
+            yield f"| {row['sde']} | `{row['grid']}` | {' | '.join(cells)} |"
 
 
 def main():
@@ -305,6 +332,7 @@ def main():
     parser.add_argument('--models', default=ROOT / 'build' / 'quality', type=pathlib.Path, help='folder for the models (default: build/quality)')
     parser.add_argument('--check', action='store_true', help='check that both train the same, and no more')
     parser.add_argument('--columns', action='store_true', help='the 8-column table, and no more')
+    parser.add_argument('--exact', action='store_true', help='the sampler with the exact score of blob, and no more')
     parser.add_argument('--table', action='store_true', help='print the rows that are there in Markdown, and no more')
     arguments = parser.parse_args()
     for option, least in (('iterations', 1), ('samples', 1), ('threads', 1)):
@@ -331,6 +359,8 @@ def main():
         return check(arguments, fokker, report)
     if arguments.columns:
         return columns(arguments, fokker, report, arguments.models)
+    if arguments.exact:
+        return exact(arguments, fokker, report, arguments.models)
     rows = [{'sde': sde, 'data': data, 'net': net, 'seed': seed, 'program': program} for program in arguments.programs
             for seed in arguments.seeds for net in arguments.nets for data in arguments.data for sde in arguments.sdes]
     for k, row in enumerate(rows):

@@ -154,8 +154,8 @@ def make_row(row, arguments, fokker, models):
 
 
 def check(arguments, fokker, report):
-    """That PyTorch's draws of the data are fokker's, that its loss of fokker's initial network is fokker's, and that both
-    have the same loss after a short training."""
+    """That PyTorch's draws of the data are fokker's, that its loss of fokker's initial network is fokker's, that both have the
+    same loss after a short training, and that fokker computes PyTorch's scores from PyTorch's file."""
     import torch
     import torch_trainer
     torch.set_num_threads(arguments.threads)
@@ -191,8 +191,11 @@ def check(arguments, fokker, report):
                 trained = fokker.train(row, path, '--iterations', short, '--log', log)
                 with open(log) as file:
                     records = [float(r['denoising']) for r in csv.DictReader(file)]
-                both = [trained['recipe']]
-                network, _ = torch_trainer.train(both[0], row['seed'])
+                recipe = trained['recipe']
+                network, _ = torch_trainer.train(recipe, row['seed'])
+                # fokker refuses a file whose scores, by PyTorch, are not its own.
+                network.save(f'{folder}/torch.safetensors', torch.Generator().manual_seed(5))
+                fokker('sample', '--model', f'{folder}/torch.safetensors', '--samples', 10, '--out', f'{folder}/s.npy')
                 estimate = [torch_trainer.loss_of(n, law, 1 << 17, torch.Generator().manual_seed(4))[0]
                             for n in (torch_trainer.Network(recipe).load(path), network)]
                 last = sum(records[-20:]) / 20

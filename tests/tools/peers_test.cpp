@@ -20,11 +20,23 @@ TEST_F(PeersScript, ExplainsItself) {
   for (const char* option : {"--build DIR", "--venv DIR", "--rounds", "--small"}) {
     EXPECT_THAT(help.out, HasSubstr(option));
   }
+  const Outcome quality = start({script, "--quality", "--help"}).wait();
+  EXPECT_EQ(quality.code, 0) << quality.err;
+  for (const char* option : {"--build DIR", "--seeds", "--check", "--columns", "--table"}) {
+    EXPECT_THAT(quality.out, HasSubstr(option));
+  }
   const std::vector<std::pair<Arguments, std::string>> refused{
-      {{"--build"}, "--build needs a folder"}, {{"--venv"}, "--venv needs a folder"},
-      {{"--threads", "0"}, "--threads 0"},     {{"--threads", "many"}, "--threads"},
-      {{"--rounds", "0"}, "--rounds 0"},       {{"--seconds", "-1"}, "--seconds -1"},
-      {{"--works", "sleep"}, "sleep"},         {{"--peers", "abacus"}, "abacus"},
+      {{"--build"}, "--build needs a folder"},
+      {{"--venv"}, "--venv needs a folder"},
+      {{"--threads", "0"}, "--threads 0"},
+      {{"--threads", "many"}, "--threads"},
+      {{"--rounds", "0"}, "--rounds 0"},
+      {{"--seconds", "-1"}, "--seconds -1"},
+      {{"--works", "sleep"}, "sleep"},
+      {{"--peers", "abacus"}, "abacus"},
+      {{"--quality", "--samples", "0"}, "--samples 0"},
+      {{"--quality", "--nets", "abacus"}, "abacus"},
+      {{"--quality", "--table", "--name", "not_there"}, "there is no bench/results/not_there.json"},
       {{"--nonsense"}, "--nonsense"}};
   for (const auto& [given, what] : refused) {
     SCOPED_TRACE(fmt::format("{}", fmt::join(given, " ")));

@@ -161,6 +161,9 @@ TEST_F(SampleCommand, ANetworkInAFormGetsAGridThatItCanBeTakenOn) {
       "sample", "--model", file("edm.safetensors"), "--scheme",      "heun",       "--samples", "9",
       "--json", "--out",   file("s.npy"),           "--log-density", file("l.npy")};
   EXPECT_EQ(fokker_json(sample)["grid"], "geometric:300");
+  EXPECT_EQ(fokker_json(with(sample, {"--sde", "ve"}))["grid"], "uniform:300:0.001");
+  EXPECT_EQ(fokker_json(with(sample, {"--sde", "ve", "--sde-parameters", R"({"t_min": 0.01})"}))["grid"],
+            "uniform:300:0.01");
   EXPECT_EQ(fokker_json(with(sample, {"--grid", "uniform:5:0.1"}))["grid"], "uniform:5:0.1");
   expect_refused(
       with(sample, {"--grid", "uniform:5"}),

@@ -1131,11 +1131,13 @@ TEST(CompositionFile, RefusesWhatItCannotUse) {
   EXPECT_EQ(refusal(R"({"terms": [{"model": "law.json"}], "sde": 3})"), "its sde is not a string");
   EXPECT_EQ(of_terms("[4]"), "its term 0: it is not a JSON object");
   EXPECT_EQ(of_terms(R"([{"model": "a.safetensors", "scale": 2}])"),
-            "its term 0: its key 'scale' is unknown: allowed are weight, model, mixture, likelihood");
+            "its term 0: its key 'scale' is unknown: allowed are weight, model, condition, mixture, likelihood");
   EXPECT_EQ(of_terms(R"([{"weight": 2}])"),
-            "its term 0: it has 1 keys; allowed: one of model, mixture and likelihood, and weight");
+            "its term 0: it has 1 keys; allowed: one of model, mixture and likelihood, weight, and beside a "
+            "model a condition");
   EXPECT_EQ(of_terms(R"([{"model": "law.json", "mixture": {}}])"),
-            "its term 0: it has 2 keys; allowed: one of model, mixture and likelihood, and weight");
+            "its term 0: it has 2 keys; allowed: one of model, mixture and likelihood, weight, and beside a "
+            "model a condition");
   EXPECT_EQ(of_terms(R"([{"model": "a.safetensors"}, {"weight": "2", "model": "a.safetensors"}])"),
             "its term 1: its weight is '2' where a number is needed");
   EXPECT_EQ(of_terms(R"([{"model": 3}])"), "its term 0: its model is 3 where a string is needed");

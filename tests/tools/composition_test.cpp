@@ -134,7 +134,7 @@ TEST_F(CompositionCommand, GuidesByACondition) {
        {with(to, {file("short.json")}), "a condition of 1 numbers is given to a model that takes one of 2"},
        {with(to, {file("mixture.json")}), "it has 2 keys; allowed: one of model, mixture and likelihood"},
        {with(to, {file("net.safetensors"), "--condition", "none", "--guidance", "2"}),
-        "--guidance 2 given with --condition 'none'; allowed: with --condition and its numbers for all"}});
+        "--guidance 2 given with --condition none; allowed: with --condition and its numbers for all"}});
 }
 
 TEST_F(CompositionCommand, IsRefusedWhereItDoesNotFit) {

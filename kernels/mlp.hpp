@@ -459,6 +459,7 @@ class WarpMlp : public WarpNetwork<P, W> {
   template <class Sigma>
   __device__ __forceinline__ void inner(const Sigma& sigma, int l, Tile<W>& tile) {
     for_chosen_blocks<is_chosen<Sigma>>(tile)([&](int j, float(&block)[4]) {
+      if (W > 80 && j == W / 16) sync_warp();  // as for_entries_in_halves()
       Float4 d1, d2;
       for_block_entries(j, block, d1.v, d2.v)([&](int, int, float& x, float& s, float& k) {
         const ActivationValues<float> at_z = sigma(x);

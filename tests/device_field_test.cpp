@@ -666,7 +666,10 @@ TEST_F(DeviceFieldTest, SplitHasNoRangeOfItsOwn) {
           const Result<float> actual = evaluate(*field, p, all_of(output));
           const auto check = [&](const char* name, const std::vector<float>& v, const std::vector<double>& e,
                                  const std::vector<double>& d) {
-            EXPECT_TRUE(agrees(v, e, bound_of<float>(Precision::split, d, p.n(), e, one_side))) << name;
+            Bound bound = bound_of<float>(Precision::split, d, p.n(), e, one_side);
+            // Beyond βz = 20 the device's σ″ is not 0 but up to e^−20 β, where its largest value is β/4.
+            if (activation == Activation::softplus) bound.of_rms += 4 * std::exp(-20.0);
+            EXPECT_TRUE(agrees(v, e, bound)) << name;
           };
           for_each_quantity<float>(actual,
                                    [&, at = 0](Quantity, const char* name, const std::vector<float>& v) mutable {

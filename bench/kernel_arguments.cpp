@@ -125,7 +125,7 @@ void loss_launches(const ResidentMlp& net, int shared_bytes) {
     for (const int tiles : {0, 1}) {
       LossArguments a{
           .plan = resident_loss_plan(net, false, warps, shared_bytes), .form = {}, .shares = {}, .tasks = {}};
-      a.shares[0] = {.warps = warps, .blocks = 1, .collocation_tiles = collocation ? tiles : 0, .tiles = tiles};
+      a.shares[0] = {.warps = warps, .blocks = 1, .tiles = tiles};
       LossTask& task = a.tasks[0];
       std::memset(static_cast<void*>(&task), 0, sizeof task);
       task.points.sde = SdeFormulas();

@@ -27,24 +27,27 @@ struct ResidentLossArguments {
 };
 static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
 
+// Tiles of a block's warps that points take, `warps` · 16 points a tile.
+FOKKER_HOST_DEVICE std::int64_t block_tiles(std::int64_t points, int warps) {
+  return (points + tile_rows * warps - 1) / (tile_rows * warps);
+}
+
 template <Precision P, int W>
 __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
   LossSweeps<P, W> sweeps(a.plan);
   if (thread_index() == 0) {
     int block = block_index(), k = 0;
     for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-    sweeps.block_task() = {a.tasks[k], a.shares[k], a.form, block, a.plan.net.potential, !a.form.plain()};
+    const auto collocation_tiles =
+        static_cast<int>(block_tiles(a.tasks[k].points.collocation_points, a.shares[k].warps));
+    sweeps.block_task() = {a.tasks[k], a.shares[k],          collocation_tiles, a.form,
+                           block,      a.plan.net.potential, !a.form.plain()};
   }
   sync_block();
   load_image(sweeps.block_task().task.image, a.plan.image.bytes);
   sweeps.clear_sums();
   sweeps.sum_tiles();
   sweeps.write_sums();
-}
-
-// Tiles of a block's warps that points take, `warps` · 16 points a tile.
-std::int64_t block_tiles(std::int64_t points, int warps) {
-  return (points + tile_rows * warps - 1) / (tile_rows * warps);
 }
 
 // Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
@@ -55,9 +58,8 @@ LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) 
   };
   const auto warps = static_cast<int>(
       std::clamp<std::int64_t>((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most));
-  return {.warps = static_cast<std::int16_t>(warps),
-          .blocks = static_cast<std::int16_t>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
-          .collocation_tiles = static_cast<int>(block_tiles(points.collocation_points, warps)),
+  return {.warps = warps,
+          .blocks = static_cast<int>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
           .tiles = static_cast<int>(tiles(warps))};
 }
 
@@ -82,7 +84,7 @@ Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int
     a.tasks[k] = tasks[k];
     a.shares[k] = loss_share(tasks[k].points, warps, limits.multiprocessors);
     blocks += a.shares[k].blocks;
-    most = std::max<int>(most, a.shares[k].warps);
+    most = std::max(most, a.shares[k].warps);
   }
   a.plan = resident_loss_plan(net, !form.plain(), most, limits.shared_bytes);
 

@@ -45,15 +45,16 @@ inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, bool formed, 
 // How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
 // do not depend on the tasks beside it.
 struct LossShare {
-  std::int16_t warps;            // of a block that hold samples
-  std::int16_t blocks;           // with a partial gradient each; short, as all shares are a kernel's parameters
-  int collocation_tiles, tiles;  // of a block's warps; collocation points, which cost more, come first
+  int warps;   // of a block that hold samples
+  int blocks;  // with a partial gradient each
+  int tiles;   // of a block's warps
 };
 
 // What a block works on, in its shared memory: in registers it would crowd out the tiles.
 struct BlockTask {
   LossTask task;
   LossShare share;
+  int collocation_tiles;  // the first ones, which cost more
   NetworkForm form;
   int block;  // of those that work on the task
   bool potential;
@@ -88,7 +89,7 @@ class LossMemory : public WarpNetwork<P, W> {
   __device__ __forceinline__ int layer_index() const { return indices()[32 * static_cast<int>(Index::layer)]; }
   __device__ __forceinline__ int axis_index() const { return indices()[32 * static_cast<int>(Index::axis)]; }
   // Whether the tile is one of collocation points.
-  __device__ __forceinline__ bool of_residual() const { return tile_index() < share().collocation_tiles; }
+  __device__ __forceinline__ bool of_residual() const { return tile_index() < block_task().collocation_tiles; }
 
   // ---- the block's numbers ----
 

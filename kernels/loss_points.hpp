@@ -27,7 +27,7 @@ class LossPoints : public LossProducts<P, W> {
   __device__ __forceinline__ void load_points() {
     this->protocol_.begin(net_.hidden);
     const bool residual = of_residual();
-    const int tile = residual ? tile_index() : tile_index() - share().collocation_tiles;
+    const int tile = residual ? tile_index() : tile_index() - block_task().collocation_tiles;
     const std::int64_t beyond = residual ? task().points.collocation_points : task().points.denoising_points;
     std::int64_t first = (std::int64_t{tile} * share().warps + warp_index()) * tile_rows;
     if (warp_index() >= share().warps) first = beyond;

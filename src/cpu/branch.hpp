@@ -64,14 +64,14 @@ class PackedBranch {
       typename Scratch::Layer& from = s.layers[k];
       typename Scratch::Layer& to = s.layers[k + 1];
       T* const value = to.value.reserve(size);
-      multiply(n, layer, from.value.data(), a_stride, layer.bias.data(), value);
+      layer.multiply(n, from.value.data(), a_stride, layer.bias.data(), false, value);
       T* const slope = tangent || keep ? to.slope.reserve(size) : nullptr;
       T* const curvature = tangent && keep ? to.curvature.reserve(size) : nullptr;
       p_.activate(activation.activation, static_cast<T>(activation.beta), size, value, value, slope, curvature,
                   nullptr);
       if (tangent) {
         T* const along = to.tangent.reserve(size);
-        multiply(n, layer, from.tangent.data(), a_stride, nullptr, along);
+        layer.multiply(n, from.tangent.data(), a_stride, nullptr, false, along);
         if (curvature) p_.multiply(size, curvature, along, curvature);
         p_.multiply(size, slope, along, along);
       }
@@ -152,19 +152,6 @@ class PackedBranch {
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < branch_.inputs; ++j) rows[i * stride + j] = number(i, j);
     }
-  }
-
-  void multiply(std::int64_t n, const PackedLayer<T>& layer, const T* a, std::int64_t a_stride, const T* bias,
-                T* c) const {
-    p_.product({.rows = n,
-                .depth = layer.inputs,
-                .columns = layer.outputs,
-                .a = a,
-                .a_stride = a_stride,
-                .packed = layer.forward.data(),
-                .c = c,
-                .c_stride = layer.output_stride,
-                .bias = bias});
   }
 
   const T* reverse(std::int64_t n, const PackedLayer<T>& layer, const T* d, T* c) const {

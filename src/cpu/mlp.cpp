@@ -179,8 +179,8 @@ class MlpField final : public BlockField<T> {
     for (std::int64_t l = 0; l <= hidden_; ++l) {
       const PackedLayer<T>& layer = layers_[l];
       if (!embedded(l)) continue;
-      take(1, layer.time, time_branch_.embedding(s.time), time_branch_.stride(), layer.bias.data(), false,
-           s.start[l].reserve(layer.output_stride));
+      layer.time.multiply(1, time_branch_.embedding(s.time), time_branch_.stride(), layer.bias.data(), false,
+                          s.start[l].reserve(layer.output_stride));
     }
   }
 
@@ -188,21 +188,6 @@ class MlpField final : public BlockField<T> {
   void embed_conditions(const BlockPoints<T>& points, MlpScratch<T>& s) const {
     if (!architecture_.conditional() || points.same_conditions) return;
     condition_branch_.forward(points.n, points.condition, false, nullptr, false, s.condition);
-  }
-
-  // z [n, width] = start + e Uᵀ of a layer, or z + e Uᵀ.
-  void take(std::int64_t n, const PackedMatrix<T>& matrix, const T* embedding, std::int64_t stride, const T* start,
-            bool accumulate, T* z) const {
-    p_.product({.rows = n,
-                .depth = matrix.inputs,
-                .columns = matrix.outputs,
-                .a = embedding,
-                .a_stride = stride,
-                .packed = matrix.forward.data(),
-                .c = z,
-                .c_stride = matrix.output_stride,
-                .bias = accumulate ? nullptr : start,
-                .accumulate = accumulate});
   }
 
   // What all points have in common of a layer's z.
@@ -328,19 +313,10 @@ class MlpField final : public BlockField<T> {
       const T* const bias = start(points, l, s);
       bool begun = false;
       for_own_embeddings(points, l, s, [&](const PackedMatrix<T>& matrix, const T* e, std::int64_t stride) {
-        take(n, matrix, e, stride, bias, begun, to);
+        matrix.multiply(n, e, stride, bias, begun, to);
         begun = true;
       });
-      p_.product({.rows = n,
-                  .depth = layer.inputs,
-                  .columns = layer.outputs,
-                  .a = a,
-                  .a_stride = a_stride,
-                  .packed = layer.forward.data(),
-                  .c = to,
-                  .c_stride = layer.output_stride,
-                  .bias = begun ? nullptr : bias,
-                  .accumulate = begun});
+      layer.multiply(n, a, a_stride, bias, begun, to);
       const std::int64_t size = n * layer.output_stride;
       const LayerActivation& activation = activations_[l];
       T* const h = l + 1 < hidden_ || leave.value ? to : nullptr;
@@ -451,15 +427,7 @@ class MlpField final : public BlockField<T> {
       return;
     }
     T* c = h == s.one.data() ? s.other.data() : s.one.data();
-    p_.product({.rows = n,
-                .depth = layer.inputs,
-                .columns = layer.outputs,
-                .a = h,
-                .a_stride = layer.input_stride,
-                .packed = layer.forward.data(),
-                .c = c,
-                .c_stride = layer.output_stride,
-                .bias = start});
+    layer.multiply(n, h, layer.input_stride, start, false, c);
     for (std::int64_t r = 0; r < n; ++r) {
       std::memcpy(out + r * layer.outputs, c + r * layer.output_stride,
                   static_cast<std::size_t>(layer.outputs) * sizeof(T));
@@ -480,14 +448,7 @@ class MlpField final : public BlockField<T> {
       if (times_ > 0) a[r * layer.inputs] = 0;
       for (std::int64_t i = 0; i < d_; ++i) a[r * layer.inputs + times_ + i] = static_cast<T>(v[r * d_ + i]);
     }
-    p_.product({.rows = n,
-                .depth = layer.inputs,
-                .columns = layer.outputs,
-                .a = a,
-                .a_stride = layer.inputs,
-                .packed = layer.forward.data(),
-                .c = s.one.data(),
-                .c_stride = layer.output_stride});
+    layer.multiply(n, a, layer.inputs, nullptr, false, s.one.data());
     return s.one.data();
   }
 
@@ -507,14 +468,7 @@ class MlpField final : public BlockField<T> {
       if (adds_input(l)) add(n * width(l), spare, z);  // the tangent of h_{l−1}, from which z came
       if (l + 1 == hidden_) return z;
       const PackedLayer<T>& layer = layers_[l + 1];
-      p_.product({.rows = n,
-                  .depth = layer.inputs,
-                  .columns = layer.outputs,
-                  .a = z,
-                  .a_stride = layer.input_stride,
-                  .packed = layer.forward.data(),
-                  .c = spare,
-                  .c_stride = layer.output_stride});
+      layer.multiply(n, z, layer.input_stride, nullptr, false, spare);
       std::swap(z, spare);
     }
   }
@@ -558,14 +512,7 @@ class MlpField final : public BlockField<T> {
       const PackedLayer<T>& layer = layers_[l + 1];
       for (std::int64_t i = 0; i < d_; ++i) p_.multiply(size, s.d1[l].data(), z + i * size, z + i * size);
       if (adds_input(l)) add(d_ * size, next, z);
-      p_.product({.rows = d_ * n,
-                  .depth = layer.inputs,
-                  .columns = layer.outputs,
-                  .a = z,
-                  .a_stride = layer.input_stride,
-                  .packed = layer.forward.data(),
-                  .c = next,
-                  .c_stride = layer.output_stride});
+      layer.multiply(d_ * n, z, layer.input_stride, nullptr, false, next);
       std::swap(z, next);
     }
     for (std::int64_t r = 0; r < n; ++r) {

@@ -136,6 +136,20 @@ struct PackedMatrix {
     p.pack(own, inputs, outputs, 1, input_stride, forward.reserve(p.packed_size(inputs, outputs)));
     p.pack(own, outputs, inputs, input_stride, 1, reverse.reserve(p.packed_size(outputs, inputs)));
   }
+
+  // c [n, output_stride] = start + a Wᵀ with start [output_stride] or nullptr for 0, or c + a Wᵀ.
+  void multiply(std::int64_t n, const T* a, std::int64_t a_stride, const T* start, bool accumulate, T* c) const {
+    mlp_primitives<T>().product({.rows = n,
+                                 .depth = inputs,
+                                 .columns = outputs,
+                                 .a = a,
+                                 .a_stride = a_stride,
+                                 .packed = forward.data(),
+                                 .c = c,
+                                 .c_stride = output_stride,
+                                 .bias = accumulate ? nullptr : start,
+                                 .accumulate = accumulate});
+  }
 };
 
 // One layer's parameters: the matrix that takes h, which takes a raw time too where it is beside x, the bias, and the

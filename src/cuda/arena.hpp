@@ -1,6 +1,7 @@
 #pragma once
 
 // How a workspace is laid out.
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -23,6 +24,15 @@ class Arena {
   char* base_;
   std::size_t used_ = 0;
 };
+
+// How many rows of a workspace go through at a time: what 8 MiB take, in steps of 256 and never fewer, for a network's
+// products of fewer would be slow. bytes_of(rows): of that many.
+template <class BytesOf>
+std::int64_t workspace_rows(const BytesOf& bytes_of) {
+  constexpr std::size_t limit = std::size_t{8} << 20;
+  constexpr std::int64_t fewest = 256;
+  return std::max(fewest, static_cast<std::int64_t>(limit / bytes_of(fewest)) * fewest);
+}
 
 // An array [rows, stride] of each hidden layer; nullptr where it is not wanted.
 template <class T>

@@ -13,16 +13,12 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::size_t workspace_limit = std::size_t{8} << 20;
-constexpr std::int64_t fewest_rows = 256;  // even beyond the limit: a network's products of fewer would be slow
-
 template <class T>
 class SumField final : public DeviceField<T> {
  public:
   SumField(const Queue& queue, std::vector<WeightedField<T>> terms)
       : stream_(queue.stream), terms_(std::move(terms)), d_(terms_[0].field->dimension()) {
-    rows_ =
-        std::max(fewest_rows, static_cast<std::int64_t>(workspace_limit / lay_out(nullptr, fewest_rows)) * fewest_rows);
+    rows_ = workspace_rows([this](std::int64_t rows) { return lay_out(nullptr, rows); });
     workspace_.reserve(lay_out(nullptr, rows_));
     lay_out(workspace_.as<char>(), rows_);
   }

@@ -1,6 +1,6 @@
 // The fields of a model whose network stands for something else than the score, and of sums of networks, whose residual
-// is made here, on the device: chunk by chunk the network's points by one launch, its fields by whatever computes them, and the model's from those by another
-// (kernels/form.cu). A field of the network lies where that of the model will be, or in the workspace where nobody asked
+// is made here, on the device: chunk by chunk the network's points by one launch, its fields by whatever computes them,
+// and the model's from those by another (kernels/form.cu). A field of the network lies where that of the model will be, or in the workspace where nobody asked
 // for it: value, dt, score and divergence are then one of (τ, C x)'s chunk.
 #include <algorithm>
 #include <cstddef>
@@ -15,17 +15,13 @@
 namespace fokker::cuda {
 namespace {
 
-constexpr std::size_t workspace_limit = std::size_t{8} << 20;
-constexpr std::int64_t fewest_rows = 256;  // even beyond the limit: a network's products of fewer would be slow
-
 template <class T>
 class FormedField final : public DeviceField<T> {
  public:
   FormedField(const Queue& queue, std::unique_ptr<DeviceField<T>> network, const NetworkForm& form,
               const ForwardSde& sde)
       : stream_(queue.stream), network_(std::move(network)), form_(form), sde_(sde), d_(network_->dimension()) {
-    rows_ =
-        std::max(fewest_rows, static_cast<std::int64_t>(workspace_limit / lay_out(nullptr, fewest_rows)) * fewest_rows);
+    rows_ = workspace_rows([this](std::int64_t rows) { return lay_out(nullptr, rows); });
     workspace_.reserve(lay_out(nullptr, rows_));
     lay_out(workspace_.as<char>(), rows_);
     check(kernels::prepare_form(), "prepare_form");

@@ -4,7 +4,9 @@
 // fixture of tests that need a GPU, and what a context's device holds.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -33,6 +35,22 @@ inline std::vector<float> to_host(const Context& context, View<const float> ther
   copy(context, there, View<float>(v.data(), there.rows, there.columns));
   context.synchronize();
   return v;
+}
+
+// The numbers on the context's device in rows of `columns`, and those of a buffer there on the host.
+template <class T>
+Buffer<T> on(const Context& where, const std::vector<T>& numbers, std::int64_t columns = 1) {
+  Buffer<T> there(where, std::ssize(numbers) / columns, columns);
+  copy(where, View<const T>(numbers, columns), there.view());
+  where.synchronize();  // the vector may be gone afterwards
+  return there;
+}
+template <class T>
+std::vector<T> from(const Context& where, const Buffer<T>& there) {
+  std::vector<T> numbers(static_cast<std::size_t>(there.size()));
+  copy(where, there.view(), View<T>(numbers, std::max<std::int64_t>(there.columns(), 1)));
+  where.synchronize();
+  return numbers;
 }
 
 class GpuTest : public ::testing::Test {

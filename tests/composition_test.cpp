@@ -38,27 +38,12 @@ const Context& context() {
   return instance;
 }
 
-template <class T>
-Buffer<T> there(const std::vector<T>& values, Index columns = 1) {
-  Buffer<T> buffer(context(), std::ssize(values) / columns, columns);
-  copy(context(), View<const T>(values, columns), buffer);
-  context().synchronize();
-  return buffer;
-}
-template <class T>
-std::vector<T> here(const Buffer<T>& buffer) {
-  std::vector<T> values(static_cast<std::size_t>(buffer.size()));
-  copy(context(), buffer.view(), View<T>(values, std::max<Index>(buffer.columns(), 1)));
-  context().synchronize();
-  return values;
-}
-
 // All fields that `wanted` names, on the context, and the Hessian times `direction`.
 template <class T>
 Result<T> fields_of(const Model& model, const Problem& p, unsigned wanted, const Divergence& how = {},
                     std::vector<T>* product = nullptr) {
   const Index d = p.d, n = p.n();
-  const Buffer<T> t = there(as<T>(p.t)), x = there(as<T>(p.x), d);
+  const Buffer<T> t = on(context(), as<T>(p.t)), x = on(context(), as<T>(p.x), d);
   Buffer<T> v(context(), n), dv(context(), n), s(context(), n, d), div(context(), n), h(context(), n, d * d),
       r(context(), n);
   FieldOutputs<T> out;
@@ -71,17 +56,17 @@ Result<T> fields_of(const Model& model, const Problem& p, unsigned wanted, const
   const Fields<T> fields(context(), model);
   fields.evaluate({t.view(), x.view()}, out, how);
   Result<T> result;
-  if (wanted & value) result.value = here(v);
-  if (wanted & dt) result.dt = here(dv);
-  if (wanted & score) result.score = here(s);
-  if (wanted & divergence) result.divergence = here(div);
-  if (wanted & hessian) result.hessian = here(h);
-  if (wanted & residual) result.residual = here(r);
+  if (wanted & value) result.value = from(context(), v);
+  if (wanted & dt) result.dt = from(context(), dv);
+  if (wanted & score) result.score = from(context(), s);
+  if (wanted & divergence) result.divergence = from(context(), div);
+  if (wanted & hessian) result.hessian = from(context(), h);
+  if (wanted & residual) result.residual = from(context(), r);
   if (product) {
-    const Buffer<T> direction = there(as<T>(p.direction), d);
+    const Buffer<T> direction = on(context(), as<T>(p.direction), d);
     Buffer<T> along(context(), n, d);
     fields.hessian_vector({t.view(), x.view()}, direction.view(), along.view());
-    *product = here(along);
+    *product = from(context(), along);
   }
   return result;
 }
@@ -415,20 +400,20 @@ void expect_followed(const Model& model, const TimeGrid& grid, const ScoreAt& sc
   for (const Scheme scheme : {Scheme::euler, Scheme::heun, Scheme::rk4}) {
     SCOPED_TRACE(to_string(scheme));
     Numbers integral;
-    Buffer<float> x = there(start, d);
+    Buffer<float> x = on(context(), start, d);
     sampler.integrate(x.view(), {.scheme = scheme});
-    EXPECT_TRUE(agrees(here(x),
+    EXPECT_TRUE(agrees(from(context(), x),
                        followed(model.sde, d, scheme, grid.times(), {start.begin(), start.end()}, score, integral),
                        {.of_rms = 2e-5, .norm = 5e-6}));
     Buffer<float> density(context(), n);
-    sampler.log_density(there(start, d).view(), density.view(), scheme);
+    sampler.log_density(on(context(), start, d).view(), density.view(), scheme);
     const Numbers end = followed(model.sde, d, scheme, {grid.times().rbegin(), grid.times().rend()},
                                  {start.begin(), start.end()}, score, integral);
     for (Index i = 0; i < n; ++i) {
       integral[i] -= double(d) / 2 * std::log(2 * std::numbers::pi * variance);
       for (Index k = i * d; k < (i + 1) * d; ++k) integral[i] -= end[k] * end[k] / (2 * variance);
     }
-    EXPECT_TRUE(agrees(here(density), integral, {.of_rms = 3e-5, .norm = 1e-5}));
+    EXPECT_TRUE(agrees(from(context(), density), integral, {.of_rms = 3e-5, .norm = 1e-5}));
   }
 }
 
@@ -464,7 +449,7 @@ TEST(Composition, OfVelocitiesGoesFromTheEndOfTheInterpolation) {
   const Model a = at_one(formed("velocity", "t,x", SdeKind::flow, 1)),
               b = at_one(formed("velocity", "t,x", SdeKind::flow, 2));
   const TimeGrid grid({1, 0.7, 0.4});
-  Buffer<float> x = there(start_of(4, 2), 2);
+  Buffer<float> x = on(context(), start_of(4, 2), 2);
   Sampler(context(), guided(a, b, 3), grid).integrate(x.view(), {.scheme = Scheme::heun});
   // dx/dt is the sum of the networks' outputs: by hand in double.
   const auto net = [](const Model& m, double t, double x0, double x1) {
@@ -490,7 +475,7 @@ TEST(Composition, OfVelocitiesGoesFromTheEndOfTheInterpolation) {
     }
     expected[i] = at[0], expected[i + 1] = at[1];
   }
-  EXPECT_TRUE(agrees(here(x), expected, {.of_rms = 5e-6, .norm = 2e-6}));
+  EXPECT_TRUE(agrees(from(context(), x), expected, {.of_rms = 5e-6, .norm = 2e-6}));
 
   const Model noise = formed("noise", "t,x", SdeKind::edm, 3), v = formed("denoised", "t,x", SdeKind::edm, 4);
   const Sampler sampler(context(), compose({{1, noise}, {1, v}}), TimeGrid({80, 1, 0}));
@@ -829,11 +814,11 @@ TEST(Likelihood, WithItsPriorMakesTheConditionedLaw) {
       Buffer<float> x(context(), n, d), y(context(), n, d), p(context(), n), q(context(), n);
       actual.sample(x.view(), {.scheme = scheme, .seed = 3});
       expected.sample(y.view(), {.scheme = scheme, .seed = 3});
-      EXPECT_TRUE(agrees(here(x), here(y), {.of_rms = 3e-5, .norm = 1e-5}));
+      EXPECT_TRUE(agrees(from(context(), x), from(context(), y), {.of_rms = 3e-5, .norm = 1e-5}));
       if (scheme == Scheme::euler_maruyama) continue;
       actual.log_density(y.view(), p.view(), scheme);
       expected.log_density(y.view(), q.view(), scheme);
-      EXPECT_TRUE(agrees(here(p), here(q), {.of_rms = 1e-4, .norm = 3e-5}));
+      EXPECT_TRUE(agrees(from(context(), p), from(context(), q), {.of_rms = 1e-4, .norm = 3e-5}));
     }
   }
 }
@@ -894,7 +879,7 @@ TEST(Likelihood, WithAnotherPriorFollowsTheComposedEquation) {
 #endif
   Buffer<float> x(context(), n, 2);
   Sampler(context(), model, grid).sample(x.view(), {.scheme = Scheme::euler_maruyama, .seed = 5});
-  const std::vector<float> samples = here(x);
+  const std::vector<float> samples = from(context(), x);
   Matrix found(2, 1), spread(2, 2);
   for (Index i = 0; i < n; ++i) {
     for (std::size_t k = 0; k < 2; ++k) found(k, 0) += Long(samples[2 * i + k]) / n;

@@ -21,8 +21,10 @@ namespace {
 
 using testing::agrees;
 using ::testing::AllOf;
+using testing::from;
 using ::testing::HasSubstr;
 using testing::message_of;
+using testing::on;
 using testing::Scratch;
 
 const Context context{{testing::backend_under_test, 2}};
@@ -44,21 +46,6 @@ struct Layout {
 };
 
 std::vector<float> floats(const std::vector<double>& v) { return {v.begin(), v.end()}; }
-
-template <class T>
-Buffer<T> on(const Context& where, const std::vector<T>& v, std::int64_t columns) {
-  Buffer<T> there(where, static_cast<std::int64_t>(v.size()) / columns, columns);
-  copy(where, View<const T>(v, columns), there.view());
-  where.synchronize();  // the vector may be gone afterwards
-  return there;
-}
-template <class T>
-std::vector<T> from(const Context& where, const Buffer<T>& there) {
-  std::vector<T> v(static_cast<std::size_t>(there.view().size()));
-  copy(where, View<const T>(there.view()), View<T>(v, there.view().columns));
-  where.synchronize();
-  return v;
-}
 
 // The condition of each point, on the device of the context; empty where a network takes none.
 template <class T>

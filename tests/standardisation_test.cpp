@@ -58,27 +58,12 @@ Model network(Index d, Output output, const Standardisation& standardisation = {
   return model;
 }
 
-template <class T>
-Buffer<T> there(const std::vector<T>& values, Index columns = 1) {
-  Buffer<T> buffer(context(), std::ssize(values) / columns, columns);
-  copy(context(), View<const T>(values, columns), buffer);
-  context().synchronize();
-  return buffer;
-}
-template <class T>
-std::vector<T> here(const Buffer<T>& buffer) {
-  std::vector<T> values(static_cast<std::size_t>(buffer.size()));
-  copy(context(), buffer.view(), View<T>(values, std::max<Index>(buffer.columns(), 1)));
-  context().synchronize();
-  return values;
-}
-
 // All fields that `wanted` names, on the context.
 template <class T>
 Result<T> fields_of(const Model& model, const std::vector<T>& t, const std::vector<T>& x, unsigned wanted,
                     const Divergence& how = {}) {
   const Index d = model.dimension(), n = std::ssize(x) / d;
-  const Buffer<T> times = there(t), points = there(x, d);
+  const Buffer<T> times = on(context(), t), points = on(context(), x, d);
   Buffer<T> v(context(), n), dv(context(), n), s(context(), n, d), div(context(), n), h(context(), n, d * d),
       r(context(), n);
   FieldOutputs<T> out;
@@ -90,12 +75,12 @@ Result<T> fields_of(const Model& model, const std::vector<T>& t, const std::vect
   if (wanted & residual) out.residual = r.view();
   Fields<T>(context(), model).evaluate({times.view(), points.view()}, out, how);
   Result<T> result;
-  if (wanted & value) result.value = here(v);
-  if (wanted & dt) result.dt = here(dv);
-  if (wanted & score) result.score = here(s);
-  if (wanted & divergence) result.divergence = here(div);
-  if (wanted & hessian) result.hessian = here(h);
-  if (wanted & residual) result.residual = here(r);
+  if (wanted & value) result.value = from(context(), v);
+  if (wanted & dt) result.dt = from(context(), dv);
+  if (wanted & score) result.score = from(context(), s);
+  if (wanted & divergence) result.divergence = from(context(), div);
+  if (wanted & hessian) result.hessian = from(context(), h);
+  if (wanted & residual) result.residual = from(context(), r);
   return result;
 }
 
@@ -154,10 +139,10 @@ void expect_reference_fields(Output output, const Standardisation& s) {
   EXPECT_TRUE(agrees(r.divergence, e.divergence, bound(errors.divergence, e.divergence)));
   EXPECT_TRUE(agrees(r.hessian, e.hessian, bound(errors.hessian, e.hessian)));
   EXPECT_EQ(fields_of(model, t, x, divergence).divergence, r.divergence);
-  const Buffer<T> times = there(t), points = there(x, d), along = there(direction, d);
+  const Buffer<T> times = on(context(), t), points = on(context(), x, d), along = on(context(), direction, d);
   Buffer<T> product(context(), n, d);
   Fields<T>(context(), model).hessian_vector({times.view(), points.view()}, along.view(), product.view());
-  EXPECT_TRUE(agrees(here(product), e.product, bound(errors.product, e.product)));
+  EXPECT_TRUE(agrees(from(context(), product), e.product, bound(errors.product, e.product)));
   if (output == Output::score) return;
   EXPECT_TRUE(agrees(r.value, e.value, bound(errors.value, e.value)));
   EXPECT_TRUE(agrees(r.dt, e.dt, bound(errors.dt, e.dt)));
@@ -224,8 +209,9 @@ TEST_F(Standardised, WhatTheDivergenceTakes) {
 
 TEST_F(Standardised, NoPointsWriteNothing) {
   const Model model = network(3, Output::potential, unequal);
-  Buffer<float> kept = there(std::vector<float>(6, 7.0f), 3), numbers = there(std::vector<float>(2, 7.0f));
-  const Buffer<float> time = there(std::vector<float>{0.5f});
+  Buffer<float> kept = on(context(), std::vector<float>(6, 7.0f), 3),
+                numbers = on(context(), std::vector<float>(2, 7.0f));
+  const Buffer<float> time = on(context(), std::vector<float>{0.5f});
   const View<float> none = kept.view().slice(0, 0), no_number = numbers.view().slice(0, 0);
   const Fields<float> fields(context(), model);
   fields.evaluate({time.view(), none}, {.value = no_number, .score = none, .divergence = no_number});
@@ -233,8 +219,8 @@ TEST_F(Standardised, NoPointsWriteNothing) {
   sampler.sample(none);
   sampler.integrate(none);
   sampler.log_density(none, no_number);
-  EXPECT_EQ(here(kept), std::vector<float>(6, 7.0f));
-  EXPECT_EQ(here(numbers), std::vector<float>(2, 7.0f));
+  EXPECT_EQ(from(context(), kept), std::vector<float>(6, 7.0f));
+  EXPECT_EQ(from(context(), numbers), std::vector<float>(2, 7.0f));
 }
 
 // ---- samplers -------------------------------------------------------------------------------------------------------
@@ -258,8 +244,8 @@ TEST_F(Standardised, SamplesAreThoseOfTheNetworkMapped) {
       sampler.sample(
           samples.view(),
           {.scheme = scheme, .seed = 5, .first_index = 7, .snapshot_steps = {2, 4}, .snapshots = states.view()});
-      snapshots = here(states);
-      return here(samples);
+      snapshots = from(context(), states);
+      return from(context(), samples);
     };
     std::vector<float> states_x, states_z;
     const std::vector<float> x = draw(ours, states_x), z = draw(theirs, states_z);
@@ -270,26 +256,26 @@ TEST_F(Standardised, SamplesAreThoseOfTheNetworkMapped) {
     for (std::size_t i = 0; i < x.size(); ++i) {
       start[i] = static_cast<float>((double(x[i]) - unequal.mean[i % d]) / unequal.deviation[i % d]);
     }
-    Buffer<float> of_x = there(x, d), of_z = there(start, d);
+    Buffer<float> of_x = on(context(), x, d), of_z = on(context(), start, d);
     ours.integrate(of_x, {.scheme = scheme, .seed = 9});
     theirs.integrate(of_z, {.scheme = scheme, .seed = 9});
-    EXPECT_EQ(here(of_x), in_x(here(of_z), unequal));
+    EXPECT_EQ(from(context(), of_x), in_x(from(context(), of_z), unequal));
   }
-  const std::vector<float> x = in_x(here(there(std::vector<float>(d * 19, 0.5f), d)), unequal);
+  const std::vector<float> x = in_x(from(context(), on(context(), std::vector<float>(d * 19, 0.5f), d)), unequal);
   std::vector<float> z(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
     z[i] = static_cast<float>((double(x[i]) - unequal.mean[i % d]) / unequal.deviation[i % d]);
   }
   for (const int probes : {0, 3}) {
     Buffer<float> of_x(context(), 19), of_z(context(), 19);
-    const Buffer<float> points_x = there(x, d), points_z = there(z, d);
+    const Buffer<float> points_x = on(context(), x, d), points_z = on(context(), z, d);
     ours.log_density(points_x, of_x, Scheme::heun, {.probes = probes});
     theirs.log_density(points_z, of_z, Scheme::heun, {.probes = probes});
-    const std::vector<float> of_network = here(of_z);
+    const std::vector<float> of_network = from(context(), of_z);
     const double volume = std::log(2.0) + std::log(0.125) + std::log(3e-6);
     std::vector<double> expected;
     for (const float v : of_network) expected.push_back(double(v) - volume);
-    EXPECT_TRUE(agrees(here(of_x), expected, {.relative = 1e-7, .norm = 1e-7}));
+    EXPECT_TRUE(agrees(from(context(), of_x), expected, {.relative = 1e-7, .norm = 1e-7}));
   }
 }
 
@@ -301,11 +287,11 @@ TEST_F(Standardised, LogDensitiesHaveAMassOfOne) {
   std::vector<float> x;
   const double low = 50 - 9 * 0.25, step = 18 * 0.25 / double(n);
   for (Index i = 0; i < n; ++i) x.push_back(float(low + (double(i) + 0.5) * step));
-  const Buffer<float> points = there(x);
+  const Buffer<float> points = on(context(), x);
   Buffer<float> density(context(), n);
   Sampler(context(), model, TimeGrid::geometric(1, 1e-3, 60)).log_density(points, density, Scheme::heun);
   double mass = 0;
-  for (const float v : here(density)) mass += step * std::exp(double(v));
+  for (const float v : from(context(), density)) mass += step * std::exp(double(v));
   EXPECT_NEAR(mass, 1, 2e-3);
   // By the reverse SDE's paths too, with errors of their own.
   std::vector<double> few;
@@ -379,12 +365,12 @@ TEST_F(Standardised, ADataSetKnowsItsColumns) {
 // Samples that are on a device alone are mapped there to the numbers of the host.
 TEST_F(Standardised, SamplesOnADeviceAreThoseOfTheHost) {
   const std::vector<float> x = table(99, unequal, 2);
-  const Buffer<float> points = there(x, 3);
+  const Buffer<float> points = on(context(), x, 3);
   const DataSet on_host = DataSet::samples(x, 3), on_device = DataSet::samples(context(), points.view());
   const auto draws = [](const DataSet& data) {
     Buffer<float> out(context(), 19, 3);
     data.standardised(context(), unequal).draw(context(), out.view(), 4);
-    return here(out);
+    return from(context(), out);
   };
   EXPECT_EQ(draws(on_host), draws(on_device));
 }
@@ -443,7 +429,7 @@ TEST_F(Standardised, ATableOfDifferentScalesTrains) {
   Buffer<float> samples(context(), n, d);
   for (const Scheme scheme : {Scheme::euler_maruyama, Scheme::heun}) {
     Sampler(context(), model, TimeGrid::geometric(1, 1e-3, 60)).sample(samples.view(), {.scheme = scheme});
-    const std::vector<float> x = here(samples);
+    const std::vector<float> x = from(context(), samples);
     std::vector<double> mean(d), square(d);
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double z = (double(x[i]) - s.mean[i % d]) / s.deviation[i % d];

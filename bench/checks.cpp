@@ -28,6 +28,12 @@ void FieldWork::evaluate(const Fields<float>& fields, const Points<float>& at, V
 }
 
 std::string check_fields(const Context& context, const FieldWork& work, double unit) {
+  const Fields<float> fields(context, work.model);
+  return check_fields(context, work, unit,
+                      [&](const Points<float>& at, View<float> result) { work.evaluate(fields, at, result); });
+}
+
+std::string check_fields(const Context& context, const FieldWork& work, double unit, const FieldEvaluation& evaluate) {
   const Mlp& mlp = std::get<Mlp>(work.model.network);
   const std::vector<float> narrow(mlp.parameters.begin(), mlp.parameters.end());
   const auto net = testing::reference_network(mlp.architecture, widen(narrow));
@@ -38,8 +44,7 @@ std::string check_fields(const Context& context, const FieldWork& work, double u
   Buffer<float> t(context, work.n), x(context, work.n, d), out(context, work.n, columns);
   copy(context, points.view().t, t.view());
   copy(context, points.view().x, x.view());
-  const Fields<float> fields(context, work.model);
-  work.evaluate(fields, {t.view(), x.view()}, out.view());
+  evaluate({t.view(), x.view()}, out.view());
   std::vector<float> result(work.n * columns);
   copy(context, out.view(), View<float>(result, columns));
   context.synchronize();

@@ -80,9 +80,13 @@ struct FieldWork {
   void evaluate(const Fields<float>& fields, const Points<float>& at, View<float> result) const;
 };
 
+// A work's fields of points into `result`, both on a context's device.
+using FieldEvaluation = std::function<void(const Points<float>& at, View<float> result)>;
+
 // Against the reference in double at as many points as take a fifth of a second, with bounds from runs of it whose
 // operations err by up to `unit`, the unit roundoff of the precision. Returns a sentence where the result is wrong.
-std::string check_fields(const Context& context, const FieldWork& work, double unit);
+std::string check_fields(const Context& context, const FieldWork& work, double unit, const FieldEvaluation& evaluate);
+std::string check_fields(const Context& context, const FieldWork& work, double unit);  // of Fields<float>
 
 // One training iteration on circles2: points, times and noise drawn, both losses, their gradient, Adam. A vector net
 // has no collocation points.

@@ -19,10 +19,14 @@
 // another over that of all together. loss/ is a network's losses by resident and by wide kernels, to see from which
 // size on the one or the other is faster, and the paper's with fewer warps a block than fit.
 // `memory_beside_samples_mib` is what the device has less of free memory while a sampler and n samples are there,
-// without those samples.
+// without those samples. library/ is the paper's works by the toolkit's libraries (library_peer.hpp), held to the same
+// checks in fp32; `over_fokker` is its time over that of fokker's in split, and `launches`, `gigabytes` and
+// `least_memory_mib` are what it asks the device for.
 //
-// usage: fokker_gpu_bench [--small] [--write_reference=FILE] [Google Benchmark's options]
-//   --small  99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
+// usage: fokker_gpu_bench [--small] [--write_reference=FILE] [--count_library] [Google Benchmark's options]
+//   --small          99 points and 5 steps, checks included: shows that everything runs, and is what a sanitizer is given
+//   --count_library  a table of what library/ would ask a device for and the time that takes at an H200's limits, as
+//                    JSON; on any machine
 #include <benchmark/benchmark.h>
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
@@ -47,6 +51,7 @@
 #include "cuda/device_loss.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/formulas/philox.hpp"
+#include "library_peer.hpp"
 #include "reference_network.hpp"
 #include "work.hpp"
 
@@ -120,6 +125,7 @@ class Gpu {
   }
 
   const Context& context(Precision precision) const { return contexts_.at(precision); }
+  cudaStream_t stream() const { return stream_; }
   // What the internals of such a context are given.
   cuda::Queue queue(Precision precision) const {
     int current = 0;
@@ -263,11 +269,11 @@ std::array<double, 2> reference_path(const SampleWork& work, const testing::Refe
 // how much: its distances to the paths in double are some 1e-6, and the device's median, upper decile and largest
 // distance may be ten times the CPU's. (Under the emulation they are up to 1.8 times as large, in split and in fp32;
 // tensor cores and special-function units round more coarsely than it does.)
-std::string check_sample(const Gpu& gpu, const SampleWork& work, Precision precision) {
-  const Context& context = gpu.context(precision);
+// `sample` leaves the samples in device memory.
+std::string check_sample(const Gpu& gpu, const SampleWork& work, const std::function<void(View<float>)>& sample) {
+  const Context& context = gpu.context(Precision::split);
   Buffer<float> samples(context, work.n, 2);
-  const Sampler sampler(context, work.model, work.grid());
-  sampler.sample(samples.view(), work.options);
+  sample(samples.view());
   std::vector<float> got(2 * work.n);
   copy(context, samples.view(), View<float>(got, 2));
   context.synchronize();
@@ -307,6 +313,11 @@ std::string check_sample(const Gpu& gpu, const SampleWork& work, Precision preci
         name, of_device[k], of_cpu[k], allowed);
   }
   return "";
+}
+
+std::string check_sampler(const Gpu& gpu, const SampleWork& work, Precision precision) {
+  const Sampler sampler(gpu.context(precision), work.model, work.grid());
+  return check_sample(gpu, work, [&](View<float> samples) { sampler.sample(samples, work.options); });
 }
 
 void time_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work, Precision precision) {
@@ -410,6 +421,129 @@ void time_loss_by(benchmark::State& state, const Gpu& gpu, const TrainWork& work
   });
 }
 
+// ---- the same by the toolkit's libraries ------------------------------------------------------------------------------
+
+LibraryPeer library_peer(const Gpu& gpu, const Model& model) {
+  // cuBLAS may split the depth of a gradient's products.
+  const auto gemm = std::make_shared<cuda::Gemm>(gpu.stream(), std::size_t{32} << 20);
+  return LibraryPeer(std::get<Mlp>(model.network), model.sde, gpu.stream(),
+                     [gemm](const cuda::Product<float, float>& product) { gemm->multiply(product); });
+}
+
+// Once `ours` is timed as the peer is: both warmed up, and the cache overwritten before.
+void time_library(benchmark::State& state, const Gpu& gpu, LibraryPeer& peer, const std::function<void()>& theirs,
+                  const std::function<void()>& ours, int repeats = 1) {
+  using benchmark::Counter;
+  ours();
+  const double seconds = gpu.time(ours, repeats > 1) / repeats;
+  theirs();  // grows its memory
+  peer.take_cost();
+  theirs();
+  const LibraryCost cost = peer.take_cost();
+  for (auto _ : state) state.SetIterationTime(gpu.time(theirs, repeats > 1) / repeats);
+  state.counters["over_fokker"] = Counter(seconds, Counter::kIsIterationInvariantRate | Counter::kInvert);
+  state.counters["launches"] = static_cast<double>(cost.launches) / repeats;
+  state.counters["gigabytes"] = 1e-9 * cost.bytes / repeats;
+  state.counters["least_memory_mib"] = cost.memory / (1 << 20);
+  state.counters["fraction_of_limit"] = Counter(cost.seconds / repeats, Counter::kIsIterationInvariantRate);
+  state.SetLabel("limit: the sum over launches at an H200's bandwidth, fp32 rate and launch time");
+}
+
+std::string check_library_fields(const Gpu& gpu, const FieldWork& work) {
+  LibraryPeer peer = library_peer(gpu, work.model);
+  return check_fields(gpu.context(Precision::fp32), work, unit_of(Precision::fp32),
+                      [&](const Points<float>& at, View<float> result) {
+                        work.residual ? peer.residual(at, result) : peer.score(at, result);
+                      });
+}
+
+void time_library_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work) {
+  const Context& context = gpu.context(Precision::split);
+  const RandomPoints points = work.points();
+  Buffer<float> t(context, work.n), x(context, work.n, work.model.dimension()), out(context, work.n, work.columns());
+  copy(context, points.view().t, t.view());
+  copy(context, points.view().x, x.view());
+  const Fields<float> fields(context, work.model);
+  LibraryPeer peer = library_peer(gpu, work.model);
+  const Points<float> at{t.view(), x.view()};
+  time_library(
+      state, gpu, peer, [&] { work.residual ? peer.residual(at, out.view()) : peer.score(at, out.view()); },
+      [&] { work.evaluate(fields, at, out.view()); });
+}
+
+void time_library_sample(benchmark::State& state, const Gpu& gpu, const SampleWork& work) {
+  const Context& context = gpu.context(Precision::split);
+  Buffer<float> samples(context, work.n, 2);
+  const Sampler sampler(context, work.model, work.grid());
+  LibraryPeer peer = library_peer(gpu, work.model);
+  time_library(
+      state, gpu, peer, [&] { peer.sample(work.times, work.options.seed, samples.view()); },
+      [&] { sampler.sample(samples.view(), work.options); });
+}
+
+// Its losses against the reference, and its iterations against the trainer's: the first to rounding, later ones as far as
+// Adam magnifies the roundings of a gradient's small elements.
+std::string check_library_training(const Gpu& gpu, const TrainWork& work) {
+  LibraryPeer peer = library_peer(gpu, work.model);
+  if (auto wrong = check_losses(gpu.context(Precision::fp32), work, unit_of(Precision::fp32),
+                                [&](const auto& parameters, const auto& denoising, const auto& collocation,
+                                    const auto& values, const auto& gradient) {
+                                  peer.losses(parameters.data, denoising, collocation, 1.0, values.data, gradient.data);
+                                });
+      !wrong.empty()) {
+    return wrong;
+  }
+  Trainer trainer(gpu.context(Precision::fp32), work.model, DataSet::named("circles2"), work.options());
+  for (const double bound : {1e-5, 1e-3}) {
+    const TrainRecord want = trainer.run(1).back();
+    peer.train(work.options(), 1);
+    const double got = peer.last_record()[2];
+    if (std::fabs(got - want.total) <= bound * want.total) continue;
+    return fmt::format("an iteration's loss is {}, and the trainer's {} (allowed {} of it)", got, want.total, bound);
+  }
+  return "";
+}
+
+void time_library_training(benchmark::State& state, const Gpu& gpu, const TrainWork& work) {
+  constexpr int iterations = 20;
+  Trainer trainer(gpu.context(Precision::split), work.model, DataSet::named("circles2"), work.options());
+  LibraryPeer peer = library_peer(gpu, work.model);
+  time_library(
+      state, gpu, peer, [&] { peer.train(work.options(), iterations); }, [&] { trainer.run(iterations); }, iterations);
+}
+
+// What library/ asks a device for, a line each of a JSON array.
+void count_library() {
+  const Model model = paper_model();
+  auto print = [&, first = true](const std::string& name, const std::function<void(LibraryPeer&)>& work) mutable {
+    LibraryPeer peer(std::get<Mlp>(model.network), model.sde, nullptr, nullptr);
+    work(peer);
+    peer.take_cost();
+    work(peer);  // without what only the first does
+    const LibraryCost cost = peer.take_cost();
+    fmt::print(
+        "{}\n{{\"work\": \"{}\", \"launches\": {}, \"gigabytes\": {:.4g}, \"gflop\": {:.4g}, \"memory_mib\": {:.0f}, "
+        "\"predicted_us\": {:.4g}}}",
+        first ? "[" : ",", name, cost.launches, 1e-9 * cost.bytes, 1e-9 * cost.flop, cost.memory / (1 << 20),
+        1e6 * cost.seconds);
+    first = false;
+  };
+  float* const none = nullptr;
+  for (const std::int64_t n : {std::int64_t{50'000}, std::int64_t{1} << 20}) {
+    const Points<float> at{{none, n, 1}, {none, n, 2}};
+    print(fmt::format("score/paper/{}", n), [&](LibraryPeer& peer) { peer.score(at, {none, n, 2}); });
+    print(fmt::format("residual/paper/{}", n), [&](LibraryPeer& peer) { peer.residual(at, {none, n, 1}); });
+  }
+  for (const std::int64_t m : {5'000, 50'000}) {
+    print(fmt::format("train/paper/{}_{}", 4 * m, m),
+          [&](LibraryPeer& peer) { peer.train(paper_training(4 * m, m), 1); });
+  }
+  print("sample/paper/3000000", [&](LibraryPeer& peer) {
+    peer.sample(TimeGrid::paper(model.sde.horizon()).times(), 7, {none, 3'000'000, 2});
+  });
+  fmt::print("\n]\n");
+}
+
 // Hidden layers of one width.
 Model square_network(std::int64_t width, std::size_t layers, Output output = Output::potential) {
   Architecture architecture;
@@ -469,7 +603,7 @@ void register_all(const Gpu& gpu, bool small) {
     }
     add(
         name_of("sample/paper", samples, precision),
-        [&gpu, sampling, precision] { return check_sample(gpu, sampling, precision); },
+        [&gpu, sampling, precision] { return check_sampler(gpu, sampling, precision); },
         [&gpu, sampling, precision](State& state) { time_sample(state, gpu, sampling, precision); })
         ->Unit(benchmark::kMillisecond)
         ->Iterations(3);
@@ -503,6 +637,29 @@ void register_all(const Gpu& gpu, bool small) {
   for (const int warps : {4, 5, 6, kernels::most_warps}) {
     add_loss(fmt::format("paper_{}_warps", warps), paper_model(), warps);
   }
+  for (const bool residual : {false, true}) {
+    const FieldWork work{paper_model(), points, residual, residual ? 4.0 : 2.0};
+    add(
+        fmt::format("gpu/library/{}/paper/{}", residual ? "residual" : "score", points),
+        [&gpu, work] { return check_library_fields(gpu, work); },
+        [&gpu, work](State& state) { time_library_fields(state, gpu, work); })
+        ->Unit(benchmark::kMicrosecond);
+  }
+  add(
+      fmt::format("gpu/library/train/paper/{}_{}", paper.denoising, paper.collocation),
+      [&gpu, paper] { return check_library_training(gpu, paper); },
+      [&gpu, paper](State& state) { time_library_training(state, gpu, paper); })
+      ->Unit(benchmark::kMicrosecond);
+  add(
+      fmt::format("gpu/library/sample/paper/{}", samples),
+      [&gpu, sampling] {
+        LibraryPeer peer = library_peer(gpu, sampling.model);
+        return check_sample(gpu, sampling,
+                            [&](View<float> to) { peer.sample(sampling.times, sampling.options.seed, to); });
+      },
+      [&gpu, sampling](State& state) { time_library_sample(state, gpu, sampling); })
+      ->Unit(benchmark::kMillisecond)
+      ->Iterations(1);
 }
 
 int run(int argc, char** argv) {
@@ -510,6 +667,7 @@ int run(int argc, char** argv) {
   const auto at = std::find_if(argv + 1, argv + argc, [](const char* a) { return std::strcmp(a, "--small") == 0; });
   const bool small = at != argv + argc;
   if (small) std::rotate(at, at + 1, argv + argc--);
+  if (argc == 2 && std::strcmp(argv[1], "--count_library") == 0) return count_library(), 0;
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const Gpu gpu;

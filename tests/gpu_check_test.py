@@ -32,6 +32,12 @@ BENCH = {'context': {'limit_tflops_split': '330.0', 'multiprocessors': '132', 'h
     {'name': 'gpu/train/twelve/200000_50000/split/manual_time', 'run_type': 'iteration', 'real_time': 5.0, 'time_unit': 'ms',
      'over_alone': 1.25}]}
 
+NCU = """==PROF== Connected to process 7
+"ID","Kernel Name","Metric Name","Metric Unit","Metric Value"
+"0","resident_sample","No Eligible","%","41.5"
+"0","resident_sample","Warp Cycles Per Issued Instruction","cycle","3.5"
+"""
+
 
 def program(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,18 +55,22 @@ def out_of(option):
 
 
 def built_tree(folder, tests=TESTS, test_status=0, bench=BENCH, bench_status=0, info=INFO, summary='ERROR SUMMARY: 0 errors',
-               sanitizer_status=0, sanitizer=True, reproduce_status=0, names='gpu/score/w64/1048576/half/manual_time\\n'):
+               sanitizer_status=0, sanitizer=True, reproduce_status=0, ncu=NCU, first=False, names='gpu/score/w64/1048576/half/manual_time\\n'):
     """A build folder and a folder of programs to stand first in PATH."""
     build, path = folder / 'build', folder / 'path'
     program(path / 'nvidia-smi', 'echo "NVIDIA H9 80GB, 580.1, 81559 MiB, 1980 MHz"\n')
     if sanitizer:
         program(path / 'compute-sanitizer', f'shift 4\n"$@" > /dev/null\necho "========= {summary}"\nexit {sanitizer_status}\n')
+    if ncu is not None:
+        program(path / 'ncu', f'echo "ncu $*" >> "{folder}/commands"\n{answer(ncu)}')
     program(build / 'tools/fokker', f'[ "$1" = info ] || {{ echo "$*" >> "{folder}/commands"; exit 0; }}\n{answer(info)}')
     program(build / 'tools/reproduce', f'echo "reproduce $*" >> "{folder}/commands"\nexit {reproduce_status}\n')
     program(build / 'bench/fokker_gpu_bench',
-            f'[ "$1" != --benchmark_list_tests ] || {{ printf "{names}"; exit 0; }}\n' + out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
+            f'echo "$*" >> "{folder}/benchmarks"\n[ "$1" != --benchmark_list_tests ] || {{ printf "{names}"; exit 0; }}\n' + out_of('--benchmark_out') + f'[ -z "$out" ] || {{ {answer(bench).replace("<<", "> $out <<", 1)} }}\nexit {bench_status}\n')
     program(build / 'tests/gpu/fields_test', out_of('--gtest_output') + 'out=${out#json:}\n' +
             (answer(tests).replace('<<', '> $out <<', 1) if tests else '') + f'exit {test_status}\n')
+    for name in ('fragment_layout_test', 'device_field_test', 'device_loss_test') if first else ():
+        shutil.copy(build / 'tests/gpu/fields_test', build / f'tests/gpu/{name}')
     (build / 'tests/gpu/notes.txt').write_text('not a test')
     return build, path
 
@@ -93,8 +103,10 @@ def test_arguments(folder):
     refusal(check('--bad'), 2, "'--bad'")
     refusal(check('--build'), 2, '--build')
     refusal(check('--out', ''), 2, '--out')
-    refusal(check('--only', 'bench,all'), 2, "'bench,all'", 'bench, tests and sanitizer')
+    refusal(check('--only', 'bench,all'), 2, "'bench,all'", 'bench, tests, sanitizer and stalls')
     refusal(check('--only', 'bench', '--paper', folder / 'run'), 2, '--only', '--paper')
+    refusal(check('--first', '--paper', folder / 'run'), 2, '--first', '--paper')
+    refusal(check('--first', '--only', 'bench'), 2, '--first', '--only')
 
 
 def test_no_gpu(folder):
@@ -165,6 +177,34 @@ def test_parts(folder):
     done, report = whole(folder / 'others', only=('--only', 'sanitizer,bench'), test_status=1)
     assert done.returncode == 0 and report['ok'] is True and 'tests' not in report, done
     assert report['sanitizer']['racecheck']['train'] == 'passed' and report['figures'][0]['verdict'] == 'reached'
+
+
+def test_first(folder):
+    """What tells most, in its order; and what was done before a call was ended is in its file."""
+    done, report = whole(folder, only=('--first',), first=True, sanitizer_status=86)
+    assert done.returncode == 0 and report['ok'] is True and report['parts'] == ['tests', 'bench', 'stalls'], done
+    assert list(report['tests']['executables']) == ['device_field_test', 'device_loss_test', 'fragment_layout_test']
+    steps = [line.split('] ')[1] for line in done.stdout.splitlines() if line.startswith('gpu_check: [')][1:]
+    assert steps == ['tests: fragment_layout_test', 'tests: device_field_test', 'tests: device_loss_test', 'benchmarks',
+                     'stalls: sample', 'stalls: loss'], steps
+    assert report['stalls'] == dict.fromkeys(('sample', 'loss'), {'No Eligible': '41.5 %',
+                                                                  'Warp Cycles Per Issued Instruction': '3.5 cycle'})
+    asked = (folder / 'benchmarks').read_text().splitlines()
+    assert len(asked) == 2 and all('--benchmark_filter=sample/paper|train/paper|loss/paper' in line for line in asked), asked
+    whole(folder / 'chosen', only=('--first', '--benchmarks', 'loss/paper_4'), first=True)
+    assert '--benchmark_filter=loss/paper_4 ' in (folder / 'chosen/benchmarks').read_text()
+
+    failing(folder / 'refused', 'stalls of sample: failed: ERR_NVGPUCTRPERM', only=('--only', 'stalls'),
+            ncu='==ERROR== ERR_NVGPUCTRPERM - no permission')
+    # Ended from outside during the benchmarks.
+    build, path = built_tree(folder / 'ended', first=True)
+    program(build / 'bench/fokker_gpu_bench', '[ "$1" != --benchmark_list_tests ] || { echo gpu/a; exit 0; }\nkill -9 $(cut -d" " -f4 /proc/$PPID/stat)\nsleep 2\n')
+    out = folder / 'ended.json'
+    done = check('--first', '--build', build, '--no-build', '--out', out, path=path)
+    report = json.loads(out.read_text())
+    assert done.returncode != 0 and report['ok'] is False and report['tests']['passed'] == 6, done
+    assert report['benchmarks']['failures'] == ['the benchmarks did not run', 'gpu/a: not run'], report
+    assert report['stalls'] == {'sample': 'not run', 'loss': 'not run'}
 
 
 def failing(folder, wanted, **tree):

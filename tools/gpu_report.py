@@ -5,14 +5,15 @@
     cases                       what compute-sanitizer is run on
     available INFO              fails with a sentence where `fokker info --json` says that CUDA is not available
     points FILE                 a small .npy file of points (t, x_1, x_2)
-    assemble FOLDER SECONDS OUT PART... one JSON of those parts (bench, tests, sanitizer), which gpu_check left in the
-                                folder; fails where anything failed or did not run
+    assemble FOLDER SECONDS OUT PART... one JSON of those parts (bench, tests, sanitizer, stalls), which gpu_check left in
+                                the folder; fails where anything failed or did not run
     paper FOLDER RUN OUT        one JSON of the time that the paper preset took in the folder RUN and of what its table
                                 shows; beside it RUN's results.json and report.html under OUT's name
     figures FILE...             what is to be reached, and whether it is, by results of gpu_check and of bench/peers/run.sh
                                 on one kind of device
 """
 import array
+import csv
 import datetime
 import json
 import pathlib
@@ -25,7 +26,9 @@ CASES = ('sample', 'train', 'train_together', 'field', 'wide', 'vector', 'mixtur
          'distances', 'bench')
 DEVICE = ('name', 'driver', 'memory', 'highest_clock')  # as gpu_check asks nvidia-smi
 # What of a benchmark's counters is reported.
-COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'over_alone', 'memory_beside_samples_mib')
+COUNTERS = ('gflops', 'fraction_of_limit', 'limit_us', 'over_tiny_cuda_nn', 'over_alone', 'over_fokker',
+            'memory_beside_samples_mib', 'least_memory_mib', 'launches', 'gigabytes')
+STALLS = ('sample', 'loss')  # the kernels that ncu is asked about
 MILLISECONDS = {'ns': 1e-6, 'us': 1e-3, 'ms': 1, 's': 1e3}
 NOT_RUN = 'not run'
 PAST_LIMIT = (124, 137)  # timeout's exit status where TERM was enough, and where KILL was needed
@@ -96,6 +99,8 @@ def test_results(folder):
         result['executables'][name] = counts
         for key, count in counts.items():
             result[key] += count
+    result['failures'] += [f'{name}: {NOT_RUN}' for name in (folder / 'tests.names').read_text().split()
+                           if name not in result['executables']]
     return result
 
 
@@ -117,6 +122,24 @@ def sanitizer_results(folder):
                 result[tool][case] = f"failed: {said[-1] if said else 'it gave no summary'}"
             else:
                 result[tool][case] = 'passed'
+    return result
+
+
+def stall_results(folder):
+    """{kernel: {metric: 'value unit'} of ncu's CSV, or why there is none}."""
+    result = {}
+    for kernel in STALLS:
+        status = status_of(folder, f'stalls/{kernel}')
+        if status is None:
+            result[kernel] = NOT_RUN
+            continue
+        text = (folder / f'stalls/{kernel}.log').read_text(errors='replace')
+        lines = text.splitlines()
+        table = [line for line in lines if line.startswith('"')]
+        rows = [row for row in csv.DictReader(table) if row.get('Metric Name')]
+        said = [line for line in lines if line.startswith('==ERROR==')]
+        result[kernel] = ({row['Metric Name']: f"{row['Metric Value']} {row['Metric Unit']}".strip() for row in rows} or
+                          f"failed: {said[0].removeprefix('==ERROR==').strip() if said else outcome(status)}")
     return result
 
 
@@ -245,6 +268,8 @@ def assemble(folder, seconds, parts):
         report['sanitizer'] = sanitizer_results(folder)
     if 'bench' in parts:
         report['benchmarks'] = benchmark_results(folder)
+    if 'stalls' in parts:
+        report['stalls'] = stall_results(folder)
     return report
 
 
@@ -254,6 +279,7 @@ def problems(report):
         found.append('no test passed')
     for tool, cases in report.get('sanitizer', {}).items():
         found += [f'compute-sanitizer {tool}, {case}: {said}' for case, said in cases.items() if said != 'passed']
+    found += [f'stalls of {kernel}: {said}' for kernel, said in report.get('stalls', {}).items() if isinstance(said, str)]
     return found
 
 
@@ -266,6 +292,9 @@ def summary(report):
         fraction = f"{work['fraction_of_limit']:.2f} of its limit" if 'fraction_of_limit' in work else 'no limit known'
         alone = f", {work['over_alone']:.2f} times as fast as one after another" if 'over_alone' in work else ''
         yield f"{name:40}{work['ms']:12.3f} ms   {fraction}{alone}"
+    for kernel, metrics in report.get('stalls', {}).items():
+        if isinstance(metrics, dict):
+            yield f'stalls of {kernel}: ' + ', '.join(f'{name} {value}' for name, value in metrics.items())
     if 'figures' in report:
         yield from figure_lines(report['figures'], device_name(report))
 

@@ -2,10 +2,9 @@
 // path, against the CPU in double, which form_test.cpp holds against the outputs' meaning. Paths of samples are in
 // cuda_sampler_test.cpp.
 //
-// A field is a sum of terms, each a coefficient of the form times a number of the network, and the terms may cancel. So
-// errors are compared with the roundoff times the terms' magnitudes, with each number of the network taken as at least
-// its rms. Measured on the emulation, the largest error in these units: in double 44, fp32 51, split 19 roundoffs
-// (2^−53, 2^−24, 2^−22).
+// A field is a sum of terms, each a coefficient of the form times a number of the network, and the terms may cancel. So a
+// bound is the sum of the terms' errors: what rounding does to the network's numbers (rounding_noise.hpp), and a few
+// roundings of each term's own, in roundoffs of 2^−53, 2^−24 in fp32 and 2^−22 in split.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -80,11 +79,17 @@ constexpr SdeKind kSdes[] = {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine
 
 bool is_velocity(Form form) { return form == Form::velocity || form == Form::velocity_to_data; }
 
+// A network is given times up to 10 where it is given the time itself, whatever the horizon.
+NetworkForm suited(NetworkForm form, const ForwardSde& sde) {
+  if (form.time_input == TimeInput::time) form.time_scale *= 10 / sde.horizon();
+  return form;
+}
+
 // Parameters that are exact in float, and none of them zero.
 Model model_of(const NetworkForm& form, SdeKind sde, Output output, std::int64_t d, std::vector<std::int64_t> hidden) {
   Architecture a = testing::architecture_of(d, std::move(hidden), Activation::tanh, 1, output);
   Model model = testing::model_of(a, sde, 5);
-  std::get<Mlp>(model.network).architecture.form = form;
+  std::get<Mlp>(model.network).architecture.form = suited(form, model.sde);
   return model;
 }
 
@@ -110,7 +115,7 @@ std::vector<Case> cases() {
     for (const auto& [name, architecture] : testing::all_networks(output)) {
       Model model = testing::model_of(architecture, kSdes[k % std::size(kSdes)], 5);
       do {
-        std::get<Mlp>(model.network).architecture.form = kForms[k++ % std::size(kForms)];
+        std::get<Mlp>(model.network).architecture.form = suited(kForms[k++ % std::size(kForms)], model.sde);
       } while (output == Output::potential && is_velocity(model.form().form));
       all.push_back({name, model});
     }
@@ -203,71 +208,78 @@ FieldNumbers fields_on(const Context& context, const Model& model, const Problem
   return r;
 }
 
-// The sums of the terms' magnitudes.
-FieldNumbers magnitudes(const Model& model, const Problem& p, const Divergence& how = {}) {
+// How far rounding may move each number, in roundoffs.
+FieldNumbers errors(const Model& model, const Problem& p, const Divergence& how = {}) {
   const NetworkForm form = model.form();
   const SdeFormulas sde = model.sde.formulas();
-  const std::int64_t n = p.n(), d = p.d;
+  const std::int64_t n = p.n(), d = p.d, c = model.condition();
   Model network = model;
   std::get<Mlp>(network.network).architecture.form = {};
-  Problem inputs = p;
-  inputs.t.clear();
+  testing::Problem inputs{d, {}, {}, p.direction, c};
   for (std::int64_t i = 0; i < n; ++i) {
-    const FormCoefficients<double> c = form_at(form, sde, p.time(i));
-    inputs.t.push_back(c.time);
-    for (std::int64_t k = 0; k < d; ++k) inputs.x[i * d + k] *= c.in;
+    const FormCoefficients<double> at = form_at(form, sde, p.time(i));
+    inputs.t.push_back(at.time);
+    for (std::int64_t k = 0; k < d; ++k) inputs.x.push_back(p.x[i * d + k] * at.in);
+    for (std::int64_t k = 0; k < c; ++k) inputs.x.push_back(p.condition[i * c + k]);
   }
-  const bool potential = model.output() == Output::potential;
-  FieldNumbers net = fields_on<double>(cpu(), network, inputs, all_of(model.output()) & ~testing::residual, how);
-  if (how.probes > 0) net.product.assign(static_cast<std::size_t>(n * d), 0.0);
-  for (auto* v : {&net.value, &net.dt, &net.score, &net.divergence, &net.hessian, &net.product}) {
-    const double rms = std::sqrt(std::inner_product(v->begin(), v->end(), v->begin(), 0.0) / double(v->size() + 1));
-    for (double& e : *v) e = std::fabs(e) + rms;
-  }
-  FieldNumbers m;
+  const testing::Expected numbers = testing::reference(network, inputs);
+  testing::Expected deviations = testing::rounding_deviations(network, inputs);
+  if (how.probes > 0) deviations = testing::deviations_with_probes(network, inputs, std::move(deviations));
+  // A term is a number of the network times coefficients, and has some roundings of its own.
+  constexpr double own = 8;
+  const auto error = [&](const std::vector<double>& number, const std::vector<double>& deviation) {
+    std::vector<double> e;
+    for (std::size_t k = 0; k < number.size(); ++k) {
+      e.push_back(own * std::fabs(number[k]) + testing::most_deviations * deviation[k]);
+    }
+    return e;
+  };
+  const std::vector<double> value = error(numbers.value, deviations.value), dt = error(numbers.dt, deviations.dt),
+                            score = error(numbers.score, deviations.score),
+                            divergence = error(numbers.divergence, deviations.divergence),
+                            hessian = error(numbers.hessian, deviations.hessian),
+                            product = error(numbers.product, deviations.product);
+  FieldNumbers e;
   for (std::int64_t i = 0; i < n; ++i) {
-    const auto [c, rate] = form_rates_at(form, sde, p.time(i));
-    const double skip = std::fabs(c.skip), out = std::fabs(c.out), in = std::fabs(c.in);
+    const auto [of, rate] = form_rates_at(form, sde, p.time(i));
+    const double skip = own * std::fabs(of.skip), out = std::fabs(of.out), in = std::fabs(of.in);
     double squares = 0, along = 0, score_squares = 0;
     for (std::int64_t k = i * d; k < (i + 1) * d; ++k) {
-      squares += p.x[k] * p.x[k];
-      along += std::fabs(p.x[k]) * net.score[k];
-      score_squares += net.score[k] * net.score[k];
-      m.score.push_back(skip * std::fabs(p.x[k]) + out * net.score[k]);
-      m.product.push_back(skip * std::fabs(p.direction[k]) + out * in * net.product[k]);
+      squares += own * p.x[k] * p.x[k];
+      along += std::fabs(p.x[k]) * score[k];
+      score_squares += 2 * std::fabs(numbers.score[k]) * score[k];
+      e.score.push_back(skip * std::fabs(p.x[k]) + out * score[k]);
+      e.product.push_back(skip * std::fabs(p.direction[k]) + out * in * product[k]);
     }
-    m.divergence.push_back(skip * double(d) + out * in * net.divergence[i]);
+    e.divergence.push_back(skip * double(d) + out * in * divergence[i]);
     for (std::int64_t k = 0; k < d * d; ++k) {
-      m.hessian.push_back((k % (d + 1) == 0 ? skip : 0) + out * in * net.hessian[i * d * d + k]);
+      e.hessian.push_back((k % (d + 1) == 0 ? skip : 0) + out * in * hessian[i * d * d + k]);
     }
-    if (!potential) continue;
-    m.value.push_back(skip / 2 * squares + out / in * net.value[i]);
+    if (model.output() != Output::potential) continue;
+    e.value.push_back(std::fabs(of.skip) / 2 * squares + out / in * value[i]);
     const double share = out / in;
-    m.dt.push_back(std::fabs(rate.skip) / 2 * squares +
-                   (std::fabs(rate.out) + share * std::fabs(rate.in)) / in * net.value[i] +
-                   share * (std::fabs(rate.in) * along + std::fabs(rate.time) * net.dt[i]));
+    e.dt.push_back(std::fabs(rate.skip) / 2 * squares +
+                   (std::fabs(rate.out) + share * std::fabs(rate.in)) / in * value[i] +
+                   share * (std::fabs(rate.in) * along + std::fabs(rate.time) * dt[i]));
     const ResidualCoefficients<double> r = residual_at(form, sde, p.time(i));
-    m.residual.push_back(std::fabs(r.constant) * double(d) + std::fabs(r.square) * in * in * squares +
-                         std::fabs(r.value) * net.value[i] + std::fabs(r.time) * net.dt[i] +
-                         std::fabs(r.along) * in * along + std::fabs(r.curvature) * net.divergence[i] +
-                         std::fabs(r.gradient) * score_squares);
+    e.residual.push_back(own * std::fabs(r.constant) * double(d) + std::fabs(r.square) * in * in * squares +
+                         std::fabs(r.value) * value[i] + std::fabs(r.time) * dt[i] + std::fabs(r.along) * in * along +
+                         std::fabs(r.curvature) * divergence[i] + std::fabs(r.gradient) * score_squares);
   }
-  return m;
+  return e;
 }
 
 double roundoff_of(Precision precision) { return precision == Precision::fp32 ? 0x1p-24 : 0x1p-22; }
 
 ::testing::AssertionResult within(const std::vector<double>& actual, const std::vector<double>& expected,
-                                  std::vector<double> magnitude, double unit) {
-  for (double& m : magnitude) m *= unit;
+                                  std::vector<double> error, double roundoff) {
+  for (double& e : error) e *= roundoff;
   const auto rms = [](const std::vector<double>& v) {
     return std::sqrt(std::inner_product(v.begin(), v.end(), v.begin(), 0.0));
   };
-  const double norm = expected.empty() ? 0 : rms(magnitude) / rms(expected);
-  return agrees(actual, expected, Bound{.norm = norm, .each = std::move(magnitude)});
+  const double norm = expected.empty() ? 0 : rms(error) / rms(expected);
+  return agrees(actual, expected, Bound{.norm = norm, .each = std::move(error)});
 }
-
-constexpr double kRoundoffs = 64;
 
 class CudaFormOf : public CudaForm, public ::testing::WithParamInterface<Case> {};
 
@@ -276,9 +288,8 @@ TEST_P(CudaFormOf, FieldsAreThoseOfTheCpu) {
   const unsigned wanted = all_of(model.output());
   for (const bool one_time : {false, true}) {
     const Problem p = problem_of(model, 19, one_time);
-    const FieldNumbers expected = fields_on<double>(cpu(), model, p, wanted), size = magnitudes(model, p);
-    const auto check = [&](const FieldNumbers& actual, double roundoff) {
-      const double unit = kRoundoffs * roundoff;
+    const FieldNumbers expected = fields_on<double>(cpu(), model, p, wanted), size = errors(model, p);
+    const auto check = [&](const FieldNumbers& actual, double unit) {
       EXPECT_TRUE(within(actual.value, expected.value, size.value, unit)) << "value";
       EXPECT_TRUE(within(actual.dt, expected.dt, size.dt, unit)) << "dt";
       EXPECT_TRUE(within(actual.score, expected.score, size.score, unit)) << "score";
@@ -294,9 +305,11 @@ TEST_P(CudaFormOf, FieldsAreThoseOfTheCpu) {
           double of_fields = size.dt[i] + at.diffusion_squared / 2 * size.divergence[i];
           for (std::int64_t k = 0; k < p.d; ++k) {
             const double s = size.score[i * p.d + k];
-            of_fields += std::fabs(at.drift * p.x[i * p.d + k]) * s + at.diffusion_squared / 2 * s * s;
+            of_fields += (std::fabs(at.drift * p.x[i * p.d + k]) +
+                          at.diffusion_squared * std::fabs(expected.score[i * p.d + k])) *
+                         s;
           }
-          terms[i] = std::max(terms[i], of_fields * 0x1p-53 / roundoff);
+          terms[i] = std::max(terms[i], of_fields * 0x1p-53 / unit);
         }
         EXPECT_TRUE(within(actual.residual, expected.residual, terms, unit)) << "residual";
       }
@@ -331,8 +344,8 @@ TEST_P(CudaFormOf, FieldsAloneAreThoseTogether) {
     }
     if (probes == 0) continue;
     const FieldNumbers expected = fields_on<double>(cpu(), model, p, testing::divergence, how),
-                       size = magnitudes(model, p, how);
-    EXPECT_TRUE(within(all.divergence, expected.divergence, size.divergence, kRoundoffs * 0x1p-24));
+                       size = errors(model, p, how);
+    EXPECT_TRUE(within(all.divergence, expected.divergence, size.divergence, 0x1p-24));
   }
 }
 

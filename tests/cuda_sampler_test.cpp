@@ -186,6 +186,36 @@ TEST_P(CudaSamplerOf, FollowsThePathsOfTheCpu) {
   }
 }
 
+// The family between the flow and the reverse SDE. Numbers that are not a scheme's own reach the device with the first call
+// that has them, and the second finds them there.
+TEST_P(CudaSamplerOf, TheFamilyFollowsThePathsOfTheCpu) {
+  const Case& c = GetParam();
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 20);
+  const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
+  const Sampler sampler(gpu, c.model, grid);
+  const Conditions condition(gpu, c.model, c.n);
+  struct Member {
+    Scheme scheme;
+    std::optional<double> eta;
+    double temperature;
+  };
+  for (const Member& member :
+       {Member{Scheme::exponential, {}, 1}, Member{Scheme::ddim, {}, 1}, Member{Scheme::ddim, 1, 1},
+        Member{Scheme::exponential, 0.5, 1}, Member{Scheme::euler_maruyama, 1.5, 0.25}}) {
+    SampleOptions options{.scheme = member.scheme, .seed = 3, .eta = member.eta, .temperature = member.temperature};
+    SCOPED_TRACE(fmt::format("{}, eta {}", to_string(member.scheme), options.chosen_eta()));
+    // Of a flow to the data the schemes in x/m do not begin where m is 0.
+    if (c.model.sde.at(grid.times().front()).mean < 1e-9) continue;
+    const auto want = samples_of(cpu, c.model, grid, c.n, options);
+    options.condition = condition.view();
+    for (int call = 0; call < 2; ++call) {
+      Buffer<float> x(gpu, c.n, c.model.dimension());
+      sampler.sample(x.view(), options);
+      EXPECT_TRUE(agrees(to_host(gpu, x), want, path_bound(precision_of(c, Precision::split), 20))) << "call " << call;
+    }
+  }
+}
+
 TEST_P(CudaSamplerOf, NoiseInTheLastStepIsAnOption) {
   const Case& c = GetParam();
   const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 2);

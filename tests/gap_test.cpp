@@ -219,6 +219,43 @@ TEST_P(GapIn, GoesOnFromAnyStateToTheSameResult) {
 INSTANTIATE_TEST_SUITE_P(Dimension, GapIn, ::testing::Values(2, 3),
                          [](const auto& test) { return std::to_string(test.param) + "d"; });
 
+// Of an exact score every member of the family has the law of the data, but for its steps; η = 1 is the reverse SDE itself,
+// and η = 0 Euler's flow, whose samples roundings alone can carry to another node.
+TEST(GapAlongEta, HoldsBothSamplersAndWhatLiesBetween) {
+  const std::vector<double> mean{0.5, -0.25};
+  const DataSet data = DataSet::mixture(gaussian(0.3, mean));
+  const Model model = model_of(*data.exact());
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 1e-3, 80);
+  std::vector<double> progress;
+  GapOptions options{.samples = 20000, .seed = 4};
+  const GroundTruth truth = ground_truth(context, data, options);
+  const SamplerGap gap = measure_gap(context, model, truth, grid, options);
+  options.progress = [&](GapStage stage, double done) {
+    EXPECT_EQ(stage, GapStage::sde_samples);
+    progress.push_back(done);
+  };
+  const std::vector<EtaLaw> laws = gap_along_eta(context, model, truth, gap.ode, grid, {0, 0.5, 1, 1.5}, options);
+  ASSERT_EQ(laws.size(), 4u);
+  EXPECT_EQ(laws[2].law.histogram->weights, gap.sde.histogram->weights);
+  EXPECT_EQ(laws[2].ode.w2_squared, gap.ode_sde.w2_squared);
+  EXPECT_EQ(laws[2].truth.w2_squared, gap.sde_truth.w2_squared);
+  EXPECT_LT(laws[0].ode.w2_squared, 1e-4 * truth.noise_floor);
+  for (const EtaLaw& of : laws) {
+    EXPECT_LT(of.truth.w2_squared, 4 * truth.noise_floor) << of.eta;
+    EXPECT_EQ(of.law.escaped, 0) << of.eta;
+  }
+  if (testing::backend_under_test == BackendKind::cpu) {
+    EXPECT_EQ(progress.back(), 1);
+    EXPECT_TRUE(std::is_sorted(progress.begin(), progress.end()));
+  }
+  const auto refusal = [&](const std::vector<double>& etas, const GapOptions& with) {
+    return message_of([&] { gap_along_eta(context, model, truth, gap.ode, grid, etas, with); });
+  };
+  EXPECT_THAT(refusal({1, -1}, options), HasSubstr("eta -1 given with euler-maruyama; allowed: 0 to 100"));
+  EXPECT_THAT(refusal({1}, {.box = {.n = 32}}), HasSubstr("another grid"));
+  EXPECT_TRUE(gap_along_eta(context, model, truth, gap.ode, grid, {}, options).empty());
+}
+
 TEST(Gap, RefusesWhatDoesNotFit) {
   const DataSet planar = DataSet::mixture(gaussian(0.3, {0, 0})), spatial = DataSet::mixture(gaussian(0.3, {0, 0, 0}));
   const Model model = model_of(*planar.exact());

@@ -108,7 +108,9 @@ TEST(Names, ReadBackAndListTheAllowed) {
   expect_names<Scheme>(parse_scheme, {{Scheme::euler_maruyama, "euler-maruyama"},
                                       {Scheme::euler, "euler"},
                                       {Scheme::heun, "heun"},
-                                      {Scheme::rk4, "rk4"}});
+                                      {Scheme::rk4, "rk4"},
+                                      {Scheme::exponential, "exponential"},
+                                      {Scheme::ddim, "ddim"}});
   EXPECT_EQ(parse_scheme("sde"), Scheme::euler_maruyama);
   EXPECT_EQ(parse_scheme("ode"), Scheme::euler);
   expect_names<TimeLaw>(parse_time_law, {{TimeLaw::paper, "paper"},

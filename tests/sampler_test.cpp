@@ -221,11 +221,30 @@ struct Axis {
     const auto c = sde.at(t);
     return c.drift * x - 0.5 * c.diffusion_squared * score(t, x);
   }
-  // Without noise.
-  double step(Scheme scheme, double t, double dt, double x) const {
+  // σ²/m².
+  double noise_to_signal(double t) const {
     const auto c = sde.at(t);
+    return c.variance / (c.mean * c.mean);
+  }
+  double ddim_noise(double t, double to, double eta) const {
+    return eta * std::sqrt(sde.at(to).variance * (1 - noise_to_signal(to) / noise_to_signal(t)));
+  }
+  // Without noise.
+  double step(Scheme scheme, double t, double dt, double x, double eta = 1) const {
+    const auto c = sde.at(t), end = sde.at(t + dt);
     switch (scheme) {
-      case Scheme::euler_maruyama: return x + dt * (c.drift * x - c.diffusion_squared * score(t, x));
+      case Scheme::euler_maruyama:
+        return x + dt * (c.drift * x - (1 + eta * eta) / 2 * c.diffusion_squared * score(t, x));
+      case Scheme::exponential: {
+        // In z = x/m, whose score is m s, with ρ for a time.
+        const double moved = (1 + eta * eta) / 2 * (noise_to_signal(t) - noise_to_signal(t + dt));
+        return end.mean * (x / c.mean + moved * c.mean * score(t, x));
+      }
+      case Scheme::ddim: {
+        const double noise = -std::sqrt(c.variance) * score(t, x), data = (x - std::sqrt(c.variance) * noise) / c.mean;
+        const double fresh = ddim_noise(t, t + dt, eta);
+        return end.mean * data + std::sqrt(end.variance - fresh * fresh) * noise;
+      }
       case Scheme::euler: return x + dt * flow(t, x);
       case Scheme::heun: {
         const double k1 = flow(t, x), k2 = flow(t + dt, x + dt * k1);
@@ -237,6 +256,13 @@ struct Axis {
       }
     }
     return 0;
+  }
+  // The deviation of a step's noise.
+  double noise(Scheme scheme, double t, double dt, double eta = 1) const {
+    if (scheme == Scheme::euler_maruyama) return eta * std::sqrt(-dt * sde.at(t).diffusion_squared);
+    if (scheme == Scheme::ddim) return ddim_noise(t, t + dt, eta);
+    if (scheme != Scheme::exponential) return 0;
+    return eta * sde.at(t + dt).mean * std::sqrt(noise_to_signal(t) - noise_to_signal(t + dt));
   }
   // ∫ of the flow's divergence over one step, by the quadrature that the scheme amounts to where ∇s does not depend on
   // x.
@@ -258,17 +284,22 @@ struct Law {
   double mean, variance;
 };
 
-// The law after the grid, started from the prior: every step is x ← A x + B + ν z.
-Law scheme_law(const Axis& axis, Scheme scheme, const TimeGrid& grid, bool noise_in_last_step) {
-  Law law{0, axis.sde.prior_variance()};
+// The law after the grid: every step is x ← A x + B + ν z.
+Law scheme_law(const Axis& axis, Scheme scheme, const TimeGrid& grid, bool noise_in_last_step, Law law,
+               double eta = 1) {
   const std::vector<double>& t = grid.times();
   for (std::size_t k = 0; k + 1 < t.size(); ++k) {
-    const double dt = t[k + 1] - t[k], b = axis.step(scheme, t[k], dt, 0), a = axis.step(scheme, t[k], dt, 1) - b;
-    const bool noisy = scheme == Scheme::euler_maruyama && (noise_in_last_step || k + 2 < t.size());
+    const double dt = t[k + 1] - t[k], b = axis.step(scheme, t[k], dt, 0, eta);
+    const double a = axis.step(scheme, t[k], dt, 1, eta) - b;
+    const double noise = noise_in_last_step || k + 2 < t.size() ? axis.noise(scheme, t[k], dt, eta) : 0;
     law.mean = a * law.mean + b;
-    law.variance = a * a * law.variance + (noisy ? axis.sde.at(t[k]).diffusion_squared * -dt : 0.0);
+    law.variance = a * a * law.variance + noise * noise;
   }
   return law;
+}
+// Started from the prior.
+Law scheme_law(const Axis& axis, Scheme scheme, const TimeGrid& grid, bool noise_in_last_step) {
+  return scheme_law(axis, scheme, grid, noise_in_last_step, {0, axis.sde.prior_variance()});
 }
 
 std::string name_of(const ForwardSde& sde) {
@@ -333,6 +364,139 @@ TEST_P(EverySde, ReachesMeanAndCovarianceOfGaussianData) {
     }
     EXPECT_NEAR(m.covariance, 0, 5 * std::sqrt(law[0].variance * law[1].variance / n)) << to_string(scheme);
   }
+}
+
+struct Member {
+  Scheme scheme;
+  double eta;
+};
+// Of the family from the probability flow to the reverse SDE and beyond.
+constexpr Member kFamily[] = {{Scheme::euler_maruyama, 0}, {Scheme::euler_maruyama, 0.5}, {Scheme::euler_maruyama, 1.5},
+                              {Scheme::exponential, 0},    {Scheme::exponential, 1},      {Scheme::exponential, 1.5},
+                              {Scheme::ddim, 0},           {Scheme::ddim, 0.5},           {Scheme::ddim, 1}};
+
+// A step is the formula's: what it does to x, and, by the difference to the same step with its noise, the noise. Its
+// normals are those of the first step from other samples: the same for every scheme.
+TEST_P(EverySde, AStepOfTheFamilyIsItsFormula) {
+  const ForwardSde sde = ForwardSde::defaults(GetParam());
+  const double t = 0.5 * sde.horizon(), to = 0.45 * sde.horizon();
+  const TimeGrid grid({t, to});
+  const Model model{sde, GaussianMixture::isotropic(1, {1}, {1.0}, {0.4})};
+  const Axis axis{sde, 1.0, 0.4};
+  const Index n = 99;
+  const auto moved = [&](const Member& member, double temperature, bool noisy) {
+    std::vector<float> x(n);
+    for (Index i = 0; i < n; ++i) x[i] = static_cast<float>(0.05 * static_cast<double>(i) - 2);
+    Sampler(with_threads(1), model, grid)
+        .integrate(View<float>(x, 1), {.scheme = member.scheme,
+                                       .seed = 3,
+                                       .noise_in_last_step = noisy,
+                                       .eta = member.eta,
+                                       .temperature = temperature});
+    return x;
+  };
+  const std::vector<float> still = moved({Scheme::euler_maruyama, 1}, 1, false),
+                           noisy = moved({Scheme::euler_maruyama, 1}, 1, true);
+  const double unit = axis.noise(Scheme::euler_maruyama, t, to - t);
+  for (const Member& member : kFamily) {
+    for (const double temperature : {1.0, 0.25}) {
+      SCOPED_TRACE(fmt::format("{}, eta {}, temperature {}", to_string(member.scheme), member.eta, temperature));
+      const std::vector<float> a = moved(member, temperature, false), b = moved(member, temperature, true);
+      const double noise = std::sqrt(temperature) * axis.noise(member.scheme, t, to - t, member.eta);
+      for (Index i = 0; i < n; ++i) {
+        const double x = static_cast<float>(0.05 * static_cast<double>(i) - 2), z = (noisy[i] - still[i]) / unit;
+        const double want = axis.step(member.scheme, t, to - t, x, member.eta);
+        // Some roundings of numbers that are no larger than these.
+        const double scale = std::fabs(x) + std::fabs(want) + std::fabs(still[i]) + std::fabs(noisy[i]);
+        EXPECT_NEAR(a[i], want, 8 * 0x1p-24 * scale) << i;
+        EXPECT_NEAR(b[i] - a[i], noise * z, 8 * 0x1p-24 * scale * (1 + noise / unit)) << i;
+      }
+    }
+  }
+}
+
+// All members have the marginals of the forward SDE: from that at 0.9 T, the law at 0.1 T is the exact one but for an
+// error of first order in the step, which halves where the steps do; ddim's at η = 0 is of first order too.
+TEST_P(EverySde, TheFamilyHasTheMarginalsOfTheForwardSde) {
+  const ForwardSde sde = ForwardSde::defaults(GetParam());
+  const double begin = 0.9 * sde.horizon(), end = 0.1 * sde.horizon();
+  for (const Member& member : kFamily) {
+    for (int j = 0; j < 2; ++j) {
+      SCOPED_TRACE(fmt::format("{}, eta {}, axis {}", to_string(member.scheme), member.eta, j));
+      const Axis axis{sde, kMean[j], kVariance[j]};
+      std::vector<double> error;
+      for (const int steps : {800, 1600, 3200}) {  // whose times are ends of ddpm's steps
+        std::vector<double> times;
+        for (int k = 0; k <= steps; ++k) times.push_back(std::lerp(begin, end, double(k) / steps));
+        const Law law = scheme_law(axis, member.scheme, TimeGrid(times), true,
+                                   {axis.mean_at(begin), axis.variance_at(begin)}, member.eta);
+        const double deviation = std::sqrt(axis.variance_at(end));
+        error.push_back(
+            std::hypot((law.mean - axis.mean_at(end)) / deviation, law.variance / axis.variance_at(end) - 1));
+      }
+      EXPECT_LT(error[2], 0.03);
+      for (int k = 0; k < 2; ++k) {
+        if (error[k + 1] < 1e-9) continue;
+        EXPECT_NEAR(std::log2(error[k] / error[k + 1]), 1, 0.1) << error[k];
+      }
+    }
+  }
+}
+
+// And its samples follow their law, within 5 standard errors.
+TEST(SamplesOfTheFamily, FollowTheLawOfTheirScheme) {
+  const ForwardSde sde = ForwardSde::vp_linear();
+  const TimeGrid grid = TimeGrid::uniform(sde.horizon(), sde.t_min(), 60);
+  const Index n = 20'000;
+  for (const Member& member : kFamily) {
+    std::vector<float> x(2 * n);
+    Sampler(with_threads(0), gaussian(sde), grid)
+        .sample(View<float>(x, 2), {.scheme = member.scheme, .seed = 1, .eta = member.eta});
+    const SampleMoments m = moments_along_axes(x);
+    for (int j = 0; j < 2; ++j) {
+      SCOPED_TRACE(fmt::format("{}, eta {}, axis {}", to_string(member.scheme), member.eta, j));
+      const Law law =
+          scheme_law({sde, kMean[j], kVariance[j]}, member.scheme, grid, false, {0, sde.prior_variance()}, member.eta);
+      EXPECT_NEAR(m.mean[j], law.mean, 5 * std::sqrt(law.variance / n));
+      EXPECT_NEAR(m.variance[j], law.variance, 5 * law.variance * std::sqrt(2.0 / n));
+    }
+  }
+}
+
+// η = 1 of Euler and Maruyama is the default, η = 0 the flow's Euler step, and ddim's default is η = 0: the same bits.
+TEST(SamplesOfTheFamily, EndsAreTheKnownSchemes) {
+  const Model model = network(2);
+  const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 0.1, 20);
+  const auto samples = [&](const SampleOptions& options) {
+    std::vector<float> x(2 * 33);
+    Sampler(with_threads(1), model, grid).sample(View<float>(x, 2), options);
+    return x;
+  };
+  EXPECT_EQ(samples({.eta = 1.0}), samples({}));
+  EXPECT_EQ(samples({.scheme = Scheme::ddim, .eta = 0.0}), samples({.scheme = Scheme::ddim}));
+  EXPECT_NE(samples({.scheme = Scheme::ddim, .eta = 1.0}), samples({.scheme = Scheme::ddim}));
+  EXPECT_EQ(samples({.scheme = Scheme::exponential, .eta = 1.0}), samples({.scheme = Scheme::exponential}));
+  EXPECT_EQ(samples({.scheme = Scheme::heun, .eta = 0.0}), samples({.scheme = Scheme::heun}));
+  const std::vector<float> flow = samples({.scheme = Scheme::euler}), still = samples({.eta = 0.0});
+  for (std::size_t k = 0; k < flow.size(); ++k) EXPECT_NEAR(flow[k], still[k], 1e-5 * (1 + std::fabs(flow[k]))) << k;
+  EXPECT_EQ(samples({.temperature = 0}), samples({.temperature = 0.0}));
+}
+
+TEST(SamplesOfTheFamily, RefusesNumbersOutOfRange) {
+  const Model model = network(2);
+  std::vector<float> x(2);
+  const auto refuse = [&](const SampleOptions& options, const std::vector<std::string>& words) {
+    expect_error(
+        [&] { Sampler(with_threads(1), model, TimeGrid::uniform(10, 0.1, 2)).sample(View<float>(x, 2), options); },
+        words);
+  };
+  refuse({.eta = -0.5}, {"eta -0.5 given with euler-maruyama; allowed: 0 to 100"});
+  refuse({.eta = std::nan("")}, {"eta nan given", "allowed: 0 to 100"});
+  refuse({.scheme = Scheme::ddim, .eta = 1.5}, {"eta 1.5 given with ddim; allowed: 0 to 1"});
+  refuse({.scheme = Scheme::heun, .eta = 1.0}, {"eta 1 given with heun, which draws no noise; allowed: 0"});
+  refuse({.temperature = -1}, {"temperature -1 given; allowed: 0 or more"});
+  refuse({.temperature = INFINITY}, {"temperature inf given; allowed: 0 or more"});
+  refuse({.scheme = Scheme::rk4, .temperature = 0.5}, {"temperature 0.5 given with rk4, which draws no noise"});
 }
 
 // The path itself, sample by sample: Euler and Maruyama's recursion in double with Box–Muller normals from Philox

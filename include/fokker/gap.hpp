@@ -134,4 +134,20 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
 SamplerGap measure_gap(const Context& context, const Model& model, const DataSet& data, const TimeGrid& grid,
                        const GapOptions& options = {});
 
+// The law of a member of the family dx = [a x − ½ (1 + η²) g² s] dt + η g dW̄ by Euler–Maruyama (sampler.hpp), whose members
+// all have the forward SDE's marginals where the score is exact.
+struct EtaLaw {
+  double eta = 0;
+  EmpiricalLaw law = {};
+  TransportResult ode = {}, truth = {};  // distances to the probability flow's law and to the truth
+  double seconds = 0;                    // of sampling
+};
+// The gap as a curve: for each of `etas`, 0 to 100, as many samples as a gap has, from the same prior and by the same noise,
+// so that at η = 1 they are those of the reverse SDE, and their distances to `ode` and to the truth. Reads samples, seed,
+// box and progress of the options: GapStage::sde_samples while it draws. Throws Error as measure_gap() does, and for an η
+// out of range.
+std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, const GroundTruth& truth,
+                                  const EmpiricalLaw& ode, const TimeGrid& grid, const std::vector<double>& etas,
+                                  const GapOptions& options = {});
+
 }  // namespace fokker

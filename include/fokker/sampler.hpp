@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string_view>
 #include <vector>
 
@@ -15,13 +16,24 @@
 
 namespace fokker {
 
-// euler_maruyama integrates the reverse SDE dx = [a x − g² s] dt + g dW̄ (Anderson 1982); euler, heun and rk4 the
-// probability-flow ODE dx = [a x − ½ g² s] dt (Song et al. 2021), all backwards in time along a TimeGrid.
-enum class Scheme { euler_maruyama, euler, heun, rk4 };
+// All go backwards in time along a TimeGrid. euler, heun and rk4 integrate the probability-flow ODE
+// dx = [a x − ½ g² s] dt (Song et al. 2021). The others take part in the family
+//   dx = [a x − ½ (1 + η²) g² s] dt + η g dW̄,
+// whose members all have the marginals of the forward SDE where s is exact: the flow at η = 0, the reverse SDE of Anderson
+// (1982) at η = 1.
+//   euler_maruyama  one step of Euler and Maruyama
+//   exponential     the linear drift and the noise exactly, with m s held over a step: from t to t′, with ρ = σ²/m²,
+//                   x′ = (m′/m) x + ½ (1 + η²) m m′ (ρ − ρ′) s + η m′ √(ρ − ρ′) z
+//   ddim            x′ = m′ x̂_0 + √(σ′² − q²) ε̂ + q z with x̂_0 = (x + σ² s)/m, ε̂ = −σ s and q = η (σ′/σ) √(σ² − m² σ′²/m′²)
+//                   (Song, Meng and Ermon 2021, eq. 12 and 16, for any m and σ), η ≤ 1: with η = 0 exact where the noise
+//                   ε̂ that the model finds stays the same, with η = 1 ancestral sampling (Ho et al. 2020)
+enum class Scheme { euler_maruyama, euler, heun, rk4, exponential, ddim };
 
-// euler-maruyama (or sde), euler (or ode), heun, rk4; throws Error on any other name.
+// euler-maruyama (or sde), euler (or ode), heun, rk4, exponential, ddim; throws Error on any other name.
 Scheme parse_scheme(std::string_view name);
 std::string_view to_string(Scheme scheme);
+// Whether it draws noise where η is not 0: euler_maruyama, exponential and ddim.
+bool is_stochastic(Scheme scheme);
 
 inline constexpr std::int64_t most_snapshots = 64;  // of a call
 
@@ -33,6 +45,11 @@ struct SampleOptions {
   std::uint64_t seed = 0;
   std::uint64_t first_index = 0;    // index of the first sample: a run may be split anywhere without changing a sample
   bool noise_in_last_step = false;  // the paper's last Euler–Maruyama step adds none
+  // η of a stochastic scheme, from 0 to 100; not given, 1, and 0 for ddim. No other scheme takes one but 0.
+  std::optional<double> eta = {};
+  // The noise of a stochastic scheme is multiplied by its square root, 0 or more: below 1 samples gather where the
+  // density is high, and have the marginals of no member of the family.
+  double temperature = 1;
   // The states after so many steps of the grid, 0 for those that the paths begin with, are written to `snapshots`,
   // [K N, d] on the context's device: those after snapshot_steps[k] steps are its rows k N … (k + 1) N − 1. K increasing
   // numbers, at most `most_snapshots`.
@@ -41,6 +58,9 @@ struct SampleOptions {
   // Of a model that takes a condition: y [N, c] of each sample, on the context's device.
   View<const float> condition = {};
   PointsFinished progress = {};
+
+  // η: that given, or the scheme's own. Throws Error where it or the temperature is out of its range.
+  double chosen_eta() const;
 };
 
 class SampleOperator;  // internal: a backend's implementation

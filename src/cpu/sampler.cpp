@@ -68,8 +68,8 @@ class CpuSampler final : public SampleOperator {
         workspaces_(threads) {}
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
-    const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    std::vector<Stage> stages = stages_of(sde_, forms_, times_, options.scheme);
+    const bool stochastic = is_stochastic(options.scheme);
+    std::vector<Stage> stages = stages_of(sde_, forms_, times_, Stepping(options));
     const int per_step = stages_per_step(options.scheme);
     if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));

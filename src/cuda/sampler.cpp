@@ -1,10 +1,12 @@
 // Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
 // in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
-// queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler, and so are
-// the biases that an embedding of the time makes of a resident network's.
+// queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler (those of
+// another η or temperature with the first call that asks for them), and so are the biases that an embedding of the time
+// makes of a resident network's.
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,18 +27,24 @@ namespace {
 static_assert(most_snapshots <= kernels::most_snapshots);
 
 constexpr std::size_t workspace_limit = std::size_t{8} << 20;  // of the states that go through the grid together
-constexpr std::array all_schemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4};
+constexpr std::array all_schemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4,
+                                    Scheme::exponential,    Scheme::ddim};
 
 class CudaSampler final : public SampleOperator {
  public:
   CudaSampler(const Queue& queue, const Model& model, const TimeGrid& grid)
-      : queue_(queue), d_(model.dimension()), steps_(grid.steps()), variance_(model.sde.prior_variance()) {
+      : queue_(queue),
+        d_(model.dimension()),
+        steps_(grid.steps()),
+        variance_(model.sde.prior_variance()),
+        sde_(model.sde),
+        forms_(model),
+        times_(grid.times()) {
     check(kernels::prepare_integrators(), "prepare_integrators");  // of which resident samplers take the prior
-    const std::vector<double>& times = grid.times();
     for (const Scheme scheme : all_schemes) {
-      backwards_.push_back(upload_path(model, times, scheme));
-      if (scheme != Scheme::euler_maruyama) {
-        forwards_.push_back(upload_path(model, {times.rbegin(), times.rend()}, scheme));
+      backwards_.emplace(scheme, upload_path(times_, scheme));
+      if (!is_stochastic(scheme)) {
+        forwards_.emplace(scheme, upload_path({times_.rbegin(), times_.rend()}, scheme));
       }
     }
     const auto* mlp = std::get_if<Mlp>(&model.network);
@@ -53,8 +61,9 @@ class CudaSampler final : public SampleOperator {
     field_ = plan_.score.resident() ? make_resident_field(queue, *mlp, model.sde, packed_)
                                     : make_network_field<float>(queue, model);
     std::vector<DeviceMemory*> states = {&state_, &stage_, &sum_, &score_};
-    const auto scales_input = [](const Path& path) {
-      return std::any_of(path.stages.begin(), path.stages.end(), [](const Stage& stage) { return stage.in != 1; });
+    const auto scales_input = [](const auto& of) {
+      const std::vector<Stage>& stages = of.second.stages;
+      return std::any_of(stages.begin(), stages.end(), [](const Stage& stage) { return stage.in != 1; });
     };
     if (std::any_of(backwards_.begin(), backwards_.end(), scales_input) ||
         std::any_of(forwards_.begin(), forwards_.end(), scales_input)) {
@@ -72,8 +81,8 @@ class CudaSampler final : public SampleOperator {
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     if (samples.rows == 0) return;
     const CurrentDevice guard(queue_.device);
-    const bool stochastic = options.scheme == Scheme::euler_maruyama;
-    const Path& path = usable(backwards_[static_cast<std::size_t>(options.scheme)]);
+    const bool stochastic = is_stochastic(options.scheme);
+    const Path& path = usable(path_of(Stepping(options)));
     const float deviation = static_cast<float>(std::sqrt(variance_));
     const auto prior = [&](float* x, std::int64_t n, std::uint64_t index) {
       check(kernels::launch_prior(x, n, static_cast<int>(d_), deviation, options.seed, index, queue_.stream),
@@ -125,7 +134,7 @@ class CudaSampler final : public SampleOperator {
                    const PointsFinished&, View<const float> condition) override {
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
-    const Path& path = usable(forwards_[static_cast<std::size_t>(scheme) - 1]);
+    const Path& path = usable(forwards_.at(scheme));
     if (x.rows == 0) return;
     if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
@@ -165,9 +174,10 @@ class CudaSampler final : public SampleOperator {
     int per_step;
     std::vector<Stage> stages;
     DeviceMemory on_device;
-    std::string refusal;     // why this model has none on this grid
-    DeviceMemory bias_rows;  // of each stage, where they have biases
+    std::string refusal;                            // why this model has none on this grid
+    std::shared_ptr<const DeviceMemory> bias_rows;  // of each stage, where they have biases
   };
+  using Paths = std::map<Stepping, Path>;
 
   void pack(const Mlp& mlp) {
     if (mlp.architecture.time.raw()) {
@@ -176,21 +186,29 @@ class CudaSampler final : public SampleOperator {
     }
     packed_ = pack_network(queue_, without_time(mlp));
     TimeBiases biases(mlp, packed_->get().width);
-    for (std::vector<Path>* paths : {&backwards_, &forwards_}) {
-      for (Path& path : *paths) {
+    for (Paths* paths : {&backwards_, &forwards_}) {
+      for (auto& [stepping, path] : *paths) {
         std::vector<std::int32_t> rows;
         for (const Stage& stage : path.stages) rows.push_back(biases.row(stage.time));
-        path.bias_rows = upload(rows);
+        path.bias_rows = std::make_shared<const DeviceMemory>(upload(rows));
       }
     }
     biases_ = biases.upload();
     bias_stride_ = biases.stride();
   }
 
-  static Path upload_path(const Model& model, const std::vector<double>& times, Scheme scheme) {
-    Path path{stages_per_step(scheme), {}, {}, {}, {}};
+  // Of other numbers than the scheme's own, whose stages are at the same times.
+  const Path& path_of(const Stepping& stepping) {
+    if (const auto found = backwards_.find(stepping); found != backwards_.end()) return found->second;
+    Path path = upload_path(times_, stepping);
+    path.bias_rows = usable(backwards_.at(stepping.scheme)).bias_rows;
+    return backwards_.emplace(stepping, std::move(path)).first->second;
+  }
+
+  Path upload_path(const std::vector<double>& times, const Stepping& stepping) const {
+    Path path{stages_per_step(stepping.scheme), {}, {}, {}, {}};
     try {
-      path.stages = stages_of(model.sde, SamplerForms(model), times, scheme);
+      path.stages = stages_of(sde_, forms_, times, stepping);
     } catch (const Error& error) {
       path.refusal = error.what();
     }
@@ -208,7 +226,7 @@ class CudaSampler final : public SampleOperator {
     a.x = x;
     a.stages = path.on_device.as<const Stage>();
     a.biases = biases_.as<const float>();
-    a.bias_rows = path.bias_rows.as<const std::int32_t>();
+    if (path.bias_rows) a.bias_rows = path.bias_rows->as<const std::int32_t>();
     a.bias_stride = bias_stride_;
     a.steps = static_cast<int>(steps_);
     a.stages_per_step = path.per_step;
@@ -271,8 +289,10 @@ class CudaSampler final : public SampleOperator {
   Queue queue_;
   std::int64_t d_, steps_;
   double variance_;
-  std::vector<Path> backwards_;                  // by scheme
-  std::vector<Path> forwards_;                   // by scheme after euler_maruyama
+  ForwardSde sde_;
+  SamplerForms forms_;
+  std::vector<double> times_;
+  Paths backwards_, forwards_;                   // forwards of the probability flow alone
   Residency plan_;                               // of a mixture and a composition, all wide
   std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too where its score is
   DeviceMemory biases_;                          // of a resident network with an embedding of the time

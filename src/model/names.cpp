@@ -37,7 +37,9 @@ constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruy
                                           {"euler", Scheme::euler},
                                           {"ode", Scheme::euler},
                                           {"heun", Scheme::heun},
-                                          {"rk4", Scheme::rk4}};
+                                          {"rk4", Scheme::rk4},
+                                          {"exponential", Scheme::exponential},
+                                          {"ddim", Scheme::ddim}};
 constexpr Named<TimeLaw> time_law_names[] = {{"paper", TimeLaw::paper},
                                              {"uniform", TimeLaw::uniform},
                                              {"importance", TimeLaw::importance},
@@ -283,6 +285,9 @@ std::string to_string(const NetworkOutput& output) {
 }
 std::string_view to_string(LossWeight weight) { return loss_weights.name(weight); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
+bool is_stochastic(Scheme scheme) {
+  return scheme == Scheme::euler_maruyama || scheme == Scheme::exponential || scheme == Scheme::ddim;
+}
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }
 std::string_view to_string(RateSchedule schedule) { return schedules.name(schedule); }
 std::string_view to_string(WeightAverage average) { return averages.name(average); }

@@ -60,8 +60,9 @@ std::vector<TransportResult> distances_of(const Context& context, const std::vec
 }
 
 void check_ode_scheme(Scheme scheme) {
-  if (scheme == Scheme::euler_maruyama) {
-    throw Error("euler-maruyama is given for the probability flow of a gap; allowed: euler, heun, rk4");
+  if (is_stochastic(scheme)) {
+    throw Error(
+        fmt::format("{} is given for the probability flow of a gap; allowed: euler, heun, rk4", to_string(scheme)));
   }
 }
 
@@ -390,19 +391,27 @@ std::vector<std::vector<double>> potential_on_grid(const Context& context, const
   return laws;
 }
 
-SamplerGap measure_gap(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
-                       const GapOptions& options) {
-  options.validate();
+namespace {
+
+void check_truth(const Model& model, const GroundTruth& truth, const Grid& box) {
   const std::int64_t d = model.dimension();
   if (d != truth.law.dimension) {
     throw Error(
         fmt::format("the model has dimension {} and the data {}; they must be the same", d, truth.law.dimension));
   }
-  const bool planar = d == 2, in_detail = planar && options.in_detail;
-  const Grid& box = options.box;
-  if (planar && (truth.law.histogram->grid.n != box.n || truth.law.histogram->grid.half_width != box.half_width)) {
+  if (d == 2 && truth.law.histogram->grid != box) {
     throw Error("the ground truth's histogram is on another grid than the gap's; they must be the same");
   }
+}
+
+}  // namespace
+
+SamplerGap measure_gap(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
+                       const GapOptions& options) {
+  options.validate();
+  const Grid& box = options.box;
+  check_truth(model, truth, box);
+  const bool planar = model.dimension() == 2, in_detail = planar && options.in_detail;
   GapOverTime over_time;
   std::vector<Grid> grids{box};
   if (in_detail) {
@@ -466,6 +475,38 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
   }
   gap.distance_seconds = seconds_since(start);
   return gap;
+}
+
+std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, const GroundTruth& truth,
+                                  const EmpiricalLaw& ode, const TimeGrid& grid, const std::vector<double>& etas,
+                                  const GapOptions& options) {
+  options.validate();
+  check_truth(model, truth, options.box);
+  SampleOptions path{.seed = options.seed};
+  for (const double eta : etas) {
+    path.eta = eta;
+    path.chosen_eta();
+  }
+  const Sampler sampler(context, model, grid);
+  std::vector<EtaLaw> laws;
+  for (const double eta : etas) {
+    path.eta = eta;
+    path.progress = [&](std::int64_t done, std::int64_t all) {
+      if (!options.progress) return;
+      options.progress(GapStage::sde_samples, (double(laws.size()) + double(done) / double(all)) / double(etas.size()));
+    };
+    const Clock::time_point start = Clock::now();
+    Buffer<float> samples(context, options.samples, model.dimension());
+    sampler.sample(samples.view(), path);
+    context.synchronize();
+    EtaLaw of{.eta = eta};
+    of.seconds = seconds_since(start);
+    of.law = empirical_law(context, std::move(samples), options.box, truth.far);
+    of.ode = w2_squared(context, ode, of.law);
+    of.truth = w2_squared(context, of.law, truth.law);
+    laws.push_back(std::move(of));
+  }
+  return laws;
 }
 
 SamplerGap measure_gap(const Context& context, const Model& model, const DataSet& data, const TimeGrid& grid,

@@ -23,10 +23,13 @@ void check_scheme(Scheme scheme) {
     case Scheme::euler_maruyama:
     case Scheme::euler:
     case Scheme::heun:
-    case Scheme::rk4: return;
+    case Scheme::rk4:
+    case Scheme::exponential:
+    case Scheme::ddim: return;
   }
-  throw Error(fmt::format("scheme number {} is not known; allowed are euler-maruyama, euler, heun and rk4",
-                          static_cast<int>(scheme)));
+  throw Error(
+      fmt::format("scheme number {} is not known; allowed are euler-maruyama, euler, heun, rk4, exponential and ddim",
+                  static_cast<int>(scheme)));
 }
 
 void check_mixtures(const Model& model) {
@@ -86,6 +89,7 @@ void Sampler::sample(View<float> samples, const SampleOptions& options) const {
   SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
+  options.chosen_eta();
   check_start(grid_, horizon_);
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
@@ -97,6 +101,7 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
   SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
+  options.chosen_eta();
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
   check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});
@@ -110,8 +115,9 @@ void Sampler::log_density(View<const float> x, View<float> log_density, Scheme s
   check_view("x", x, any_rows, dimension_, device_);
   check_view("log_density", log_density, x.rows, 1, device_);
   check_scheme(scheme);
-  if (scheme == Scheme::euler_maruyama) {
-    throw Error("scheme euler-maruyama given for a log-density; allowed: euler, heun, rk4, of the probability flow");
+  if (is_stochastic(scheme)) {
+    throw Error(fmt::format("scheme {} given for a log-density; allowed: euler, heun, rk4, of the probability flow",
+                            to_string(scheme)));
   }
   check_count("the number of probes, 0 for the exact divergence,", divergence.probes, 0, most_probes);
   check_start(grid_, horizon_);

@@ -10,15 +10,45 @@
 namespace fokker {
 namespace {
 
-// Euler's for euler_maruyama too, whose single stage it is.
+// Euler's for the stochastic schemes too, whose single stage it is.
 RungeKutta tableau(Scheme scheme) {
   switch (scheme) {
     case Scheme::heun: return runge_kutta_heun();
     case Scheme::rk4: return runge_kutta_classical();
     case Scheme::euler:
-    case Scheme::euler_maruyama: break;
+    case Scheme::euler_maruyama:
+    case Scheme::exponential:
+    case Scheme::ddim: break;
   }
   return runge_kutta_euler();
+}
+
+// From t to the earlier `to` (sampler.hpp has the formulas).
+StepCoefficients<double> exponential_step(const SdeFormulas& sde, double t, double to, double eta) {
+  const auto from = sde.at(t), end = sde.at(to);
+  const double shrink = end.mean / from.mean;
+  const double variance = shrink * shrink * from.variance - end.variance;  // m′² (ρ − ρ′)
+  return {shrink - 1, (1 + eta * eta) / 2 * variance / shrink, eta * std::sqrt(std::fmax(variance, 0))};
+}
+StepCoefficients<double> ddim_step(const SdeFormulas& sde, double t, double to, double eta) {
+  const auto from = sde.at(t), end = sde.at(to);
+  const double shrink = end.mean / from.mean, variance = shrink * shrink * from.variance - end.variance;
+  // q², at most σ′²
+  const double noise_variance = eta * eta * end.variance * std::fmax(variance, 0) / (shrink * shrink * from.variance);
+  const double kept = std::sqrt(std::fmax(end.variance - noise_variance, 0) * from.variance);
+  return {shrink - 1, shrink * from.variance - kept, std::sqrt(noise_variance)};
+}
+
+StepCoefficients<double> coefficients_of(const SdeFormulas& sde, const Stepping& stepping, double t, double dt) {
+  switch (stepping.scheme) {
+    case Scheme::euler_maruyama: return reverse_sde_step(sde, t, dt, stepping.eta);
+    case Scheme::exponential: return exponential_step(sde, t, t + dt, stepping.eta);
+    case Scheme::ddim: return ddim_step(sde, t, t + dt, stepping.eta);
+    case Scheme::euler:
+    case Scheme::heun:
+    case Scheme::rk4: break;
+  }
+  return probability_flow_step(sde, t, dt);
 }
 
 [[noreturn]] void refuse(Scheme scheme, double t, const NetworkForm& form, const ForwardSde& sde) {
@@ -38,11 +68,35 @@ SamplerForms::SamplerForms(const Model& model) : folded(model.form()) {
 
 int stages_per_step(Scheme scheme) { return tableau(scheme).stages; }
 
+Stepping::Stepping(const SampleOptions& options) : Stepping(options.scheme) {
+  const bool stochastic = is_stochastic(scheme);
+  const double most = scheme == Scheme::ddim ? 1 : 100;
+  eta = options.eta.value_or(eta);
+  temperature = options.temperature;
+  const auto refuse_noise = [&](const char* what, double given, int allowed) {
+    throw Error(
+        fmt::format("{} {} given with {}, which draws no noise; allowed: {}, or with euler-maruyama, "
+                    "exponential and ddim",
+                    what, given, to_string(scheme), allowed));
+  };
+  if (!stochastic && eta != 0) refuse_noise("eta", eta, 0);
+  if (!stochastic && temperature != 1) refuse_noise("temperature", temperature, 1);
+  if (!(eta >= 0 && eta <= most)) {
+    throw Error(fmt::format("eta {} given with {}; allowed: 0 to {}", eta, to_string(scheme), most));
+  }
+  if (!(temperature >= 0 && std::isfinite(temperature))) {
+    throw Error(fmt::format("temperature {} given; allowed: 0 or more", temperature));
+  }
+}
+
+double SampleOptions::chosen_eta() const { return Stepping(*this).eta; }
+
 std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
-                             Scheme scheme) {
+                             const Stepping& stepping) {
+  const Scheme scheme = stepping.scheme;
   const NetworkForm& form = forms.folded;
   const RungeKutta rule = tableau(scheme);
-  const bool stochastic = scheme == Scheme::euler_maruyama;
+  const double eta = stepping.eta;
   const bool velocity = form.form == Form::velocity || form.form == Form::velocity_to_data;
   std::vector<Stage> stages;
   stages.reserve((times.size() - 1) * static_cast<std::size_t>(rule.stages));
@@ -50,14 +104,14 @@ std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, c
     const double dt = times[k + 1] - times[k];
     for (int i = 0; i < rule.stages; ++i) {
       const double t = std::lerp(times[k], times[k + 1], rule.node[i]);  // exact at both ends
-      StepCoefficients<double> c =
-          stochastic ? reverse_sde_step(sde.formulas(), t, dt) : probability_flow_step(sde.formulas(), t, dt);
+      StepCoefficients<double> c = coefficients_of(sde.formulas(), stepping, t, dt);
+      c.noise *= std::sqrt(stepping.temperature);
       const FormCoefficients<double> f = form_at(form, sde.formulas(), t);
-      if (velocity) {
-        // With A = 2 a/g² and B = ∓2/g²: the probability flow moves by ±F, and the reverse SDE by ±2 F − a x.
+      if (velocity && scheme != Scheme::exponential && scheme != Scheme::ddim) {
+        // With A = 2 a/g² and B = ∓2/g² the family moves by ±(1 + η²) F − η² a x, which is finite at both ends of time.
         const double sign = form.form == Form::velocity ? 1 : -1;
-        c.linear = stochastic ? -c.linear : 0;
-        c.score = sign * (stochastic ? 2 * dt : dt);
+        c.linear = eta == 0 ? 0 : -eta * eta * c.linear;
+        c.score = sign * (1 + eta * eta) * dt;
       } else {
         c.linear += c.score * f.skip;
         c.score *= f.out;

@@ -26,12 +26,23 @@ struct SamplerForms {
   std::vector<NetworkForm> inner;
 };
 
-// Stages a step: 1 for euler_maruyama.
+// Stages a step: 1 for the stochastic schemes.
 int stages_per_step(Scheme scheme);
+
+// A scheme with its numbers.
+struct Stepping {
+  Scheme scheme = Scheme::euler_maruyama;
+  double eta = 1, temperature = 1;
+
+  Stepping(Scheme of) : scheme(of), eta(of == Scheme::euler_maruyama || of == Scheme::exponential ? 1 : 0) {}
+  // Throws Error where a number is out of its range.
+  explicit Stepping(const SampleOptions& options);
+  auto operator<=>(const Stepping&) const = default;
+};
 // times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
 // stages are taken, so that factors which are infinite at an end of time and cancel do no harm. Throws Error where a
 // coefficient is not finite.
 std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
-                             Scheme scheme);
+                             const Stepping& stepping);
 
 }  // namespace fokker

@@ -63,6 +63,26 @@ TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
               1e-9);
 }
 
+TEST_F(GapCommand, FollowsTheFamilyBetweenItsSamplers) {
+  const std::string model = planar_mixture();
+  Arguments arguments{"gap",    "--model",           model,   "--data",     model, "--samples", "3000", "--seed", "5",
+                      "--grid", "geometric:60:1e-3", "--eta", "0,0.5,1,1.5"};
+  const std::string text = fokker(arguments).out;
+  EXPECT_THAT(text, AllOf(HasSubstr("eta 0.5    to ODE 0."), HasSubstr("eta 1.5    to ODE 0.")));
+  arguments.push_back("--json");
+  const Json json = fokker_json(arguments);
+  const double floor = json["noise_floor"];
+  ASSERT_EQ(json["along_eta"].size(), 4u);
+  for (const Json& of : json["along_eta"]) {
+    EXPECT_THAT(keys(of), ElementsAre("escaped", "eta", "far_out", "not_finite", "ode", "seconds", "truth"));
+    EXPECT_LT(of["truth"].get<double>(), 4 * floor);
+  }
+  EXPECT_EQ(json["along_eta"][2]["ode"], json["w2_squared"]["ode_sde"]);
+  EXPECT_LT(json["along_eta"][0]["ode"].get<double>(), 1e-3 * floor);
+  expect_refused({"gap", "--model", model, "--data", model, "--eta", "0.5,-1"},
+                 "eta -1 given with euler-maruyama; allowed: 0 to 100", 2);
+}
+
 TEST_F(GapCommand, HasNullsWhereTheContractSaysSo) {
   const std::string net = network("net.safetensors", Output::score);
   const Json vector = fokker_json({"gap", "--model", net, "--data", "blob", "--samples", "200", "--json"});

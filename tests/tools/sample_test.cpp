@@ -93,6 +93,40 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
   EXPECT_NE(get(file("one.npy")), get(file("other.npy")));
 }
 
+// η and the temperature reach the sampler and the JSON.
+TEST_F(SampleCommand, TakesTheFamilysNumbers) {
+  const std::string model = network("net.safetensors", Output::score);
+  const Arguments base = with(words("sample --samples 33 --seed 3 --grid uniform:20:0.1 --json"), {"--model", model});
+  struct Member {
+    Arguments arguments;
+    SampleOptions options;
+    double eta;
+  };
+  const Model loaded = load_model(model);
+  const Sampler sampler(Context(), loaded, TimeGrid::parse("uniform:20:0.1", loaded.sde));
+  for (Member& member :
+       std::vector<Member>{{{"--eta", "0.5"}, {.eta = 0.5}, 0.5},
+                           {{"--scheme", "exponential"}, {.scheme = Scheme::exponential}, 1},
+                           {{"--scheme", "ddim"}, {.scheme = Scheme::ddim}, 0},
+                           {{"--scheme", "ddim", "--eta", "1"}, {.scheme = Scheme::ddim, .eta = 1.0}, 1},
+                           {{"--eta", "1.5", "--temperature", "0.25"}, {.eta = 1.5, .temperature = 0.25}, 1.5}}) {
+    const Json json = fokker_json(with(base, with(member.arguments, {"--out", file("s.npy")})));
+    EXPECT_EQ(json["eta"], member.eta);
+    EXPECT_EQ(json["temperature"], member.options.temperature);
+    std::vector<float> samples(2 * 33);
+    member.options.seed = 3;
+    sampler.sample(View<float>(samples, 2), member.options);
+    EXPECT_EQ(load_array(file("s.npy")).data, std::vector<double>(samples.begin(), samples.end())) << member.eta;
+  }
+  EXPECT_EQ(fokker_json(with(base, {"--scheme", "heun", "--out", file("s.npy")}))["eta"], 0);
+  expect_refused(with(base, {"--scheme", "heun", "--eta", "1", "--out", file("s.npy")}),
+                 "eta 1 given with heun, which draws no noise", 2);
+  expect_refused(with(base, {"--temperature", "-1", "--out", file("s.npy")}),
+                 "temperature -1 given; allowed: 0 or more", 2);
+  expect_refused({"density", "--model", model, "--points", file("s.npy"), "--scheme", "ddim", "--out", file("l.npy")},
+                 "'ddim' given; allowed for densities: euler-maruyama, euler, heun, rk4", 2);
+}
+
 // A point mass has no score at t = 0, where the default grid ends. Second-order steps evaluate it there.
 TEST_F(SampleCommand, SaysHowManySamplesAreNone) {
   put(file("point.json"), R"({"weights": [1], "means": [[1, 1]], "covariances": [0]})");

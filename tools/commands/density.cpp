@@ -77,7 +77,11 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
                      "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
                      "probability-flow ODE, and what integrates it")
         ->capture_default_str()
-        ->check(usable(parse_scheme));
+        ->check(usable([](const std::string& text) {
+          const Scheme scheme = parse_scheme(text);
+          if (!is_stochastic(scheme) || scheme == Scheme::euler_maruyama) return;
+          throw Error(fmt::format("'{}' given; allowed for densities: euler-maruyama, euler, heun, rk4", text));
+        }));
     add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")->default_str("");
     add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, 1'000'000'000);
     add_integer<std::int64_t>(*app_, "--steps", options_.steps,

@@ -60,9 +60,13 @@ options of the model and of its samplers are refused.
     app_->add_option("--scheme", scheme_, "scheme that integrates the ODE: euler, heun or rk4")
         ->capture_default_str()
         ->check(usable([](const std::string& text) {
-          if (parse_scheme(text) != Scheme::euler_maruyama) return;
+          if (!is_stochastic(parse_scheme(text))) return;
           throw Error(fmt::format("'{}' given; allowed for the ODE: euler, heun, rk4", text));
         }));
+    add_numbers(
+        *app_, "--eta", etas_,
+        "also the distances of these members of dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g dW, as 0,0.5,1: 0 is "
+        "the ODE by Euler's steps, 1 the reverse SDE");
     app_->add_option("--histograms", histograms_,
                      "folder for the histograms of planar data: ode.npy, sde.npy and truth.npy, float64 [n^2] of n "
                      "--nodes, index n iy + ix")
@@ -71,7 +75,7 @@ options of the model and of its samplers are refused.
     machine_.add_to(*app_);
     std::vector<std::string> of_models = ModelOptions::override_names();
     of_models.insert(of_models.end(), {"--model", "--condition", "--guidance", "--samples", "--grid", "--scheme",
-                                       "--histograms", "--precision"});
+                                       "--eta", "--histograms", "--precision"});
     for (const std::string& name : of_models) a->excludes(app_->get_option(name));
   }
 
@@ -86,6 +90,9 @@ options of the model and of its samplers are refused.
     if (app_->count("--model") == 0) throw CLI::ValidationError("gap needs --model, or --a and --b");
     if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
     options_.ode_scheme = parse_scheme(scheme_);
+    check_usage([&] {
+      for (const double eta : etas_) SampleOptions{.eta = eta}.chosen_eta();
+    });
     const DataSet data = DataSet::named(data_);
     const Model model = model_.load();
     if (data.dimension() != model.dimension()) {
@@ -107,16 +114,37 @@ options of the model and of its samplers are refused.
     const Context context = machine_.context();
 
     const Stopwatch clock;
-    Progress progress(
-        {{"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}});
+    std::vector<Progress::Phase> phases{
+        {"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}};
+    if (!etas_.empty()) phases.push_back({"samplers between them", "sample", 11 * double(etas_.size())});
+    Progress progress(std::move(phases));
     const GroundTruth truth = ground_truth(context, data, options_);
     const MeasuredGap measured = measure(context, model, truth, grid, options_, [&](int, double) -> FractionDone {
       progress.begin();
       return [&](double done) { progress.update(done); };
     });
-    progress.clear();
     const SamplerGap& gap = measured.gap;
     Json json = gap_json(measured, options_, grid_);
+    std::vector<EtaLaw> along_eta;
+    if (!etas_.empty()) {
+      progress.begin();
+      options_.progress = [&](GapStage, double done) { progress.update(done); };
+      along_eta = gap_along_eta(context, model, truth, gap.ode, grid, etas_, options_);
+    }
+    json["along_eta"] = Json::array();
+    for (const EtaLaw& of : along_eta) {
+      for (std::string& text : warnings_of(fmt::format("samples at eta {}", of.eta), of.law)) {
+        json["warnings"].push_back(std::move(text));
+      }
+      json["along_eta"].push_back({{"eta", of.eta},
+                                   {"ode", of.ode.w2_squared},
+                                   {"truth", of.truth.w2_squared},
+                                   {"escaped", of.law.escaped},
+                                   {"not_finite", of.law.health.not_finite},
+                                   {"far_out", of.law.health.far_out},
+                                   {"seconds", of.seconds}});
+    }
+    progress.clear();
     for (std::string& text : warnings_of("draws of the data", truth.law)) json["warnings"].push_back(std::move(text));
     warn(json["warnings"].get<Warnings>());
     json["model"] = model_.path;
@@ -127,7 +155,7 @@ options of the model and of its samplers are refused.
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
     json["seconds"]["total"] = clock.seconds();
-    print(json, measured, context, clock.seconds(), model.sde);
+    print(json, measured, along_eta, context, clock.seconds(), model.sde);
     // The numbers are out before anything else can fail.
     std::fflush(stdout);
     if (!histograms_.empty()) save_histograms(histograms_, gap, truth);
@@ -136,8 +164,8 @@ options of the model and of its samplers are refused.
  private:
   Json box_json() const { return {{"half_width", options_.box.half_width}, {"nodes", options_.box.n}}; }
 
-  void print(const Json& json, const MeasuredGap& measured, const Context& context, double seconds,
-             const ForwardSde& sde) const {
+  void print(const Json& json, const MeasuredGap& measured, const std::vector<EtaLaw>& along_eta,
+             const Context& context, double seconds, const ForwardSde& sde) const {
     if (json_) return print_json(json);
     const SamplerGap& gap = measured.gap;
     fmt::print("gap by {} in {}; SDE {}\n", counted(context.threads(), "thread"), format_duration(seconds),
@@ -147,6 +175,10 @@ options of the model and of its samplers are refused.
                number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
     fmt::print("  noise floor  {}\n", number_or_dash(gap.noise_floor));
     fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
+    for (const EtaLaw& of : along_eta) {
+      fmt::print("eta {:<6} to ODE {}, to truth {}, escaped {:.5f}\n", of.eta, number_or_dash(of.ode.w2_squared),
+                 number_or_dash(of.truth.w2_squared), of.law.escaped);
+    }
     if (measured.residual) {
       fmt::print("mean R²: {:.4g}, centred at each time {:.4g}\n", measured.residual->mean_square,
                  measured.residual->centred_mean_square);
@@ -246,6 +278,7 @@ options of the model and of its samplers are refused.
 
   ModelOptions model_;
   std::string data_, a_, b_, grid_ = "paper", scheme_ = "euler", histograms_;
+  std::vector<double> etas_;
   GapOptions options_;
   bool json_ = false;
   MachineOptions machine_;

@@ -35,10 +35,17 @@ too, and how many those are, in up to 16 dimensions.
     model_.add_condition(*app_, "sample");
     app_->add_option(
             "--scheme", scheme_,
-            "euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the probability-flow "
-            "ODE")
+            "euler-maruyama (or sde), exponential or ddim for the reverse SDE; euler (or ode), heun or rk4 for the "
+            "probability-flow ODE")
         ->capture_default_str()
         ->check(usable(parse_scheme));
+    add_number(
+        *app_, "--eta", eta_,
+        "share of the noise, 0 for the ODE and 1 for the reverse SDE, in dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g "
+        "dW; with euler-maruyama and exponential up to 100, with ddim up to 1; if not given, 1, and 0 for ddim")
+        ->default_str("");
+    add_number(*app_, "--temperature", options_.temperature,
+               "what the variance of the noise is multiplied by; below 1 samples gather where the density is high");
     add_grid(*app_, grid_);
     add_samples(*app_, samples_, "number of samples");
     add_seed(*app_, options_.seed, "seed of the prior's draw and of the Brownian path of each sample");
@@ -79,6 +86,8 @@ too, and how many those are, in up to 16 dimensions.
 
   void run() override {
     options_.scheme = parse_scheme(scheme_);
+    if (app_->count("--eta") > 0) options_.eta = eta_;
+    check_usage([&] { options_.chosen_eta(); });
     Divergence divergence = probes_.divergence();
     divergence.first_index = options_.first_index;
     const std::vector<Claim> claims =
@@ -93,7 +102,7 @@ too, and how many those are, in up to 16 dimensions.
     if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, d);
     const Context context = machine_.context();
     const Sampler sampler(context, model, grid);
-    const Scheme flow = options_.scheme == Scheme::euler_maruyama ? Scheme::heun : options_.scheme;
+    const Scheme flow = is_stochastic(options_.scheme) ? Scheme::heun : options_.scheme;
     if (!log_density_.empty()) check_flow_density(context, sampler, flow, divergence, "--log-density");
 
     std::vector<Progress::Phase> phases{
@@ -149,6 +158,8 @@ too, and how many those are, in up to 16 dimensions.
     warn(warnings);
     if (json_) {
       Json json{{"samples", samples_}, {"dimension", d}, {"scheme", to_string(options_.scheme)}};
+      json["eta"] = options_.chosen_eta();
+      json["temperature"] = options_.temperature;
       json["grid"] = grid_;
       json["steps"] = grid.steps();
       json["seed"] = options_.seed;
@@ -237,6 +248,7 @@ too, and how many those are, in up to 16 dimensions.
   ProbeOptions probes_;
   static constexpr std::int64_t most_kept = 500'000'000;  // numbers of trajectories, which memory holds twice
 
+  double eta_ = 1;
   std::string scheme_ = "euler-maruyama", grid_ = "paper", initial_, out_, log_density_, trajectory_;
   SampleOptions options_;
   std::int64_t samples_ = 10000, snapshots_ = 11;

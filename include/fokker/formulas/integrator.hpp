@@ -3,7 +3,7 @@
 // One step of each integrator, for one coordinate; shared by host and device. A step goes from time t to t + dt (dt < 0
 // where samples are drawn, dt > 0 where a density is followed up to T), and the coefficients of the SDE enter
 // multiplied by dt:
-//   reverse SDE        x ← x + a dt x − g² dt s + g √|dt| z                     (Euler–Maruyama)
+//   reverse SDE        x ← x + a dt x − ½ (1 + η²) g² dt s + η g √|dt| z        (Euler–Maruyama; Anderson's has η = 1)
 //   probability flow   x ← x + Σ_i w_i k_i,  k_i = a dt x_i − ½ g² dt s(t_i, x_i),  t_i = t + c_i dt,
 //                      x_i = x + c_i k_{i−1}
 // The explicit Runge–Kutta schemes at hand (Euler, Heun, the classical fourth order) all have this chain form. A network
@@ -20,14 +20,15 @@ namespace fokker {
 template <class T>
 struct StepCoefficients {
   T linear;  // a dt
-  T score;   // −g² dt of the reverse SDE, −½ g² dt of the probability flow
-  T noise;   // g √|dt|; 0 for the probability flow
+  T score;   // −½ (1 + η²) g² dt of the reverse SDE, −½ g² dt of the probability flow
+  T noise;   // η g √|dt|; 0 for the probability flow
 };
 
 template <class T>
-FOKKER_HOST_DEVICE StepCoefficients<T> reverse_sde_step(const SdeFormulas& sde, T t, T dt) {
+FOKKER_HOST_DEVICE StepCoefficients<T> reverse_sde_step(const SdeFormulas& sde, T t, T dt, T eta = 1) {
   const SdeCoefficients<T> c = sde.at(t);
-  return {c.drift * dt, -c.diffusion_squared * dt, std::sqrt(c.diffusion_squared * std::fabs(dt))};
+  return {c.drift * dt, T(-0.5) * (1 + eta * eta) * c.diffusion_squared * dt,
+          eta * std::sqrt(c.diffusion_squared * std::fabs(dt))};
 }
 
 template <class T>

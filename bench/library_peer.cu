@@ -426,7 +426,7 @@ class LibraryPeer::Work {
     reverse({false}, p, n, gradient, false);
     if (m > 0) {
       outputs({true}, p, collocation.t.data, collocation.x.data, m);
-      each(checked(m), 4 * (1 + d + 2 * most_streams + 1),
+      each(checked(m), 4 * (1 + d + 2 * most_streams),
            ResidualSeeds{{sde_, collocation.t.data, collocation.x.data, outputs_.data(), checked(m)},
                          static_cast<float>(2 * weight / static_cast<double>(m)),
                          seeds,
@@ -456,6 +456,12 @@ class LibraryPeer::Work {
   }
 
   void train(const TrainOptions& options, int iterations) {
+    if ((options.time_law != TimeLaw::paper && options.time_law != TimeLaw::uniform) ||
+        options.loss_weight != LossWeight::unit || options.schedule != RateSchedule::constant ||
+        options.average != WeightAverage::none) {
+      throw Error(
+          "allowed are the paper's times or uniform ones, the loss weight unit, a constant rate and no average");
+    }
     const std::int64_t n = options.denoising_points, m = options.residual_weight > 0 ? options.collocation_points : 0;
     const std::int64_t count = architecture_.parameter_count();
     float* const t = draws_.reserve(*this, (1 + 2 * d) * n + (1 + d) * m);
@@ -485,6 +491,12 @@ class LibraryPeer::Work {
   }
 
   std::vector<double> last_record() const {
+    if (iteration_ == 0) throw Error("there is no iteration yet to tell of; train() makes one");
+#if THRUST_DEVICE_SYSTEM == THRUST_DEVICE_SYSTEM_CUDA
+    if (const cudaError_t status = cudaStreamSynchronize(stream_); status != cudaSuccess) {
+      throw Error(std::string("cudaStreamSynchronize: ") + cudaGetErrorString(status));
+    }
+#endif
     std::vector<double> record(4);
     thrust::copy_n(values_.numbers.begin(), 4, record.begin());
     record[3] = std::sqrt(record[3]);

@@ -49,9 +49,10 @@ class LibraryPeer {
               const CollocationBatch<float>& collocation, double residual_weight, double* values, float* gradient);
   // Paths of the reverse SDE from the prior on, by the words of Sampler's; samples [N, 2].
   void sample(const std::vector<double>& times, std::uint64_t seed, View<float> samples);
-  // Iterations of Adam on circles2 with the paper's times, at a constant rate, by the words of Trainer's.
+  // Iterations of Adam on circles2, by the words of Trainer's. Throws Error for other times than the paper's or uniform
+  // ones, another rate than a constant one, a weight or an average.
   void train(const TrainOptions& options, int iterations);
-  // Denoising loss, residual loss, total and norm of the gradient of the last iteration; waits for it.
+  // Denoising loss, residual loss, total and norm of the gradient of the last iteration, one at least; waits for it.
   std::vector<double> last_record() const;
 
   // Of the calls since the last.

@@ -5,7 +5,7 @@
 // covariances are full, the normals of a few points are put in shared memory first, and then each thread has one
 // coordinate x_l = μ_l + Σ_j z_j √λ_j q_jl, neighbours reading neighbouring factors. Cost: the output's bandwidth and
 // about 200 instructions a block of normals; O(d²) a point for full covariances.
-// Ours and not a Thrust transform, because threads share a point's choice and, through shared memory, its normals.
+// Ours and not Thrust's, so that the emulation and its racecheck run it as every kernel (CONTRIBUTING.md).
 #include <algorithm>
 #include <cstdint>
 

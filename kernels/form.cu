@@ -1,8 +1,7 @@
 // Between a model and its network: coefficients in double from each point's time, everything else in T. A thread has a
 // point, of derivatives a row. Cost: what it reads and writes, once each, and some hundred operations in double a
 // thread.
-// Ours and not a Thrust transform, because outputs of several widths leave one launch, and because in a captured graph
-// a launch has to return its status and must neither throw nor allocate.
+// Ours and not Thrust's, so that the emulation and its racecheck run it as every kernel (CONTRIBUTING.md).
 #include <cstdint>
 
 #include "device.hpp"

@@ -4,8 +4,7 @@
 // Data path: every array passes through once, coalesced; a thread of the stages of the probability flow has one
 // coordinate, a thread that draws has the four coordinates of one Philox block. Cost: bandwidth, and for the reverse
 // SDE about 200 instructions a block of four normals.
-// Ours and not Thrust transforms, because a thread of the noise has four coordinates of [n, d], and because in a captured
-// graph a launch has to return its status and must neither throw nor allocate.
+// Ours and not Thrust's, so that the emulation and its racecheck run it as every kernel (CONTRIBUTING.md).
 #include <cmath>
 #include <cstdint>
 #include <numbers>

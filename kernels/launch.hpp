@@ -126,8 +126,8 @@ struct SampleArguments {
   const std::int32_t* bias_rows;  // device, [steps · stages_per_step]
   int bias_stride;
   int steps;
-  int stages_per_step;  // of a probability-flow scheme; 1 for Euler–Maruyama
-  bool stochastic;      // Euler–Maruyama; its noise is that of stages[k].coefficients.noise
+  int stages_per_step;  // 1 of a stochastic scheme
+  bool stochastic;      // whose noise is that of stages[k].coefficients.noise
   bool noise_in_last_step;
   bool draw_prior;
   float prior_deviation;

@@ -1,6 +1,6 @@
 // The second pass of the resident loss (loss.cu): every derivative as the sum of the blocks' partial ones in their
 // order, the losses likewise, and a part of the gradient's squares from each of this pass's own blocks.
-// Ours and not CUB's segmented sum, because it keeps one order on every device and leaves the squares' parts on its way.
+// Ours and not CUB's segmented sum, whose order depends on the device, while here the blocks of the loss say it.
 #include <cstdint>
 
 #include "grid.hpp"

@@ -1,4 +1,4 @@
-// Paths of a resident network: the reverse SDE by Euler–Maruyama, the probability flow by explicit Runge–Kutta schemes,
+// Paths of a resident network: the reverse SDE by schemes of one stage, the probability flow by explicit Runge–Kutta schemes,
 // and log-densities along the flow. A warp takes 16 samples through the whole grid: the prior is drawn here, the state
 // stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
 // end (and for a step's coefficients and, of a network with an embedding of the time, its biases, which all share).

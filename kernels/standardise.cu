@@ -1,8 +1,7 @@
 // Columns to their own units and back: a thread takes one number after another, in double, since a mean rounded to
 // float would move a column. And traces of matrices with weights, a thread a matrix. Cost: what they read and write,
 // once each, and one division in double a number.
-// Ours and not Thrust transforms, because in a captured graph a launch has to return its status and must neither throw nor
-// allocate.
+// Ours and not Thrust's, so that the emulation and its racecheck run it as every kernel (CONTRIBUTING.md).
 #include <cstdint>
 
 #include "device.hpp"

@@ -1,7 +1,7 @@
 // The points of a training iteration as arrays, for losses that do not draw them where they use them. A thread has four
 // columns of a row of the data, x and then its condition, for which it draws the time and the component again, or the
 // whole point where covariances are full. Cost: the output's bandwidth and some 600 instructions a thread.
-// Ours and not a Thrust transform, because a thread has four columns of several arrays.
+// Ours and not Thrust's, so that the emulation and its racecheck run it as every kernel (CONTRIBUTING.md).
 #include <cstdint>
 
 #include "device.hpp"

@@ -6,8 +6,7 @@
 // coordinates a lane up to d = 128. The quantile integral gives a thread one step of the larger sample, which overlaps
 // at most two of the smaller. Moments give a block one entry and a part of the samples. Cost: bandwidth of the samples,
 // d² times over for the covariance.
-// Ours and not CUB's histogram and reductions, because a bin is of two columns at once, and because CUB's order of a sum
-// depends on the device.
+// Ours and not CUB's histogram and sums, whose order depends on the device, and so that the emulation runs them.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

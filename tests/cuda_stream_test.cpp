@@ -134,6 +134,8 @@ struct Work {
     const View<const float> y = condition.view();
     sampler.sample(samples.view(), {.scheme = Scheme::euler_maruyama, .seed = 3, .condition = y});
     sampler.sample(x.view(), {.scheme = Scheme::heun, .seed = 4, .condition = y});
+    sampler.sample(x.view(), {.scheme = Scheme::exponential, .seed = 4, .condition = y});
+    sampler.sample(x.view(), {.scheme = Scheme::ddim, .seed = 4, .condition = y});
     FieldOutputs<float> outputs;
     outputs.score = score.view();
     outputs.residual = residual.view();

@@ -41,9 +41,11 @@ std::vector<Draw> draws() {
   std::vector<Draw> all;
   for (std::uint32_t use = 0; use <= static_cast<std::uint32_t>(RandomUse::condition); ++use) {
     for (const std::uint64_t step : {std::uint64_t{0}, std::uint64_t{889}, (std::uint64_t{1} << 40) - 1}) {
-      const std::uint64_t offset = philox_offset(static_cast<RandomUse>(use), use % 2 ? 65535 : 0, step);
-      all.push_back({7, use, offset});
-      all.push_back({~0ull, ~0ull, offset});
+      for (const std::uint32_t block : {0u, 65535u}) {
+        const std::uint64_t offset = philox_offset(static_cast<RandomUse>(use), block, step);
+        all.push_back({7, use, offset});
+        all.push_back({~0ull, ~0ull, offset});
+      }
     }
   }
   std::uint64_t state = 1;
@@ -85,6 +87,7 @@ TEST(Curand, ItsGeneratorGivesOurWords) {
   ASSERT_EQ(cudaMalloc(&words, n * sizeof(Words)), cudaSuccess);
   ASSERT_EQ(cudaMemcpy(given, all.data(), n * sizeof(Draw), cudaMemcpyDefault), cudaSuccess);
   draw_both<<<(n + 127) / 128, 128>>>(given, n, words);
+  ASSERT_EQ(cudaGetLastError(), cudaSuccess);
   std::vector<Words> got(n);
   ASSERT_EQ(cudaMemcpy(got.data(), words, n * sizeof(Words), cudaMemcpyDefault), cudaSuccess);
   cudaFree(words);

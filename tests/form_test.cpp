@@ -333,6 +333,36 @@ TEST_P(EveryForm, PathsFollowTheScore) {
   std::vector<float> start(static_cast<std::size_t>(n * d));
   for (std::size_t i = 0; i < start.size(); ++i) start[i] = 0.3f * static_cast<float>(i) - 1;
   const Sampler sampler(cpu, model, grid);
+  // The family's steps without their noise, by the formulas of sampler.hpp.
+  for (const auto& [scheme, eta] : {std::pair(Scheme::euler_maruyama, 0.7), std::pair(Scheme::exponential, 0.7),
+                                    std::pair(Scheme::ddim, 0.5), std::pair(Scheme::ddim, 0.0)}) {
+    SCOPED_TRACE(fmt::format("{}, eta {}", to_string(scheme), eta));
+    std::vector<double> expected(start.begin(), start.end());
+    for (std::size_t k = 0; k + 1 < grid.times().size(); ++k) {
+      const double t = grid.times()[k], dt = grid.times()[k + 1] - t;
+      const std::vector<double> s = score_at(t, expected, nullptr);
+      const SdeCoefficients<double> c = model.sde.at(t), end = model.sde.at(t + dt);
+      const double deviation = std::sqrt(c.variance), last = std::sqrt(end.variance);
+      const double ratio = deviation / c.mean, last_ratio = last / end.mean;
+      const double fresh = eta * last / deviation * std::sqrt(c.variance - c.mean * c.mean * last_ratio * last_ratio);
+      for (std::size_t j = 0; j < expected.size(); ++j) {
+        double& x = expected[j];
+        if (scheme == Scheme::euler_maruyama) {
+          x += dt * (c.drift * x - (1 + eta * eta) / 2 * c.diffusion_squared * s[j]);
+        } else if (scheme == Scheme::exponential) {
+          x = end.mean / c.mean * x + (1 + eta * eta) * deviation * end.mean * (ratio - last_ratio) * s[j];
+        } else {
+          const double data = (x + c.variance * s[j]) / c.mean, noise = -deviation * s[j];
+          x = end.mean * data + std::sqrt(end.variance - fresh * fresh) * noise;
+        }
+      }
+    }
+    std::vector<float> x = start;
+    SampleOptions options{.scheme = scheme, .noise_in_last_step = true, .eta = eta};
+    if (eta > 0) options.temperature = 0;
+    sampler.integrate(View<float>(x, d), options);
+    EXPECT_TRUE(agrees(std::span<const float>(x), std::span<const double>(expected), {.of_rms = 2e-5, .norm = 5e-6}));
+  }
   for (const Scheme scheme : {Scheme::euler, Scheme::heun, Scheme::rk4}) {
     SCOPED_TRACE(to_string(scheme));
     const auto follow = [&](std::vector<double> times, std::vector<double> x, std::vector<double>* integral) {
@@ -500,14 +530,21 @@ TEST(Flow, OfAVelocityNetIsFiniteAtBothEnds) {
     Sampler(cpu, model, grid).log_density(View<const float>(x, 2), View<float>(density), scheme);
     for (const float number : density) EXPECT_TRUE(std::isfinite(number));
   }
-  // Its reverse SDE has no finite drift at T = 1.
+  // Its reverse SDE has no finite drift at T = 1, but at η = 0 it is the flow.
   EXPECT_THAT(testing::message_of([&] { Sampler(cpu, model, grid).sample(View<float>(x, 2)); }), HasSubstr("at t = 1"));
-  // Nor has a network that predicts the noise a score at t = 0.
+  std::vector<float> flow(40);
+  Sampler(cpu, model, grid).sample(View<float>(flow, 2), {.scheme = Scheme::euler});
+  Sampler(cpu, model, grid).sample(View<float>(x, 2), {.eta = 0.0});
+  for (std::size_t k = 0; k < x.size(); ++k) EXPECT_NEAR(x[k], flow[k], 1e-5 * (1 + std::fabs(flow[k]))) << k;
+  // Nor has a network that predicts the noise a score at t = 0, where samples end by a step of Euler's.
   model = model_of({"noise", "t,x", SdeKind::vp_linear});
-  EXPECT_THAT(testing::message_of([&] {
-                Sampler(cpu, model, TimeGrid::uniform(1, 0, 5)).sample(View<float>(x, 2), {.scheme = Scheme::heun});
-              }),
-              HasSubstr("at t = 0"));
+  const Sampler sampler(cpu, model, TimeGrid::uniform(1, 0, 5));
+  sampler.sample(View<float>(x, 2), {.scheme = Scheme::heun});
+  for (const float number : x) EXPECT_TRUE(std::isfinite(number));
+  std::vector<float> density(20);
+  EXPECT_THAT(
+      testing::message_of([&] { sampler.log_density(View<const float>(x, 2), View<float>(density), Scheme::heun); }),
+      HasSubstr("at t = 0"));
 }
 
 TEST(FormNames, ReadBackAndListTheAllowed) {

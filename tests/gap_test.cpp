@@ -254,6 +254,17 @@ TEST(GapAlongEta, HoldsBothSamplersAndWhatLiesBetween) {
   EXPECT_THAT(refusal({1, -1}, options), HasSubstr("eta -1 given with euler-maruyama; allowed: 0 to 100"));
   EXPECT_THAT(refusal({1}, {.box = {.n = 32}}), HasSubstr("another grid"));
   EXPECT_TRUE(gap_along_eta(context, model, truth, gap.ode, grid, {}, options).empty());
+
+  // In space the distances are sliced.
+  const DataSet spatial = DataSet::mixture(gaussian(0.3, {0, 1, 0}));
+  const Model in_space = model_of(*spatial.exact());
+  const GroundTruth of_space = ground_truth(context, spatial, {.samples = 5000});
+  const SamplerGap space = measure_gap(context, in_space, of_space, grid, {.samples = 5000});
+  const EtaLaw at_one = gap_along_eta(context, in_space, of_space, space.ode, grid, {1}, {.samples = 5000}).front();
+  EXPECT_EQ(at_one.ode.w2_squared, space.ode_sde.w2_squared);
+  EXPECT_EQ(at_one.truth.w2_squared, space.sde_truth.w2_squared);
+  EXPECT_THAT(message_of([&] { gap_along_eta(context, in_space, of_space, gap.ode, grid, {1}, {.samples = 5000}); }),
+              HasSubstr("another dimension or grid"));
 }
 
 TEST(Gap, RefusesWhatDoesNotFit) {

@@ -110,6 +110,12 @@ TEST(LibraryPeer, CountsWhatItWouldCost) {
     peer->score(points.view(), View<float>(out, 2));
     const LibraryCost cost = peer->take_cost();
     EXPECT_EQ(cost.launches, 1 + 2 * 3 + 2 * 2 + 1);
+    // Inputs [50, 3], weights, planes [50, 80] of z and h: a product reads and writes once, a step reads z and writes both.
+    const double inputs = 4 * 50 * 3, plane = 4 * 50 * 80, first = 4 * 80 * 3, square = 4 * 80 * 80, out = 4 * 50 * 2;
+    const double forward = inputs + first + plane + 2 * (plane + square + plane),
+                 activations = 3 * 2 * plane + 2 * plane;
+    const double reverse = 2 * (plane + square + plane) + 2 * 3 * plane + plane + 4 * 80 * 2 + out;
+    EXPECT_EQ(cost.bytes, 2 * inputs + forward + activations + reverse);
     EXPECT_EQ(cost.flop, 2.0 * 50 * (2 * (3 * 80 + 2 * 80 * 80) - 80));
     EXPECT_DOUBLE_EQ(cost.seconds, 12 * h200_seconds_a_launch);  // each is short
     EXPECT_EQ(peer->take_cost().launches, 0);
@@ -126,6 +132,16 @@ TEST(LibraryPeer, RefusesOtherNetworks) {
   EXPECT_THAT(refusal({.output = Output::score}), ::testing::HasSubstr("allowed are potentials of the plane"));
   EXPECT_THAT(refusal({.dimension = 3}), ::testing::HasSubstr("allowed are potentials of the plane"));
   EXPECT_THAT(refusal({.activation = Activation::tanh}), ::testing::HasSubstr("allowed are potentials of the plane"));
+  EXPECT_THAT(refusal({.form = {.form = Form::edm}}), ::testing::HasSubstr("allowed are potentials of the plane"));
+  Model ddpm = paper_model();
+  ddpm.sde = ForwardSde::defaults(SdeKind::ddpm);
+  EXPECT_THAT(testing::message_of([&] { peer_of(ddpm); }), ::testing::HasSubstr("under ddpm: allowed"));
+  LibraryPeer peer = peer_of(paper_model());
+  EXPECT_THAT(testing::message_of([&] { peer.last_record(); }), ::testing::HasSubstr("no iteration yet"));
+  TrainOptions options = paper_training(20, 5);
+  options.time_law = TimeLaw::importance;
+  EXPECT_THAT(testing::message_of([&] { peer.train(options, 1); }),
+              ::testing::HasSubstr("the paper's times or uniform ones"));
 }
 
 }  // namespace

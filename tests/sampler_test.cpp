@@ -80,6 +80,55 @@ TEST(TimeGrids, Geometric) {
   EXPECT_TRUE(agrees(grid.times(), std::vector<double>{10, 1, 0.1, 0.01, 0.001}, {.relative = 1e-14, .norm = 1e-14}));
 }
 
+// By their definitions, for each SDE: r = σ/m of the times.
+TEST(TimeGrids, KarrasAndLogSnrAreEvenInTheirOwnVariable) {
+  for (const SdeKind kind : {SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp, SdeKind::ve,
+                             SdeKind::edm, SdeKind::ddpm}) {
+    const ForwardSde sde = ForwardSde::defaults(kind);
+    SCOPED_TRACE(sde.name());
+    const auto log_ratios = [&](const TimeGrid& grid) {
+      std::vector<double> r;
+      for (const double t : grid.times()) r.push_back(0.5 * std::log(sde.at(t).variance) - std::log(sde.at(t).mean));
+      return r;
+    };
+    const int steps = 19;
+    for (const double rho : {1.0, 7.0, 100.0}) {
+      const TimeGrid grid = TimeGrid::karras(sde, sde.t_min(), steps, rho);
+      EXPECT_EQ(grid.times().front(), sde.horizon());
+      EXPECT_EQ(grid.times().back(), sde.t_min());
+      const std::vector<double> r = log_ratios(grid);
+      // Relative to that at T, which is e^{10} for ou.
+      const double last = std::exp((r.back() - r.front()) / rho);
+      for (int k = 0; k <= steps; ++k) {
+        EXPECT_NEAR(std::exp((r[k] - r.front()) / rho), std::lerp(1.0, last, double(k) / steps), 1e-12) << rho;
+      }
+      TimeGrid whole = TimeGrid::edm(sde, sde.t_min(), steps + 1, rho);
+      EXPECT_EQ(whole.times().back(), 0);
+      EXPECT_EQ(std::vector<double>(whole.times().begin(), whole.times().end() - 1), grid.times());
+    }
+    const std::vector<double> r = log_ratios(TimeGrid::log_snr(sde, sde.t_min(), steps));
+    for (int k = 0; k <= steps; ++k) EXPECT_NEAR(r[k], std::lerp(r.front(), r.back(), double(k) / steps), 1e-11);
+  }
+  // Karras et al.'s own numbers: σ = t from 80 to 0.002 in 17 steps, and the same with the step to 0.
+  const std::vector<double> t = TimeGrid::parse("edm:18", ForwardSde::defaults(SdeKind::edm)).times();
+  ASSERT_EQ(t.size(), 19u);
+  for (int k = 0; k < 18; ++k) {
+    const double root = std::lerp(std::pow(80, 1.0 / 7), std::pow(0.002, 1.0 / 7), k / 17.0);
+    EXPECT_NEAR(t[k] / std::pow(root, 7), 1, 1e-13) << k;
+  }
+  EXPECT_EQ(t.back(), 0);
+  const ForwardSde flow = ForwardSde::defaults(SdeKind::flow);
+  expect_error([&] { TimeGrid::karras(flow, 0.01, 5); }, {"a karras time grid", "the SDE flow at 1 is infinite"});
+  expect_error([&] { TimeGrid::log_snr(flow, 0.01, 5); }, {"a log-snr time grid", "smaller T"});
+  EXPECT_NO_THROW(TimeGrid::karras(ForwardSde::flow({.horizon = 0.97}), 0.01, 5));
+  const ForwardSde ou = ForwardSde::defaults(SdeKind::ou);
+  for (const double rho : {0.5, -1.0, 1001.0, std::nan("")}) {
+    expect_error([&] { TimeGrid::karras(ou, 0.01, 5, rho); }, {"rho", "allowed: 1 to 1000"});
+  }
+  expect_error([&] { TimeGrid::edm(ou, 0.01, 1); }, {"an edm time grid needs 2 to 10000000 steps; 1 was given"});
+  expect_error([&] { TimeGrid::karras(ou, 0, 5); }, {"end in (0, 10)", "0 was given"});
+}
+
 TEST(TimeGrids, ParseNamesAll) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::vp_linear);
   EXPECT_EQ(TimeGrid::parse("paper", sde).times(), TimeGrid::paper(sde.horizon()).times());
@@ -87,6 +136,10 @@ TEST(TimeGrids, ParseNamesAll) {
   EXPECT_EQ(TimeGrid::parse("uniform:20:0.25", sde).times(), TimeGrid::uniform(sde.horizon(), 0.25, 20).times());
   EXPECT_EQ(TimeGrid::parse("geometric:7", sde).times(), TimeGrid::geometric(sde.horizon(), sde.t_min(), 7).times());
   EXPECT_EQ(TimeGrid::parse("geometric:7:1e-2", sde).times(), TimeGrid::geometric(sde.horizon(), 1e-2, 7).times());
+  EXPECT_EQ(TimeGrid::parse("log-snr:7", sde).times(), TimeGrid::log_snr(sde, sde.t_min(), 7).times());
+  EXPECT_EQ(TimeGrid::parse("karras:7:1e-2", sde).times(), TimeGrid::karras(sde, 1e-2, 7).times());
+  EXPECT_EQ(TimeGrid::parse("karras:7:1e-2:3", sde).times(), TimeGrid::karras(sde, 1e-2, 7, 3).times());
+  EXPECT_EQ(TimeGrid::parse("edm:7", sde).times(), TimeGrid::edm(sde, sde.t_min(), 7).times());
 }
 
 TEST(TimeGrids, TimesFromAFile) {
@@ -133,10 +186,11 @@ TEST(TimeGrids, HostileInputs) {
   for (const std::string text : {"", "papers", "paper:", "paper:10", "linear:3", ":", "uniform"}) {
     expect_error(
         [&] { TimeGrid::parse(text, sde); },
-        {"'" + text + "' is not known", "paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy"});
+        {"'" + text + "' is not known", "paper, uniform:STEPS[:END], geometric:STEPS[:END], log-snr:STEPS[:END]"});
   }
-  for (const std::string text : {"uniform:", "uniform:x", "uniform:3x", "uniform: 3", "geometric:99999999999",
-                                 "uniform:3.5", "uniform:3:", "uniform:3:a", "geometric:3:1e-3:4"}) {
+  for (const std::string text :
+       {"uniform:", "uniform:x", "uniform:3x", "uniform: 3", "geometric:99999999999", "uniform:3.5",
+        "uniform:3:", "uniform:3:a", "geometric:3:1e-3:4", "karras:3:", "karras:3:1e-3:x", "edm:3:1e-3:7:1"}) {
     expect_error([&] { TimeGrid::parse(text, sde); }, {"is not a valid", "'" + text + "'", "allowed are"});
   }
   EXPECT_THROW(TimeGrid::parse("uniform:3:20", sde), Error);
@@ -147,7 +201,7 @@ TEST(TimeGrids, HostileInputs) {
 // What the text alone shows, with no horizon in the sentence.
 TEST(TimeGrids, CheckLooksAtTheTextAlone) {
   for (const std::string text : {"paper", "file:absent.npy", "uniform:3", "uniform:3:0", "uniform:3:1e300",
-                                 "geometric:3", "geometric:3:1e-300"}) {
+                                 "geometric:3", "geometric:3:1e-300", "log-snr:3", "karras:3:1e-3:5", "edm:2"}) {
     EXPECT_NO_THROW(TimeGrid::check(text)) << text;
   }
   for (const std::string text : {"", "papers", "uniform", "linear:3"}) {
@@ -156,6 +210,8 @@ TEST(TimeGrids, CheckLooksAtTheTextAlone) {
   expect_error([] { TimeGrid::check("file:"); }, {"names no file"});
   expect_error([] { TimeGrid::check("uniform:3x"); }, {"is not a valid number of steps"});
   expect_error([] { TimeGrid::check("geometric:0"); }, {"1 to 10000000 steps; 0 was given"});
+  expect_error([] { TimeGrid::check("karras:5:1e-3:0"); }, {"rho 0; allowed: 1 to 1000"});
+  expect_error([] { TimeGrid::check("edm:1"); }, {"needs 2 to 10000000 steps; 1 was given"});
   expect_error([] { TimeGrid::check("geometric:5:0"); },
                {"a geometric time grid needs a finite end above 0; 0 was given"});
   expect_error([] { TimeGrid::check("uniform:5:-1"); }, {"a finite end of at least 0; -1 was given"});
@@ -236,9 +292,9 @@ struct Axis {
       case Scheme::euler_maruyama:
         return x + dt * (c.drift * x - (1 + eta * eta) / 2 * c.diffusion_squared * score(t, x));
       case Scheme::exponential: {
-        // In z = x/m, whose score is m s, with ρ for a time.
-        const double moved = (1 + eta * eta) / 2 * (noise_to_signal(t) - noise_to_signal(t + dt));
-        return end.mean * (x / c.mean + moved * c.mean * score(t, x));
+        // In x/m, which the noise ε̂ = −σ s that the model finds moves by dr.
+        const double moved = std::sqrt(noise_to_signal(t)) - std::sqrt(noise_to_signal(t + dt));
+        return end.mean * (x / c.mean + (1 + eta * eta) * moved * std::sqrt(c.variance) * score(t, x));
       }
       case Scheme::ddim: {
         const double noise = -std::sqrt(c.variance) * score(t, x), data = (x - std::sqrt(c.variance) * noise) / c.mean;
@@ -366,6 +422,13 @@ TEST_P(EverySde, ReachesMeanAndCovarianceOfGaussianData) {
   }
 }
 
+// m ≠ 1 and m = 1, and a drift and a diffusion that are infinite at T.
+class FamilyUnder : public ::testing::TestWithParam<SdeKind> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, FamilyUnder,
+                         ::testing::Values(SdeKind::ou, SdeKind::vp_linear, SdeKind::vp_cosine, SdeKind::subvp,
+                                           SdeKind::ve, SdeKind::edm, SdeKind::flow, SdeKind::ddpm),
+                         [](const auto& kind) { return name_of(ForwardSde::defaults(kind.param)); });
+
 struct Member {
   Scheme scheme;
   double eta;
@@ -377,7 +440,7 @@ constexpr Member kFamily[] = {{Scheme::euler_maruyama, 0}, {Scheme::euler_maruya
 
 // A step is the formula's: what it does to x, and, by the difference to the same step with its noise, the noise. Its
 // normals are those of the first step from other samples: the same for every scheme.
-TEST_P(EverySde, AStepOfTheFamilyIsItsFormula) {
+TEST_P(FamilyUnder, AStepIsItsFormula) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
   const double t = 0.5 * sde.horizon(), to = 0.45 * sde.horizon();
   const TimeGrid grid({t, to});
@@ -399,7 +462,8 @@ TEST_P(EverySde, AStepOfTheFamilyIsItsFormula) {
                            noisy = moved({Scheme::euler_maruyama, 1}, 1, true);
   const double unit = axis.noise(Scheme::euler_maruyama, t, to - t);
   for (const Member& member : kFamily) {
-    for (const double temperature : {1.0, 0.25}) {
+    for (const double temperature : {1.0, 0.25, 0.0}) {
+      if (temperature != 1 && member.eta == 0) continue;
       SCOPED_TRACE(fmt::format("{}, eta {}, temperature {}", to_string(member.scheme), member.eta, temperature));
       const std::vector<float> a = moved(member, temperature, false), b = moved(member, temperature, true);
       const double noise = std::sqrt(temperature) * axis.noise(member.scheme, t, to - t, member.eta);
@@ -417,7 +481,7 @@ TEST_P(EverySde, AStepOfTheFamilyIsItsFormula) {
 
 // All members have the marginals of the forward SDE: from that at 0.9 T, the law at 0.1 T is the exact one but for an
 // error of first order in the step, which halves where the steps do; ddim's at η = 0 is of first order too.
-TEST_P(EverySde, TheFamilyHasTheMarginalsOfTheForwardSde) {
+TEST_P(FamilyUnder, MembersHaveTheMarginalsOfTheForwardSde) {
   const ForwardSde sde = ForwardSde::defaults(GetParam());
   const double begin = 0.9 * sde.horizon(), end = 0.1 * sde.horizon();
   for (const Member& member : kFamily) {
@@ -425,7 +489,7 @@ TEST_P(EverySde, TheFamilyHasTheMarginalsOfTheForwardSde) {
       SCOPED_TRACE(fmt::format("{}, eta {}, axis {}", to_string(member.scheme), member.eta, j));
       const Axis axis{sde, kMean[j], kVariance[j]};
       std::vector<double> error;
-      for (const int steps : {800, 1600, 3200}) {  // whose times are ends of ddpm's steps
+      for (const int steps : {800, 1600, 3200}) {  // one, two and four to a step of ddpm's
         std::vector<double> times;
         for (int k = 0; k <= steps; ++k) times.push_back(std::lerp(begin, end, double(k) / steps));
         const Law law = scheme_law(axis, member.scheme, TimeGrid(times), true,
@@ -463,7 +527,7 @@ TEST(SamplesOfTheFamily, FollowTheLawOfTheirScheme) {
   }
 }
 
-// η = 1 of Euler and Maruyama is the default, η = 0 the flow's Euler step, and ddim's default is η = 0: the same bits.
+// Every scheme's own η is that of its name, to the bit; and at η = 0 the family is the flow, by Euler's steps and by ddim's.
 TEST(SamplesOfTheFamily, EndsAreTheKnownSchemes) {
   const Model model = network(2);
   const TimeGrid grid = TimeGrid::uniform(model.sde.horizon(), 0.1, 20);
@@ -476,10 +540,54 @@ TEST(SamplesOfTheFamily, EndsAreTheKnownSchemes) {
   EXPECT_EQ(samples({.scheme = Scheme::ddim, .eta = 0.0}), samples({.scheme = Scheme::ddim}));
   EXPECT_NE(samples({.scheme = Scheme::ddim, .eta = 1.0}), samples({.scheme = Scheme::ddim}));
   EXPECT_EQ(samples({.scheme = Scheme::exponential, .eta = 1.0}), samples({.scheme = Scheme::exponential}));
+  const std::vector<float> exact = samples({.scheme = Scheme::exponential, .eta = 0.0}),
+                           ddim = samples({.scheme = Scheme::ddim});
+  for (std::size_t k = 0; k < ddim.size(); ++k) EXPECT_NEAR(exact[k], ddim[k], 1e-5 * (1 + std::fabs(ddim[k]))) << k;
   EXPECT_EQ(samples({.scheme = Scheme::heun, .eta = 0.0}), samples({.scheme = Scheme::heun}));
   const std::vector<float> flow = samples({.scheme = Scheme::euler}), still = samples({.eta = 0.0});
   for (std::size_t k = 0; k < flow.size(); ++k) EXPECT_NEAR(flow[k], still[k], 1e-5 * (1 + std::fabs(flow[k]))) << k;
-  EXPECT_EQ(samples({.temperature = 0}), samples({.temperature = 0.0}));
+}
+
+// Onto t = 0, where a point mass, a noise net and a net of ln σ have no score, a step of Heun's or RK4's is Euler's; with a
+// score that is finite there it is not.
+TEST(LastStep, IsOfFirstOrderWhereTheScoreIsSingularAtZero) {
+  const ForwardSde sde = ForwardSde::vp_linear();
+  const auto in_form = [&](const NetworkForm& form) {
+    Architecture architecture{.hidden = {9}, .activation = Activation::silu, .output = Output::score};
+    Mlp mlp = Mlp::initialise(architecture, 3);
+    mlp.architecture.form = form;
+    return Model{sde, mlp};
+  };
+  struct Case {
+    const char* name;
+    Model model;
+    bool singular;
+  };
+  const TimeGrid whole({1, 0.5, 0.1, 0}), to_last({1, 0.5, 0.1}), last({0.1, 0});
+  for (const Case& c : {Case{"point mass", {sde, GaussianMixture::isotropic(2, {1}, {1, -1}, {0})}, true},
+                        Case{"noise", in_form({.form = Form::noise}), true},
+                        Case{"score of ln sigma", in_form({.time_input = TimeInput::log_sigma}), true},
+                        Case{"score", in_form({}), false}}) {
+    SCOPED_TRACE(c.name);
+    const auto states = [&](const TimeGrid& grid, Scheme scheme, std::vector<float> x) {
+      Sampler(with_threads(1), c.model, grid).integrate(View<float>(x, 2), {.scheme = scheme});
+      return x;
+    };
+    const std::vector<float> start = {0.5f, -1, 2, 0.25f};
+    for (const Scheme scheme : {Scheme::heun, Scheme::rk4}) {
+      const std::vector<float> way = states(to_last, scheme, start), end = states(whole, scheme, start),
+                               euler = states(last, Scheme::euler, way);
+      for (std::size_t k = 0; k < end.size(); ++k) EXPECT_TRUE(std::isfinite(end[k])) << k;
+      if (!c.singular) {
+        EXPECT_NE(end, euler);
+        continue;
+      }
+      // The stages' weights add to 1 but for their roundings.
+      for (std::size_t k = 0; k < end.size(); ++k) {
+        EXPECT_NEAR(end[k], euler[k], 1e-6 * (std::fabs(way[k]) + std::fabs(euler[k]))) << k;
+      }
+    }
+  }
 }
 
 TEST(SamplesOfTheFamily, RefusesNumbersOutOfRange) {
@@ -496,7 +604,9 @@ TEST(SamplesOfTheFamily, RefusesNumbersOutOfRange) {
   refuse({.scheme = Scheme::heun, .eta = 1.0}, {"eta 1 given with heun, which draws no noise; allowed: 0"});
   refuse({.temperature = -1}, {"temperature -1 given; allowed: 0 or more"});
   refuse({.temperature = INFINITY}, {"temperature inf given; allowed: 0 or more"});
-  refuse({.scheme = Scheme::rk4, .temperature = 0.5}, {"temperature 0.5 given with rk4, which draws no noise"});
+  const std::string still = " at eta 0, which draws no noise; allowed: 1";
+  refuse({.scheme = Scheme::rk4, .temperature = 0.5}, {"temperature 0.5 given with rk4" + still});
+  refuse({.scheme = Scheme::ddim, .temperature = 0.5}, {"temperature 0.5 given with ddim" + still});
 }
 
 // The path itself, sample by sample: Euler and Maruyama's recursion in double with Box–Muller normals from Philox

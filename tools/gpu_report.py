@@ -138,8 +138,10 @@ def stall_results(folder):
         table = [line for line in lines if line.startswith('"')]
         rows = [row for row in csv.DictReader(table) if row.get('Metric Name')]
         said = [line for line in lines if line.startswith('==ERROR==')]
+        why = (said[0].removeprefix('==ERROR==').strip() if said else
+               'ncu profiled no kernel' if status == 0 else outcome(status))
         result[kernel] = ({row['Metric Name']: f"{row['Metric Value']} {row['Metric Unit']}".strip() for row in rows} or
-                          f"failed: {said[0].removeprefix('==ERROR==').strip() if said else outcome(status)}")
+                          f'not known: {why}')
     return result
 
 
@@ -181,7 +183,8 @@ def benchmark_results(folder):
     failures += [f'{name}: {NOT_RUN}' for name in missing]
     context = report.get('context', {})
     limits = {key: context[key] for key in context if key.startswith(('limit_', 'multiprocessors', 'clock_mhz'))}
-    return {'limits': limits, 'works': works, 'failures': failures}
+    chosen = (folder / 'bench.filter').read_text().strip()
+    return {'selected': chosen or None, 'limits': limits, 'works': works, 'failures': failures}
 
 
 def device_name(report):
@@ -279,7 +282,6 @@ def problems(report):
         found.append('no test passed')
     for tool, cases in report.get('sanitizer', {}).items():
         found += [f'compute-sanitizer {tool}, {case}: {said}' for case, said in cases.items() if said != 'passed']
-    found += [f'stalls of {kernel}: {said}' for kernel, said in report.get('stalls', {}).items() if isinstance(said, str)]
     return found
 
 
@@ -291,10 +293,12 @@ def summary(report):
     for name, work in report.get('benchmarks', {}).get('works', {}).items():
         fraction = f"{work['fraction_of_limit']:.2f} of its limit" if 'fraction_of_limit' in work else 'no limit known'
         alone = f", {work['over_alone']:.2f} times as fast as one after another" if 'over_alone' in work else ''
-        yield f"{name:40}{work['ms']:12.3f} ms   {fraction}{alone}"
+        fokker = f", {work['over_fokker']:.2f} times as long as fokker" if 'over_fokker' in work else ''
+        yield f"{name:40}{work['ms']:12.3f} ms   {fraction}{alone}{fokker}"
     for kernel, metrics in report.get('stalls', {}).items():
         if isinstance(metrics, dict):
-            yield f'stalls of {kernel}: ' + ', '.join(f'{name} {value}' for name, value in metrics.items())
+            metrics = ', '.join(f'{name} {value}' for name, value in metrics.items() if name.startswith('Stall'))
+        yield f'stalls of {kernel}: {metrics}'
     if 'figures' in report:
         yield from figure_lines(report['figures'], device_name(report))
 
@@ -332,7 +336,9 @@ def main():
             report['figures'] = figures([report])
         found = problems(report)
         report['ok'] = not found
-        pathlib.Path(arguments[2]).write_text(json.dumps(report, indent=2) + '\n')
+        part = pathlib.Path(f'{arguments[2]}.part')
+        part.write_text(json.dumps(report, indent=2) + '\n')
+        part.replace(arguments[2])
         print('\n'.join([*summary(report), *(f'problem: {p}' for p in found), f'wrote {arguments[2]}']))
         sys.exit(1 if found else 0)
 

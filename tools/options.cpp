@@ -215,8 +215,11 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
       .add_option(
           "--grid", grid,
           "times of the steps, from the horizon T down: paper (890 steps to 0), uniform:STEPS[:END] (END is 0 if "
-          "not given), geometric:STEPS[:END] (END is t_min if not given) or file:TIMES.npy (or .npz, .csv), "
-          "decreasing; where the default is paper, networks in a form get geometric:300, those of ve "
+          "not given), geometric:STEPS[:END] (END is t_min if not given), log-snr:STEPS[:END], equal steps of ln "
+          "sigma/m, "
+          "karras:STEPS[:END[:RHO]] (RHO is 7 if not given), edm:STEPS[:END[:RHO]], the same with a last step to 0, or "
+          "file:TIMES.npy (or .npz, .csv), decreasing; where the default is paper, networks in a form get "
+          "geometric:300, those of ve "
           "uniform:300:t_min, and with the SDE ddpm the ends of its steps")
       ->capture_default_str()
       ->transform(grid_text());

@@ -62,10 +62,11 @@ class Reproduction {
                               "number of samples of each sampler and of the data; if not given, the preset's", 1,
                               max_samples)
         ->default_str("");
-    app.add_option("--grid", grid_,
-                   "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END] or file:TIMES.npy "
-                   "(or .npz, .csv); "
-                   "if not given, the preset's")
+    app.add_option(
+           "--grid", grid_,
+           "times of the samplers' steps: paper, uniform:STEPS[:END], geometric:STEPS[:END], log-snr:STEPS[:END], "
+           "karras:STEPS[:END[:RHO]], edm:STEPS[:END[:RHO]] or file:TIMES.npy (or .npz, .csv); if not given, the "
+           "preset's")
         ->transform(grid_text());
     app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");
     for (const auto& [name, meaning] : activation_parameters()) {

@@ -21,12 +21,15 @@ namespace fokker {
 //   dx = [a x − ½ (1 + η²) g² s] dt + η g dW̄,
 // whose members all have the marginals of the forward SDE where s is exact: the flow at η = 0, the reverse SDE of Anderson
 // (1982) at η = 1.
+// A step from x at t to x_1 at t_1, where m and σ are m_1 and σ_1 (formulas/sde.hpp), and z is normal:
 //   euler_maruyama  one step of Euler and Maruyama
-//   exponential     the linear drift and the noise exactly, with m s held over a step: from t to t′, with ρ = σ²/m²,
-//                   x′ = (m′/m) x + ½ (1 + η²) m m′ (ρ − ρ′) s + η m′ √(ρ − ρ′) z
-//   ddim            x′ = m′ x̂_0 + √(σ′² − q²) ε̂ + q z with x̂_0 = (x + σ² s)/m, ε̂ = −σ s and q = η (σ′/σ) √(σ² − m² σ′²/m′²)
+//   exponential     linear drift and noise exactly, with σ s held over the step (Zhang and Chen 2023): with r = σ/m,
+//                   x_1 = (m_1/m) x + (1 + η²) σ m_1 (r − r_1) s + η m_1 √(r² − r_1²) z; ddim's step where η = 0
+//   ddim            x_1 = m_1 x̂_0 + √(σ_1² − q²) ε̂ + q z with x̂_0 = (x + σ² s)/m, ε̂ = −σ s and q = η (σ_1/σ) √(σ² − m² r_1²)
 //                   (Song, Meng and Ermon 2021, eq. 12 and 16, for any m and σ), η ≤ 1: with η = 0 exact where the noise
 //                   ε̂ that the model finds stays the same, with η = 1 ancestral sampling (Ho et al. 2020)
+// A step of heun or rk4 onto t = 0 is Euler's where the score is singular there: a mixture without a density, a network in a
+// form whose coefficients are infinite.
 enum class Scheme { euler_maruyama, euler, heun, rk4, exponential, ddim };
 
 // euler-maruyama (or sde), euler (or ode), heun, rk4, exponential, ddim; throws Error on any other name.
@@ -44,11 +47,11 @@ struct SampleOptions {
   Scheme scheme = Scheme::euler_maruyama;
   std::uint64_t seed = 0;
   std::uint64_t first_index = 0;    // index of the first sample: a run may be split anywhere without changing a sample
-  bool noise_in_last_step = false;  // the paper's last Euler–Maruyama step adds none
-  // η of a stochastic scheme, from 0 to 100; not given, 1, and 0 for ddim. No other scheme takes one but 0.
+  bool noise_in_last_step = false;  // of a stochastic scheme; the paper's last step adds none
+  // η of a stochastic scheme, from 0 to 100, of ddim to 1; not given, it is 1, and 0 for ddim. For the others it is 0.
   std::optional<double> eta = {};
-  // The noise of a stochastic scheme is multiplied by its square root, 0 or more: below 1 samples gather where the
-  // density is high, and have the marginals of no member of the family.
+  // What the variance of a stochastic scheme's noise is multiplied by, 0 or more; 1 where η is 0. Below 1 samples gather
+  // where the density is high, and have the marginals of no member of the family.
   double temperature = 1;
   // The states after so many steps of the grid, 0 for those that the paths begin with, are written to `snapshots`,
   // [K N, d] on the context's device: those after snapshot_steps[k] steps are its rows k N … (k + 1) N − 1. K increasing
@@ -59,8 +62,8 @@ struct SampleOptions {
   View<const float> condition = {};
   PointsFinished progress = {};
 
-  // η: that given, or the scheme's own. Throws Error where it or the temperature is out of its range.
-  double chosen_eta() const;
+  double chosen_eta() const;  // that given, or the scheme's own
+  void validate() const;      // throws Error where η or the temperature is out of its range
 };
 
 class SampleOperator;  // internal: a backend's implementation
@@ -72,7 +75,8 @@ class SampleOperator;  // internal: a backend's implementation
 // resident networks and mixtures; cuBLAS may add in another order for another number of rows). On the CPU a call
 // allocates the coefficients of the grid's steps and nothing that grows with N; each thread's working memory is kept
 // between calls. On CUDA calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA
-// graph (context.hpp).
+// graph (context.hpp); but the first call with an η or a temperature that is not its scheme's own puts the steps'
+// coefficients on the device, where they stay as long as the Sampler.
 class Sampler {
  public:
   // Throws Error where the model is not valid or the grid starts beyond its horizon T.

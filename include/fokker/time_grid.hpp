@@ -23,9 +23,17 @@ class TimeGrid {
   // `steps` steps from T to `end` > 0 with a constant ratio of times. Like uniform() it throws Error where the end does
   // not lie below T or there are no steps.
   static TimeGrid geometric(double horizon, double end, int steps);
-  // "paper", "uniform:STEPS[:END]" (END 0 by default), "geometric:STEPS[:END]" (END t_min by default), or
-  // "file:TIMES.npy" with the times themselves. Throws Error on any other text, an end that does not fit the SDE and a
-  // file that holds no such times.
+  // `steps` steps from T to `end` > 0 whose ratios r = σ/m are (r_T^{1/ρ} + k/steps (r_end^{1/ρ} − r_T^{1/ρ}))^ρ (Karras et
+  // al. 2022, eq. 5, for any SDE), 1 ≤ ρ ≤ 1000: the larger ρ, the shorter the steps near the end. Throws Error where r is
+  // infinite at T.
+  static TimeGrid karras(const ForwardSde& sde, double end, int steps, double rho = 7);
+  // steps − 1 ≥ 1 steps of karras(), and a last one to 0, as the whole grid of Karras et al. is.
+  static TimeGrid edm(const ForwardSde& sde, double end, int steps, double rho = 7);
+  // `steps` steps from T to `end` > 0 that are equal in the log signal-to-noise ratio −2 ln r.
+  static TimeGrid log_snr(const ForwardSde& sde, double end, int steps);
+  // "paper", "uniform:STEPS[:END]" (END 0 by default), "geometric:STEPS[:END]", "log-snr:STEPS[:END]",
+  // "karras:STEPS[:END[:RHO]]", "edm:STEPS[:END[:RHO]]" (END t_min by default), or "file:TIMES.npy" with the times
+  // themselves. Throws Error on any other text, an end that does not fit the SDE and a file that holds no such times.
   static TimeGrid parse(const std::string& text, const ForwardSde& sde);
   // Throws Error where parse() would whatever the SDE, from the text alone: no file is opened.
   static void check(const std::string& text);

@@ -5,7 +5,7 @@
 // state, scores and noise to stay in cache beside the network's parameters. Coefficients of the SDE are computed in
 // double once per stage of the grid, for all blocks.
 //
-// Cost: one score evaluation a stage, and for Euler–Maruyama d normals a step.
+// Cost: one score evaluation a stage, and for a scheme that draws noise d normals a step.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -91,7 +91,7 @@ class CpuSampler final : public SampleOperator {
       };
       after_step(0);
       if (stochastic) {
-        euler_maruyama_path(stages, options.seed, index, x, n, w, after_step);
+        stochastic_path(stages, options.seed, index, x, n, w, after_step);
       } else {
         flow_path(stages, per_step, Divergence{}, index, x, n, nullptr, w, after_step);
       }
@@ -165,8 +165,8 @@ class CpuSampler final : public SampleOperator {
 
   // after_step(k): k steps are done.
   template <class AfterStep>
-  void euler_maruyama_path(const std::vector<Stage>& stages, std::uint64_t seed, std::uint64_t index, float* x,
-                           std::int64_t n, Workspace& w, const AfterStep& after_step) const {
+  void stochastic_path(const std::vector<Stage>& stages, std::uint64_t seed, std::uint64_t index, float* x,
+                       std::int64_t n, Workspace& w, const AfterStep& after_step) const {
     const std::int64_t size = n * d_;
     reserve(w.score, size);
     reserve(w.normal, size);

@@ -42,10 +42,9 @@ class CudaSampler final : public SampleOperator {
         times_(grid.times()) {
     check(kernels::prepare_integrators(), "prepare_integrators");  // of which resident samplers take the prior
     for (const Scheme scheme : all_schemes) {
-      backwards_.emplace(scheme, upload_path(times_, scheme));
-      if (!is_stochastic(scheme)) {
-        forwards_.emplace(scheme, upload_path({times_.rbegin(), times_.rend()}, scheme));
-      }
+      const Stepping own(scheme);
+      backwards_.emplace(own, upload_path(times_, own));
+      if (!is_stochastic(scheme)) forwards_.emplace(own, upload_path({times_.rbegin(), times_.rend()}, own));
     }
     const auto* mlp = std::get_if<Mlp>(&model.network);
     if (mlp != nullptr) plan_ = plan_residency(mlp->architecture, queue.precision, queue.limits);
@@ -134,7 +133,7 @@ class CudaSampler final : public SampleOperator {
                    const PointsFinished&, View<const float> condition) override {
     const CurrentDevice guard(queue_.device);
     check_precision<float>(queue_.precision, true);
-    const Path& path = usable(forwards_.at(scheme));
+    const Path& path = usable(forwards_.at(Stepping(scheme)));
     if (x.rows == 0) return;
     if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
@@ -197,11 +196,11 @@ class CudaSampler final : public SampleOperator {
     bias_stride_ = biases.stride();
   }
 
-  // Of other numbers than the scheme's own, whose stages are at the same times.
+  // Of other numbers than the scheme's own its stages are at the times of Euler's.
   const Path& path_of(const Stepping& stepping) {
     if (const auto found = backwards_.find(stepping); found != backwards_.end()) return found->second;
     Path path = upload_path(times_, stepping);
-    path.bias_rows = usable(backwards_.at(stepping.scheme)).bias_rows;
+    path.bias_rows = usable(backwards_.at(Stepping(Scheme::euler))).bias_rows;
     return backwards_.emplace(stepping, std::move(path)).first->second;
   }
 

@@ -17,7 +17,8 @@ namespace {
 
 constexpr int most_steps = 10'000'000;
 constexpr const char* all_grids =
-    "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END] and file:TIMES.npy (or .npz, .csv)";
+    "allowed are paper, uniform:STEPS[:END], geometric:STEPS[:END], log-snr:STEPS[:END], karras:STEPS[:END[:RHO]], "
+    "edm:STEPS[:END[:RHO]] and file:TIMES.npy (or .npz, .csv)";
 
 void check_steps(const char* name, int steps) {
   if (steps >= 1 && steps <= most_steps) return;
@@ -54,29 +55,105 @@ std::optional<std::string> file_of(std::string_view text) {
   return std::string(text.substr(prefix.size()));
 }
 
-// KIND:STEPS[:END] as it is written, before an SDE says where the times begin.
+// KIND:STEPS[:END[:RHO]] as it is written, before an SDE says where the times begin.
+struct Kind {
+  const char* name;
+  bool reaches_zero;  // END may be 0, and is where it is not given; otherwise t_min
+  bool takes_rho;
+};
+constexpr Kind kinds[] = {{"uniform", true, false},
+                          {"geometric", false, false},
+                          {"log-snr", false, false},
+                          {"karras", false, true},
+                          {"edm", false, true}};
 struct Formula {
-  bool geometric = false;
+  const Kind* kind = nullptr;
   int steps = 0;
   std::optional<double> end;
+  double rho = 7;
 
-  const char* name() const { return geometric ? "geometric" : "uniform"; }
+  bool is(std::string_view name) const { return kind->name == name; }
 };
 
 Formula parse_formula(const std::string& text) {
-  const std::string_view view = text;
-  const std::size_t colon = view.find(':');
-  const std::string_view kind = view.substr(0, colon);
+  std::string_view rest = text;
+  // What stands before the next colon, and whether anything stands after it.
+  const auto next = [&rest](bool& more) {
+    const std::size_t colon = rest.find(':');
+    const std::string_view part = rest.substr(0, colon);
+    more = colon != std::string_view::npos;
+    rest = more ? rest.substr(colon + 1) : std::string_view();
+    return part;
+  };
+  bool more = false;
+  const std::string_view name = next(more);
   Formula formula;
-  formula.geometric = kind == "geometric";
-  if (colon == std::string_view::npos || kind != formula.name()) {
-    throw Error(fmt::format("time grid {} is not known; {}", in_quotes(text), all_grids));
+  for (const Kind& kind : kinds) {
+    if (name == kind.name) formula.kind = &kind;
   }
-  const std::string_view rest = view.substr(colon + 1);
-  const std::size_t end = rest.find(':');
-  formula.steps = parse_number<int>(rest.substr(0, end), "number of steps", text);
-  if (end != std::string_view::npos) formula.end = parse_number<double>(rest.substr(end + 1), "end", text);
+  if (!formula.kind || !more) throw Error(fmt::format("time grid {} is not known; {}", in_quotes(text), all_grids));
+  if (!formula.kind->takes_rho) {  // the end is all that is left
+    const std::size_t colon = rest.find(':');
+    formula.steps = parse_number<int>(rest.substr(0, colon), "number of steps", text);
+    if (colon != std::string_view::npos) formula.end = parse_number<double>(rest.substr(colon + 1), "end", text);
+    return formula;
+  }
+  formula.steps = parse_number<int>(next(more), "number of steps", text);
+  if (more) formula.end = parse_number<double>(next(more), "end", text);
+  if (more) formula.rho = parse_number<double>(rest, "rho", text);
   return formula;
+}
+
+void check_edm_steps(int steps) {
+  if (steps < 2) throw Error(fmt::format("an edm time grid needs 2 to {} steps; {} was given", most_steps, steps));
+}
+
+void check_rho(double rho) {
+  if (!(rho >= 1 && rho <= 1000)) throw Error(fmt::format("a time grid with rho {}; allowed: 1 to 1000", rho));
+}
+
+// ln σ/m, which increases with t.
+double log_ratio(const ForwardSde& sde, double t) {
+  const SdeCoefficients<double> c = sde.at(t);
+  return std::log(c.variance) / 2 - std::log(c.mean);
+}
+
+// The time between `low` and `high` at which it is `ratio`, by bisection to the last bit.
+double time_of(const ForwardSde& sde, double ratio, double low, double high) {
+  for (;;) {
+    // By ratios first, so that few steps find the time's magnitude.
+    const double middle = high > 2 * low ? std::sqrt(low * high) : low + (high - low) / 2;
+    if (!(middle > low && middle < high)) return high;
+    (log_ratio(sde, middle) < ratio ? low : high) = middle;
+  }
+}
+
+// From T to `end` by steps of which ratio(k / steps, first, last) says ln r.
+template <class Ratio>
+std::vector<double> times_by_ratio(const char* name, const ForwardSde& sde, double end, int steps, const Ratio& ratio) {
+  const double horizon = sde.horizon();
+  check_range(name, horizon, end, true, steps);
+  const double first = log_ratio(sde, horizon), last = log_ratio(sde, end);
+  if (!std::isfinite(first)) {
+    throw Error(
+        fmt::format("a {} time grid needs a finite ratio of noise to signal at T, and that of the SDE {} at {} is "
+                    "infinite; allowed: a smaller T",
+                    name, sde.name(), horizon));
+  }
+  std::vector<double> times{horizon};
+  for (int k = 1; k < steps; ++k) {
+    times.push_back(time_of(sde, ratio(static_cast<double>(k) / steps, first, last), end, times.back()));
+  }
+  times.push_back(end);
+  return times;
+}
+
+std::vector<double> karras_times(const char* name, const ForwardSde& sde, double end, int steps, double rho) {
+  check_rho(rho);
+  return times_by_ratio(name, sde, end, steps, [rho](double part, double first, double last) {
+    // As a share of the first, which may be too large for a number.
+    return first + rho * std::log1p(part * std::expm1((last - first) / rho));
+  });
 }
 
 }  // namespace
@@ -122,6 +199,22 @@ TimeGrid TimeGrid::geometric(double horizon, double end, int steps) {
   return TimeGrid(std::move(times));
 }
 
+TimeGrid TimeGrid::karras(const ForwardSde& sde, double end, int steps, double rho) {
+  return TimeGrid(karras_times("karras", sde, end, steps, rho));
+}
+
+TimeGrid TimeGrid::edm(const ForwardSde& sde, double end, int steps, double rho) {
+  check_edm_steps(steps);
+  std::vector<double> times = karras_times("edm", sde, end, steps - 1, rho);
+  times.push_back(0);
+  return TimeGrid(std::move(times));
+}
+
+TimeGrid TimeGrid::log_snr(const ForwardSde& sde, double end, int steps) {
+  return TimeGrid(times_by_ratio("log-snr", sde, end, steps,
+                                 [](double part, double first, double last) { return std::lerp(first, last, part); }));
+}
+
 TimeGrid TimeGrid::parse(const std::string& text, const ForwardSde& sde) {
   if (text == "paper") return paper(sde.horizon());
   if (const auto path = file_of(text)) {
@@ -138,19 +231,26 @@ TimeGrid TimeGrid::parse(const std::string& text, const ForwardSde& sde) {
     return grid;
   }
   const Formula formula = parse_formula(text);
-  if (formula.geometric) return geometric(sde.horizon(), formula.end.value_or(sde.t_min()), formula.steps);
-  return uniform(sde.horizon(), formula.end.value_or(0), formula.steps);
+  const double end = formula.end.value_or(formula.kind->reaches_zero ? 0 : sde.t_min());
+  if (formula.is("geometric")) return geometric(sde.horizon(), end, formula.steps);
+  if (formula.is("log-snr")) return log_snr(sde, end, formula.steps);
+  if (formula.is("karras")) return karras(sde, end, formula.steps, formula.rho);
+  if (formula.is("edm")) return edm(sde, end, formula.steps, formula.rho);
+  return uniform(sde.horizon(), end, formula.steps);
 }
 
 void TimeGrid::check(const std::string& text) {
   if (text == "paper" || file_of(text)) return;
   const Formula formula = parse_formula(text);
-  check_steps(formula.name(), formula.steps);
+  check_steps(formula.kind->name, formula.steps);
+  if (formula.is("edm")) check_edm_steps(formula.steps);
+  check_rho(formula.rho);
   if (!formula.end) return;
   const double end = *formula.end;
-  if (std::isfinite(end) && (formula.geometric ? end > 0 : end >= 0)) return;
-  throw Error(fmt::format("a {} time grid needs a finite end {} 0; {} was given", formula.name(),
-                          formula.geometric ? "above" : "of at least", end));
+  const bool reaches_zero = formula.kind->reaches_zero;
+  if (std::isfinite(end) && (reaches_zero ? end >= 0 : end > 0)) return;
+  throw Error(fmt::format("a {} time grid needs a finite end {} 0; {} was given", formula.kind->name,
+                          reaches_zero ? "of at least" : "above", end));
 }
 
 }  // namespace fokker

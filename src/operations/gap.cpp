@@ -70,6 +70,17 @@ void check_planar(const char* what, std::int64_t dimension) {
   if (dimension != 2) throw Error(fmt::format("{} has dimension {}; allowed: 2", what, dimension));
 }
 
+void check_truth(const Model& model, const GroundTruth& truth, const Grid& box) {
+  const std::int64_t d = model.dimension();
+  if (d != truth.law.dimension) {
+    throw Error(
+        fmt::format("the model has dimension {} and the data {}; they must be the same", d, truth.law.dimension));
+  }
+  if (d == 2 && truth.law.histogram->grid != box) {
+    throw Error("the ground truth's histogram is on another grid than the gap's; they must be the same");
+  }
+}
+
 // Twice the nodes a side, less one: every second of them is a node of `box`.
 Grid half_spacing(const Grid& box) { return {.n = 2 * box.n - 1, .half_width = box.half_width}; }
 
@@ -391,21 +402,6 @@ std::vector<std::vector<double>> potential_on_grid(const Context& context, const
   return laws;
 }
 
-namespace {
-
-void check_truth(const Model& model, const GroundTruth& truth, const Grid& box) {
-  const std::int64_t d = model.dimension();
-  if (d != truth.law.dimension) {
-    throw Error(
-        fmt::format("the model has dimension {} and the data {}; they must be the same", d, truth.law.dimension));
-  }
-  if (d == 2 && truth.law.histogram->grid != box) {
-    throw Error("the ground truth's histogram is on another grid than the gap's; they must be the same");
-  }
-}
-
-}  // namespace
-
 SamplerGap measure_gap(const Context& context, const Model& model, const GroundTruth& truth, const TimeGrid& grid,
                        const GapOptions& options) {
   options.validate();
@@ -482,10 +478,13 @@ std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, co
                                   const GapOptions& options) {
   options.validate();
   check_truth(model, truth, options.box);
+  if (ode.dimension != truth.law.dimension || (ode.histogram && ode.histogram->grid != options.box)) {
+    throw Error("the probability flow's law has another dimension or grid than the gap's; they must be the same");
+  }
   SampleOptions path{.seed = options.seed};
   for (const double eta : etas) {
     path.eta = eta;
-    path.chosen_eta();
+    path.validate();
   }
   const Sampler sampler(context, model, grid);
   std::vector<EtaLaw> laws;
@@ -504,6 +503,7 @@ std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, co
     of.law = empirical_law(context, std::move(samples), options.box, truth.far);
     of.ode = w2_squared(context, ode, of.law);
     of.truth = w2_squared(context, of.law, truth.law);
+    of.law.samples = {};  // of all η they would take K times the memory
     laws.push_back(std::move(of));
   }
   return laws;

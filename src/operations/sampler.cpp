@@ -89,7 +89,7 @@ void Sampler::sample(View<float> samples, const SampleOptions& options) const {
   SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
-  options.chosen_eta();
+  options.validate();
   check_start(grid_, horizon_);
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
@@ -101,7 +101,7 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
   SampleOperator& sampler = held(operator_, "Sampler");
   check_view("samples", samples, any_rows, dimension_, device_);
   check_scheme(options.scheme);
-  options.chosen_eta();
+  options.validate();
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
   check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});

@@ -24,24 +24,26 @@ struct SamplerForms {
   explicit SamplerForms(const Model& model);
   NetworkForm folded;
   std::vector<NetworkForm> inner;
+  bool singular_at_zero;  // whether the score has no limit at t = 0
 };
 
 // Stages a step: 1 for the stochastic schemes.
 int stages_per_step(Scheme scheme);
 
-// A scheme with its numbers.
+// A scheme with its numbers, by default its own.
 struct Stepping {
-  Scheme scheme = Scheme::euler_maruyama;
-  double eta = 1, temperature = 1;
+  Scheme scheme;
+  double eta, temperature = 1;
 
-  Stepping(Scheme of) : scheme(of), eta(of == Scheme::euler_maruyama || of == Scheme::exponential ? 1 : 0) {}
-  // Throws Error where a number is out of its range.
-  explicit Stepping(const SampleOptions& options);
+  explicit Stepping(Scheme of) : scheme(of), eta(SampleOptions{.scheme = of}.chosen_eta()) {}
+  explicit Stepping(const SampleOptions& options)
+      : scheme(options.scheme), eta(options.chosen_eta()), temperature(options.temperature) {}
   auto operator<=>(const Stepping&) const = default;
 };
 // times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
-// stages are taken, so that factors which are infinite at an end of time and cancel do no harm. Throws Error where a
-// coefficient is not finite.
+// stages are taken, so that factors which are infinite at an end of time and cancel do no harm. A step onto t = 0 where the
+// score is singular there takes all its stages at its beginning: it is Euler's. Throws Error where a coefficient is not
+// finite.
 std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
                              const Stepping& stepping);
 

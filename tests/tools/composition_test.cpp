@@ -113,8 +113,8 @@ TEST_F(CompositionCommand, GuidesByACondition) {
     EXPECT_EQ(fokker(with(with(sample, {out}), more)).code, 0);
     return load_array(out).data;
   };
-  Buffer<float> expected(Context({BackendKind::cpu}), 50, 2);
-  Sampler(Context({BackendKind::cpu}), guided(with_condition(net, {0.5, -1}), without_condition(net), 2.5),
+  Buffer<float> expected(Context({.backend = BackendKind::cpu}), 50, 2);
+  Sampler(Context({.backend = BackendKind::cpu}), guided(with_condition(net, {0.5, -1}), without_condition(net), 2.5),
           TimeGrid::geometric(10, 1e-3, 20))
       .sample(expected.view(), {.scheme = Scheme::euler});
   const std::vector<double> all(expected.data(), expected.data() + 100);

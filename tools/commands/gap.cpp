@@ -91,7 +91,7 @@ options of the model and of its samplers are refused.
     if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
     options_.ode_scheme = parse_scheme(scheme_);
     check_usage([&] {
-      for (const double eta : etas_) SampleOptions{.eta = eta}.chosen_eta();
+      for (const double eta : etas_) SampleOptions{.eta = eta}.validate();
     });
     const DataSet data = DataSet::named(data_);
     const Model model = model_.load();
@@ -116,7 +116,7 @@ options of the model and of its samplers are refused.
     const Stopwatch clock;
     std::vector<Progress::Phase> phases{
         {"reverse SDE", "sample", 10}, {"probability-flow ODE", "sample", 10}, {"distances", "measure", 2}};
-    if (!etas_.empty()) phases.push_back({"samplers between them", "sample", 11 * double(etas_.size())});
+    if (!etas_.empty()) phases.push_back({"samplers of --eta", "sample", 11 * double(etas_.size())});
     Progress progress(std::move(phases));
     const GroundTruth truth = ground_truth(context, data, options_);
     const MeasuredGap measured = measure(context, model, truth, grid, options_, [&](int, double) -> FractionDone {

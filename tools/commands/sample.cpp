@@ -33,16 +33,16 @@ too, and how many those are, in up to 16 dimensions.
 )");
     model_.add_to(*app_);
     model_.add_condition(*app_, "sample");
-    app_->add_option(
-            "--scheme", scheme_,
-            "euler-maruyama (or sde), exponential or ddim for the reverse SDE; euler (or ode), heun or rk4 for the "
-            "probability-flow ODE")
+    app_->add_option("--scheme", scheme_,
+                     "euler (or ode), heun or rk4 for the probability-flow ODE; euler-maruyama (or sde), exponential "
+                     "or ddim for "
+                     "it, the reverse SDE and what lies between and beyond them, as --eta says")
         ->capture_default_str()
         ->check(usable(parse_scheme));
     add_number(
         *app_, "--eta", eta_,
-        "share of the noise, 0 for the ODE and 1 for the reverse SDE, in dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g "
-        "dW; with euler-maruyama and exponential up to 100, with ddim up to 1; if not given, 1, and 0 for ddim")
+        "factor of the noise in dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g dW: 0 for the ODE, 1 for the reverse "
+        "SDE, up to 100, with ddim up to 1; if not given, 1, and 0 for ddim")
         ->default_str("");
     add_number(*app_, "--temperature", options_.temperature,
                "what the variance of the noise is multiplied by; below 1 samples gather where the density is high");
@@ -64,7 +64,7 @@ too, and how many those are, in up to 16 dimensions.
     app_->add_option(
             "--log-density", log_density_,
             "file for the log density of the ODE's law at the samples, a .npy file, float32 [N], or a .csv file; "
-            "integrated by the ODE's --scheme, or by heun where the samples are the SDE's")
+            "integrated by the ODE's --scheme, or by heun where that is none of euler, heun and rk4")
         ->type_name("FILE")
         ->check(ends_in(array_endings));
     probes_.add_to(*app_);
@@ -87,7 +87,7 @@ too, and how many those are, in up to 16 dimensions.
   void run() override {
     options_.scheme = parse_scheme(scheme_);
     if (app_->count("--eta") > 0) options_.eta = eta_;
-    check_usage([&] { options_.chosen_eta(); });
+    check_usage([&] { options_.validate(); });
     Divergence divergence = probes_.divergence();
     divergence.first_index = options_.first_index;
     const std::vector<Claim> claims =

@@ -16,7 +16,8 @@
 
 namespace fokker {
 
-// Increments of a step: linear · x + score · s + noise · z, s the network's output F where it has a form.
+// Increments of a step: linear · x + score · s + noise · z, s the network's output F where it has a form. The numbers beside
+// them are Euler–Maruyama's and the flow's; other schemes have others (sampler.hpp).
 template <class T>
 struct StepCoefficients {
   T linear;  // a dt

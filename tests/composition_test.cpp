@@ -481,7 +481,7 @@ TEST(Composition, OfVelocitiesGoesFromTheEndOfTheInterpolation) {
   const Sampler sampler(context(), compose({{1, noise}, {1, v}}), TimeGrid({80, 1, 0}));
   // Samples end at 0 by a step of Euler's, and a density begins there.
   sampler.integrate(x.view(), {.scheme = Scheme::heun});
-  for (const float v : from(context(), x)) EXPECT_TRUE(std::isfinite(v));
+  for (const float number : from(context(), x)) EXPECT_TRUE(std::isfinite(number));
   Buffer<float> density(context(), x.rows());
   EXPECT_EQ(message_of([&] { sampler.log_density(x.view(), density.view(), Scheme::heun); }),
             "the scheme heun takes the network at t = 0, where a coefficient of its output noise under the SDE edm is "

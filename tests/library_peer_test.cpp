@@ -111,10 +111,10 @@ TEST(LibraryPeer, CountsWhatItWouldCost) {
     const LibraryCost cost = peer->take_cost();
     EXPECT_EQ(cost.launches, 1 + 2 * 3 + 2 * 2 + 1);
     // Inputs [50, 3], weights, planes [50, 80] of z and h: a product reads and writes once, a step reads z and writes both.
-    const double inputs = 4 * 50 * 3, plane = 4 * 50 * 80, first = 4 * 80 * 3, square = 4 * 80 * 80, out = 4 * 50 * 2;
+    const double inputs = 4 * 50 * 3, plane = 4 * 50 * 80, first = 4 * 80 * 3, square = 4 * 80 * 80, score = 4 * 50 * 2;
     const double forward = inputs + first + plane + 2 * (plane + square + plane),
                  activations = 3 * 2 * plane + 2 * plane;
-    const double reverse = 2 * (plane + square + plane) + 2 * 3 * plane + plane + 4 * 80 * 2 + out;
+    const double reverse = 2 * (plane + square + plane) + 2 * 3 * plane + plane + 4 * 80 * 2 + score;
     EXPECT_EQ(cost.bytes, 2 * inputs + forward + activations + reverse);
     EXPECT_EQ(cost.flop, 2.0 * 50 * (2 * (3 * 80 + 2 * 80 * 80) - 80));
     EXPECT_DOUBLE_EQ(cost.seconds, 12 * h200_seconds_a_launch);  // each is short

@@ -102,7 +102,7 @@ class CpuSampler final : public SampleOperator {
   // log p(x, t_end) = log p_T(x_T) + ∫ ∇·(a x − ½ g² s) dt from t_end to T along the flow.
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
                    const PointsFinished& report, View<const float> condition) override {
-    const std::vector<Stage> stages = stages_of(sde_, forms_, {times_.rbegin(), times_.rend()}, scheme);
+    const std::vector<Stage> stages = stages_of(sde_, forms_, {times_.rbegin(), times_.rend()}, Stepping(scheme));
     const int per_step = stages_per_step(scheme);
     const double variance = sde_.prior_variance();
     const double log_norm = prior_log_norm(d_, variance);

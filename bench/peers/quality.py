@@ -243,7 +243,8 @@ def columns(arguments, fokker, report, models):
         def beyond(x):
             z = numpy.abs((x - mean) / deviation).max(1)
             return {'share_beyond_8': float((~(z <= FAR)).mean()), 'largest': float(numpy.nanmax(z))}
-        result = {'train_seconds': trained['seconds'], 'recipe': trained['recipe'], 'data': beyond(data)}
+        result = {'train_seconds': trained['seconds'], 'recipe': trained['recipe'] | {'data': table.name},
+                  'truth': beyond(data)}
         # The distances are of z, sliced: in x the column of the largest numbers would be all of them.
         files = []
         for scheme in ('euler-maruyama', 'euler'):
@@ -258,7 +259,7 @@ def columns(arguments, fokker, report, models):
                    'samples': COLUMN_SAMPLES, 'commit': commit(),
                    'no_runaways': all(result[s]['share_beyond_8'] == 0 for s in ('euler-maruyama', 'euler'))}
         report.add('columns', row, result)
-        say(f"columns, {sde}: beyond {FAR} deviations SDE {result['euler-maruyama']}, ODE {result['euler']}, data {result['data']}")
+        say(f"columns, {sde}: beyond {FAR} deviations SDE {result['euler-maruyama']}, ODE {result['euler']}, data {result['truth']}")
 
 
 def exact(arguments, fokker, report, models):
@@ -308,7 +309,7 @@ def table(report):
         yield '| 8 columns, SDE | SDE: beyond 8 deviations, largest | ODE | data | sliced W2² SDE–truth in floors |'
         yield '| --- | --- | --- | --- | --- |'
         for row in report['columns']:
-            cells = [f"{100 * row[s]['share_beyond_8']:.3f} %, {row[s]['largest']:.2f}" for s in ('euler-maruyama', 'euler', 'data')]
+            cells = [f"{100 * row[s]['share_beyond_8']:.3f} %, {row[s]['largest']:.2f}" for s in ('euler-maruyama', 'euler', 'truth')]
             yield f"| {row['sde']} | {' | '.join(cells)} | {row['sliced_w2_squared']['a_truth'] / row['noise_floor']:.2f} |"
     if report.get('exact'):
         yield ''

@@ -142,10 +142,10 @@ struct EtaLaw {
   TransportResult ode = {}, truth = {};  // distances to the probability flow's law and to the truth
   double seconds = 0;                    // of sampling
 };
-// The gap as a curve: for each of `etas`, 0 to 100, as many samples as a gap has, from the same prior and by the same noise,
-// so that at η = 1 they are those of the reverse SDE, and their distances to the probability flow's law `ode` and to the truth. Reads samples, seed,
-// box and progress of the options: GapStage::sde_samples while it draws. Throws Error as measure_gap() does, and for an η
-// out of range.
+// The gap as a curve: for each of `etas`, 0 to 100, as many samples as a gap has, from the same prior and by the same
+// noise, so that at η = 1 they are those of the reverse SDE, and their distances to the probability flow's law `ode` and
+// to the truth. Reads samples, seed, box and progress of the options: GapStage::sde_samples while it draws. Throws Error
+// as measure_gap() does, and for an η out of range.
 std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, const GroundTruth& truth,
                                   const EmpiricalLaw& ode, const TimeGrid& grid, const std::vector<double>& etas,
                                   const GapOptions& options = {});

@@ -28,13 +28,13 @@ RungeKutta tableau(Scheme scheme) {
 StepCoefficients<double> exponential_step(const SdeFormulas& sde, double t, double to, double eta) {
   const auto from = sde.at(t), end = sde.at(to);
   const double shrink = end.mean / from.mean, variance = shrink * shrink * from.variance - end.variance;
-  const double moved = shrink * from.variance - std::sqrt(from.variance * end.variance);  // σ m′ (r − r′)
+  const double moved = shrink * from.variance - std::sqrt(from.variance * end.variance);  // σ m_1 (r − r_1)
   return {shrink - 1, (1 + eta * eta) * moved, eta * std::sqrt(std::fmax(variance, 0))};
 }
 StepCoefficients<double> ddim_step(const SdeFormulas& sde, double t, double to, double eta) {
   const auto from = sde.at(t), end = sde.at(to);
   const double shrink = end.mean / from.mean, variance = shrink * shrink * from.variance - end.variance;
-  // q², at most σ′²
+  // q², at most σ_1²
   const double noise_variance = eta * eta * end.variance * std::fmax(variance, 0) / (shrink * shrink * from.variance);
   const double kept = std::sqrt(std::fmax(end.variance - noise_variance, 0) * from.variance);
   return {shrink - 1, shrink * from.variance - kept, std::sqrt(noise_variance)};
@@ -129,7 +129,7 @@ std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, c
       c.noise = eta == 0 || stepping.temperature == 0 ? 0 : c.noise * std::sqrt(stepping.temperature);
       const FormCoefficients<double> f = form_at(form, sde.formulas(), t);
       if (velocity && scheme != Scheme::exponential && scheme != Scheme::ddim) {
-        // With A = 2 a/g² and B = ∓2/g² the family moves by ±(1 + η²) F − η² a x, which is finite at both ends of time.
+        // With A = 2 a/g² and B = ∓2/g² the family moves by ±(1 + η²) F − η² a x; the flow's is finite at both ends of time.
         const double sign = form.form == Form::velocity ? 1 : -1;
         c.linear = eta == 0 ? 0 : -eta * eta * c.linear;
         c.score = sign * (1 + eta * eta) * dt;

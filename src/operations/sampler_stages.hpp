@@ -40,6 +40,7 @@ struct Stepping {
       : scheme(options.scheme), eta(options.chosen_eta()), temperature(options.temperature) {}
   auto operator<=>(const Stepping&) const = default;
 };
+
 // times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
 // stages are taken, so that factors which are infinite at an end of time and cancel do no harm. A step onto t = 0 where the
 // score is singular there takes all its stages at its beginning: it is Euler's. Throws Error where a coefficient is not

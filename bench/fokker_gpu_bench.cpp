@@ -203,14 +203,26 @@ std::optional<double> tiny_cuda_nn(std::int64_t width) {
   return std::nullopt;
 }
 
+// A work's points on the device of a context.
+struct PointsThere {
+  Buffer<float> t, x;
+
+  PointsThere(const Context& context, const FieldWork& work)
+      : t(context, work.n), x(context, work.n, work.model.dimension()) {
+    const RandomPoints points = work.points();
+    copy(context, points.view().t, t.view());
+    copy(context, points.view().x, x.view());
+    context.synchronize();  // the host's points are gone afterwards
+  }
+  Points<float> view() const { return {t.view(), x.view()}; }
+};
+
 void time_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work, Precision precision) {
   const Context& context = gpu.context(precision);
-  const RandomPoints points = work.points();
-  Buffer<float> t(context, work.n), x(context, work.n, work.model.dimension()), out(context, work.n, work.columns());
-  copy(context, points.view().t, t.view());
-  copy(context, points.view().x, x.view());
+  const PointsThere points(context, work);
+  Buffer<float> out(context, work.n, work.columns());
   const Fields<float> fields(context, work.model);
-  const Points<float> at{t.view(), x.view()};
+  const Points<float> at = points.view();
   time_and_count(state, gpu, precision, work.flop(),
                  special_functions(work.architecture()) * static_cast<double>(work.n),
                  [&] { work.evaluate(fields, at, out.view()); });
@@ -465,12 +477,10 @@ std::string check_library_fields(const Gpu& gpu, const FieldWork& work) {
 
 void time_library_fields(benchmark::State& state, const Gpu& gpu, const FieldWork& work) {
   const Context& context = gpu.context(Precision::split);
-  const RandomPoints points = work.points();
-  Buffer<float> t(context, work.n), x(context, work.n, work.model.dimension()), out(context, work.n, work.columns());
-  copy(context, points.view().t, t.view());
-  copy(context, points.view().x, x.view());
+  const PointsThere points(context, work);
+  Buffer<float> out(context, work.n, work.columns());
   const Fields<float> fields(context, work.model);
-  const Points<float> at{t.view(), x.view()};
+  const Points<float> at = points.view();
   time_library(
       state, gpu, work.model,
       [&](LibraryPeer& peer) { work.residual ? peer.residual(at, out.view()) : peer.score(at, out.view()); },

@@ -54,18 +54,22 @@ void sample_launches(const ResidentMlp& net, int shared_bytes) {
   const int warps = resident_warps(net, Work::sample, shared_bytes);
   if (warps == 0) return;
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, Work::sample)};
-  const std::vector<Stage> stages(16, {.time = 1, .node = 0.5f, .weight = 0.5f, .coefficients = {0.1f, 0.1f, 0.1f}});
-  std::printf("memory %zu ", reinterpret_cast<std::size_t>(somewhere<Stage>(1)));
-  print_bytes({reinterpret_cast<const char*>(stages.data()), stages.size() * sizeof(Stage)});
   for (const bool stochastic : {true, false}) {
+    std::vector<Stage> stages(
+        16, {.time = 1, .node = 0.5f, .weight = 0.5f, .coefficients = {0.1f, 0.1f, stochastic ? 0.1f : 0.0f}});
+    for (std::size_t k = 0; k < stages.size() && !stochastic; ++k)
+      stages[k].opens = k % 2 == 0, stages[k].closes = k % 2 == 1;
+    Stage* const there = somewhere<Stage>(stochastic ? 1 : 8);
+    std::printf("memory %zu ", reinterpret_cast<std::size_t>(there));
+    print_bytes({reinterpret_cast<const char*>(stages.data()), stages.size() * sizeof(Stage)});
     for (const int steps : {1, 2}) {
       SampleArguments a{};
       a.n = points_of(1, warps);
       a.x = somewhere<float>(0);
-      a.stages = somewhere<Stage>(1);
+      a.stages = there;
       a.steps = steps;
       a.stages_per_step = stochastic ? 1 : 2;
-      a.stochastic = a.noise_in_last_step = stochastic;
+      a.noise_in_last_step = stochastic;
       a.draw_prior = true;
       a.prior_deviation = 1;
       a.seed = 1;

@@ -281,7 +281,7 @@ struct StepPath {
     }
     for (int j = 0; j < d; ++j) {
       const std::int64_t at = d * static_cast<std::int64_t>(i) + j;
-      x[at] = euler_maruyama(coefficients, x[at], score[at], z[j]);
+      x[at] += increment(coefficients, x[at], score[at]) + coefficients.noise * z[j];
     }
   }
 };

@@ -126,9 +126,8 @@ struct SampleArguments {
   const std::int32_t* bias_rows;  // device, [steps · stages_per_step]
   int bias_stride;
   int steps;
-  int stages_per_step;  // 1 of a stochastic scheme
-  bool stochastic;      // whose noise is that of stages[k].coefficients.noise
-  bool noise_in_last_step;
+  int stages_per_step;
+  bool noise_in_last_step;  // of stages that are not before_step
   bool draw_prior;
   float prior_deviation;
   std::uint64_t seed, first_index;
@@ -136,8 +135,10 @@ struct SampleArguments {
   std::int32_t snapshot_steps[most_snapshots];
   int snapshot_count;
   float* snapshots;
-  // Log-density: ∫ ∇·(a x − ½ g² s) dt along the path is added to the prior's log-density at its end; x is not written.
-  float* log_density;                     // [n], or nullptr
+  // Log-density: ∫ ∇·(a x − ½ g² s) dt along the path is added to the prior's log-density at its end, and x is not written;
+  // or, where the path is from_prior, taken from the prior's at its beginning.
+  float* log_density;  // [n], or nullptr
+  bool from_prior;
   double prior_log_norm, prior_variance;  // log N(x; 0, variance I) = log_norm − |x|²/(2 variance)
   Divergence estimate;                    // probes stay fixed along a path
 };
@@ -157,25 +158,29 @@ struct StageArguments {
   std::int64_t n;
   int dimension;
   Stage stage;
-  bool first, last;  // stage of its step
-  bool stochastic;
   std::uint64_t seed, first_index, step;
   const float* score;       // [n, d] the network's output at (stage.time, stage.in · stage_x)
   const float* divergence;  // [n] its trace at stage.in · stage_x, or nullptr
-  float* x;                 // [n, d] state at the step's start; moved in its last stage
-  float* stage_x;           // [n, d] state of this stage on entry (x where `first`), of the next on return
-  float* sum;               // [n, d] Σ of the weighted slopes; probability flow only
-  float next_node;          // of the next stage
+  float* x;                 // [n, d] x, y and sum of take_stage()
+  float* stage_x;           // [n, d]; where the stage opens y is x, and this is not read
+  float* sum;               // [n, d]
+  float next_node;          // of the next stage, where this one does not close
   double* log_density;      // [n] running integral, or nullptr
 };
 Status launch_stage(const StageArguments& arguments, Stream stream);
+// x ← x + lift x + lift_noise z of the stage, which comes before its evaluation where lift_noise is not 0.
+Status launch_lift(const StageArguments& arguments, Stream stream);
 
 // out [count] = factor · x, added to what is there where `add`; x may be out. T = float or double.
 template <class T>
 Status launch_scaled(const T* x, T factor, bool add, std::int64_t count, T* out, Stream stream);
 
-// out [n] = integral [n] + log N(x; 0, variance I).
+// out [n] = integral [n] + log N(x; 0, variance I), of a path that ends at the prior.
 Status launch_prior_log_density(const float* x, const double* integral, float* out, std::int64_t n, int dimension,
                                 double variance, Stream stream);
+// Of a path that begins there: first integral [n] = −log N(x; 0, variance I), and at its end out [n] = −integral.
+Status launch_begin_log_density(const float* x, double* integral, std::int64_t n, int dimension, double variance,
+                                Stream stream);
+Status launch_end_log_density(const double* integral, float* out, std::int64_t n, Stream stream);
 
 }  // namespace fokker::kernels

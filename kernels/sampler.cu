@@ -1,5 +1,4 @@
-// Paths of a resident network: the reverse SDE by schemes of one stage, the probability flow by explicit Runge–Kutta schemes,
-// and log-densities along the flow. A warp takes 16 samples through the whole grid: the prior is drawn here, the state
+// Paths of a resident network by any table of stages (formulas/integrator.hpp), and log-densities along the flow. A warp takes 16 samples through the whole grid: the prior is drawn here, the state
 // stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
 // end (and for a step's coefficients and, of a network with an embedding of the time, its biases, which all share).
 //
@@ -51,12 +50,31 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
       x[i] = a.draw_prior ? a.prior_deviation * normal[i] : i < rows * d ? a.x[first * d + i] : 0.0f;
       stage_x[i] = x[i];
     }
-    if (kDensity && lane < tile_rows) mlp.scalar(0, lane) = 0;
+    const auto prior_log_density = [&](int row) {
+      double square = 0;
+      for (int i = 0; i < d; ++i) square += static_cast<double>(x[row * d + i]) * static_cast<double>(x[row * d + i]);
+      return a.prior_log_norm - square / (2 * a.prior_variance);
+    };
+    if constexpr (kDensity) {
+      sync_warp();
+      if (lane < tile_rows) mlp.scalar(0, lane) = a.from_prior ? -prior_log_density(lane) : 0;
+    }
 
     for (int step = 0; step < a.steps; ++step) {
       for (int k = 0; k < a.stages_per_step; ++k) {
         const int number = step * a.stages_per_step + k;
         float* in = mlp.inputs();
+        if constexpr (!kDensity) {
+          if (const float noise = a.stages[number].lift_noise; noise != 0) {
+            sync_warp();
+            draw_tile_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::before_step,
+                              static_cast<std::uint64_t>(step), d, normal);
+            sync_warp();
+            const float lift = a.stages[number].lift;
+#pragma unroll 1
+            for (int i = lane; i < entries; i += 32) stage_x[i] = x[i] += lift * x[i] + noise * normal[i];
+          }
+        }
         if constexpr (kTimed) mlp.take_biases(a.biases + std::int64_t{a.bias_rows[number]} * a.bias_stride);
         const float stage_in = a.stages[number].in;
 #pragma unroll 1
@@ -80,43 +98,35 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
           }
         }
         // Read after the score: at width 128 the network needs the registers.
-        const Stage stage = a.stages[number];
-        const float weight = stage.weight;
-        StepCoefficients<float> c = stage.coefficients;
+        Stage stage = a.stages[number];
         if constexpr (kDensity) {
           float trace[2];
           divergence(net, mlp, a.estimate, a.estimate.first_index + static_cast<std::uint64_t>(first), normal, trace);
           if (leads_rows()) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {
-              mlp.scalar(0, tile_row(r)) += static_cast<double>(weight) * increment_divergence(stage, d, trace[r]);
+              mlp.scalar(0, tile_row(r)) +=
+                  static_cast<double>(stage.weight) * increment_divergence(stage, d, trace[r]);
             }
           }
         }
 
-        const bool last_step = step + 1 == a.steps, last_stage = k + 1 == a.stages_per_step;
-        if (a.stochastic) {
-          if (last_step && !a.noise_in_last_step) c.noise = 0;
-          if (c.noise != 0) {
-            draw_tile_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first), RandomUse::noise,
+        float& noise = stage.coefficients.noise;
+        if constexpr (kDensity) {
+          noise = 0;
+        } else {
+          if (step + 1 == a.steps && !a.noise_in_last_step && !stage.before_step) noise = 0;
+          if (noise != 0) {
+            draw_tile_normals(a.seed, a.first_index + static_cast<std::uint64_t>(first),
+                              stage.before_step ? RandomUse::before_step : RandomUse::noise,
                               static_cast<std::uint64_t>(step), d, normal);
           }
-          sync_warp();
-#pragma unroll 1
-          for (int i = lane; i < entries; i += 32) {
-            x[i] = c.noise == 0 ? x[i] + increment(c, x[i], score[i]) : euler_maruyama(c, x[i], score[i], normal[i]);
-            stage_x[i] = x[i];
-          }
-          continue;
         }
         sync_warp();
-        const float next_node = last_stage ? 0.0f : a.stages[number + 1].node;
+        const float next_node = stage.closes ? 0.0f : a.stages[number + 1].node;
 #pragma unroll 1
         for (int i = lane; i < entries; i += 32) {
-          const float slope = increment(c, stage_x[i], score[i]);
-          sum[i] = (k > 0 ? sum[i] : 0.0f) + weight * slope;
-          if (last_stage) x[i] += sum[i];
-          stage_x[i] = last_stage ? x[i] : x[i] + next_node * slope;
+          take_stage(stage, next_node, score[i], noise != 0 ? normal[i] : 0.0f, x[i], stage_x[i], sum[i]);
         }
       }
       for (int k = 0; k < a.snapshot_count; ++k) {
@@ -126,20 +136,15 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
       }
     }
 
+    if (!kDensity || a.from_prior) {
+      for (int i = lane; i < rows * d; i += 32) a.x[first * d + i] = x[i];
+    }
     if constexpr (kDensity) {
       sync_warp();
-      if (!leads_rows()) return;
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        const int row = tile_row(r);
-        if (row >= rows) continue;
-        double square = 0;
-        for (int i = 0; i < d; ++i) square += static_cast<double>(x[row * d + i]) * static_cast<double>(x[row * d + i]);
-        a.log_density[first + row] =
-            static_cast<float>(a.prior_log_norm - square / (2 * a.prior_variance) + mlp.scalar(0, row));
+      if (lane < rows) {
+        const double integral = mlp.scalar(0, lane);
+        a.log_density[first + lane] = static_cast<float>(a.from_prior ? -integral : prior_log_density(lane) + integral);
       }
-    } else {
-      for (int i = lane; i < rows * d; i += 32) a.x[first * d + i] = x[i];
     }
   });
 }

@@ -45,7 +45,8 @@ __global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t
   const T t = static_cast<T>(sde.horizon()) * uniform, z = normal[0], x = normal[1];
   const SdeCoefficients<T> c = sde.at(t);
   const T score = sum_of_activations(Activations(), parameter, z) + c.mean + c.variance;
-  out[index] = euler_maruyama(reverse_sde_step(sde, t, dt), x, score, z) +
+  const StepCoefficients<T> step_of = reverse_sde_step(sde, t, dt);
+  out[index] = x + (increment(step_of, x, score) + step_of.noise * z) +
                runge_kutta_step(runge_kutta_euler(), sde, t, dt, x, score) +
                runge_kutta_step(runge_kutta_heun(), sde, t, dt, x, score) +
                runge_kutta_step(runge_kutta_classical(), sde, t, dt, x, score);
@@ -54,11 +55,13 @@ __global__ void shared_formulas(SdeFormulas sde, double parameter, std::uint64_t
 template <class T>
 __global__ void shared_form_formulas(NetworkForm form, SdeFormulas sde, Stage stage, const T* x, T* out) {
   const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  float state = static_cast<float>(x[index]), stage_state = state, sum = state;
+  take_stage(stage, 0.5f, state, state, state, stage_state, sum);
   const FormFields<T> f(form_rates_at(form, sde, static_cast<double>(x[index])));
   const ResidualCoefficients<T> c = rounded<T>(residual_at(form, sde, static_cast<double>(x[index])));
   out[index] = f.value(x[index], f.form.time) + f.dt(x[index], c.along, c.time, c.value) + f.score(x[index], c.square) +
                f.divergence(2, c.constant) + f.derivative(c.curvature, c.gradient) +
-               static_cast<T>(increment_divergence(stage, 2, static_cast<float>(x[index]))) +
+               static_cast<T>(increment_divergence(stage, 2, state + stage_state + sum)) +
                restored(standardised(x[index], 3.0, 2.0), 3.0, 2.0);
 }
 

@@ -194,23 +194,62 @@ TEST_P(CudaSamplerOf, TheFamilyFollowsThePathsOfTheCpu) {
   const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
   const Sampler sampler(gpu, c.model, grid);
   const Conditions condition(gpu, c.model, c.n);
-  struct Member {
-    Scheme scheme;
-    std::optional<double> eta;
-    double temperature;
-  };
-  for (const Member& member :
-       {Member{Scheme::exponential, {}, 1}, Member{Scheme::ddim, {}, 1}, Member{Scheme::ddim, 1, 1},
-        Member{Scheme::exponential, 0.5, 1}, Member{Scheme::euler_maruyama, 1.5, 0.25}}) {
-    SampleOptions options{.scheme = member.scheme, .seed = 3, .eta = member.eta, .temperature = member.temperature};
-    SCOPED_TRACE(fmt::format("{}, eta {}", to_string(member.scheme), options.chosen_eta()));
+  for (SampleOptions options : std::vector<SampleOptions>{{.scheme = Scheme::exponential},
+                                                          {.scheme = Scheme::ddim},
+                                                          {.scheme = Scheme::ddim, .eta = 1},
+                                                          {.scheme = Scheme::exponential, .eta = 0.5},
+                                                          {.eta = 1.5, .temperature = 0.25},
+                                                          {.scheme = Scheme::dpm_solver_2m},
+                                                          {.scheme = Scheme::dpm_solver_2m, .eta = 1},
+                                                          {.scheme = Scheme::stochastic_heun},
+                                                          {.scheme = Scheme::heun, .churn = {.amount = 5}},
+                                                          {.scheme = Scheme::ddim, .langevin = 0.16}}) {
+    SCOPED_TRACE(fmt::format("{}, eta {}, churn {}, Langevin {}", to_string(options.scheme), options.chosen_eta(),
+                             options.churn.amount, options.langevin));
+    options.seed = 3;
+    const auto evaluations = stages_of(c.model.sde, SamplerForms(c.model), grid.times(), Stepping(options)).size();
     const auto want = samples_of(cpu, c.model, grid, c.n, options);
     options.condition = condition.view();
     for (int call = 0; call < 2; ++call) {
       Buffer<float> x(gpu, c.n, c.model.dimension());
       sampler.sample(x.view(), options);
-      EXPECT_TRUE(agrees(to_host(gpu, x), want, path_bound(precision_of(c, Precision::split), 20))) << "call " << call;
+      EXPECT_TRUE(
+          agrees(to_host(gpu, x), want, path_bound(precision_of(c, Precision::split), static_cast<int>(evaluations))))
+          << "call " << call;
     }
+  }
+}
+
+// Log-densities along the paths that draw the samples, with snapshots on the way too.
+TEST_P(CudaSamplerOf, LogDensitiesOfSamplesAreThoseOfTheCpu) {
+  const Case& c = GetParam();
+  const std::int64_t d = c.model.dimension();
+  const TimeGrid grid = TimeGrid::uniform(c.model.sde.horizon(), 0.05 * c.model.sde.horizon(), 4);
+  const Context gpu = on(BackendKind::cuda), cpu = on(BackendKind::cpu);
+  for (const bool with_snapshots : {false, true}) {
+    const auto drawn = [&](const Context& context) {
+      const Conditions condition(context, c.model, c.n);
+      Buffer<float> x(context, c.n, d), density(context, c.n), kept(context, with_snapshots ? 2 * c.n : 0, d);
+      SampleOptions options{.scheme = Scheme::heun,
+                            .seed = 3,
+                            .condition = condition.view(),
+                            .log_density = density.view(),
+                            .divergence = {.probes = 2, .seed = 12, .first_index = 1000}};
+      if (with_snapshots) options.snapshot_steps = {0, 2}, options.snapshots = kept.view();
+      Sampler(context, c.model, grid).sample(x.view(), options);
+      return std::array{to_host(context, x), to_host(context, density), to_host(context, kept)};
+    };
+    const auto there = drawn(gpu), here = drawn(cpu);
+    double square = 0;
+    for (const float v : here[1]) square += double(v) * v / double(c.n);
+    double passed = 0;
+    for (const Stage& s : stages_of(c.model.sde, SamplerForms(c.model), grid.times(), Stepping(Scheme::heun))) {
+      passed += double(s.weight) * double(d) * std::fabs(double(s.coefficients.linear));
+    }
+    const Precision precision = precision_of(c, Precision::split);
+    EXPECT_TRUE(agrees(there[0], here[0], path_bound(precision, 8)));
+    EXPECT_TRUE(agrees(there[1], here[1], path_bound(precision, 8, 1 + passed / std::sqrt(square))));
+    EXPECT_TRUE(agrees(there[2], here[2], path_bound(precision, 8)));
   }
 }
 
@@ -329,13 +368,14 @@ TEST_P(CudaSamplerOf, LogDensitiesAreThoseOfTheCpu) {
         const auto expected = to_host(cpu, density_here);
         double square = 0, passed = 0;
         for (const float v : expected) square += double(v) * v / double(c.n);
-        for (const Stage& s : stages_of(c.model.sde, SamplerForms(c.model),
-                                        {grid.times().rbegin(), grid.times().rend()}, Stepping(scheme))) {
+        const std::vector<Stage> stages = stages_of(c.model.sde, SamplerForms(c.model),
+                                                    {grid.times().rbegin(), grid.times().rend()}, Stepping(scheme));
+        for (const Stage& s : stages) {
           passed += double(s.weight) * double(d) * std::fabs(double(s.coefficients.linear));
         }
         const double scale = 1 + passed / std::sqrt(square);
         EXPECT_TRUE(agrees(to_host(gpu, density_there), expected,
-                           path_bound(precision_of(c, precision), steps * stages_per_step(scheme), scale)));
+                           path_bound(precision_of(c, precision), static_cast<int>(stages.size()), scale)));
         EXPECT_EQ(to_host(gpu, there), start);
       }
     }

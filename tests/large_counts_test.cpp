@@ -222,12 +222,18 @@ TEST_F(Resident, Hessian) {
 }
 
 TEST_F(Resident, PathsAndLogDensities) {
-  const std::vector<Stage> stages(
-      4, {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}, .trace = -0.1f});
   for (const Work work : {Work::sample, Work::log_density}) {
     ASSERT_EQ(prepare_resident_sample(net_, work, false, limits_), 0);
     for (const bool stochastic : {true, false}) {
       if (stochastic && work == Work::log_density) continue;
+      std::vector<Stage> stages(4, {.time = 0.5f,
+                                    .node = 0.5f,
+                                    .weight = 0.5f,
+                                    .coefficients = {-0.1f, -0.1f, stochastic ? 0.2f : 0.0f},
+                                    .trace = -0.1f});
+      for (std::size_t k = 0; k < stages.size() && !stochastic; ++k) {
+        stages[k].opens = k % 2 == 0, stages[k].closes = k % 2 == 1;
+      }
       Rows<float> snapshots(2 * many_tiles, 2), log_density(many_tiles, 1), x(many_tiles, 2, true);
       on_both_sides(many_tiles, block_of_last_tile(), [&](const Side& side) {
         SampleArguments a{};
@@ -236,7 +242,6 @@ TEST_F(Resident, PathsAndLogDensities) {
         a.stages = stages.data();
         a.steps = 2;
         a.stages_per_step = stochastic ? 1 : 2;
-        a.stochastic = stochastic;
         a.draw_prior = stochastic;
         a.prior_deviation = 1;
         a.seed = 5;
@@ -414,10 +419,13 @@ TEST(Integrators, Stages) {
           StageArguments a{};
           a.n = side.n;
           a.dimension = static_cast<int>(d);
-          a.stage = {.time = 0.5f, .node = 0.5f, .weight = 0.5f, .coefficients = {-0.1f, -0.1f, 0.2f}, .trace = -0.1f};
-          a.first = false;
-          a.last = last;
-          a.stochastic = stochastic;
+          a.stage = {.time = 0.5f,
+                     .node = 0.5f,
+                     .weight = 0.5f,
+                     .coefficients = {-0.1f, -0.1f, stochastic ? 0.2f : 0.0f},
+                     .trace = -0.1f,
+                     .opens = false,
+                     .closes = last};
           a.seed = 5;
           a.first_index = static_cast<std::uint64_t>(side.first);
           a.score = score.of(side);
@@ -436,6 +444,21 @@ TEST(Integrators, Stages) {
       }
     }
   }
+}
+
+TEST(Integrators, Lift) {
+  Rows<float> x(many, 2, true);
+  on_both_sides(many, block_of_last(many), [&](const Side& side) {
+    StageArguments a{};
+    a.n = side.n;
+    a.dimension = 2;
+    a.stage.lift = -0.1f, a.stage.lift_noise = 0.2f;
+    a.seed = 5;
+    a.first_index = static_cast<std::uint64_t>(side.first);
+    a.x = x.of(side);
+    return launch_lift(a, nullptr);
+  });
+  expect_same("x", x);
 }
 
 TEST(Integrators, PriorLogDensity) {

@@ -310,6 +310,8 @@ struct Axis {
         const double k1 = flow(t, x), k2 = flow(t + dt / 2, x + dt / 2 * k1), k3 = flow(t + dt / 2, x + dt / 2 * k2);
         return x + dt * (k1 + 2 * k2 + 2 * k3 + flow(t + dt, x + dt * k3)) / 6;
       }
+      case Scheme::dpm_solver_2m:
+      case Scheme::stochastic_heun: break;  // TableStep has these
     }
     return 0;
   }
@@ -548,6 +550,211 @@ TEST(SamplesOfTheFamily, EndsAreTheKnownSchemes) {
   for (std::size_t k = 0; k < flow.size(); ++k) EXPECT_NEAR(flow[k], still[k], 1e-5 * (1 + std::fabs(flow[k]))) << k;
 }
 
+// A step of a scheme with a memory or several draws, and what may come before a step, along one axis and as their papers
+// have them, in double.
+struct TableStep {
+  Axis axis;
+  SampleOptions options;
+  std::vector<double> t;
+
+  struct State {
+    double x, data = 0;  // x̂_0 of the step before
+  };
+
+  double log_snr_half(double at) const {
+    return std::log(axis.sde.at(at).mean) - std::log(axis.sde.at(at).variance) / 2;
+  }
+  double drift(double at, double x) const {
+    const auto c = axis.sde.at(at);
+    const double eta = options.chosen_eta();
+    return c.drift * x - (1 + eta * eta) / 2 * c.diffusion_squared * axis.score(at, x);
+  }
+  double noise_rate(double at) const { return options.chosen_eta() * std::sqrt(axis.sde.at(at).diffusion_squared); }
+
+  // Karras et al. 2022, algorithm 2, in σ/m: the time and the state that the step is taken from.
+  std::pair<double, double> churned(double at, double x, double normal) const {
+    const Churn& churn = options.churn;
+    const auto ratio = [&](double time) { return std::exp(-log_snr_half(time)); };
+    const double gamma = std::min(churn.amount / static_cast<double>(t.size() - 1), std::sqrt(2.0) - 1);
+    if (gamma == 0 || ratio(at) < churn.from || ratio(at) > churn.to) return {at, x};
+    const double wanted = std::min(ratio(at) * (1 + gamma), ratio(axis.sde.horizon()));
+    double low = at, high = axis.sde.horizon();
+    for (int k = 0; k < 200; ++k) (ratio((low + high) / 2) < wanted ? low : high) = (low + high) / 2;
+    const double before = axis.sde.at(at).mean, after = axis.sde.at(high).mean;
+    return {high, after * (x / before + churn.noise * std::sqrt(wanted * wanted - ratio(at) * ratio(at)) * normal)};
+  }
+
+  // From t[k] to t[k + 1], with the normals of the step and of what comes before it.
+  State operator()(std::size_t k, State s, double normal, double before) const {
+    double from = t[k];
+    const double to = t[k + 1];
+    if (options.langevin > 0) {
+      const double step = 2 * options.langevin * options.langevin * axis.sde.at(from).variance;
+      s.x += step * axis.score(from, s.x) + std::sqrt(2 * step) * before;
+    }
+    if (k + 2 == t.size() && !options.noise_in_last_step) normal = 0;
+    if (options.churn.amount > 0) std::tie(from, s.x) = churned(from, s.x, before);
+    const double dt = to - from;
+    if (options.scheme == Scheme::stochastic_heun) {
+      const double y = s.x + drift(from, s.x) * dt + noise_rate(from) * std::sqrt(-dt) * normal;
+      const double square = (noise_rate(from) * noise_rate(from) + noise_rate(to) * noise_rate(to)) / 2;
+      return {s.x + (drift(from, s.x) + drift(to, y)) / 2 * dt + std::sqrt(square * -dt) * normal};
+    }
+    if (options.scheme != Scheme::dpm_solver_2m) {
+      const double eta = options.chosen_eta();
+      return {axis.step(options.scheme, from, dt, s.x, eta) + axis.noise(options.scheme, from, dt, eta) * normal};
+    }
+    // Lu et al. 2022: with h = λ_1 − λ, α = m.
+    const auto c = axis.sde.at(from), end = axis.sde.at(to);
+    const double h = log_snr_half(to) - log_snr_half(from), square = std::pow(options.chosen_eta(), 2);
+    const double data = (s.x + c.variance * axis.score(from, s.x)) / c.mean;
+    double used = data;
+    if (k > 0) {
+      const double r = (log_snr_half(from) - log_snr_half(t[k - 1])) / h;
+      used = (1 + 1 / (2 * r)) * data - 1 / (2 * r) * s.data;
+    }
+    return {std::sqrt(end.variance / c.variance) * std::exp(-square * h) * s.x +
+                end.mean * (1 - std::exp(-(1 + square) * h)) * used +
+                std::sqrt(end.variance * (1 - std::exp(-2 * square * h))) * normal,
+            data};
+  }
+
+  // After all steps from a law at t[0]: a step is affine in the state and the normals.
+  Law law(Law begin) const {
+    State mean{begin.mean};
+    double covariance[2][2] = {{begin.variance, 0}, {0, 0}};
+    for (std::size_t k = 0; k + 1 < t.size(); ++k) {
+      const auto difference = [&](const State& state, double normal, double before) {
+        const State a = (*this)(k, state, normal, before), b = (*this)(k, {0, 0}, 0, 0);
+        return std::array<double, 2>{a.x - b.x, a.data - b.data};
+      };
+      const std::array<double, 2> by[4] = {difference({1, 0}, 0, 0), difference({0, 1}, 0, 0), difference({0, 0}, 1, 0),
+                                           difference({0, 0}, 0, 1)};
+      double next[2][2];
+      for (int i = 0; i < 2; ++i) {
+        for (int j = 0; j < 2; ++j) {
+          next[i][j] = by[2][i] * by[2][j] + by[3][i] * by[3][j];
+          for (int a = 0; a < 2; ++a) {
+            for (int b = 0; b < 2; ++b) next[i][j] += by[a][i] * covariance[a][b] * by[b][j];
+          }
+        }
+      }
+      std::copy(&next[0][0], &next[0][0] + 4, &covariance[0][0]);
+      mean = (*this)(k, mean, 0, 0);
+    }
+    return {mean.x, covariance[0][0]};
+  }
+};
+
+struct Table {
+  const char* name;
+  SampleOptions options;
+  double order;  // of the moments' error in the step; 0: the law has an error that stays
+};
+const std::vector<Table>& tables() {
+  static const std::vector<Table> all = {
+      {"dpm++2m", {.scheme = Scheme::dpm_solver_2m}, 2},
+      {"dpm++2m, eta 0.5", {.scheme = Scheme::dpm_solver_2m, .eta = 0.5}, 1},
+      {"dpm++2m, eta 1", {.scheme = Scheme::dpm_solver_2m, .eta = 1.0}, 1},
+      {"stochastic-heun", {.scheme = Scheme::stochastic_heun}, 2},
+      {"stochastic-heun, eta 0.5", {.scheme = Scheme::stochastic_heun, .eta = 0.5}, 2},
+      {"euler with churn", {.scheme = Scheme::euler, .churn = {.amount = 5}}, 1},
+      {"heun with churn", {.scheme = Scheme::heun, .churn = {.amount = 5}}, 2},
+      {"rk4 with some churn", {.scheme = Scheme::rk4, .churn = {.amount = 5, .from = 0.3, .to = 1, .noise = 1.01}}, 0},
+      {"euler-maruyama with Langevin steps", {.langevin = 0.16}, 0},
+      {"heun with Langevin steps", {.scheme = Scheme::heun, .langevin = 0.05}, 0},
+      {"dpm++2m with Langevin steps", {.scheme = Scheme::dpm_solver_2m, .langevin = 0.1}, 0},
+  };
+  return all;
+}
+
+// The path itself, sample by sample, on steps of several lengths.
+TEST_P(FamilyUnder, PathsOfTablesAreThoseOfTheirPapers) {
+  const ForwardSde sde = ForwardSde::defaults(GetParam());
+  std::vector<double> times = {0.9, 0.85, 0.7, 0.66, 0.5, 0.42};
+  for (double& t : times) t *= sde.horizon();
+  const Model model{sde, GaussianMixture::isotropic(1, {1}, {1.0}, {0.4})};
+  const Index n = 99;
+  const std::uint64_t seed = 11, first = 7;
+  const auto normal = [&](Index i, RandomUse use, std::uint64_t step) {
+    const PhiloxBlock b = philox4x32_10(seed, first + static_cast<std::uint64_t>(i), philox_offset(use, 0, step));
+    return std::sqrt(-2 * std::log(static_cast<double>(uniform_from_word(b.word[0])))) *
+           std::cos(2 * std::numbers::pi * uniform_from_word(b.word[1]));
+  };
+  const double scale = std::sqrt(Axis{sde, 1.0, 0.4}.variance_at(times[0])) + 1;
+  for (const Table& table : tables()) {
+    for (const bool noise_in_last_step : {false, true}) {
+      SCOPED_TRACE(table.name);
+      SampleOptions options = table.options;
+      options.seed = seed, options.first_index = first, options.noise_in_last_step = noise_in_last_step;
+      const TableStep step{{sde, 1.0, 0.4}, options, times};
+      std::vector<float> x(n);
+      std::vector<double> expected;
+      for (Index i = 0; i < n; ++i) {
+        x[i] = static_cast<float>(scale * std::sin(1.7 * static_cast<double>(i)));
+        TableStep::State state{x[i]};
+        for (std::size_t k = 0; k + 1 < times.size(); ++k) {
+          state = step(k, state, normal(i, RandomUse::noise, k), normal(i, RandomUse::before_step, k));
+        }
+        expected.push_back(state.x);
+      }
+      Sampler(with_threads(2), model, TimeGrid(times)).integrate(View<float>(x, 1), options);
+      // Five steps, each of some roundings of numbers of the states' size and some that are larger.
+      EXPECT_TRUE(agrees(x, expected, {.norm = 3e-6, .absolute = 3e-6 * scale}));
+    }
+  }
+}
+
+// From the marginal at 0.9 T the law at 0.1 T is the exact one but for the scheme's error, of the order that it has: β of
+// ddpm jumps, where there is no second.
+TEST_P(FamilyUnder, TablesHaveTheMarginalsOfTheForwardSde) {
+  const ForwardSde sde = ForwardSde::defaults(GetParam());
+  const double begin = 0.9 * sde.horizon(), end = 0.1 * sde.horizon();
+  for (const Table& table : tables()) {
+    if (table.order == 0 || (table.order == 2 && GetParam() == SdeKind::ddpm)) continue;
+    for (int j = 0; j < 2; ++j) {
+      SCOPED_TRACE(fmt::format("{}, axis {}", table.name, j));
+      const Axis axis{sde, kMean[j], kVariance[j]};
+      std::vector<double> error;
+      for (const int steps : {800, 1600, 3200}) {  // one, two and four to a step of ddpm's
+        std::vector<double> times;
+        for (int k = 0; k <= steps; ++k) times.push_back(std::lerp(begin, end, double(k) / steps));
+        SampleOptions options = table.options;
+        options.noise_in_last_step = true;
+        const Law law = TableStep{axis, options, times}.law({axis.mean_at(begin), axis.variance_at(begin)});
+        const double deviation = std::sqrt(axis.variance_at(end));
+        error.push_back(
+            std::hypot((law.mean - axis.mean_at(end)) / deviation, law.variance / axis.variance_at(end) - 1));
+      }
+      EXPECT_LT(error[2], 0.03);
+      for (int k = 0; k < 2; ++k) {
+        if (error[k + 1] < (table.order == 2 ? 1e-8 : 1e-4)) continue;  // where terms of several orders may be alike
+        EXPECT_NEAR(std::log2(error[k] / error[k + 1]), table.order, 0.1 * table.order) << error[k];
+      }
+    }
+  }
+}
+
+// A Langevin step leaves a share of the order ρ² in the variance: of Gaussian data with steps so short that nothing else is
+// left, from v = σ² + m² c on it would be that of x ← (1 − ε/v) x + √(2ε) z, at most v/(1 − ε/(2 v)).
+TEST(LangevinSteps, LeaveAShareOfTheOrderOfTheirRatioSquared) {
+  const ForwardSde sde = ForwardSde::vp_linear();
+  const double begin = 0.9, end = 0.1;
+  std::vector<double> times;
+  for (int k = 0; k <= 1600; ++k) times.push_back(std::lerp(begin, end, k / 1600.0));
+  const Axis axis{sde, 1.0, 0.4};
+  std::vector<double> share;
+  for (const double ratio : {0.08, 0.16, 0.32}) {
+    const TableStep step{axis, {.scheme = Scheme::heun, .noise_in_last_step = true, .langevin = ratio}, times};
+    const Law law = step.law({axis.mean_at(begin), axis.variance_at(begin)});
+    share.push_back(law.variance / axis.variance_at(end) - 1);
+    EXPECT_GT(share.back(), 0);
+    EXPECT_LT(share.back(), 1 / (1 - ratio * ratio) - 1);
+    EXPECT_NEAR(law.mean, axis.mean_at(end), 1e-3);
+  }
+  for (int k = 0; k < 2; ++k) EXPECT_NEAR(std::log2(share[k + 1] / share[k]), 2, 0.2);
+}
+
 // Onto t = 0, where a point mass, a noise net and a net of ln σ have no score, a step of Heun's or RK4's is Euler's; with a
 // score that is finite there it is not.
 TEST(LastStep, IsOfFirstOrderWhereTheScoreIsSingularAtZero) {
@@ -607,6 +814,13 @@ TEST(SamplesOfTheFamily, RefusesNumbersOutOfRange) {
   const std::string still = " at eta 0, which draws no noise; allowed: 1";
   refuse({.scheme = Scheme::rk4, .temperature = 0.5}, {"temperature 0.5 given with rk4" + still});
   refuse({.scheme = Scheme::ddim, .temperature = 0.5}, {"temperature 0.5 given with ddim" + still});
+  refuse({.churn = {.amount = 3}}, {"churn 3 given with euler-maruyama; allowed with euler, heun and rk4"});
+  refuse({.scheme = Scheme::heun, .churn = {.amount = -1}}, {"churn -1 given; allowed: 0 or more"});
+  refuse({.scheme = Scheme::heun, .churn = {.amount = 1, .from = 2, .to = 1}}, {"churn from 2 given", "where it ends"});
+  refuse({.scheme = Scheme::heun, .churn = {.amount = 1, .noise = 0}}, {"churn with noise 0 given; allowed: above 0"});
+  refuse({.langevin = 1.5}, {"a Langevin step's ratio 1.5 given; allowed: 0 to 1"});
+  refuse({.scheme = Scheme::heun, .churn = {.amount = 3}, .langevin = 0.1},
+         {"churn 3 and a Langevin step", "one of them"});
 }
 
 // The path itself, sample by sample: Euler and Maruyama's recursion in double with Box–Muller normals from Philox
@@ -727,6 +941,73 @@ TEST(Branches, PathsAndLogDensitiesAreThoseOfTheFields) {
       EXPECT_TRUE(agrees(found, log_density, {.norm = 1e-5, .absolute = 1e-4}));
     }
   }
+}
+
+// Log-densities along the paths that draw the samples: the prior's less ∫ ∇·f dt, which in double along each axis is the
+// scheme's; near the exact one where steps are short; the same samples as without; and of any split.
+TEST(LogDensityOfSamples, IsThatOfThePathsThatDrawThem) {
+  const ForwardSde sde = ForwardSde::vp_linear();
+  const TimeGrid grid = TimeGrid::uniform(sde.horizon(), 0.05, 200);
+  const Model model = gaussian(sde);
+  const Index n = 99;
+  for (const Scheme scheme : {Scheme::heun, Scheme::rk4}) {
+    std::vector<float> x(2 * n), alone(2 * n), log_density(n), parts(n), prior(2 * n);
+    SampleOptions options{.scheme = scheme, .seed = 3, .log_density = View<float>(log_density)};
+    const Sampler sampler(with_threads(2), model, grid);
+    sampler.sample(View<float>(x, 2), options);
+    sampler.sample(View<float>(alone, 2), {.scheme = scheme, .seed = 3});
+    EXPECT_EQ(x, alone);
+    options.snapshot_steps = {0};
+    options.snapshots = View<float>(prior, 2);
+    sampler.sample(View<float>(x, 2), options);
+    std::vector<double> of_scheme, exact;
+    for (Index i = 0; i < n; ++i) {
+      const auto begin = to_axes(prior[2 * i], prior[2 * i + 1]), end = to_axes(x[2 * i], x[2 * i + 1]);
+      double scheme_sum = 0, exact_sum = 0;
+      for (int j = 0; j < 2; ++j) {
+        const Axis axis{sde, kMean[j], kVariance[j]};
+        const double v = sde.prior_variance();
+        scheme_sum += -0.5 * std::log(2 * std::numbers::pi * v) - begin[j] * begin[j] / (2 * v);
+        for (int k = 0; k < grid.steps(); ++k) {
+          scheme_sum -= axis.divergence_step(scheme, grid.times()[k], grid.times()[k + 1] - grid.times()[k]);
+        }
+        // The flow's law is the prior carried by its map.
+        const double t = grid.times().back(), start = axis.flow_map(t, sde.horizon(), end[j]),
+                     stretch = std::sqrt(axis.variance_at(sde.horizon()) / axis.variance_at(t));
+        exact_sum += -0.5 * std::log(2 * std::numbers::pi * v) - start * start / (2 * v) + std::log(stretch);
+      }
+      of_scheme.push_back(scheme_sum), exact.push_back(exact_sum);
+    }
+    // 200 increments of a few roundings each, of sums below 10.
+    EXPECT_TRUE(agrees(log_density, of_scheme, {.absolute = 2e-5})) << to_string(scheme);
+    EXPECT_TRUE(agrees(log_density, exact, {.absolute = scheme == Scheme::heun ? 2e-3 : 2e-5})) << to_string(scheme);
+    for (Index first = 0; first < n; first += 20) {
+      const Index rows = std::min<Index>(20, n - first);
+      std::vector<float> part(2 * rows);
+      sampler.sample(View<float>(part, 2), {.scheme = scheme,
+                                            .seed = 3,
+                                            .first_index = static_cast<std::uint64_t>(first),
+                                            .log_density = View<float>(parts.data() + first, rows)});
+    }
+    EXPECT_EQ(parts, log_density);
+  }
+  std::vector<float> x(2), log_density(1), two(2);
+  const Sampler sampler(with_threads(1), model, grid);
+  const View<float> samples(x, 2);
+  expect_error([&] { sampler.sample(samples, {.log_density = View<float>(log_density)}); },
+               {"log-densities of samples by euler-maruyama", "allowed: euler, heun, rk4"});
+  expect_error(
+      [&] {
+        sampler.sample(samples,
+                       {.scheme = Scheme::heun, .churn = {.amount = 1}, .log_density = View<float>(log_density)});
+      },
+      {"by heun with noise", "without churn"});
+  expect_error([&] { sampler.sample(samples, {.scheme = Scheme::heun, .log_density = View<float>(two)}); },
+               {"[2, 1]", "[1, 1]"});
+  expect_error([&] { sampler.integrate(samples, {.scheme = Scheme::heun, .log_density = View<float>(log_density)}); },
+               {"of states that are given", "of samples of the prior"});
+  expect_error([&] { sampler.sample(samples, {.scheme = Scheme::heun, .log_density = View<float>(x.data(), 1)}); },
+               {"samples"});
 }
 
 // A Gaussian's log-density by the flow: log π(x_T) + ∫ ∇·f dt. The scheme in double gives it to float rounding: 800

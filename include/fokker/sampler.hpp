@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string_view>
@@ -28,15 +29,34 @@ namespace fokker {
 //   ddim            x_1 = m_1 x̂_0 + √(σ_1² − q²) ε̂ + q z with x̂_0 = (x + σ² s)/m, ε̂ = −σ s and q = η (σ_1/σ) √(σ² − m² r_1²)
 //                   (Song, Meng and Ermon 2021, eq. 12 and 16, for any m and σ), η ≤ 1: with η = 0 exact where the noise
 //                   ε̂ that the model finds stays the same, with η = 1 ancestral sampling (Ho et al. 2020)
-// A step of heun or rk4 onto t = 0 is Euler's where the score is singular there: a mixture without a density, a network in a
-// form whose coefficients are infinite.
-enum class Scheme { euler_maruyama, euler, heun, rk4, exponential, ddim };
+//   dpm_solver_2m   linear drift and noise exactly with x̂_0 in place of σ s, and x̂_0 as the line through this step's and the
+//                   last one's: with q = r_1/r, x_1 = (σ_1/σ) q^{η²} x + m_1 (1 − q^{1+η²}) D + σ_1 √(1 − q^{2η²}) z,
+//                   D = x̂_0 + h/(2 h') (x̂_0 − x̂_0'), h = −ln q, and ' for the step before; D = x̂_0 in the first step and
+//                   onto σ_1 = 0. DPM-Solver++(2M) at η = 0, SDE-DPM-Solver++(2M) at η = 1 (Lu et al. 2022)
+//   stochastic_heun Heun's step for the drift with one z: y = x + f(t, x) Δt + n(t) √Δt z and
+//                   x_1 = x + ½ (f(t, x) + f(t_1, y)) Δt + √((n² (t) + n²(t_1))/2) √Δt z, n = η g: of weak order 2 for noise that does
+//                   not depend on x
+// A step of heun, rk4 or stochastic_heun onto t = 0 is Euler's where the score is singular there: a mixture without a
+// density, a network in a form whose coefficients are infinite.
+enum class Scheme { euler_maruyama, euler, heun, rk4, exponential, ddim, dpm_solver_2m, stochastic_heun };
 
-// euler-maruyama (or sde), euler (or ode), heun, rk4, exponential, ddim; throws Error on any other name.
+// euler-maruyama (or sde), euler (or ode), heun, rk4, exponential, ddim, dpm++2m, stochastic-heun; throws Error on any other
+// name.
 Scheme parse_scheme(std::string_view name);
 std::string_view to_string(Scheme scheme);
-// Whether it draws noise where η is not 0: euler_maruyama, exponential and ddim.
+// Whether it draws noise where η is not 0: all but euler, heun and rk4.
 bool is_stochastic(Scheme scheme);
+
+// Noise before each step of euler, heun or rk4 (Karras et al. 2022, algorithm 2, for any SDE): where σ/m is in [from, to],
+// it is raised by the factor 1 + min(amount/steps, √2 − 1), but never beyond its value at T, by the forward SDE's own
+// transition from t to the later t̂, with its noise times `noise`; the step is taken from t̂.
+struct Churn {
+  double amount = 0;  // S_churn, 0 or more; 0 is no churn
+  double from = 0, to = std::numeric_limits<double>::infinity();
+  double noise = 1;  // S_noise, above 0
+
+  auto operator<=>(const Churn&) const = default;
+};
 
 inline constexpr std::int64_t most_snapshots = 64;  // of a call
 
@@ -48,11 +68,19 @@ struct SampleOptions {
   std::uint64_t seed = 0;
   std::uint64_t first_index = 0;    // index of the first sample: a run may be split anywhere without changing a sample
   bool noise_in_last_step = false;  // of a stochastic scheme; the paper's last step adds none
-  // η of a stochastic scheme, from 0 to 100, of ddim to 1; not given, it is 1, and 0 for ddim. For the others it is 0.
+  // η of a stochastic scheme, from 0 to 100, of ddim to 1; not given, it is 1, and 0 for ddim and dpm_solver_2m. For the
+  // others it is 0.
   std::optional<double> eta = {};
   // What the variance of a stochastic scheme's noise is multiplied by, 0 or more; 1 where η is 0. Below 1 samples gather
   // where the density is high, and have the marginals of no member of the family.
   double temperature = 1;
+  Churn churn = {};
+  // The ratio ρ of a Langevin step x ← x + ε s + √(2ε) z before each step of the grid, as predictor–corrector samplers take
+  // it (Song et al. 2021), from 0, which is none, to 1. Their step is set by the norms of s and z of a whole batch; here it is
+  // ε = 2 (ρ σ(t))², to which that comes where s has the norm of z/σ, so that no sample depends on another. (Set by a sample's
+  // own norms it would depend on x, and the step would have another law than the score's.) Its law is the score's but for a
+  // share of the order ρ².
+  double langevin = 0;
   // The states after so many steps of the grid, 0 for those that the paths begin with, are written to `snapshots`,
   // [K N, d] on the context's device: those after snapshot_steps[k] steps are its rows k N … (k + 1) N − 1. K increasing
   // numbers, at most `most_snapshots`.
@@ -60,10 +88,15 @@ struct SampleOptions {
   View<float> snapshots = {};
   // Of a model that takes a condition: y [N, c] of each sample, on the context's device.
   View<const float> condition = {};
+  // Of sample() by euler, heun or rk4 without churn or Langevin steps: where it is given, [N] on the context's device, the
+  // log-densities of the flow's law at the samples are written here, with the divergence integrated along the paths that draw
+  // them; Sampler::log_density() says how it is found.
+  View<float> log_density = {};
+  Divergence divergence = {};
   PointsFinished progress = {};
 
   double chosen_eta() const;  // that given, or the scheme's own
-  void validate() const;      // throws Error where η or the temperature is out of its range
+  void validate() const;      // throws Error where one of these is out of its range
 };
 
 class SampleOperator;  // internal: a backend's implementation
@@ -75,8 +108,8 @@ class SampleOperator;  // internal: a backend's implementation
 // resident networks and mixtures; cuBLAS may add in another order for another number of rows). On the CPU a call
 // allocates the coefficients of the grid's steps and nothing that grows with N; each thread's working memory is kept
 // between calls. On CUDA calls are queued on the context's stream, allocate nothing, and can be captured into a CUDA
-// graph (context.hpp); but the first call with an η or a temperature that is not its scheme's own puts the steps'
-// coefficients on the device, where they stay as long as the Sampler.
+// graph (context.hpp); but the first call with an η, a temperature, a churn or a Langevin step that is not its scheme's own
+// puts the steps' coefficients on the device, where they stay as long as the Sampler.
 class Sampler {
  public:
   // Throws Error where the model is not valid or the grid starts beyond its horizon T.
@@ -86,8 +119,8 @@ class Sampler {
   Sampler& operator=(Sampler&&) noexcept;
 
   // Draws samples [N, d] of the prior N(0, prior_variance I) and carries them along the grid. Throws Error where a
-  // shape, a device or a scheme does not fit, and where the grid does not start at T. A sample that stops being finite
-  // stays so.
+  // shape, a device or a scheme does not fit, where the grid does not start at T, and with log-densities as Fields does for
+  // the divergence. A sample that stops being finite stays so.
   void sample(View<float> samples, const SampleOptions& options = {}) const;
   // Carries the states in `samples` [N, d] from the first time of the grid, any up to T, to its last, in place. Throws
   // Error as sample() does.

@@ -33,7 +33,7 @@ constexpr std::int64_t most_reports = 200;
 // A thread's own memory.
 struct Workspace {
   std::unique_ptr<Scratch> field;
-  std::vector<float> inputs, score, normal, state, stage_state, slope, sum, divergence;
+  std::vector<float> inputs, score, normal, state, stage_state, sum, divergence;
   std::vector<double> log_density;
   const float* condition = nullptr;  // of the block's points
   bool embedded = false;             // by the field
@@ -68,10 +68,8 @@ class CpuSampler final : public SampleOperator {
         workspaces_(threads) {}
 
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
-    const bool stochastic = is_stochastic(options.scheme);
     std::vector<Stage> stages = stages_of(sde_, forms_, times_, Stepping(options));
-    const int per_step = stages_per_step(options.scheme);
-    if (!options.noise_in_last_step) stages.back().coefficients.noise = 0;
+    if (!options.noise_in_last_step) drop_last_noise(stages, static_cast<int>(std::ssize(stages) / steps()));
     const float prior_deviation = static_cast<float>(std::sqrt(sde_.prior_variance()));
     Progress progress(options.progress, samples.rows);
     if (samples.rows == 0) return progress.finished(0);
@@ -90,10 +88,18 @@ class CpuSampler final : public SampleOperator {
         std::copy_n(x, n * d_, options.snapshots.data + ((at - asked.begin()) * samples.rows + first) * d_);
       };
       after_step(0);
-      if (stochastic) {
-        stochastic_path(stages, options.seed, index, x, n, w, after_step);
-      } else {
-        flow_path(stages, per_step, Divergence{}, index, x, n, nullptr, w, after_step);
+      PathWork work{.seed = options.seed, .index = index};
+      if (options.log_density) {  // the prior's less ∫ ∇·(dx/dt) dt along the path
+        reserve(w.log_density, n);
+        for (std::int64_t i = 0; i < n; ++i)
+          w.log_density[static_cast<std::size_t>(i)] = -prior_log_density(x + i * d_);
+        work.divergence = options.divergence;
+        work.first_probe = options.divergence.first_index + static_cast<std::uint64_t>(first);
+        work.log_density = w.log_density.data();
+      }
+      take_path(stages, work, x, n, w, after_step);
+      for (std::int64_t i = 0; i < n && options.log_density; ++i) {
+        options.log_density.data[first + i] = static_cast<float>(-w.log_density[static_cast<std::size_t>(i)]);
       }
       progress.finished(n);
     });
@@ -103,9 +109,6 @@ class CpuSampler final : public SampleOperator {
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
                    const PointsFinished& report, View<const float> condition) override {
     const std::vector<Stage> stages = stages_of(sde_, forms_, {times_.rbegin(), times_.rend()}, Stepping(scheme));
-    const int per_step = stages_per_step(scheme);
-    const double variance = sde_.prior_variance();
-    const double log_norm = prior_log_norm(d_, variance);
     Progress progress(report, x.rows);
     for_blocks(x.rows, [&](std::int64_t first, std::int64_t n, Workspace& w) {
       w.condition = rows(condition, first), w.embedded = false;
@@ -114,19 +117,29 @@ class CpuSampler final : public SampleOperator {
       float* state = w.state.data();
       std::copy_n(x.data + first * d_, n * d_, state);
       std::fill_n(w.log_density.begin(), n, 0.0);
-      flow_path(stages, per_step, divergence, divergence.first_index + static_cast<std::uint64_t>(first), state, n,
-                w.log_density.data(), w, [](std::int64_t) {});
+      take_path(stages,
+                {.divergence = divergence,
+                 .first_probe = divergence.first_index + static_cast<std::uint64_t>(first),
+                 .log_density = w.log_density.data()},
+                state, n, w, [](std::int64_t) {});
       for (std::int64_t i = 0; i < n; ++i) {
-        double square = 0;
-        for (std::int64_t j = 0; j < d_; ++j) square += static_cast<double>(state[i * d_ + j]) * state[i * d_ + j];
         log_density.data[first + i] =
-            static_cast<float>(log_norm - square / (2 * variance) + w.log_density[static_cast<std::size_t>(i)]);
+            static_cast<float>(prior_log_density(state + i * d_) + w.log_density[static_cast<std::size_t>(i)]);
       }
       progress.finished(n);
     });
   }
 
  private:
+  // log N(x; 0, prior_variance I), x [d].
+  double prior_log_density(const float* x) const {
+    double square = 0;
+    for (std::int64_t j = 0; j < d_; ++j) square += static_cast<double>(x[j]) * x[j];
+    return prior_log_norm(d_, sde_.prior_variance()) - square / (2 * sde_.prior_variance());
+  }
+
+  std::int64_t steps() const { return std::ssize(times_) - 1; }
+
   template <class T>
   static void reserve(std::vector<T>& v, std::int64_t size) {
     if (v.size() < static_cast<std::size_t>(size)) v.resize(static_cast<std::size_t>(size));
@@ -163,61 +176,48 @@ class CpuSampler final : public SampleOperator {
     w.embedded = true;
   }
 
+  // What is not asked for is empty.
+  struct PathWork {
+    std::uint64_t seed = 0, index = 0;  // of the noise
+    Divergence divergence = {};
+    std::uint64_t first_probe = 0;
+    double* log_density = nullptr;  // [n], to which ∫ ∇·(a x − ½ g² s) dt is added
+  };
+
   // after_step(k): k steps are done.
   template <class AfterStep>
-  void stochastic_path(const std::vector<Stage>& stages, std::uint64_t seed, std::uint64_t index, float* x,
-                       std::int64_t n, Workspace& w, const AfterStep& after_step) const {
-    const std::int64_t size = n * d_;
-    reserve(w.score, size);
-    reserve(w.normal, size);
-    float *const score = w.score.data(), *const normal = w.normal.data();
-    for (std::size_t step = 0; step < stages.size(); ++step) {
-      const Stage& stage = stages[step];
-      const StepCoefficients<float> c = stage.coefficients;
-      evaluate(stage, x, n, index, {.score = score}, {}, w);
-      if (c.noise == 0) {
-        for (std::int64_t i = 0; i < size; ++i) x[i] += increment(c, x[i], score[i]);
-      } else {
-        draw_point_normals(normal, n, static_cast<int>(d_), seed, index, RandomUse::noise, step);
-        for (std::int64_t i = 0; i < size; ++i) x[i] = euler_maruyama(c, x[i], score[i], normal[i]);
-      }
-      after_step(static_cast<std::int64_t>(step) + 1);
-    }
-  }
-
-  // Adds ∫ ∇·(a x − ½ g² s) dt of every point to log_density [n], where wanted.
-  template <class AfterStep>
-  void flow_path(const std::vector<Stage>& stages, int per_step, const Divergence& divergence, std::uint64_t index,
-                 float* x, std::int64_t n, double* log_density, Workspace& w, const AfterStep& after_step) const {
-    const std::int64_t size = n * d_;
-    reserve(w.score, size);
-    reserve(w.slope, size);
-    reserve(w.sum, size);
-    reserve(w.stage_state, size);
-    if (log_density) reserve(w.divergence, n);
-    float *const score = w.score.data(), *const slope = w.slope.data(), *const sum = w.sum.data();
-    float* const stage_state = w.stage_state.data();
-    float* const trace = log_density ? w.divergence.data() : nullptr;
-    for (std::size_t first = 0; first < stages.size(); first += static_cast<std::size_t>(per_step)) {
-      for (int i = 0; i < per_step; ++i) {
-        const Stage& stage = stages[first + static_cast<std::size_t>(i)];
-        const StepCoefficients<float> c = stage.coefficients;
-        if (i > 0) {
-          for (std::int64_t j = 0; j < size; ++j) stage_state[j] = x[j] + stage.node * slope[j];
+  void take_path(const std::vector<Stage>& stages, const PathWork& work, float* x, std::int64_t n, Workspace& w,
+                 const AfterStep& after_step) const {
+    const std::int64_t size = n * d_, per_step = std::ssize(stages) / steps();
+    for (std::vector<float>* memory : {&w.score, &w.normal, &w.sum, &w.stage_state}) reserve(*memory, size);
+    if (work.log_density) reserve(w.divergence, n);
+    float *const output = w.score.data(), *const normal = w.normal.data(), *const sum = w.sum.data();
+    float* const y = w.stage_state.data();
+    float* const trace = work.log_density ? w.divergence.data() : nullptr;
+    std::copy_n(x, size, y);
+    for (std::int64_t step = 0; step < steps(); ++step) {
+      const auto draw = [&](bool before_step) {
+        draw_point_normals(normal, n, static_cast<int>(d_), work.seed, work.index,
+                           before_step ? RandomUse::before_step : RandomUse::noise, static_cast<std::uint64_t>(step));
+      };
+      for (std::int64_t k = 0; k < per_step; ++k) {
+        const auto number = static_cast<std::size_t>(step * per_step + k);
+        const Stage stage = stages[number];
+        if (stage.lift_noise != 0) {
+          draw(true);
+          for (std::int64_t j = 0; j < size; ++j) x[j] += stage.lift * x[j] + stage.lift_noise * normal[j];
+          std::copy_n(x, size, y);
         }
-        const float* state = i > 0 ? stage_state : x;
-        evaluate(stage, state, n, index, {.score = score, .divergence = trace}, divergence, w);
-        for (std::int64_t j = 0; j < size; ++j) {
-          slope[j] = increment(c, state[j], score[j]);
-          sum[j] = (i > 0 ? sum[j] : 0.0f) + stage.weight * slope[j];
-        }
-        for (std::int64_t p = 0; log_density && p < n; ++p) {
-          log_density[p] +=
+        evaluate(stage, y, n, work.first_probe, {.score = output, .divergence = trace}, work.divergence, w);
+        if (stage.coefficients.noise != 0) draw(stage.before_step);
+        const float next_node = stage.closes ? 0.0f : stages[number + 1].node;
+        for (std::int64_t j = 0; j < size; ++j) take_stage(stage, next_node, output[j], normal[j], x[j], y[j], sum[j]);
+        for (std::int64_t p = 0; work.log_density && p < n; ++p) {
+          work.log_density[p] +=
               static_cast<double>(stage.weight) * increment_divergence(stage, static_cast<int>(d_), trace[p]);
         }
       }
-      for (std::int64_t j = 0; j < size; ++j) x[j] += sum[j];
-      after_step(static_cast<std::int64_t>(first) / per_step + 1);
+      after_step(step + 1);
     }
   }
 

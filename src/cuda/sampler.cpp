@@ -8,6 +8,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,8 +28,9 @@ namespace {
 static_assert(most_snapshots <= kernels::most_snapshots);
 
 constexpr std::size_t workspace_limit = std::size_t{8} << 20;  // of the states that go through the grid together
-constexpr std::array all_schemes = {Scheme::euler_maruyama, Scheme::euler, Scheme::heun, Scheme::rk4,
-                                    Scheme::exponential,    Scheme::ddim};
+constexpr std::array all_schemes = {
+    Scheme::euler_maruyama, Scheme::euler, Scheme::heun,          Scheme::rk4,
+    Scheme::exponential,    Scheme::ddim,  Scheme::dpm_solver_2m, Scheme::stochastic_heun};
 
 class CudaSampler final : public SampleOperator {
  public:
@@ -80,7 +82,6 @@ class CudaSampler final : public SampleOperator {
   void sample(View<float> samples, const SampleOptions& options, bool draw_prior) override {
     if (samples.rows == 0) return;
     const CurrentDevice guard(queue_.device);
-    const bool stochastic = is_stochastic(options.scheme);
     const Path& path = usable(path_of(Stepping(options)));
     const float deviation = static_cast<float>(std::sqrt(variance_));
     const auto prior = [&](float* x, std::int64_t n, std::uint64_t index) {
@@ -93,13 +94,15 @@ class CudaSampler final : public SampleOperator {
             "cudaMemcpyAsync");
     };
     const std::vector<std::int32_t>& asked = options.snapshot_steps;
-    if (plan_.sample.resident()) {
+    const bool density = static_cast<bool>(options.log_density);
+    if (density) check_precision<float>(queue_.precision, true);
+    const WorkPlan& plan = density ? plan_.log_density : plan_.sample;
+    if (plan.resident()) {
       // The kernel keeps states after steps. Those before the first are drawn by themselves, to the same bits.
       const bool keeps_first = !asked.empty() && asked.front() == 0;
       if (keeps_first && draw_prior) prior(samples.data, samples.rows, options.first_index);
       if (keeps_first) keep(samples.data, 0, samples.rows, 0);
       kernels::SampleArguments a = arguments(path, samples.rows, samples.data);
-      a.stochastic = stochastic;
       a.noise_in_last_step = options.noise_in_last_step;
       a.draw_prior = draw_prior && !keeps_first;
       a.prior_deviation = deviation;
@@ -108,7 +111,11 @@ class CudaSampler final : public SampleOperator {
       a.snapshot_count = static_cast<int>(asked.size()) - keeps_first;
       std::copy(asked.begin() + keeps_first, asked.end(), a.snapshot_steps);
       a.snapshots = options.snapshots.data + (keeps_first ? samples.size() : 0);
-      launch(plan_.sample, a);
+      if (density) {
+        take_density(a, options.log_density.data, options.divergence);
+        a.from_prior = true;
+      }
+      launch(plan, a);
       return;
     }
     for (std::int64_t first = 0; first < samples.rows; first += chunk_) {
@@ -116,15 +123,27 @@ class CudaSampler final : public SampleOperator {
       float* x = samples.data + first * d_;
       const std::uint64_t index = options.first_index + static_cast<std::uint64_t>(first);
       if (draw_prior) prior(x, n, index);
+      Divergence estimate = options.divergence;
+      estimate.first_index += static_cast<std::uint64_t>(first);
+      if (density) {
+        check(kernels::launch_begin_log_density(x, integral_.as<double>(), n, static_cast<int>(d_), variance_,
+                                                queue_.stream),
+              "launch_begin_log_density");
+      }
       std::int64_t snapshot = 0;
       for (std::int64_t done = 0; done <= steps_; ++done) {
         if (done > 0) {
-          take_step(path, done - 1, x, rows_of(options.condition, first, n), n, stochastic ? &options : nullptr, index,
-                    nullptr);
+          take_step(path, done - 1, x, rows_of(options.condition, first, n), n, &options, index,
+                    density ? &estimate : nullptr);
         }
         if (snapshot < std::ssize(asked) && asked[static_cast<std::size_t>(snapshot)] == done) {
           keep(x, first, n, snapshot++);
         }
+      }
+      if (density) {
+        check(
+            kernels::launch_end_log_density(integral_.as<double>(), options.log_density.data + first, n, queue_.stream),
+            "launch_end_log_density");
       }
     }
   }
@@ -137,10 +156,7 @@ class CudaSampler final : public SampleOperator {
     if (x.rows == 0) return;
     if (plan_.log_density.resident()) {
       kernels::SampleArguments a = arguments(path, x.rows, const_cast<float*>(x.data));  // read only there
-      a.log_density = log_density.data;
-      a.prior_variance = variance_;
-      a.prior_log_norm = prior_log_norm(d_, variance_);
-      a.estimate = estimate;
+      take_density(a, log_density.data, estimate);
       launch(plan_.log_density, a);
       return;
     }
@@ -173,8 +189,9 @@ class CudaSampler final : public SampleOperator {
     int per_step;
     std::vector<Stage> stages;
     DeviceMemory on_device;
-    std::string refusal;                            // why this model has none on this grid
-    std::shared_ptr<const DeviceMemory> bias_rows;  // of each stage, where they have biases
+    std::string refusal;  // why this model has none on this grid
+    // Of a resident network with an embedding of the time: the biases, and of each stage which of them it has.
+    std::shared_ptr<const DeviceMemory> biases, bias_rows;
   };
   using Paths = std::map<Stepping, Path>;
 
@@ -184,30 +201,39 @@ class CudaSampler final : public SampleOperator {
       return;
     }
     packed_ = pack_network(queue_, without_time(mlp));
-    TimeBiases biases(mlp, packed_->get().width);
+    timed_ = mlp;
+    std::vector<Path*> all;
     for (Paths* paths : {&backwards_, &forwards_}) {
-      for (auto& [stepping, path] : *paths) {
-        std::vector<std::int32_t> rows;
-        for (const Stage& stage : path.stages) rows.push_back(biases.row(stage.time));
-        path.bias_rows = std::make_shared<const DeviceMemory>(upload(rows));
-      }
+      for (auto& [stepping, path] : *paths) all.push_back(&path);
     }
-    biases_ = biases.upload();
+    bias(all);
+  }
+
+  // Gives paths the biases of their stages' times, which they share.
+  void bias(const std::vector<Path*>& paths) {
+    TimeBiases biases(*timed_, packed_->get().width);
+    for (Path* path : paths) {
+      std::vector<std::int32_t> rows;
+      for (const Stage& stage : path->stages) rows.push_back(biases.row(stage.time));
+      path->bias_rows = std::make_shared<const DeviceMemory>(upload(rows));
+    }
+    const auto uploaded = std::make_shared<const DeviceMemory>(biases.upload());
+    for (Path* path : paths) path->biases = uploaded;
     bias_stride_ = biases.stride();
   }
 
-  // Of other numbers than the scheme's own its stages are at the times of Euler's.
   const Path& path_of(const Stepping& stepping) {
     if (const auto found = backwards_.find(stepping); found != backwards_.end()) return found->second;
     Path path = upload_path(times_, stepping);
-    path.bias_rows = usable(backwards_.at(Stepping(Scheme::euler))).bias_rows;
+    if (timed_ && path.refusal.empty()) bias({&path});
     return backwards_.emplace(stepping, std::move(path)).first->second;
   }
 
   Path upload_path(const std::vector<double>& times, const Stepping& stepping) const {
-    Path path{stages_per_step(stepping.scheme), {}, {}, {}, {}};
+    Path path{};
     try {
       path.stages = stages_of(sde_, forms_, times, stepping);
+      path.per_step = static_cast<int>(std::ssize(path.stages) / steps_);
     } catch (const Error& error) {
       path.refusal = error.what();
     }
@@ -224,12 +250,21 @@ class CudaSampler final : public SampleOperator {
     a.n = n;
     a.x = x;
     a.stages = path.on_device.as<const Stage>();
-    a.biases = biases_.as<const float>();
-    if (path.bias_rows) a.bias_rows = path.bias_rows->as<const std::int32_t>();
+    if (path.biases) {
+      a.biases = path.biases->as<const float>();
+      a.bias_rows = path.bias_rows->as<const std::int32_t>();
+    }
     a.bias_stride = bias_stride_;
     a.steps = static_cast<int>(steps_);
     a.stages_per_step = path.per_step;
     return a;
+  }
+
+  void take_density(kernels::SampleArguments& a, float* log_density, const Divergence& estimate) const {
+    a.log_density = log_density;
+    a.prior_variance = variance_;
+    a.prior_log_norm = prior_log_norm(d_, variance_);
+    a.estimate = estimate;
   }
 
   void launch(const WorkPlan& plan, const kernels::SampleArguments& a) const {
@@ -241,14 +276,25 @@ class CudaSampler final : public SampleOperator {
     return of ? View<const float>(of.data + first * of.columns, n, of.columns, Device::cuda) : of;
   }
 
-  // One step of x [n, d]. noise: the options of a stochastic scheme; estimate: how the divergence is found, where its
-  // integral is wanted.
+  // One step of x [n, d]. options: of a call that draws; estimate: how the divergence is found, where its integral is wanted.
   void take_step(const Path& path, std::int64_t step, float* x, const View<const float>& condition, std::int64_t n,
-                 const SampleOptions* noise, std::uint64_t index, const Divergence* estimate) {
+                 const SampleOptions* options, std::uint64_t index, const Divergence* estimate) {
     for (int k = 0; k < path.per_step; ++k) {
       const std::size_t number = static_cast<std::size_t>(step * path.per_step + k);
       const Stage& stage = path.stages[number];
-      const float* stage_x = k == 0 ? x : stage_.as<float>();
+      kernels::StageArguments a{};
+      a.n = n;
+      a.dimension = static_cast<int>(d_);
+      a.stage = stage;
+      a.x = x;
+      if (options) {
+        if (step + 1 == steps_ && !options->noise_in_last_step && !stage.before_step) a.stage.coefficients.noise = 0;
+        a.seed = options->seed;
+        a.first_index = index;
+        a.step = static_cast<std::uint64_t>(step);
+      }
+      if (stage.lift_noise != 0) check(kernels::launch_lift(a, queue_.stream), "launch_lift");
+      const float* stage_x = stage.opens ? x : stage_.as<float>();
       if (stage.in != 1) {
         check(kernels::launch_scaled(stage_x, stage.in, false, n * d_, input_.as<float>(), queue_.stream),
               "launch_scaled");
@@ -261,25 +307,11 @@ class CudaSampler final : public SampleOperator {
                         {stage_x, n, d_, Device::cuda},
                         condition},
                        outputs, estimate ? *estimate : Divergence{});
-      kernels::StageArguments a{};
-      a.n = n;
-      a.dimension = static_cast<int>(d_);
-      a.stage = stage;
-      a.first = k == 0;
-      a.last = k + 1 == path.per_step;
-      a.stochastic = noise != nullptr;
-      if (noise) {
-        if (step + 1 == steps_ && !noise->noise_in_last_step) a.stage.coefficients.noise = 0;
-        a.seed = noise->seed;
-        a.first_index = index;
-        a.step = static_cast<std::uint64_t>(step);
-      }
       a.score = score_.as<float>();
       a.divergence = estimate ? divergence_.as<float>() : nullptr;
-      a.x = x;
       a.stage_x = stage_.as<float>();
       a.sum = sum_.as<float>();
-      a.next_node = a.last ? 0 : path.stages[number + 1].node;
+      a.next_node = stage.closes ? 0 : path.stages[number + 1].node;
       a.log_density = estimate ? integral_.as<double>() : nullptr;
       check(kernels::launch_stage(a, queue_.stream), "launch_stage");
     }
@@ -294,7 +326,7 @@ class CudaSampler final : public SampleOperator {
   Paths backwards_, forwards_;                   // forwards of the probability flow alone
   Residency plan_;                               // of a mixture and a composition, all wide
   std::shared_ptr<const ResidentImage> packed_;  // where a work is resident; the field's too where its score is
-  DeviceMemory biases_;                          // of a resident network with an embedding of the time
+  std::optional<Mlp> timed_;                     // a resident network with an embedding of the time
   int bias_stride_ = 0;
   std::unique_ptr<DeviceField<float>> field_;  // where a work is wide
   std::int64_t chunk_ = 0;

@@ -39,7 +39,9 @@ constexpr Named<Scheme> scheme_names[] = {{"euler-maruyama", Scheme::euler_maruy
                                           {"heun", Scheme::heun},
                                           {"rk4", Scheme::rk4},
                                           {"exponential", Scheme::exponential},
-                                          {"ddim", Scheme::ddim}};
+                                          {"ddim", Scheme::ddim},
+                                          {"dpm++2m", Scheme::dpm_solver_2m},
+                                          {"stochastic-heun", Scheme::stochastic_heun}};
 constexpr Named<TimeLaw> time_law_names[] = {{"paper", TimeLaw::paper},
                                              {"uniform", TimeLaw::uniform},
                                              {"importance", TimeLaw::importance},
@@ -285,9 +287,7 @@ std::string to_string(const NetworkOutput& output) {
 }
 std::string_view to_string(LossWeight weight) { return loss_weights.name(weight); }
 std::string_view to_string(Scheme scheme) { return schemes.name(scheme); }
-bool is_stochastic(Scheme scheme) {
-  return scheme == Scheme::euler_maruyama || scheme == Scheme::exponential || scheme == Scheme::ddim;
-}
+bool is_stochastic(Scheme scheme) { return scheme != Scheme::euler && scheme != Scheme::heun && scheme != Scheme::rk4; }
 std::string_view to_string(TimeLaw law) { return time_laws.name(law); }
 std::string_view to_string(RateSchedule schedule) { return schedules.name(schedule); }
 std::string_view to_string(WeightAverage average) { return averages.name(average); }

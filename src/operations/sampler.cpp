@@ -25,11 +25,14 @@ void check_scheme(Scheme scheme) {
     case Scheme::heun:
     case Scheme::rk4:
     case Scheme::exponential:
-    case Scheme::ddim: return;
+    case Scheme::ddim:
+    case Scheme::dpm_solver_2m:
+    case Scheme::stochastic_heun: return;
   }
-  throw Error(
-      fmt::format("scheme number {} is not known; allowed are euler-maruyama, euler, heun, rk4, exponential and ddim",
-                  static_cast<int>(scheme)));
+  throw Error(fmt::format(
+      "scheme number {} is not known; allowed are euler-maruyama, euler, heun, rk4, exponential, ddim, dpm++2m and "
+      "stochastic-heun",
+      static_cast<int>(scheme)));
 }
 
 void check_mixtures(const Model& model) {
@@ -43,6 +46,23 @@ void check_start(const TimeGrid& grid, double horizon) {
   if (const double start = grid.times().front(); start < horizon * (1 - time_tolerance)) {
     throw Error(fmt::format("the time grid starts at {} where the prior is the law at the horizon {}", start, horizon));
   }
+}
+
+// Log-densities of the samples are of the flow, from the prior on.
+void check_density(const SampleOptions& options, View<const float> samples, bool from_prior,
+                   const std::string& why_no_curvature, Device device) {
+  if (!options.log_density) return;
+  check_curvature("the log-density", why_no_curvature);
+  check_view("log_density", options.log_density, samples.rows, 1, device);
+  if (!from_prior)
+    throw Error("log-densities of states that are given were asked for; allowed: of samples of the prior");
+  if (is_stochastic(options.scheme) || options.churn.amount > 0 || options.langevin > 0) {
+    throw Error(fmt::format(
+        "log-densities of samples by {}{} were asked for; allowed: euler, heun, rk4 without churn or Langevin steps",
+        to_string(options.scheme), is_stochastic(options.scheme) ? "" : " with noise"));
+  }
+  check_count("the number of probes, 0 for the exact divergence,", options.divergence.probes, 0, most_probes);
+  check_apart({{"log_density", options.log_density}}, {{"samples", samples}, {"condition", options.condition}});
 }
 
 void check_snapshots(const SampleOptions& options, View<const float> samples, std::int64_t dimension, int steps,
@@ -94,6 +114,7 @@ void Sampler::sample(View<float> samples, const SampleOptions& options) const {
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
   check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});
+  check_density(options, samples, true, why_no_curvature_, device_);
   sampler.sample(samples, options, true);
 }
 
@@ -105,6 +126,7 @@ void Sampler::integrate(View<float> samples, const SampleOptions& options) const
   check_snapshots(options, samples, dimension_, grid_.steps(), device_);
   check_condition(options.condition, samples.rows, condition_, device_);
   check_apart({{"samples", samples}, {"snapshots", options.snapshots}}, {{"condition", options.condition}});
+  check_density(options, samples, false, why_no_curvature_, device_);
   sampler.sample(samples, options, false);
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <tuple>
 #include <vector>
 
 #include "fokker/formulas/integrator.hpp"
@@ -27,25 +28,35 @@ struct SamplerForms {
   bool singular_at_zero;  // whether the score has no limit at t = 0
 };
 
-// Stages a step: 1 for the stochastic schemes.
-int stages_per_step(Scheme scheme);
-
 // A scheme with its numbers, by default its own.
 struct Stepping {
   Scheme scheme;
-  double eta, temperature = 1;
+  double eta, temperature, langevin;
+  Churn churn;
 
-  explicit Stepping(Scheme of) : scheme(of), eta(SampleOptions{.scheme = of}.chosen_eta()) {}
+  explicit Stepping(Scheme of) : Stepping(SampleOptions{.scheme = of}) {}
   explicit Stepping(const SampleOptions& options)
-      : scheme(options.scheme), eta(options.chosen_eta()), temperature(options.temperature) {}
-  auto operator<=>(const Stepping&) const = default;
+      : scheme(options.scheme),
+        eta(options.chosen_eta()),
+        temperature(options.temperature),
+        langevin(options.langevin),
+        churn(options.churn) {}
+  bool operator<(const Stepping& other) const { return key() < other.key(); }
+
+ private:
+  std::tuple<Scheme, double, double, double, double, double, double, double> key() const {
+    return {scheme, eta, temperature, langevin, churn.amount, churn.from, churn.to, churn.noise};
+  }
 };
 
-// times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
+// As many for each step. times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
 // stages are taken, so that factors which are infinite at an end of time and cancel do no harm. A step onto t = 0 where the
 // score is singular there takes all its stages at its beginning: it is Euler's. Throws Error where a coefficient is not
 // finite.
 std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
                              const Stepping& stepping);
+
+// The last step draws no noise of its own.
+void drop_last_noise(std::vector<Stage>& stages, int stages_per_step);
 
 }  // namespace fokker

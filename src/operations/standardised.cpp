@@ -190,6 +190,7 @@ class StandardisedSampler final : public SampleOperator {
     if (samples.rows == 0) return;
     backend().restore(table_.columns(), samples, samples);
     if (!options.snapshot_steps.empty()) backend().restore(table_.columns(), options.snapshots, options.snapshots);
+    if (options.log_density) backend().standardise(volume_.columns(), options.log_density, options.log_density);
   }
 
   void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,

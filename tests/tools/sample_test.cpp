@@ -76,10 +76,12 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
     SampleOptions options;
     options.scheme = parse_scheme(scheme);
     options.seed = 11;
+    if (!is_stochastic(options.scheme)) options.log_density = View<float>(log_density);
     sampler.sample(View<float>(samples, 2), options);
     EXPECT_EQ(array.data, std::vector<double>(samples.begin(), samples.end())) << scheme;
-    sampler.log_density(View<const float>(samples, 2), View<float>(log_density),
-                        options.scheme == Scheme::euler_maruyama ? Scheme::heun : options.scheme);
+    if (is_stochastic(options.scheme)) {
+      sampler.log_density(View<const float>(samples, 2), View<float>(log_density), Scheme::heun);
+    }
     EXPECT_EQ(density.data, std::vector<double>(log_density.begin(), log_density.end())) << scheme;
   }
   // Steps are counts as people type them.
@@ -109,10 +111,19 @@ TEST_F(SampleCommand, TakesTheFamilysNumbers) {
                            {{"--scheme", "exponential"}, {.scheme = Scheme::exponential}, 1},
                            {{"--scheme", "ddim"}, {.scheme = Scheme::ddim}, 0},
                            {{"--scheme", "ddim", "--eta", "1"}, {.scheme = Scheme::ddim, .eta = 1.0}, 1},
-                           {{"--eta", "1.5", "--temperature", "0.25"}, {.eta = 1.5, .temperature = 0.25}, 1.5}}) {
+                           {{"--eta", "1.5", "--temperature", "0.25"}, {.eta = 1.5, .temperature = 0.25}, 1.5},
+                           {{"--scheme", "dpm++2m"}, {.scheme = Scheme::dpm_solver_2m}, 0},
+                           {{"--scheme", "stochastic-heun"}, {.scheme = Scheme::stochastic_heun}, 1},
+                           {{"--langevin", "0.16"}, {.langevin = 0.16}, 1},
+                           {{"--scheme", "heun", "--churn", "5"}, {.scheme = Scheme::heun, .churn = {.amount = 5}}, 0},
+                           {{"--scheme", "heun", "--churn", "40:0.05:50:1.003"},
+                            {.scheme = Scheme::heun, .churn = {.amount = 40, .from = 0.05, .to = 50, .noise = 1.003}},
+                            0}}) {
     const Json json = fokker_json(with(base, with(member.arguments, {"--out", file("s.npy")})));
     EXPECT_EQ(json["eta"], member.eta);
     EXPECT_EQ(json["temperature"], member.options.temperature);
+    EXPECT_EQ(json["langevin"], member.options.langevin);
+    EXPECT_EQ(json["churn"].is_null(), member.options.churn.amount == 0);
     std::vector<float> samples(2 * 33);
     member.options.seed = 3;
     sampler.sample(View<float>(samples, 2), member.options);
@@ -123,6 +134,11 @@ TEST_F(SampleCommand, TakesTheFamilysNumbers) {
                  "eta 1 given with heun, which draws no noise", 2);
   expect_refused(with(base, {"--temperature", "-1", "--out", file("s.npy")}),
                  "temperature -1 given; allowed: 0 or more", 2);
+  expect_refused(with(base, {"--churn", "5", "--out", file("s.npy")}),
+                 "churn 5 given with euler-maruyama; allowed with euler, heun and rk4", 2);
+  for (const char* churn : {"", "x", "1:2", "1:2:", "1:2:3:4:5"}) {
+    expect_refused(with(base, {"--scheme", "heun", "--churn", churn, "--out", file("s.npy")}), "S:FROM:TO:NOISE", 2);
+  }
   expect_refused({"density", "--model", model, "--points", file("s.npy"), "--scheme", "ddim", "--out", file("l.npy")},
                  "'ddim' given; allowed for densities: euler-maruyama, euler, heun, rk4", 2);
 }

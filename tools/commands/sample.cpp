@@ -33,19 +33,30 @@ too, and how many those are, in up to 16 dimensions.
 )");
     model_.add_to(*app_);
     model_.add_condition(*app_, "sample");
-    app_->add_option("--scheme", scheme_,
-                     "euler (or ode), heun or rk4 for the probability-flow ODE; euler-maruyama (or sde), exponential "
-                     "or ddim for "
-                     "it, the reverse SDE and what lies between and beyond them, as --eta says")
+    app_->add_option(
+            "--scheme", scheme_,
+            "euler (or ode), heun or rk4 for the probability-flow ODE; euler-maruyama (or sde), exponential, "
+            "ddim, dpm++2m or stochastic-heun for it, the reverse SDE and what lies between and beyond them, as "
+            "--eta says")
         ->capture_default_str()
         ->check(usable(parse_scheme));
     add_number(
         *app_, "--eta", eta_,
         "factor of the noise in dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g dW: 0 for the ODE, 1 for the reverse "
-        "SDE, up to 100, with ddim up to 1; if not given, 1, and 0 for ddim")
+        "SDE, up to 100, with ddim up to 1; if not given, 1, and 0 for ddim and dpm++2m")
         ->default_str("");
     add_number(*app_, "--temperature", options_.temperature,
                "what the variance of the noise is multiplied by; below 1 samples gather where the density is high");
+    app_->add_option(
+            "--churn", churn_,
+            "S[:FROM:TO[:NOISE]], noise before each step of euler, heun or rk4 where sigma/m is FROM to TO: it "
+            "is raised by the factor 1 + min(S/steps, 0.414), by the forward SDE with NOISE times its noise; if "
+            "FROM, TO and NOISE are not given, everywhere and by 1")
+        ->type_name("TEXT")
+        ->check(usable([](const std::string& text) { parse_churn(text); }));
+    add_number(*app_, "--langevin", options_.langevin,
+               "ratio r of a Langevin step x + e s + sqrt(2 e) z, e = 2 (r sigma)^2, before each step, as "
+               "predictor-corrector samplers take it, 0 to 1: 0.16 is usual, 0 is none");
     add_grid(*app_, grid_);
     add_samples(*app_, samples_, "number of samples");
     add_seed(*app_, options_.seed, "seed of the prior's draw and of the Brownian path of each sample");
@@ -64,7 +75,7 @@ too, and how many those are, in up to 16 dimensions.
     app_->add_option(
             "--log-density", log_density_,
             "file for the log density of the ODE's law at the samples, a .npy file, float32 [N], or a .csv file; "
-            "integrated by the ODE's --scheme, or by heun where that is none of euler, heun and rk4")
+            "integrated along the paths of euler, heun and rk4, or by heun where these do not draw the samples")
         ->type_name("FILE")
         ->check(ends_in(array_endings));
     probes_.add_to(*app_);
@@ -87,6 +98,7 @@ too, and how many those are, in up to 16 dimensions.
   void run() override {
     options_.scheme = parse_scheme(scheme_);
     if (app_->count("--eta") > 0) options_.eta = eta_;
+    if (!churn_.empty()) options_.churn = parse_churn(churn_);
     check_usage([&] { options_.validate(); });
     Divergence divergence = probes_.divergence();
     divergence.first_index = options_.first_index;
@@ -104,10 +116,14 @@ too, and how many those are, in up to 16 dimensions.
     const Sampler sampler(context, model, grid);
     const Scheme flow = is_stochastic(options_.scheme) ? Scheme::heun : options_.scheme;
     if (!log_density_.empty()) check_flow_density(context, sampler, flow, divergence, "--log-density");
+    // The paths that draw the samples are the flow's from the prior, and have the log density too.
+    const bool along_paths = !log_density_.empty() && flow == options_.scheme && initial_.empty() &&
+                             options_.churn.amount == 0 && options_.langevin == 0;
+    const bool afterwards = !log_density_.empty() && !along_paths;
 
     std::vector<Progress::Phase> phases{
         {fmt::format("sampling {} by {}", samples_, to_string(options_.scheme)), "sample", 1}};
-    if (!log_density_.empty()) phases.push_back({"integrating the log density along the flow", "density", 1});
+    if (afterwards) phases.push_back({"integrating the log density along the flow", "density", 1});
     Progress progress(std::move(phases));
     progress.begin();
     const Stopwatch clock;
@@ -122,6 +138,8 @@ too, and how many those are, in up to 16 dimensions.
       options_.condition = given.view();
     }
     options_.progress = finished;
+    Buffer<float> density(context, log_density_.empty() ? 0 : samples_);
+    if (along_paths) options_.log_density = density.view(), options_.divergence = divergence;
     if (initial_.empty()) {
       sampler.sample(samples.view(), options_);
     } else {
@@ -144,10 +162,11 @@ too, and how many those are, in up to 16 dimensions.
     const Reach reach = reach_of(model, model_.path);
     const SampleHealth health = health_of(context, model, samples.view(), reach);
     SampleHealth density_health;
-    if (!log_density_.empty()) {
+    if (afterwards) {
       progress.begin();
-      Buffer<float> density(context, samples_);
       sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
+    }
+    if (!log_density_.empty()) {
       density_health = sample_health(context, density.view());
       save_array(log_density_, "log_density", {samples_}, to_host(context, density.view()).data());
     }
@@ -160,6 +179,12 @@ too, and how many those are, in up to 16 dimensions.
       Json json{{"samples", samples_}, {"dimension", d}, {"scheme", to_string(options_.scheme)}};
       json["eta"] = options_.chosen_eta();
       json["temperature"] = options_.temperature;
+      json["churn"] = nullptr;
+      if (options_.churn.amount > 0) {
+        const Churn& churn = options_.churn;
+        json["churn"] = {{"amount", churn.amount}, {"from", churn.from}, {"to", churn.to}, {"noise", churn.noise}};
+      }
+      json["langevin"] = options_.langevin;
       json["grid"] = grid_;
       json["steps"] = grid.steps();
       json["seed"] = options_.seed;
@@ -188,6 +213,27 @@ too, and how many those are, in up to 16 dimensions.
   }
 
  private:
+  // S[:FROM:TO[:NOISE]].
+  static Churn parse_churn(const std::string& text) {
+    std::vector<double> numbers;
+    std::string::size_type begin = 0;
+    while (begin <= text.size()) {
+      const auto end = std::min(text.find(':', begin), text.size());
+      if (!CLI::detail::lexical_cast(text.substr(begin, end - begin), numbers.emplace_back())) numbers.clear();
+      if (numbers.empty()) break;
+      begin = end + 1;
+    }
+    if (numbers.size() != 1 && numbers.size() != 3 && numbers.size() != 4) {
+      throw Error(
+          fmt::format("'{}' given; allowed: S, S:FROM:TO or S:FROM:TO:NOISE, numbers as 40:0.05:50:1.003", text));
+    }
+    Churn churn{.amount = numbers[0]};
+    if (numbers.size() > 1) churn.from = numbers[1], churn.to = numbers[2];
+    if (numbers.size() > 3) churn.noise = numbers[3];
+    SampleOptions{.scheme = Scheme::heun, .churn = churn}.validate();
+    return churn;
+  }
+
   // [N, d], of which it sets the number of samples; empty where paths begin with the prior.
   std::vector<float> read_initial(std::int64_t d) {
     if (app_->count("--initial") == 0) return {};
@@ -249,7 +295,7 @@ too, and how many those are, in up to 16 dimensions.
   static constexpr std::int64_t most_kept = 500'000'000;  // numbers of trajectories, which memory holds twice
 
   double eta_ = 1;
-  std::string scheme_ = "euler-maruyama", grid_ = "paper", initial_, out_, log_density_, trajectory_;
+  std::string scheme_ = "euler-maruyama", churn_, grid_ = "paper", initial_, out_, log_density_, trajectory_;
   SampleOptions options_;
   std::int64_t samples_ = 10000, snapshots_ = 11;
   const char* number_from_ = nullptr;  // the option whose file set the number of samples

@@ -9,6 +9,11 @@
 // The explicit Runge–Kutta schemes at hand (Euler, Heun, the classical fourth order) all have this chain form. A network
 // whose form is not the score's (form.hpp) is folded in: with s = A x + B F, x takes what A adds to its coefficient, and F
 // stands for s.
+//
+// Every scheme is a table of stages, whose numbers depend on the time grid alone; with the state y of a stage, which is x
+// where the stage opens a step, and normals z that are one draw a step,
+//   k = linear y + score F(τ, C y),  Σ ← Σ + w k, from 0 (or what was kept, γ times) where it opens
+//   the next stage's y is x + c k + noise z; a stage that closes moves x ← x + Σ + noise z.
 #include <cmath>
 
 #include "fokker/formulas/host_device.hpp"
@@ -38,7 +43,7 @@ FOKKER_HOST_DEVICE StepCoefficients<T> probability_flow_step(const SdeFormulas& 
   return {c.drift * dt, T(-0.5) * c.diffusion_squared * dt, T(0)};
 }
 
-// One evaluation of the network along a path, at (time, in · x), and what to do with it. Euler–Maruyama has one a step,
+// One evaluation of the network along a path, at (time, in · y), and what to do with it. Euler–Maruyama has one a step,
 // with weight 1.
 struct Stage {
   float time;          // τ(t_i)
@@ -46,6 +51,14 @@ struct Stage {
   StepCoefficients<float> coefficients;
   float in = 1;     // C(t_i)
   float trace = 0;  // of tr ∂F/∂(C x), in the divergence of an increment: score · C
+  bool opens = true, closes = true;
+  bool before_step = false;  // its normals are those of RandomUse::before_step, and the last step has them too
+  // Where lift_noise is not 0, x ← x + lift · x + lift_noise · z first, with normals of RandomUse::before_step.
+  float lift = 0, lift_noise = 0;
+  // Of a scheme with a memory, whose stages open and close: a stage keeps keep · x + keep_output · F for the next, which
+  // adds `before` (γ) times that.
+  float before = 0, keep = 0, keep_output = 0;
+  FOKKER_HOST_DEVICE bool keeps() const { return keep_output != 0; }
 };
 
 // dt · velocity of the probability flow, or the drift part of the reverse SDE.
@@ -59,9 +72,22 @@ FOKKER_HOST_DEVICE inline float increment_divergence(const Stage& stage, int d, 
   return stage.coefficients.linear * static_cast<float>(d) + stage.trace * trace;
 }
 
-template <class T>
-FOKKER_HOST_DEVICE T euler_maruyama(const StepCoefficients<T>& c, T x, T score, T normal) {
-  return x + (increment(c, x, score) + c.noise * normal);
+// A stage of one coordinate: x and y are its states, sum is Σ or what the last step kept, output is F and normal is z. On
+// return y is the next stage's; next_node: c of that, where this one does not close.
+FOKKER_HOST_DEVICE inline void take_stage(const Stage& stage, float next_node, float output, float normal, float& x,
+                                          float& y, float& sum) {
+  const float slope = increment(stage.coefficients, y, output);
+  const float before = !stage.opens ? sum : stage.before != 0 ? stage.before * sum : 0.0f;
+  const float moved = before + stage.weight * slope;
+  const float noise = stage.coefficients.noise != 0 ? stage.coefficients.noise * normal : 0.0f;
+  if (stage.closes) {
+    if (stage.keeps()) sum = stage.keep * y + stage.keep_output * output;
+    x += moved + noise;
+    y = x;
+  } else {
+    sum = moved;
+    y = x + (next_node * slope + noise);
+  }
 }
 
 // c_i and w_i above; node[0] = 0.

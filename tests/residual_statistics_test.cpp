@@ -111,15 +111,54 @@ TEST(Diagnostics, DependOnTheSeedAlone) {
   EXPECT_GT(single.mean_square, 0);
 }
 
+// s = amplitude · sin(frequency x) in one dimension: r = −s − x s′ − s s′ − ½ s″ at all times, under a = −1 and g² = 1.
+TEST(Diagnostics, AVectorNetHasTheResidualOfItsScore) {
+  const double amplitude = 0.8, frequency = 1.3, box = 2;
+  Model model = sine_wave(1, amplitude, 0, frequency);
+  std::get<Mlp>(model.network).architecture.output = Output::score;
+  const auto r = residual_statistics(Context(), model, {.times = 100, .points = 300, .box = box, .seed = 9});
+  double square = 0, fourth = 0;
+  const int nodes = 100000;
+  for (int i = 0; i < nodes; ++i) {
+    const double x = box * (2 * (i + 0.5) / nodes - 1), s = amplitude * std::sin(frequency * x);
+    const double slope = amplitude * frequency * std::cos(frequency * x), curvature = -frequency * frequency * s;
+    const double residual = -s - x * slope - s * slope - 0.5 * curvature;
+    square += residual * residual / nodes, fourth += std::pow(residual, 4) / nodes;
+  }
+  EXPECT_NEAR(r.mean_square, square, 5 * std::sqrt((fourth - square * square) / (100 * 300)));
+  EXPECT_EQ(r.centred_mean_square, r.mean_square);
+}
+
+// By probes the mean square is the exact one within five of its standard errors, for both kinds of net: the means at the times
+// are independent.
+TEST(Diagnostics, ProbesLeaveTheMeanSquareAsItIs) {
+  for (const Output output : {Output::potential, Output::score}) {
+    SCOPED_TRACE(to_string(output));
+    const Model model{ForwardSde::vp_linear(), Mlp::initialise({.dimension = 4,
+                                                                 .hidden = {9, 7},
+                                                                 .activation = Activation::silu,
+                                                                 .output = output},
+                                                                5)};
+    const auto exact = residual_statistics(Context(), model, {.times = 600, .points = 3, .seed = 3}),
+               probed = residual_statistics(Context(), model, {.times = 600, .points = 3, .seed = 3, .probes = 1});
+    EXPECT_GT(probed.standard_error, 0);
+    EXPECT_NE(probed.mean_square, exact.mean_square);
+    EXPECT_NEAR(probed.mean_square, exact.mean_square, 5 * probed.standard_error);
+    EXPECT_TRUE(std::isnan(residual_statistics(Context(), model, {.times = 1, .points = 3}).standard_error));
+  }
+}
+
 TEST(Diagnostics, Refusals) {
   const auto refusal = [](const Model& model, const ResidualOptions& options) {
     return fokker::testing::message_of([&] { residual_statistics(Context(), model, options); });
   };
   Model vector_net = sine_wave(1, 1, 1, 1);
   std::get<Mlp>(vector_net.network).architecture.output = Output::score;
-  EXPECT_THAT(refusal(vector_net, {}), HasSubstr("need a potential"));
+  std::get<Mlp>(vector_net.network).architecture.activation = Activation::relu;
+  EXPECT_THAT(refusal(vector_net, {}), HasSubstr("activation relu, which has a kink"));
   const Model model = sine_wave(2, 1, 1, 1);
   EXPECT_THAT(refusal(model, {.times = 0}), HasSubstr("is 0; allowed: 1 to 1000000"));
+  EXPECT_THAT(refusal(model, {.probes = -1}), HasSubstr("is -1; allowed: 0 to 65536"));
   EXPECT_THAT(refusal(model, {.points = -1}), HasSubstr("is -1; allowed: 1 to 1000000"));
   EXPECT_THAT(refusal(model, {.box = 0}), HasSubstr("box, and 0 was given"));
   EXPECT_THAT(refusal(model, {.box = std::numeric_limits<double>::quiet_NaN()}), HasSubstr("nan was given"));

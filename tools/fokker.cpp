@@ -23,8 +23,8 @@ int main(int argc, char** argv) {
                   "More about a command, with examples: fokker COMMAND --help\n\n{}",
                   fokker::ForwardSde::describe_all(), exit_codes_help));
   std::vector<std::unique_ptr<Command>> commands;
-  for (const auto& make : {train_command, sample_command, field_command, density_command, gap_command, diagnose_command,
-                           import_command, info_command}) {
+  for (const auto& make : {train_command, sample_command, field_command, density_command, gap_command, residual_command,
+                           diagnose_command, import_command, info_command}) {
     commands.push_back(make(app));
   }
   return run_main(app, argc, argv, [&] {

@@ -36,5 +36,6 @@ std::unique_ptr<Command> gap_command(CLI::App& parent);
 std::unique_ptr<Command> diagnose_command(CLI::App& parent);
 std::unique_ptr<Command> import_command(CLI::App& parent);
 std::unique_ptr<Command> info_command(CLI::App& parent);
+std::unique_ptr<Command> residual_command(CLI::App& parent);
 
 }  // namespace fokker::tools

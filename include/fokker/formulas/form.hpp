@@ -98,7 +98,8 @@ FOKKER_HOST_DEVICE FormCoefficients<T> form_at(const NetworkForm& network, const
   return c;
 }
 
-// A, B, C and τ with their derivatives A′, B′, C′ and τ′ by t; for a potential, which has no velocity.
+// A, B, C and τ with their derivatives A′, B′, C′ and τ′ by t; of a velocity, which no potential is, under the linear
+// interpolation alone.
 template <class T>
 struct FormRates {
   FormCoefficients<T> value, rate;
@@ -113,9 +114,11 @@ FOKKER_HOST_DEVICE FormRates<T> form_rates_at(const NetworkForm& network, const 
   const T log_deviation_rate = variance_rate / (2 * variance);
   FormCoefficients<T> rate{T(0), T(0), T(0), static_cast<T>(network.time_scale)};
   switch (network.form) {
-    case Form::score:
+    case Form::score: break;
     case Form::velocity:
-    case Form::velocity_to_data: break;
+    case Form::velocity_to_data:
+      if (formulas.kind == SdeKind::flow) rate.skip = 1 / (t * t), rate.out = network.form == Form::velocity ? 1 / (t * t) : -1 / (t * t);
+      break;
     case Form::noise: rate.out = -c.out * log_deviation_rate; break;
     case Form::denoised:
       rate.skip = -c.skip * 2 * log_deviation_rate;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <numbers>
+#include <tuple>
 #include <vector>
 
 #include "fokker/formulas/integrator.hpp"
@@ -38,7 +39,9 @@ struct Stepping {
   explicit Stepping(Scheme of) : scheme(of), eta(SampleOptions{.scheme = of}.chosen_eta()) {}
   explicit Stepping(const SampleOptions& options)
       : scheme(options.scheme), eta(options.chosen_eta()), temperature(options.temperature) {}
-  auto operator<=>(const Stepping&) const = default;
+  bool operator<(const Stepping& other) const {
+    return std::tie(scheme, eta, temperature) < std::tie(other.scheme, other.eta, other.temperature);
+  }
 };
 
 // times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the

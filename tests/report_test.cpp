@@ -133,7 +133,7 @@ TEST(Report, TrustsNothingInTheResults) {
   const Scratch scratch;
   const std::string python = python_with("numpy, matplotlib.pyplot");
   if (python.empty()) GTEST_SKIP() << "no Python with numpy and matplotlib";
-  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes").code, 0);
+  ASSERT_EQ(reproduce(scratch, "blob", "0", 3, "--detail yes --eta 0,1").code, 0);
   const std::string results_file = scratch / "out/results.json", figures = scratch / "out/figures";
   Json results = Json::parse(get(results_file));
   const Json estimate{{"value", 1}, {"standard_error", 0}, {"step_error", nullptr}},

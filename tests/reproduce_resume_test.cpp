@@ -237,6 +237,44 @@ TEST(Reproduction, AKilledSamplingEndsWithTheSameResults) {
   }
 }
 
+// The members of the family that are finished are not sampled again: a mark on their time shows that they were used.
+TEST(Reproduction, AKilledCurveInEtaGoesOnAfterItsLastMember) {
+  const Scratch scratch;
+  const auto command = [&](const char* out) {
+    return fmt::format(
+        "{} --preset smoke --iterations 3 --samples 40000 --grid geometric:40:1e-2 --weights 1 --eta 0.5,2,1 --out {}",
+        reproduce_tool, scratch / out);
+  };
+  const std::string folder = scratch / "out/circles2_softplus20_w1_s0/", saved = folder + "along_eta.json";
+  const Process process(scratch.folder(), command("out"));
+  ASSERT_TRUE(process.wait_for(saved));
+  process.send(SIGKILL);
+  process.wait();
+  ASSERT_FALSE(std::filesystem::exists(folder + "gap.json")) << "the sampling ended before it could be stopped";
+  Json kept = Json::parse(get(saved));
+  ASSERT_FALSE(kept["along_eta"].empty());
+  EXPECT_EQ(kept["along_eta"][0]["eta"], 0.5);
+  kept["along_eta"][0]["seconds"] = 1e6;
+  put(saved, kept.dump());
+  // Of other work it is not gone on with.
+  kept["work"] = "other";
+  std::filesystem::create_directories(scratch / "single/circles2_softplus20_w1_s0");
+  put(scratch / "single/circles2_softplus20_w1_s0/along_eta.json", kept.dump());
+  ASSERT_EQ(run(scratch, command("out")).code, 0);
+  ASSERT_EQ(run(scratch, command("single")).code, 0);
+  EXPECT_FALSE(std::filesystem::exists(saved));
+  const auto curve_of = [&](const char* out) {
+    return Json::parse(get(scratch / fmt::format("{}/circles2_softplus20_w1_s0/gap.json", out)))["along_eta"];
+  };
+  Json resumed = curve_of("out"), single = curve_of("single");
+  EXPECT_EQ(resumed[0]["seconds"], 1e6);
+  EXPECT_LT(single[0]["seconds"], 1e6);
+  for (Json* curve : {&resumed, &single}) {
+    for (Json& of : *curve) of.erase("seconds");
+  }
+  EXPECT_EQ(resumed, single);
+}
+
 // Whatever the activation, the weight and the seed: runs of several calls stand side by side, none is done again.
 TEST(Reproduction, ALaterCallTakesOverTheRunsItAsksFor) {
   const Scratch scratch;

@@ -416,6 +416,45 @@ TEST(Reproduction, AStudyComparesActivationsOverSeeds) {
                                      HasSubstr("smoothness_circles2"), HasSubstr("largest |σ″|")));
 }
 
+// At η = 0 and 1 the family's members are the two samplers, from the same prior and noise.
+TEST(Reproduction, TheGapIsACurveInEta) {
+  const Scratch scratch;
+  const auto call = [&](const std::string& options) {
+    const Outcome outcome = run(
+        scratch, fmt::format("{} --preset smoke --iterations 150 --samples 500 --grid geometric:40:1e-2 --weights 0 "
+                             "--seeds 2 {} --out {}",
+                             reproduce_tool, options, scratch / "out"));
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return Json::parse(get(scratch / "out/results.json"));
+  };
+  EXPECT_TRUE(call("")["summary"][0]["along_eta"].is_null());
+  const Json results = call("--eta 0,0.5,1");
+  EXPECT_EQ(results["gap_options"]["etas"], (Json{0.0, 0.5, 1.0}));
+  for (const Json& entry : results["runs"]) {
+    const Json &gap = entry["gap"], &curve = gap["along_eta"];
+    ASSERT_EQ(curve.size(), 3u);
+    EXPECT_EQ(curve[0]["ode"], 0.0);
+    EXPECT_EQ(curve[0]["truth"], gap["w2_squared"]["ode_truth"]);
+    EXPECT_EQ(curve[2]["ode"], gap["w2_squared"]["ode_sde"]);
+    EXPECT_EQ(curve[2]["truth"], gap["w2_squared"]["sde_truth"]);
+    EXPECT_EQ(curve[2]["escaped"], gap["escaped"]["sde"]);
+    EXPECT_GT(gap["seconds"]["along_eta"], 0);
+  }
+  const Json& curve = results["summary"][0]["along_eta"];
+  EXPECT_EQ(curve["ode"][2], results["summary"][0]["ode_sde"]);
+  EXPECT_EQ(curve["truth"][0], results["summary"][0]["ode_truth"]);
+  const std::string folder = scratch / "out/circles2_softplus20_w0_s0/";
+  EXPECT_FALSE(std::filesystem::exists(folder + "along_eta.json"));
+  const auto measured = std::filesystem::last_write_time(folder + "gap.json");
+  call("");  // what is there is more than was asked for
+  EXPECT_EQ(std::filesystem::last_write_time(folder + "gap.json"), measured);
+  const Outcome refused = run(scratch, reproduce_tool + " --eta 0,-1 --out " + (scratch / "none"));
+  EXPECT_EQ(refused.code, 2);
+  EXPECT_THAT(refused.err, HasSubstr("eta"));
+  if (!can_report()) GTEST_SKIP() << "no Python with numpy and matplotlib: the report was not tried";
+  EXPECT_THAT(report(scratch), AllOf(HasSubstr("eta_circles2"), HasSubstr("The gap as a curve in η")));
+}
+
 TEST(Reproduction, SeesWhereTheGapOpensAndItsBound) {
   const Scratch scratch;
   const std::string command = fmt::format(

@@ -41,6 +41,7 @@ def render(results):
         return
     tables.results_tables(finished), tables.summary_tables(results["summary"]), tables.published_tables(results["summary"])
     tables.recipe_table(results, finished), tables.acceptance_table(results.get("acceptance") or [])
+    tables.eta_table(finished)
     diagnosed = [run for run in finished if run.diagnosis is not None]
     if diagnosed:
         tables.bound_table(diagnosed), tables.energy_tables(diagnosed)

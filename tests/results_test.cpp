@@ -105,6 +105,25 @@ TEST(Summarise, HasTheWayWhereAllSeedsHaveIt) {
   EXPECT_TRUE(found["noise_floor"][1].is_null());
 }
 
+TEST(Summarise, HasTheCurveInEtaWhereAllSeedsHaveItsPoints) {
+  Json runs{run("blob", 1, 0, {1, 1, 1}), run("blob", 1, 1, {2, 1, 1})};
+  const auto point = [](double eta, const Json& ode) {
+    return Json{{"eta", eta}, {"ode", ode}, {"truth", 0.5}, {"escaped", 0.25}};
+  };
+  EXPECT_TRUE(summarise(runs)[0]["along_eta"].is_null());
+  runs[0]["gap"]["along_eta"] = {point(0, 0), point(0.5, 1)};
+  EXPECT_TRUE(summarise(runs)[0]["along_eta"].is_null());
+  runs[1]["gap"]["along_eta"] = {point(0, nullptr), point(1, 3)};
+  EXPECT_TRUE(summarise(runs)[0]["along_eta"].is_null());
+  runs[1]["gap"]["along_eta"] = {point(0, nullptr), point(0.5, 3)};
+  const Json found = summarise(runs)[0]["along_eta"];
+  EXPECT_EQ(found["eta"], (Json{0.0, 0.5}));
+  EXPECT_TRUE(found["ode"][0].is_null());
+  EXPECT_EQ(found["ode"][1]["mean"], 2.0);
+  EXPECT_EQ(found["truth"][0]["most"], 0.5);
+  EXPECT_EQ(found["escaped"][1]["median"], 0.25);
+}
+
 TEST(SecondsOf, CountsFailedRunsWithTheOthers) {
   Json runs{run("blob", 1, 0, {1, 1, 1}), run("blob", 0, 0, {1, 1, 1})};
   EXPECT_EQ(seconds_of(runs), 16);

@@ -305,7 +305,9 @@ void Progress::say(const std::string& text) {
 
 namespace {
 
-volatile std::sig_atomic_t interrupt_seen = 0;
+// Any thread may be interrupted, a helper too, so it also orders what is in `before`.
+std::atomic<bool> interrupt_seen{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "signal handlers take no lock");
 constexpr int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
 struct sigaction before[std::size(interrupts)];
 
@@ -314,19 +316,19 @@ void restore_interrupts() {
 }
 
 void remember_interrupt(int) {
-  interrupt_seen = 1;
+  interrupt_seen.exchange(true);
   restore_interrupts();
 }
 
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
-  interrupt_seen = 0;
   struct sigaction action {};
   action.sa_handler = remember_interrupt;
   sigemptyset(&action.sa_mask);
+  for (std::size_t i = 0; i < std::size(interrupts); ++i) sigaction(interrupts[i], nullptr, &before[i]);
+  interrupt_seen = false;
   for (std::size_t i = 0; i < std::size(interrupts); ++i) {
-    sigaction(interrupts[i], nullptr, &before[i]);
     if (interrupts[i] == SIGHUP && before[i].sa_handler == SIG_IGN) continue;
     sigaction(interrupts[i], &action, nullptr);
   }
@@ -334,6 +336,6 @@ InterruptGuard::InterruptGuard() {
 
 InterruptGuard::~InterruptGuard() { restore_interrupts(); }
 
-bool InterruptGuard::interrupted() const { return interrupt_seen != 0; }
+bool InterruptGuard::interrupted() const { return interrupt_seen; }
 
 }  // namespace fokker::tools

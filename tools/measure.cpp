@@ -196,6 +196,17 @@ Warnings warnings_of(const SamplerGap& gap) {
   return warnings;
 }
 
+Json eta_json(const EtaLaw& of) {
+  return {{"eta", of.eta},
+          {"ode", of.ode.w2_squared},
+          {"truth", of.truth.w2_squared},
+          {"escaped", of.law.escaped},
+          {"not_finite", of.law.health.not_finite},
+          {"far_out", of.law.health.far_out},
+          {"warnings", warnings_of(fmt::format("samples at eta {}", of.eta), of.law)},
+          {"seconds", of.seconds}};
+}
+
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid) {
   const SamplerGap& gap = measured.gap;
   const bool planar = gap.ode.dimension == 2;

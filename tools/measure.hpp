@@ -57,6 +57,8 @@ MeasuredGap measure(const Context& context, const Model& model, const GroundTrut
 
 // Of both samplers.
 Warnings warnings_of(const SamplerGap& gap);
+// "along_eta" of the same: {eta, ode, truth, escaped, not_finite, far_out, warnings, seconds}.
+Json eta_json(const EtaLaw& of);
 // What `fokker gap --json` prints of it. grid: the text that the times come from.
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid);
 

@@ -32,7 +32,8 @@ Preset find_preset(const std::string& name) {
                 .activations = {{Activation::softplus, 40}},
                 .weights = {0, 1},
                 .train = {},
-                .gap = {}};
+                .gap = {},
+                .etas = {0, 0.25, 0.5, 1, 1.5}};
   preset.gap.samples = 50000;
   preset.gap.in_detail = true;
   if (name == "smoke") {
@@ -43,7 +44,8 @@ Preset find_preset(const std::string& name) {
     preset.gap.samples = 5000;
     preset.grid = "geometric:100:1e-3";
     preset.gap.in_detail = false;  // it would take most of the time
-    preset.energy_nodes = 48;      // too few to resolve most potentials, which the results say
+    preset.etas = {};
+    preset.energy_nodes = 48;  // too few to resolve most potentials, which the results say
   }
   if (name == "paper" || name == "activations") {
     preset.bounds = true;
@@ -63,6 +65,7 @@ Preset find_preset(const std::string& name) {
   }
   if (name == "activations" || name == "activations-quick") {
     preset.seeds = 3;
+    preset.etas = {};
     preset.activations = {
         {Activation::softplus, 100}, {Activation::softplus, 20}, {Activation::tanh}, {Activation::silu}};
   }

@@ -30,6 +30,7 @@ struct Preset {
   TrainOptions train;
   std::string grid = "paper";  // the samplers' times, as TimeGrid::parse() reads them
   GapOptions gap;
+  std::vector<double> etas;       // of gap_along_eta(); empty: the gap is no curve
   bool published = false;         // the recipe of the paper, whose authors' numbers stand beside ours
   bool bounds = false;            // half a minute a run on two cores
   std::int64_t energy_nodes = 0;  // an axis, for the bounds; 0: the library's default

@@ -68,6 +68,11 @@ class Reproduction {
            "karras:STEPS[:END[:RHO]], edm:STEPS[:END[:RHO]] or file:TIMES.npy (or .npz, .csv); if not given, the "
            "preset's")
         ->transform(grid_text());
+    add_numbers(
+        app, "--eta", etas_,
+        "members of dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g dW whose distances are measured, as 0,0.5,1; if "
+        "not given, the preset's")
+        ->default_str("");
     app.add_option("--activation", activation_, activation_help() + "; if not given, the preset's");
     for (const auto& [name, meaning] : activation_parameters()) {
       const std::string help =
@@ -145,6 +150,10 @@ class Reproduction {
     if (given("--iterations")) preset_.train.iterations = iterations_;
     if (given("--samples")) preset_.gap.samples = samples_;
     if (given("--grid")) preset_.grid = grid_;
+    if (given("--eta")) preset_.etas = etas_;
+    check_usage([&] {
+      for (const double eta : preset_.etas) SampleOptions{.eta = eta}.validate();
+    });
     if (given("--detail")) preset_.gap.in_detail = detail_ == "yes";
     if (given("--bounds")) preset_.bounds = bounds_ == "yes";
     if (given("--seeds")) preset_.seeds = seeds_;
@@ -279,7 +288,7 @@ class Reproduction {
   CLI::App& app_;
   std::string preset_name_ = "quick", out_, grid_, activation_, detail_, bounds_;
   std::vector<std::string> data_;
-  std::vector<double> weights_;
+  std::vector<double> weights_, etas_;
   std::int64_t iterations_ = 0, samples_ = 0, seeds_ = 0;
   std::map<std::string, double> parameters_;  // of activations
   std::uint64_t seed_ = 0;

@@ -76,6 +76,29 @@ Json over_time(const Group& group) {
   return statistics;
 }
 
+// The gap's curve in η; null where a run has none, or has others of its points.
+Json along_eta(const Group& group) {
+  const auto etas = [](const Json* run) {
+    Json list = Json::array();
+    const Json curve = run->at("gap").value("along_eta", Json());
+    for (const Json& of : curve.is_array() ? curve : Json::array()) list.push_back(of.at("eta"));
+    return list;
+  };
+  Json curve{{"eta", etas(group.front())}};
+  if (curve["eta"].empty()) return nullptr;
+  for (const Json* run : group) {
+    if (etas(run) != curve["eta"]) return nullptr;
+  }
+  for (const char* name : {"ode", "truth", "escaped"}) {
+    Json list = Json::array();
+    for (std::size_t k = 0; k < curve["eta"].size(); ++k) {
+      list.push_back(over_seeds(group, [&](const Json& gap) { return gap.at("along_eta")[k].at(name); }));
+    }
+    curve[name] = std::move(list);
+  }
+  return curve;
+}
+
 // The largest share of a sampler's samples that a seed of an entry of the summary lost; all where that is not known.
 double escaped(const Json& entry) {
   double share = 0;
@@ -175,6 +198,7 @@ Json summarise(const Json& finished) {
     }
     entry["denoising_loss"] = over_seeds(group, [](const Json& gap) { return gap.at("denoising_loss"); });
     entry["along_the_way"] = over_time(group);
+    entry["along_eta"] = along_eta(group);
     summary.push_back(std::move(entry));
   }
   return summary;

@@ -57,6 +57,15 @@ Json read_diagnosis(const Run& run) {
   return json;
 }
 
+Json eta_shape() {
+  return Json::array({Json{{"eta", "number"},
+                           {"ode", "number"},
+                           {"truth", "number"},
+                           {"escaped", "number"},
+                           {"warnings", Json::array({"text"})},
+                           {"seconds", "number"}}});
+}
+
 }  // namespace
 
 Json gap_shape(bool planar) {
@@ -80,7 +89,8 @@ Json gap_shape(bool planar) {
             {"potential_integrable", Json::array({"flag"})},
             {"share_of_growing_directions", list},
             {"noise_floor", list}}},
-          {"seconds", {{"ode", "number"}, {"sde", "number"}, {"measure", "number"}}}};
+          {"along_eta?", eta_shape()},
+          {"seconds", {{"ode", "number"}, {"sde", "number"}, {"along_eta?", "number"}, {"measure", "number"}}}};
 }
 
 Json diagnosis_shape() {
@@ -105,11 +115,13 @@ Json diagnosis_shape() {
 }
 
 Json gap_options_json(const Context& context, const Preset& preset, std::uint64_t seed) {
-  return {{"samples", preset.gap.samples},
-          {"seed", seed},
-          {"grid", preset.grid},
-          {"ode_scheme", to_string(preset.gap.ode_scheme)},
-          {"precision", to_string(context.precision())}};
+  Json json{{"samples", preset.gap.samples},
+            {"seed", seed},
+            {"grid", preset.grid},
+            {"ode_scheme", to_string(preset.gap.ode_scheme)},
+            {"precision", to_string(context.precision())}};
+  if (!preset.etas.empty()) json["etas"] = preset.etas;
+  return json;
 }
 
 RunMeasurement::RunMeasurement(const Context& context, const Preset& preset, const ForwardSde& sde,
@@ -126,6 +138,9 @@ std::vector<Progress::Phase> RunMeasurement::phases(const Run& run) const {
   std::vector<Progress::Phase> phases{{run.title + ": reverse SDE", "sample", sampling},
                                       {run.title + ": probability-flow ODE", "sample", sampling},
                                       {run.title + ": distances", "measure", 4}};
+  if (!preset_.etas.empty()) {
+    phases.push_back({run.title + ": samplers of --eta", "sample", sampling * double(preset_.etas.size())});
+  }
   if (has_bounds(run)) phases.push_back({run.title + ": bound", "bound", 20});
   return phases;
 }
@@ -137,11 +152,12 @@ void RunMeasurement::measure(const Run& run, Progress& progress) {
   }
   std::filesystem::remove(run.file(saved_training));
   if (measured(run)) {
-    for (int stage = 0; stage < gap_stages; ++stage) progress.skip();
+    for (int stage = 0; stage < gap_stages + (preset_.etas.empty() ? 0 : 1); ++stage) progress.skip();
   } else {
     measure_gap_of(run, progress);
   }
   std::filesystem::remove(run.file(saved_samples));
+  std::filesystem::remove(run.file(saved_etas));
   if (has_bounds(run)) diagnose_run(run, progress);
   std::filesystem::remove(run.file(saved_energy));
 }
@@ -258,12 +274,41 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
                                               {.file = run.file(saved_samples), .work = saved_work(sampled_from)});
   if (run.planar()) save_histograms(run.folder, measured.gap, truth.law);
   Json json = gap_json(measured, options, preset_.grid);
+  json["along_eta"] = nullptr;
+  if (!preset_.etas.empty()) {
+    json["along_eta"] = along_eta(run, model, truth.law, measured.gap.ode, saved_work(from), progress);
+    double seconds = 0;
+    for (const Json& of : json["along_eta"]) {
+      for (const Json& text : of["warnings"]) json["warnings"].push_back(text);
+      seconds += number(of["seconds"]);
+    }
+    json["seconds"]["along_eta"] = seconds;
+  }
   const Stopwatch clock;
   json["denoising_loss"] = denoising_loss(context_, model, run.data, run.seed);
   if (measured.gap.over_time) json["along_the_way"]["noise_floor"] = truth.floors_over_time;
   json.update(from);
   json["seconds"]["measure"] = truth_seconds + measured.measure_seconds + clock.seconds();
   write_text(run.file("gap.json"), text_of(json, 1) + "\n");
+}
+
+// The gap's curve, a member of the family after the other: those that are finished are kept until gap.json is there.
+Json RunMeasurement::along_eta(const Run& run, const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
+                               const std::string& work, Progress& progress) const {
+  const std::string path = run.file(saved_etas);
+  Json kept{{"work", work}, {"along_eta", Json::array()}};
+  if (is_kept(path, {{"work", work}}, {{"along_eta", eta_shape()}})) kept = read_json(path);
+  Json& laws = kept["along_eta"];
+  const auto part = [&](double of_this) { return (double(laws.size()) + of_this) / double(preset_.etas.size()); };
+  progress.begin(part(0));
+  GapOptions options = gap_options(run);
+  options.progress = [&](GapStage, double done) { progress.update(part(done)); };
+  while (laws.size() < preset_.etas.size()) {
+    const std::vector<double> eta{preset_.etas[laws.size()]};
+    laws.push_back(eta_json(gap_along_eta(context_, model, truth, ode, grid_, eta, options).front()));
+    write_text(path, text_of(kept));
+  }
+  return laws;
 }
 
 // Leaves diagnosis.json in the run's folder, and beside the folders the times that it is for.

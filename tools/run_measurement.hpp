@@ -52,6 +52,8 @@ class RunMeasurement {
   std::string saved_work(Json from) const;
   bool measured(const Run& run) const;
   bool diagnosed(const Run& run) const;
+  Json along_eta(const Run& run, const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
+                 const std::string& work, Progress& progress) const;
   const Truth& truth_of(const Run& run);
   void measure_gap_of(const Run& run, Progress& progress);
   void diagnose_run(const Run& run, Progress& progress) const;

@@ -74,7 +74,8 @@ TEST_F(GapCommand, FollowsTheFamilyBetweenItsSamplers) {
   const double floor = json["noise_floor"];
   ASSERT_EQ(json["along_eta"].size(), 4u);
   for (const Json& of : json["along_eta"]) {
-    EXPECT_THAT(keys(of), ElementsAre("escaped", "eta", "far_out", "not_finite", "ode", "seconds", "truth"));
+    EXPECT_THAT(keys(of),
+                ElementsAre("escaped", "eta", "far_out", "not_finite", "ode", "seconds", "truth", "warnings"));
     EXPECT_LT(of["truth"].get<double>(), 4 * floor);
   }
   EXPECT_EQ(json["along_eta"][2]["ode"], json["w2_squared"]["ode_sde"]);

@@ -133,16 +133,8 @@ options of the model and of its samplers are refused.
     }
     json["along_eta"] = Json::array();
     for (const EtaLaw& of : along_eta) {
-      for (std::string& text : warnings_of(fmt::format("samples at eta {}", of.eta), of.law)) {
-        json["warnings"].push_back(std::move(text));
-      }
-      json["along_eta"].push_back({{"eta", of.eta},
-                                   {"ode", of.ode.w2_squared},
-                                   {"truth", of.truth.w2_squared},
-                                   {"escaped", of.law.escaped},
-                                   {"not_finite", of.law.health.not_finite},
-                                   {"far_out", of.law.health.far_out},
-                                   {"seconds", of.seconds}});
+      json["along_eta"].push_back(eta_json(of));
+      for (const Json& text : json["along_eta"].back()["warnings"]) json["warnings"].push_back(text);
     }
     progress.clear();
     for (std::string& text : warnings_of("draws of the data", truth.law)) json["warnings"].push_back(std::move(text));

@@ -39,7 +39,7 @@ def error_bars(axis, x, statistics, **style):
     means = np.array([mean_of(statistic) for statistic in statistics])
     deviations = np.array([math.nan if s is None else s["deviation"] or 0.0 for s in statistics])
     bars = np.array([np.minimum(deviations, 0.9 * means), deviations])
-    axis.errorbar(x, means, yerr=np.maximum(bars, 0) if deviations.max(initial=0) > 0 else None, capsize=3, **style)
+    axis.errorbar(x, means, yerr=np.maximum(bars, 0) if np.nanmax(deviations, initial=0) > 0 else None, capsize=3, **style)
 
 
 def note_in_panel(axis, text):
@@ -155,6 +155,42 @@ def gap_figure(runs):
     axis.set_ylabel("$W_2^2$" if runs[0].planar else "sliced $W_2^2$")
     axis.grid(True, axis="y")
     axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def eta_figure(runs):
+    """The distances to the ODE and to the truth against η: a row for each, a panel for each w_R, a line for each
+    activation. A point is open where a seed lost many samples."""
+    runs = [run for run in runs if run.along_eta is not None]
+    if not runs:
+        return None
+    floor = max(run.floor for run in runs)
+
+    def shown(statistics):
+        # The distance of the ODE to itself has no place on a logarithm's axis.
+        return [None if s is None or s["mean"] <= 1e-3 * floor else s for s in statistics]
+
+    weights = sorted({run.weight for run in runs})
+    figure, axes = plt.subplots(2, len(weights), figsize=(min(11.6, 2.2 + 3.4 * len(weights)), 6.2), squeeze=False,
+                                sharex=True, sharey="row")
+    for row, (key, label) in zip(axes, [("ode", "to the ODE"), ("truth", "to the truth")]):
+        for axis, weight in zip(row, weights):
+            group = [run for run in runs if run.weight == weight]
+            for index, (activation, of) in enumerate(grouped(group, lambda run: run.activation).items()):
+                curve, style = of[0].along_eta, dict(marker=MARKERS[index % 6], color=PALETTE[index % 6])
+                error_bars(axis, curve["eta"], shown(curve[key]), linewidth=1.6, label=plain(activation), **style)
+                lost = [k for k, share in enumerate(curve["escaped"]) if share is None or of[0].few_left(share["most"])]
+                axis.plot([curve["eta"][k] for k in lost], [mean_of(shown(curve[key])[k]) for k in lost],
+                          linestyle="", markerfacecolor="white", zorder=4, **style)
+            axis.grid(True)
+            axis.set_title(f"{label}, {group[0].label}", loc="left")
+        row[0].set_ylabel("$W_2^2$" if runs[0].planar else "sliced $W_2^2$")
+        use_log_scale(row[0].set_yscale, [mean_of(s) for run in runs for s in shown(run.along_eta[key])])
+        for axis in row:
+            shade_noise(axis, floor)
+        label_short_axis(row[0])
+    figure.supxlabel("$\\eta$: 0 is the probability-flow ODE, 1 the reverse SDE", fontsize=10)
+    axes[0][-1].legend(fontsize=8.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 

@@ -125,6 +125,14 @@ def data_section(data, runs, results, pictures):
             f"{title}: denoising loss and mean squared residual against the iteration, for w_R = {weights}",
             "Losses during training: each record (faint) and the running geometric mean of the records."))
     parts.append(pictures.embed(
+        figures.eta_figure(runs), f"eta_{name}",
+        f"{title}: distances of the samplers between and beyond the ODE and the SDE to the ODE and to the truth against η, for "
+        f"w_R = {weights}",
+        "The gap as a curve: the samplers dx = [a x − ½ (1 + η²) g² s] dt + η g dW all have the forward SDE's marginals where "
+        "s is a score, and are those of the ODE at η = 0 and of the reverse SDE at η = 1, here by Euler–Maruyama's steps from "
+        f"one draw of the prior{of_seeds}. A marker is open where a seed lost more than {100 * results['most_escaped']:g} % of "
+        "the samples."))
+    parts.append(pictures.embed(
         figures.over_time_figure(runs), f"over_time_{name}",
         f"{title}: distances between the reverse SDE, the probability-flow ODE and e^φ against time, for w_R = {weights}",
         over_time_caption(runs, of_seeds)))
@@ -281,6 +289,9 @@ def page(results, runs, failed, figures_folder):
                   f"<details><summary>All {len(runs)} runs</summary>{tables.results_tables(runs)}</details>"]
     else:
         parts.append(tables.results_tables(runs))
+    curve = tables.eta_table(runs)
+    if curve:
+        parts.append(f"<details><summary>The gap as a curve in η</summary>{curve}</details>")
     parts += [published_section(results["summary"], results["gap_options"]["samples"]), acceptance_section(results)]
     parts += [data_section(data, group, results, pictures) for data, group in by_data(runs).items()]
     residual_plot = pictures.embed(

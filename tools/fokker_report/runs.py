@@ -44,6 +44,12 @@ class Run:
             way, times = self.summary["along_the_way"], len(self.over_time["times"])
             if any(len(values) not in (0, times) for values in [*way["w2_squared"].values(), way["noise_floor"]]):
                 raise ValueError(f"results.json has a summary of {self.data} over other times than its runs")
+        # W2² of the family's members to the ODE and to the truth, over seeds; None where a seed has none.
+        self.along_eta = self.summary.get("along_eta") if self.gap.get("along_eta") else None
+        if self.along_eta is not None:
+            etas = [point["eta"] for point in self.gap["along_eta"]]
+            if etas != self.along_eta["eta"] or any(len(self.along_eta[key]) != len(etas) for key in ("ode", "truth", "escaped")):
+                raise ValueError(f"results.json has a summary of {self.data} over other eta than its runs")
         self.diagnosis = entry.get("diagnosis")
 
     def few_left(self, escaped):

@@ -26,7 +26,8 @@ FINISHED = {
                                "w2_squared": {key: ["number?"] for key in OVER_TIME},
                                "escaped": {"ode": ["number"], "sde": ["number"]}, "potential_integrable": ["flag"],
                                "share_of_growing_directions": ["number"]},
-            "seconds": {**SAMPLERS, "measure": "number"}},
+            "along_eta?": [{"eta": "number", "ode": "number?", "truth": "number?", "escaped": "number"}],
+            "seconds": {**SAMPLERS, "along_eta?": "number", "measure": "number"}},
     "diagnosis?": {"radial_slopes": {"integrable": "flag", "reason": "text?"},
                    "energy": {"dissipation": ESTIMATE, "balance": {"difference": ESTIMATE}},
                    "identity?": {key: ESTIMATE for key in ("kl_end", "left", "kl_prior", "residual_work", "right", "difference")},
@@ -38,6 +39,7 @@ SUMMARY = {
                                       "escaped_sde", "mean_square", "centred_mean_square", "denoising_loss")},
     "along_the_way?": {"w2_squared": {key: ["statistic?"] for key in OVER_TIME},
                        "noise_floor": ["statistic?"]},
+    "along_eta?": {"eta": ["number"], **{key: ["statistic?"] for key in ("ode", "truth", "escaped")}},
     "published?": {"w2_squared": {key: "number" for key in DISTANCES}, "noise_floor": "number",
                    "escaped": SAMPLERS, "mean_square": "number"}}
 RESULTS = {

@@ -70,6 +70,19 @@ def results_tables(runs):
                      "training", "sampling"], others))
 
 
+def eta_table(runs):
+    """The gap's curve: a row for each η of a data set, activation and weight; empty where it was not measured."""
+    rows = []
+    for run in {id(run.summary): run for run in runs if run.along_eta is not None}.values():
+        curve = run.along_eta
+        for k, eta in enumerate(curve["eta"]):
+            lost = curve["escaped"][k]
+            rows.append([run.data, run.activation, f"{run.weight:g}", f"{eta:g}", best(spread(curve["ode"][k], 4)),
+                         spread(curve["truth"][k], 4), number(mean_of(run.summary["noise_floor"]), 4),
+                         f'{number(100 * lost["mean"], 2)} %' if lost else "–"])
+    return table(["data", "activation", W_R, "η", "to the ODE", "to the truth", "noise floor", "escaped"], rows) if rows else ""
+
+
 def spread(statistic, digits, style="f"):
     if statistic is None:
         return "–"
@@ -180,7 +193,7 @@ def recipe_table(results, runs):
     options = results["gap_options"]
     backends = "; ".join(f'{b["name"]}: {b["detail"]}' for b in results["backends"])
     training = sum(entry["training"]["seconds"] for entry in results["runs"] if entry.get("training"))
-    sampling = sum(run.gap["seconds"][key] for run in runs for key in ("ode", "sde"))
+    sampling = sum(run.gap["seconds"].get(key) or 0 for run in runs for key in ("ode", "sde", "along_eta"))
     rows = [
         ("network", "; ".join(dict.fromkeys(run.entry["model"]["summary"] for run in runs))
          + f'; {runs[0].entry["model"]["parameters"]} parameters'),

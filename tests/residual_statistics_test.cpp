@@ -134,11 +134,9 @@ TEST(Diagnostics, AVectorNetHasTheResidualOfItsScore) {
 TEST(Diagnostics, ProbesLeaveTheMeanSquareAsItIs) {
   for (const Output output : {Output::potential, Output::score}) {
     SCOPED_TRACE(to_string(output));
-    const Model model{ForwardSde::vp_linear(), Mlp::initialise({.dimension = 4,
-                                                                 .hidden = {9, 7},
-                                                                 .activation = Activation::silu,
-                                                                 .output = output},
-                                                                5)};
+    const Model model{
+        ForwardSde::vp_linear(),
+        Mlp::initialise({.dimension = 4, .hidden = {9, 7}, .activation = Activation::silu, .output = output}, 5)};
     const auto exact = residual_statistics(Context(), model, {.times = 600, .points = 3, .seed = 3}),
                probed = residual_statistics(Context(), model, {.times = 600, .points = 3, .seed = 3, .probes = 1});
     EXPECT_GT(probed.standard_error, 0);

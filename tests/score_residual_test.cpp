@@ -124,15 +124,18 @@ TEST(ScoreResidual, TakesTheFormIn) {
         Case{ForwardSde::ou(), {.form = Form::edm, .data_deviation = 0.8, .time_input = TimeInput::log_sigma}},
         Case{ForwardSde::vp_cosine(), {.form = Form::v}},
         Case{ForwardSde::subvp(), {.form = Form::denoised, .time_input = TimeInput::log_snr}},
-        Case{ForwardSde::flow(), {.form = Form::velocity}}, Case{ForwardSde::flow(), {.form = Form::velocity_to_data}}}) {
+        Case{ForwardSde::flow(), {.form = Form::velocity}},
+        Case{ForwardSde::flow(), {.form = Form::velocity_to_data}}}) {
     SCOPED_TRACE(fmt::format("{}, {}", sde.name(), to_string(form.form)));
-    Architecture architecture{.dimension = 3, .hidden = {9, 7}, .activation = Activation::silu, .output = Output::score};
+    Architecture architecture{
+        .dimension = 3, .hidden = {9, 7}, .activation = Activation::silu, .output = Output::score};
     Mlp mlp = Mlp::initialise(architecture, 5);
     mlp.architecture.form = form;
     const Model model{sde, mlp};
     const double horizon = sde.horizon();
     const std::vector<double> t = some(n, 0.4 * horizon, 0.7 * horizon, 0), x = some(3 * n, -1, 1, 1);
-    EXPECT_TRUE(agrees(ScoreResidual<double>(Context(), model).evaluate(t, x), defined(model, t, x, {}), kByDifferences));
+    EXPECT_TRUE(
+        agrees(ScoreResidual<double>(Context(), model).evaluate(t, x), defined(model, t, x, {}), kByDifferences));
   }
 }
 
@@ -151,8 +154,8 @@ TEST(ScoreResidual, TakesConditionsAndStandardisedModels) {
     of_x[2 * i] = 3 + 0.5 * x[2 * i], of_x[2 * i + 1] = -1 + 2 * x[2 * i + 1];
     expected[2 * i] /= 0.5, expected[2 * i + 1] /= 2;
   }
-  EXPECT_TRUE(agrees(ScoreResidual<double>(Context(), model).evaluate(t, of_x, y), expected,
-                     {.of_rms = 1e-12, .norm = 1e-12}));
+  EXPECT_TRUE(
+      agrees(ScoreResidual<double>(Context(), model).evaluate(t, of_x, y), expected, {.of_rms = 1e-12, .norm = 1e-12}));
 }
 
 // s_i = Σ_j c_j w_ji sin(w_j·x + u_j t + b_j) is the gradient of −Σ c_j cos(…), a potential of sines with another phase: r
@@ -194,11 +197,9 @@ TEST(ScoreResidual, IsTheGradientOfThePotentialsResidual) {
 // The probes' mean over many calls is the exact residual within five standard errors, and a call's own: no probe is another's.
 TEST(ScoreResidual, ProbesHaveNoBias) {
   const Index n = 7, d = 3, calls = 400;
-  const Model model{ForwardSde::vp_linear(), Mlp::initialise({.dimension = d,
-                                                               .hidden = {9, 7},
-                                                               .activation = Activation::silu,
-                                                               .output = Output::score},
-                                                              5)};
+  const Model model{
+      ForwardSde::vp_linear(),
+      Mlp::initialise({.dimension = d, .hidden = {9, 7}, .activation = Activation::silu, .output = Output::score}, 5)};
   const std::vector<double> t = some(n, 0.3, 0.8, 0), x = some(n * d, -1, 1, 1);
   const ScoreResidual<double> residual(Context(), model);
   const std::vector<double> exact = residual.evaluate(t, x);
@@ -206,7 +207,8 @@ TEST(ScoreResidual, ProbesHaveNoBias) {
     std::vector<double> sum(exact.size()), squares(exact.size());
     for (Index k = 0; k < calls; ++k) {
       const auto index = static_cast<std::uint64_t>(k);
-      const std::vector<double> one = residual.evaluate(t, x, {}, {.probes = 2, .law = law, .seed = 4, .first_index = index});
+      const std::vector<double> one =
+          residual.evaluate(t, x, {}, {.probes = 2, .law = law, .seed = 4, .first_index = index});
       for (std::size_t i = 0; i < one.size(); ++i) sum[i] += one[i], squares[i] += one[i] * one[i];
     }
     for (std::size_t i = 0; i < exact.size(); ++i) {
@@ -221,16 +223,18 @@ TEST(ScoreResidual, ProbesHaveNoBias) {
 
 TEST(ScoreResidual, InFloatIsThatInDouble) {
   const Index n = 99, d = 2;
-  const Model model{ForwardSde::ou(), Mlp::initialise({.dimension = d, .hidden = {80, 80}, .activation = Activation::silu,
-                                                       .output = Output::score},
-                                                      5)};
+  const Model model{
+      ForwardSde::ou(),
+      Mlp::initialise({.dimension = d, .hidden = {80, 80}, .activation = Activation::silu, .output = Output::score},
+                      5)};
   const std::vector<double> t = some(n, 0.3, 8, 0), x = some(n * d, -2, 2, 1);
   const std::vector<float> t_float(t.begin(), t.end()), x_float(x.begin(), x.end());
   const std::vector<double> t_there(t_float.begin(), t_float.end()), x_there(x_float.begin(), x_float.end());
   // Sums of some hundred products in float, through three layers and two derivatives.
-  EXPECT_TRUE(agrees(ScoreResidual<float>(Context({.backend = testing::backend_under_test}), model).evaluate(t_float, x_float),
-                     ScoreResidual<double>(Context({.backend = BackendKind::cpu}), model).evaluate(t_there, x_there),
-                     {.of_rms = 2e-4, .norm = 5e-5}));
+  EXPECT_TRUE(
+      agrees(ScoreResidual<float>(Context({.backend = testing::backend_under_test}), model).evaluate(t_float, x_float),
+             ScoreResidual<double>(Context({.backend = BackendKind::cpu}), model).evaluate(t_there, x_there),
+             {.of_rms = 2e-4, .norm = 5e-5}));
 }
 
 TEST(ScoreResidual, Refusals) {
@@ -244,14 +248,19 @@ TEST(ScoreResidual, Refusals) {
   };
   const ForwardSde sde = ForwardSde::vp_linear();
   EXPECT_THAT(refusal({sde, net(Activation::silu, Output::potential)}), HasSubstr("asked for of a potential; allowed"));
-  EXPECT_THAT(refusal({sde, GaussianMixture::isotropic(2, {1}, {0, 0}, {1})}), HasSubstr("of a mixture or a composition"));
+  EXPECT_THAT(refusal({sde, GaussianMixture::isotropic(2, {1}, {0, 0}, {1})}),
+              HasSubstr("of a mixture or a composition"));
   EXPECT_THAT(refusal({sde, net(Activation::relu, Output::score)}), HasSubstr("activation relu, which has a kink"));
   EXPECT_THAT(refusal({sde, net(Activation::silu, Output::score, Form::velocity)}),
               HasSubstr("velocity under the SDE vp-linear"));
   const ScoreResidual<double> residual(Context(), {sde, net(Activation::silu, Output::score)});
   EXPECT_TRUE(residual.evaluate({}, {}).empty());
-  EXPECT_THAT(fokker::testing::message_of([&] { residual.evaluate({0.5}, {1}); }), HasSubstr("1 times, 1 numbers of x"));
-  EXPECT_THAT(fokker::testing::message_of([&] { residual.evaluate({0.5}, {1, 1}, {}, {.probes = -1}); }), HasSubstr("is -1"));
+  EXPECT_THAT(fokker::testing::message_of([&] { residual.evaluate({0.5}, {1}); }),
+              HasSubstr("1 times, 1 numbers of x"));
+  EXPECT_THAT(fokker::testing::message_of([&] {
+                residual.evaluate({0.5}, {1, 1}, {}, {.probes = -1});
+              }),
+              HasSubstr("is -1"));
 }
 
 }  // namespace

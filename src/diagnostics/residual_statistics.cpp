@@ -30,7 +30,8 @@ class Residuals {
       : context_(context), d_(model.dimension()), options_(options) {
     if (model.output() == Output::potential) {
       fields_ = std::make_unique<Fields<float>>(context, model);
-      t_ = Buffer<float>(context, batch), x_ = Buffer<float>(context, batch, d_), residual_ = Buffer<float>(context, batch);
+      t_ = Buffer<float>(context, batch), x_ = Buffer<float>(context, batch, d_),
+      residual_ = Buffer<float>(context, batch);
     } else {
       of_score_ = std::make_unique<ScoreResidual<float>>(context, model);
     }
@@ -120,7 +121,8 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
       of_time += product;
       if (point + 1 < options.points) continue;
       centred_square += deviation;
-      squares_of_times += of_time / static_cast<double>(options.points) * (of_time / static_cast<double>(options.points));
+      squares_of_times +=
+          of_time / static_cast<double>(options.points) * (of_time / static_cast<double>(options.points));
     }
   }
   ResidualStatistics found{square / static_cast<double>(all), centred_square / static_cast<double>(all), std::nan("")};

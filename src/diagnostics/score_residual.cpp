@@ -46,20 +46,23 @@ void check_model(const Model& model) {
   model.validate();
   const auto* mlp = std::get_if<Mlp>(&model.network);
   if (mlp == nullptr || model.output() != Output::score) {
-    throw Error(mlp == nullptr ? "the residual of a score is asked for of a mixture or a composition; allowed: a network"
-                               : "the residual of a score is asked for of a potential; allowed: a vector score net, and of "
-                                 "potentials the residual of the density");
+    throw Error(mlp == nullptr
+                    ? "the residual of a score is asked for of a mixture or a composition; allowed: a network"
+                    : "the residual of a score is asked for of a potential; allowed: a vector score net, and of "
+                      "potentials the residual of the density");
   }
   if (const auto kinked = mlp->architecture.kinked()) {
-    throw Error(fmt::format("the residual of a score is asked for of a net with the activation {}, which has a kink and no "
-                            "second derivatives; allowed: one without",
-                            to_string(*kinked)));
+    throw Error(
+        fmt::format("the residual of a score is asked for of a net with the activation {}, which has a kink and no "
+                    "second derivatives; allowed: one without",
+                    to_string(*kinked)));
   }
   const Form form = mlp->architecture.form.form;
   if ((form == Form::velocity || form == Form::velocity_to_data) && model.sde.kind() != SdeKind::flow) {
-    throw Error(fmt::format("the residual of a score is asked for of a net whose output is a velocity under the SDE {}; "
-                            "allowed: other outputs, and velocities under flow",
-                            model.sde.name()));
+    throw Error(
+        fmt::format("the residual of a score is asked for of a net whose output is a velocity under the SDE {}; "
+                    "allowed: other outputs, and velocities under flow",
+                    model.sde.name()));
   }
 }
 
@@ -92,13 +95,23 @@ struct ScoreResidual<T>::Work {
 
   Batch batch_of(const T* t, const T* x, const T* condition, std::int64_t n) const {
     const std::int64_t c = of_x.condition();
-    Batch b{n, {t, t + n}, {x, x + n * d}, {}, {context, n}, {context, n, d}, {context, c > 0 ? n : 0, c},
-            {context, n, d}, {context, n, d}, {context, n}, {}};
+    Batch b{n,
+            {t, t + n},
+            {x, x + n * d},
+            {},
+            {context, n},
+            {context, n, d},
+            {context, c > 0 ? n : 0, c},
+            {context, n, d},
+            {context, n, d},
+            {context, n},
+            {}};
     const Standardisation& columns = of_x.standardisation;
     std::vector<T> at(static_cast<std::size_t>(n * d)), tau(static_cast<std::size_t>(n));
     for (std::int64_t r = 0; r < n; ++r) {
       const double time = b.t[static_cast<std::size_t>(r)];
-      const FormRates<double> form = form_rates_at(std::get<Mlp>(of_z.network).architecture.form, of_z.sde.formulas(), time);
+      const FormRates<double> form =
+          form_rates_at(std::get<Mlp>(of_z.network).architecture.form, of_z.sde.formulas(), time);
       tau[static_cast<std::size_t>(r)] = static_cast<T>(form.value.time);
       for (std::int64_t i = 0; i < d; ++i) {
         double& z = b.z[static_cast<std::size_t>(r * d + i)];
@@ -153,13 +166,12 @@ struct ScoreResidual<T>::Work {
         of_z_along += v[i] * b.z[first + i];
         weight += v[i] * (sde.drift * b.z[first + i] - sde.diffusion_squared * s[first + i]);
       }
-      const double by_time = rate.skip * of_z_along + rate.out * values[row] +
-                             form.out * (rate.time * rates[row] + rate.in * along);
+      const double by_time =
+          rate.skip * of_z_along + rate.out * values[row] + form.out * (rate.time * rates[row] + rate.in * along);
       for (std::size_t i = 0; i < static_cast<std::size_t>(d); ++i) {
         const double slope = form.skip * v[i] + form.out * form.in * slopes[first + i];
-        b.residual[first + i] +=
-            share * (v[i] * by_time + weight * slope -
-                     sde.diffusion_squared / 2 * form.out * form.in * form.in * curved[first + i]);
+        b.residual[first + i] += share * (v[i] * by_time + weight * slope -
+                                          sde.diffusion_squared / 2 * form.out * form.in * form.in * curved[first + i]);
       }
     }
   }
@@ -167,7 +179,8 @@ struct ScoreResidual<T>::Work {
   std::vector<double> residual(Batch b, const Divergence& divergence) const {
     const std::vector<double> s = scores(b);
     b.residual.resize(s.size());
-    for (std::size_t i = 0; i < s.size(); ++i) b.residual[i] = of_z.sde.at(b.t[i / static_cast<std::size_t>(d)]).drift * s[i];
+    for (std::size_t i = 0; i < s.size(); ++i)
+      b.residual[i] = of_z.sde.at(b.t[i / static_cast<std::size_t>(d)]).drift * s[i];
     std::vector<double> v(static_cast<std::size_t>(d), 0.0);
     for (std::size_t i = 0; i < v.size() && divergence.probes == 0; ++i) {
       v[i] = 1;

@@ -21,8 +21,7 @@ TEST_F(ResidualCommand, IsTheLibrarysForBothKindsOfNet) {
       EXPECT_EQ(json["of"], output == Output::potential ? "density" : "score");
       EXPECT_EQ(json["mean_square"], found.mean_square);
       EXPECT_EQ(json["standard_error"], found.standard_error);
-      EXPECT_EQ(json["centred_mean_square"],
-                output == Output::potential ? Json(found.centred_mean_square) : Json());
+      EXPECT_EQ(json["centred_mean_square"], output == Output::potential ? Json(found.centred_mean_square) : Json());
       EXPECT_EQ(json["probes"], probes);
     }
     const std::string text = fokker({"residual", "--model", model, "--times", "3", "--points", "5"}).out;

@@ -23,7 +23,7 @@ It is 0 where the net is the forward SDE's own density or score. By --probes eac
 estimates, whose mean has no bias. Of a standardised model box and residual are of the network's z.
 )",
             files_help({"--model"}), R"(
-  fokker train --data circles2 --iterations 300 --score-net --out score.safetensors
+  fokker train --data circles2 --iterations 300 --output score --out score.safetensors
   fokker residual --model score.safetensors
   fokker residual --model score.safetensors --probes 2 --times 200 --points 20 --json
 )");

@@ -117,7 +117,8 @@ FOKKER_HOST_DEVICE FormRates<T> form_rates_at(const NetworkForm& network, const 
     case Form::score: break;
     case Form::velocity:
     case Form::velocity_to_data:
-      if (formulas.kind == SdeKind::flow) rate.skip = 1 / (t * t), rate.out = network.form == Form::velocity ? 1 / (t * t) : -1 / (t * t);
+      if (formulas.kind == SdeKind::flow)
+        rate.skip = 1 / (t * t), rate.out = network.form == Form::velocity ? 1 / (t * t) : -1 / (t * t);
       break;
     case Form::noise: rate.out = -c.out * log_deviation_rate; break;
     case Form::denoised:

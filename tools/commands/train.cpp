@@ -24,8 +24,8 @@ class Train : public Command {
     explain(R"(
 The defaults train circles2 in about half a minute on two cores. They are made for data of about this size, which lie
 within the box; --standardise brings any samples or mixture to it, column by column. For ou they are the paper's: a
-potential of t and x. For another SDE the network is preconditioned, as --output potential:edm --inputs
--0.125*log-snr,x with the data's own deviation, and times are uniform, or log-normal for edm and flow.
+potential of t and x. For another SDE, and with --standardise, the network is preconditioned, as --output potential:edm
+--inputs -0.125*log-snr,x with the data's own deviation, and times are uniform, or log-normal for edm and flow.
 SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, with its state saved; a second signal
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
@@ -63,7 +63,7 @@ the next one that writes there takes over and removes.
              fmt::format("{}; if not given, {:g}", parameter_help(meaning), parameters_[name]));
       follows(parameter_option(name));
     }
-    recipe("--output", output_, output_help + "; if not given, potential with ou and potential:edm with other SDEs");
+    recipe("--output", output_, output_help + "; if not given, potential with ou, and potential:edm with other SDEs or --standardise");
     follows("--output");
     recipe("--data-deviation", architecture_.form.data_deviation,
            data_deviation_help + "; if not given, that of --data");
@@ -250,7 +250,8 @@ the next one that writes there takes over and removes.
     if (!residual_.empty()) architecture_.residual = parse_layers(residual_, names);
     forward_ = ForwardSde::parse(sde_, sde_parameters_);
     const auto given = [&](const char* option) { return app_->count(option) > 0; };
-    if (!given("--output") && forward_.kind() != SdeKind::ou) output_ = "potential:edm";
+    // The paper's recipe is for ou and data as they are.
+    if (!given("--output") && (forward_.kind() != SdeKind::ou || standardise_)) output_ = "potential:edm";
     const NetworkOutput output = parse_output(output_);
     if (!given("--inputs") && output.form == Form::edm) inputs_ = "-0.125*log-snr,x";
     const bool wide = forward_.kind() == SdeKind::edm || forward_.kind() == SdeKind::flow;

@@ -10,6 +10,7 @@ src/core/                 public headers and itself; context.cpp, which makes th
 src/io/                   core/
 src/model/                core/, io/
 src/operations/           core/, model/, io/
+src/c/                    the public API
 src/diagnostics/          core/, model/: a target of its own on the public API, core/'s headers and symmetric_eigen
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
 src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and *_layout.hpp
@@ -25,7 +26,7 @@ SOURCES = {'.hpp', '.cpp', '.cuh', '.cu', '.h'}
 PLAIN = {'cmath', 'cstddef', 'cstdint', 'type_traits'}
 # The rooms of src/, and which of the others each may include.
 ROOMS = {'core': (), 'model': ('core', 'io'), 'io': ('core',), 'operations': ('core', 'model', 'io'),
-         'diagnostics': ('core', 'model'), 'cpu': ('core', 'model', 'operations'), 'cuda': ('core', 'model', 'operations')}
+         'diagnostics': ('core', 'model'), 'cpu': ('core', 'model', 'operations'), 'cuda': ('core', 'model', 'operations'), 'c': ()}
 
 
 def rule_broken(folder, path, header):

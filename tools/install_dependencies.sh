@@ -6,7 +6,7 @@
 set -euo pipefail
 
 declare -A packages=(
-  [core]="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libhwy-dev liblemon-dev zlib1g-dev libcli11-dev librandom123-dev"
+  [core]="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libhwy-dev liblemon-dev libdlpack-dev zlib1g-dev libcli11-dev librandom123-dev"
   [plots]="python3-matplotlib python3-numpy"
   [test]="libgtest-dev libgmock-dev python3 python3-venv"
   [bench]="libbenchmark-dev"

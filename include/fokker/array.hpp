@@ -5,7 +5,9 @@
 #include <variant>
 #include <vector>
 
-namespace fokker {
+#include "fokker/public.hpp"
+
+namespace fokker FOKKER_PUBLIC {
 
 // Numbers of a file, widened.
 struct Array {
@@ -57,4 +59,4 @@ struct NamedArray {
 // two dimensions. Throws Error, also where the file would have 4 GiB or more.
 void save_npz(const std::string& path, const std::vector<NamedArray>& arrays);
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -4,10 +4,11 @@
 
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/sde.hpp"
 #include "fokker/standardisation.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // The model with the score Σ_k w_k s_k(t, x), and the potential Σ_k w_k φ_k(t, x) where every term has one: a product of
 // experts Π_k p_k^{w_k} (Hinton 2002). Every field of it is that of the sum; so is the Fokker–Planck residual. Such a sum
@@ -55,4 +56,4 @@ GaussianMixture conditioned(const GaussianMixture& prior, const AffineObservatio
 Model gaussian_likelihood(const ForwardSde& sde, const GaussianMixture& prior, const AffineObservation& observed,
                           const Standardisation& standardisation = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -6,9 +6,10 @@
 #include <vector>
 
 #include "fokker/formulas/precision.hpp"
+#include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 enum class BackendKind { automatic, cpu, cuda };
 
@@ -87,4 +88,4 @@ class Context {
   std::string note_;
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

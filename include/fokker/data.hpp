@@ -9,10 +9,11 @@
 #include "fokker/context.hpp"
 #include "fokker/formulas/data.hpp"
 #include "fokker/mixture.hpp"
+#include "fokker/public.hpp"
 #include "fokker/standardisation.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 struct MixtureTables;  // internal: what draws need of a mixture, in float
 struct DeviceSamples;  // internal: samples that are on a device alone
@@ -96,4 +97,4 @@ DataScale data_scale(const Context& context, const DataSet& data, std::int64_t c
 // nothing can be divided by, or out of the range of a Standardisation.
 Standardisation standardisation_of(const Context& context, const DataSet& data, std::int64_t conditions = 0);
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

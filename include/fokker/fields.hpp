@@ -11,9 +11,10 @@
 #include "fokker/context.hpp"
 #include "fokker/formulas/divergence.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 ProbeLaw parse_probe_law(std::string_view name);  // rademacher, gaussian; throws Error on any other name
 std::string_view to_string(ProbeLaw law);
@@ -88,4 +89,4 @@ struct KernelPlan {
 };
 std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision = Precision::split);
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

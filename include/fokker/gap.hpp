@@ -15,12 +15,13 @@
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/time_grid.hpp"
 #include "fokker/transport.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // A law as its samples show it: their histogram in the plane, the samples themselves in other dimensions.
 struct EmpiricalLaw {
@@ -150,4 +151,4 @@ std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, co
                                   const EmpiricalLaw& ode, const TimeGrid& grid, const std::vector<double>& etas,
                                   const GapOptions& options = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -3,8 +3,9 @@
 #include <string>
 
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // A model from the tensors of somebody's network (.safetensors: a PyTorch state dict, or Flax parameters with dots in
 // their names) and a recipe: one JSON object that says what they make. Its keys:
@@ -43,4 +44,4 @@ namespace fokker {
 // there, does not fit or is left over.
 Model import_model(const std::string& weights, const std::string& recipe);
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -5,9 +5,10 @@
 
 #include "fokker/context.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // Denoising score matching: mean over points and coordinates of weight (s(t, x) − target)², where x is x_t and target
 // is ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
@@ -65,4 +66,4 @@ class Loss {
 extern template class Loss<float>;
 extern template class Loss<double>;
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -11,10 +11,11 @@
 #include "fokker/formulas/activation.hpp"
 #include "fokker/formulas/form.hpp"
 #include "fokker/mixture.hpp"
+#include "fokker/public.hpp"
 #include "fokker/sde.hpp"
 #include "fokker/standardisation.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 Activation parse_activation(std::string_view name);  // one of activation_names(); throws Error on any other name
 std::string_view to_string(Activation activation);
@@ -253,4 +254,4 @@ Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // of its terms and is written by hand.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {}, const Proof& proof = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

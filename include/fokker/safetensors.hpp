@@ -6,7 +6,9 @@
 #include <string>
 #include <vector>
 
-namespace fokker {
+#include "fokker/public.hpp"
+
+namespace fokker FOKKER_PUBLIC {
 
 // One tensor of a safetensors file. dtype as in the format: F64, F32, F16, BF16, I64, …
 struct Tensor {
@@ -36,4 +38,4 @@ struct SafeTensors {
   const Tensor& at(const std::string& name) const;  // throws Error naming the tensors there are
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -12,10 +12,11 @@
 #include "fokker/context.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/time_grid.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // All go backwards in time along a TimeGrid. euler, heun and rk4 integrate the probability-flow ODE
 // dx = [a x − ½ g² s] dt (Song et al. 2021). The others take part in the family
@@ -147,4 +148,4 @@ class Sampler {
   std::unique_ptr<SampleOperator> operator_;
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -9,8 +9,9 @@
 #include <vector>
 
 #include "fokker/formulas/sde.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // The names that ForwardSde::parse() takes: ou, vp-linear, vp-cosine, subvp, ve, edm, flow, ddpm.
 std::vector<std::string_view> sde_names();
@@ -98,4 +99,4 @@ class ForwardSde {
   std::shared_ptr<const DdpmTable> table_;  // of ddpm
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -3,7 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-namespace fokker {
+#include "fokker/public.hpp"
+
+namespace fokker FOKKER_PUBLIC {
 
 // Columns of data in units of their own, z = (x − mean)/deviation for each column: a network and its forward SDE are
 // made for numbers of about 1, and columns as N(1000, 1) beside N(0, 1e-6) are not. A model that has one holds network
@@ -27,4 +29,4 @@ struct Standardisation {
   bool operator==(const Standardisation&) const = default;
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

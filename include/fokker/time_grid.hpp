@@ -3,9 +3,10 @@
 #include <string>
 #include <vector>
 
+#include "fokker/public.hpp"
 #include "fokker/sde.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // The times of an integrator's steps, strictly decreasing, from T where samples are drawn.
 class TimeGrid {
@@ -45,4 +46,4 @@ class TimeGrid {
   std::vector<double> times_;
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

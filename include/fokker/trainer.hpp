@@ -12,8 +12,9 @@
 #include "fokker/error.hpp"
 #include "fokker/formulas/train.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // paper: Adam restarted at each rate: 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (in the paper,
 // 100 000 in all). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25000 (Smith and
@@ -168,4 +169,4 @@ class TrainingGroup {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -6,9 +6,10 @@
 
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
+#include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // n × n nodes on [−half_width, half_width]², spacing h = 2 half_width/(n − 1). n is 2 to 1024: each node has a counter
 // and a weight, and a million of them are more than samples fill.
@@ -92,4 +93,4 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
 double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed,
                    const Grid& grid = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

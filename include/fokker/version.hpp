@@ -1,8 +1,10 @@
 #pragma once
 
-namespace fokker {
+#include "fokker/public.hpp"
+
+namespace fokker FOKKER_PUBLIC {
 
 // The version of the library that was linked, "MAJOR.MINOR.PATCH".
 const char* version();
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -9,7 +9,9 @@
 #include <utility>
 #include <vector>
 
-namespace fokker {
+#include "fokker/public.hpp"
+
+namespace fokker FOKKER_PUBLIC {
 
 enum class Device { cpu, cuda };
 
@@ -115,4 +117,4 @@ void copy(const Context& context, std::type_identity_t<View<const T>> from, Buff
   copy<T>(context, from, to.view());
 }
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -70,7 +70,14 @@ case $way in
       fail 'the library is not optimised where the parent has no build type'
     cmake --build "$work/cmake" --target consumer
     "$work/cmake/consumer"
-    [ -e "$work/cmake/fokker/libfokker.so" ] || fail 'BUILD_SHARED_LIBS gave no shared library'
+    library=$work/cmake/fokker/libfokker.so
+    [ -e "$library" ] || fail 'BUILD_SHARED_LIBS gave no shared library'
+    readelf -d "$library" | grep -q 'SONAME.*libfokker\.so\.[0-9]' || fail 'the shared library has no SONAME'
+    nm -D --defined-only -C "$library" | cut -d' ' -f3- > "$work/symbols"
+    grep -q '^fokker_sampler_sample$' "$work/symbols" || fail 'the shared library does not show the C API'
+    grep -q '^fokker::Sampler::sample(' "$work/symbols" || fail 'the shared library does not show the C++ API'
+    ! grep -E 'fokker::(cpu|cuda|kernels)::|fmt::|nlohmann|lemon::|hwy::' "$work/symbols" || fail 'the shared library shows what is not its API'
+    ! grep -vE 'fokker|std::|__gnu_cxx' "$work/symbols" || fail 'the shared library shows names of others'
     # A parent with CUDA gets the device code for its own architecture; configuring shows it.
     [ -z "$nvcc" ] || cmake "${common[@]}" -S "$here" -B "$work/cuda" -DFOKKER_SOURCE="$source" -DCONSUMER_CUDA=ON \
       -DCMAKE_CUDA_COMPILER="$nvcc"

@@ -15,9 +15,10 @@
 #include "fokker/context.hpp"
 #include "fokker/diagnostics/radial_slopes.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/time_grid.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // A number with its errors.
 struct Estimate {
@@ -124,4 +125,4 @@ EnergyIdentity energy_identity(const Context& context, const Model& model, const
 EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
                                const EnergyOptions& options, const RadialSlopes& slopes);
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -7,9 +7,10 @@
 
 #include "fokker/context.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/time_grid.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 struct RadialSlopeOptions {
   std::int64_t directions = 720;  // equally spaced for d = 2, the two of d = 1, else uniform on the sphere; 1 to 10⁶
@@ -42,4 +43,4 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
 RadialSlopes worst_radial_slopes(const Context& context, const Model& model, const TimeGrid& grid,
                                  const RadialSlopeOptions& options = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

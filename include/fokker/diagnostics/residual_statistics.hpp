@@ -6,8 +6,9 @@
 #include "fokker/context.hpp"
 #include "fokker/formulas/divergence.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 struct ResidualOptions {
   std::int64_t times = 512;   // uniform on [t_min, T], 1 to 10⁶
@@ -33,4 +34,4 @@ struct ResidualStatistics {
 // its range, and as ScoreResidual does.
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -11,8 +11,9 @@
 #include "fokker/context.hpp"
 #include "fokker/fields.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 // r of one net on one context, whose fields are evaluated in T = float or double; they and all else that is summed are on
 // the host, in double. With Ψ = v·s, a potential whose derivatives are those that Fields has,
@@ -44,4 +45,4 @@ class ScoreResidual {
 extern template class ScoreResidual<float>;
 extern template class ScoreResidual<double>;
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -7,9 +7,10 @@
 
 #include "fokker/context.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 struct SdeDensityOptions {
   std::int64_t paths = 1024;  // from each point, 2 to 10⁹
@@ -48,4 +49,4 @@ struct SdeDensity {
 SdeDensity sde_log_density(const Context& context, const Model& model, double t, View<const double> x,
                            const SdeDensityOptions& options = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -9,8 +9,9 @@
 #include "fokker/context.hpp"
 #include "fokker/diagnostics/energy.hpp"
 #include "fokker/model.hpp"
+#include "fokker/public.hpp"
 
-namespace fokker {
+namespace fokker FOKKER_PUBLIC {
 
 struct UpperBoundOptions {
   std::int64_t samples = 2000;     // of each sampler, 1 to 10⁹
@@ -55,4 +56,4 @@ struct UpperBound {
 UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
                            const UpperBoundOptions& options = {});
 
-}  // namespace fokker
+}  // namespace FOKKER_PUBLIC

@@ -232,6 +232,24 @@ TEST(Transport, MatchesAssignmentOnAxesOfTwoSpacings) {
   }
 }
 
+// Spacings whose squares are further apart than the simplex's integers can be: what the narrow axis has counts for
+// nothing there, and the certificate shows what that leaves open.
+TEST(Transport, OfAxesOfVeryUnlikeSpacings) {
+  const auto a = random_weights(7, 1), b = random_weights(7, 2);
+  std::vector<double> in_x_a(7), in_x_b(7), turned_a(49), turned_b(49);
+  for (int i = 0; i < 49; ++i) {
+    in_x_a[i % 7] += a[i], in_x_b[i % 7] += b[i];
+    turned_a[7 * (i % 7) + i / 7] = a[i], turned_b[7 * (i % 7) + i / 7] = b[i];
+  }
+  const double expected = line_w2(in_x_a, in_x_b, 2e9 / 6);
+  const Interval wide{-1e9, 1e9}, narrow{0, 1};
+  for (const TransportResult& result : {w2_squared(a, b, {.n = 7, .x = wide, .y = narrow}),
+                                        w2_squared(turned_a, turned_b, {.n = 7, .x = narrow, .y = wide})}) {
+    EXPECT_TRUE(agrees(result.w2_squared, expected, 1e-12));
+    EXPECT_LT(std::abs(result.certificate_gap()), 1e-6 * expected);
+  }
+}
+
 TEST(Transport, IsAMetric) {
   for (const std::int64_t n : {2, 7, 19}) {
     const Grid grid = Grid::within(1.25, n);

@@ -212,16 +212,20 @@ std::pair<std::int64_t, std::int64_t> integer_ratio(long double ratio, std::int6
   return {std::max<std::int64_t>(p, 1), std::max<std::int64_t>(q, 1)};
 }
 
-// The three layers; nodes are grid indices n·iy + ix. Lengths are in units in which h_y² is the integer q.
+// The three layers; nodes are grid indices n·iy + ix. Costs are in units of which the wider spacing's square has its
+// integer, p or q.
 class GridTransport {
  public:
   GridTransport(std::vector<std::int64_t> a, std::vector<std::int64_t> b, const Grid& grid)
       : n_(grid.n), a_(std::move(a)), b_(std::move(b)) {
     // 2^60 over the nodes and over the squared number of steps: 2^42 over the latter, 2^26 for 256 nodes a side.
-    const long double ratio = static_cast<long double>(grid.spacing(0)) / grid.spacing(1);
-    std::tie(p_, q_) = integer_ratio(ratio * ratio, (std::int64_t{1} << 42) / square(n_ - 1));
-    x_weight_ = ratio * ratio * static_cast<long double>(q_);
-    unit_ = grid.spacing(1) * grid.spacing(1) / static_cast<double>(q_);
+    const long double root = static_cast<long double>(grid.spacing(0)) / grid.spacing(1), ratio = root * root;
+    std::tie(p_, q_) = integer_ratio(ratio, (std::int64_t{1} << 42) / square(n_ - 1));
+    const int wider = ratio < 1 ? 1 : 0;
+    const auto integer = static_cast<long double>(wider == 0 ? p_ : q_);
+    x_weight_ = wider == 0 ? integer : integer * ratio;
+    y_weight_ = wider == 0 ? integer / ratio : integer;
+    unit_ = grid.spacing(wider) * grid.spacing(wider) / static_cast<double>(integer);
   }
 
   // The cost of a plan that is the cheapest by p and q, leaving the potentials of b in v_.
@@ -269,7 +273,7 @@ class GridTransport {
     for (std::size_t e = 0; e < squares.size(); ++e) {
       (e < in_x ? x_moves : y_moves) += static_cast<long double>(flow.amount(e)) * static_cast<long double>(squares[e]);
     }
-    return unit_ * static_cast<double>((x_weight_ * x_moves + static_cast<long double>(q_) * y_moves) / total_mass);
+    return unit_ * static_cast<double>((x_weight_ * x_moves + y_weight_ * y_moves) / total_mass);
   }
 
   // The value of the dual that v_ extends to.
@@ -279,7 +283,9 @@ class GridTransport {
     for (std::int64_t iy = 0; iy < n_; ++iy) {
       for (std::int64_t j = 0; j < n_ * n_; ++j) {
         long double& smallest = w[n_ * iy + j % n_];
-        if (b_[j] > 0) smallest = std::min(smallest, static_cast<long double>(q_ * square(iy - j / n_) - v_[j]));
+        if (b_[j] == 0) continue;
+        smallest = std::min(
+            smallest, y_weight_ * static_cast<long double>(square(iy - j / n_)) - static_cast<long double>(v_[j]));
       }
     }
     long double value = 0;
@@ -297,8 +303,8 @@ class GridTransport {
 
  private:
   std::int64_t n_, p_ = 1, q_ = 1;
-  long double x_weight_ = 1;  // h_x² in the units of q, p but for its rounding
-  double unit_ = 1;           // h_y²/q
+  long double x_weight_ = 1, y_weight_ = 1;  // h_x² and h_y² in these units: p and q but for the rounding of one
+  double unit_ = 1;
   std::vector<std::int64_t> a_, b_;
   std::vector<std::int64_t> v_;
 };

@@ -22,8 +22,8 @@
 
 namespace fokker {
 
-// The samples of a planar law that sliced distances take, the first ones: 2^17, in 1 MB, so that millions need not be
-// kept, and with more of them the noise floor of those distances falls below what they are read for.
+// The samples of a planar law that sliced distances take, the first ones: 2^17 in 1 MB, so that of the millions that a
+// histogram may have, which are drawn in parts and saved, no more are kept.
 inline constexpr std::int64_t most_sliced = std::int64_t{1} << 17;
 
 // A law as its samples show it: their histogram in the plane, and the samples themselves, in the plane the first of them.
@@ -76,7 +76,7 @@ struct GapOptions {
   Scheme ode_scheme = Scheme::euler;  // euler, heun or rk4; the reverse SDE is integrated by Euler–Maruyama
   // For d = 2: also the gap at times between T and the end, and at the end on nodes half as far apart.
   bool in_detail = false;
-  bool sliced = false;  // For d = 2: also the sliced distances, of the first most_sliced samples
+  bool sliced = false;  // for d = 2 also the sliced distances, of the first most_sliced samples
   Grid box = {};        // of the histograms, up to 256 nodes a side; up to 128 in detail
   // Called at the beginning of each stage with the fraction of it that `from` has, then with the fraction that is done.
   std::function<void(GapStage, double)> progress = {};

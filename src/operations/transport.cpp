@@ -181,8 +181,7 @@ class CheapestFlow {
     for (std::size_t i = 0; i < supplies.size(); ++i) supply[graph_.node(static_cast<int>(i))] = supplies[i];
     simplex_.emplace(graph_);
     simplex_->costMap(cost).supplyMap(supply);
-    if (simplex_->run() != Simplex::OPTIMAL)
-      throw Error("the network simplex found no plan between two sets of masses");
+    if (simplex_->run() != Simplex::OPTIMAL) throw Error("the network simplex found no plan between two sides");
   }
 
   std::int64_t amount(std::size_t arc) const { return simplex_->flow(graph_.arc(static_cast<int>(arc))); }

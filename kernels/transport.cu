@@ -26,13 +26,15 @@ constexpr int shared_counts_bytes = 48 << 10;
 // As on the CPU, in every bit: the product is rounded before ½ is added.
 __device__ bool node_of(const HistogramArguments& a, std::int64_t i, std::int64_t& node) {
   const double x = a.x[2 * i], y = a.x[2 * i + 1];
-  const auto inside = [&](double v) { return v > -a.half_width && v < a.half_width; };  // false for NaN
-  if (!inside(x) || !inside(y)) return false;
-  const auto nearest = [&](double v) {
-    const auto k = static_cast<std::int64_t>(std::floor(rounded_product(v + a.half_width, a.per_node) + 0.5));
+  const auto inside = [](double v, const HistogramAxis& axis) {
+    return v > axis.low && v < axis.high;
+  };  // false for NaN
+  if (!inside(x, a.axes[0]) || !inside(y, a.axes[1])) return false;
+  const auto nearest = [&](double v, const HistogramAxis& axis) {
+    const auto k = static_cast<std::int64_t>(std::floor(rounded_product(v - axis.low, axis.per_node) + 0.5));
     return k < a.nodes ? k : a.nodes - 1;
   };
-  node = a.nodes * nearest(y) + nearest(x);
+  node = a.nodes * nearest(y, a.axes[1]) + nearest(x, a.axes[0]);
   return true;
 }
 

@@ -9,12 +9,15 @@
 
 namespace fokker::kernels {
 
+struct HistogramAxis {
+  double low, high, per_node;  // 1/spacing
+};
 struct HistogramArguments {
   std::int64_t n;
-  const float* x;               // [n, 2]
-  std::int64_t nodes;           // a side
-  double half_width, per_node;  // 1/spacing
-  unsigned long long* counts;   // [nodes²], zero before
+  const float* x;              // [n, 2]
+  std::int64_t nodes;          // a side
+  HistogramAxis axes[2];       // of x and of y
+  unsigned long long* counts;  // [nodes²], zero before
 };
 Status launch_histogram(const HistogramArguments& arguments, Stream stream);
 

@@ -160,12 +160,14 @@ TEST(Aggregates, AreMadeByNamingAMember) {
   EXPECT_EQ((TrainOptions{.iterations = 3}).box, 3.5);
   EXPECT_EQ((TrainRecord{.iteration = 3}).rate, 0);
   EXPECT_EQ((TrainingNews{.trainer = 3}).stopped, nullptr);
-  EXPECT_EQ((Grid{.n = 3}).half_width, 3.5);
+  EXPECT_EQ((Grid{.n = 3}).x.low, -3.5);
+  EXPECT_EQ((Grid{.y = {.high = 7}}).y.low, -3.5);
   EXPECT_EQ((Histogram{.inside = 3}).outside, 0);
   EXPECT_EQ((Moments{.count = 3}).left_out, 0);
   EXPECT_EQ((TransportResult{.w2_squared = 3}).dual_value, 0);
   EXPECT_EQ((EmpiricalLaw{.dimension = 3}).escaped, 0);
   EXPECT_EQ((GapOptions{.samples = 3}).seed, 0u);
+  EXPECT_EQ((SlicedGap{.samples = 3}).noise_floor, 0);
   EXPECT_EQ((GapState{.sde = {.drawn = 3}}).ode.drawn, 0);
   EXPECT_EQ((ResidualOptions{.seed = 3}).box, 3.5);
   EXPECT_EQ((Estimate{.value = 3}).step_error, 0);

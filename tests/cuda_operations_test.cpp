@@ -322,24 +322,25 @@ TEST_F(CudaData, SetsInTurn) {
 // On and beside every boundary of every rule: half nodes, the edges, and what is not finite.
 std::vector<float> awkward_samples(Index n, const Grid& grid, unsigned seed) {
   std::mt19937 generator(seed);
-  const float width = float(grid.half_width);
-  std::vector<float> special{0.0f,
-                             width,
-                             -width,
-                             std::nextafter(width, 0.0f),
-                             std::nextafter(-width, 0.0f),
+  std::uniform_int_distribution<int> half_node(-1, int(2 * grid.n));
+  std::vector<float> x(2 * n);
+  for (Index i = 0; i < 2 * n; ++i) {
+    const int axis = int(i % 2);
+    const float low = float(grid.limits(axis).low), high = float(grid.limits(axis).high), margin = 0.1f * (high - low);
+    const float special[] = {0.0f,
+                             low,
+                             high,
+                             std::nextafter(low, high),
+                             std::nextafter(high, low),
                              1e30f,
                              float(kNan),
                              float(kInfinity),
                              -float(kInfinity)};
-  std::uniform_int_distribution<int> half_node(-1, int(2 * grid.n));
-  std::uniform_real_distribution<float> anywhere(-1.1f * width, 1.1f * width);
-  std::vector<float> x(2 * n);
-  for (float& v : x) {
+    std::uniform_real_distribution<float> anywhere(low - margin, high + margin);
     const unsigned kind = generator() % 8;
-    v = kind == 0  ? special[generator() % special.size()]
-        : kind < 3 ? float(-grid.half_width + grid.spacing() / 2 * half_node(generator))
-                   : anywhere(generator);
+    x[i] = kind == 0  ? special[generator() % std::size(special)]
+           : kind < 3 ? float(grid.at(axis, 0.5 * half_node(generator)))
+                      : anywhere(generator);
   }
   return x;
 }
@@ -347,34 +348,39 @@ std::vector<float> awkward_samples(Index n, const Grid& grid, unsigned seed) {
 TEST_F(CudaTransport, HistogramIsThatOfTheCpu) {
   for (const Index n : {Index{0}, Index{1}, Index{19}, Index{99}, Index{989}, Index{20000}}) {
     for (const Index nodes : {2, 7, 64, 110, 111, 128}) {  // 110: the most that is counted in shared memory
-      for (const double half_width : {3.5, 0.7}) {
-        const Grid grid{.n = nodes, .half_width = half_width};
+      for (const Grid& grid : {Grid::within(3.5, nodes), Grid{.n = nodes, .x = {-0.7, 0.4}, .y = {2, 90}}}) {
         const std::vector<float> x = awkward_samples(n, grid, 17);
         const Histogram expected = histogram(cpu(), View<const float>(x, 2), grid);
         const Buffer<float> device = on_device(x, 2);
         const Histogram actual = histogram(cuda(), device.view(), grid);
         EXPECT_EQ(actual.inside, expected.inside);
         EXPECT_EQ(actual.outside, expected.outside);
-        EXPECT_EQ(actual.weights, expected.weights) << n << " samples, " << nodes << " nodes, ±" << half_width;
+        EXPECT_EQ(actual.weights, expected.weights) << n << " samples, " << grid.describe();
       }
     }
   }
 }
 
 TEST_F(CudaTransport, HistogramCountsTheNearestNode) {
-  const Grid grid{.n = 19, .half_width = 2};
+  const Grid grid{.n = 19, .x = {-2, 2}, .y = {-0.5, 3}};
+  const double low[] = {-2, -0.5}, high[] = {2, 3};
   const std::vector<float> x = normals(989, 2, 8);
   std::vector<double> expected(19 * 19, 0.0);
   Index inside = 0;
   for (Index i = 0; i < 989; ++i) {
-    if (!(std::abs(x[2 * i]) < 2 && std::abs(x[2 * i + 1]) < 2)) continue;
     Index nearest[2] = {0, 0};
+    bool within = true;
     for (int axis = 0; axis < 2; ++axis) {
+      const double v = x[2 * i + axis];
+      within = within && v > low[axis] && v < high[axis];
       for (Index k = 1; k < 19; ++k) {
-        const auto distance = [&](Index node) { return std::abs(x[2 * i + axis] - (-2.0 + 4.0 * double(node) / 18)); };
+        const auto distance = [&](Index node) {
+          return std::abs(v - (low[axis] + (high[axis] - low[axis]) * double(node) / 18));
+        };
         if (distance(k) < distance(nearest[axis])) nearest[axis] = k;
       }
     }
+    if (!within) continue;
     ++inside;
     expected[19 * nearest[1] + nearest[0]] += 1;
   }
@@ -383,6 +389,18 @@ TEST_F(CudaTransport, HistogramCountsTheNearestNode) {
   const Histogram actual = histogram(cuda(), device.view(), grid);
   EXPECT_EQ(actual.inside, inside);
   EXPECT_EQ(actual.weights, expected);
+}
+
+// The simplex is the host's: points come from the device and leave out what is not finite.
+TEST_F(CudaTransport, W2OfPointsIsThatOfTheCpu) {
+  auto a = normals(19, 3, 1);
+  const auto b = normals(99, 3, 2, 0.5);
+  a[4] = float(kNan);
+  const TransportResult expected = w2_squared_of_points(cpu(), View<const float>(a, 3), View<const float>(b, 3));
+  const Buffer<float> first = on_device(a, 3), second = on_device(b, 3);
+  const TransportResult actual = w2_squared_of_points(cuda(), first, second);
+  EXPECT_EQ(actual.w2_squared, expected.w2_squared);
+  EXPECT_EQ(actual.dual_value, expected.dual_value);
 }
 
 double sliced(const std::vector<float>& a, const std::vector<float>& b, Index d, int projections, std::uint64_t seed) {

@@ -76,6 +76,29 @@ TEST(PotentialOnGrid, HasTheMassesOfAGaussianInTheBox) {
   EXPECT_NEAR(std::accumulate(found.begin(), found.end(), 0.0), 1, 1e-12);
 }
 
+// In a box whose axes have limits of their own: nodes in x at 0, 0.1, … 1.5 and in y at −1, −0.8, … 2.
+TEST(PotentialOnGrid, HasItsAxes) {
+  const double variance = 0.09, mean[] = {0.7, 0.4}, low[] = {0, -1}, h[] = {0.1, 0.2};
+  const Grid box{.n = 16, .x = {0, 1.5}, .y = {-1, 2}};
+  const std::vector<double> found =
+      potential_on_grid(context, model_of(gaussian(variance, {mean[0], mean[1]})), {0.0}, box).front();
+  std::vector<double> masses[2];
+  for (const int axis : {0, 1}) {
+    const double high = low[axis] + 15 * h[axis];
+    const auto below = [&](double x) { return 0.5 * std::erfc((mean[axis] - x) / std::sqrt(2 * variance)); };
+    for (int i = 0; i < 16; ++i) {
+      const double from = std::max(low[axis], low[axis] + (i - 0.5) * h[axis]),
+                   to = std::min(high, low[axis] + (i + 0.5) * h[axis]);
+      masses[axis].push_back((below(to) - below(from)) / (below(high) - below(low[axis])));
+    }
+  }
+  double difference = 0;
+  for (int i = 0; i < 16 * 16; ++i) difference += std::abs(found[i] - masses[0][i % 16] * masses[1][i / 16]);
+  // The midpoint rule in cells of width h/4 has the relative error (h/4)²/24 f″/f: with f″/f of some 1/variance, 1e-3 in y.
+  EXPECT_LT(difference, 2e-3);
+  EXPECT_NEAR(std::accumulate(found.begin(), found.end(), 0.0), 1, 1e-12);
+}
+
 // All distances are those of draws from one law.
 TEST(Gap, IsNoneOfAnExactModelAtAnyTime) {
   const DataSet data = DataSet::named("blob");
@@ -127,6 +150,85 @@ TEST(Gap, OfAnotherLawIsBetweenItAndTheData) {
   EXPECT_EQ(gap.ode.escaped, 0);
 }
 
+// In a box of two spacings, where the data are off the middle; and the sliced distances beside: of the samplers' laws,
+// which are drawn as by a sampler, of the ground truth's, and of two further draws.
+TEST(Gap, HasSlicedDistancesBesideThoseOfItsBox) {
+  const DataSet data = DataSet::mixture(gaussian(0.2, {1.5, 5.25}));
+  const Model model = model_of(gaussian(0.2, {0.5, 5.25}));
+  const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 1e-3, 100);
+  GapOptions options{.samples = 5000, .sliced = true, .box = {.x = {-2, 4}, .y = {2, 9}}};
+  const GroundTruth truth = ground_truth(context, data, options);
+  const SamplerGap gap = measure_gap(context, model, truth, grid, options);
+  EXPECT_EQ(gap.ode.escaped, 0);
+  EXPECT_EQ(gap.sde.escaped, 0);
+  EXPECT_EQ(gap.truth_escaped, truth.law.escaped);
+  // Means of 5000 draws are 0.01 apart by chance, and twice that counts; the steps change as much.
+  EXPECT_NEAR(gap.ode_truth.w2_squared, 1, 0.1);
+  EXPECT_NEAR(gap.sde_truth.w2_squared, 1, 0.1);
+  ASSERT_TRUE(gap.sliced.has_value());
+  EXPECT_EQ(gap.sliced->samples, 5000);
+  // A shift δ has the mean |δ|²/2 over directions, with a deviation of 1/√8 of one direction; 256 of them.
+  for (const double shifted : {gap.sliced->ode_truth, gap.sliced->sde_truth}) {
+    EXPECT_NEAR(shifted, 0.5, 5 / std::sqrt(8.0 * 256) + 0.05);
+  }
+  EXPECT_LT(gap.sliced->ode_sde, 4 * gap.sliced->noise_floor);
+  EXPECT_GT(gap.sliced->noise_floor, 0);
+  const auto samples = [&](Scheme scheme) {
+    Buffer<float> drawn(context, options.samples, 2);
+    Sampler(context, model, grid).sample(drawn, {.scheme = scheme, .seed = options.seed});
+    return drawn;
+  };
+  const Buffer<float> ode = samples(Scheme::euler), sde = samples(Scheme::euler_maruyama);
+  EXPECT_EQ(gap.sliced->ode_sde, sliced_w2_squared(context, ode, sde));
+  EXPECT_EQ(gap.sliced->ode_truth, sliced_w2_squared(context, gap.ode, truth.law));
+  // Drawn in parts and gone on with.
+  std::vector<GapState> states;
+  options.save = [&](const GapState& state) { states.push_back(state); };
+  const SamplerGap saved = measure_gap(context, model, truth, grid, options);
+  if (testing::backend_under_test == BackendKind::cpu) {
+    EXPECT_EQ(saved.sliced->sde_truth, gap.sliced->sde_truth);
+  }
+  ASSERT_EQ(states.size(), 2u);
+  options.from = states[0];
+  const SamplerGap again = measure_gap(context, model, truth, grid, options);
+  EXPECT_EQ(again.sliced->sde_truth, saved.sliced->sde_truth);
+  options.from.sde.samples.pop_back();
+  EXPECT_THAT(message_of([&] { measure_gap(context, model, truth, grid, options); }),
+              HasSubstr("9999 coordinates of its samples; allowed: 10000"));
+
+  const GroundTruth without = ground_truth(context, data, {.samples = 5000, .box = options.box});
+  EXPECT_FALSE(without.sliced_noise_floor.has_value());
+  EXPECT_FALSE(measure_gap(context, model, without, grid, {.samples = 5000, .box = options.box}).sliced.has_value());
+  options.from = {};
+  EXPECT_THAT(message_of([&] { measure_gap(context, model, without, grid, options); }),
+              HasSubstr("a ground truth that was made without"));
+}
+
+// Of millions of samples the first are kept.
+TEST(EmpiricalLaw, KeepsTheSamplesOfSlicedDistances) {
+  const std::int64_t n = most_sliced + 5;
+  Buffer<float> many(context, n, 2);
+  DataSet::named("blob").draw(context, many, 3);
+  std::vector<float> expected(static_cast<std::size_t>(2 * most_sliced)), found(expected.size());
+  copy(context, many.view().slice(0, most_sliced), View<float>(expected, 2));
+  const EmpiricalLaw law = empirical_law(context, std::move(many));
+  EXPECT_EQ(law.histogram->inside + law.histogram->outside, n);
+  EXPECT_EQ(law.health.count, n);
+  ASSERT_EQ(law.samples.rows(), most_sliced);
+  copy(context, law.samples.view(), View<float>(found, 2));
+  context.synchronize();
+  EXPECT_EQ(found, expected);
+  // As points they are all there, without a histogram.
+  const EmpiricalLaw points = law_of_points(context, Buffer<float>(context, 4, 2));
+  EXPECT_FALSE(points.histogram.has_value());
+  EXPECT_EQ(points.samples.rows(), 4);
+  EXPECT_EQ(points.escaped, 0);
+  EXPECT_EQ(w2_squared(context, points, points).w2_squared, 0);
+  EXPECT_THAT(
+      message_of([&] { sliced_w2_squared(context, points, law_of_points(context, Buffer<float>(context, 4, 3))); }),
+      HasSubstr("laws of dimension 2 and 3"));
+}
+
 class GapIn : public ::testing::TestWithParam<std::int64_t> {};
 
 // From the prior N(0, v I) at T and with the score of N(0, c I), whose law at T has the variance w = m² c + σ²: the
@@ -146,7 +248,7 @@ TEST_P(GapIn, ShowsAPriorThatIsNotTheLawAtTheHorizon) {
   if (d == 2) {  // both coordinates count
     // To round a law to its nodes moves it by h/√6.
     const auto expect_distance = [](const TransportResult& found, double expected) {
-      EXPECT_NEAR(std::sqrt(found.w2_squared), std::sqrt(expected), Grid{}.spacing() / std::sqrt(6.0));
+      EXPECT_NEAR(std::sqrt(found.w2_squared), std::sqrt(expected), Grid{}.spacing(0) / std::sqrt(6.0));
     };
     expect_distance(gap.ode_sde, 2 * squared(deviation_ode, deviation_sde));
     expect_distance(gap.ode_truth, 2 * squared(deviation_ode, std::sqrt(c)));
@@ -282,15 +384,17 @@ TEST(Gap, RefusesWhatDoesNotFit) {
   EXPECT_THAT(refusal(planar, {.in_detail = true, .box = {.n = 129}}), HasSubstr("129 nodes a side in detail"));
   const GroundTruth truth = ground_truth(context, planar, {.samples = 100});
   EXPECT_THAT(message_of([&] { measure_gap(context, model, truth, grid, {.samples = 100, .box = {.n = 32}}); }),
-              HasSubstr("another grid"));
+              HasSubstr("another grid than the gap's, 64 nodes a side on [-3.5, 3.5] × [-3.5, 3.5] and 32 nodes"));
   EXPECT_THAT(message_of([&] { marginal_noise_floors(context, model.sde, spatial, {0.5}); }),
               HasSubstr("has dimension 3; allowed: 2"));
   EXPECT_THAT(message_of([&] { potential_on_grid(context, model_of(*spatial.exact()), {0.5}); }),
               HasSubstr("has dimension 3; allowed: 2"));
   EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, empirical_law(context, Buffer<float>(context, 4, 3))); }),
               HasSubstr("laws of dimension 2 and 3"));
-  const EmpiricalLaw wider = empirical_law(context, Buffer<float>(context, 4, 2), {.half_width = 7});
-  EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, wider); }), HasSubstr("within ±3.5 and on 64 within ±7"));
+  const EmpiricalLaw wider = empirical_law(context, Buffer<float>(context, 4, 2), {.y = {-3.5, 7}});
+  EXPECT_THAT(message_of([&] { w2_squared(context, truth.law, wider); }),
+              HasSubstr("laws on 64 nodes a side on [-3.5, 3.5] × [-3.5, 3.5] and on 64 nodes a side on [-3.5, 3.5] × "
+                        "[-3.5, 7] are compared"));
 }
 
 // A sampler of a law a thousand times as wide as the data. Finite samples count in the distance, however far out, and
@@ -336,6 +440,7 @@ TEST(Gap, OfLostSamplesIsNotANumber) {
   EXPECT_TRUE(std::isnan(w2_squared(context, lost, origin).w2_squared));
   EXPECT_TRUE(std::isnan(w2_squared(context, origin, lost).certificate_gap()));
   EXPECT_EQ(w2_squared(context, origin, origin).w2_squared, 0);
+  EXPECT_GT(sliced_w2_squared(context, lost, origin), 9);  // whatever the box, these are finite
 
   // In other dimensions only what is not finite is left out.
   const auto law_of = [&](const std::vector<float>& numbers) {
@@ -347,6 +452,7 @@ TEST(Gap, OfLostSamplesIsNotANumber) {
   const float none = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(law_of({none, none}).escaped, 1);
   EXPECT_TRUE(std::isnan(w2_squared(context, law_of({none, none}), law_of({0, 0})).w2_squared));
+  EXPECT_TRUE(std::isnan(sliced_w2_squared(context, law_of({0, 0}), law_of({none, none}))));
   EXPECT_EQ(law_of({3, 3}).escaped, 1);
   EXPECT_EQ(law_of({3, none}).health.far_out, 1);
   EXPECT_NEAR(w2_squared(context, law_of({3, none}), law_of({0, 0})).w2_squared, 9, 1e-12);

@@ -653,11 +653,11 @@ TEST(Statistics, Histogram) {
     // In shared memory a block of the 1024 counts; of many nodes, every block where they are.
     const int blocks = nodes == 3 ? 1024 : one_item_a_thread(many).blocks;
     emulation::run_only({static_cast<int>((many - 1) % (blocks * item_threads) / item_threads)});
+    const double per_node = static_cast<double>(nodes - 1) / 2;
     const HistogramArguments a{.n = many,
                                .x = x.get(),
                                .nodes = nodes,
-                               .half_width = 1,
-                               .per_node = static_cast<double>(nodes - 1) / 2,
+                               .axes = {{-1, 1, per_node}, {-1, 1, per_node}},
                                .counts = counts.data()};
     EXPECT_EQ(finished(launch_histogram(a, nullptr)), 0);
     emulation::run_only({});

@@ -62,7 +62,12 @@ TEST_P(MeasureIn, GoesOnFromWhatWasSaved) {
   const DataSet data = DataSet::mixture(GaussianMixture::isotropic(dimension, {1}, mean, {0.3}));
   const Model model{ForwardSde::defaults(SdeKind::ou), *data.exact()};
   const TimeGrid grid = TimeGrid::geometric(model.sde.horizon(), 0.1, 6);
-  const GapOptions options{.samples = 20000, .seed = 3, .ode_scheme = Scheme::heun, .in_detail = true};
+  const GapOptions options{.samples = 20000,
+                           .seed = 3,
+                           .ode_scheme = Scheme::heun,
+                           .in_detail = true,
+                           // The emulation sorts projections one thread after another.
+                           .sliced = fokker::testing::backend_under_test == BackendKind::cpu};
   const std::string file = scratch / "samples.safetensors";
   const GroundTruth truth = ground_truth(context, data, options);
   std::vector<double> done;  // of the steps, by earlier calls
@@ -104,7 +109,11 @@ TEST_P(MeasureIn, GoesOnFromWhatWasSaved) {
   const EmpiricalLaw sde = at_once(Scheme::euler_maruyama), ode = at_once(Scheme::heun);
   EXPECT_EQ(gap.ode_sde.w2_squared, w2_squared(context, ode, sde).w2_squared);
   EXPECT_EQ(gap.ode.escaped, ode.escaped);
+  EXPECT_EQ(gap.sliced.has_value(), options.sliced && dimension == 2);
   if (dimension != 2) return;
+  if (gap.sliced) {
+    EXPECT_EQ(gap.sliced->ode_sde, sliced_w2_squared(context, ode, sde));
+  }
   EXPECT_EQ(gap.sde.histogram->weights, sde.histogram->weights);
   EXPECT_EQ(gap.ode.histogram->inside, ode.histogram->inside);
   ASSERT_EQ(gap.over_time->ode.size(), steps.size());

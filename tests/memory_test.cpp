@@ -119,11 +119,16 @@ TEST_F(Memory, RunsOutInWritersAndLeavesNoTemporary) {
 }
 
 TEST_F(Memory, RunsOutInDistancesAndThreads) {
-  const Grid grid{.n = 4, .half_width = 1};
+  const Grid grid = Grid::within(1, 4);
   std::vector<double> a(16, 0.0), b(16, 0.0);
   a[1] = a[9] = b[2] = b[14] = 0.5;
   EXPECT_GT(requests_survived([&] { w2_squared(a, b, grid); }), 20);
   EXPECT_EQ(w2_squared(a, b, grid).certificate_gap(), 0);
+  const Context context({.backend = BackendKind::cpu, .threads = 1});
+  const std::vector<float> x{0, 1, 2, 3}, y{4, 0};  // of sums in few digits
+  const auto of_points = [&] { return w2_squared_of_points(context, View<const float>(x), View<const float>(y)); };
+  EXPECT_GT(requests_survived([&] { of_points(); }), 20);
+  EXPECT_EQ(of_points().certificate_gap(), 0);
   std::atomic<int> done{0};
   const auto work = [&](std::int64_t, int) {
     std::vector<double> own(1000);

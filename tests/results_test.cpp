@@ -167,6 +167,11 @@ TEST(Verdicts, CompareWithNoFloorThatSaysNothing) {
             HasSubstr("3.00000 (of 200 samples as few as 6 stayed near the data, so that no noise floor compares)")));
   EXPECT_THAT(text([](Json& gap) { gap["noise_floor"] = 0; }),
               AllOf(Not(compares), HasSubstr("3.00000 with a noise floor of 0")));
+  // Numbers that fixed point has too many digits for.
+  EXPECT_THAT(text([](Json& gap) { gap["w2_squared"]["ode_sde"] = 1.1e37; }),
+              AllOf(HasSubstr("falls from 1.1000e+37"), HasSubstr("by 2.0000e+40 noise floors")));
+  EXPECT_THAT(text([](Json& gap) { gap["w2_squared"]["ode_sde"] = 1e37, gap["noise_floor"] = 0; }),
+              HasSubstr("by 1.0000e+37 with a noise floor of 0"));
   EXPECT_THAT(text([](Json& gap) { gap["w2_squared"]["ode_sde"] = nullptr; }),
               AllOf(Not(compares), HasSubstr("no distance between the samplers")));
 }

@@ -1,7 +1,8 @@
-// W2 against closed forms, against the Hungarian method on the full bipartite problem, and against the distances
-// between the published histograms.
+// W2 against closed forms, against the Hungarian method on the full bipartite problem, against all permutations, and
+// against the distances between the published histograms.
 #include "fokker/transport.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <algorithm>
@@ -61,14 +62,16 @@ std::vector<double> normalised(std::vector<double> weights) {
 
 TEST(Transport, SinglePoints) {
   for (const std::int64_t n : {2, 7, 64}) {
-    const Grid grid{.n = n, .half_width = 2};
-    const double h = 4.0 / double(n - 1);
-    for (const std::int64_t from : {std::int64_t{0}, n - 1, n * n / 2}) {
-      for (const std::int64_t to : {std::int64_t{0}, n * n - 1, n + 1}) {
-        std::vector<double> a(n * n, 0.0), b(n * n, 0.0);
-        a[from] = 3, b[to] = 0.2;
-        const double dx = h * double(from % n - to % n), dy = h * double(from / n - to / n);
-        EXPECT_NEAR(checked_w2(a, b, grid), dx * dx + dy * dy, kExact);
+    for (const Grid& grid : {Grid::within(2, n), Grid{.n = n, .x = {-1, 4}, .y = {0, 1.7}}}) {
+      const double width = grid.x.high - grid.x.low, height = grid.y.high - grid.y.low;
+      for (const std::int64_t from : {std::int64_t{0}, n - 1, n * n / 2}) {
+        for (const std::int64_t to : {std::int64_t{0}, n * n - 1, n + 1}) {
+          std::vector<double> a(n * n, 0.0), b(n * n, 0.0);
+          a[from] = 3, b[to] = 0.2;
+          const double dx = width * double(from % n - to % n) / double(n - 1),
+                       dy = height * double(from / n - to / n) / double(n - 1);
+          EXPECT_NEAR(checked_w2(a, b, grid), dx * dx + dy * dy, kExact);
+        }
       }
     }
   }
@@ -76,17 +79,18 @@ TEST(Transport, SinglePoints) {
 
 TEST(Transport, ShiftsByWholeNodes) {
   const std::int64_t n = 19;
-  const Grid grid{.n = n};
-  const double h = 7.0 / double(n - 1);
-  for (const auto& [sx, sy] : {std::pair{0, 0}, {1, 0}, {0, -2}, {3, 5}}) {
-    std::vector<double> a(n * n, 0.0), b(n * n, 0.0);
-    std::mt19937 generator(3);
-    for (int iy = 6; iy < 12; ++iy) {
-      for (int ix = 6; ix < 12; ++ix) {
-        a[n * iy + ix] = b[n * (iy + sy) + ix + sx] = std::uniform_real_distribution<double>()(generator);
+  for (const Grid& grid : {Grid{.n = n}, Grid{.n = n, .x = {2, 3}, .y = {-7, 0.1}}}) {
+    const double hx = (grid.x.high - grid.x.low) / double(n - 1), hy = (grid.y.high - grid.y.low) / double(n - 1);
+    for (const auto& [sx, sy] : {std::pair{0, 0}, {1, 0}, {0, -2}, {3, 5}}) {
+      std::vector<double> a(n * n, 0.0), b(n * n, 0.0);
+      std::mt19937 generator(3);
+      for (int iy = 6; iy < 12; ++iy) {
+        for (int ix = 6; ix < 12; ++ix) {
+          a[n * iy + ix] = b[n * (iy + sy) + ix + sx] = std::uniform_real_distribution<double>()(generator);
+        }
       }
+      EXPECT_NEAR(checked_w2(a, b, grid), hx * hx * sx * sx + hy * hy * sy * sy, kExact);
     }
-    EXPECT_NEAR(checked_w2(a, b, grid), h * h * (sx * sx + sy * sy), kExact);
   }
 }
 
@@ -119,9 +123,14 @@ TEST(Transport, ProductMeasuresAddTheirLines) {
       a[i] = line[0][i % n] * line[1][i / n];
       b[i] = line[2][i % n] * line[3][i / n];
     }
-    const Grid grid{.n = n};
-    const double expected = line_w2(line[0], line[2], grid.spacing()) + line_w2(line[1], line[3], grid.spacing());
-    EXPECT_NEAR(checked_w2(a, b, grid), expected, 1e-12 * (1 + expected)) << n;
+    // Of equal spacings, of one that is twice the other, of a ratio that no integers have, and of very different ones.
+    for (const Grid& grid :
+         {Grid{.n = n}, Grid{.n = n, .x = {-1, 4}, .y = {0, 10}},
+          Grid{.n = n, .x = {0, std::sqrt(2.0)}, .y = {-1, 0.1}}, Grid{.n = n, .x = {-1e-3, 1e-3}, .y = {50, 90}}}) {
+      const double hx = (grid.x.high - grid.x.low) / double(n - 1), hy = (grid.y.high - grid.y.low) / double(n - 1),
+                   expected = line_w2(line[0], line[2], hx) + line_w2(line[1], line[3], hy);
+      EXPECT_NEAR(checked_w2(a, b, grid), expected, 1e-12 * (1 + expected)) << grid.describe();
+    }
   }
 }
 
@@ -132,12 +141,12 @@ TEST(Transport, GaussianShift) {
   const auto gaussian = [&](double mx, double my) {
     std::vector<double> w(64 * 64);
     for (int i = 0; i < 64 * 64; ++i) {
-      const double x = -3.5 + grid.spacing() * (i % 64) - mx, y = -3.5 + grid.spacing() * (i / 64) - my;
+      const double x = -3.5 + 7.0 / 63 * (i % 64) - mx, y = -3.5 + 7.0 / 63 * (i / 64) - my;
       w[i] = std::exp(-(x * x + y * y) / (2 * 0.4 * 0.4));
     }
     return w;
   };
-  const double h = grid.spacing();
+  const double h = 7.0 / 63;
   EXPECT_NEAR(checked_w2(gaussian(-3 * h, 0), gaussian(2 * h, 4 * h), grid), h * h * (25 + 16), 1e-8);
 }
 
@@ -192,15 +201,58 @@ TEST(Transport, MatchesAssignmentOfUnitMasses) {
           cost[i][j] = dx * dx + dy * dy;
         }
       }
-      const Grid grid{.n = n, .half_width = 0.5 * double(n - 1)};  // h = 1
+      const Grid grid = Grid::within(0.5 * double(n - 1), n);  // h = 1
       EXPECT_NEAR(checked_w2(a, b, grid), double(assignment(cost)) / units, kExact) << n << " " << seed;
     }
   }
 }
 
+// Steps of 0.2 and 0.5, whose squares are 4 dx² + 25 dy² hundredths.
+TEST(Transport, MatchesAssignmentOnAxesOfTwoSpacings) {
+  for (const std::int64_t n : {2, 5, 8}) {
+    const double steps = double(n - 1);
+    const Grid grid{.n = n, .x = {1, 1 + 0.2 * steps}, .y = {-0.5 * steps, 0}};
+    for (unsigned seed = 0; seed < 10; ++seed) {
+      std::mt19937 generator(100 * unsigned(n) + seed);
+      const int units = std::uniform_int_distribution<int>(1, 60)(generator);
+      std::uniform_int_distribution<std::int64_t> node(0, n * n - 1);
+      std::vector<double> a(n * n, 0.0), b(n * n, 0.0);
+      std::vector<std::int64_t> from(units), to(units);
+      for (auto& f : from) a[f = node(generator)] += 1;
+      for (auto& t : to) b[t = std::max(node(generator), node(generator))] += 1;
+      std::vector<std::vector<std::int64_t>> cost(units, std::vector<std::int64_t>(units));
+      for (int i = 0; i < units; ++i) {
+        for (int j = 0; j < units; ++j) {
+          const std::int64_t dx = from[i] % n - to[j] % n, dy = from[i] / n - to[j] / n;
+          cost[i][j] = 4 * dx * dx + 25 * dy * dy;
+        }
+      }
+      EXPECT_NEAR(checked_w2(a, b, grid), 0.01 * double(assignment(cost)) / units, kExact) << n << " " << seed;
+    }
+  }
+}
+
+// Spacings whose squares are further apart than the simplex's integers can be: what the narrow axis has counts for
+// nothing there, and the certificate shows what that leaves open.
+TEST(Transport, OfAxesOfVeryUnlikeSpacings) {
+  const auto a = random_weights(7, 1), b = random_weights(7, 2);
+  std::vector<double> in_x_a(7), in_x_b(7), turned_a(49), turned_b(49);
+  for (int i = 0; i < 49; ++i) {
+    in_x_a[i % 7] += a[i], in_x_b[i % 7] += b[i];
+    turned_a[7 * (i % 7) + i / 7] = a[i], turned_b[7 * (i % 7) + i / 7] = b[i];
+  }
+  const double expected = line_w2(in_x_a, in_x_b, 2e9 / 6);
+  const Interval wide{-1e9, 1e9}, narrow{0, 1};
+  for (const TransportResult& result : {w2_squared(a, b, {.n = 7, .x = wide, .y = narrow}),
+                                        w2_squared(turned_a, turned_b, {.n = 7, .x = narrow, .y = wide})}) {
+    EXPECT_TRUE(agrees(result.w2_squared, expected, 1e-12));
+    EXPECT_LT(std::abs(result.certificate_gap()), 1e-6 * expected);
+  }
+}
+
 TEST(Transport, IsAMetric) {
   for (const std::int64_t n : {2, 7, 19}) {
-    const Grid grid{.n = n, .half_width = 1.25};
+    const Grid grid = Grid::within(1.25, n);
     const auto a = random_weights(n, 1), b = random_weights(n, 2, 0.8), c = random_weights(n, 3, 0.95);
     const double ab = checked_w2(a, b, grid), bc = checked_w2(b, c, grid), ac = checked_w2(a, c, grid);
     EXPECT_GT(ab, 0);
@@ -239,8 +291,170 @@ TEST(Transport, Refusals) {
   EXPECT_THAT(message_of([&] { w2_squared({1}, {1}, {.n = 1}); }), HasSubstr("2 to 1024 nodes a side, and 1 "));
   EXPECT_THAT(message_of([&] { w2_squared({}, {}, {.n = -3}); }), HasSubstr("and -3 were given"));
   EXPECT_THAT(message_of([&] { w2_squared({}, {}, {.n = 300}); }), HasSubstr("up to 256 nodes a side, and 300"));
-  EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .half_width = 0}); }), HasSubstr("half width"));
-  EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .half_width = kNan}); }), HasSubstr("half width"));
+  for (const Interval& bad : {Interval{1, 1},
+                              {1, -1},
+                              {kNan, 1},
+                              {0, kNan},
+                              {-kInfinity, 0},
+                              {0, kInfinity},
+                              {-1.7e308, 1.7e308},
+                              {0, 1e-310}}) {
+    EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .x = bad}); }),
+                HasSubstr(fmt::format("a grid's box is from {} to {} in x; allowed: finite", bad.low, bad.high)));
+    EXPECT_THAT(message_of([&] { w2_squared(good, good, {.n = 2, .y = bad}); }), HasSubstr("in y; allowed: finite"));
+  }
+}
+
+// ---- between points
+
+TransportResult of_points(const std::vector<float>& a, const std::vector<float>& b, std::int64_t d) {
+  return w2_squared_of_points(cpu(), View<const float>(a, d), View<const float>(b, d));
+}
+
+std::vector<float> normals(std::int64_t n, std::int64_t d, unsigned seed, double shift = 0, double scale = 1) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<double> normal;
+  std::vector<float> x(n * d);
+  for (float& v : x) v = static_cast<float>(shift + scale * normal(generator));
+  return x;
+}
+
+double square_between(const std::vector<float>& a, std::int64_t i, const std::vector<float>& b, std::int64_t j,
+                      std::int64_t d) {
+  double square = 0;
+  for (std::int64_t l = 0; l < d; ++l) square += std::pow(double(a[i * d + l]) - double(b[j * d + l]), 2);
+  return square;
+}
+
+// The costs of the simplex are rounded to 2^−46 of the largest, so its plan and its dual are off by up to that, which the
+// certificate shows; values are sums in long double of costs in double.
+double rounding_of(const std::vector<float>& a, const std::vector<float>& b, std::int64_t d) {
+  double largest = 0;
+  for (std::int64_t i = 0; i < std::ssize(a) / d; ++i) {
+    for (std::int64_t j = 0; j < std::ssize(b) / d; ++j) largest = std::max(largest, square_between(a, i, b, j, d));
+  }
+  return std::ldexp(largest, -45);
+}
+
+double checked_of_points(const std::vector<float>& a, const std::vector<float>& b, std::int64_t d) {
+  const TransportResult result = of_points(a, b, d);
+  const double rounding = rounding_of(a, b, d);
+  EXPECT_NEAR(result.certificate_gap(), 0, rounding);
+  EXPECT_GE(result.certificate_gap(), -1e-15 * result.w2_squared - 1e-2 * rounding);  // the dual is a lower bound
+  return result.w2_squared;
+}
+
+// Each mass of 1/n goes to one of as many points: of all permutations the best.
+TEST(TransportOfPoints, IsTheBestOfAllPermutations) {
+  for (const std::int64_t n : {1, 2, 3, 5, 7}) {
+    for (const std::int64_t d : {1, 2, 3, 19}) {
+      for (unsigned seed = 0; seed < 3; ++seed) {
+        const auto a = normals(n, d, 10 * seed + 1), b = normals(n, d, 10 * seed + 2, 0.5, 2);
+        std::vector<std::int64_t> partner(n);
+        std::iota(partner.begin(), partner.end(), 0);
+        double best = kInfinity;
+        do {
+          double total = 0;
+          for (std::int64_t i = 0; i < n; ++i) total += square_between(a, i, b, partner[i], d);
+          best = std::min(best, total / double(n));
+        } while (std::next_permutation(partner.begin(), partner.end()));
+        EXPECT_NEAR(checked_of_points(a, b, d), best, rounding_of(a, b, d) + 1e-14 * best) << n << " in " << d;
+      }
+    }
+  }
+}
+
+// Where the numbers of points differ, a point counts as so many copies that both sides have as many.
+TEST(TransportOfPoints, OfUnequalNumbersIsThatOfCopies) {
+  for (const auto& [n, m] : {std::pair{1, 7}, {7, 1}, {2, 3}, {6, 4}, {4, 6}, {3, 6}}) {
+    const auto a = normals(n, 2, 3), b = normals(m, 2, 4, 1);
+    const int all = std::lcm(n, m);
+    const double scale = 1e6;  // costs in integers for the Hungarian method, to 1e-6
+    std::vector<std::vector<std::int64_t>> cost(all, std::vector<std::int64_t>(all));
+    for (int i = 0; i < all; ++i) {
+      for (int j = 0; j < all; ++j) cost[i][j] = std::llround(scale * square_between(a, i % n, b, j % m, 2));
+    }
+    EXPECT_NEAR(checked_of_points(a, b, 2), double(assignment(cost)) / scale / all, 1e-6) << n << " and " << m;
+  }
+}
+
+// On a line the plan that keeps the order is the best one: both quantile functions on n m cells.
+TEST(TransportOfPoints, OnALineKeepsTheOrder) {
+  for (const auto& [n, m] : {std::pair{1, 1}, {19, 19}, {99, 99}, {19, 99}, {99, 7}, {80, 127}}) {
+    const auto a = normals(n, 1, 5), b = normals(m, 1, 6, 0.3, 1.7);
+    auto p = a, q = b;
+    std::sort(p.begin(), p.end()), std::sort(q.begin(), q.end());
+    long double expected = 0;
+    for (int cell = 0; cell < n * m; ++cell) {
+      const long double difference = static_cast<long double>(p[cell / m]) - q[cell / n];
+      expected += difference * difference / (n * m);
+    }
+    EXPECT_NEAR(checked_of_points(a, b, 1), double(expected), rounding_of(a, b, 1) + 1e-14 * double(expected));
+  }
+}
+
+// A shift is its own best plan. Floats of the moved points round to 2^−24 of numbers below 8.
+TEST(TransportOfPoints, OfAShiftIsItsSquare) {
+  for (const std::int64_t n : {1, 19, 99, 300}) {
+    const auto a = normals(n, 3, 7);
+    auto b = a;
+    for (std::size_t i = 0; i < b.size(); ++i) b[i] += i % 3 == 0 ? 0.5f : i % 3 == 1 ? -1.25f : 2.0f;
+    std::reverse(b.begin(), b.end());
+    for (std::int64_t i = 0; i < n; ++i) std::swap(b[3 * i], b[3 * i + 2]);  // the points in another order
+    EXPECT_NEAR(checked_of_points(a, b, 3), 0.25 + 1.5625 + 4, 1e-5) << n;
+    EXPECT_EQ(checked_of_points(a, a, 3), 0) << n;
+  }
+}
+
+TEST(TransportOfPoints, HasAtMostItsShareAlongADirection) {
+  // The sliced distance in d dimensions is at most W2²/d: a plan's moves have that mean square along a direction. 4096
+  // directions err by some percent.
+  const auto a = normals(99, 2, 1), b = normals(80, 2, 2, 0.4, 0.5);
+  const double sliced = sliced_w2_squared(cpu(), View<const float>(a, 2), View<const float>(b, 2), 4096);
+  EXPECT_LT(sliced, 1.05 * checked_of_points(a, b, 2) / 2);
+}
+
+TEST(TransportOfPoints, OfAnyScaleAndOfOnePlace) {
+  const auto a = normals(19, 2, 1), b = normals(7, 2, 2);
+  const double expected = checked_of_points(a, b, 2);
+  for (const int power : {-60, 60}) {
+    auto p = a, q = b;
+    for (float& v : p) v = std::ldexp(v, power);
+    for (float& v : q) v = std::ldexp(v, power);
+    EXPECT_EQ(checked_of_points(p, q, 2), std::ldexp(expected, 2 * power));
+  }
+  const std::vector<float> one(2 * 5, 0.3f), same(2 * 3, 0.3f);
+  EXPECT_EQ(of_points(one, same, 2).w2_squared, 0);
+  EXPECT_EQ(of_points(one, same, 2).dual_value, 0);
+}
+
+TEST(TransportOfPoints, LeavesOutWhatIsNotFiniteAndDoesNotDependOnTheThreads) {
+  auto a = normals(99, 2, 1);
+  const auto b = normals(19, 2, 2);
+  const double expected = checked_of_points(a, b, 2);
+  const float nan = float(kNan), inf = float(kInfinity);
+  a.insert(a.begin() + 20, {nan, 1.0f, 2.0f, -inf});
+  EXPECT_EQ(of_points(a, b, 2).w2_squared, expected);
+  const Context three({.backend = BackendKind::cpu, .threads = 3});
+  EXPECT_EQ(w2_squared_of_points(three, View<const float>(a, 2), View<const float>(b, 2)).w2_squared, expected);
+}
+
+TEST(TransportOfPoints, Refusals) {
+  const std::vector<float> a{1, 2}, bad{float(kNan), 1};
+  const View<const float> here(a, 2);
+  const auto refusal = [&](const View<const float>& p, const View<const float>& q) {
+    return message_of([&] { w2_squared_of_points(cpu(), p, q); });
+  };
+  EXPECT_THAT(refusal(View<const float>(a, 1), here), HasSubstr("one dimension, 1 or more, and 1 and 2 were given"));
+  EXPECT_THAT(refusal(View<const float>(a.data(), 2, 0), View<const float>(a.data(), 2, 0)), HasSubstr("and 0 and 0"));
+  EXPECT_THAT(refusal(View<const float>(a.data(), 5793, 2), View<const float>(a.data(), 5793, 2)),
+              HasSubstr("of 5793 and 5793 points; allowed: numbers whose product is up to 33554432, as 5792 each"));
+  EXPECT_THAT(refusal(here, View<const float>(bad, 2)), HasSubstr("on both sides, and the second has none"));
+  EXPECT_THAT(refusal(View<const float>(nullptr, 0, 2), here), HasSubstr("on both sides, and the first has none"));
+  EXPECT_THAT(refusal(View<const float>(a.data(), 1, 2, Device::cuda), here),
+              HasSubstr("first set of points is on device cuda"));
+  EXPECT_THAT(refusal(here, View<const float>(nullptr, 3, 2)), HasSubstr("no data"));
+  EXPECT_THAT(refusal(here, View<const float>(a.data(), -1, 2)), HasSubstr("[-1, 2]"));
 }
 
 struct PublishedRow {
@@ -296,13 +510,29 @@ TEST(Histogram, CountsNearestNodesAndLeavesOutTheRest) {
   EXPECT_EQ(h.weights, expected);
 }
 
+// The same counts on axes of other limits, where samples are moved and stretched as these are.
+TEST(Histogram, HasLimitsOfItsOwnOnEachAxis) {
+  std::vector<float> samples = {2.0f, 0.1f, -0.9f, 9.9f, 3.99f, 5, -1, 5, 4, 5, 1, 0, 1, 10, 5, 5, 1.5f, -1};
+  const Grid grid{.n = 6, .x = {-1, 4}, .y = {0, 10}};  // nodes at −1, 0, … 4 and 0, 2, … 10
+  const Histogram h = histogram(cpu(), View<const float>(samples, 2), grid);
+  EXPECT_EQ(h.inside, 3);  // the edges are outside
+  EXPECT_EQ(h.outside, 6);
+  std::vector<double> expected(36, 0.0);
+  expected[6 * 0 + 3] = expected[6 * 5 + 0] = expected[6 * 3 + 5] = 1.0 / 3;  // 5 is between 4 and 6, and goes up
+  EXPECT_EQ(h.weights, expected);
+  EXPECT_DOUBLE_EQ(grid.at(0, 3), 2);
+  EXPECT_DOUBLE_EQ(grid.at(1, 2.5), 5);
+  EXPECT_EQ(grid.describe(), "6 nodes a side on [-1, 4] × [0, 10]");
+  EXPECT_EQ(Grid::within(3.5), Grid());
+}
+
 // Masses ¼ and ¾ on nodes a spacing apart in x and two in y: variances 3/16 and 4 · 3/16.
 TEST(Histogram, DeviationIsThatOfItsNodes) {
-  Histogram h{.grid = {.n = 8}, .weights = std::vector<double>(64)};  // a spacing is 1
-  EXPECT_EQ(h.deviation(), 0);
+  Histogram h{.grid = {.n = 8, .x = {0, 70}}, .weights = std::vector<double>(64)};
+  EXPECT_EQ(h.deviation_in_spacings(), 0);
   h.weights[8 * 2 + 3] = 0.25;
   h.weights[8 * 4 + 4] = 0.75;
-  EXPECT_NEAR(h.deviation(), std::sqrt(15.0 / 16), 1e-14);  // of sums of three numbers below 16
+  EXPECT_NEAR(h.deviation_in_spacings(), std::sqrt(15.0 / 16), 1e-14);  // of sums of three numbers below 16
 }
 
 TEST(Histogram, EmptyAndAllOutside) {
@@ -320,14 +550,6 @@ TEST(Histogram, EmptyAndAllOutside) {
   EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(far.data(), -1, 2)); }), HasSubstr("[-1, 2]"));
   EXPECT_THAT(message_of([&] { histogram(cpu(), View<const float>(far.data(), 1, 2, Device::cuda)); }),
               HasSubstr("on device cuda; allowed here: cpu"));
-}
-
-std::vector<float> normals(std::int64_t n, std::int64_t d, unsigned seed, double shift = 0, double scale = 1) {
-  std::mt19937 generator(seed);
-  std::normal_distribution<double> normal;
-  std::vector<float> x(n * d);
-  for (float& v : x) v = static_cast<float>(shift + scale * normal(generator));
-  return x;
 }
 
 TEST(CountEscaped, CountsWhatHasACoordinateOutside) {
@@ -521,6 +743,9 @@ TEST(NoiseFloor, IsSlicedInOtherDimensions) {
   EXPECT_GT(floor, least / 2);
   EXPECT_LT(floor, 2 * most);
   EXPECT_THAT(message_of([&] { noise_floor(cpu(), line, 0, 3); }), HasSubstr("at least one sample, and 0"));
+  EXPECT_EQ(noise_floor(cpu(), line, 100, 3,
+                        [](View<const float> a, View<const float> b) { return double(a.rows + b.rows); }),
+            200);
   const auto away = DataSet::mixture(GaussianMixture::isotropic(2, {1}, {50, 50}, {1}));
   EXPECT_THAT(message_of([&] { noise_floor(cpu(), away, 10, 3); }), HasSubstr("none of 10 fell there"));
 }

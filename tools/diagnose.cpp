@@ -110,7 +110,7 @@ Diagnosis diagnose(const Context& context, const Model& model, const TimeGrid& g
           .sample(samples.view(), {.scheme = scheme, .seed = options.seed, .progress = as_fraction([&](double done) {
                                                                              sampled(before + 0.5 * done);
                                                                            })});
-      return empirical_law(context, std::move(samples), {.half_width = options.energy.box}, options.reach.far);
+      return empirical_law(context, std::move(samples), Grid::within(options.energy.box), options.reach.far);
     };
     const EmpiricalLaw sde = law(Scheme::euler_maruyama, 0), ode = law(Scheme::heun, 0.5);
     diagnosis.escaped_ode = ode.escaped;

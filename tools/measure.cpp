@@ -13,8 +13,8 @@
 namespace fokker::tools {
 namespace {
 
-// For each sampler its progress [2] (samples, seconds) and, in the plane, the histograms [n² + 2] (weights, inside,
-// outside) and the counts of lost samples [2] (not finite, far out), else the samples [drawn, d].
+// For each sampler its progress [2] (samples, seconds), the samples that are kept [K, d], and in the plane the
+// histograms [n² + 2] (weights, inside, outside) and the counts of lost samples [2] (not finite, far out).
 void write_state(SafeTensors& file, const std::string& sampler, const DrawnSamples& state, std::int64_t dimension) {
   const double progress[] = {double(state.drawn), state.seconds};
   file.tensors[sampler + ".progress.0"] = Tensor::from_double({2}, progress);
@@ -28,9 +28,10 @@ void write_state(SafeTensors& file, const std::string& sampler, const DrawnSampl
   if (dimension == 2) {
     const double lost[] = {double(state.health.not_finite), double(state.health.far_out)};
     file.tensors[sampler + ".lost.0"] = Tensor::from_double({2}, lost);
-    return;
+    if (state.samples.empty()) return;
   }
-  file.tensors[sampler + ".samples.0"] = Tensor::from_float({state.drawn, dimension}, state.samples.data());
+  file.tensors[sampler + ".samples.0"] =
+      Tensor::from_float({std::ssize(state.samples) / dimension, dimension}, state.samples.data());
 }
 
 // Whether it fits the gap is for measure_gap() to say.
@@ -42,11 +43,11 @@ DrawnSamples read_state(const SafeTensors& file, const std::string& sampler, std
   }
   state.drawn = count_of(progress[0], sampler + ".progress.0");
   state.seconds = duration_of(progress[1], sampler + ".progress.0");
-  if (dimension != 2) {
-    const std::vector<double> numbers = file.at(sampler + ".samples.0").to_double();
+  if (const std::string name = sampler + ".samples.0"; dimension != 2 || file.tensors.contains(name)) {
+    const std::vector<double> numbers = file.at(name).to_double();
     state.samples.assign(numbers.begin(), numbers.end());
-    return state;
   }
+  if (dimension != 2) return state;
   const std::vector<double> lost = file.at(sampler + ".lost.0").to_double();
   if (lost.size() != 2 || !(lost[0] >= 0 && lost[1] >= 0 && lost[0] + lost[1] <= progress[0])) {
     throw Error(fmt::format("{}.lost.0 does not hold two counts of samples", sampler));
@@ -217,7 +218,14 @@ Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std:
   json["w2_squared"] = planar ? distances : Json();
   json["sliced_w2_squared"] = planar ? Json() : distances;
   json["noise_floor"] = gap.noise_floor;
-  json["escaped"] = {{"ode", gap.ode.escaped}, {"sde", gap.sde.escaped}};
+  json["sliced_noise_floor"] = planar ? Json() : Json(gap.noise_floor);
+  if (gap.sliced) {
+    json["sliced_w2_squared"] = {
+        {"ode_sde", gap.sliced->ode_sde}, {"ode_truth", gap.sliced->ode_truth}, {"sde_truth", gap.sliced->sde_truth}};
+    json["sliced_noise_floor"] = gap.sliced->noise_floor;
+    json["sliced_samples"] = gap.sliced->samples;
+  }
+  json["escaped"] = {{"ode", gap.ode.escaped}, {"sde", gap.sde.escaped}, {"truth", gap.truth_escaped}};
   json["not_finite"] = {{"ode", gap.ode.health.not_finite}, {"sde", gap.sde.health.not_finite}};
   json["far_out"] = {{"ode", gap.ode.health.far_out}, {"sde", gap.sde.health.far_out}};
   json["far"] = gap.ode.health.far;
@@ -264,6 +272,10 @@ Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std:
   json["precision"] = to_string(measured.precision);
   json["seconds"] = {{"ode", gap.ode_seconds}, {"sde", gap.sde_seconds}, {"measure", measured.measure_seconds}};
   return json;
+}
+
+Json box_json(const Grid& box) {
+  return {{"x", {box.x.low, box.x.high}}, {"y", {box.y.low, box.y.high}}, {"nodes", box.n}};
 }
 
 void save_histograms(const std::string& folder, const SamplerGap& gap, const GroundTruth& truth) {

@@ -37,7 +37,7 @@ double denoising_loss(const Context& context, const Model& model, const DataSet&
 
 // Raised where the same model and options give other numbers than before, or gap_json() other keys, so that saved ones
 // are measured anew.
-constexpr int gap_version = 2;
+constexpr int gap_version = 3;
 
 struct MeasuredGap {
   SamplerGap gap;
@@ -61,6 +61,8 @@ Warnings warnings_of(const SamplerGap& gap);
 Json eta_json(const EtaLaw& of);
 // What `fokker gap --json` prints of it. grid: the text that the times come from.
 Json gap_json(const MeasuredGap& measured, const GapOptions& options, const std::string& grid);
+// The limits of both axes of a box of histograms and its nodes a side.
+Json box_json(const Grid& box);
 
 constexpr const char* histogram_files[] = {"ode", "sde", "truth"};
 constexpr const char* over_time_file = "along_the_way";

@@ -140,6 +140,33 @@ CLI::Option* add_numbers(CLI::App& app, const std::string& name, std::vector<dou
       ->default_str(fmt::format("{}", fmt::join(values, ",")));
 }
 
+CLI::Option* add_box(CLI::App& app, const std::string& name, Grid& grid, const std::string& help) {
+  const auto limits = [name](const std::string& text) -> Interval {
+    const std::size_t colon = text.find(':');
+    const double last = parse_number(name, colon == std::string::npos ? text : text.substr(colon + 1));
+    return {colon == std::string::npos ? -last : parse_number(name, text.substr(0, colon)), last};
+  };
+  const auto store = [name, &grid, limits](const std::string& text) {
+    const std::string allowed =
+        "a half-width above 0, or LOW:HIGH with HIGH above LOW, or one of these for each axis, as "
+        "-1:4,0:10";
+    try {
+      const auto axes = parse_list<Interval>(name, text, allowed, limits);
+      const Grid box{.n = grid.n, .x = axes.front(), .y = axes.back()};
+      box.validate();
+      if (axes.size() <= 2) {
+        grid = box;
+        return;
+      }
+    } catch (const std::runtime_error&) {  // of the command line or of the library
+    }
+    throw CLI::ValidationError(fmt::format("{} {} given; allowed: {}", name, given(text), allowed));
+  };
+  return app.add_option_function<std::string>(name, store, help)
+      ->type_name("BOX")
+      ->default_str(fmt::format("{}", grid.x.high));  // of defaults, which are the same about 0 on both axes
+}
+
 CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
                           const std::string& help, std::int64_t low, std::int64_t high) {
   const auto store = [name, &values, low, high](const std::string& text) {

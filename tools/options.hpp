@@ -34,6 +34,8 @@ Int parse_integer(const std::string& name, const std::string& text, Int low, Int
 CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, const std::string& help);
 // Numbers as 0,0.1,1.
 CLI::Option* add_numbers(CLI::App& app, const std::string& name, std::vector<double>& values, const std::string& help);
+// The box of a grid: 7 for [-7, 7] or LOW:HIGH, for both axes or, with a comma between, for each.
+CLI::Option* add_box(CLI::App& app, const std::string& name, Grid& grid, const std::string& help);
 // Widths as 80,80,80.
 CLI::Option* add_integers(CLI::App& app, const std::string& name, std::vector<std::int64_t>& values,
                           const std::string& help, std::int64_t low, std::int64_t high);

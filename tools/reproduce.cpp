@@ -125,7 +125,7 @@ class Reproduction {
     results["warnings"] = warnings;
     results["gap_options"] = gap_options_json(context, preset_, seed_);
     results["seeds"] = preset_.seeds;
-    results["box"] = preset_.gap.box.half_width;
+    results["box"] = preset_.gap.box.x.high;  // of presets it is [-b, b]^2
     std::vector<Json> entries;
     for (const Run& run : runs) entries.push_back(measurement.entry_of(run));
     for (const RunGroup& group : groups) {
@@ -196,7 +196,7 @@ class Reproduction {
     for (const Run* const run : of_data) {
       Warnings of_run;
       if (run->planar()) {
-        const double width = preset_.gap.box.half_width,
+        const double width = preset_.gap.box.x.high,
                      outside = share_outside(run->data, run->architecture.dimension, width);
         if (outside == 1) {
           throw Error(fmt::format("all data of '{}' lie outside the box [-{}, {}]^2 of the distances; scale the data",

@@ -121,11 +121,11 @@ std::string verdict(const Json& without, const Json& with, std::int64_t samples)
   const std::int64_t seeds = without["seeds"];
   const std::string by =
       lost > most_escaped
-          ? fmt::format("{:.5f} (of {} samples as few as {} stayed near the data, so that no noise floor compares)",
-                        change, samples, std::llround((1 - lost) * double(samples)))
-      : floor > 0  ? fmt::format("{:.1f} noise floors", change / floor)
-      : floor == 0 ? fmt::format("{:.5f} with a noise floor of 0", change)
-                   : fmt::format("{:.5f}", change);
+          ? fmt::format("{} (of {} samples as few as {} stayed near the data, so that no noise floor compares)",
+                        number_or_dash(change), samples, std::llround((1 - lost) * double(samples)))
+      : floor > 0  ? fmt::format("{} noise floors", number_or_dash(change / floor, "{:.1f}"))
+      : floor == 0 ? fmt::format("{} with a noise floor of 0", number_or_dash(change))
+                   : number_or_dash(change);
   return fmt::format("the ODE–SDE gap {} from {} at w_R = 0 to {} at w_R = {}{}, by {}; SDE–truth goes from {} to {}",
                      after < before ? "falls" : "rises", number_or_dash(before), number_or_dash(after),
                      number(with["residual_weight"]), seeds > 1 ? fmt::format(" in the mean over {} seeds", seeds) : "",
@@ -239,7 +239,7 @@ Json acceptance(const Json& summary) {
     std::int64_t seeds = 0;
     bool known() const { return std::isfinite(median); }
     std::string text() const {
-      return known() ? fmt::format("{:.4f}", median) : seeds > 0 ? "too many lost" : "not run";
+      return known() ? number_or_dash(median, "{:.4f}") : seeds > 0 ? "too many lost" : "not run";
     }
   };
   const auto value_of = [&](const std::string& data, double weight, const char* pair) -> Value {

@@ -265,7 +265,7 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
   const Json from = measured_from(run);
   Json sampled_from = from;
   sampled_from["in_detail"] = in_detail(run);
-  sampled_from["box"] = {{"nodes", options.box.n}, {"half_width", options.box.half_width}};
+  sampled_from["box"] = box_json(options.box);
   const MeasuredGap measured = tools::measure(context_, model, truth.law, grid_, options,
                                               [&](int, double done) -> FractionDone {
                                                 progress.begin(done);

@@ -101,12 +101,11 @@ Warnings warnings_of(const std::string& which, const EmpiricalLaw& law, const st
   const double outside = law.histogram ? law.escaped : lost ? 1 : 0;
   append(warnings, {warning_of(which, law.health, outside, far)});
   if (law.histogram && law.histogram->inside > 1) {
-    const double width = law.histogram->deviation(), spacing = law.histogram->grid.spacing();
-    if (width < 2 * spacing) {
+    const double width = law.histogram->deviation_in_spacings();
+    if (width < 2) {
       warnings.push_back(
-          fmt::format("the {} have a deviation of {:.2g}, and the nodes of the grid are {:.2g} apart: distances are "
-                      "those of the grid",
-                      which, width, spacing));
+          fmt::format("the {} have a deviation of {:.2g} spacings of the grid's nodes: distances are those of the grid",
+                      which, width));
     }
   }
   return warnings;

@@ -7,7 +7,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Numbers of a file, widened.
 struct Array {
@@ -59,4 +59,4 @@ struct NamedArray {
 // two dimensions. Throws Error, also where the file would have 4 GiB or more.
 void save_npz(const std::string& path, const std::vector<NamedArray>& arrays);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -8,7 +8,7 @@
 #include "fokker/sde.hpp"
 #include "fokker/standardisation.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // The model with the score Σ_k w_k s_k(t, x), and the potential Σ_k w_k φ_k(t, x) where every term has one: a product of
 // experts Π_k p_k^{w_k} (Hinton 2002). Every field of it is that of the sum; so is the Fokker–Planck residual. Such a sum
@@ -56,4 +56,4 @@ GaussianMixture conditioned(const GaussianMixture& prior, const AffineObservatio
 Model gaussian_likelihood(const ForwardSde& sde, const GaussianMixture& prior, const AffineObservation& observed,
                           const Standardisation& standardisation = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -9,7 +9,7 @@
 #include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 enum class BackendKind { automatic, cpu, cuda };
 
@@ -88,4 +88,4 @@ class Context {
   std::string note_;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

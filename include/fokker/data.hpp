@@ -13,7 +13,7 @@
 #include "fokker/standardisation.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 struct MixtureTables;  // internal: what draws need of a mixture, in float
 struct DeviceSamples;  // internal: samples that are on a device alone
@@ -97,4 +97,4 @@ DataScale data_scale(const Context& context, const DataSet& data, std::int64_t c
 // nothing can be divided by, or out of the range of a Standardisation.
 Standardisation standardisation_of(const Context& context, const DataSet& data, std::int64_t conditions = 0);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

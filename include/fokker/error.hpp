@@ -7,7 +7,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Text from outside as one line that does nothing to a terminal: control characters (C0, C1 and delete), line
 // separators, marks that are not seen or change the direction of writing, and bytes that are not UTF-8 become '?'. Of
@@ -23,4 +23,4 @@ class Error : public std::runtime_error {
   explicit Error(const std::string& sentence) : std::runtime_error(printable(sentence, longest)) {}
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

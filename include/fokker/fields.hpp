@@ -14,7 +14,7 @@
 #include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 ProbeLaw parse_probe_law(std::string_view name);  // rademacher, gaussian; throws Error on any other name
 std::string_view to_string(ProbeLaw law);
@@ -89,4 +89,4 @@ struct KernelPlan {
 };
 std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision = Precision::split);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -7,7 +7,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Writes `text` as every file of the library is written: to a temporary name beside `path` (.fokker-PID-N.tmp), synced,
 // renamed over the file that `path` leads to. A failure (a full disk, a missing folder, a folder of that name) leaves
@@ -25,4 +25,4 @@ std::string check_writable(const std::string& path);
 // FNV-1a (Fowler, Noll and Vo) of bytes, going on from `hash`. It tells contents apart and does not withstand forgery.
 std::uint64_t hash_bytes(std::span<const std::byte> bytes, std::uint64_t hash = 0xCBF29CE484222325);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

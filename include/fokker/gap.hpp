@@ -1,9 +1,9 @@
 #pragma once
 
 // The ODE–SDE gap of a model: how far the law of its probability flow lies from that of its reverse SDE, and both from
-// the data. The distance is W2² between histograms in the plane and the sliced W2² in other dimensions, in squared
-// units of x. A distance says something only where it is above the noise floor, the distance of two such draws of
-// the data, and where few samples escaped.
+// the data. The distance is W2² between histograms in the plane, with the sliced W2² beside it where that is asked for,
+// and the sliced W2² in other dimensions, in squared units of x. A distance says something only where it is above the
+// noise floor, the distance of two such draws of the data, and where few samples escaped.
 //
 // Samples are drawn on the context; transports are solved on the host, one a thread. All calls wait for their results.
 #include <cstdint>
@@ -21,15 +21,21 @@
 #include "fokker/transport.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
-// A law as its samples show it: their histogram in the plane, the samples themselves in other dimensions.
+// The samples of a planar law that sliced distances take, the first ones: 2^17 in 1 MB, so that of the millions that a
+// histogram may have, which are drawn in parts and saved, no more are kept.
+inline constexpr std::int64_t most_sliced = std::int64_t{1} << 17;
+
+// A law as its samples show it: their histogram in the plane, and the samples themselves, in the plane the first of them.
 struct EmpiricalLaw {
   std::int64_t dimension = 2;
   std::optional<Histogram> histogram = {};  // d = 2
-  Buffer<float> samples = {};               // d ≠ 2: [N, d] on the context's device
-  // The share of the samples outside the box for d = 2, which distances leave out; otherwise of those that are not
-  // finite or far out, of which distances leave out the former.
+  // [N, d] on the context's device; of a law with a histogram up to most_sliced of them, or none where no sliced distance
+  // was asked for.
+  Buffer<float> samples = {};
+  // The share of the samples outside the box of a histogram, which its distances leave out; without one of those that
+  // are not finite or far out, of which distances leave out the former.
   double escaped = 0;
   SampleHealth health = {};
 };
@@ -38,10 +44,16 @@ struct EmpiricalLaw {
 // Throws Error as histogram().
 EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box = {},
                            double far = std::numeric_limits<double>::infinity());
+// The same without a histogram, and with all samples, in any dimension.
+EmpiricalLaw law_of_points(const Context& context, Buffer<float> samples,
+                           double far = std::numeric_limits<double>::infinity());
 
 // W2² of two histograms on one grid, or the sliced W2² of samples, which is its own dual value; not a number where a
 // side has no sample left. Throws Error where the dimensions or the grids differ.
 TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b);
+// The sliced W2² of the samples that two laws have, in the plane too; not a number where those of a side are none of
+// them finite. Throws Error where the dimensions differ or a law has no samples.
+double sliced_w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b);
 
 enum class GapStage { sde_samples, ode_samples, distances };
 
@@ -51,8 +63,9 @@ struct DrawnSamples {
   double seconds = 0;      // that they took
   // d = 2: of the samples on the box, in detail on its half spacing, then at each of the times of GapOverTime.
   std::vector<Histogram> histograms = {};
-  std::vector<float> samples = {};  // d ≠ 2: [drawn, d] on the host
-  SampleHealth health = {};         // d = 2
+  // [drawn, d] on the host; for d = 2 the first most_sliced of them, or none where no sliced distance is asked for.
+  std::vector<float> samples = {};
+  SampleHealth health = {};  // d = 2
 };
 struct GapState {
   DrawnSamples sde = {}, ode = {};
@@ -64,7 +77,8 @@ struct GapOptions {
   Scheme ode_scheme = Scheme::euler;  // euler, heun or rk4; the reverse SDE is integrated by Euler–Maruyama
   // For d = 2: also the gap at times between T and the end, and at the end on nodes half as far apart.
   bool in_detail = false;
-  Grid box = {};  // of the histograms, up to 256 nodes a side; up to 128 in detail
+  bool sliced = false;  // for d = 2 also the sliced distances, of the first most_sliced samples
+  Grid box = {};        // of the histograms, up to 256 nodes a side; up to 128 in detail
   // Called at the beginning of each stage with the fraction of it that `from` has, then with the fraction that is done.
   std::function<void(GapStage, double)> progress = {};
   // Called with the samples so far, after parts of some seconds each; without it all are drawn at once. `from` is such
@@ -80,8 +94,10 @@ struct GroundTruth {
   EmpiricalLaw law = {};
   double noise_floor = 0;
   double far = std::numeric_limits<double>::infinity();  // DataScale::far() of the data, for the samplers' health
+  // That of sliced distances: the same for d ≠ 2, and for d = 2 only where these are asked for.
+  std::optional<double> sliced_noise_floor = {};
 };
-// Reads samples, seed and box of the options. Throws Error where no draw falls into the box.
+// Reads samples, seed, sliced and box of the options. Throws Error where no draw falls into the box.
 GroundTruth ground_truth(const Context& context, const DataSet& data, const GapOptions& options = {});
 
 // The numbers of the steps of a grid, from 1, after which the gap over time is measured: the last, and those whose
@@ -111,10 +127,17 @@ struct GapOverTime {
   std::vector<TransportResult> potential_sde = {}, potential_ode = {};  // [K]; empty for a vector score
 };
 
+// Sliced W2² in the plane, of the first `samples` of each law.
+struct SlicedGap {
+  std::int64_t samples = 0;
+  double ode_sde = 0, ode_truth = 0, sde_truth = 0, noise_floor = 0;
+};
+
 struct SamplerGap {
   EmpiricalLaw ode = {}, sde = {};
   TransportResult ode_sde = {}, ode_truth = {}, sde_truth = {};
-  double noise_floor = 0;  // of the ground truth
+  double noise_floor = 0, truth_escaped = 0;  // of the ground truth
+  std::optional<SlicedGap> sliced = {};       // for d = 2, where it is asked for
   // In detail and for d = 2. The distance is between the same samples as ode_sde, on nodes half as far apart.
   std::optional<TransportResult> ode_sde_at_half_spacing = {};
   std::optional<GapOverTime> over_time = {};
@@ -151,4 +174,4 @@ std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, co
                                   const EmpiricalLaw& ode, const TimeGrid& grid, const std::vector<double>& etas,
                                   const GapOptions& options = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -5,7 +5,7 @@
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // A model from the tensors of somebody's network (.safetensors: a PyTorch state dict, or Flax parameters with dots in
 // their names) and a recipe: one JSON object that says what they make. Its keys:
@@ -44,4 +44,4 @@ namespace fokker FOKKER_PUBLIC {
 // there, does not fit or is left over.
 Model import_model(const std::string& weights, const std::string& recipe);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -8,7 +8,7 @@
 #include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Denoising score matching: mean over points and coordinates of weight (s(t, x) − target)², where x is x_t and target
 // is ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ².
@@ -66,4 +66,4 @@ class Loss {
 extern template class Loss<float>;
 extern template class Loss<double>;
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -5,7 +5,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Σ_k w_k N(μ_k, C_k) in d dimensions. As a model its potential is the exact log p_t of the mixture carried along the
 // forward SDE: x_t ~ Σ_k w_k N(m μ_k, m² C_k + σ² I).
@@ -39,4 +39,4 @@ class GaussianMixture {
   std::vector<double> weights_, means_, covariances_, eigenvalues_, eigenvectors_, cumulative_weights_;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -15,7 +15,7 @@
 #include "fokker/sde.hpp"
 #include "fokker/standardisation.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 Activation parse_activation(std::string_view name);  // one of activation_names(); throws Error on any other name
 std::string_view to_string(Activation activation);
@@ -254,4 +254,4 @@ Model load_model(const std::string& path, const ModelMetadata& overrides = {});
 // of its terms and is written by hand.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {}, const Proof& proof = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -8,7 +8,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // One tensor of a safetensors file. dtype as in the format: F64, F32, F16, BF16, I64, …
 struct Tensor {
@@ -38,4 +38,4 @@ struct SafeTensors {
   const Tensor& at(const std::string& name) const;  // throws Error naming the tensors there are
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

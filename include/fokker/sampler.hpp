@@ -16,7 +16,7 @@
 #include "fokker/time_grid.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // All go backwards in time along a TimeGrid. euler, heun and rk4 integrate the probability-flow ODE
 // dx = [a x − ½ g² s] dt (Song et al. 2021). The others take part in the family
@@ -148,4 +148,4 @@ class Sampler {
   std::unique_ptr<SampleOperator> operator_;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -11,7 +11,7 @@
 #include "fokker/formulas/sde.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // The names that ForwardSde::parse() takes: ou, vp-linear, vp-cosine, subvp, ve, edm, flow, ddpm.
 std::vector<std::string_view> sde_names();
@@ -99,4 +99,4 @@ class ForwardSde {
   std::shared_ptr<const DdpmTable> table_;  // of ddpm
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -5,7 +5,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // Columns of data in units of their own, z = (x − mean)/deviation for each column: a network and its forward SDE are
 // made for numbers of about 1, and columns as N(1000, 1) beside N(0, 1e-6) are not. A model that has one holds network
@@ -29,4 +29,4 @@ struct Standardisation {
   bool operator==(const Standardisation&) const = default;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

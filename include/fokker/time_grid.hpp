@@ -6,7 +6,7 @@
 #include "fokker/public.hpp"
 #include "fokker/sde.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // The times of an integrator's steps, strictly decreasing, from T where samples are drawn.
 class TimeGrid {
@@ -46,4 +46,4 @@ class TimeGrid {
   std::vector<double> times_;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -14,7 +14,7 @@
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // paper: Adam restarted at each rate: 1e-3, 1e-4, 1e-5 for 25, 65 and 10 per cent of the iterations (in the paper,
 // 100 000 in all). one_cycle: cosine from peak/25 up to peak over the first tenth, then down to peak/25000 (Smith and
@@ -169,4 +169,4 @@ class TrainingGroup {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "fokker/context.hpp"
@@ -9,30 +11,46 @@
 #include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
-// n × n nodes on [−half_width, half_width]², spacing h = 2 half_width/(n − 1). n is 2 to 1024: each node has a counter
-// and a weight, and a million of them are more than samples fill.
+// The limits of an axis.
+struct Interval {
+  double low = -3.5, high = 3.5;
+
+  bool operator==(const Interval&) const = default;
+};
+
+// n × n nodes on the box [x.low, x.high] × [y.low, y.high], equally spaced on each axis, (high − low)/(n − 1) apart. n is
+// 2 to 1024: each node has a counter and a weight, and a million of them are more than samples fill.
 struct Grid {
   std::int64_t n = 64;
-  double half_width = 3.5;
+  Interval x = {}, y = {};
+
+  // On [−half_width, half_width]².
+  static Grid within(double half_width, std::int64_t n = 64) {
+    return {.n = n, .x = {-half_width, half_width}, .y = {-half_width, half_width}};
+  }
 
   bool operator==(const Grid&) const = default;
-  double spacing() const { return 2 * half_width / static_cast<double>(n - 1); }
+  const Interval& limits(int axis) const { return axis == 0 ? x : y; }
+  double spacing(int axis) const { return (limits(axis).high - limits(axis).low) / static_cast<double>(n - 1); }
+  // The coordinate of node `index`, from 0, and of what lies between two of them.
+  double at(int axis, double index) const { return limits(axis).low + index * spacing(axis); }
+  std::string describe() const;  // "64 nodes a side on [-3.5, 3.5] × [-3.5, 3.5]"
   void validate() const;
 };
 
-// Counts of samples at their nearest nodes, index n·iy + ix; samples with a coordinate outside (−half_width, half_width),
-// or not finite, are not binned but counted.
+// Counts of samples at their nearest nodes, index n·iy + ix; samples that do not lie inside the box, or are not finite,
+// are not binned but counted.
 struct Histogram {
   Grid grid = {};
   std::vector<double> weights = {};  // [n²], sum 1 (all 0 where no sample was inside)
   std::int64_t inside = 0, outside = 0;
 
   double escaped() const { return inside + outside == 0 ? 0.0 : double(outside) / double(inside + outside); }
-  // The root of the trace of the covariance of the nodes with these weights; 0 where no sample was inside. A distance
-  // says little of laws that are not many spacings wide.
-  double deviation() const;
+  // The root of the trace of the covariance of the nodes with these weights, where the spacing of each axis is its unit;
+  // 0 where no sample was inside. A distance says little of laws that are not many spacings wide.
+  double deviation_in_spacings() const;
 };
 
 // samples [N, 2] on the context's device; the histogram is on the host, so the call waits for it. Throws Error.
@@ -79,8 +97,15 @@ struct TransportResult {
 
 // a, b: [n²], non-negative, not all zero; normalised here. Network simplex on the tripartite graph, on the host: squared
 // distance is separable, so mass moves first in x and then in y, 2n³ arcs instead of n⁴. n is at most 256: that has 34
-// million arcs of some 80 bytes, and twice the n has eight times as many. Throws Error.
+// million arcs of some 100 bytes, and twice the n has eight times as many. Throws Error.
 TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid = {});
+
+// The same between two sets of points, of which those of a set weigh alike: a [N, d], b [M, d] on the context's device,
+// any d, with N M up to 2^25, as of 5792 points each, which are as many arcs. Points that are not finite are left out.
+// Network simplex on the host, in time that grows about as (N + M)³ at worst and takes minutes at that limit. Its costs
+// are rounded to 2^−46 of the largest, and the value is that of its plan in double, so that the certificate has the
+// rounding in it. Throws Error where a shape or a device does not fit, and where one side has no finite point.
+TransportResult w2_squared_of_points(const Context& context, View<const float> a, View<const float> b);
 
 // Mean over `projections` random directions, 1 to 10⁶, of the one-dimensional W2² of the projected samples, a [N, d], b
 // [M, d] on the context's device, d up to 2^18 and N M below 2^63; samples that are not finite are left out. The call
@@ -93,4 +118,9 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
 double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed,
                    const Grid& grid = {});
 
-}  // namespace FOKKER_PUBLIC
+// The same for any distance of two sets of samples, [n, d] each on the context's device.
+using SampleDistance = std::function<double(View<const float> a, View<const float> b)>;
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed,
+                   const SampleDistance& distance);
+
+}  // namespace fokker

@@ -2,9 +2,9 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // The version of the library that was linked, "MAJOR.MINOR.PATCH".
 const char* version();
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -11,7 +11,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 enum class Device { cpu, cuda };
 
@@ -117,4 +117,4 @@ void copy(const Context& context, std::type_identity_t<View<const T>> from, Buff
   copy<T>(context, from, to.view());
 }
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -10,7 +10,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {  // other libraries of this project call it
+namespace FOKKER_PUBLIC fokker {  // other libraries of this project call it
 
 // The threads of a context, `asked` or for 0 default_threads() (processors.hpp), whose helpers are made now. Throws
 // Error where the system makes fewer than were asked for; for 0 it takes those.
@@ -46,4 +46,4 @@ void parallel_for(int threads, std::int64_t items, Body&& body) {
   if (failure) std::rethrow_exception(failure);
 }
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -18,14 +18,17 @@ namespace fokker::cpu {
 
 std::vector<std::int64_t> histogram(View<const float> samples, const Grid& grid) {
   std::vector<std::int64_t> counts(grid.n * grid.n, 0);
-  const double width = grid.half_width, per_node = 1 / grid.spacing();
-  const auto inside = [width](double v) { return v > -width && v < width; };  // false for NaN
-  const auto nearest = [&](double v) {
-    return std::min(static_cast<std::int64_t>(std::floor((v + width) * per_node + 0.5)), grid.n - 1);
+  const double per_node[] = {1 / grid.spacing(0), 1 / grid.spacing(1)};
+  const auto inside = [&](double v, int axis) {  // false for NaN
+    return v > grid.limits(axis).low && v < grid.limits(axis).high;
+  };
+  const auto nearest = [&](double v, int axis) {
+    const double node = std::floor((v - grid.limits(axis).low) * per_node[axis] + 0.5);
+    return std::min(static_cast<std::int64_t>(node), grid.n - 1);
   };
   for (std::int64_t i = 0; i < samples.rows; ++i) {
     const double x = samples.data[2 * i], y = samples.data[2 * i + 1];
-    if (inside(x) && inside(y)) ++counts[grid.n * nearest(y) + nearest(x)];
+    if (inside(x, 0) && inside(y, 1)) ++counts[grid.n * nearest(y, 1) + nearest(x, 0)];
   }
   return counts;
 }

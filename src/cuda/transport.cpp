@@ -90,11 +90,13 @@ class Projected {
 
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid) {
   const DeviceMemory counts = zeros(queue, grid.n * grid.n);
+  const auto axis = [](const Interval& limits, double spacing) {
+    return kernels::HistogramAxis{limits.low, limits.high, 1 / spacing};
+  };
   check(kernels::launch_histogram({.n = samples.rows,
                                    .x = samples.data,
                                    .nodes = grid.n,
-                                   .half_width = grid.half_width,
-                                   .per_node = 1 / grid.spacing(),
+                                   .axes = {axis(grid.x, grid.spacing(0)), axis(grid.y, grid.spacing(1))},
                                    .counts = counts.as<unsigned long long>()},
                                   queue.stream),
         "launch_histogram");

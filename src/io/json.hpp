@@ -11,7 +11,7 @@
 
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {  // other libraries of this project call it
+namespace FOKKER_PUBLIC fokker {  // other libraries of this project call it
 
 // A value of JSON from outside. It takes memory in proportion to the text it was read from, and ending it asks for
 // none, so that memory which runs out while one is read is an exception like any other.
@@ -74,4 +74,4 @@ std::string json_text(std::uint64_t value);
 std::string json_text(const std::vector<std::int64_t>& values);
 std::string json_text(const std::vector<std::string>& values);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

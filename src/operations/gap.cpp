@@ -77,12 +77,15 @@ void check_truth(const Model& model, const GroundTruth& truth, const Grid& box) 
         fmt::format("the model has dimension {} and the data {}; they must be the same", d, truth.law.dimension));
   }
   if (d == 2 && truth.law.histogram->grid != box) {
-    throw Error("the ground truth's histogram is on another grid than the gap's; they must be the same");
+    throw Error(
+        fmt::format("the ground truth's histogram is on another grid than the gap's, {} and {}; they must be the "
+                    "same",
+                    truth.law.histogram->grid.describe(), box.describe()));
   }
 }
 
 // Twice the nodes a side, less one: every second of them is a node of `box`.
-Grid half_spacing(const Grid& box) { return {.n = 2 * box.n - 1, .half_width = box.half_width}; }
+Grid half_spacing(const Grid& box) { return {.n = 2 * box.n - 1, .x = box.x, .y = box.y}; }
 
 // Adds counts, which are the weights times their sum.
 void add_counts(Histogram& sum, const Histogram& part) {
@@ -95,8 +98,8 @@ void add_counts(Histogram& sum, const Histogram& part) {
   }
 }
 
-// The samples of one gap. For d = 2 their histograms are on each of `grids`, and on the first of them after each of
-// `steps` of the time grid.
+// The samples of one gap: for d ≠ 2 all of them, for d = 2 those of sliced distances where these are asked for, and
+// histograms on each of `grids`, and on the first of them after each of `steps` of the time grid.
 class GapSamples {
  public:
   GapSamples(const Context& context, const Model& model, const TimeGrid& grid, const GapOptions& options, double far,
@@ -106,6 +109,9 @@ class GapSamples {
         options_(options),
         far_(far),
         d_(model.dimension()),
+        kept_(d_ != 2          ? options.samples
+              : options.sliced ? std::min(options.samples, most_sliced)
+                               : 0),
         grids_(std::move(grids)),
         steps_(std::move(steps)) {
     start(state_.sde, sde_samples_, options.from.sde, "reverse SDE");
@@ -131,14 +137,14 @@ class GapSamples {
     };
     const std::int64_t n = options_.samples;
     if (from.drawn < 0 || from.drawn > n) refuse("samples", from.drawn, fmt::format("0 to {}", n));
-    if (d_ != 2) {
-      samples = Buffer<float>(context_, n, d_);
-      if (std::ssize(from.samples) != from.drawn * d_) {
-        refuse("coordinates of its samples", from.samples.size(), from.drawn * d_);
-      }
-      copy(context_, View<const float>(from.samples.data(), from.drawn, d_), samples.view().slice(0, from.drawn));
-      context_.synchronize();
-    } else {
+    samples = Buffer<float>(context_, kept_, d_);
+    const std::int64_t there = std::min(from.drawn, kept_);
+    if (std::ssize(from.samples) != there * d_) {
+      refuse("coordinates of its samples", from.samples.size(), there * d_);
+    }
+    copy(context_, View<const float>(from.samples.data(), there, d_), samples.view().slice(0, there));
+    context_.synchronize();
+    if (d_ == 2) {
       for (std::size_t k = 0; k < grids_.size() + steps_.size(); ++k) {
         const Grid& grid = grids_[k < grids_.size() ? k : 0];
         state.histograms.push_back({.grid = grid, .weights = std::vector<double>(grid.n * grid.n, 0.0)});
@@ -221,15 +227,17 @@ class GapSamples {
       const View<const float> points = snapshot < 0 ? out : snapshots.view().slice(snapshot * count, count);
       add_counts(state.histograms[k], histogram(context_, points, state.histograms[k].grid));
     }
+    const View<const float> kept = out.slice(0, std::clamp<std::int64_t>(kept_ - state.drawn, 0, count));
     if (d_ == 2) {
       const SampleHealth part_health = sample_health(context_, out, far_);
       state.health.count += count;
       state.health.not_finite += part_health.not_finite;
       state.health.far_out += part_health.far_out;
-      return;
+      copy(context_, kept, samples.view().slice(std::min(state.drawn, kept_), kept.rows));
+      context_.synchronize();
     }
     if (!options_.save) return;
-    const std::vector<float> drawn = to_host(context_, out);
+    const std::vector<float> drawn = to_host(context_, kept);
     state.samples.insert(state.samples.end(), drawn.begin(), drawn.end());
   }
 
@@ -237,6 +245,7 @@ class GapSamples {
     if (d_ != 2) return empirical_law(context_, std::move(samples), {}, far_);
     EmpiricalLaw law;
     law.histogram = state.histograms.front();
+    law.samples = std::move(samples);
     law.escaped = law.histogram->escaped();
     law.health = state.health;
     return law;
@@ -246,11 +255,11 @@ class GapSamples {
   Sampler sampler_;
   const GapOptions& options_;
   double far_;
-  std::int64_t d_;
+  std::int64_t d_, kept_;  // the number of samples that are kept, the first ones
   std::vector<Grid> grids_;
   std::vector<std::int32_t> steps_;
   GapState state_;
-  Buffer<float> sde_samples_, ode_samples_;  // d ≠ 2: [N, d]
+  Buffer<float> sde_samples_, ode_samples_;  // [kept_, d]
 };
 
 }  // namespace
@@ -271,36 +280,59 @@ std::optional<double> SamplerGap::grid_share() const {
   return 2 * (ode_sde.w2_squared - ode_sde_at_half_spacing->w2_squared);
 }
 
-EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box, double far) {
+EmpiricalLaw law_of_points(const Context& context, Buffer<float> samples, double far) {
   EmpiricalLaw law;
   law.dimension = samples.columns();
   law.health = sample_health(context, samples.view(), far);
-  if (law.dimension == 2) {
-    law.histogram = histogram(context, samples.view(), box);
-    law.escaped = law.histogram->escaped();
-  } else {
-    law.escaped = law.health.lost();
-    law.samples = std::move(samples);
+  law.escaped = law.health.lost();
+  law.samples = std::move(samples);
+  return law;
+}
+
+EmpiricalLaw empirical_law(const Context& context, Buffer<float> samples, const Grid& box, double far) {
+  EmpiricalLaw law = law_of_points(context, std::move(samples), far);
+  if (law.dimension != 2) return law;
+  law.histogram = histogram(context, law.samples.view(), box);
+  law.escaped = law.histogram->escaped();
+  if (law.samples.rows() > most_sliced) {
+    Buffer<float> first(context, most_sliced, 2);
+    copy(context, law.samples.view().slice(0, most_sliced), first);
+    context.synchronize();
+    law.samples = std::move(first);
   }
   return law;
 }
 
+namespace {
+
+void check_dimensions(const EmpiricalLaw& a, const EmpiricalLaw& b) {
+  if (a.dimension == b.dimension) return;
+  throw Error(fmt::format("laws of dimension {} and {} are compared; they must be of one", a.dimension, b.dimension));
+}
+
+}  // namespace
+
 TransportResult w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b) {
-  if (a.dimension != b.dimension) {
-    throw Error(fmt::format("laws of dimension {} and {} are compared; they must be of one", a.dimension, b.dimension));
+  check_dimensions(a, b);
+  if (!a.histogram || !b.histogram) {
+    const double sliced = sliced_w2_squared(context, a, b);
+    return {sliced, sliced};
   }
-  if (a.histogram && b.histogram && a.histogram->grid != b.histogram->grid) {
-    const Grid &p = a.histogram->grid, &q = b.histogram->grid;
-    throw Error(fmt::format("laws on {} nodes within ±{} and on {} within ±{} are compared; they must be on one grid",
-                            p.n, p.half_width, q.n, q.half_width));
+  if (a.histogram->grid != b.histogram->grid) {
+    throw Error(fmt::format("laws on {} and on {} are compared; they must be on one grid", a.histogram->grid.describe(),
+                            b.histogram->grid.describe()));
   }
-  const auto is_lost = [](const EmpiricalLaw& law) {
-    return law.histogram ? law.escaped == 1 : law.health.count > 0 && law.health.not_finite == law.health.count;
+  if (a.escaped == 1 || b.escaped == 1) return no_distance();
+  return w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);
+}
+
+double sliced_w2_squared(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b) {
+  check_dimensions(a, b);
+  const auto is_lost = [&](const View<const float>& samples) {
+    return samples.rows > 0 && count_escaped(context, samples) == samples.rows;
   };
-  if (is_lost(a) || is_lost(b)) return no_distance();
-  if (a.histogram && b.histogram) return w2_squared(a.histogram->weights, b.histogram->weights, a.histogram->grid);
-  const double sliced = sliced_w2_squared(context, a.samples.view(), b.samples.view());
-  return {sliced, sliced};
+  if (is_lost(a.samples.view()) || is_lost(b.samples.view())) return std::numeric_limits<double>::quiet_NaN();
+  return sliced_w2_squared(context, a.samples.view(), b.samples.view());
 }
 
 GroundTruth ground_truth(const Context& context, const DataSet& data, const GapOptions& options) {
@@ -308,8 +340,16 @@ GroundTruth ground_truth(const Context& context, const DataSet& data, const GapO
   Buffer<float> samples(context, options.samples, data.dimension());
   data.draw(context, samples.view(), options.seed, 0, ReservedStep::truth);
   const double far = data_scale(context, data).far();
-  return {empirical_law(context, std::move(samples), options.box, far),
-          noise_floor(context, data, options.samples, options.seed, options.box), far};
+  GroundTruth truth{empirical_law(context, std::move(samples), options.box, far),
+                    noise_floor(context, data, options.samples, options.seed, options.box), far};
+  if (data.dimension() != 2) {
+    truth.sliced_noise_floor = truth.noise_floor;
+  } else if (options.sliced) {
+    truth.sliced_noise_floor = noise_floor(
+        context, data, std::min(options.samples, most_sliced), options.seed,
+        [&](View<const float> a, View<const float> b) { return sliced_w2_squared(context, a, b, 256, options.seed); });
+  }
+  return truth;
 }
 
 std::vector<std::int32_t> gap_steps(const TimeGrid& grid) {
@@ -367,12 +407,12 @@ std::vector<std::vector<double>> potential_on_grid(const Context& context, const
   constexpr std::int64_t parts = 4;
   const std::int64_t side = parts * (box.n - 1);
   std::vector<float> x(static_cast<std::size_t>(2 * side * side)), phi(static_cast<std::size_t>(side * side));
-  const auto coordinate = [&](std::int64_t i) {
-    return float(-box.half_width + (double(i) + 0.5) / double(parts) * box.spacing());
+  const auto coordinate = [&](int axis, std::int64_t i) {
+    return float(box.at(axis, (double(i) + 0.5) / double(parts)));
   };
   for (std::int64_t i = 0; i < side * side; ++i) {
-    x[2 * i] = coordinate(i % side);
-    x[2 * i + 1] = coordinate(i / side);
+    x[2 * i] = coordinate(0, i % side);
+    x[2 * i + 1] = coordinate(1, i / side);
   }
   Buffer<float> points(context, side * side, 2), time(context, 1), values(context, side * side);
   copy(context, View<const float>(x.data(), side * side, 2), points.view());
@@ -407,7 +447,12 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
   options.validate();
   const Grid& box = options.box;
   check_truth(model, truth, box);
-  const bool planar = model.dimension() == 2, in_detail = planar && options.in_detail;
+  const bool planar = model.dimension() == 2, in_detail = planar && options.in_detail,
+             sliced = planar && options.sliced;
+  if (sliced && !truth.sliced_noise_floor) {
+    throw Error(
+        "sliced distances are asked for with a ground truth that was made without; allowed: one made with them");
+  }
   GapOverTime over_time;
   std::vector<Grid> grids{box};
   if (in_detail) {
@@ -420,6 +465,7 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
   const DrawnSamples &sde = samples.sde(), &ode = samples.ode();
   SamplerGap gap;
   gap.noise_floor = truth.noise_floor;
+  gap.truth_escaped = truth.law.escaped;
   gap.sde_seconds = sde.seconds;
   gap.ode_seconds = ode.seconds;
   gap.sde = samples.sde_law();
@@ -461,9 +507,21 @@ SamplerGap measure_gap(const Context& context, const Model& model, const GroundT
       measure(over_time.potential_sde[k], over_time.potential[k], over_time.sde[k].weights, box);
       measure(over_time.potential_ode[k], over_time.potential[k], over_time.ode[k].weights, box);
     }
-    const std::vector<TransportResult> found = distances_of(context, pairs, progress);
+    const double share = sliced ? 0.2 : 1;  // of the time that all distances take
+    const std::vector<TransportResult> found =
+        distances_of(context, pairs, [&](double done) { progress(share * done); });
     for (std::size_t i = 0; i < found.size(); ++i) *results[i] = found[i];
     if (in_detail) gap.over_time = std::move(over_time);
+    if (sliced) {
+      SlicedGap& beside = gap.sliced.emplace();
+      beside.samples = std::min(options.samples, most_sliced);
+      beside.noise_floor = *truth.sliced_noise_floor;
+      beside.ode_sde = sliced_w2_squared(context, gap.ode, gap.sde);
+      progress(share + (1 - share) / 3);
+      beside.ode_truth = sliced_w2_squared(context, gap.ode, truth.law);
+      progress(share + (1 - share) * 2 / 3);
+      beside.sde_truth = sliced_w2_squared(context, gap.sde, truth.law);
+    }
   } else {
     gap.ode_sde = w2_squared(context, gap.ode, gap.sde);
     gap.ode_truth = w2_squared(context, gap.ode, truth.law);

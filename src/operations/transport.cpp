@@ -1,13 +1,17 @@
-// Distances between sets of samples.
+// Distances between sets of samples, exact ones by the network simplex: masses and costs are integers, so that the flow
+// of least cost and its potentials are exact.
 //
 // W2² between two histograms on one n × n grid is the smallest Σ π_ij |x_i − y_j|². Squared distance is separable, so
 // mass may move first in x and then in y: a min-cost flow on three layers of nodes
-//   a(ix, iy) → mid(jx, iy) → b(jx, jy),   arc costs (ix − jx)² and (iy − jy)², scaled by h² at the end,
-// with at most 2n³ arcs instead of n⁴; nodes without mass, and what cannot be reached from mass, are left out. Masses
-// and costs are integers, so the simplex and its potentials are exact. The potentials v of b give the certificate:
-//   w(jx, iy) = min_jy (iy − jy)² − v(jx, jy),   u(ix, iy) = min_jx (ix − jx)² + w(jx, iy)
+//   a(ix, iy) → mid(jx, iy) → b(jx, jy),   arc costs h_x² (ix − jx)² and h_y² (iy − jy)²,
+// with at most 2n³ arcs instead of n⁴; nodes without mass, and what cannot be reached from mass, are left out. The
+// simplex has p and q for h_x² and h_y², integers of nearly their ratio, and 1 and 1 where the spacings are equal. The
+// potentials v of b give the certificate:
+//   w(jx, iy) = min_jy h_y² (iy − jy)² − v(jx, jy),   u(ix, iy) = min_jx h_x² (ix − jx)² + w(jx, iy)
 // is the largest u with u_i + v_j ≤ |x_i − y_j|² for all pairs, so Σ u a + Σ v b bounds W2² from below whatever the
 // simplex did.
+//
+// Between two sets of points the arcs are all pairs, whose costs are rounded for the simplex; u_i = min_j |x_i − y_j|² − v_j.
 #include "fokker/transport.hpp"
 
 #include <fmt/format.h>
@@ -18,10 +22,13 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <tuple>
 #include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
+#include "core/parallel.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/philox.hpp"
 
@@ -29,9 +36,18 @@ namespace fokker {
 
 void Grid::validate() const {
   if (n < 2 || n > 1024) throw Error(fmt::format("a grid needs 2 to 1024 nodes a side, and {} were given", n));
-  if (!(half_width > 0) || !std::isfinite(half_width)) {
-    throw Error(fmt::format("a grid's half width must be positive and finite, and {} was given", half_width));
+  for (const int axis : {0, 1}) {
+    const auto& [low, high] = limits(axis);
+    if (std::isfinite(low) && std::isfinite(high) && std::isnormal(spacing(axis)) && low < high) continue;
+    throw Error(
+        fmt::format("a grid's box is from {} to {} in {}; allowed: finite limits, of which the second is above "
+                    "the first",
+                    low, high, axis == 0 ? "x" : "y"));
   }
+}
+
+std::string Grid::describe() const {
+  return fmt::format("{} nodes a side on [{}, {}] × [{}, {}]", n, x.low, x.high, y.low, y.high);
 }
 
 Histogram histogram(const Context& context, View<const float> samples, const Grid& grid) {
@@ -58,18 +74,17 @@ std::int64_t count_escaped(const Context& context, View<const float> samples, do
   return context.backend().count_escaped(samples, half_width);
 }
 
-double Histogram::deviation() const {
+double Histogram::deviation_in_spacings() const {
   double mean[2] = {}, square = 0;
-  const auto at = [&](std::size_t i, int axis) {
-    const std::int64_t node = std::int64_t(i);
-    return grid.spacing() * double(axis == 0 ? node % grid.n : node / grid.n) - grid.half_width;
+  const auto node = [&](std::size_t i, int axis) {
+    return double(axis == 0 ? std::int64_t(i) % grid.n : std::int64_t(i) / grid.n);
   };
   for (const int axis : {0, 1}) {
-    for (std::size_t i = 0; i < weights.size(); ++i) mean[axis] += weights[i] * at(i, axis);
+    for (std::size_t i = 0; i < weights.size(); ++i) mean[axis] += weights[i] * node(i, axis);
   }
   for (const int axis : {0, 1}) {
     for (std::size_t i = 0; i < weights.size(); ++i) {
-      square += weights[i] * (at(i, axis) - mean[axis]) * (at(i, axis) - mean[axis]);
+      square += weights[i] * (node(i, axis) - mean[axis]) * (node(i, axis) - mean[axis]);
     }
   }
   return std::sqrt(square);
@@ -151,13 +166,68 @@ class Graph : public lemon::StaticDigraph {
   };
 };
 
-// The three layers; nodes are grid indices n·iy + ix.
+// The flow of least cost from nodes of positive supply to those of negative, whose sum is 0, through arcs without a
+// capacity. Arcs go up by their sources, as a static graph wants them; cost_of(e) is that of arc e. The simplex adds
+// costs along paths to 2^62, and its sums stay below 2^63 where those of a path stay below 2^60.
+class CheapestFlow {
+ public:
+  template <class CostOf>
+  CheapestFlow(const std::vector<std::int64_t>& supplies, const std::vector<std::pair<int, int>>& arcs,
+               const CostOf& cost_of) {
+    graph_.build(static_cast<int>(supplies.size()), arcs.begin(), arcs.end());
+    Graph::ArcMap<std::int64_t> cost(graph_);
+    for (std::size_t e = 0; e < arcs.size(); ++e) cost[graph_.arc(static_cast<int>(e))] = cost_of(e);
+    Graph::NodeMap<std::int64_t> supply(graph_, 0);
+    for (std::size_t i = 0; i < supplies.size(); ++i) supply[graph_.node(static_cast<int>(i))] = supplies[i];
+    simplex_.emplace(graph_);
+    simplex_->costMap(cost).supplyMap(supply);
+    if (simplex_->run() != Simplex::OPTIMAL) throw Error("the network simplex found no plan between two sides");
+  }
+
+  std::int64_t amount(std::size_t arc) const { return simplex_->flow(graph_.arc(static_cast<int>(arc))); }
+  std::int64_t potential(int node) const { return simplex_->potential(graph_.node(node)); }
+
+ private:
+  using Simplex = lemon::NetworkSimplex<Graph, std::int64_t, std::int64_t>;
+  Graph graph_;
+  std::optional<Simplex> simplex_;
+};
+
+// The integers from 1 to `most` whose ratio is the last convergent of the continued fraction of `ratio`, which is off by
+// less than 1/(p q) of it where `ratio` is neither above `most` nor below its inverse, and not at all where they can be.
+std::pair<std::int64_t, std::int64_t> integer_ratio(long double ratio, std::int64_t most) {
+  const auto limit = static_cast<long double>(most);
+  long double rest = std::clamp(ratio, 1 / limit, limit);
+  std::int64_t p = 1, q = 0, p_before = 0, q_before = 1;
+  while (true) {
+    const long double whole = std::floor(rest);
+    if (whole * p + p_before > limit || whole * q + q_before > limit) break;
+    const auto times = static_cast<std::int64_t>(whole);
+    p_before = std::exchange(p, times * p + p_before);
+    q_before = std::exchange(q, times * q + q_before);
+    if (rest == whole) break;
+    rest = 1 / (rest - whole);
+  }
+  return {std::max<std::int64_t>(p, 1), std::max<std::int64_t>(q, 1)};
+}
+
+// The three layers; nodes are grid indices n·iy + ix. Costs are in units of which the wider spacing's square has its
+// integer, p or q.
 class GridTransport {
  public:
-  GridTransport(std::vector<std::int64_t> a, std::vector<std::int64_t> b, std::int64_t n)
-      : n_(n), a_(std::move(a)), b_(std::move(b)) {}
+  GridTransport(std::vector<std::int64_t> a, std::vector<std::int64_t> b, const Grid& grid)
+      : n_(grid.n), a_(std::move(a)), b_(std::move(b)) {
+    // 2^60 over the nodes and over the squared number of steps: 2^42 over the latter, 2^26 for 256 nodes a side.
+    const long double root = static_cast<long double>(grid.spacing(0)) / grid.spacing(1), ratio = root * root;
+    std::tie(p_, q_) = integer_ratio(ratio, (std::int64_t{1} << 42) / square(n_ - 1));
+    const int wider = ratio < 1 ? 1 : 0;
+    const auto integer = static_cast<long double>(wider == 0 ? p_ : q_);
+    x_weight_ = wider == 0 ? integer : integer * ratio;
+    y_weight_ = wider == 0 ? integer / ratio : integer;
+    unit_ = grid.spacing(wider) * grid.spacing(wider) / static_cast<double>(integer);
+  }
 
-  // The smallest cost of a plan in units of h², leaving the potentials of b in v_.
+  // The cost of a plan that is the cheapest by p and q, leaving the potentials of b in v_.
   double primal() {
     std::vector<char> row_has_a(n_), column_has_b(n_);
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
@@ -177,67 +247,63 @@ class GridTransport {
     const auto mid_id = number([&](std::int64_t i) { return row_has_a[i / n_] && column_has_b[i % n_]; });
     const auto b_id = number([&](std::int64_t i) { return b_[i] > 0; });
     std::vector<std::pair<int, int>> arcs;
-    std::vector<std::int64_t> costs;
-    const auto add = [&](int from, int to, std::int64_t cost) {
-      if (to >= 0) arcs.emplace_back(from, to), costs.push_back(cost);
+    std::vector<std::int64_t> squares;  // of the steps of each arc
+    const auto add = [&](int from, int to, std::int64_t steps) {
+      if (to >= 0) arcs.emplace_back(from, to), squares.push_back(square(steps));
     };
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
-      for (std::int64_t jx = 0; a_id[i] >= 0 && jx < n_; ++jx) {
-        add(a_id[i], mid_id[i - i % n_ + jx], square(i % n_ - jx));
-      }
+      for (std::int64_t jx = 0; a_id[i] >= 0 && jx < n_; ++jx) add(a_id[i], mid_id[i - i % n_ + jx], i % n_ - jx);
     }
+    const std::size_t in_x = arcs.size();  // the arcs before it are in x, those after it in y
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
-      for (std::int64_t jy = 0; mid_id[i] >= 0 && jy < n_; ++jy) {
-        add(mid_id[i], b_id[n_ * jy + i % n_], square(i / n_ - jy));
-      }
+      for (std::int64_t jy = 0; mid_id[i] >= 0 && jy < n_; ++jy) add(mid_id[i], b_id[n_ * jy + i % n_], i / n_ - jy);
     }
-
-    Graph graph;
-    graph.build(nodes, arcs.begin(), arcs.end());
-    Graph::ArcMap<std::int64_t> cost(graph);
-    for (std::size_t e = 0; e < costs.size(); ++e) cost[graph.arc(static_cast<int>(e))] = costs[e];
-    Graph::NodeMap<std::int64_t> supply(graph, 0);
+    std::vector<std::int64_t> supplies(nodes, 0);
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
-      if (a_id[i] >= 0) supply[graph.node(a_id[i])] = a_[i];
-      if (b_id[i] >= 0) supply[graph.node(b_id[i])] = -b_[i];
+      if (a_id[i] >= 0) supplies[a_id[i]] = a_[i];
+      if (b_id[i] >= 0) supplies[b_id[i]] = -b_[i];
     }
-    using Simplex = lemon::NetworkSimplex<Graph, std::int64_t, std::int64_t>;
-    Simplex simplex(graph);
-    simplex.costMap(cost).supplyMap(supply);
-    if (simplex.run() != Simplex::OPTIMAL) throw Error("the network simplex found no plan between two histograms");
+    const CheapestFlow flow(supplies, arcs, [&](std::size_t e) { return (e < in_x ? p_ : q_) * squares[e]; });
     v_.assign(n_ * n_, 0);
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
-      if (b_id[i] >= 0) v_[i] = simplex.potential(graph.node(b_id[i]));
+      if (b_id[i] >= 0) v_[i] = flow.potential(b_id[i]);
     }
-    return static_cast<double>(simplex.totalCost<long double>() / total_mass);
+    long double x_moves = 0, y_moves = 0;
+    for (std::size_t e = 0; e < squares.size(); ++e) {
+      (e < in_x ? x_moves : y_moves) += static_cast<long double>(flow.amount(e)) * static_cast<long double>(squares[e]);
+    }
+    return unit_ * static_cast<double>((x_weight_ * x_moves + y_weight_ * y_moves) / total_mass);
   }
 
-  // The value of the dual that v_ extends to, in units of h².
+  // The value of the dual that v_ extends to.
   double dual() const {
-    constexpr std::int64_t kFar = std::numeric_limits<std::int64_t>::max() / 2;
-    std::vector<std::int64_t> w(n_ * n_, kFar);
+    constexpr long double kFar = std::numeric_limits<long double>::infinity();
+    std::vector<long double> w(n_ * n_, kFar);
     for (std::int64_t iy = 0; iy < n_; ++iy) {
       for (std::int64_t j = 0; j < n_ * n_; ++j) {
-        std::int64_t& smallest = w[n_ * iy + j % n_];
-        if (b_[j] > 0) smallest = std::min(smallest, square(iy - j / n_) - v_[j]);
+        long double& smallest = w[n_ * iy + j % n_];
+        if (b_[j] == 0) continue;
+        smallest = std::min(
+            smallest, y_weight_ * static_cast<long double>(square(iy - j / n_)) - static_cast<long double>(v_[j]));
       }
     }
     long double value = 0;
     for (std::int64_t i = 0; i < n_ * n_; ++i) {
-      if (b_[i] > 0) value += static_cast<long double>(b_[i]) * v_[i];
+      if (b_[i] > 0) value += static_cast<long double>(b_[i]) * static_cast<long double>(v_[i]);
       if (a_[i] == 0) continue;
-      std::int64_t u = kFar;
+      long double u = kFar;
       for (std::int64_t jx = 0; jx < n_; ++jx) {
-        const std::int64_t below = w[n_ * (i / n_) + jx];
-        if (below < kFar) u = std::min(u, square(i % n_ - jx) + below);
+        u = std::min(u, x_weight_ * static_cast<long double>(square(i % n_ - jx)) + w[n_ * (i / n_) + jx]);
       }
       value += static_cast<long double>(a_[i]) * u;
     }
-    return static_cast<double>(value / total_mass);
+    return unit_ * static_cast<double>(value / total_mass);
   }
 
  private:
-  std::int64_t n_;
+  std::int64_t n_, p_ = 1, q_ = 1;
+  long double x_weight_ = 1, y_weight_ = 1;  // h_x² and h_y² in these units: p and q but for the rounding of one
+  double unit_ = 1;
   std::vector<std::int64_t> a_, b_;
   std::vector<std::int64_t> v_;
 };
@@ -251,12 +317,84 @@ TransportResult w2_squared(const std::vector<double>& a, const std::vector<doubl
   }
   auto supply = integer_masses(a, grid, "the first");
   auto demand = integer_masses(b, grid, "the second");
-  GridTransport problem(std::move(supply), std::move(demand), grid.n);
-  const double scale = grid.spacing() * grid.spacing();
+  GridTransport problem(std::move(supply), std::move(demand), grid);
   TransportResult result;
-  result.w2_squared = scale * problem.primal();
-  result.dual_value = scale * problem.dual();
+  result.w2_squared = problem.primal();
+  result.dual_value = problem.dual();
   return result;
+}
+
+namespace {
+
+// The rows that are finite, on the host.
+std::vector<double> finite_points(const Context& context, View<const float> points, const char* name) {
+  std::vector<float> all(static_cast<std::size_t>(points.size()));
+  copy(context, points, View<float>(all.data(), points.rows, points.columns));
+  context.synchronize();
+  std::vector<double> finite;
+  for (auto row = all.begin(); row != all.end(); row += points.columns) {
+    if (std::all_of(row, row + points.columns, [](float v) { return std::isfinite(v); })) {
+      finite.insert(finite.end(), row, row + points.columns);
+    }
+  }
+  if (finite.empty()) {
+    throw Error(fmt::format("W2 of points needs a finite point on both sides, and {} has none", name));
+  }
+  return finite;
+}
+
+}  // namespace
+
+TransportResult w2_squared_of_points(const Context& context, View<const float> a, View<const float> b) {
+  const std::int64_t d = a.columns;
+  if (d != b.columns || d < 1) {
+    throw Error(fmt::format("W2 compares points of one dimension, 1 or more, and {} and {} were given", d, b.columns));
+  }
+  check_view("the first set of points", a, any_rows, d, context.device());
+  check_view("the second set of points", b, any_rows, d, context.device());
+  constexpr std::int64_t most_pairs = std::int64_t{1} << 25;
+  if (a.rows > 0 && b.rows > most_pairs / a.rows) {
+    throw Error(fmt::format("exact W2 of {} and {} points; allowed: numbers whose product is up to {}, as 5792 each",
+                            a.rows, b.rows, most_pairs));
+  }
+  const std::vector<double> x = finite_points(context, a, "the first"), y = finite_points(context, b, "the second");
+  const std::int64_t n = std::ssize(x) / d, m = std::ssize(y) / d;
+  std::vector<double> cost(static_cast<std::size_t>(n * m));
+  parallel_for(context.threads(), n, [&](std::int64_t i, int) {
+    for (std::int64_t j = 0; j < m; ++j) {
+      double square = 0;
+      for (std::int64_t l = 0; l < d; ++l) square += (x[i * d + l] - y[j * d + l]) * (x[i * d + l] - y[j * d + l]);
+      cost[i * m + j] = square;
+    }
+  });
+  const double largest = *std::max_element(cost.begin(), cost.end());
+  if (largest == 0) return {};
+  // A power of two, so that costs in few binary digits are not rounded. Paths alternate between the sides, so they have up
+  // to twice as many arcs as the smaller has points: 2^13.5 costs of 2^46.
+  const double unit = std::ldexp(1.0, std::ilogb(largest) - 45);
+
+  // Masses of 1/n and 1/m in units of their common part.
+  const std::int64_t common = std::gcd(n, m), mass = m / common, total = n * mass;
+  std::vector<std::int64_t> supplies(static_cast<std::size_t>(n), mass);
+  supplies.resize(static_cast<std::size_t>(n + m), -n / common);
+  std::vector<std::pair<int, int>> arcs(cost.size());
+  for (std::int64_t e = 0; e < n * m; ++e) arcs[e] = {static_cast<int>(e / m), static_cast<int>(n + e % m)};
+  const CheapestFlow flow(supplies, arcs, [&](std::size_t e) { return std::llround(cost[e] / unit); });
+  std::vector<long double> v(static_cast<std::size_t>(m));
+  for (std::int64_t j = 0; j < m; ++j) {
+    v[j] = static_cast<long double>(flow.potential(static_cast<int>(n + j))) * unit;
+  }
+  long double primal = 0, dual = std::accumulate(v.begin(), v.end(), 0.0L) / static_cast<long double>(m);
+  for (std::int64_t i = 0; i < n; ++i) {
+    long double u = std::numeric_limits<long double>::infinity();
+    for (std::int64_t j = 0; j < m; ++j) {
+      const long double c = cost[i * m + j];
+      primal += static_cast<long double>(flow.amount(static_cast<std::size_t>(i * m + j))) * c;
+      u = std::min(u, c - v[j]);
+    }
+    dual += u / static_cast<long double>(n);
+  }
+  return {static_cast<double>(primal / static_cast<long double>(total)), static_cast<double>(dual)};
 }
 
 double sliced_w2_squared(const Context& context, View<const float> a, View<const float> b, int projections,
@@ -277,19 +415,26 @@ double sliced_w2_squared(const Context& context, View<const float> a, View<const
   return context.backend().sliced_w2_squared(a, b, projections, seed);
 }
 
-double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed,
+                   const SampleDistance& distance) {
   if (n < 1) throw Error(fmt::format("a noise floor needs at least one sample, and {} were asked for", n));
-  grid.validate();
   Buffer<float> draws(context, n, data.dimension()), others(context, n, data.dimension());
   data.draw(context, draws.view(), seed, 0, ReservedStep::first_noise_floor);
   data.draw(context, others.view(), seed, 0, ReservedStep::second_noise_floor);
-  if (data.dimension() != 2) return sliced_w2_squared(context, draws.view(), others.view(), 256, seed);
-  const Histogram p = histogram(context, draws.view(), grid), q = histogram(context, others.view(), grid);
-  if (p.inside == 0 || q.inside == 0) {
-    throw Error(
-        fmt::format("a noise floor on a grid needs samples inside ±{}, and none of {} fell there", grid.half_width, n));
-  }
-  return w2_squared(p.weights, q.weights, grid).w2_squared;
+  return distance(draws.view(), others.view());
+}
+
+double noise_floor(const Context& context, const DataSet& data, std::int64_t n, std::uint64_t seed, const Grid& grid) {
+  grid.validate();
+  return noise_floor(context, data, n, seed, [&](View<const float> draws, View<const float> others) {
+    if (data.dimension() != 2) return sliced_w2_squared(context, draws, others, 256, seed);
+    const Histogram p = histogram(context, draws, grid), q = histogram(context, others, grid);
+    if (p.inside == 0 || q.inside == 0) {
+      throw Error(
+          fmt::format("a noise floor on {} needs samples inside, and none of {} fell there", grid.describe(), n));
+    }
+    return w2_squared(p.weights, q.weights, grid).w2_squared;
+  });
 }
 
 }  // namespace fokker

@@ -367,6 +367,13 @@ void read_numbers(const std::string& input) {
       tools::add_integers(app, "--integers", integers, "", 1, 100);
       app.parse({"--integers=" + line, "--numbers=" + line, "--number=" + line});
     });
+    refused([&] {
+      CLI::App app;
+      Grid grid;
+      tools::add_box(app, "--box", grid, "");
+      app.parse({"--box=" + line});
+      grid.validate();
+    });
   }
 }
 

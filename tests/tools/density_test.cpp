@@ -143,6 +143,89 @@ TEST_F(DensityCommand, OfTheFlowIsTheLibrarys) {
   }
 }
 
+// The same paths with other probes each time: the mean of single estimates, and its error by their spread. Over
+// points those errors are as large as what the estimates are off by.
+TEST_F(DensityCommand, OfRepeatedProbesHasItsError) {
+  const std::string path = network("net.safetensors", Output::potential, 3);
+  const Model model = load_model(path);
+  const TimeGrid grid = TimeGrid::parse("geometric:9:1e-3", model.sde);
+  const std::int64_t n = 989, repeats = 5;
+  const Array x = load_array(spread(n, 3));
+  const std::vector<float> points(x.data.begin(), x.data.end());
+  const auto log_density = [&](const Divergence& divergence) {
+    std::vector<float> found(static_cast<std::size_t>(n));
+    Sampler(Context(), model, grid)
+        .log_density(View<const float>(points, 3), View<float>(found), Scheme::heun, divergence);
+    return found;
+  };
+  std::vector<std::vector<float>> estimates;
+  for (std::uint64_t k = 0; k < repeats; ++k) estimates.push_back(log_density({.probes = 2, .seed = 7 + k}));
+  const std::vector<float> exact = log_density({});
+  std::vector<double> expected, errors;
+  double typical = 0, off = 0;
+  for (std::size_t i = 0; i < std::size_t(n); ++i) {
+    double mean = 0, square = 0;
+    for (const auto& estimate : estimates) mean += double(estimate[i]) / repeats;
+    for (const auto& estimate : estimates) square += std::pow(estimate[i] - mean, 2);
+    expected.push_back(mean), errors.push_back(std::sqrt(square / (repeats * (repeats - 1))));
+    typical += errors.back() * errors.back() / double(n), off += std::pow(mean - exact[i], 2) / double(n);
+  }
+  const Arguments repeated{
+      "density",          "--model",  path, "--points",     file("x.npy"), "--scheme",        "heun", "--grid",
+      "geometric:9:1e-3", "--probes", "2",  "--probe-seed", "7",           "--probe-repeats", "5",    "--out"};
+  const Json json = fokker_json(with(repeated, {file("p.safetensors"), "--bits-per-dim", "8", "--json"}));
+  const SafeTensors there = SafeTensors::load(file("p.safetensors"));
+  EXPECT_EQ(there.tensors.size(), 3u);
+  const std::vector<double> found = there.at("log_density").to_double();
+  // Rounded to float32 once, as the error of the mean is, whose sums cancel to 1e-7 of the numbers.
+  EXPECT_TRUE(agrees(found, expected, {.relative = 1e-7, .norm = 1e-7}));
+  EXPECT_TRUE(agrees(there.at("standard_error").to_double(), errors, {.relative = 1e-6, .of_rms = 1e-7, .norm = 1e-6}));
+  std::vector<double> bits;
+  for (const double v : expected) bits.push_back(8 - v / std::log(8.0));  // log2 of three dimensions
+  EXPECT_TRUE(agrees(there.at("bits_per_dim").to_double(), bits, {.relative = 3e-7, .of_rms = 1e-7, .norm = 3e-7}));
+  EXPECT_EQ(json["probe_repeats"], repeats);
+  EXPECT_EQ(json["probe_seed"], 7);
+  EXPECT_TRUE(agrees(json["probe_error"].get<double>(), std::sqrt(typical), 1e-6));
+  // A mean square over 989 points of few degrees of freedom each: within a tenth or two, and more where points differ.
+  EXPECT_GT(off, 0.5 * typical);
+  EXPECT_LT(off, 2 * typical);
+  const double mean = std::accumulate(found.begin(), found.end(), 0.0) / double(n);
+  EXPECT_EQ(json["bits_per_dim"]["offset"], 8.0);
+  EXPECT_NEAR(json["bits_per_dim"]["mean"].get<double>(), 8 - mean / std::log(8.0), 1e-12 * (8 + std::fabs(mean)));
+  EXPECT_NEAR(json["bits_per_dim"]["standard_error"].get<double>(),
+              json["standard_error"].get<double>() / std::log(8.0), 1e-12);
+  const Outcome text = fokker(with(repeated, {file("p.npy"), "--bits-per-dim", "0"}));
+  EXPECT_THAT(text.err, HasSubstr(" a point; "));
+  EXPECT_THAT(text.err, HasSubstr(" bits per dimension with the offset 0, standard error "));
+  const std::vector<double> alone = load_array(file("p.npy")).data;
+  EXPECT_EQ(alone, found);
+  // Nothing is said of bits where no offset is given, nor of probes where there is one estimate.
+  const Json once = fokker_json({"density", "--model", path, "--points", file("x.npy"), "--scheme", "heun", "--grid",
+                                 "geometric:9:1e-3", "--probes", "2", "--out", file("q.safetensors"), "--json"});
+  EXPECT_TRUE(once["bits_per_dim"].is_null());
+  EXPECT_TRUE(once["probe_error"].is_null());
+  EXPECT_EQ(SafeTensors::load(file("q.safetensors")).tensors.size(), 1u);
+}
+
+// N(0, I/2) stays what it is under ou, and both samplers have its density.
+TEST_F(DensityCommand, SaysBitsPerDimensionOfEitherLaw) {
+  put(file("m.json"), R"({"weights": [1], "means": [[0, 0]], "covariances": 0.5})");
+  const float origin[] = {0, 0};
+  save_npy(file("x.npy"), {1, 2}, origin);
+  const double bits = 8 + std::log2(3.14159265358979) / 2;  // p(0) = 1/π
+  const Arguments density{"density",        "--model", file("m.json"), "--points", file("x.npy"),
+                          "--bits-per-dim", "8",       "--json"};
+  const Json of_flow =
+      fokker_json(with(density, {"--scheme", "rk4", "--grid", "geometric:99:1e-3", "--out", file("flow.safetensors")}));
+  EXPECT_NEAR(of_flow["bits_per_dim"]["mean"].get<double>(), bits, 1e-4);
+  const Json of_sde = fokker_json(with(density, {"--paths", "99", "--steps", "9", "--out", file("sde.safetensors")}));
+  EXPECT_NEAR(of_sde["bits_per_dim"]["mean"].get<double>(), bits, 1e-4);
+  EXPECT_TRUE(of_sde["bits_per_dim"]["standard_error"].is_null());
+  const std::vector<double> written = SafeTensors::load(file("sde.safetensors")).at("bits_per_dim").to_double();
+  ASSERT_EQ(written.size(), 1u);
+  EXPECT_NEAR(written[0], of_sde["bits_per_dim"]["mean"].get<double>(), 1e-12);
+}
+
 // Points come from any array and go into any of the files, to the same numbers.
 TEST_F(DensityCommand, ReadsAndWritesEveryFile) {
   const std::string model = planar_mixture();
@@ -208,6 +291,11 @@ TEST_F(DensityCommand, RefusesWhatIsNotAllowed) {
       {with(flow, {x, "--common-paths"}), "--common-paths given with --scheme heun", 2},
       {with(sde, {x, "--grid", "paper"}), "--grid given with --scheme euler-maruyama; allowed: with euler, heun", 2},
       {with(sde, {x, "--probes", "0"}), "--probes given with --scheme euler-maruyama", 2},
+      {with(sde, {x, "--probe-repeats", "2"}), "--probe-repeats given with --scheme euler-maruyama", 2},
+      {with(flow, {x, "--probe-repeats", "2"}), "--probe-repeats 2 given with the exact divergence", 2},
+      {with(flow, {x, "--probes", "1", "--probe-repeats", "0"}), "--probe-repeats 0", 2},
+      {with(flow, {x, "--bits-per-dim", "inf"}), "--bits-per-dim inf given; allowed: a finite offset", 2},
+      {with(flow, {x, "--bits-per-dim", "eight"}), "--bits-per-dim eight given; allowed: a number", 2},
       {with(flow, {x, "--probes", "-1"}), "--probes -1", 2},
       {with(flow, {x, "--law", "cauchy"}), "cauchy", 2},
       {with(sde, {x, "--scheme", "leapfrog"}), "leapfrog", 2},

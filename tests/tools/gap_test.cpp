@@ -22,8 +22,9 @@ TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
   const Json json = fokker_json({"gap", "--model", model, "--data", model, "--samples", "3000", "--seed", "5", "--grid",
                                  "geometric:60:1e-3", "--histograms", file("h/deep"), "--json"});
   EXPECT_THAT(keys(json["w2_squared"]), ElementsAre("ode_sde", "ode_truth", "sde_truth"));
-  EXPECT_TRUE(json["sliced_w2_squared"].is_null());
-  EXPECT_THAT(keys(json["escaped"]), ElementsAre("ode", "sde"));
+  EXPECT_THAT(keys(json["sliced_w2_squared"]), ElementsAre("ode_sde", "ode_truth", "sde_truth"));
+  EXPECT_EQ(json["sliced_samples"], 3000);
+  EXPECT_THAT(keys(json["escaped"]), ElementsAre("ode", "sde", "truth"));
   EXPECT_THAT(keys(json["residual"]), ElementsAre("centred_mean_square", "mean_square"));
   EXPECT_EQ(json["samples"], 3000);
   EXPECT_EQ(json["seed"], 5);
@@ -34,7 +35,13 @@ TEST_F(GapCommand, OfAPlanarModelFollowsItsContract) {
   const double floor = json["noise_floor"];
   EXPECT_GT(floor, 0);
   for (const auto& item : json["w2_squared"].items()) EXPECT_LT(item.value().get<double>(), 4 * floor) << item.key();
-  EXPECT_EQ(json["escaped"]["ode"], 0.0);
+  const double sliced_floor = json["sliced_noise_floor"];
+  EXPECT_GT(sliced_floor, 0);
+  for (const auto& item : json["sliced_w2_squared"].items()) {
+    EXPECT_LT(item.value().get<double>(), 4 * sliced_floor) << item.key();
+  }
+  for (const char* law : {"ode", "sde", "truth"}) EXPECT_EQ(json["escaped"][law], 0.0);
+  EXPECT_EQ(json["box"], Json({{"x", {-3.5, 3.5}}, {"y", {-3.5, 3.5}}, {"nodes", 64}}));
   // Mixtures work in double. The exact potential's residual is rounding of terms up to (5/0.05)² = 1e4: less than 2^6
   // units of 2^−53 of those, and the square of that is 5e-21.
   EXPECT_LT(json["residual"]["mean_square"].get<double>(), 5e-21);
@@ -68,6 +75,8 @@ TEST_F(GapCommand, FollowsTheFamilyBetweenItsSamplers) {
   Arguments arguments{"gap",    "--model",           model,   "--data",     model, "--samples", "3000", "--seed", "5",
                       "--grid", "geometric:60:1e-3", "--eta", "0,0.5,1,1.5"};
   const std::string text = fokker(arguments).out;
+  EXPECT_THAT(text, AllOf(HasSubstr("\nW2² of 3000 draws each\n"), HasSubstr("\nsliced W2² of 3000 draws each\n"),
+                          HasSubstr("escaped: ODE 0.00000, SDE 0.00000, truth 0.00000\n")));
   EXPECT_THAT(text, AllOf(HasSubstr("eta 0.5    to ODE 0."), HasSubstr("eta 1.5    to ODE 0.")));
   arguments.push_back("--json");
   const Json json = fokker_json(arguments);
@@ -98,6 +107,7 @@ TEST_F(GapCommand, HasNullsWhereTheContractSaysSo) {
   EXPECT_TRUE(spatial["w2_squared"].is_null());
   EXPECT_EQ(keys(spatial["sliced_w2_squared"]), (std::vector<std::string>{"ode_sde", "ode_truth", "sde_truth"}));
   EXPECT_GT(spatial["noise_floor"].get<double>(), 0);
+  EXPECT_EQ(spatial["sliced_noise_floor"], spatial["noise_floor"]);
   EXPECT_LT(spatial["sliced_w2_squared"]["sde_truth"].get<double>(), 10 * spatial["noise_floor"].get<double>());
   EXPECT_TRUE(spatial["residual"].is_object());
   const Arguments with_histograms = with(arguments, {"--histograms", file("h")});
@@ -110,12 +120,18 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   save_npy(file("b.npy"), {2, 2}, b.data());
   const Json json = fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--json"});
   EXPECT_NEAR(json["w2_squared"]["a_b"].get<double>(), 0, 1e-12);
+  EXPECT_NEAR(json["certificate_gap"]["a_b"].get<double>(), 0, 1e-12);
+  EXPECT_GT(json["sliced_w2_squared"]["a_b"].get<double>(), 1000);  // which leaves nothing out
+  EXPECT_THAT(keys(json["escaped"]), ElementsAre("a", "b"));
   EXPECT_NEAR(json["escaped"]["a"].get<double>(), 1.0 / 3, 1e-15);
   EXPECT_EQ(json["escaped"]["b"], 0.0);
   EXPECT_TRUE(json["noise_floor"].is_null());
   const Json with_truth = fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--json"});
   EXPECT_TRUE(with_truth["w2_squared"]["b_truth"].is_number());
   EXPECT_TRUE(with_truth["noise_floor"].is_number());
+  EXPECT_TRUE(with_truth["sliced_noise_floor"].is_number());
+  EXPECT_THAT(keys(with_truth["sliced_w2_squared"]), ElementsAre("a_b", "a_truth", "b_truth"));
+  EXPECT_THAT(keys(with_truth["escaped"]), ElementsAre("a", "b", "truth"));
   save_npy(file("c.npy"), {2, 1}, b.data());
   expect_refused({"gap", "--a", file("a.npy"), "--b", file("c.npy")}, "must be the same");
 
@@ -145,6 +161,81 @@ TEST_F(GapCommand, ComparesTwoFilesOfSamples) {
   }
   EXPECT_FALSE(std::filesystem::exists(file("h")));
   fokker_json({"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--data", "blob", "--seed", "1", "--json"});
+}
+
+// Between the points themselves, in any dimension: a shift, and what a square's corners have of its middle.
+TEST_F(GapCommand, ComparesPointsExactly) {
+  const auto save = [&](const std::string& name, std::int64_t columns, std::vector<float> numbers) {
+    save_npy(file(name), {std::ssize(numbers) / columns, columns}, numbers.data());
+    return file(name);
+  };
+  std::vector<float> line, moved;
+  for (int i = 0; i < 60; ++i) line.push_back(0.125f * float(i * i)), moved.push_back(line.back() + float(i % 3));
+  const std::string a = save("a.npy", 3, line), b = save("b.npy", 3, moved);
+  const Json json = fokker_json({"gap", "--a", a, "--b", b, "--points", "--json"});
+  EXPECT_NEAR(json["w2_squared"]["a_b"].get<double>(), 5, 1e-9);  // 0² + 1² + 2²
+  EXPECT_NEAR(json["certificate_gap"]["a_b"].get<double>(), 0, 1e-9);
+  EXPECT_TRUE(json["sliced_w2_squared"]["a_b"].is_number());
+  EXPECT_TRUE(json["box"].is_null());
+  EXPECT_EQ(json["points"], true);
+  // Outside any box, and of unlike numbers.
+  const std::string corners = save("c.npy", 2, {99, 99, 101, 99, 99, 101, 101, 101}),
+                    middle = save("d.npy", 2, {100, 100});
+  const Json square = fokker_json({"gap", "--a", corners, "--b", middle, "--points", "--json"});
+  EXPECT_EQ(square["w2_squared"]["a_b"], 2.0);
+  EXPECT_EQ(square["escaped"]["a"], 0.0);
+  EXPECT_TRUE(square["warnings"].empty());
+  // Beside the data: draws of the law itself are as far from it as two draws of it are, within a factor.
+  const std::string model = planar_mixture();
+  fokker_json({"sample", "--model", model, "--samples", "200", "--grid", "geometric:60:1e-3", "--out", file("x.npy"),
+               "--json"});
+  const Arguments beside{"gap", "--a", file("x.npy"), "--b", file("x.npy"), "--points", "--data", model};
+  const Json found = fokker_json(with(beside, {"--json"}));
+  EXPECT_EQ(found["w2_squared"]["a_b"], 0.0);
+  EXPECT_EQ(found["w2_squared"]["a_truth"], found["w2_squared"]["b_truth"]);
+  EXPECT_LT(found["w2_squared"]["a_truth"].get<double>(), 4 * found["noise_floor"].get<double>());
+  EXPECT_GT(found["noise_floor"].get<double>(), found["sliced_noise_floor"].get<double>());
+  EXPECT_THAT(fokker(beside).out, AllOf(HasSubstr("\nW2² a_truth      0."), HasSubstr("\nW2² noise floor  0."),
+                                        HasSubstr("\nsliced W2² noise floor  0.")));
+
+  const float none[] = {std::nanf(""), 1};
+  save_npy(file("none.npy"), {1, 2}, none);
+  const Outcome lost = fokker({"gap", "--a", corners, "--b", file("none.npy"), "--points"});
+  EXPECT_EQ(lost.code, 0);
+  EXPECT_THAT(lost.out, HasSubstr("W2² a_b          –\n"));
+  save_npy(file("many.npy"), {5793, 2}, std::vector<float>(2 * 5793).data());
+  expect_refused({"gap", "--a", file("many.npy"), "--b", file("many.npy"), "--points"},
+                 "exact W2 of 5793 and 5793 points; allowed: numbers whose product is up to 33554432");
+  for (const auto& [option, value] : {std::pair("--box", "7"), std::pair("--nodes", "32")}) {
+    expect_refused({"gap", "--a", a, "--b", b, "--points", option, value}, option, 2);
+  }
+  expect_refused({"gap", "--model", model, "--data", model, "--points"}, "--points requires --a", 2);
+}
+
+// A box for each axis holds what no symmetric one does as finely.
+TEST_F(GapCommand, TakesABoxForEachAxis) {
+  std::vector<float> numbers, moved;
+  for (int i = 0; i < 50; ++i) {
+    const float v = 0.02f * float(i);
+    numbers.insert(numbers.end(), {v - 0.5f, 4 + 5 * v});
+    moved.insert(moved.end(), {v, 4 + 5 * v});
+  }
+  save_npy(file("a.npy"), {50, 2}, numbers.data());
+  save_npy(file("b.npy"), {50, 2}, moved.data());
+  const Arguments gap{"gap", "--a", file("a.npy"), "--b", file("b.npy"), "--nodes", "201", "--json"};
+  const Json json = fokker_json(with(gap, {"--box", "-1:4,0:10"}));
+  EXPECT_EQ(json["box"], Json({{"x", {-1.0, 4.0}}, {"y", {0.0, 10.0}}, {"nodes", 201}}));
+  EXPECT_EQ(json["escaped"], Json({{"a", 0.0}, {"b", 0.0}}));
+  EXPECT_NEAR(json["w2_squared"]["a_b"].get<double>(), 0.25, 0.05);  // to the nodes, at most 0.05 apart
+  EXPECT_EQ(fokker_json(with(gap, {"--box", "3,12"}))["box"]["y"], Json({-12.0, 12.0}));
+  EXPECT_EQ(fokker_json(with(gap, {"--box", "-2:11"}))["box"]["x"], Json({-2.0, 11.0}));
+  EXPECT_GT(fokker_json(with(gap, {"--box", "7"}))["escaped"]["a"].get<double>(), 0.1);
+  for (const char* bad :
+       {"0", "-1", "nan", "inf", "1:1", "2:1", "1:2:3", "a:b", "1:", ":1", "", "1,2,3", "1,", "1;2"}) {
+    SCOPED_TRACE(bad);
+    expect_refused(with(gap, {"--box", bad}), "given; allowed: a half-width above 0, or LOW:HIGH with HIGH above LOW",
+                   2);
+  }
 }
 
 TEST_F(GapCommand, TakesArraysOfEveryFormat) {
@@ -192,7 +283,7 @@ TEST_F(GapCommand, NamesDistancesOfSurvivorsAndOfTheGrid) {
   // more than four spacings of 24/255.
   const Json whole = fokker_json({"gap", "--a", a, "--b", b, "--box", "12", "--nodes", "256", "--json"});
   EXPECT_TRUE(whole["warnings"].empty());
-  EXPECT_EQ(whole["box"], Json({{"half_width", 12.0}, {"nodes", 256}}));
+  EXPECT_EQ(whole["box"], Json({{"x", {-12.0, 12.0}}, {"y", {-12.0, 12.0}}, {"nodes", 256}}));
   EXPECT_EQ(whole["escaped"]["b"], 0.0);
   EXPECT_GT(whole["w2_squared"]["a_b"].get<double>(), 30);
   EXPECT_THAT(fokker({"gap", "--a", small, "--b", small}).err, HasSubstr("distances are those of the grid"));
@@ -246,7 +337,7 @@ TEST_F(GapCommand, RefusesWhatIsNotAllowed) {
   expect_refused({{with(gap, {"--data", "spiral", "--samples", "10"}), "spiral", 2},
                   {with(gap, {"--data", mixture_3d(), "--samples", "10"}), "must be the same"},
                   {with(gap, {"--data", "blob", "--samples", "0"}), "--samples 0", 2},
-                  {with(gap, {"--data", "blob", "--box", "-1"}), "half width must be positive", 2},
+                  {with(gap, {"--data", "blob", "--box", "-1"}), "--box -1 given; allowed: a half-width above 0", 2},
                   {with(gap, {"--data", "blob", "--nodes", "257"}), "--nodes 257", 2},
                   {with(gap, {"--data", "blob", "--samples", "10", "--scheme", "sde"}), "allowed for the ODE", 2},
                   {with(gap, {"--data", "blob", "--samples", "10", "--histograms", file("regular")}), "regular"},

@@ -112,7 +112,8 @@ TEST_F(Help, ShowsTheDefaultsThatHold) {
         "geometric:20"}},
       {"info", {"--model", model}}};
   // Those of the law that a density is not of are refused.
-  const Arguments of_sde{"--paths", "--steps", "--seed"}, of_flow{"--grid", "--probes", "--law", "--probe-seed"};
+  const Arguments of_sde{"--paths", "--steps", "--seed"},
+      of_flow{"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats"};
   const auto is_refused = [&](const Arguments& command, const std::string& option) {
     if (command[0] != "density") return false;
     const bool flow = std::find(command.begin(), command.end(), "heun") != command.end();

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,25 +44,63 @@ Mean mean_of(const std::vector<T>& values) {
   return mean;
 }
 
+// The mean of independent estimates of the same N numbers, and its standard error from their spread, by Welford's sums.
+class Repeated {
+ public:
+  explicit Repeated(std::int64_t n) : mean_(static_cast<std::size_t>(n)), squares_(static_cast<std::size_t>(n)) {}
+
+  void add(const std::vector<float>& estimate) {
+    ++count_;
+    for (std::size_t i = 0; i < mean_.size(); ++i) {
+      const double before = estimate[i] - mean_[i];
+      mean_[i] += before / double(count_);
+      squares_[i] += before * (estimate[i] - mean_[i]);
+    }
+  }
+  std::vector<float> mean() const { return {mean_.begin(), mean_.end()}; }
+  // Of two estimates or more.
+  std::vector<float> standard_error() const {
+    std::vector<float> errors;
+    for (const double s : squares_) errors.push_back(float(std::sqrt(s / double(count_) / double(count_ - 1))));
+    return errors;
+  }
+
+ private:
+  std::int64_t count_ = 0;
+  std::vector<double> mean_, squares_;
+};
+
+// The root of the mean square of the finite ones; not a number where there are none.
+double typical(const std::vector<float>& errors) {
+  std::vector<double> squares;
+  for (const float e : errors) squares.push_back(double(e) * double(e));
+  return std::sqrt(mean_of(squares).value);
+}
+
 class Density : public Command {
  public:
   explicit Density(CLI::App& parent) : Command(parent, "density", "Log density of a sampler's law at points") {
     explain(R"(
-Densities are in nats. That of the probability-flow ODE is integrated along the flow from each point to T, in float,
-with the divergence of its velocity; its time is the last of --grid. That of the reverse SDE, which needs a potential,
-is by Feynman and Kac along random paths of the forward SDE from each point, in double whatever --precision says.
+Densities are in nats, whatever --bits-per-dim adds. That of the probability-flow ODE is integrated along the flow from
+each point to T, in float, with the divergence of its velocity; its time is the last of --grid. That of the reverse SDE,
+which needs a potential, is by Feynman and Kac along random paths of the forward SDE from each point, in double whatever
+--precision says.
 A .npy or .csv file gets log_density alone, a .safetensors file of the reverse SDE all of these, float64 [N]:
   log_density      the estimate
   standard_error   its error, from the spread of the weights of the paths
   step_error       its error, from leaving out every second time of the paths
   effective_paths  how many paths of equal weights say as much
   tail_index       at 2 or below the largest weights fall off so slowly that standard_error is not to be trusted
+and one of the ODE log_density and, with --probe-repeats, standard_error, that of the probes, float32 [N]. With
+--bits-per-dim either has bits_per_dim too.
 )",
             files_help({"--model", "--points", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors
   fokker sample --model circles2.safetensors --samples 100 --out x.npy
   fokker density --model circles2.safetensors --points x.npy --out density.safetensors
   fokker density --model circles2.safetensors --points x.npy --scheme heun --grid geometric:150 --out log_p.csv
+  fokker density --model circles2.safetensors --points x.npy --scheme heun --grid geometric:150 --probes 1 \
+                 --probe-repeats 8 --bits-per-dim 0 --out log_p.csv
 )");
     model_.add_to(*app_);
     model_.add_condition(*app_, "point");
@@ -90,12 +129,24 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     add_seed(*app_, options_.seed, "seed of the paths");
     app_->add_flag("--common-paths", options_.common_paths,
                    "take the same noise for all points, so that differences between them are smooth");
+    add_number(*app_, "--bits-per-dim", bits_offset_,
+               "also say bits per dimension, -log2(p)/d + OFFSET: with 0 those of the density of x, with log2 of the "
+               "number of levels in a unit of x those of the levels, as 8 for images of 256 levels in [0, 1) and 7 in "
+               "[-1, 1); there is no default")
+        ->type_name("OFFSET")
+        ->default_str("");
     add_grid(*app_, grid_);
     probes_.add_to(*app_);
+    add_integer<std::int64_t>(*app_, "--probe-repeats", probe_repeats_,
+                              "number of independent estimates by --probes probes each, of --probe-seed and the seeds "
+                              "after it, whose mean is taken; from 2 with its standard error",
+                              1, 1000);
     for (const char* name : {"--time", "--paths", "--steps", "--seed", "--common-paths"}) {
       app_->get_option(name)->group(of_sde);
     }
-    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed"}) app_->get_option(name)->group(of_flow);
+    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats"}) {
+      app_->get_option(name)->group(of_flow);
+    }
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
@@ -104,6 +155,15 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const Scheme scheme = parse_scheme(scheme_);
     const bool of_the_sde = scheme == Scheme::euler_maruyama;
     refuse_options_of(of_the_sde ? of_flow : of_sde);
+    if (probe_repeats_ > 1 && probes_.probes == 0) {
+      throw CLI::ValidationError(fmt::format(
+          "--probe-repeats {} given with the exact divergence, which has no such error; allowed: with --probes "
+          "1 or more",
+          probe_repeats_));
+    }
+    if (!std::isfinite(bits_offset_)) {
+      throw CLI::ValidationError(fmt::format("--bits-per-dim {} given; allowed: a finite offset", bits_offset_));
+    }
     const std::vector<Claim> claims =
         claim_outputs({out_}, {model_.path, file_of_text(grid_), ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
@@ -160,6 +220,10 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
       file.tensors["step_error"] = Tensor::from_double({n}, density.step_error.data());
       file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
       file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
+      if (in_bits()) {
+        const std::vector<double> bits = bits_of(density.log_density, model.dimension());
+        file.tensors["bits_per_dim"] = Tensor::from_double({n}, bits.data());
+      }
       file.save(out_);
     } else {
       save_array(out_, "log_density", {n}, density.log_density.data());
@@ -183,7 +247,7 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
   }
 
   void run_flow(const Context& context, const Model& model, const Array& points, Scheme scheme, Json json) {
-    const Divergence divergence = probes_.divergence();
+    Divergence divergence = probes_.divergence();
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Sampler sampler(context, model, grid);
@@ -196,13 +260,25 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const Buffer<float> there = to_device(context, x, model.dimension());
     Buffer<float> density(context, n), given;
     if (c > 0) given = to_device(context, conditions, c);
-    sampler.log_density(there.view(), density.view(), scheme, divergence,
-                        as_fraction([&](double done) { progress.update(done); }), given.view());
-    const std::vector<float> log_density = to_host(context, density.view());
+    // The paths are the same each time: an estimate is linear in its probes, so this is that by all of them.
+    Repeated estimates(n);
+    for (std::int64_t k = 0; k < probe_repeats_; ++k, ++divergence.seed) {
+      const auto finished = [&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); };
+      sampler.log_density(there.view(), density.view(), scheme, divergence, as_fraction(finished), given.view());
+      estimates.add(to_host(context, density.view()));
+    }
+    const std::vector<float> log_density = estimates.mean();
+    std::vector<float> errors;
+    if (probe_repeats_ > 1) errors = estimates.standard_error();
     progress.clear();
     if (out_.ends_with(".safetensors")) {
       SafeTensors file;
       file.tensors["log_density"] = Tensor::from_float({n}, log_density.data());
+      if (probe_repeats_ > 1) file.tensors["standard_error"] = Tensor::from_float({n}, errors.data());
+      if (in_bits()) {
+        const std::vector<float> bits = bits_of(log_density, model.dimension());
+        file.tensors["bits_per_dim"] = Tensor::from_float({n}, bits.data());
+      }
       file.save(out_);
     } else {
       save_array(out_, "log_density", {n}, log_density.data());
@@ -212,9 +288,20 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     json["grid"] = grid_;
     json["steps"] = grid.steps();
     json["probes"] = divergence.probes;
-    json["probe_seed"] = divergence.seed;
+    json["probe_seed"] = probes_.seed;
+    json["probe_repeats"] = probe_repeats_;
+    json["probe_error"] = probe_repeats_ > 1 ? Json(typical(errors)) : Json();
     report(context, model, x, log_density, advice_on(grid), {}, std::move(json), clock, progress);
   }
+
+  bool in_bits() const { return app_->count("--bits-per-dim") > 0; }
+  template <class T>
+  std::vector<T> bits_of(const std::vector<T>& log_density, std::int64_t d) const {
+    std::vector<T> bits;
+    for (const T v : log_density) bits.push_back(T(bits_offset_ - v / nats_of_a_bit(d)));
+    return bits;
+  }
+  static double nats_of_a_bit(std::int64_t d) { return std::numbers::ln2 * double(d); }  // per dimension
 
   // advice: what the warning of densities that are not finite ends in.
   template <class T>
@@ -224,6 +311,8 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const double seconds = clock.seconds();
     const std::int64_t n = std::ssize(log_density);
     const Mean mean = mean_of(log_density);
+    const double in_nats = nats_of_a_bit(model.dimension()), bits = bits_offset_ - mean.value / in_nats,
+                 bits_error = mean.standard_error / in_nats;
     const Reach reach = reach_at(time_, model, model_.path);
     const SampleHealth health = health_of(context, model, to_device(context, points, model.dimension()).view(), reach);
     std::string lost = warning_of("log densities", {.count = n, .not_finite = n - mean.count});
@@ -236,6 +325,10 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     if (json_) {
       json["mean"] = mean.value;
       json["standard_error"] = mean.standard_error;
+      json["bits_per_dim"] = nullptr;
+      if (in_bits()) {
+        json["bits_per_dim"] = {{"offset", bits_offset_}, {"mean", bits}, {"standard_error", bits_error}};
+      }
       json["not_finite"] = n - mean.count;
       json["far_out"] = health.far_out;
       json["far"] = health.far;
@@ -247,17 +340,26 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}, {} not finite; SDE {}", n,
-                               n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
+      std::string more;
+      if (const Json probe_error = json.value("probe_error", Json()); probe_error.is_number()) {
+        more += fmt::format(", of the probes {} a point", number_or_dash(probe_error.get<double>()));
+      }
+      if (in_bits()) {
+        more += fmt::format("; {} bits per dimension with the offset {}, standard error {}", number_or_dash(bits),
+                            bits_offset_, number_or_dash(bits_error));
+      }
+      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}{}, {} not finite; SDE {}",
+                               n, n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
                                format_duration(seconds), out_, number_or_dash(mean.value),
-                               number_or_dash(mean.standard_error), n - mean.count, text_of(model.sde)));
+                               number_or_dash(mean.standard_error), more, n - mean.count, text_of(model.sde)));
     }
   }
 
   ModelOptions model_;
   ProbeOptions probes_;
   std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";
-  double time_ = 0;
+  double time_ = 0, bits_offset_ = 0;
+  std::int64_t probe_repeats_ = 1;
   SdeDensityOptions options_;
   bool json_ = false;
   MachineOptions machine_;

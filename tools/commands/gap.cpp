@@ -12,6 +12,7 @@
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "measure.hpp"
 
 namespace fokker::tools {
@@ -24,13 +25,14 @@ class GapCommand : public Command {
     explain(R"(
 With --model it samples the model by the reverse SDE and by the probability-flow ODE, draws as many from the data, and
 prints the squared Wasserstein distances between the three, beside the noise floor, which is that of two draws of the
-data. In the plane they are those of histograms on a box, and samples outside the box are left out and counted as
-escaped. In other dimensions they are sliced distances, samples that are not finite are left out, and these and those
-with a coordinate beyond ten times the largest of the data are counted as escaped. Of a potential it prints the mean of
-R^2 too, R being the Fokker-Planck residual, over 512 times and 512 points each, as it is and with the mean of R taken
-off at each time.
+data. In the plane they are those of histograms on a box, samples outside the box are left out and counted as escaped,
+and the sliced distances of up to 131072 samples stand beside them. In other dimensions they are sliced distances,
+samples that are not finite are left out, and these and those with a coordinate beyond ten times the largest of the data
+are counted as escaped. Of a potential it prints the mean of R^2 too, R being the Fokker-Planck residual, over 512 times
+and 512 points each, as it is and with the mean of R taken off at each time.
 With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
-options of the model and of its samplers are refused.
+options of the model and of its samplers are refused. With --points too the distances are those of the points
+themselves, in any dimension and without a box, exact but for what certificate_gap says in --json.
 )",
             files_help({"--model", "--data", "--a", "--b"}), R"(
   fokker train --data circles2 --out circles2.safetensors
@@ -38,6 +40,7 @@ options of the model and of its samplers are refused.
   fokker sample --model circles2.safetensors --scheme sde --out sde.npy
   fokker sample --model circles2.safetensors --scheme heun --out ode.npy
   fokker gap --a ode.npy --b sde.npy --data circles2 --json
+  fokker gap --a ode.npy --b sde.npy --box -2:2,-3:3 --nodes 128
 )");
     model_.add_to(*app_, false);
     model_.add_condition(*app_);
@@ -51,10 +54,18 @@ options of the model and of its samplers are refused.
                   ->group(two_files);
     a->needs(b);
     b->needs(a);
+    auto* points = app_->add_flag("--points", points_,
+                                  "take the exact distance of the points themselves, for files whose numbers of points "
+                                  "have a product of up to 2^25, as 5792 each")
+                       ->group(two_files);
+    points->needs(a);
     add_samples(*app_, options_.samples, "number of samples of each sampler and of draws of the data");
-    add_number(*app_, "--box", options_.box.half_width,
-               "half-width b of the box [-b, b]^2 of planar histograms, which has to hold samples and data");
-    add_integer<std::int64_t>(*app_, "--nodes", options_.box.n, "nodes of that box on each axis", 2, 256);
+    points->excludes(
+        add_box(*app_, "--box", options_.box,
+                "box of planar histograms, which has to hold samples and data: a half-width b for [-b, b]^2, "
+                "LOW:HIGH, or one of these for each axis, as -1:4,0:10"));
+    points->excludes(
+        add_integer<std::int64_t>(*app_, "--nodes", options_.box.n, "nodes of that box on each axis", 2, 256));
     add_seed(*app_, options_.seed, "seed of the samplers, of the draws of the data and of the residual's points");
     add_grid(*app_, grid_);
     app_->add_option("--scheme", scheme_, "scheme that integrates the ODE: euler, heun or rk4")
@@ -90,6 +101,7 @@ options of the model and of its samplers are refused.
     if (app_->count("--model") == 0) throw CLI::ValidationError("gap needs --model, or --a and --b");
     if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
     options_.ode_scheme = parse_scheme(scheme_);
+    options_.sliced = true;
     check_usage([&] {
       for (const double eta : etas_) SampleOptions{.eta = eta}.validate();
     });
@@ -142,7 +154,7 @@ options of the model and of its samplers are refused.
     json["model"] = model_.path;
     model_.describe_condition(json);
     json["sde"] = describe_sde(model.sde);
-    json["box"] = box_json();
+    json["box"] = box_json(options_.box);
     json["data"] = data_;
     json["backend"] = context.backend_name();
     json["threads"] = context.threads();
@@ -154,19 +166,26 @@ options of the model and of its samplers are refused.
   }
 
  private:
-  Json box_json() const { return {{"half_width", options_.box.half_width}, {"nodes", options_.box.n}}; }
-
   void print(const Json& json, const MeasuredGap& measured, const std::vector<EtaLaw>& along_eta,
              const Context& context, double seconds, const ForwardSde& sde) const {
     if (json_) return print_json(json);
     const SamplerGap& gap = measured.gap;
     fmt::print("gap by {} in {}; SDE {}\n", counted(context.threads(), "thread"), format_duration(seconds),
                text_of(sde));
-    fmt::print("{} of {} draws each\n", gap.ode.dimension == 2 ? "W2²" : "sliced W2²", options_.samples);
-    fmt::print("  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n", number_or_dash(gap.ode_sde.w2_squared),
-               number_or_dash(gap.ode_truth.w2_squared), number_or_dash(gap.sde_truth.w2_squared));
-    fmt::print("  noise floor  {}\n", number_or_dash(gap.noise_floor));
-    fmt::print("escaped: ODE {:.5f}, SDE {:.5f}\n", gap.ode.escaped, gap.sde.escaped);
+    const auto print_distances = [](const char* what, const std::string& of, double ode_sde, double ode_truth,
+                                    double sde_truth, double floor) {
+      fmt::print("{} of {} draws each\n  ODE–SDE      {}\n  ODE–truth    {}\n  SDE–truth    {}\n  noise floor  {}\n",
+                 what, of, number_or_dash(ode_sde), number_or_dash(ode_truth), number_or_dash(sde_truth),
+                 number_or_dash(floor));
+    };
+    print_distances(gap.ode.dimension == 2 ? "W2²" : "sliced W2²", fmt::format("{}", options_.samples),
+                    gap.ode_sde.w2_squared, gap.ode_truth.w2_squared, gap.sde_truth.w2_squared, gap.noise_floor);
+    if (const auto& sliced = gap.sliced) {
+      const bool all = sliced->samples == options_.samples;
+      print_distances("sliced W2²", fmt::format("{}{}", all ? "" : "the first ", sliced->samples), sliced->ode_sde,
+                      sliced->ode_truth, sliced->sde_truth, sliced->noise_floor);
+    }
+    fmt::print("escaped: ODE {:.5f}, SDE {:.5f}, truth {:.5f}\n", gap.ode.escaped, gap.sde.escaped, gap.truth_escaped);
     for (const EtaLaw& of : along_eta) {
       fmt::print("eta {:<6} to ODE {}, to truth {}, escaped {:.5f}\n", of.eta, number_or_dash(of.ode.w2_squared),
                  number_or_dash(of.truth.w2_squared), of.law.escaped);
@@ -198,7 +217,42 @@ options of the model and of its samplers are refused.
                               path, fmt::join(array.shape, ", ")));
     }
     const std::vector<float> numbers = to_float32(array, path);
-    return {empirical_law(context, to_device(context, numbers, array.columns()), options_.box, far), scale_of(numbers)};
+    Buffer<float> there = to_device(context, numbers, array.columns());
+    return {points_ ? law_of_points(context, std::move(there), far)
+                    : empirical_law(context, std::move(there), options_.box, far),
+            scale_of(numbers)};
+  }
+
+  // As w2_squared() of laws, but for --points that of their points.
+  TransportResult distance(const Context& context, const EmpiricalLaw& a, const EmpiricalLaw& b) const {
+    if (!points_) return w2_squared(context, a, b);
+    for (const EmpiricalLaw* law : {&a, &b}) {
+      if (law->health.not_finite == law->health.count) return {std::nan(""), std::nan("")};
+    }
+    return w2_squared_of_points(context, a.samples, b.samples);
+  }
+
+  // The law of as many draws of the data, and the noise floors of both distances.
+  GroundTruth truth_of(const Context& context, const DataSet& data, std::int64_t samples) const {
+    GapOptions options = options_;
+    options.samples = samples;
+    options.sliced = true;
+    if (!points_) return ground_truth(context, data, options);
+    Buffer<float> draws(context, samples, data.dimension());
+    data.draw(context, draws, options.seed, 0, ReservedStep::truth);
+    GroundTruth truth;
+    truth.far = data_scale(context, data).far();
+    truth.law = law_of_points(context, std::move(draws), truth.far);
+    const auto floor = [&](const SampleDistance& between) {
+      return noise_floor(context, data, samples, options.seed, between);
+    };
+    truth.noise_floor = floor([&](View<const float> first, View<const float> second) {
+      return w2_squared_of_points(context, first, second).w2_squared;
+    });
+    truth.sliced_noise_floor = floor([&](View<const float> first, View<const float> second) {
+      return sliced_w2_squared(context, first, second, 256, options.seed);
+    });
+    return truth;
   }
 
   void compare_files() {
@@ -217,14 +271,14 @@ options of the model and of its samplers are refused.
       throw Error(fmt::format("the samples have dimension {} and the data '{}' {}; they must be the same", a.dimension,
                               data_, data->dimension()));
     }
-    const bool planar = a.histogram.has_value();
+    const bool on_grid = a.histogram.has_value(), exact = on_grid || points_;
     Warnings warnings;
     for (const auto& [path, law] : {std::pair(a_, &a), std::pair(b_, &b)}) {
       append(warnings, warnings_of(fmt::format("samples in '{}'", path), *law));
     }
-    // Without data, the scale of one is all that the other can be held to; in the plane the box says more.
+    // Without data, the scale of one is all that the other can be held to; on a grid the box says more.
     const auto [less, more] = std::minmax(first.scale, second.scale);
-    if (!data && !planar && more > 10 * less) {
+    if (!data && !on_grid && more > 10 * less) {
       warnings.push_back(
           fmt::format("nine tenths of the numbers of '{}' are within {:.3g}, and of '{}' within {:.3g}: one may have "
                       "diverged, which --data would show",
@@ -232,47 +286,69 @@ options of the model and of its samplers are refused.
     }
     std::optional<GroundTruth> truth;
     if (data) {
-      GapOptions options = options_;
-      options.samples = std::min(a.health.count, b.health.count);
-      truth = ground_truth(context, *data, options);
+      truth = truth_of(context, *data, std::min(a.health.count, b.health.count));
       append(warnings, warnings_of("draws of the data", truth->law));
     }
     warn(warnings);
-    Json distances{{"a_b", w2_squared(context, a, b).w2_squared}}, floor;
+    std::vector<std::pair<const char*, std::pair<const EmpiricalLaw*, const EmpiricalLaw*>>> pairs{{"a_b", {&a, &b}}};
     if (truth) {
-      distances["a_truth"] = w2_squared(context, a, truth->law).w2_squared;
-      distances["b_truth"] = w2_squared(context, b, truth->law).w2_squared;
-      floor = truth->noise_floor;
+      pairs.push_back({"a_truth", {&a, &truth->law}});
+      pairs.push_back({"b_truth", {&b, &truth->law}});
     }
+    Json distances, sliced, certificate_gap;
+    for (const auto& [name, laws] : pairs) {
+      const TransportResult result = distance(context, *laws.first, *laws.second);
+      distances[name] = result.w2_squared;
+      certificate_gap[name] = result.certificate_gap();
+      sliced[name] = exact ? sliced_w2_squared(context, *laws.first, *laws.second) : result.w2_squared;
+    }
+    const auto of_each = [&](const auto& number_of) {
+      Json json{{"a", number_of(a)}, {"b", number_of(b)}};
+      if (truth) json["truth"] = number_of(truth->law);
+      return json;
+    };
+    const Json escaped = of_each([](const EmpiricalLaw& law) { return law.escaped; });
     if (json_) {
       Json json;
-      json["w2_squared"] = planar ? distances : Json();
-      json["sliced_w2_squared"] = planar ? Json() : distances;
-      json["noise_floor"] = floor;
-      json["escaped"] = {{"a", a.escaped}, {"b", b.escaped}};
+      json["w2_squared"] = exact ? distances : Json();
+      json["sliced_w2_squared"] = sliced;
+      json["noise_floor"] = truth ? Json(truth->noise_floor) : Json();
+      json["sliced_noise_floor"] = truth ? Json(*truth->sliced_noise_floor) : Json();
+      json["certificate_gap"] = exact ? certificate_gap : Json();
+      json["escaped"] = escaped;
       json["not_finite"] = {{"a", a.health.not_finite}, {"b", b.health.not_finite}};
       json["far_out"] = {{"a", a.health.far_out}, {"b", b.health.far_out}};
       json["far"] = far;
       json["warnings"] = warnings;
-      json["box"] = planar ? box_json() : Json();
+      json["points"] = points_;
+      json["box"] = on_grid ? box_json(options_.box) : Json();
       json["samples"] = {{"a", a.health.count}, {"b", b.health.count}};
       json["backend"] = context.backend_name();
       json["threads"] = context.threads();
       return print_json(json);
     }
     fmt::print("gap by {} in {}\n", counted(context.threads(), "thread"), format_duration(clock.seconds()));
-    for (const auto& [name, value] : distances.items()) {
-      fmt::print("{} {:<12} {}\n", planar ? "W2²" : "sliced W2²", name, number_or_dash(value.get<double>()));
+    const auto print_distances = [](const char* what, const Json& of, const std::optional<double>& floor) {
+      for (const auto& [name, value] : of.items()) {
+        fmt::print("{} {:<12} {}\n", what, name, number_or_dash(value.get<double>()));
+      }
+      if (floor) fmt::print("{} noise floor  {}\n", what, number_or_dash(*floor));
+    };
+    const std::optional<double> none;
+    if (exact) print_distances("W2²", distances, truth ? std::optional(truth->noise_floor) : none);
+    print_distances("sliced W2²", sliced, truth ? truth->sliced_noise_floor : none);
+    std::string shares;
+    for (const auto& [name, share] : escaped.items()) {
+      shares += fmt::format("{}{} {:.5f}", shares.empty() ? "" : ", ", name, share.get<double>());
     }
-    if (!floor.is_null()) fmt::print("noise floor      {}\n", number_or_dash(floor.get<double>()));
-    fmt::print("escaped: a {:.5f}, b {:.5f}\n", a.escaped, b.escaped);
+    fmt::print("escaped: {}\n", shares);
   }
 
   ModelOptions model_;
   std::string data_, a_, b_, grid_ = "paper", scheme_ = "euler", histograms_;
   std::vector<double> etas_;
   GapOptions options_;
-  bool json_ = false;
+  bool points_ = false, json_ = false;
   MachineOptions machine_;
 };
 

@@ -239,10 +239,13 @@ def cautions(results, runs):
         "sampler scores no less. Differences smaller than it mean nothing, and a value near it is mostly noise.",
     ]
     if any(run.planar for run in runs):
-        worst = max((run for run in runs if run.planar), key=lambda run: max(run.gap["escaped"].values()))
+        def most(run):
+            return max(run.gap["escaped"][sampler] for sampler in ("ode", "sde"))
+
+        worst = max((run for run in runs if run.planar), key=most)
         items += [
             f"<b>Escape.</b> A sample with a coordinate outside (−{half:g}, {half:g}), or not finite, is left out of the "
-            f"distances and counted. Here at most {100 * max(worst.gap['escaped'].values()):.2f} % of a sampler's samples "
+            f"distances and counted. Here at most {100 * most(worst):.2f} % of a sampler's samples "
             f"escaped ({escaped(worst.data)}, {W_R} = {worst.weight:g}).",
             f"<b>The grid's share.</b> Distances are between 64 × 64 histograms. For shifts below the spacing h of their nodes, "
             f"{spacing:.3f}, W₂² on the grid grows with the shift and not with its square, so that small values come out too "

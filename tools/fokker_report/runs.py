@@ -140,6 +140,8 @@ def mean_of(statistic):
 def number(value, digits=5, style="f"):
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
+    if style == "f" and abs(value) >= 1e6:  # whose digits in fixed point say nothing
+        style = "e"
     return f"{value:.{digits}{style}}"
 
 

@@ -122,7 +122,7 @@ def published_tables(summary):
         row = [*names]
         for key, _ in PAIRS:
             ours, theirs = median(entry[key]), published["w2_squared"][key]
-            row += [number(ours), number(theirs), f"{ours / theirs:.2f}" if ours is not None and theirs else "–"]
+            row += [number(ours), number(theirs), number(ours / theirs, 2) if ours is not None and theirs else "–"]
         distances.append(row)
         row = [*names]
         for key in ("ode", "sde"):

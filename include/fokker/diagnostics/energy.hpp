@@ -18,7 +18,7 @@
 #include "fokker/public.hpp"
 #include "fokker/time_grid.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // A number with its errors.
 struct Estimate {
@@ -125,4 +125,4 @@ EnergyIdentity energy_identity(const Context& context, const Model& model, const
 EnergyIdentity energy_identity(const Context& context, const Model& model, const TimeGrid& grid,
                                const EnergyOptions& options, const RadialSlopes& slopes);
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

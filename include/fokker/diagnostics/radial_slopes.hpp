@@ -10,7 +10,7 @@
 #include "fokker/public.hpp"
 #include "fokker/time_grid.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 struct RadialSlopeOptions {
   std::int64_t directions = 720;  // equally spaced for d = 2, the two of d = 1, else uniform on the sphere; 1 to 10⁶
@@ -43,4 +43,4 @@ RadialSlopes radial_slopes(const Context& context, const Model& model, double t,
 RadialSlopes worst_radial_slopes(const Context& context, const Model& model, const TimeGrid& grid,
                                  const RadialSlopeOptions& options = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

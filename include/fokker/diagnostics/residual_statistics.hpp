@@ -8,7 +8,7 @@
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 struct ResidualOptions {
   std::int64_t times = 512;   // uniform on [t_min, T], 1 to 10⁶
@@ -34,4 +34,4 @@ struct ResidualStatistics {
 // its range, and as ScoreResidual does.
 ResidualStatistics residual_statistics(const Context& context, const Model& model, const ResidualOptions& options = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

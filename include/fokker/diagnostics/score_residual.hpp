@@ -13,7 +13,7 @@
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 // r of one net on one context, whose fields are evaluated in T = float or double; they and all else that is summed are on
 // the host, in double. With Ψ = v·s, a potential whose derivatives are those that Fields has,
@@ -45,4 +45,4 @@ class ScoreResidual {
 extern template class ScoreResidual<float>;
 extern template class ScoreResidual<double>;
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

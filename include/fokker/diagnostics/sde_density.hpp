@@ -10,7 +10,7 @@
 #include "fokker/public.hpp"
 #include "fokker/view.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 struct SdeDensityOptions {
   std::int64_t paths = 1024;  // from each point, 2 to 10⁹
@@ -49,4 +49,4 @@ struct SdeDensity {
 SdeDensity sde_log_density(const Context& context, const Model& model, double t, View<const double> x,
                            const SdeDensityOptions& options = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

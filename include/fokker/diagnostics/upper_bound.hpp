@@ -11,7 +11,7 @@
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
 
-namespace fokker FOKKER_PUBLIC {
+namespace FOKKER_PUBLIC fokker {
 
 struct UpperBoundOptions {
   std::int64_t samples = 2000;     // of each sampler, 1 to 10⁹
@@ -56,4 +56,4 @@ struct UpperBound {
 UpperBound gap_upper_bound(const Context& context, const Model& model, const Energy& energy,
                            const UpperBoundOptions& options = {});
 
-}  // namespace FOKKER_PUBLIC
+}  // namespace fokker

@@ -101,9 +101,8 @@ class CpuAdaptiveSampler final : public AdaptiveOperator<T> {
   }
   T restored_number(double z, int j) const {
     const auto column = static_cast<std::size_t>(j);
-    return static_cast<T>(standardisation_.empty()
-                              ? z
-                              : restored(z, standardisation_.mean[column], standardisation_.deviation[column]));
+    return static_cast<T>(
+        standardisation_.empty() ? z : restored(z, standardisation_.mean[column], standardisation_.deviation[column]));
   }
 
   // begin(sample, numbers, workspace) sets a state, end(sample, numbers, reached) takes it. divergence: of a log-density.

@@ -58,18 +58,17 @@ void check_finite_at(double t, const Model& model, const SamplerForms& forms) {
     for (const double number : {own.skip, own.out, own.in, own.time}) finite = finite && std::isfinite(number);
   }
   if (finite) return;
-  throw Error(
-      fmt::format("the probability flow is taken at t = {}, where a coefficient of the network's output {} under the SDE "
-                  "{}, or the score itself, is infinite; allowed: times that keep away from it",
-                  t, to_string(forms.folded.form), model.sde.name()));
+  throw Error(fmt::format(
+      "the probability flow is taken at t = {}, where a coefficient of the network's output {} under the SDE "
+      "{}, or the score itself, is infinite; allowed: times that keep away from it",
+      t, to_string(forms.folded.form), model.sde.name()));
 }
 
 std::string reason_of(PathEnd why, std::int64_t steps, double t) {
   switch (why) {
     case PathEnd::too_many_steps:
       return fmt::format("took {} steps, the most that are allowed, to t = {:.6g}", steps, t);
-    case PathEnd::step_too_small:
-      return fmt::format("needed a smaller step than times resolve at t = {:.6g}", t);
+    case PathEnd::step_too_small: return fmt::format("needed a smaller step than times resolve at t = {:.6g}", t);
     case PathEnd::lost: return fmt::format("began at t = {:.6g} where the flow is not finite", t);
     case PathEnd::none:
     case PathEnd::reached: break;
@@ -147,9 +146,10 @@ AdaptiveSampler<T>::AdaptiveSampler(const Context& context, const Model& model, 
   why_no_curvature_ = why_no_curvature(model);
   check_options<T>(options);
   if (!(end >= 0 && end < start && start <= horizon_ * (1 + time_tolerance))) {
-    throw Error(fmt::format("paths from t = {} to {} are asked for; allowed: from a time up to the horizon {} to one "
-                            "before it, 0 at least",
-                            start, end, horizon_));
+    throw Error(
+        fmt::format("paths from t = {} to {} are asked for; allowed: from a time up to the horizon {} to one "
+                    "before it, 0 at least",
+                    start, end, horizon_));
   }
   if constexpr (std::is_same_v<T, float>) check_mixtures(model);
   const SamplerForms forms(model);

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "adaptive.hpp"
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/diagnostics/sde_density.hpp"
@@ -19,7 +21,7 @@ namespace fokker::tools {
 namespace {
 
 const std::string of_sde = "Of the reverse SDE (--scheme euler-maruyama)",
-                  of_flow = "Of the probability-flow ODE (--scheme euler, heun or rk4)";
+                  of_flow = "Of the probability-flow ODE (--scheme euler, heun, rk4, bs32, tsit5 or dopri5)";
 
 // Of the finite ones of some numbers.
 struct Mean {
@@ -73,14 +75,19 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
         ->required()
         ->type_name("FILE")
         ->check(ends_in({".npy", ".csv", ".safetensors"}));
-    app_->add_option("--scheme", scheme_,
-                     "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
-                     "probability-flow ODE, and what integrates it")
+    app_->add_option(
+            "--scheme", scheme_,
+            "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
+            "probability-flow ODE, and what integrates it along --grid; bs32, tsit5 or dopri5 for the ODE by steps "
+            "of each point's own")
         ->capture_default_str()
         ->check(usable([](const std::string& text) {
+          check_scheme(text);
+          if (is_adaptive(text)) return;
           const Scheme scheme = parse_scheme(text);
           if (!is_stochastic(scheme) || scheme == Scheme::euler_maruyama) return;
-          throw Error(fmt::format("'{}' given; allowed for densities: euler-maruyama, euler, heun, rk4", text));
+          throw Error(fmt::format(
+              "'{}' given; allowed for densities: euler-maruyama, euler, heun, rk4, bs32, tsit5, dopri5", text));
         }));
     add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")->default_str("");
     add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, 1'000'000'000);
@@ -92,16 +99,20 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
                    "take the same noise for all points, so that differences between them are smooth");
     add_grid(*app_, grid_);
     probes_.add_to(*app_);
+    steps_.add_to(*app_);
     for (const char* name : {"--time", "--paths", "--steps", "--seed", "--common-paths"}) {
       app_->get_option(name)->group(of_sde);
     }
-    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed"}) app_->get_option(name)->group(of_flow);
+    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed", "--tolerance", "--most-steps"}) {
+      app_->get_option(name)->group(of_flow);
+    }
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
 
   void run() override {
-    const Scheme scheme = parse_scheme(scheme_);
+    steps_.check(scheme_);
+    const Scheme scheme = is_adaptive(scheme_) ? Scheme::heun : parse_scheme(scheme_);
     const bool of_the_sde = scheme == Scheme::euler_maruyama;
     refuse_options_of(of_the_sde ? of_flow : of_sde);
     const std::vector<Claim> claims =
@@ -116,7 +127,8 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const Array points = load_points(points_, model.dimension());
     const Context context = machine_.context();
     const std::int64_t n = points.shape[0];
-    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}, {"scheme", to_string(scheme)}};
+    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}};
+    json["scheme"] = is_adaptive(scheme_) ? scheme_ : to_string(scheme);
     model_.describe_condition(json);
     if (of_the_sde) {
       run_sde(context, model, points, std::move(json));
@@ -187,7 +199,14 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Sampler sampler(context, model, grid);
-    check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
+    const bool adaptive = is_adaptive(scheme_);
+    std::optional<AdaptiveSampler<float>> by_tolerance;
+    if (adaptive) {
+      by_tolerance.emplace(adaptive_sampler(context, model, grid, steps_.options(scheme_)));
+      check_flow_density(context, *by_tolerance, divergence, "--scheme " + scheme_);
+    } else {
+      check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
+    }
     const std::int64_t n = points.shape[0], c = model.condition();
     const std::vector<float> x = finite_float32(points, points_), conditions = model_.conditions(model, points_, n);
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
@@ -196,8 +215,14 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     const Buffer<float> there = to_device(context, x, model.dimension());
     Buffer<float> density(context, n), given;
     if (c > 0) given = to_device(context, conditions, c);
-    sampler.log_density(there.view(), density.view(), scheme, divergence,
-                        as_fraction([&](double done) { progress.update(done); }), given.view());
+    const PointsFinished finished = as_fraction([&](double done) { progress.update(done); });
+    AdaptiveReport paths;
+    if (adaptive) {
+      paths = by_tolerance->log_density(there.view(), density.view(), divergence,
+                                        {.condition = given.view(), .progress = finished});
+    } else {
+      sampler.log_density(there.view(), density.view(), scheme, divergence, finished, given.view());
+    }
     const std::vector<float> log_density = to_host(context, density.view());
     progress.clear();
     if (out_.ends_with(".safetensors")) {
@@ -210,17 +235,20 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
-    json["steps"] = grid.steps();
+    json["steps"] = adaptive ? describe(steps_.options(scheme_), paths) : Json(grid.steps());
     json["probes"] = divergence.probes;
     json["probe_seed"] = divergence.seed;
-    report(context, model, x, log_density, advice_on(grid), {}, std::move(json), clock, progress);
+    Warnings warnings;
+    append(warnings, {paths.failure()});
+    report(context, model, x, log_density, advice_on(grid), warnings, std::move(json), clock, progress,
+           adaptive ? "; " + text_of(paths) : "");
   }
 
-  // advice: what the warning of densities that are not finite ends in.
+  // advice: what the warning of densities that are not finite ends in; steps: what the line of the result ends in.
   template <class T>
   void report(const Context& context, const Model& model, const std::vector<float>& points,
               const std::vector<T>& log_density, const std::string& advice, const Warnings& warnings, Json json,
-              const Stopwatch& clock, Progress& progress) const {
+              const Stopwatch& clock, Progress& progress, const std::string& steps = "") const {
     const double seconds = clock.seconds();
     const std::int64_t n = std::ssize(log_density);
     const Mean mean = mean_of(log_density);
@@ -247,15 +275,16 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}, {} not finite; SDE {}", n,
-                               n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
+      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}, {} not finite{}; SDE {}",
+                               n, n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
                                format_duration(seconds), out_, number_or_dash(mean.value),
-                               number_or_dash(mean.standard_error), n - mean.count, text_of(model.sde)));
+                               number_or_dash(mean.standard_error), n - mean.count, steps, text_of(model.sde)));
     }
   }
 
   ModelOptions model_;
   ProbeOptions probes_;
+  AdaptiveStepOptions steps_;
   std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";
   double time_ = 0;
   SdeDensityOptions options_;

@@ -104,9 +104,9 @@ struct AdaptiveRule {
 
 // A path: the record of it, and where its numbers are.
 struct AdaptivePath {
-  double t, step;     // step is signed
-  double to;          // where the step ends: the path's end itself in the last one
-  double before;      // the control's error of the step before; before the first step the norm of the slope
+  double t, step;       // step is signed
+  double to;            // where the step ends: the path's end itself in the last one
+  double before;        // the control's error of the step before; before the first step the norm of the slope
   FlowCoefficients at;  // of the evaluation at hand
   std::int32_t stage;   // of the step; 0 before the first, trial_stage between the two
   std::int32_t accepted, refused, evaluations;
@@ -216,7 +216,8 @@ FOKKER_HOST_DEVICE inline void set_first_step(const AdaptiveRule& rule, Adaptive
     size = std::fmin(100 * guess, moved);
   }
   path.before = 1;
-  set_step(rule, path, size);
+  // Whether less than times resolve is needed is for a refusal to show.
+  set_step(rule, path, std::fmax(size, rule.resolution * std::fabs(path.t)));
 }
 
 FOKKER_HOST_DEVICE inline void end_step(const AdaptiveRule& rule, AdaptivePath& path, const PathNumbers& n) {
@@ -240,8 +241,7 @@ FOKKER_HOST_DEVICE inline void end_step(const AdaptiveRule& rule, AdaptivePath& 
       return;
     }
     const double q = std::fmax(error / std::exp(order * std::log(StepControl::safety)), 1e-10);
-    double factor =
-        std::exp((StepControl::beta * std::log(path.before) - StepControl::alpha * std::log(q)) / order);
+    double factor = std::exp((StepControl::beta * std::log(path.before) - StepControl::alpha * std::log(q)) / order);
     factor = std::fmin(std::fmax(factor, StepControl::least), path.after_refusal ? 1 : StepControl::most);
     path.before = std::fmax(q, StepControl::least_before);
     path.after_refusal = 0;
@@ -273,8 +273,7 @@ FOKKER_HOST_DEVICE inline void end_evaluation(const AdaptiveRule& rule, Adaptive
     n.k(i, j) = path.at.linear * n.y(j) + path.at.score * static_cast<double>(output[j]);
   }
   if (rule.components > rule.dimension) {
-    n.k(i, rule.dimension) =
-        path.at.linear * rule.dimension + path.at.score * path.at.in * static_cast<double>(trace);
+    n.k(i, rule.dimension) = path.at.linear * rule.dimension + path.at.score * path.at.in * static_cast<double>(trace);
   }
   ++path.evaluations;
   if (path.stage == 0) {

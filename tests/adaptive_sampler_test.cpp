@@ -114,13 +114,19 @@ TEST(EmbeddedPairs, HaveTheirOrders) {
     for (const Tree& tree : trees(tableau)) {
       double above = -1 / tree.gamma, below = -1 / tree.gamma;
       for (std::size_t i = 0; i < stages; ++i) above += upper[i] * tree.u[i], below += lower[i] * tree.u[i];
-      if (tree.order <= order) EXPECT_NEAR(above, 0, 2e-15) << tree.gamma;
-      if (tree.order < order) EXPECT_NEAR(below, 0, 2e-15) << tree.gamma;
+      if (tree.order <= order) {
+        EXPECT_NEAR(above, 0, 2e-15) << tree.gamma;
+      }
+      if (tree.order < order) {
+        EXPECT_NEAR(below, 0, 2e-15) << tree.gamma;
+      }
       if (tree.order == order) missed_below = std::max(missed_below, std::fabs(below));
       if (tree.order == order + 1) missed_above = std::max(missed_above, std::fabs(above));
     }
     EXPECT_GT(missed_below, 1e-4);  // the lower of the two is of its order and no higher
-    if (order == 3) EXPECT_GT(missed_above, 1e-4);
+    if (order == 3) {
+      EXPECT_GT(missed_above, 1e-4);
+    }
   }
 }
 

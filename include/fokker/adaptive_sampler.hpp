@@ -38,14 +38,6 @@ struct AdaptiveOptions {
   std::int64_t most_steps = 10'000;  // of a path, accepted and refused: 1 to 10^9
 };
 
-// What became of a path.
-struct AdaptivePathReport {
-  std::int32_t accepted = 0, refused = 0;  // steps
-  std::int32_t evaluations = 0;            // of the network: two for the first step, then stages − 1 a step
-  PathEnd ended = PathEnd::none;           // reached, or why not
-  double time = 0;                         // where the last accepted step ended
-};
-
 // Of all paths of a call.
 struct AdaptiveReport {
   std::int64_t paths = 0;

@@ -18,9 +18,6 @@ AdaptiveRule adaptive_rule(const Model& model, const AdaptivePlan& plan, bool de
   return adaptive_rule(model, plan, density, static_cast<double>(std::numeric_limits<T>::epsilon()));
 }
 
-inline AdaptivePathReport report_of(const AdaptivePath& path) {
-  return {path.accepted, path.refused, path.evaluations, path.ended, path.t};
-}
 // Adds a path, or all of a report: the sums do not depend on the order.
 void add(AdaptiveReport& to, std::int64_t number, const AdaptivePathReport& path);
 void add(AdaptiveReport& to, const AdaptiveReport& more);

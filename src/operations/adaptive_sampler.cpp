@@ -67,13 +67,13 @@ void check_finite_at(double t, const Model& model, const SamplerForms& forms) {
 std::string reason_of(PathEnd why, std::int64_t steps, double t) {
   switch (why) {
     case PathEnd::too_many_steps:
-      return fmt::format("took {} steps, the most that are allowed, to t = {:.6g}", steps, t);
-    case PathEnd::step_too_small: return fmt::format("needed a smaller step than times resolve at t = {:.6g}", t);
-    case PathEnd::lost: return fmt::format("began at t = {:.6g} where the flow is not finite", t);
+      return fmt::format("took {} steps, the most that are allowed, to t = {:.9g}", steps, t);
+    case PathEnd::step_too_small: return fmt::format("needed a smaller step than times resolve at t = {:.9g}", t);
+    case PathEnd::lost: return fmt::format("began at t = {:.9g} where the flow is not finite", t);
     case PathEnd::none:
     case PathEnd::reached: break;
   }
-  return fmt::format("ended at t = {:.6g}", t);
+  return fmt::format("ended at t = {:.9g}", t);
 }
 
 }  // namespace

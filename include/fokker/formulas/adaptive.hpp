@@ -89,6 +89,14 @@ FOKKER_HOST_DEVICE inline FlowCoefficients flow_at(const NetworkForm& form, cons
 // that begins where the flow is not finite.
 enum class PathEnd : std::int32_t { none, reached, too_many_steps, step_too_small, lost };
 
+// What became of a path.
+struct AdaptivePathReport {
+  std::int32_t accepted = 0, refused = 0;  // steps
+  std::int32_t evaluations = 0;            // of the network: two for the first step, then stages − 1 a step
+  PathEnd ended = PathEnd::none;           // reached, or why not
+  double time = 0;                         // where the last accepted step ended
+};
+
 // What all paths of a call have in common.
 struct AdaptiveRule {
   EmbeddedTableau tableau;
@@ -113,6 +121,10 @@ struct AdaptivePath {
   std::int32_t after_refusal;  // whether the step before was refused
   PathEnd ended;
 };
+
+FOKKER_HOST_DEVICE inline AdaptivePathReport report_of(const AdaptivePath& path) {
+  return {path.accepted, path.refused, path.evaluations, path.ended, path.t};
+}
 
 // Entry j of the state, of the point of the evaluation, and of the slope of stage i: at j · stride, for slopes at
 // (i · components + j) · stride.

@@ -636,7 +636,7 @@ TEST(AdaptiveContract, BadRequestsSayWhatIsAllowed) {
                {"the absolute tolerance is 0; allowed: 1e-13 to 1 in double"});
   expect_error([&] { InDouble(cpu, model, 1, 0, {.absolute_tolerance = std::nan("")}); },
                {"absolute tolerance is nan"});
-  expect_error([&] { InDouble(cpu, model, 1, 0, {.most_steps = 0}); }, {"steps is 0; allowed: 1 to 1000000000"});
+  expect_error([&] { InDouble(cpu, model, 1, 0, {.most_steps = 0}); }, {"steps is 0; allowed: 1 to 100000000"});
   expect_error([&] { InDouble(cpu, model, 1, 0, {.method = static_cast<AdaptiveMethod>(9)}); }, {"number 9"});
   // A point mass has no score at t = 0, and the linear interpolation no drift at 1.
   const Model point{ForwardSde::ou(), GaussianMixture::isotropic(2, {1}, {0, 0}, {0})};

@@ -58,7 +58,7 @@ void AdaptiveStepOptions::add_to(CLI::App& app) {
       app, "--most-steps", most_steps_,
       "number of steps, taken and refused, after which a path with bs32, tsit5 or dopri5 is given "
       "up; if not given, 10000",
-      1, 1'000'000'000)
+      1, 100'000'000)
       ->default_str("");
 }
 

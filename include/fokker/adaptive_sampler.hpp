@@ -35,7 +35,7 @@ struct AdaptiveOptions {
   // From 1e-6, below which float cannot tell errors from roundings, and in double from 1e-13, to 1.
   double relative_tolerance = 1e-5;
   double absolute_tolerance = 1e-5;
-  std::int64_t most_steps = 10'000;  // of a path, accepted and refused: 1 to 10^9
+  std::int64_t most_steps = 10'000;  // of a path, accepted and refused: 1 to 10^8
 };
 
 // Of all paths of a call.

@@ -1,9 +1,10 @@
 // Every formula that the CPU and a CUDA backend share, called once from device code: activations with their
 // derivatives, coefficients of the forward SDEs, forms of a network's output, Philox words, uniforms and normals, steps
-// of the integrators; standardised columns; times and points of training and Adam's step, which are float everywhere.
-// Nothing launches these kernels; they exist to be compiled, so that a header which stops being device code stops the
-// build.
+// of the integrators, of fixed size and by tolerance; standardised columns; times and points of training and Adam's step,
+// which are float everywhere. Nothing launches these kernels; they exist to be compiled, so that a header which stops
+// being device code stops the build.
 #include "fokker/formulas/activation.hpp"
+#include "fokker/formulas/adaptive.hpp"
 #include "fokker/formulas/draws.hpp"
 #include "fokker/formulas/form_fields.hpp"
 #include "fokker/formulas/integrator.hpp"
@@ -65,6 +66,25 @@ __global__ void shared_form_formulas(NetworkForm form, SdeFormulas sde, Stage st
                restored(standardised(x[index], 3.0, 2.0), 3.0, 2.0);
 }
 
+// numbers [gridDim.x · blockDim.x, 9]: one coordinate of a path a thread, through its first three evaluations.
+template <class T>
+__global__ void shared_adaptive_formulas(AdaptiveRule rule, int method, const T* output, double* numbers) {
+  const std::uint64_t index = std::uint64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  double* const own = numbers + 9 * index;
+  const PathNumbers n{own, own + 1, own + 2, 1, rule.components};
+  if (method == 0) rule.tableau = bogacki_shampine();
+  if (method == 1) rule.tableau = tsitouras();
+  if (method == 2) rule.tableau = dormand_prince();
+  AdaptivePath path = begin_path(rule);
+  for (int evaluation = 0; evaluation < 3; ++evaluation) {
+    begin_evaluation(rule, path, n);
+    end_evaluation(rule, path, n, output + index, static_cast<T>(path.at.time));
+  }
+  n.x(0) += report_of(path).time;
+}
+
+template __global__ void shared_adaptive_formulas<float>(AdaptiveRule, int, const float*, double*);
+template __global__ void shared_adaptive_formulas<double>(AdaptiveRule, int, const double*, double*);
 template __global__ void shared_form_formulas<float>(NetworkForm, SdeFormulas, Stage, const float*, float*);
 template __global__ void shared_form_formulas<double>(NetworkForm, SdeFormulas, Stage, const double*, double*);
 template __global__ void shared_formulas<float>(SdeFormulas, double, std::uint64_t, std::uint64_t, float, float*);

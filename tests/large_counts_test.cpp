@@ -18,6 +18,7 @@
 #include "cuda_runtime.h"
 #include "emulation.hpp"
 #include "fokker/sde.hpp"
+#include "kernels/adaptive_launch.hpp"
 #include "kernels/data_launch.hpp"
 #include "kernels/data_points.hpp"
 #include "kernels/form_launch.hpp"
@@ -475,6 +476,39 @@ TEST(Integrators, Scaled) {
   on_both_sides(many, block_of_last(many),
                 [&](const Side& side) { return launch_scaled(x.of(side), 0.3f, true, side.n, out.of(side), nullptr); });
   expect_same("out", out);
+}
+
+// From the first evaluation of each path to its end, which some ten more lead to.
+TEST(Integrators, AdaptivePaths) {
+  constexpr Index rows = 6;  // of numbers: a state, a point and four slopes
+  Rows<float> from(many, 1, true), time(many, 1), input(many, 1), output(many, 1, true), states(many, 1);
+  const Reserved<AdaptivePlace> places(many);
+  const Reserved<double> numbers(rows * many);
+  std::vector<AdaptivePlace> own_places(tail);
+  std::vector<double> own_numbers(rows * tail);
+  unsigned long long ended = 0, own_ended = 0;
+  for (int evaluation = 0; evaluation < 20; ++evaluation) {
+    on_both_sides(many, block_of_last(many), [&](const Side& side) {
+      AdaptiveArguments<float> a{};
+      a.rule = {bogacki_shampine(), {}, sde(), 1, 1, 1, 0.9, 1, 1, 100, 1e-15};
+      a.begin = evaluation == 0;
+      a.places = side.n;
+      a.limit = side.n;
+      a.from = from.of(side);
+      a.states = states.of(side);
+      a.place = side.whole ? places.get() : own_places.data();
+      a.numbers = side.whole ? numbers.get() : own_numbers.data();
+      a.time = time.of(side);
+      a.input = input.of(side);
+      a.output = output.of(side);
+      a.finished = side.whole ? &ended : &own_ended;
+      return launch_advance_paths(a, nullptr);
+    });
+    expect_same("time", time);
+    expect_same("input", input);
+  }
+  expect_same("states", states);
+  EXPECT_EQ(own_ended, static_cast<unsigned long long>(tail));
 }
 
 // ---- standardised columns -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 #pragma once
 
 // The whole public API.
+#include "fokker/adaptive_sampler.hpp"
 #include "fokker/array.hpp"
 #include "fokker/composition.hpp"
 #include "fokker/context.hpp"

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "fokker/adaptive_sampler.hpp"
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/fields.hpp"
@@ -49,6 +50,23 @@ class SampleOperator {
   virtual void sample(View<float> samples, const SampleOptions& options, bool draw_prior) = 0;
   virtual void log_density(View<const float> x, View<float> log_density, Scheme scheme, const Divergence& divergence,
                            const PointsFinished& progress, View<const float> condition) = 0;
+  virtual std::size_t workspace_bytes() const { return 0; }
+};
+
+// Between which times an adaptive sampler works, and how; checked.
+struct AdaptivePlan {
+  double start, end;
+  AdaptiveOptions options;
+};
+
+// Of a model with its standardisation: points are in x. Counts of paths may be 0.
+template <class T>
+class AdaptiveOperator {
+ public:
+  virtual ~AdaptiveOperator() = default;
+  virtual AdaptiveReport sample(View<T> samples, const AdaptiveCall<T>& call, bool draw_prior) = 0;
+  virtual AdaptiveReport log_density(View<const T> x, View<T> log_density, const Divergence& divergence,
+                                     const AdaptiveCall<T>& call) = 0;
   virtual std::size_t workspace_bytes() const { return 0; }
 };
 
@@ -117,6 +135,8 @@ class Backend {
   virtual std::unique_ptr<LossOperator<double>> loss_double(const Architecture& architecture,
                                                             const ForwardSde& sde) = 0;
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
+  virtual std::unique_ptr<AdaptiveOperator<float>> adaptive_float(const Model& model, const AdaptivePlan& plan) = 0;
+  virtual std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) = 0;
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                                  const TrainOptions& options) = 0;
   // The members are this backend's, all different, and outlive the group.

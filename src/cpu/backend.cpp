@@ -78,6 +78,12 @@ class CpuBackend : public Backend {
   std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) override {
     return make_sampler(model, grid, threads_);
   }
+  std::unique_ptr<AdaptiveOperator<float>> adaptive_float(const Model& model, const AdaptivePlan& plan) override {
+    return make_adaptive_sampler<float>(model, plan, threads_);
+  }
+  std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) override {
+    return make_adaptive_sampler<double>(model, plan, threads_);
+  }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
                                          const TrainOptions& options) override {
     return make_trainer(initial, data, options, threads_);

@@ -26,6 +26,9 @@ template <class T>
 std::unique_ptr<LossOperator<T>> make_loss(const Architecture& architecture, const ForwardSde& sde,
                                            int threads);                                              // loss.cpp
 std::unique_ptr<SampleOperator> make_sampler(const Model& model, const TimeGrid& grid, int threads);  // sampler.cpp
+template <class T>
+std::unique_ptr<AdaptiveOperator<T>> make_adaptive_sampler(const Model& model, const AdaptivePlan& plan,
+                                                           int threads);  // adaptive_sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                             int threads);                                          // trainer.cpp
 std::unique_ptr<TrainGroupOperator> make_train_group(const std::vector<TrainOperator*>& members);  // trainer.cpp

@@ -26,6 +26,8 @@ struct BlockPoints {
   std::uint64_t first_index = 0;  // of the first point, for probes
   const T* condition = nullptr;   // y [n, c], of a network that takes one
   bool same_conditions = false;   // as in the last call with this scratch, whose points were as many
+  // For probes, [n] where the points' indices are not one after another; then first_index is not read.
+  const std::uint64_t* indices = nullptr;
 };
 
 // As FieldOutputs; nullptr: not wanted.

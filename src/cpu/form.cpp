@@ -106,7 +106,8 @@ class FormedField final : public BlockField<T> {
       time[r] = f.form.time;
       for (std::int64_t i = r * d_; i < (r + 1) * d_; ++i) x[i] = f.form.in * points.x[i];
     });
-    return {time, points.t_stride, x, points.n, points.first_index, points.condition, points.same_conditions};
+    return {time,          points.t_stride, x, points.n, points.first_index, points.condition, points.same_conditions,
+            points.indices};
   }
 
   std::unique_ptr<BlockField<T>> network_;

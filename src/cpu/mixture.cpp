@@ -93,7 +93,9 @@ class MixtureField final : public BlockField<T> {
       const double dt = outputs.dt || outputs.residual ? time_derivative(s) : 0;
       if (outputs.dt) store(&dt, 1, outputs.dt + i, s);
       if (outputs.divergence || outputs.residual) {
-        const double trace = divergence.probes == 0 ? laplacian(s) : hutchinson(divergence, points.first_index + i, s);
+        const std::uint64_t index =
+            points.indices ? points.indices[i] : points.first_index + static_cast<std::uint64_t>(i);
+        const double trace = divergence.probes == 0 ? laplacian(s) : hutchinson(divergence, index, s);
         if (outputs.divergence) store(&trace, 1, outputs.divergence + i, s);
         if (outputs.residual) outputs.residual[i] = static_cast<T>(residual(x, dt, trace, s));
       }

@@ -151,8 +151,10 @@ class MlpField final : public BlockField<T> {
     if (architecture_.conditional()) {
       s.tile_condition = condition_branch_.embedding(s.condition) + i * condition_branch_.stride();
     }
-    return {points.t + i * points.t_stride, points.t_stride, points.x + i * d_, std::min(rows, points.n - i),
-            points.first_index + static_cast<std::uint64_t>(i)};
+    BlockPoints<T> tile{points.t + i * points.t_stride, points.t_stride, points.x + i * d_,
+                        std::min(rows, points.n - i), points.first_index + static_cast<std::uint64_t>(i)};
+    tile.indices = points.indices ? points.indices + i : nullptr;
+    return tile;
   }
 
   std::int64_t width(std::int64_t l) const { return layers_[l].output_stride; }  // of hidden layer l, padded
@@ -454,7 +456,11 @@ class MlpField final : public BlockField<T> {
 
   const float* draw(const BlockPoints<T>& points, const Divergence& divergence, int probe, MlpScratch<T>& s) const {
     float* v = s.probe.reserve(points.n * d_);
-    draw_probes(v, points.n, static_cast<int>(d_), divergence, points.first_index, probe);
+    if (points.indices) {
+      draw_probes(v, points.n, static_cast<int>(d_), divergence, points.indices, probe);
+    } else {
+      draw_probes(v, points.n, static_cast<int>(d_), divergence, points.first_index, probe);
+    }
     return v;
   }
 

@@ -18,4 +18,14 @@ inline void draw_probes(float* out, std::int64_t n, int d, const Divergence& div
   for (std::int64_t i = 0; i < n * d; ++i) out[i] = out[i] < 0.5f ? -1.0f : 1.0f;
 }
 
+// The same of points with any indices [n].
+inline void draw_probes(float* out, std::int64_t n, int d, const Divergence& divergence, const std::uint64_t* indices,
+                        int probe) {
+  for (std::int64_t i = 0, next; i < n; i = next) {
+    next = i + 1;
+    while (next < n && indices[next] == indices[next - 1] + 1) ++next;
+    draw_probes(out + i * d, next - i, d, divergence, indices[i], probe);
+  }
+}
+
 }  // namespace fokker::cpu

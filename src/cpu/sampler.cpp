@@ -11,13 +11,13 @@
 #include <cmath>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <utility>
 #include <vector>
 
 #include "core/parallel.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/block_field.hpp"
+#include "cpu/progress.hpp"
 #include "cpu/random.hpp"
 #include "fokker/error.hpp"
 #include "fokker/formulas/integrator.hpp"
@@ -28,7 +28,6 @@ namespace {
 
 // A larger block amortises calls, a smaller one balances threads and stays in cache.
 constexpr std::int64_t largest_block = 512, blocks_per_thread = 16;
-constexpr std::int64_t most_reports = 200;
 
 // A thread's own memory.
 struct Workspace {
@@ -37,24 +36,6 @@ struct Workspace {
   std::vector<double> log_density;
   const float* condition = nullptr;  // of the block's points
   bool embedded = false;             // by the field
-};
-
-// Calls `report` a bounded number of times, from one thread at a time.
-class Progress {
- public:
-  Progress(const PointsFinished& report, std::int64_t all) : report_(report), all_(all) {}
-  void finished(std::int64_t points) {
-    if (!report_) return;
-    const std::lock_guard lock(mutex_);
-    done_ += points;
-    if (done_ == all_ || done_ - reported_ > all_ / most_reports) report_(reported_ = done_, all_);
-  }
-
- private:
-  const PointsFinished& report_;
-  const std::int64_t all_;
-  std::mutex mutex_;
-  std::int64_t done_ = 0, reported_ = 0;
 };
 
 class CpuSampler final : public SampleOperator {

@@ -95,6 +95,14 @@ class CudaBackend final : public Backend {
     if (!model.standardisation.empty()) prepare_standardise();
     return make_sampler(queue_, model, grid);
   }
+  std::unique_ptr<AdaptiveOperator<float>> adaptive_float(const Model& model, const AdaptivePlan& plan) override {
+    const SetUp set_up(queue_.device, queue_.stream);
+    return make_adaptive_sampler<float>(queue_, model, plan);
+  }
+  std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) override {
+    const SetUp set_up(queue_.device, queue_.stream);
+    return make_adaptive_sampler<double>(queue_, model, plan);
+  }
 
   std::unique_ptr<LossOperator<float>> loss_float(const Architecture& architecture, const ForwardSde& sde) override {
     const SetUp set_up(queue_.device, queue_.stream);

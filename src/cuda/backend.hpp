@@ -29,6 +29,9 @@ template <class T>
 void weighted_traces(const Queue& queue, View<const double> weights, View<const T> matrices, View<T> traces);
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
                                              const TimeGrid& grid);                                    // sampler.cpp
+template <class T>
+std::unique_ptr<AdaptiveOperator<T>> make_adaptive_sampler(const Queue& queue, const Model& model,
+                                                           const AdaptivePlan& plan);  // adaptive_sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
 // The trainer captures the queue's stream, which must not be the default stream. `data` outlives the trainer.
 class DeviceData;

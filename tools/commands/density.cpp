@@ -5,10 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "adaptive.hpp"
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/diagnostics/sde_density.hpp"
@@ -20,7 +22,7 @@ namespace fokker::tools {
 namespace {
 
 const std::string of_sde = "Of the reverse SDE (--scheme euler-maruyama)",
-                  of_flow = "Of the probability-flow ODE (--scheme euler, heun or rk4)";
+                  of_flow = "Of the probability-flow ODE (--scheme euler, heun, rk4, bs32, tsit5 or dopri5)";
 
 // Of the finite ones of some numbers.
 struct Mean {
@@ -112,14 +114,19 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
         ->required()
         ->type_name("FILE")
         ->check(ends_in({".npy", ".csv", ".safetensors"}));
-    app_->add_option("--scheme", scheme_,
-                     "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
-                     "probability-flow ODE, and what integrates it")
+    app_->add_option(
+            "--scheme", scheme_,
+            "whose law: euler-maruyama (or sde) for the reverse SDE; euler (or ode), heun or rk4 for the "
+            "probability-flow ODE, and what integrates it along --grid; bs32, tsit5 or dopri5 for the ODE by steps "
+            "of each point's own")
         ->capture_default_str()
         ->check(usable([](const std::string& text) {
+          check_scheme(text);
+          if (is_adaptive(text)) return;
           const Scheme scheme = parse_scheme(text);
           if (!is_stochastic(scheme) || scheme == Scheme::euler_maruyama) return;
-          throw Error(fmt::format("'{}' given; allowed for densities: euler-maruyama, euler, heun, rk4", text));
+          throw Error(fmt::format(
+              "'{}' given; allowed for densities: euler-maruyama, euler, heun, rk4, bs32, tsit5, dopri5", text));
         }));
     add_number(*app_, "--time", time_, "time of the density, 0 to T; if not given, t_min of the SDE")->default_str("");
     add_integer<std::int64_t>(*app_, "--paths", options_.paths, "number of paths from each point", 2, 1'000'000'000);
@@ -137,6 +144,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
         ->default_str("");
     add_grid(*app_, grid_);
     probes_.add_to(*app_);
+    steps_.add_to(*app_);
     add_integer<std::int64_t>(*app_, "--probe-repeats", probe_repeats_,
                               "number of independent estimates by --probes probes each, of --probe-seed and the seeds "
                               "after it, whose mean is taken; from 2 with its standard error",
@@ -144,7 +152,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     for (const char* name : {"--time", "--paths", "--steps", "--seed", "--common-paths"}) {
       app_->get_option(name)->group(of_sde);
     }
-    for (const char* name : {"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats"}) {
+    for (const char* name :
+         {"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats", "--tolerance", "--most-steps"}) {
       app_->get_option(name)->group(of_flow);
     }
     add_json(*app_, json_);
@@ -152,7 +161,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
   }
 
   void run() override {
-    const Scheme scheme = parse_scheme(scheme_);
+    steps_.check(scheme_);
+    const Scheme scheme = is_adaptive(scheme_) ? Scheme::heun : parse_scheme(scheme_);
     const bool of_the_sde = scheme == Scheme::euler_maruyama;
     refuse_options_of(of_the_sde ? of_flow : of_sde);
     if (probe_repeats_ > 1 && probes_.probes == 0) {
@@ -176,7 +186,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     const Array points = load_points(points_, model.dimension());
     const Context context = machine_.context();
     const std::int64_t n = points.shape[0];
-    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}, {"scheme", to_string(scheme)}};
+    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}};
+    json["scheme"] = is_adaptive(scheme_) ? scheme_ : to_string(scheme);
     model_.describe_condition(json);
     if (of_the_sde) {
       run_sde(context, model, points, std::move(json));
@@ -251,7 +262,14 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     const Sampler sampler(context, model, grid);
-    check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
+    const bool adaptive = is_adaptive(scheme_);
+    std::optional<AdaptiveSampler<float>> by_tolerance;
+    if (adaptive) {
+      by_tolerance.emplace(adaptive_sampler(context, model, grid, steps_.options(scheme_)));
+      check_flow_density(context, *by_tolerance, divergence, "--scheme " + scheme_);
+    } else {
+      check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
+    }
     const std::int64_t n = points.shape[0], c = model.condition();
     const std::vector<float> x = finite_float32(points, points_), conditions = model_.conditions(model, points_, n);
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
@@ -260,11 +278,19 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     const Buffer<float> there = to_device(context, x, model.dimension());
     Buffer<float> density(context, n), given;
     if (c > 0) given = to_device(context, conditions, c);
-    // The paths are the same each time: an estimate is linear in its probes, so this is that by all of them.
+    // The paths are the same each time but for the steps of a tolerance: an estimate is linear in its probes, so this is that
+    // by all of them.
     Repeated estimates(n);
+    AdaptiveReport paths;
     for (std::int64_t k = 0; k < probe_repeats_; ++k, ++divergence.seed) {
-      const auto finished = [&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); };
-      sampler.log_density(there.view(), density.view(), scheme, divergence, as_fraction(finished), given.view());
+      const PointsFinished finished =
+          as_fraction([&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); });
+      if (adaptive) {
+        paths = by_tolerance->log_density(there.view(), density.view(), divergence,
+                                          {.condition = given.view(), .progress = finished});
+      } else {
+        sampler.log_density(there.view(), density.view(), scheme, divergence, finished, given.view());
+      }
       estimates.add(to_host(context, density.view()));
     }
     const std::vector<float> log_density = estimates.mean();
@@ -286,12 +312,15 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
-    json["steps"] = grid.steps();
+    json["steps"] = adaptive ? describe(steps_.options(scheme_), paths) : Json(grid.steps());
     json["probes"] = divergence.probes;
     json["probe_seed"] = probes_.seed;
     json["probe_repeats"] = probe_repeats_;
     json["probe_error"] = probe_repeats_ > 1 ? Json(typical(errors)) : Json();
-    report(context, model, x, log_density, advice_on(grid), {}, std::move(json), clock, progress);
+    Warnings warnings;
+    append(warnings, {paths.failure()});
+    report(context, model, x, log_density, advice_on(grid), warnings, std::move(json), clock, progress,
+           adaptive ? "; " + text_of(paths) : "");
   }
 
   bool in_bits() const { return app_->count("--bits-per-dim") > 0; }
@@ -303,11 +332,11 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
   }
   static double nats_of_a_bit(std::int64_t d) { return std::numbers::ln2 * double(d); }  // per dimension
 
-  // advice: what the warning of densities that are not finite ends in.
+  // advice: what the warning of densities that are not finite ends in; steps: what the line of the result ends in.
   template <class T>
   void report(const Context& context, const Model& model, const std::vector<float>& points,
               const std::vector<T>& log_density, const std::string& advice, const Warnings& warnings, Json json,
-              const Stopwatch& clock, Progress& progress) const {
+              const Stopwatch& clock, Progress& progress, const std::string& steps = "") const {
     const double seconds = clock.seconds();
     const std::int64_t n = std::ssize(log_density);
     const Mean mean = mean_of(log_density);
@@ -348,15 +377,17 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
         more += fmt::format("; {} bits per dimension with the offset {}, standard error {}", number_or_dash(bits),
                             bits_offset_, number_or_dash(bits_error));
       }
-      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}{}, {} not finite; SDE {}",
+      progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}{}, {} not finite{}; SDE {}",
                                n, n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
                                format_duration(seconds), out_, number_or_dash(mean.value),
-                               number_or_dash(mean.standard_error), more, n - mean.count, text_of(model.sde)));
+                               number_or_dash(mean.standard_error), more, n - mean.count, steps,
+                               text_of(model.sde)));
     }
   }
 
   ModelOptions model_;
   ProbeOptions probes_;
+  AdaptiveStepOptions steps_;
   std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";
   double time_ = 0, bits_offset_ = 0;
   std::int64_t probe_repeats_ = 1;

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "adaptive.hpp"
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
@@ -37,9 +39,11 @@ too, and how many those are, in up to 16 dimensions.
             "--scheme", scheme_,
             "euler (or ode), heun or rk4 for the probability-flow ODE; euler-maruyama (or sde), exponential, "
             "ddim, dpm++2m or stochastic-heun for it, the reverse SDE and what lies between and beyond them, as "
-            "--eta says")
+            "--eta says; bs32, tsit5 or dopri5 for the ODE from the first to the last time of --grid by steps of each "
+            "sample's own")
         ->capture_default_str()
-        ->check(usable(parse_scheme));
+        ->check(usable(check_scheme));
+    steps_.add_to(*app_);
     add_number(
         *app_, "--eta", eta_,
         "factor of the noise in dx = [a x - (1 + eta^2)/2 g^2 s] dt + eta g dW: 0 for the ODE, 1 for the reverse "
@@ -75,7 +79,8 @@ too, and how many those are, in up to 16 dimensions.
     app_->add_option(
             "--log-density", log_density_,
             "file for the log density of the ODE's law at the samples, a .npy file, float32 [N], or a .csv file; "
-            "integrated along the paths of euler, heun and rk4, or by heun where these do not draw the samples")
+            "integrated along the paths of euler, heun and rk4, by a second pass of bs32, tsit5 and dopri5, or by heun "
+            "where these do not draw the samples")
         ->type_name("FILE")
         ->check(ends_in(array_endings));
     probes_.add_to(*app_);
@@ -96,7 +101,9 @@ too, and how many those are, in up to 16 dimensions.
   }
 
   void run() override {
-    options_.scheme = parse_scheme(scheme_);
+    const bool adaptive = is_adaptive(scheme_);
+    steps_.check(scheme_, {"--eta", "--temperature", "--churn", "--langevin", "--trajectory"});
+    options_.scheme = adaptive ? Scheme::heun : parse_scheme(scheme_);
     if (app_->count("--eta") > 0) options_.eta = eta_;
     if (!churn_.empty()) options_.churn = parse_churn(churn_);
     check_usage([&] { options_.validate(); });
@@ -115,14 +122,20 @@ too, and how many those are, in up to 16 dimensions.
     const Context context = machine_.context();
     const Sampler sampler(context, model, grid);
     const Scheme flow = is_stochastic(options_.scheme) ? Scheme::heun : options_.scheme;
-    if (!log_density_.empty()) check_flow_density(context, sampler, flow, divergence, "--log-density");
+    std::optional<AdaptiveSampler<float>> by_tolerance;
+    if (adaptive) by_tolerance.emplace(adaptive_sampler(context, model, grid, steps_.options(scheme_)));
+    if (!log_density_.empty() && adaptive) {
+      check_flow_density(context, *by_tolerance, divergence, "--log-density");
+    } else if (!log_density_.empty()) {
+      check_flow_density(context, sampler, flow, divergence, "--log-density");
+    }
     // The paths that draw the samples are the flow's from the prior, and have the log density too.
-    const bool along_paths = !log_density_.empty() && flow == options_.scheme && initial_.empty() &&
+    const bool along_paths = !log_density_.empty() && !adaptive && flow == options_.scheme && initial_.empty() &&
                              options_.churn.amount == 0 && options_.langevin == 0;
     const bool afterwards = !log_density_.empty() && !along_paths;
 
     std::vector<Progress::Phase> phases{
-        {fmt::format("sampling {} by {}", samples_, to_string(options_.scheme)), "sample", 1}};
+        {fmt::format("sampling {} by {}", samples_, adaptive ? scheme_ : to_string(options_.scheme)), "sample", 1}};
     if (afterwards) phases.push_back({"integrating the log density along the flow", "density", 1});
     Progress progress(std::move(phases));
     progress.begin();
@@ -140,12 +153,23 @@ too, and how many those are, in up to 16 dimensions.
     options_.progress = finished;
     Buffer<float> density(context, log_density_.empty() ? 0 : samples_);
     if (along_paths) options_.log_density = density.view(), options_.divergence = divergence;
-    if (initial_.empty()) {
+    const AdaptiveCall<float> call{.seed = options_.seed,
+                                   .first_index = options_.first_index,
+                                   .condition = options_.condition,
+                                   .progress = finished};
+    AdaptiveReport paths, density_paths;
+    if (initial_.empty() && adaptive) {
+      paths = by_tolerance->sample(samples.view(), call);
+    } else if (initial_.empty()) {
       sampler.sample(samples.view(), options_);
     } else {
       const Reach reach = reach_at(grid.times().front(), model, model_.path);
       append(warnings, {warning_of("initial states", health_of(context, model, samples.view(), reach), 0, reach.why)});
-      sampler.integrate(samples.view(), options_);
+      if (adaptive) {
+        paths = by_tolerance->integrate(samples.view(), call);
+      } else {
+        sampler.integrate(samples.view(), options_);
+      }
     }
     const std::vector<float> on_host = to_host(context, samples.view());
     const double seconds = clock.seconds();
@@ -164,7 +188,11 @@ too, and how many those are, in up to 16 dimensions.
     SampleHealth density_health;
     if (afterwards) {
       progress.begin();
-      sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
+      if (adaptive) {
+        density_paths = by_tolerance->log_density(samples.view(), density.view(), divergence, call);
+      } else {
+        sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
+      }
     }
     if (!log_density_.empty()) {
       density_health = sample_health(context, density.view());
@@ -172,11 +200,12 @@ too, and how many those are, in up to 16 dimensions.
     }
     progress.clear();
     const std::string advice = health.not_finite > 0 ? advice_on(grid) : "";
-    append(warnings,
-           {warning_of("samples", health, 0, reach.why) + advice, warning_of("log densities", density_health)});
+    append(warnings, {paths.failure(), warning_of("samples", health, 0, reach.why) + advice, density_paths.failure(),
+                      warning_of("log densities", density_health)});
     warn(warnings);
     if (json_) {
-      Json json{{"samples", samples_}, {"dimension", d}, {"scheme", to_string(options_.scheme)}};
+      Json json{{"samples", samples_}, {"dimension", d}};
+      json["scheme"] = adaptive ? scheme_ : to_string(options_.scheme);
       json["eta"] = options_.chosen_eta();
       json["temperature"] = options_.temperature;
       json["churn"] = nullptr;
@@ -186,7 +215,7 @@ too, and how many those are, in up to 16 dimensions.
       }
       json["langevin"] = options_.langevin;
       json["grid"] = grid_;
-      json["steps"] = grid.steps();
+      json["steps"] = adaptive ? tools::describe(steps_.options(scheme_), paths) : Json(grid.steps());
       json["seed"] = options_.seed;
       json["first_index"] = options_.first_index;
       model_.describe_condition(json);
@@ -206,9 +235,9 @@ too, and how many those are, in up to 16 dimensions.
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} by {} in {}, in '{}'; SDE {}", counted(samples_, "sample"),
+      progress.say(fmt::format("{} by {} in {}, in '{}'{}; SDE {}", counted(samples_, "sample"),
                                counted(context.threads(), "thread"), format_duration(seconds), out_,
-                               text_of(model.sde)));
+                               adaptive ? "; " + text_of(paths) : "", text_of(model.sde)));
     }
   }
 
@@ -292,6 +321,7 @@ too, and how many those are, in up to 16 dimensions.
 
   ModelOptions model_;
   ProbeOptions probes_;
+  AdaptiveStepOptions steps_;
   static constexpr std::int64_t most_kept = 500'000'000;  // numbers of trajectories, which memory holds twice
 
   double eta_ = 1;

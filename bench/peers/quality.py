@@ -8,7 +8,8 @@ same code for both, `fokker gap` with its default grid. For a vector net the rec
 ou, and --output edm for other SDEs. Rows go into the JSON file one by one, and a call makes those that are not there yet;
 two calls may work on one file. --check shows that both programs train the same thing, and --columns trains an
 8-column table of unequal scales by --standardise and looks for runaways among its samples. --exact measures what the
-sampler's steps alone cost, with an exact score.
+sampler's steps alone cost, with an exact score. --likelihood trains a checkerboard, whose entropy is
+ln 32, and a mixture, and compares log-densities and scores with the exact ones.
 """
 import argparse
 import contextlib
@@ -281,6 +282,67 @@ def exact(arguments, fokker, report, models):
             say(f"exact score, {sde}, {grid}: {gap['w2_squared']}, noise floor {gap['noise_floor']:.4f}")
 
 
+def checkerboard(n, seed):
+    """[n, 2]: uniform on the squares of side 2 of one colour in [-4, 4]^2 (as FFJORD has it), whose area is 32."""
+    import numpy
+    random = numpy.random.default_rng(seed)
+    x = random.uniform(-2, 2, n)
+    y = random.uniform(0, 1, n) - 2 * random.integers(0, 2, n) + numpy.floor(x) % 2
+    return numpy.stack([2 * x, 2 * y], 1).astype(numpy.float32)
+
+
+def likelihood(arguments, fokker, report, models):
+    """The mean of -log p of fresh points by a solver of tolerance 1e-5, beside the entropy; and of a mixture with an edm net the
+    score's error, as a share of the score that noise alone would have, beside the exact score."""
+    import numpy
+    points, held_out, exact_nats = 200_000, 20_000, math.log(32)
+    board, test = models / 'checkerboard.npy', models / 'checkerboard_test.npy'
+    numpy.save(board, checkerboard(points, 1))
+    numpy.save(test, checkerboard(held_out, 2))
+    for sde in arguments.sdes:
+        row = {'sde': sde, 'data': 'checkerboard', 'seed': arguments.seeds[0]}
+        if report.find('likelihood', row):
+            continue
+        model = models / f'{sde}_checkerboard.safetensors'
+        trained = fokker('train', '--sde', sde, '--data', board, '--iterations', arguments.iterations, '--seed', row['seed'],
+                         '--hidden', '128,128,128', '--activation', 'silu', '--out', model)
+        density = fokker('density', '--model', model, '--points', test, '--scheme', 'dopri5', '--tolerance', '1e-5', '--out',
+                         models / f'{sde}_log_p.npy')
+        log_p = numpy.load(models / f'{sde}_log_p.npy').astype(float)
+        result = {'nats': -log_p.mean(), 'standard_error': log_p.std() / math.sqrt(held_out), 'exact_nats': exact_nats,
+                  'not_finite': int((~numpy.isfinite(log_p)).sum()), 'time': density['time'], 'steps': density['steps'],
+                  'train_seconds': trained['seconds'], 'density_seconds': density['seconds'], 'points': held_out,
+                  'recipe': trained['recipe'] | {'data': board.name}, 'commit': commit()}
+        report.add('likelihood', row, result)
+        say(f"likelihood, {sde}: {result['nats']:.4f} ± {result['standard_error']:.4f} nats where ln 32 = {exact_nats:.4f}")
+    if report.find('toy', {'sde': 'edm', 'data': 'mixture'}):
+        return
+    random = numpy.random.default_rng(5)
+    angles = 2 * math.pi * numpy.arange(7) / 7
+    mixture = models / 'mixture.json'
+    mixture.write_text(json.dumps({'weights': [1 / 7] * 7, 'covariances': [0.01] * 7,
+                                   'means': numpy.stack([numpy.cos(angles), numpy.sin(angles)], 1).tolist()}))
+    model = models / 'edm_mixture.safetensors'
+    trained = fokker('train', '--sde', 'edm', '--data', mixture, '--iterations', arguments.iterations, '--output',
+                     'potential:edm', '--hidden', '128,128,128', '--activation', 'silu', '--out', model)
+    errors = {}
+    for sigma in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2):
+        x = numpy.stack([numpy.cos(angles), numpy.sin(angles)], 1)[random.integers(0, 7, 4000)]
+        x = x + math.sqrt(0.01 + sigma**2) * random.standard_normal(x.shape)
+        numpy.save(models / 'toy.npy', numpy.concatenate([numpy.full((4000, 1), sigma), x], 1).astype(numpy.float32))
+        scores = []
+        for of in (model, mixture):
+            fokker('field', '--model', of, '--points', models / 'toy.npy', '--out', models / 'toy.safetensors',
+                   *(['--sde', 'edm'] if of == mixture else []))
+            from safetensors.numpy import load_file
+            scores.append(load_file(models / 'toy.safetensors')['score'].astype(float))
+        errors[sigma] = sigma * math.sqrt(((scores[0] - scores[1])**2).mean())
+    report.add('toy', {'sde': 'edm', 'data': 'mixture'},
+               {'sigma_times_rms_score_error': errors, 'train_seconds': trained['seconds'],
+                'recipe': trained['recipe'] | {'data': mixture.name}, 'commit': commit()})
+    say(f'toy, edm: {errors}')
+
+
 def table(report):
     """The rows in Markdown; what does not reach its mark is bold."""
     rows = report.get('rows', [])
@@ -337,6 +399,7 @@ def main():
     parser.add_argument('--check', action='store_true', help='check that both train the same, and no more')
     parser.add_argument('--columns', action='store_true', help='the 8-column table, and no more')
     parser.add_argument('--exact', action='store_true', help='the sampler with the exact score of blob, and no more')
+    parser.add_argument('--likelihood', action='store_true', help='log-densities and scores beside exact ones, and no more')
     parser.add_argument('--table', action='store_true', help='print the rows that are there in Markdown, and no more')
     arguments = parser.parse_args()
     for option, least in (('iterations', 1), ('samples', 1), ('threads', 1)):
@@ -363,6 +426,8 @@ def main():
         return check(arguments, fokker, report)
     if arguments.columns:
         return columns(arguments, fokker, report, arguments.models)
+    if arguments.likelihood:
+        return likelihood(arguments, fokker, report, arguments.models)
     if arguments.exact:
         return exact(arguments, fokker, report, arguments.models)
     rows = [{'sde': sde, 'data': data, 'net': net, 'seed': seed, 'program': program} for program in arguments.programs

@@ -68,7 +68,7 @@ int main(void) {
   DLDeviceType device = kDLCUDA;
   int64_t dimension = 0, condition = -1, iteration = 0;
   size_t needed = 0, seen = 0;
-  double distance = -1, dual = -1;
+  double distance = -1, dual = -1, box[4] = {-4, 4, -3.5, 3.5};
   char line[200];
   int k, potential = 0;
 
@@ -134,8 +134,10 @@ int main(void) {
   works(fokker_sampler_log_density(sampler, &samples, NULL, NULL, NULL, &log_density), "log-densities of given points");
   others.byte_offset = 0;
   works(fokker_data_draw(context, data, 3, 0, 0, &others), "draws");
-  works(fokker_w2_squared(context, &samples, &others, 64, 3.5, &distance, &dual), "a distance");
+  works(fokker_w2_squared(context, &samples, &others, 64, box, &distance, &dual), "a distance");
   expect(distance > 0 && fabs(distance - dual) < 1e-9, "with its certificate");
+  box[1] = -5;
+  refused(fokker_w2_squared(context, &samples, &others, 64, box, &distance, &dual), "-5");
   works(fokker_sliced_w2_squared(context, &samples, &others, 16, 1, &distance), "a sliced distance");
   works(fokker_context_synchronize(context), "waiting");
 

@@ -200,10 +200,11 @@ FOKKER_C_API void fokker_trainer_destroy(fokker_trainer* trainer);
 
 /* ---- distances ------------------------------------------------------------------------------------------------------ */
 
-/* W2^2 of two planar sets of samples float32 [N, 2] and [M, 2], of their histograms on nodes × nodes points of
- * [-half_width, half_width]^2, exact there; dual, or NULL, is its certificate, a lower bound. Waits for the result. */
+/* W2^2 of two planar sets of samples float32 [N, 2] and [M, 2], of their histograms on nodes × nodes points of the box
+ * [box[0], box[1]] × [box[2], box[3]], of NULL [-3.5, 3.5]^2, exact there; dual, or NULL, is its certificate, a lower bound.
+ * Waits for the result. */
 FOKKER_C_API fokker_status fokker_w2_squared(const fokker_context* context, const DLTensor* a, const DLTensor* b,
-                                             int64_t nodes, double half_width, double* w2_squared, double* dual);
+                                             int64_t nodes, const double* box, double* w2_squared, double* dual);
 /* The mean over projections, 1 to 10^6, of the W2^2 of samples float32 [N, d] and [M, d] on lines. Waits for the result. */
 FOKKER_C_API fokker_status fokker_sliced_w2_squared(const fokker_context* context, const DLTensor* a, const DLTensor* b,
                                                     int projections, uint64_t seed, double* w2_squared);

@@ -517,11 +517,12 @@ fokker_status fokker_trainer_save_state(const fokker_trainer* trainer, const cha
 void fokker_trainer_destroy(fokker_trainer* trainer) { delete trainer; }
 
 fokker_status fokker_w2_squared(const fokker_context* context, const DLTensor* a, const DLTensor* b, int64_t nodes,
-                                double half_width, double* w2, double* dual) {
+                                const double* box, double* w2, double* dual) {
   return guarded([&] {
     double& to = given(w2, "w2_squared");
     const Context& where = given(context, "context").value;
-    const Grid grid{.n = nodes, .half_width = half_width};
+    Grid grid{.n = nodes};
+    if (box) grid.x = {box[0], box[1]}, grid.y = {box[2], box[3]};
     const TransportResult found = w2_squared(histogram(where, required<const float>(a, "a"), grid).weights,
                                              histogram(where, required<const float>(b, "b"), grid).weights, grid);
     to = found.w2_squared;

@@ -235,7 +235,7 @@ A .npy or .csv file gets log_density alone, a .safetensors file of the reverse S
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
-    json["steps"] = adaptive ? describe(steps_.options(scheme_), paths) : Json(grid.steps());
+    json["steps"] = adaptive ? describe_steps(steps_.options(scheme_), paths) : Json(grid.steps());
     json["probes"] = divergence.probes;
     json["probe_seed"] = divergence.seed;
     Warnings warnings;

@@ -190,7 +190,7 @@ too, and how many those are, in up to 16 dimensions.
       json["eta"] = options_.chosen_eta();
       json["temperature"] = options_.temperature;
       json["grid"] = grid_;
-      json["steps"] = adaptive ? describe(steps_.options(scheme_), paths) : Json(grid.steps());
+      json["steps"] = adaptive ? describe_steps(steps_.options(scheme_), paths) : Json(grid.steps());
       json["seed"] = options_.seed;
       json["first_index"] = options_.first_index;
       model_.describe_condition(json);

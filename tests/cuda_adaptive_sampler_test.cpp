@@ -93,8 +93,9 @@ std::vector<T> spread(Index count) {
 
 // One sampler and what it makes of points and conditions that are functions of their index.
 template <class T>
-struct Run {
-  Run(const Context& where, const Case& c, AdaptiveMethod method = AdaptiveMethod::tsit5, double tolerance = kTolerance)
+struct Paths {
+  Paths(const Context& where, const Case& c, AdaptiveMethod method = AdaptiveMethod::tsit5,
+        double tolerance = kTolerance)
       : context(where),
         d(c.model.dimension()),
         numbers(c.model.condition()),
@@ -140,7 +141,7 @@ class CudaAdaptiveOf : public CudaAdaptive, public ::testing::WithParamInterface
 TEST_P(CudaAdaptiveOf, PathsAreThoseOfTheCpu) {
   const Case& c = GetParam();
   const Index n = 19;
-  Run<float> there(backend(BackendKind::cuda), c), here(backend(BackendKind::cpu), c);
+  Paths<float> there(backend(BackendKind::cuda), c), here(backend(BackendKind::cpu), c);
   const auto samples = here.sample(0, n);
   EXPECT_TRUE(agrees(there.sample(0, n), samples, bound(samples)));
   EXPECT_EQ(there.report.failed, 0);
@@ -155,7 +156,7 @@ TEST_P(CudaAdaptiveOf, PathsAreThoseOfTheCpu) {
 TEST_P(CudaAdaptiveOf, ReportsAddUp) {
   const Case& c = GetParam();
   for (const auto& [method, per_step] : {std::pair(AdaptiveMethod::bs32, 3), std::pair(AdaptiveMethod::dopri5, 6)}) {
-    Run<float> run(backend(BackendKind::cuda), c, method, 0.03);
+    Paths<float> run(backend(BackendKind::cuda), c, method, 0.03);
     run.sample(0, 5);
     AdaptiveReport sums;
     for (const AdaptivePathReport& path : run.reports) {
@@ -179,7 +180,7 @@ TEST_P(CudaAdaptiveOf, AnySplitGivesTheSameBits) {
   if (c.wide) GTEST_SKIP() << "cuBLAS may add in another order for another number of rows";
 #endif
   const Index n = 18;
-  Run<float> run(backend(BackendKind::cuda), c);
+  Paths<float> run(backend(BackendKind::cuda), c);
   const auto samples = run.sample(0, n), exact = run.log_density(0, n, 0), estimated = run.log_density(0, n, 2);
   std::vector<float> sample_parts, exact_parts, estimated_parts;
   Index first = 0;
@@ -206,7 +207,7 @@ TEST_F(CudaAdaptive, InDoubleMeetsSmallTolerances) {
   for (const Case& c : cases()) {
     if (c.name != "mixture" && c.name != "resident") continue;
     SCOPED_TRACE(c.name);
-    Run<double> there(backend(BackendKind::cuda), c, AdaptiveMethod::dopri5, 1e-8),
+    Paths<double> there(backend(BackendKind::cuda), c, AdaptiveMethod::dopri5, 1e-8),
         here(backend(BackendKind::cpu), c, AdaptiveMethod::dopri5, 1e-8);
     const auto samples = here.sample(0, 5), density = here.log_density(0, 5, 0);
     EXPECT_TRUE(agrees(there.sample(0, 5), samples, bound(samples, 1e-8)));
@@ -223,7 +224,7 @@ TEST_F(CudaAdaptive, PlacesAreFilledAgain) {
   const Case c{
       "mixture in many dimensions",
       {ForwardSde::defaults(SdeKind::vp_linear), GaussianMixture::isotropic(d, {0.5, 0.5}, means, {0.5, 0.8})}};
-  Run<float> there(backend(BackendKind::cuda), c, AdaptiveMethod::bs32, 0.1),
+  Paths<float> there(backend(BackendKind::cuda), c, AdaptiveMethod::bs32, 0.1),
       here(backend(BackendKind::cpu), c, AdaptiveMethod::bs32, 0.1);
   const auto samples = here.sample(0, n), found = there.sample(0, n);
   EXPECT_TRUE(agrees(found, samples, bound(samples, 0.1)));

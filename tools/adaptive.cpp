@@ -94,7 +94,7 @@ void check_flow_density(const Context& context, const AdaptiveSampler<float>& sa
   sampler.log_density({}, {}, divergence);
 }
 
-Json describe(const AdaptiveOptions& options, const AdaptiveReport& report) {
+Json describe_steps(const AdaptiveOptions& options, const AdaptiveReport& report) {
   Json json{{"tolerance", {options.relative_tolerance, options.absolute_tolerance}},
             {"most", options.most_steps},
             {"taken", report.accepted},

@@ -38,7 +38,7 @@ void check_flow_density(const Context& context, const AdaptiveSampler<float>& sa
                         const std::string& given);
 
 // What a command prints of its paths: "steps": {"tolerance": [R, A], "taken": …, "refused": …, …}.
-Json describe(const AdaptiveOptions& options, const AdaptiveReport& report);
+Json describe_steps(const AdaptiveOptions& options, const AdaptiveReport& report);
 // "1200 steps taken and 34 refused".
 std::string text_of(const AdaptiveReport& report);
 

@@ -94,8 +94,8 @@ class AdaptiveSampler {
   AdaptiveSampler(AdaptiveSampler&&) noexcept;
   AdaptiveSampler& operator=(AdaptiveSampler&&) noexcept;
 
-  // Draws samples [N, d] of the prior N(0, prior_variance I), to the bits of Sampler::sample(), and carries them to the
-  // end. Throws Error where a shape or a device does not fit, and where the start is not T.
+  // Draws samples [N, d] of the prior N(0, prior_variance I), the bits that Sampler::sample() begins with, and carries
+  // them to the end. Throws Error where a shape or a device does not fit, and where the start is not T.
   AdaptiveReport sample(View<T> samples, const AdaptiveCall<T>& call = {}) const;
   // Carries the states in `states` [N, d] from the start to the end, in place. Throws Error as sample() does.
   AdaptiveReport integrate(View<T> states, const AdaptiveCall<T>& call = {}) const;

@@ -25,7 +25,8 @@ TEST_F(AdaptiveCommands, SamplesAndTheirDensitiesAreTheLibrarys) {
     const AdaptiveSampler<float> sampler(Context(), model, 10, 0.01, options);
     std::vector<float> x(2 * 99), density(99);
     const AdaptiveReport report = sampler.sample(View<float>(x, 2), {.seed = 11, .first_index = 5});
-    sampler.log_density(View<const float>(x, 2), View<float>(density), {.probes = 2, .first_index = 5});
+    const AdaptiveReport density_report =
+        sampler.log_density(View<const float>(x, 2), View<float>(density), {.probes = 2, .first_index = 5});
     const Arguments sample = with(
         words("sample --samples 99 --seed 11 --first-index 5 --grid uniform:7:0.01 --tolerance 1e-3:1e-4 --most-steps "
               "5k --probes 2"),
@@ -43,6 +44,7 @@ TEST_F(AdaptiveCommands, SamplesAndTheirDensitiesAreTheLibrarys) {
     EXPECT_EQ(json["steps"]["most_evaluations"], report.most_evaluations);
     EXPECT_EQ(json["steps"]["failed"], 0);
     EXPECT_TRUE(json["steps"]["first_failed"].is_null());
+    EXPECT_EQ(json["log_density_steps"]["taken"], density_report.accepted);
     EXPECT_EQ(json["warnings"], Json::array());
     EXPECT_THAT(fokker(sample).err, HasSubstr(fmt::format("x.npy'; {} steps taken and {} refused; SDE ou",
                                                           report.accepted, report.refused)));

@@ -312,7 +312,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
-    json["steps"] = adaptive ? describe(steps_.options(scheme_), paths) : Json(grid.steps());
+    json["steps"] = adaptive ? describe_steps(steps_.options(scheme_), paths) : Json(grid.steps());
     json["probes"] = divergence.probes;
     json["probe_seed"] = probes_.seed;
     json["probe_repeats"] = probe_repeats_;

@@ -215,13 +215,16 @@ too, and how many those are, in up to 16 dimensions.
       }
       json["langevin"] = options_.langevin;
       json["grid"] = grid_;
-      json["steps"] = adaptive ? tools::describe(steps_.options(scheme_), paths) : Json(grid.steps());
+      json["steps"] = adaptive ? describe_steps(steps_.options(scheme_), paths) : Json(grid.steps());
       json["seed"] = options_.seed;
       json["first_index"] = options_.first_index;
       model_.describe_condition(json);
       json["initial"] = initial_.empty() ? Json() : Json(initial_);
       json["out"] = out_;
       json["log_density"] = log_density_.empty() ? Json() : Json(log_density_);
+      if (adaptive && !log_density_.empty()) {
+        json["log_density_steps"] = describe_steps(steps_.options(scheme_), density_paths);
+      }
       json["trajectory"] = trajectory_.empty() ? Json() : Json{{"out", trajectory_}, {"times", times_kept}};
       json["sde"] = describe_sde(model.sde);
       json["not_finite"] = health.not_finite;

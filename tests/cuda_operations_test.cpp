@@ -131,7 +131,6 @@ TEST_F(CudaIntegrators, EulerMaruyama) {
         for (float& v : score) v = float(SineScore::score(v));
         const Buffer<float> scores = on_device(score, d);
         kernels::StageArguments a = stage_of(x, unused, unused, scores);
-        a.stochastic = a.first = a.last = true;
         a.seed = 11, a.first_index = 5, a.step = step;
         a.stage = {0, 0, 1, {0.25f, -0.5f, noise}};
         ASSERT_EQ(kernels::launch_stage(a, nullptr), 0);
@@ -179,9 +178,9 @@ TEST_F(CudaIntegrators, ProbabilityFlowAndItsLogDensity) {
             }
             const Buffer<float> scores = on_device(score, d), divergences = on_device(divergence);
             kernels::StageArguments a = stage_of(x, at, sum, scores);
-            a.first = i == 0, a.last = i + 1 == stages;
             a.stage = {0, float(tableau.node[i]), float(tableau.weight[i]), {linear, score_part, 0}, 1, score_part};
-            a.next_node = a.last ? 0.0f : float(tableau.node[i + 1]);
+            a.stage.opens = i == 0, a.stage.closes = i + 1 == stages;
+            a.next_node = a.stage.closes ? 0.0f : float(tableau.node[i + 1]);
             a.divergence = divergences.data(), a.log_density = integral.data();
             ASSERT_EQ(kernels::launch_stage(a, nullptr), 0);
 

@@ -681,13 +681,14 @@ TEST_P(FamilyUnder, PathsOfTablesAreThoseOfTheirPapers) {
     return std::sqrt(-2 * std::log(static_cast<double>(uniform_from_word(b.word[0])))) *
            std::cos(2 * std::numbers::pi * uniform_from_word(b.word[1]));
   };
-  const double scale = std::sqrt(Axis{sde, 1.0, 0.4}.variance_at(times[0])) + 1;
+  const Axis axis{sde, 1.0, 0.4};
+  const double scale = std::sqrt(axis.variance_at(times[0])) + 1;
   for (const Table& table : tables()) {
     for (const bool noise_in_last_step : {false, true}) {
       SCOPED_TRACE(table.name);
       SampleOptions options = table.options;
       options.seed = seed, options.first_index = first, options.noise_in_last_step = noise_in_last_step;
-      const TableStep step{{sde, 1.0, 0.4}, options, times};
+      const TableStep step{axis, options, times};
       std::vector<float> x(n);
       std::vector<double> expected;
       for (Index i = 0; i < n; ++i) {

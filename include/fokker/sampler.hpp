@@ -91,7 +91,8 @@ struct SampleOptions {
   View<const float> condition = {};
   // Of sample() by euler, heun or rk4 without churn or Langevin steps: where it is given, [N] on the context's device, the
   // log-densities of the flow's law at the samples are written here, with the divergence integrated along the paths that draw
-  // them; Sampler::log_density() says how it is found.
+  // them; Sampler::log_density() says how it is found. A network rounds its score otherwise beside its divergence, so that the
+  // samples are those without densities up to roundings, bit for bit only those of other calls with them.
   View<float> log_density = {};
   Divergence divergence = {};
   PointsFinished progress = {};

@@ -8,6 +8,8 @@
 namespace fokker::testing {
 namespace {
 
+using ::testing::HasSubstr;
+
 class ResidualCommand : public CommandLine {};
 
 TEST_F(ResidualCommand, IsTheLibrarysForBothKindsOfNet) {

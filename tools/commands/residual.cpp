@@ -33,8 +33,8 @@ estimates, whose mean has no bias. Of a standardised model box and residual are 
     add_integer<std::int64_t>(*app_, "--points", options_.points, "number of points at each time", 1, 1'000'000);
     add_number(*app_, "--box", options_.box, "half-width b of the box, above 0");
     add_seed(*app_, options_.seed, "seed of times, points and probes");
-    add_integer<int>(*app_, "--probes", options_.probes,
-                     "number of probes of each of two estimates; 0 computes the residual exactly", 0, 65536);
+    add_integer<std::int64_t>(*app_, "--probes", probes_,
+                              "number of probes of each of two estimates; 0 computes the residual exactly", 0, 65536);
     app_->add_option("--law", law_, "law of the probes: rademacher or gaussian")
         ->capture_default_str()
         ->check(CLI::IsMember({"rademacher", "gaussian"}));
@@ -43,7 +43,7 @@ estimates, whose mean has no bias. Of a standardised model box and residual are 
   }
 
   void run() override {
-    options_.law = parse_probe_law(law_);
+    options_.probes = static_cast<int>(probes_), options_.law = parse_probe_law(law_);
     const Model model = model_.load();
     const Context context = machine_.context();
     if (context.precision() == Precision::half) {
@@ -84,6 +84,7 @@ estimates, whose mean has no bias. Of a standardised model box and residual are 
   ModelOptions model_;
   ResidualOptions options_;
   std::string law_ = "rademacher";
+  std::int64_t probes_ = 0;
   bool json_ = false;
   MachineOptions machine_;
 };

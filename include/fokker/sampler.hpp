@@ -89,10 +89,9 @@ struct SampleOptions {
   View<float> snapshots = {};
   // Of a model that takes a condition: y [N, c] of each sample, on the context's device.
   View<const float> condition = {};
-  // Of sample() by euler, heun or rk4 without churn or Langevin steps: where it is given, [N] on the context's device, the
-  // log-densities of the flow's law at the samples are written here, with the divergence integrated along the paths that draw
-  // them; Sampler::log_density() says how it is found. A network rounds its score otherwise beside its divergence, so that the
-  // samples are those without densities up to roundings, bit for bit only those of other calls with them.
+  // Of sample() by euler, heun or rk4 without churn and Langevin steps: [N] on the context's device, for the log-densities of
+  // the flow's law at the samples, the divergence integrated along their paths as log_density() does. A network rounds its
+  // score otherwise beside its divergence, so that the samples are those without densities up to roundings.
   View<float> log_density = {};
   Divergence divergence = {};
   PointsFinished progress = {};

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "command_line.hpp"
+#include "compare.hpp"
 
 namespace fokker::testing {
 namespace {

@@ -134,6 +134,7 @@ int main(void) {
   works(fokker_sampler_log_density(sampler, &samples, NULL, NULL, NULL, &log_density), "log-densities of given points");
   others.byte_offset = 0;
   works(fokker_data_draw(context, data, 3, 0, 0, &others), "draws");
+  works(fokker_data_draw(context, data, 4, 0, 0, &samples), "other draws");
   works(fokker_w2_squared(context, &samples, &others, 64, box, &distance, &dual), "a distance");
   expect(distance > 0 && fabs(distance - dual) < 1e-9, "with its certificate");
   box[1] = -5;

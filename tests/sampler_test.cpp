@@ -742,7 +742,7 @@ TEST(LangevinSteps, LeaveAShareOfTheOrderOfTheirRatioSquared) {
   const ForwardSde sde = ForwardSde::vp_linear();
   const double begin = 0.9, end = 0.1;
   std::vector<double> times;
-  for (int k = 0; k <= 1600; ++k) times.push_back(std::lerp(begin, end, k / 1600.0));
+  for (int k = 0; k <= 25'600; ++k) times.push_back(std::lerp(begin, end, k / 25'600.0));
   const Axis axis{sde, 1.0, 0.4};
   std::vector<double> share;
   for (const double ratio : {0.08, 0.16, 0.32}) {

@@ -71,7 +71,7 @@ std::string printable(std::string_view text, std::size_t longest) {
   return fmt::format("{}…{}", clean.substr(0, begin), tail > 0 ? clean.substr(end) : "");
 }
 
-std::string in_quotes(std::string_view text, std::size_t longest) {
+FOKKER_PUBLIC std::string in_quotes(std::string_view text, std::size_t longest) {
   std::string out = printable(text, longest);
   std::replace(out.begin(), out.end(), '\'', '?');
   return fmt::format("'{}'", out);

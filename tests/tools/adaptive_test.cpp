@@ -106,7 +106,7 @@ TEST_F(AdaptiveCommands, RefuseWhatIsNotAllowed) {
       density{"density", "--model", net, "--points", file("x.csv"), "--out", out, "--scheme"};
   expect_refused({
       {with(sample, {"rk45"}), "unknown scheme 'rk45': allowed are euler-maruyama", 2},
-      {with(sample, {"rk45"}), "ddim, bs32, tsit5, dopri5", 2},
+      {with(sample, {"rk45"}), "stochastic-heun, bs32, tsit5, dopri5", 2},
       {with(sample, {"heun", "--tolerance", "1e-3"}), "--tolerance given with --scheme heun; allowed: with bs32, tsit5",
        2},
       {with(sample, {"heun", "--most-steps", "9"}), "--most-steps given with --scheme heun", 2},

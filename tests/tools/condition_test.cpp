@@ -53,8 +53,8 @@ TEST_F(Conditions, AreGivenToAllSamplesOrToEach) {
   {
     const Sampler sampler(context, model, grid);
     options.condition = View<const float>(each, 3);
+    options.log_density = View<float>(log_p);
     sampler.sample(View<float>(expected, 2), options);
-    sampler.log_density(View<const float>(expected, 2), View<float>(log_p), Scheme::heun, {}, {}, options.condition);
   }
   Json json =
       fokker_json(with(base, {"--scheme", "heun", "--condition", of_each, "--log-density", file("p.npy"), "--json"}));
@@ -72,7 +72,7 @@ TEST_F(Conditions, AreGivenToAllSamplesOrToEach) {
   EXPECT_EQ(fokker(with(base, {"--condition", file("y.csv"), "--initial", states, "--samples", "19"})).code, 0);
   EXPECT_EQ(floats("x.npy"), by_npy);
 
-  options.condition = {};
+  options.condition = {}, options.log_density = {};
   const auto given = [&](const Model& to, const std::string& text) {
     Sampler(context, to, grid).sample(View<float>(expected, 2), options);
     json = fokker_json(with(base, {"--scheme", "heun", "--samples", "19", "--condition", text, "--json"}));

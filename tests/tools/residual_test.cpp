@@ -42,7 +42,6 @@ TEST_F(ResidualCommand, RefusesWhatIsNotAllowed) {
   expect_refused({"residual"}, "--model is required", 2);
   expect_refused({"residual", "--model", model, "--box", "-1"}, "positive, finite box, and -1 was given");
   expect_refused({"residual", "--model", model, "--probes", "-1"}, "--probes", 2);
-  expect_refused({"residual", "--model", model, "--precision", "half", "--backend", "cpu"}, "half");
 }
 
 }  // namespace

@@ -33,9 +33,9 @@ extern "C" {
 
 typedef enum fokker_status {
   FOKKER_OK = 0,
-  FOKKER_REFUSED = 1,       /* what was given does not fit, or a file or device failed: the message says what and why */
+  FOKKER_REFUSED = 1, /* what was given does not fit, or a file or device failed: the message says what and why */
   FOKKER_OUT_OF_MEMORY = 2,
-  FOKKER_INTERNAL = 3       /* what should not happen: the message is that of the exception */
+  FOKKER_INTERNAL = 3 /* what should not happen: the message is that of the exception */
 } fokker_status;
 
 typedef struct fokker_context fokker_context;
@@ -114,9 +114,9 @@ FOKKER_C_API fokker_status fokker_fields_evaluate(const fokker_fields* fields, c
                                                   const DLTensor* condition, const fokker_outputs* outputs,
                                                   const fokker_divergence* divergence);
 /* product [N, d] = (ds/dx) direction, direction [N, d]. */
-FOKKER_C_API fokker_status fokker_fields_hessian_vector(const fokker_fields* fields, const DLTensor* t, const DLTensor* x,
-                                                        const DLTensor* condition, const DLTensor* direction,
-                                                        DLTensor* product);
+FOKKER_C_API fokker_status fokker_fields_hessian_vector(const fokker_fields* fields, const DLTensor* t,
+                                                        const DLTensor* x, const DLTensor* condition,
+                                                        const DLTensor* direction, DLTensor* product);
 FOKKER_C_API void fokker_fields_destroy(fokker_fields* fields);
 
 /* ---- samples -------------------------------------------------------------------------------------------------------- */
@@ -130,14 +130,14 @@ typedef struct fokker_sample_options {
   double churn, churn_from, churn_to, churn_noise;
   double langevin;
   int noise_in_last_step;
-  DLTensor* log_density;       /* float32 [N], or NULL: of the flow's law at the samples, by euler, heun and rk4 */
+  DLTensor* log_density;        /* float32 [N], or NULL: of the flow's law at the samples, by euler, heun and rk4 */
   fokker_divergence divergence; /* how that is found */
 } fokker_sample_options;
 FOKKER_C_API void fokker_sample_options_init(fokker_sample_options* options);
 
 /* Along a grid of times as the command line has it: "paper", "uniform:100", "geometric:150:1e-3", "edm:18", … */
-FOKKER_C_API fokker_status fokker_sampler_create(const fokker_context* context, const fokker_model* model, const char* grid,
-                                                 fokker_sampler** sampler);
+FOKKER_C_API fokker_status fokker_sampler_create(const fokker_context* context, const fokker_model* model,
+                                                 const char* grid, fokker_sampler** sampler);
 /* samples float32 [N, d], from draws of the prior; condition float32 [N, c], or NULL. options NULL: the defaults. Sample i is
  * a function of (seed, first_index + i). */
 FOKKER_C_API fokker_status fokker_sampler_sample(const fokker_sampler* sampler, const fokker_sample_options* options,
@@ -157,7 +157,8 @@ FOKKER_C_API void fokker_sampler_destroy(fokker_sampler* sampler);
 /* "blob", "circles2", "checker", a mixture's .json, or an array's .npy, .npz or .csv. */
 FOKKER_C_API fokker_status fokker_data_named(const char* name, fokker_data** data);
 /* The samples float32 [N, d] of a tensor, which are copied. */
-FOKKER_C_API fokker_status fokker_data_samples(const fokker_context* context, const DLTensor* samples, fokker_data** data);
+FOKKER_C_API fokker_status fokker_data_samples(const fokker_context* context, const DLTensor* samples,
+                                               fokker_data** data);
 /* out float32 [N, d]: draws first_index … of (seed, step). */
 FOKKER_C_API fokker_status fokker_data_draw(const fokker_context* context, const fokker_data* data, uint64_t seed,
                                             uint64_t first_index, uint64_t step, DLTensor* out);
@@ -187,11 +188,12 @@ FOKKER_C_API fokker_status fokker_trainer_create(const fokker_context* context, 
                                                  const fokker_data* data, const fokker_train_options* options,
                                                  fokker_trainer** trainer);
 /* Goes on from a file that fokker_trainer_save_state() wrote, on the same data. */
-FOKKER_C_API fokker_status fokker_trainer_resume(const fokker_context* context, const char* path, const fokker_data* data,
-                                                 fokker_trainer** trainer);
+FOKKER_C_API fokker_status fokker_trainer_resume(const fokker_context* context, const char* path,
+                                                 const fokker_data* data, fokker_trainer** trainer);
 /* Up to `count` more iterations, never beyond those of the options; news may be NULL. A loss that is not finite ends it with
  * FOKKER_REFUSED, and the parameters stay those before it. */
-FOKKER_C_API fokker_status fokker_trainer_run(fokker_trainer* trainer, int64_t count, fokker_train_news news, void* user);
+FOKKER_C_API fokker_status fokker_trainer_run(fokker_trainer* trainer, int64_t count, fokker_train_news news,
+                                              void* user);
 /* How many iterations are done, into `iteration`. */
 FOKKER_C_API fokker_status fokker_trainer_iteration(const fokker_trainer* trainer, int64_t* iteration);
 FOKKER_C_API fokker_status fokker_trainer_model(const fokker_trainer* trainer, fokker_model** model);

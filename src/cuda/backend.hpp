@@ -28,7 +28,7 @@ void restore(const Queue& queue, const Columns& columns, View<const float> from,
 template <class T>
 void weighted_traces(const Queue& queue, View<const double> weights, View<const T> matrices, View<T> traces);
 std::unique_ptr<SampleOperator> make_sampler(const Queue& queue, const Model& model,
-                                             const TimeGrid& grid);                                    // sampler.cpp
+                                             const TimeGrid& grid);  // sampler.cpp
 template <class T>
 std::unique_ptr<AdaptiveOperator<T>> make_adaptive_sampler(const Queue& queue, const Model& model,
                                                            const AdaptivePlan& plan);  // adaptive_sampler.cpp

@@ -56,9 +56,11 @@ TEST_F(CommandLine, HelpTeachesAndExitCodesTellUsageFromFailure) {
     EXPECT_THAT(outcome.out, IsEmpty());
     EXPECT_NE(outcome.err, "");
   }
-  expect_refused({"nonsense"},
-                 "command 'nonsense' given; allowed: train, sample, field, density, gap, residual, diagnose, import, info", 2);
-  expect_refused({}, "no command given; allowed: train, sample, field, density, gap, residual, diagnose, import, info", 2);
+  expect_refused(
+      {"nonsense"},
+      "command 'nonsense' given; allowed: train, sample, field, density, gap, residual, diagnose, import, info", 2);
+  expect_refused({}, "no command given; allowed: train, sample, field, density, gap, residual, diagnose, import, info",
+                 2);
   expect_refused({"--bogus"}, "option '--bogus' given before a command; allowed: --help", 2);
   expect_refused({"info", "--json", "--precision", "half", "--precision", "fp32"},
                  "--precision given 2 times; allowed: once", 2);

@@ -86,9 +86,9 @@ TEST_F(SampleCommand, IsTheLibrarysForAnyNumberOfThreads) {
     EXPECT_EQ(density.data, std::vector<double>(log_density.begin(), log_density.end())) << scheme;
   }
   // Steps are counts as people type them.
-  const Json typed = fokker_json({"sample", "--model", model, "--samples", "989", "--seed", "11", "--grid",
-                                  "geometric:3e1:1e-3", "--scheme", "rk4", "--out", file("typed.npy"),
-                                  "--log-density", file("typed_p.npy"), "--json"});
+  const Json typed =
+      fokker_json({"sample", "--model", model, "--samples", "989", "--seed", "11", "--grid", "geometric:3e1:1e-3",
+                   "--scheme", "rk4", "--out", file("typed.npy"), "--log-density", file("typed_p.npy"), "--json"});
   EXPECT_EQ(typed["grid"], "geometric:30:1e-3");
   EXPECT_EQ(get(file("typed.npy")), get(file("one.npy")));
   // Without densities they are the same but for what the network rounds otherwise: some roundings a step.

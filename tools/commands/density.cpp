@@ -380,8 +380,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
       progress.say(fmt::format("{} {} by {} in {}, in '{}'; mean {} nats, standard error {}{}, {} not finite{}; SDE {}",
                                n, n == 1 ? "log density" : "log densities", counted(context.threads(), "thread"),
                                format_duration(seconds), out_, number_or_dash(mean.value),
-                               number_or_dash(mean.standard_error), more, n - mean.count, steps,
-                               text_of(model.sde)));
+                               number_or_dash(mean.standard_error), more, n - mean.count, steps, text_of(model.sde)));
     }
   }
 

@@ -63,7 +63,8 @@ the next one that writes there takes over and removes.
              fmt::format("{}; if not given, {:g}", parameter_help(meaning), parameters_[name]));
       follows(parameter_option(name));
     }
-    recipe("--output", output_, output_help + "; if not given, potential with ou, and potential:edm with other SDEs or --standardise");
+    recipe("--output", output_,
+           output_help + "; if not given, potential with ou, and potential:edm with other SDEs or --standardise");
     follows("--output");
     recipe("--data-deviation", architecture_.form.data_deviation,
            data_deviation_help + "; if not given, that of --data");

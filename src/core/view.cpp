@@ -56,10 +56,8 @@ void copy(const Context& context, std::type_identity_t<View<const T>> from, View
   if (to.size() > 0) context.backend().copy(from.data, to.data, static_cast<std::size_t>(to.size()) * sizeof(T));
 }
 
-// g++ gives an instantiation of a function the visibility of where it stands.
-#pragma GCC visibility push(default)
-template void copy<float>(const Context&, View<const float>, View<float>);
-template void copy<double>(const Context&, View<const double>, View<double>);
-#pragma GCC visibility pop
+// g++ does not take this from the declaration, as clang does.
+template __attribute__((visibility("default"))) void copy<float>(const Context&, View<const float>, View<float>);
+template __attribute__((visibility("default"))) void copy<double>(const Context&, View<const double>, View<double>);
 
 }  // namespace fokker

@@ -73,12 +73,14 @@ class Fokker:
 
 
 class Report:
-    """The JSON file, which is read and written whole for each change, under a lock."""
+    """The JSON file, which is read and written whole for each change, under a lock. How good a model is does not depend on the
+    machine but for roundings: a row that was made on another one than the first names it."""
 
     def __init__(self, path, lock, head):
         self.path, self.lock = path, lock
         with self.open() as report:
             report.setdefault('date', datetime.date.today().isoformat())
+            report.setdefault('machine', machine())
             for key, value in head.items():
                 if report.setdefault(key, value) != value:
                     sys.exit(f'{path} has {key} {report[key]}, and this call {value}; allowed: the same, or another --name')
@@ -100,6 +102,8 @@ class Report:
 
     def add(self, part, row, result):
         with self.open() as report:
+            if report['machine'] != machine():
+                result = result | {'machine': machine()}
             rows = [r for r in report.get(part, []) if any(r[k] != v for k, v in row.items())] + [row | result]
             report[part] = rows
             rank = {name: k for k, name in enumerate(SDES + DATA + NETS + PROGRAMS)}
@@ -419,7 +423,7 @@ def main():
     arguments.models.mkdir(parents=True, exist_ok=True)
     fokker = Fokker(arguments.fokker, arguments.threads)
     report = Report(path, arguments.models / f'{arguments.name}.lock',
-                    {'machine': machine(), 'threads': arguments.threads, 'versions': versions(fokker),
+                    {'threads': arguments.threads, 'versions': versions(fokker),
                      'iterations': arguments.iterations, 'samples': arguments.samples, 'gap_seed': GAP_SEED,
                      'most_floors': FLOORS, 'most_ratio': RATIO})
     if arguments.check:

@@ -1,9 +1,9 @@
-// Paths of a resident network by any table of stages (formulas/integrator.hpp), and log-densities along the flow. A warp takes 16 samples through the whole grid: the prior is drawn here, the state
-// stays in the warp's shared memory, nothing waits for another warp, and global memory is touched at a path's start and
-// end (and for a step's coefficients and, of a network with an embedding of the time, its biases, which all share).
+// Paths of a resident network by any table of stages (formulas/integrator.hpp), and log-densities along the flow. A warp
+// takes 16 samples through the whole grid: prior and state are in its shared memory, nothing waits for another warp, and
+// global memory is touched at a path's start and end (and for what all share: coefficients, and biases of an embedding).
 //
-// Cost of a step: two sweeps (potential) or one (vector net) and 16 d normals; a log-density takes d or `probes`
-// tangents more.
+// Cost of a stage: two sweeps (potential) or one (vector net), and 16 d normals where it has noise; a log-density takes d or
+// `probes` tangents more.
 #include <numbers>
 
 #include "divergence.hpp"

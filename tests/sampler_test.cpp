@@ -772,10 +772,12 @@ TEST(LastStep, IsOfFirstOrderWhereTheScoreIsSingularAtZero) {
     bool singular;
   };
   const TimeGrid whole({1, 0.5, 0.1, 0}), to_last({1, 0.5, 0.1}), last({0.1, 0});
-  for (const Case& c : {Case{"point mass", {sde, GaussianMixture::isotropic(2, {1}, {1, -1}, {0})}, true},
-                        Case{"noise", in_form({.form = Form::noise}), true},
-                        Case{"score of ln sigma", in_form({.time_input = TimeInput::log_sigma}), true},
-                        Case{"score", in_form({}), false}}) {
+  for (const Case& c :
+       {Case{"point mass", {sde, GaussianMixture::isotropic(2, {1}, {1, -1}, {0})}, true},
+        Case{"noise", in_form({.form = Form::noise}), true},
+        Case{"score of ln sigma", in_form({.time_input = TimeInput::log_sigma}), true},
+        Case{"velocity of ln sigma", in_form({.form = Form::velocity, .time_input = TimeInput::log_sigma}), true},
+        Case{"score", in_form({}), false}}) {
     SCOPED_TRACE(c.name);
     const auto states = [&](const TimeGrid& grid, Scheme scheme, std::vector<float> x) {
       Sampler(with_threads(1), c.model, grid).integrate(View<float>(x, 2), {.scheme = scheme});

@@ -2,8 +2,8 @@
 
 // A run of the reproduction: one training and what is measured of it. Its folder, DIR/DATA_ACTIVATION_wW_sSEED, holds
 // recipe.json, state.safetensors while it trains, log.csv, training.json, then model.safetensors, samples.safetensors and
-// along_eta.json while it is sampled, gap.json, the histograms, along_the_way.npy and, where it was asked for, energy.safetensors
-// while it is diagnosed and diagnosis.json. A run whose loss was not finite leaves failed.json and is not tried again
+// along_eta.json while it is sampled, gap.json, the histograms, along_the_way.npy and, where it was asked for,
+// energy.safetensors while it is diagnosed and diagnosis.json. A run whose loss was not finite leaves failed.json and is not tried again
 // until its folder is removed.
 #include <cstdint>
 #include <string>

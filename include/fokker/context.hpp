@@ -53,9 +53,9 @@ class Backend;  // internal: one table of operations per backend
 // allocate nothing, wait for nothing, read and write only the views given and their own workspace, and can be captured
 // into a CUDA graph; where products go through cuBLAS (networks that are not resident) call once before capturing,
 // since it loads its kernels then. draw() also puts a set on the device at its first call, where it stays as long as
-// the context, and Sampler the coefficients of an η or a temperature of the caller's, where they stay as long as it.
+// the context, and Sampler the coefficients of steps that are not their scheme's own, where they stay as long as it.
 // copy() is asynchronous where host memory is page-locked, and a captured copy reads its host memory again at every
-// launch. Calls whose result is on the host (histograms, moments, distances, residual_statistics) wait for it,
+// launch. Calls whose result is on the host (histograms, moments, distances, residuals, AdaptiveSampler) wait for it,
 // allocate what they need for the call, and are refused during a capture as set-up is. Every error of the CUDA runtime
 // is thrown as Error with the call, file and line; one that happens while the device works, by a later call or by
 // synchronize().

@@ -1,16 +1,18 @@
 /* The library for C99, and for whatever calls C: opaque handles, tensors by DLPack, status codes.
  *
- * A function that can fail returns a status; where that is not FOKKER_OK nothing was made or changed, and
- * fokker_last_message() of the same thread has one sentence that says what was given and what is allowed. No exception leaves
- * a function. A handle is made by a function that writes it to its last argument, used from one thread at a time, and given
- * back to its destroy function, which takes NULL too. Other objects keep what they need of the handles they were made of, so
- * those may be destroyed in any order.
+ * A function that can fail returns a status; where that is not FOKKER_OK no handle was made, outputs may hold anything, a
+ * trainer keeps the iterations that it did, and fokker_last_message() of the same thread has one sentence that says what was
+ * given and what is allowed. No exception leaves a function. A handle is made by a function that writes it to its last
+ * argument, used from one thread at a time, as are all handles of one context together, and given back to its destroy
+ * function, which takes NULL too. Other objects keep what they need of the handles they were made of, so those may be
+ * destroyed in any order.
  *
  * Tensors are DLTensors of the caller, in and out: the shape is given beside each argument as [N, d], and a vector [N] may
  * be a matrix [N, 1] too. They are dense and row-major (strides NULL or those of such a tensor; of an axis of one entry any),
  * of the type that is named, on the context's device, and aligned to their type; byte_offset is added to data. A tensor
- * without entries needs no data. NULL in place of a tensor stands for "not given" or "not wanted" where that is said. Calls
- * on CUDA are queued on the context's stream and return; a tensor belongs to the call until fokker_context_synchronize().
+ * without entries needs no data, and counts as NULL where that may be given. NULL in place of a tensor stands for "not given"
+ * or "not wanted" where that is said. Calls on CUDA are queued on the context's stream and return; a tensor belongs to the
+ * call until fokker_context_synchronize().
  *
  * Times are in the units of the SDE's horizon T, x in those of the data, densities in nats. The C++ headers beside this one
  * say what is computed and where a formula is from. */
@@ -164,7 +166,9 @@ FOKKER_C_API fokker_status fokker_data_draw(const fokker_context* context, const
                                             uint64_t first_index, uint64_t step, DLTensor* out);
 FOKKER_C_API void fokker_data_destroy(fokker_data* data);
 
-/* fokker_train_options_init() sets the defaults of `fokker train`. Names are those of the command line; NULL: the default. */
+/* fokker_train_options_init() sets the defaults of the library, which are those of `fokker train` for a score under ou; other
+ * outputs take "uniform" times there, and "log-normal" ones under edm and flow. Names are those of the command line; NULL: the
+ * default. */
 typedef struct fokker_train_options {
   int64_t iterations, denoising_points, collocation_points;
   double residual_weight, box, peak_rate, clip_norm, average_decay, average_fraction, condition_drop;

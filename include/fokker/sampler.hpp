@@ -34,8 +34,8 @@ namespace FOKKER_PUBLIC fokker {
 //                   last one's: with q = r_1/r, x_1 = (σ_1/σ) q^{η²} x + m_1 (1 − q^{1+η²}) D + σ_1 √(1 − q^{2η²}) z,
 //                   D = x̂_0 + h/(2 h') (x̂_0 − x̂_0'), h = −ln q, and ' for the step before; D = x̂_0 in the first step and
 //                   onto σ_1 = 0. DPM-Solver++(2M) at η = 0, SDE-DPM-Solver++(2M) at η = 1 (Lu et al. 2022)
-//   stochastic_heun Heun's step for the drift with one z: y = x + f(t, x) Δt + n(t) √Δt z and
-//                   x_1 = x + ½ (f(t, x) + f(t_1, y)) Δt + √((n² (t) + n²(t_1))/2) √Δt z, n = η g: of weak order 2 for noise that does
+//   stochastic_heun Heun's step with one z: with f the drift and n = η g, y = x + f(t, x) Δt + n(t) √Δt z and
+//                   x_1 = x + ½ (f(t, x) + f(t_1, y)) Δt + √((n²(t) + n²(t_1))/2) √Δt z: of weak order 2, as the noise does
 //                   not depend on x
 // A step of heun, rk4 or stochastic_heun onto t = 0 is Euler's where the score is singular there: a mixture without a
 // density, a network in a form whose coefficients are infinite.

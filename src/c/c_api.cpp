@@ -3,12 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -24,7 +26,6 @@ struct fokker_model {
 };
 struct fokker_fields {
   std::variant<fokker::Fields<float>, fokker::Fields<double>> value;
-  std::int64_t dimension;
 };
 struct fokker_sampler {
   fokker::Sampler value;
@@ -217,9 +218,9 @@ ModelMetadata metadata_of(const fokker_option* options, std::size_t count) {
 
 // A number of an option's value.
 double number_of(const std::string& key, const std::string& text) {
-  char* end = nullptr;
-  const double number = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != '\0' || !std::isfinite(number)) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);  // in any locale
+  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) {
     throw Error(fmt::format("the option {} has the value '{}'; allowed: a number", key, text));
   }
   return number;
@@ -376,9 +377,9 @@ fokker_status fokker_fields_create(const fokker_context* context, const fokker_m
     const Context& where = given(context, "context").value;
     const Model& of = given(model, "model").value;
     if (bits == 32) {
-      place = new fokker_fields{Fields<float>(where, of), of.dimension()};
+      place = new fokker_fields{Fields<float>(where, of)};
     } else if (bits == 64) {
-      place = new fokker_fields{Fields<double>(where, of), of.dimension()};
+      place = new fokker_fields{Fields<double>(where, of)};
     } else {
       throw Error(fmt::format("fields of {} bits asked for; allowed: 32, 64", bits));
     }

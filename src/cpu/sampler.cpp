@@ -177,9 +177,12 @@ class CpuSampler final : public SampleOperator {
     float* const trace = work.log_density ? w.divergence.data() : nullptr;
     std::copy_n(x, size, y);
     for (std::int64_t step = 0; step < steps(); ++step) {
+      RandomUse drawn = RandomUse::prior;  // what the normals of this step are, once there are any
       const auto draw = [&](bool before_step) {
-        draw_point_normals(normal, n, static_cast<int>(d_), work.seed, work.index,
-                           before_step ? RandomUse::before_step : RandomUse::noise, static_cast<std::uint64_t>(step));
+        const RandomUse use = before_step ? RandomUse::before_step : RandomUse::noise;
+        if (std::exchange(drawn, use) == use) return;
+        draw_point_normals(normal, n, static_cast<int>(d_), work.seed, work.index, use,
+                           static_cast<std::uint64_t>(step));
       };
       for (std::int64_t k = 0; k < per_step; ++k) {
         const auto number = static_cast<std::size_t>(step * per_step + k);

@@ -1,7 +1,7 @@
 // Samples and log-densities on the device. A network whose samples fit the resident kernels goes through the whole grid
 // in one launch; any other model a stage at a time, fields and integrator by launches of their own, with the host only
 // queueing. Coefficients of all schemes are computed in double and put on the device once, with the sampler (those of
-// another η or temperature with the first call that asks for them), and so are the biases that an embedding of the time
+// steps with other numbers with the first call that asks for them), and so are the biases that an embedding of the time
 // makes of a resident network's.
 #include <algorithm>
 #include <array>

@@ -1,8 +1,8 @@
 // Mean R² or |r|² over times uniform on [t_min, T] and points uniform in a box, with and without its mean at each time.
 // Networks are evaluated in float, whose rounding of R is far below any R² that training reaches; mixtures work in
 // double inside, so the residual of an exact density comes out at rounding. Sums are in double, one time after the
-// other, so the result does not depend on how points are put into batches. Points are drawn and sums are made on the
-// host, whatever the backend that evaluates R.
+// other, so the result does not depend on how points are put into batches, but for probes of a vector net, which are a
+// batch's. Points are drawn and sums are made on the host, whatever the backend that evaluates R.
 #include "fokker/diagnostics/residual_statistics.hpp"
 
 #include <fmt/format.h>
@@ -82,9 +82,8 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
   model.validate();
 
   const std::int64_t d = model.dimension(), all = options.times * options.points;
-  std::int64_t batch = std::min(all, kBatch);
+  const std::int64_t batch = std::min(all, kBatch);
   Residuals residuals(context, model.of_z(), options, batch);
-  if (residuals.share_probes()) batch = std::min(batch, options.points);
   std::vector<float> times(options.times);
   for (std::int64_t k = 0; k < options.times; ++k) {
     float& t = times[k];
@@ -97,8 +96,9 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
   const std::int64_t columns = residuals.columns();
   double square = 0, centred_square = 0, of_time = 0, squares_of_times = 0;
   double mean = 0, other_mean = 0, deviation = 0;  // of R at the current time, by Welford's recurrence
-  for (std::int64_t first = 0; first < all; first += batch) {
-    const std::int64_t n = std::min(batch, all - first);
+  for (std::int64_t first = 0, n = 0; first < all; first += n) {
+    // Where the probes are a call's, no two times share them.
+    n = std::min({batch, all - first, residuals.share_probes() ? options.points - first % options.points : batch});
     std::vector<float> t(n), x(n * d);
     for (std::int64_t i = 0; i < n; ++i) {
       draw_uniforms(x.data() + i * d, d, RandomUse::collocation, options.seed, static_cast<std::uint64_t>(first + i),
@@ -126,7 +126,7 @@ ResidualStatistics residual_statistics(const Context& context, const Model& mode
     }
   }
   ResidualStatistics found{square / static_cast<double>(all), centred_square / static_cast<double>(all), std::nan("")};
-  if (columns > 1 || model.output() != Output::potential) found.centred_mean_square = found.mean_square;
+  if (model.output() != Output::potential) found.centred_mean_square = found.mean_square;
   if (const double count = static_cast<double>(options.times); options.times > 1) {
     const double variance = squares_of_times / count - found.mean_square * found.mean_square;
     found.standard_error = std::sqrt(std::fmax(variance, 0) / (count - 1));

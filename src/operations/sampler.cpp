@@ -62,7 +62,8 @@ void check_density(const SampleOptions& options, View<const float> samples, bool
         to_string(options.scheme), is_stochastic(options.scheme) ? "" : " with noise"));
   }
   check_count("the number of probes, 0 for the exact divergence,", options.divergence.probes, 0, most_probes);
-  check_apart({{"log_density", options.log_density}}, {{"samples", samples}, {"condition", options.condition}});
+  check_apart({{"log_density", options.log_density}},
+              {{"samples", samples}, {"snapshots", options.snapshots}, {"condition", options.condition}});
 }
 
 void check_snapshots(const SampleOptions& options, View<const float> samples, std::int64_t dimension, int steps,

@@ -148,9 +148,11 @@ Move langevin_move(const SdeFormulas& sde, double ratio, double t) {
 
 bool is_velocity(Form form) { return form == Form::velocity || form == Form::velocity_to_data; }
 
-bool is_infinite_at_zero(const NetworkForm& form, const ForwardSde& sde) {
+// inputs_only: of what the network is given alone.
+bool is_infinite_at_zero(const NetworkForm& form, const ForwardSde& sde, bool inputs_only) {
   const FormCoefficients<double> c = form_at(form, sde.formulas(), 0.0);
-  return !std::isfinite(c.skip) || !std::isfinite(c.out) || !std::isfinite(c.in) || !std::isfinite(c.time);
+  const bool inputs = std::isfinite(c.in) && std::isfinite(c.time);
+  return !inputs || (!inputs_only && !(std::isfinite(c.skip) && std::isfinite(c.out)));
 }
 bool has_mixture_without_density(const Model& model) {
   if (const auto* law = std::get_if<GaussianMixture>(&model.network)) {
@@ -175,10 +177,11 @@ SamplerForms::SamplerForms(const Model& model) : folded(model.form()) {
   if (composition && folded.plain()) {
     for (const Term& term : composition->terms) inner.push_back(term.model.form());
   }
-  const auto infinite = [&](const NetworkForm& form) { return is_infinite_at_zero(form, model.sde); };
-  // A velocity that is folded in is finite where its coefficients are not.
-  singular_at_zero = has_mixture_without_density(model) || (!is_velocity(folded.form) && infinite(folded)) ||
-                     std::any_of(inner.begin(), inner.end(), infinite);
+  // A velocity that is folded in is finite where its A and B are not.
+  singular_at_zero = has_mixture_without_density(model) ||
+                     is_infinite_at_zero(folded, model.sde, is_velocity(folded.form)) ||
+                     std::any_of(inner.begin(), inner.end(),
+                                 [&](const NetworkForm& form) { return is_infinite_at_zero(form, model.sde, false); });
 }
 
 double SampleOptions::chosen_eta() const {

@@ -49,9 +49,9 @@ struct Stepping {
   }
 };
 
-// As many for each step. times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is folded in before the
-// stages are taken, so that factors which are infinite at an end of time and cancel do no harm. A step onto t = 0 where the
-// score is singular there takes all its stages at its beginning: it is Euler's. Throws Error where a coefficient is not
+// As many for each step. times, strictly monotonic: decreasing, or increasing for a flow followed up to T. The form is
+// folded in before the stages are taken, so that factors which are infinite at an end of time and cancel do no harm. A step
+// onto t = 0 where the score is singular there takes all its stages at its beginning: it is Euler's. Throws Error where a coefficient is not
 // finite.
 std::vector<Stage> stages_of(const ForwardSde& sde, const SamplerForms& forms, const std::vector<double>& times,
                              const Stepping& stepping);

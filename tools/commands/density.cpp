@@ -286,8 +286,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
       const PointsFinished finished =
           as_fraction([&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); });
       if (adaptive) {
-        paths = by_tolerance->log_density(there.view(), density.view(), divergence,
-                                          {.condition = given.view(), .progress = finished});
+        add(paths, by_tolerance->log_density(there.view(), density.view(), divergence,
+                                             {.condition = given.view(), .progress = finished}));
       } else {
         sampler.log_density(there.view(), density.view(), scheme, divergence, finished, given.view());
       }
@@ -321,6 +321,16 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     append(warnings, {paths.failure()});
     report(context, model, x, log_density, advice_on(grid), warnings, std::move(json), clock, progress,
            adaptive ? "; " + text_of(paths) : "");
+  }
+
+  // To the paths of the repeats before it.
+  static void add(AdaptiveReport& all, const AdaptiveReport& repeat) {
+    AdaptiveReport sum = all.failed > 0 ? all : repeat;  // the first failure is that of the first repeat that has one
+    sum.paths = all.paths + repeat.paths, sum.failed = all.failed + repeat.failed;
+    sum.accepted = all.accepted + repeat.accepted, sum.refused = all.refused + repeat.refused;
+    sum.evaluations = all.evaluations + repeat.evaluations;
+    sum.most_evaluations = std::max(all.most_evaluations, repeat.most_evaluations);
+    all = sum;
   }
 
   bool in_bits() const { return app_->count("--bits-per-dim") > 0; }

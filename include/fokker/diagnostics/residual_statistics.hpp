@@ -24,10 +24,9 @@ struct ResidualOptions {
 // Means over times and points. The denoising loss leaves φ free by a function of time, which moves R by its derivative
 // and moves no sample: `centred` takes the mean of R over x off at each time before it squares.
 struct ResidualStatistics {
-  double mean_square = 0;  // of R, or of |r|²
-  double centred_mean_square =
-      0;                      // r is a gradient in x, of which nothing is to be taken off: of a vector net the same
-  double standard_error = 0;  // of the mean square, from its means at the times; not a number of one time
+  double mean_square = 0;          // of R, or of |r|²
+  double centred_mean_square = 0;  // of a vector net the same as mean_square: its loss leaves s no such freedom
+  double standard_error = 0;       // of the mean square, from its means at the times; not a number of one time
 };
 
 // Residuals are evaluated on the context in float; the call waits for its result. Throws Error where an option is out of

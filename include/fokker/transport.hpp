@@ -97,14 +97,14 @@ struct TransportResult {
 
 // a, b: [n²], non-negative, not all zero; normalised here. Network simplex on the tripartite graph, on the host: squared
 // distance is separable, so mass moves first in x and then in y, 2n³ arcs instead of n⁴. n is at most 256: that has 34
-// million arcs of some 100 bytes, and twice the n has eight times as many. Throws Error.
+// million arcs of some 80 bytes, and twice the n has eight times as many. Throws Error.
 TransportResult w2_squared(const std::vector<double>& a, const std::vector<double>& b, const Grid& grid = {});
 
 // The same between two sets of points, of which those of a set weigh alike: a [N, d], b [M, d] on the context's device,
 // any d, with N M up to 2^25, as of 5792 points each, which are as many arcs. Points that are not finite are left out.
-// Network simplex on the host, in time that grows about as (N + M)³ at worst and takes minutes at that limit. Its costs
-// are rounded to 2^−46 of the largest, and the value is that of its plan in double, so that the certificate has the
-// rounding in it. Throws Error where a shape or a device does not fit, and where one side has no finite point.
+// Network simplex on the host, by one thread, which takes minutes at that limit. Its costs are rounded to 2^−46 of the
+// largest, and the value is that of its plan in double, so that the certificate has the rounding in it. Throws Error
+// where a shape or a device does not fit, and where one side has no finite point.
 TransportResult w2_squared_of_points(const Context& context, View<const float> a, View<const float> b);
 
 // Mean over `projections` random directions, 1 to 10⁶, of the one-dimensional W2² of the projected samples, a [N, d], b

@@ -78,7 +78,7 @@ struct ScoreResidual<T>::Work {
     std::int64_t n;
     std::vector<double> t, z;
     std::vector<FormRates<double>> forms;
-    Buffer<T> tau, h, condition, product, vectors, values;
+    Buffer<T> tau, h, condition, product, vectors, values, rates;
     std::vector<double> residual;
   };
 
@@ -104,6 +104,7 @@ struct ScoreResidual<T>::Work {
             {context, c > 0 ? n : 0, c},
             {context, n, d},
             {context, n, d},
+            {context, n},
             {context, n},
             {}};
     const Standardisation& columns = of_x.standardisation;
@@ -148,14 +149,13 @@ struct ScoreResidual<T>::Work {
     to_device(repeated, b.vectors);
     of_component.hessian_vector(points, b.vectors.view(), b.product.view());
     const std::vector<double> curved = on_host(b.product.view());
-    FieldOutputs<T> value, rest;
-    value.value = b.values.view();
-    of_component.evaluate(points, value);
-    const std::vector<double> values = on_host(b.values.view());
-    rest.dt = b.values.view();
-    rest.score = b.vectors.view();
-    of_component.evaluate(points, rest);
-    const std::vector<double> rates = on_host(b.values.view()), slopes = on_host(b.vectors.view());
+    FieldOutputs<T> outputs;
+    outputs.value = b.values.view();
+    outputs.dt = b.rates.view();
+    outputs.score = b.vectors.view();
+    of_component.evaluate(points, outputs);
+    const std::vector<double> values = on_host(b.values.view()), rates = on_host(b.rates.view()),
+                              slopes = on_host(b.vectors.view());
     for (std::int64_t r = 0; r < b.n; ++r) {
       const auto row = static_cast<std::size_t>(r), first = static_cast<std::size_t>(r * d);
       const auto& [form, rate] = b.forms[row];

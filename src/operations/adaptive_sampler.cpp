@@ -13,14 +13,11 @@
 #include "model/condition.hpp"
 #include "operations/adaptive_rule.hpp"
 #include "operations/curvature.hpp"
-#include "operations/data_tables.hpp"
 #include "operations/sampler_stages.hpp"
 
 namespace fokker {
 namespace {
 
-// Times that come from a float32 file are rounded, up or down.
-constexpr double time_tolerance = 1e-6;
 constexpr std::int64_t largest_most_steps = 100'000'000;
 
 constexpr Named<AdaptiveMethod> method_names[] = {
@@ -39,13 +36,6 @@ void check_options(const AdaptiveOptions& options) {
                             in_float ? "float, and from 1e-13 in double" : "double"));
   }
   check_count("the largest number of steps", options.most_steps, 1, largest_most_steps);
-}
-
-void check_mixtures(const Model& model) {
-  if (const auto* law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
-  if (const auto* composition = std::get_if<Composition>(&model.network)) {
-    for (const Term& term : composition->terms) check_mixtures(term.model);
-  }
 }
 
 // The flow's coefficients at a time, and those of what stays inside a composition, are numbers.

@@ -9,14 +9,11 @@
 #include "fokker/error.hpp"
 #include "model/condition.hpp"
 #include "operations/curvature.hpp"
-#include "operations/data_tables.hpp"
+#include "operations/sampler_stages.hpp"
 #include "operations/standardised.hpp"
 
 namespace fokker {
 namespace {
-
-// Times that come from a float32 file are rounded, up or down.
-constexpr double time_tolerance = 1e-6;
 
 void check_scheme(Scheme scheme) {
   switch (scheme) {
@@ -33,13 +30,6 @@ void check_scheme(Scheme scheme) {
       "scheme number {} is not known; allowed are euler-maruyama, euler, heun, rk4, exponential, ddim, dpm++2m and "
       "stochastic-heun",
       static_cast<int>(scheme)));
-}
-
-void check_mixtures(const Model& model) {
-  if (const auto* law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
-  if (const auto* composition = std::get_if<Composition>(&model.network)) {
-    for (const Term& term : composition->terms) check_mixtures(term.model);
-  }
 }
 
 void check_start(const TimeGrid& grid, double horizon) {

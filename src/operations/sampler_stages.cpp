@@ -7,6 +7,7 @@
 #include <variant>
 
 #include "fokker/error.hpp"
+#include "operations/data_tables.hpp"
 
 namespace fokker {
 namespace {
@@ -182,6 +183,13 @@ SamplerForms::SamplerForms(const Model& model) : folded(model.form()) {
                      is_infinite_at_zero(folded, model.sde, is_velocity(folded.form)) ||
                      std::any_of(inner.begin(), inner.end(),
                                  [&](const NetworkForm& form) { return is_infinite_at_zero(form, model.sde, false); });
+}
+
+void check_mixtures(const Model& model) {
+  if (const auto* law = std::get_if<GaussianMixture>(&model.network)) check_fits_float32(*law);
+  if (const auto* composition = std::get_if<Composition>(&model.network)) {
+    for (const Term& term : composition->terms) check_mixtures(term.model);
+  }
 }
 
 double SampleOptions::chosen_eta() const {

@@ -19,6 +19,12 @@ inline double prior_log_norm(std::int64_t d, double variance) {
   return -0.5 * static_cast<double>(d) * std::log(2 * std::numbers::pi * variance);
 }
 
+// Times that come from a float32 file are rounded, up or down.
+inline constexpr double time_tolerance = 1e-6;
+
+// Throws Error where a mixture, or one of a composition's, does not fit float32.
+void check_mixtures(const Model& model);
+
 // The form that a sampler folds into its coefficients; and those of a composition's terms that stay within its fields,
 // where it is a sum of scores and not of networks.
 struct SamplerForms {

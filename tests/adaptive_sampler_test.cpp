@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "expect_error.hpp"
 #include "fokker/composition.hpp"
 #include "fokker/error.hpp"
 #include "fokker/sampler.hpp"
@@ -28,6 +29,7 @@ namespace fokker {
 namespace {
 
 using testing::agrees;
+using testing::expect_error;
 using ::testing::HasSubstr;
 using Index = std::int64_t;
 using Vector = std::vector<double>;
@@ -35,17 +37,6 @@ using Vector = std::vector<double>;
 constexpr AdaptiveMethod kMethods[] = {AdaptiveMethod::bs32, AdaptiveMethod::tsit5, AdaptiveMethod::dopri5};
 
 Context with_threads(int threads) { return Context({.backend = BackendKind::cpu, .threads = threads}); }
-
-// The call must throw Error with all of these in its sentence.
-void expect_error(const std::function<void()>& call, const std::vector<std::string>& parts) {
-  try {
-    call();
-  } catch (const Error& e) {
-    for (const std::string& part : parts) EXPECT_THAT(e.what(), HasSubstr(part));
-    return;
-  }
-  ADD_FAILURE() << "no error; expected one with '" << (parts.empty() ? "" : parts[0]) << "'";
-}
 
 // ---- The pairs ----
 

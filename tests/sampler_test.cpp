@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "expect_error.hpp"
 #include "fokker/array.hpp"
 #include "fokker/error.hpp"
 #include "fokker/fields.hpp"
@@ -31,19 +32,8 @@ namespace fokker {
 namespace {
 
 using testing::agrees;
-using ::testing::HasSubstr;
+using testing::expect_error;
 using Index = std::int64_t;
-
-// The call must throw Error with all of these in its sentence.
-void expect_error(const std::function<void()>& call, const std::vector<std::string>& parts) {
-  try {
-    call();
-  } catch (const Error& e) {
-    for (const std::string& part : parts) EXPECT_THAT(e.what(), HasSubstr(part));
-    return;
-  }
-  ADD_FAILURE() << "no error; expected one with '" << (parts.empty() ? "" : parts[0]) << "'";
-}
 
 // ---- Time grids ----
 

@@ -167,7 +167,9 @@ TEST_F(Arrays, OfSeveralTheMatrixOrTheNamedOne) {
   EXPECT_THAT(refusal(file, "a.npz", ":y"), HasSubstr("it has no array 'y'; there are 'labels', 'x'"));
   EXPECT_THAT(refusal(file, "a.npz", ":README"), HasSubstr("it has no array 'README'"));
   EXPECT_THAT(refusal(file, "a.npz", ":"), HasSubstr("names no array"));
+  EXPECT_EQ(names_in_npz(scratch / "a.npz"), (std::vector<std::string>{"labels", "x"}));
   EXPECT_EQ(load(archive({labels}), "a.npz").data, (Numbers{7, 8}));
+  EXPECT_THAT(message_of([&] { names_in_npz(scratch / "not_there.npz"); }), HasSubstr("not_there.npz"));
   const ArchiveMember y{.name = "y.npy", .bytes = matrix()}, more{.name = "z.npy", .bytes = vector()};
   EXPECT_THAT(refusal(archive({x, y}), "a.npz"),
               HasSubstr("it holds 2 arrays, of which 2 have two dimensions: 'x', 'y'; name one, as FILE.npz:x"));

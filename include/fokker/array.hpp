@@ -45,6 +45,8 @@ Array load_array(const std::string& name);
 // more than a thousandth of its standard deviation, as it does times in seconds since 1970: numbers that differ would
 // become equal, and it says how many. Columns whose numbers are all equal, to the rounding of double, are taken.
 std::vector<float> to_float32(const Array& array, const std::string& name);
+// The names of a .npz file's arrays, in its order. Throws Error where it is none.
+std::vector<std::string> names_in_npz(const std::string& path);
 // Writes a .npy file, to a temporary name beside `path`, synced, renamed. Throws Error.
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const float* data);
 void save_npy(const std::string& path, const std::vector<std::int64_t>& shape, const double* data);

@@ -270,6 +270,14 @@ Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std
   return read_npy(contents, of_member);
 }
 
+std::vector<std::string> names_in_npz(const std::string& path) {
+  const std::vector<std::byte> file = read_file(path);
+  const Archive archive(file, in_quotes(path) + " is no .npz file");
+  std::vector<std::string> names;
+  for (const Member& member : archive.members()) names.push_back(member.name);
+  return names;
+}
+
 namespace {
 
 // Up to 8 bytes of a number.

@@ -52,6 +52,7 @@ TEST_F(ImportCommand, ChecksEachPointGivenItsCondition) {
   EXPECT_EQ(
       fokker({"sample", "--model", out, "--condition", "1,0,-1,2", "--samples", "9", "--out", file("x.npy")}).code, 0);
   expect_failure(fokker(import("state_mish", "cat_raw")), "fokker", "condition");
+  expect_failure(fokker(import("cat_raw", "state_mish")), "fokker", "a network that takes none");
 }
 
 TEST_F(ImportCommand, RefusesScoresThatAreNotTheAuthors) {

@@ -8,6 +8,7 @@
 namespace fokker::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 class PeersScript : public CommandLine {};
@@ -25,6 +26,9 @@ TEST_F(PeersScript, ExplainsItself) {
   for (const char* option : {"--build DIR", "--seeds", "--check", "--columns", "--table"}) {
     EXPECT_THAT(quality.out, HasSubstr(option));
   }
+  const Outcome solvers = start({script, "--solvers", "--help"}).wait();
+  EXPECT_EQ(solvers.code, 0) << solvers.err;
+  EXPECT_THAT(solvers.out, AllOf(HasSubstr("--tolerances"), HasSubstr("scipy-batch")));
   const std::vector<std::pair<Arguments, std::string>> refused{
       {{"--build"}, "--build needs a folder"},
       {{"--venv"}, "--venv needs a folder"},
@@ -37,6 +41,8 @@ TEST_F(PeersScript, ExplainsItself) {
       {{"--quality", "--samples", "0"}, "--samples 0"},
       {{"--quality", "--nets", "abacus"}, "abacus"},
       {{"--quality", "--table", "--name", "not_there"}, "there is no bench/results/not_there.json"},
+      {{"--solvers", "--tolerances", "1e-9"}, "--tolerances 1e-09"},
+      {{"--solvers", "--alone", "0"}, "--alone 0"},
       {{"--nonsense"}, "--nonsense"}};
   for (const auto& [given, what] : refused) {
     SCOPED_TRACE(fmt::format("{}", fmt::join(given, " ")));

@@ -1,6 +1,7 @@
 // fokker import: somebody's network and a recipe, made a model file that proves itself.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -65,7 +66,14 @@ Files of --weights, --recipe, --check:
     Proof proof;
     if (!check_.empty()) {
       proof = {load_array(check_ + ":t").data, load_array(check_ + ":x").data, load_array(check_ + ":score").data, {}};
-      if (model.condition() > 0) proof.condition = load_array(check_ + ":condition").data;
+      if (model.condition() > 0) {
+        proof.condition = load_array(check_ + ":condition").data;
+      } else if (const auto names = names_in_npz(check_); std::ranges::count(names, "condition") > 0) {
+        throw Error(
+            fmt::format("'{}' has an array condition, and the recipe makes a network that takes none; allowed: a "
+                        "recipe with condition_width, or t, x and score alone",
+                        check_));
+      }
       if (proof.t.empty()) throw Error(fmt::format("'{}' has no points; allowed: one or more", check_));
       check_proof(model, proof);
     }

@@ -10,11 +10,6 @@ mkdir -p "$work"
 common=(-G Ninja -DCMAKE_CXX_COMPILER="$cxx" "-DCMAKE_CXX_FLAGS=$flags")
 fail() { echo "run.sh: $1" >&2; exit 1; }
 
-# The code blocks of README.md in language $1 are the files that the consumer compiles.
-is_in_readme() {
-  sed -n '/^```'"$1"'$/,/^```$/p' "$source/README.md" | sed '1d;$d' | diff - "$here/$2" ||
-    fail "tests/consumer/$2 is not the program of README.md"
-}
 # The application in CUDA compiles and links; without a GPU it ends with a sentence.
 runs_or_says_why() {
   local status=0
@@ -30,8 +25,8 @@ case $way in
     cmake "${common[@]}" -S "$here" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$work/prefix"
     cmake --build "$work/cmake"
     "$work/cmake/consumer"
-    is_in_readme cpp readme.cpp
-    is_in_readme cuda gpu_application.cu
+    sed -n '/^```cpp$/,/^```$/p' "$source/README.md" | sed '1d;$d' | diff - "$here/readme.cpp" ||
+      fail 'tests/consumer/readme.cpp is not the program of README.md'
     "$work/cmake/readme" | tee "$work/printed"
     # Training's bits are an instruction set's; README shows those of AVX-512.
     if "$work/prefix/bin/fokker" info | grep -q 'AVX-512' && ! grep -qF "\`$(cat "$work/printed")\`" "$source/README.md"; then

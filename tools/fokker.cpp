@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "commands/command.hpp"
+#include "ranks.hpp"
 
 int main(int argc, char** argv) {
   using namespace fokker::tools;
+  start_ranks();
   CLI::App app("Score-based diffusion: train a network, sample it both ways, measure the gap between the two.",
                "fokker");
   app.set_version_flag("--version", std::string(fokker::version()), "Print the version and exit");
@@ -27,9 +29,13 @@ int main(int argc, char** argv) {
                            diagnose_command, import_command, info_command}) {
     commands.push_back(make(app));
   }
-  return run_main(app, argc, argv, [&] {
+  return end_ranks(run_main(app, argc, argv, [&] {
     for (const auto& command : commands) {
-      if (command->chosen()) command->run();
+      if (!command->chosen()) continue;
+      if (const int size = ranks()->size(); size > 1 && !command->on_ranks()) {
+        throw fokker::Error(fmt::format("started as {} ranks; allowed with this command: one", size));
+      }
+      command->run();
     }
-  });
+  }));
 }

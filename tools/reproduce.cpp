@@ -19,6 +19,7 @@
 #include "fokker/fokker.hpp"
 #include "options.hpp"
 #include "presets.hpp"
+#include "ranks.hpp"
 #include "results.hpp"
 #include "run.hpp"
 #include "run_measurement.hpp"
@@ -299,9 +300,15 @@ class Reproduction {
 };
 
 int main_of_reproduce(int argc, char** argv) {
+  start_ranks();
   CLI::App app("Reproduce the ODE–SDE gap and how the Fokker–Planck residual closes it.", "reproduce");
   Reproduction reproduction(app);
-  return run_main(app, argc, argv, [&] { reproduction.run(); });
+  return end_ranks(run_main(app, argc, argv, [&] {
+    if (const int size = ranks()->size(); size > 1) {
+      throw Error(fmt::format("started as {} ranks; allowed: one", size));
+    }
+    reproduction.run();
+  }));
 }
 
 }  // namespace

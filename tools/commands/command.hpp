@@ -15,6 +15,8 @@ class Command {
   virtual ~Command() = default;
   virtual void run() = 0;
   bool chosen() const { return app_->parsed(); }
+  // Whether it shares its work with the other ranks of the program (ranks.hpp).
+  virtual bool on_ranks() const { return false; }
 
  protected:
   Command(CLI::App& parent, const std::string& name, const std::string& summary)

@@ -1,4 +1,4 @@
-// The command line: train, sample, field, density, gap, diagnose, import, info.
+// The command line: train, sample, field, density, gap, residual, diagnose, import, info, merge.
 #include "fokker/fokker.hpp"
 
 #include <fmt/format.h>
@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
                   fokker::ForwardSde::describe_all(), exit_codes_help));
   std::vector<std::unique_ptr<Command>> commands;
   for (const auto& make : {train_command, sample_command, field_command, density_command, gap_command, residual_command,
-                           diagnose_command, import_command, info_command}) {
+                           diagnose_command, import_command, info_command, merge_command}) {
     commands.push_back(make(app));
   }
   return end_ranks(run_main(app, argc, argv, [&] {

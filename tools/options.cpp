@@ -656,6 +656,21 @@ Json describe_machine() {
           {"backends", backends}};
 }
 
+Json describe_arithmetic(const Context& context) {
+  Json json{{"version", version()},
+            {"backend", context.backend_name()},
+            {"precision", to_string(context.precision())},
+            {"backend_detail", ""}};
+  for (const BackendStatus& status : backend_status()) {
+    if (status.name != context.backend_name()) continue;
+    std::string detail = status.detail;
+    // "AVX-512, 2 threads" or "AVX-512 (…), 2 threads", of which the threads change no number.
+    if (context.device() == Device::cpu) detail.resize(std::min(detail.find(','), detail.find(" (")));
+    json["backend_detail"] = detail;
+  }
+  return json;
+}
+
 Json describe_sde(const ForwardSde& sde) {
   return {{"name", sde.name()}, {"parameters", Json::parse(sde.parameters_json())}};
 }

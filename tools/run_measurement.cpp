@@ -218,12 +218,7 @@ Json RunMeasurement::diagnosed_from(const Run& run) const {
 // The text that unfinished work made `from` that is saved under. It also names what computes: one result is not made of
 // two backends, instruction sets, devices or versions.
 std::string RunMeasurement::saved_work(Json from) const {
-  from["version"] = version();
-  from["backend"] = context_.backend_name();
-  from["precision"] = to_string(context_.precision());
-  for (const BackendStatus& status : backend_status()) {
-    if (status.name == context_.backend_name()) from["backend_detail"] = status.detail;
-  }
+  from.update(describe_arithmetic(context_));
   return text_of(from);
 }
 
@@ -316,7 +311,10 @@ void RunMeasurement::diagnose_run(const Run& run, Progress& progress) const {
   if (diagnosed(run)) return progress.skip();
   const std::vector<double>& times = diagnosis_grid_.times();
   const Json from = diagnosed_from(run);
-  save_npy(out_ + "/diagnosis_times.npy", {std::ssize(times)}, times.data());
+  {
+    const Claim claim = claim_results(out_);
+    save_npy(out_ + "/diagnosis_times.npy", {std::ssize(times)}, times.data());
+  }
   DiagnoseOptions options;
   options.energy = energy_options();
   options.samples = 0;

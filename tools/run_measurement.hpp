@@ -30,8 +30,8 @@ class RunMeasurement {
 
   // Phases of one run's progress, as measure() goes through them.
   std::vector<Progress::Phase> phases(const Run& run) const;
-  // Leaves gap.json, histograms and diagnosis.json of a trained run in its folder, whichever are missing or of other
-  // options; of a failed one nothing.
+  // Leaves gap.json, histograms and diagnosis.json of a trained run, of which this process has the claim, in its folder,
+  // whichever are missing or of other options; of a failed one nothing.
   void measure(const Run& run, Progress& progress);
   // What results.json has of a run; of one that failed, what and why; null where it is not finished, by whichever call.
   Json entry_of(const Run& run) const;

@@ -32,13 +32,13 @@ Trainer trainer_of(const Context& context, const Run& run) {
 
 }  // namespace
 
-std::vector<RunGroup> group_runs(const std::vector<Run>& runs, std::size_t most) {
+std::vector<RunGroup> group_runs(const RunGroup& runs, std::size_t most) {
   std::vector<Architecture> architectures;
-  for (const Run& run : runs) architectures.push_back(run.architecture);
+  for (const Run* const run : runs) architectures.push_back(run->architecture);
   std::vector<RunGroup> groups;
   for (const std::vector<std::size_t>& places : side_by_side(architectures, most)) {
     RunGroup& group = groups.emplace_back();
-    for (const std::size_t place : places) group.push_back(&runs[place]);
+    for (const std::size_t place : places) group.push_back(runs[place]);
   }
   return groups;
 }

@@ -39,5 +39,6 @@ std::unique_ptr<Command> diagnose_command(CLI::App& parent);
 std::unique_ptr<Command> import_command(CLI::App& parent);
 std::unique_ptr<Command> info_command(CLI::App& parent);
 std::unique_ptr<Command> residual_command(CLI::App& parent);
+std::unique_ptr<Command> merge_command(CLI::App& parent);
 
 }  // namespace fokker::tools

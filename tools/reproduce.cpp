@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstddef>
 #include <cstdio>
 #include <iterator>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -139,15 +141,19 @@ class Reproduction {
     const std::vector<Run> runs = plan_runs(preset_, sde_, seed_, out_);
     if (given("--run")) check_run(runs);
     const Warnings warnings = check_data(runs);
+    if ((list_ || gather_) && !is_first_rank()) return;
     if (list_ || gather_) {
       check_folders(runs, out_);
-    } else {
+    } else if (is_first_rank()) {
       prepare_folders(runs, out_);
     }
     const Context context = machine_.context();
+    RunGroup own;
+    std::shared_ptr<Ranks> team = one_rank();
     RunMeasurement measurement(context, preset_, sde_, grid, out_);
-    const RunGroup own = own_runs(runs, measurement);
+    share_out(runs, measurement, own, team);
     if (list_) return list(own, measurement);
+    if (!gather_) ranks()->barrier();  // the folders are there
     warn(warnings);
     const std::vector<RunGroup> groups =
         group_runs(gather_ ? RunGroup() : own, context.device() == Device::cuda ? most_together : 1);
@@ -165,31 +171,41 @@ class Reproduction {
     results["gap_options"] = gap_options_json(context, preset_, seed_);
     results["seeds"] = preset_.seeds;
     results["box"] = preset_.gap.box.x.high;  // of presets it is [-b, b]^2
+    const bool writes = team->rank() == 0;
     for (const RunGroup& group : groups) {
       // Those of the group that no other process has; each is released as soon as it is measured.
       std::map<const Run*, Claim> claims;
-      RunGroup taken;
-      for (const Run* const run : group) {
+      std::vector<std::byte> is_taken(group.size());
+      for (std::size_t i = 0; i < group.size() && writes; ++i) {
         try {
-          claims.emplace(run, claim_run(*run));
-          taken.push_back(run);
+          claims.emplace(group[i], claim_run(*group[i]));
+          is_taken[i] = std::byte{1};
         } catch (const InUse& busy) {
-          progress.say(fmt::format("{}: skipped, {} does it", run->title, busy.holder));
+          progress.say(fmt::format("{}: skipped, {} does it", group[i]->title, busy.holder));
         }
+      }
+      team->broadcast(is_taken, 0);
+      RunGroup taken;
+      for (std::size_t i = 0; i < group.size(); ++i) {
+        if (is_taken[i] == std::byte{1}) taken.push_back(group[i]);
       }
       train(context, taken, progress);
-      for (const Run* const run : group) {
-        if (!claims.contains(run)) {
-          for (std::size_t phase = 0; phase < measurement.phases(*run).size(); ++phase) progress.skip();
+      for (std::size_t i = 0; i < group.size(); ++i) {
+        const Run& run = *group[i];
+        if (is_taken[i] == std::byte{0}) {
+          for (std::size_t phase = 0; phase < measurement.phases(run).size(); ++phase) progress.skip();
           continue;
         }
-        measurement.measure(*run, progress);
-        claims.erase(run);
-        gather(runs, measurement, results);
+        measurement.measure(run, progress, team);
+        claims.erase(&run);
+        if (writes) gather(runs, measurement, results);
       }
     }
+    if (!gather_) ranks()->barrier();  // all runs are done
+    if (!is_first_rank()) return;
     gather(runs, measurement, results);
     progress.clear();
+    if (ranks()->size() > 1) own = selected(runs);
     conclude(results, runs, own);
   }
 
@@ -237,20 +253,39 @@ class Reproduction {
                                            counted(std::ssize(runs), "run"), name_of(runs.front())));
   }
 
-  // Those that this call is to do.
-  RunGroup own_runs(const std::vector<Run>& runs, const RunMeasurement& measurement) const {
-    const RankOf rank = rank_.rank();
-    std::vector<double> costs;
+  // Those that this call, on all of its ranks, is to do.
+  RunGroup selected(const std::vector<Run>& runs) const {
+    RunGroup chosen;
     for (const Run& run : runs) {
-      double& cost = costs.emplace_back(training_cost(run));
-      for (const Progress::Phase& phase : measurement.phases(run)) cost += phase.cost;
+      if (!given("--run") || name_of(run) == run_) chosen.push_back(&run);
     }
-    const std::vector<std::int64_t> taken_by = deal(costs, rank.ranks);
-    RunGroup own;
-    for (std::size_t i = 0; i < runs.size(); ++i) {
-      if (taken_by[i] == rank.rank && (!given("--run") || name_of(runs[i]) == run_)) own.push_back(&runs[i]);
+    return chosen;
+  }
+
+  // The runs that are this process's: as --rank says, or of several ranks those of its team. Where there are fewer runs
+  // than ranks, more than one of these are a team.
+  void share_out(const std::vector<Run>& runs, const RunMeasurement& measurement, RunGroup& own,
+                 std::shared_ptr<Ranks>& team) const {
+    const RunGroup all = selected(runs);
+    RankOf part = rank_.rank();
+    if (!rank_.in_parts() && part.ranks > 1) {
+      const std::int64_t ranks_there = part.ranks, teams = std::min(ranks_there, std::ssize(all));
+      for (std::int64_t k = 0; k < teams; ++k) {
+        const IndexRange members = IndexRange::of({k, teams}, ranks_there);
+        if (ranks()->rank() < members.first || ranks()->rank() >= members.first + members.count) continue;
+        part = {k, teams};
+        team = range_of(ranks(), int(members.first), int(members.count));
+      }
     }
-    return own;
+    std::vector<double> costs;
+    for (const Run* const run : all) {
+      double& cost = costs.emplace_back(training_cost(*run));
+      for (const Progress::Phase& phase : measurement.phases(*run)) cost += phase.cost;
+    }
+    const std::vector<std::int64_t> taken_by = deal(costs, part.ranks);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      if (taken_by[i] == part.rank) own.push_back(all[i]);
+    }
   }
 
   // Prints the commands of those that are left to do.
@@ -436,12 +471,7 @@ int main_of_reproduce(int argc, char** argv) {
   start_ranks();
   CLI::App app("Reproduce the ODE–SDE gap and how the Fokker–Planck residual closes it.", "reproduce");
   Reproduction reproduction(app, {argv, argv + argc});
-  return end_ranks(run_main(app, argc, argv, [&] {
-    if (const int size = ranks()->size(); size > 1) {
-      throw Error(fmt::format("started as {} ranks; allowed: one", size));
-    }
-    reproduction.run();
-  }));
+  return end_ranks(run_main(app, argc, argv, [&] { reproduction.run(); }));
 }
 
 }  // namespace

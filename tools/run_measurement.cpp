@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
+#include <optional>
 
 #include "diagnose.hpp"
 #include "files.hpp"
+#include "rank_sampler.hpp"
 #include "results.hpp"
 
 namespace fokker::tools {
@@ -145,16 +148,25 @@ std::vector<Progress::Phase> RunMeasurement::phases(const Run& run) const {
   return phases;
 }
 
-void RunMeasurement::measure(const Run& run, Progress& progress) {
+void RunMeasurement::measure(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
+  // The first rank says what there is to do, which the others may see later.
+  std::byte samples{ranks->rank() == 0 && !run.failed() && !measured(run)};
+  ranks->broadcast({&samples, 1}, 0);
+  if (ranks->rank() > 0) {
+    if (samples == std::byte{1}) {
+      RankSampler(ranks, context_, load_model(run.file("model.safetensors")), grid_).serve();
+    }
+    return;
+  }
   if (run.failed()) {
     for (std::size_t phase = 0; phase < phases(run).size(); ++phase) progress.skip();
     return;
   }
   std::filesystem::remove(run.file(saved_training));
-  if (measured(run)) {
+  if (samples == std::byte{0}) {
     for (int stage = 0; stage < gap_stages + (preset_.etas.empty() ? 0 : 1); ++stage) progress.skip();
   } else {
-    measure_gap_of(run, progress);
+    measure_gap_of(run, progress, ranks);
   }
   std::filesystem::remove(run.file(saved_samples));
   std::filesystem::remove(run.file(saved_etas));
@@ -251,12 +263,17 @@ const RunMeasurement::Truth& RunMeasurement::truth_of(const Run& run) {
   return truths_.emplace(key, std::move(truth)).first->second;
 }
 
-void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
+void RunMeasurement::measure_gap_of(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
   const Stopwatch truth_clock;
   const Truth& truth = truth_of(run);
   const double truth_seconds = truth_clock.seconds();
   const Model model = load_model(run.file("model.safetensors"));
-  const GapOptions options = gap_options(run);
+  GapOptions options = gap_options(run);
+  std::optional<RankSampler> of_ranks;
+  if (ranks->size() > 1) {
+    of_ranks.emplace(ranks, context_, model, grid_);
+    options.draw = [&](View<float> x, const SampleOptions& path) { of_ranks->sample(x, path); };
+  }
   const Json from = measured_from(run);
   Json sampled_from = from;
   sampled_from["in_detail"] = in_detail(run);
@@ -271,7 +288,8 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
   Json json = gap_json(measured, options, preset_.grid);
   json["along_eta"] = nullptr;
   if (!preset_.etas.empty()) {
-    json["along_eta"] = along_eta(run, model, truth.law, measured.gap.ode, saved_work(from), progress);
+    json["along_eta"] = along_eta(model, truth.law, measured.gap.ode, options,
+                                  {.file = run.file(saved_etas), .work = saved_work(from)}, progress);
     double seconds = 0;
     for (const Json& of : json["along_eta"]) {
       for (const Json& text : of["warnings"]) json["warnings"].push_back(text);
@@ -288,20 +306,18 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
 }
 
 // The gap's curve, a member of the family after the other: those that are finished are kept until gap.json is there.
-Json RunMeasurement::along_eta(const Run& run, const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
-                               const std::string& work, Progress& progress) const {
-  const std::string path = run.file(saved_etas);
-  Json kept{{"work", work}, {"along_eta", Json::array()}};
-  if (is_kept(path, {{"work", work}}, {{"along_eta", eta_shape()}})) kept = read_json(path);
+Json RunMeasurement::along_eta(const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
+                               GapOptions options, const SavedWork& saved, Progress& progress) const {
+  Json kept{{"work", saved.work}, {"along_eta", Json::array()}};
+  if (is_kept(saved.file, {{"work", saved.work}}, {{"along_eta", eta_shape()}})) kept = read_json(saved.file);
   Json& laws = kept["along_eta"];
   const auto part = [&](double of_this) { return (double(laws.size()) + of_this) / double(preset_.etas.size()); };
   progress.begin(part(0));
-  GapOptions options = gap_options(run);
   options.progress = [&](GapStage, double done) { progress.update(part(done)); };
   while (laws.size() < preset_.etas.size()) {
     const std::vector<double> eta{preset_.etas[laws.size()]};
     laws.push_back(eta_json(gap_along_eta(context_, model, truth, ode, grid_, eta, options).front()));
-    write_text(path, text_of(kept));
+    write_text(saved.file, text_of(kept));
   }
   return laws;
 }

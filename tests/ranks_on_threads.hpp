@@ -25,8 +25,9 @@ namespace fokker::testing {
 
 class RanksOnThreads {
  public:
-  // Calls body(ranks) once a rank, all at the same time, and rethrows the exception that was thrown first.
-  static void run(int size, const std::function<void(const std::shared_ptr<Ranks>&)>& body) {
+  // Calls body(ranks) once a rank, all at the same time, and rethrows the exception that was thrown first. Returns how
+  // many bytes were sent.
+  static std::size_t run(int size, const std::function<void(const std::shared_ptr<Ranks>&)>& body) {
     RanksOnThreads all(size);
     std::vector<std::thread> threads;
     for (int rank = 0; rank < size; ++rank) {
@@ -40,6 +41,7 @@ class RanksOnThreads {
     }
     for (std::thread& thread : threads) thread.join();
     if (all.failure_) std::rethrow_exception(all.failure_);
+    return all.bytes_sent_;
   }
 
  private:

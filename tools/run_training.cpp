@@ -15,12 +15,12 @@ namespace fokker::tools {
 namespace {
 
 // The run's trainer, where an earlier call left it.
-Trainer trainer_of(const Context& context, const Run& run) {
+Trainer trainer_of(const Context& context, const Run& run, const std::shared_ptr<Ranks>& ranks) {
   const std::string state = run.file(saved_training);
   if (!is_file(state)) {
-    return Trainer(context, {run.sde, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train);
+    return Trainer(context, {run.sde, Mlp::initialise(run.architecture, run.train.seed)}, run.data, run.train, ranks);
   }
-  Trainer trainer = Trainer::resume(context, state, run.data);
+  Trainer trainer = Trainer::resume(context, state, run.data, ranks);
   const Model model = trainer.model();
   const Json found = recipe_of(std::get<Mlp>(model.network).architecture, model.sde, run.data, trainer.options());
   if (found != run.recipe) {
@@ -48,7 +48,7 @@ std::string title_of(const RunGroup& group) {
                            : fmt::format("{} and {} more", group.front()->title, group.size() - 1);
 }
 
-void train(const Context& context, const RunGroup& group, Progress& progress) {
+void train(const Context& context, const RunGroup& group, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
   std::vector<const Run*> runs;
   std::vector<Trainer> members;
   std::vector<TrainingFiles> files;
@@ -61,7 +61,7 @@ void train(const Context& context, const RunGroup& group, Progress& progress) {
     runs.push_back(&run);
     const bool resumes = is_file(run.file(saved_training)) && is_file(run.file("training.json"));
     seconds_before.push_back(resumes ? read_training(run)["seconds"].get<double>() : 0);
-    members.push_back(trainer_of(context, run));
+    members.push_back(trainer_of(context, run, ranks));
     files.push_back({.state = run.file(saved_training),
                      .log = run.file("log.csv"),
                      .log_every = std::max<std::int64_t>(1, run.train.iterations / 10000)});
@@ -87,7 +87,7 @@ void train(const Context& context, const RunGroup& group, Progress& progress) {
   const std::vector<TrainingResult> results =
       run_trainings(trainers, files, {.iterations = 0, .seconds = 20}, progress, record);
   for (std::size_t i = 0; i < runs.size(); ++i) {
-    if (!results[i].failure.empty()) continue;
+    if (!results[i].failure.empty() || ranks->rank() > 0) continue;
     const Model model = trainers[i].model();
     save_model(runs[i]->file("model.safetensors"), model,
                training_metadata(text_of(runs[i]->recipe), runs[i]->data, model));

@@ -2,6 +2,7 @@
 
 // Training the runs of the reproduction, side by side where one GPU has room for several.
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,9 @@ std::string title_of(const RunGroup& group);
 
 // Leaves model.safetensors and training.json in the folder of each, of which this process has the claims, or failed.json; goes on from states that are there,
 // and skips the progress's phase where nothing is left to do. All but the model are written with every state, so that
-// what ends this call loses no more than the time since. Throws Error where a signal interrupts it.
-void train(const Context& context, const RunGroup& group, Progress& progress);
+// what ends this call loses no more than the time since. Throws Error where a signal interrupts it. Ranks train each run
+// together, and the first writes its files.
+void train(const Context& context, const RunGroup& group, Progress& progress,
+           const std::shared_ptr<Ranks>& ranks = one_rank());
 
 }  // namespace fokker::tools

@@ -8,11 +8,14 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 #include "operations/curvature.hpp"
 #include "operations/trainer_state.hpp"
 
@@ -110,6 +113,19 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
   }
 }
 
+// Every rank throws the same Error where their trainings differ.
+void check_ranks(Ranks& ranks, std::uint64_t training) {
+  if (ranks.size() == 1) return;
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size()));
+  ranks.all_gather(std::as_bytes(std::span(&training, 1)), std::as_writable_bytes(std::span(all)));
+  const auto other = std::find_if(all.begin(), all.end(), [&](std::uint64_t of_rank) { return of_rank != all[0]; });
+  if (other == all.end()) return;
+  throw Error(
+      fmt::format("rank {} of {} was given another training than rank 0, or has another instruction set; allowed: one "
+                  "model, data set, state and options for all, on processors of one kind",
+                  other - all.begin(), all.size()));
+}
+
 void check_not_running(bool running) {
   if (running) throw Error("a trainer is used in the sink of its own run; allowed: after the run");
 }
@@ -154,15 +170,14 @@ class Runner {
         const std::int64_t left = members_[k].iterations - members_[k].operation->iteration();
         counts.push_back(has_stopped[k] ? 0 : std::min(count, left));
       }
-      part->group->run(counts, [&](TrainingNews news) {
+      goes_on = part->group->run(counts, [&](TrainingNews news) {
         news.trainer = part->places[news.trainer];
         if (news.stopped != nullptr) {
           has_stopped[news.trainer] = true;
           if (!stopped || news.trainer < first_stopped) stopped.emplace(*news.stopped);
           first_stopped = std::min(first_stopped, news.trainer);
         }
-        goes_on = sink(news) && goes_on;
-        return goes_on;
+        return sink(news);
       });
     }
     if (stopped) throw TrainingStopped(*std::move(stopped));
@@ -208,38 +223,56 @@ std::vector<std::vector<TrainRecord>> records_of(std::size_t trainers, const Run
 }  // namespace
 
 struct Trainer::State {
-  State(const Context& the_context, const Model& initial, const DataSet& the_data, const TrainOptions& the_options)
+  State(const Context& the_context, const Model& initial, const DataSet& the_data, const TrainOptions& the_options,
+        std::shared_ptr<Ranks> the_ranks)
       : context(the_context),
         model(initial),
         data(the_data),
         options(the_options),
-        operation(context.backend().trainer(initial, data.standardised(context, model.standardisation), options)),
+        ranks(std::move(the_ranks)),
+        operation(
+            context.backend().trainer(initial, data.standardised(context, model.standardisation), options, ranks)),
         alone({member()}) {}
+  void check_ranks() const {
+    const std::string arithmetic = context.backend().arithmetic();
+    fokker::check_ranks(*ranks, hash_bytes(std::as_bytes(std::span(arithmetic)),
+                                           training_hash(model, data, options, operation->state())));
+  }
   Member member() { return {&context.backend(), operation.get(), options.iterations, &running}; }
 
   Context context;
   Model model;  // its parameters are those the trainer was made with
   DataSet data;
   TrainOptions options;
+  std::shared_ptr<Ranks> ranks;
   std::unique_ptr<TrainOperator> operation;
   bool running = false;
   Runner alone;
 };
 
-Trainer::Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options) {
+Trainer::Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options,
+                 std::shared_ptr<Ranks> ranks) {
   validate(initial, data, options);
   data.check_context(context);
-  state_ = std::make_unique<State>(context, initial, data, options);
+  if (!ranks) ranks = one_rank();
+  if (ranks->size() > 1 && context.device() != Device::cpu) {
+    throw Error(fmt::format("{} ranks were given to train on the {} backend; allowed: 1, or the CPU backend",
+                            ranks->size(), context.backend_name()));
+  }
+  state_ = std::make_unique<State>(context, initial, data, options, std::move(ranks));
+  state_->check_ranks();
 }
 
 Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
-Trainer Trainer::resume(const Context& context, const std::string& path, const DataSet& data) {
+Trainer Trainer::resume(const Context& context, const std::string& path, const DataSet& data,
+                        std::shared_ptr<Ranks> ranks) {
   SavedTraining saved = read_training(path, data);
-  Trainer trainer(context, saved.model, data, saved.options);
+  Trainer trainer(context, saved.model, data, saved.options, std::move(ranks));
   trainer.state_->operation->restore(std::move(saved.state));
+  trainer.state_->check_ranks();
   return trainer;
 }
 
@@ -255,6 +288,8 @@ std::vector<TrainRecord> Trainer::run(std::int64_t count) {
 std::int64_t Trainer::iteration() const { return held(state_, "Trainer").operation->iteration(); }
 
 const TrainOptions& Trainer::options() const { return held(state_, "Trainer").options; }
+
+const std::shared_ptr<Ranks>& Trainer::ranks() const { return held(state_, "Trainer").ranks; }
 
 Model Trainer::model() const {
   const State& state = held(state_, "Trainer");

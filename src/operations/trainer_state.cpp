@@ -6,10 +6,12 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 #include "fokker/safetensors.hpp"
 #include "io/json.hpp"
 #include "operations/train_schedule.hpp"
@@ -207,10 +209,7 @@ TrainState read_state(const SafeTensors& file, std::int64_t parameters, const Tr
   return state;
 }
 
-}  // namespace
-
-void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
-                    const TrainState& state) {
+SafeTensors file_of(const Model& model, const DataSet& data, const TrainOptions& options, const TrainState& state) {
   const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(state.parameters.size())};
   SafeTensors file;
   file.tensors["parameters"] = Tensor::from_float(shape, state.parameters.data());
@@ -226,7 +225,23 @@ void write_training(const std::string& path, const Model& model, const DataSet& 
       json_text(data.name(), NotUtf8::replaced), text_of(options), json_text(model.sde.name()),
       model.sde.parameters_json(), text_of(model.standardisation));
   file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
-  file.save(path);
+  return file;
+}
+
+}  // namespace
+
+void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
+                    const TrainState& state) {
+  file_of(model, data, options, state).save(path);
+}
+
+std::uint64_t training_hash(const Model& model, const DataSet& data, const TrainOptions& options,
+                            const TrainState& state) {
+  const SafeTensors file = file_of(model, data, options, state);
+  const std::string& configuration = file.metadata.at("configuration");
+  std::uint64_t hash = hash_bytes(std::as_bytes(std::span(configuration)));
+  for (const auto& [name, tensor] : file.tensors) hash = hash_bytes(tensor.bytes, hash);
+  return hash;
 }
 
 SavedTraining read_training(const std::string& path, const DataSet& data) {

@@ -1,6 +1,7 @@
 #pragma once
 
 // The state file of a training: everything that a run needs to go on, in one safetensors file (Trainer::save_state()).
+#include <cstdint>
 #include <string>
 
 #include "core/operations.hpp"
@@ -19,6 +20,9 @@ struct SavedTraining {
 // model: an MLP.
 void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
                     const TrainState& state);
+// Tells trainings apart: a hash of what write_training() writes.
+std::uint64_t training_hash(const Model& model, const DataSet& data, const TrainOptions& options,
+                            const TrainState& state);
 // Throws Error where the file is not a consistent state, and where it is the state of a training on other data.
 SavedTraining read_training(const std::string& path, const DataSet& data);
 

@@ -189,7 +189,11 @@ class Reproduction {
       for (std::size_t i = 0; i < group.size(); ++i) {
         if (is_taken[i] == std::byte{1}) taken.push_back(group[i]);
       }
-      train(context, taken, progress);
+      if (context.device() == Device::cpu) {
+        train(context, taken, progress, team);
+      } else if (writes) {  // on a GPU one rank trains, and the others draw samples
+        train(context, taken, progress);
+      }
       for (std::size_t i = 0; i < group.size(); ++i) {
         const Run& run = *group[i];
         if (is_taken[i] == std::byte{0}) {

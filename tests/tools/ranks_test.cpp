@@ -12,7 +12,8 @@
 #include <vector>
 
 #include "command_line.hpp"
-#include "sanitizer.hpp"
+#include "mpirun.hpp"
+#include "reproduced.hpp"
 
 namespace fokker::testing {
 namespace {
@@ -23,15 +24,7 @@ using ::testing::Not;
 class RanksOfAProgram : public CommandLine {
  protected:
   void SetUp() override {
-    if (std::string(FOKKER_MPIRUN).empty()) GTEST_SKIP() << "this build has no MPI";
-    if (with_tsan) GTEST_SKIP() << "MPI is not compiled for ThreadSanitizer";
-    // More ranks than processors, of any user, each on all of them; messages without the reads of another process's
-    // memory that containers forbid.
-    for (const char* name : {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"}) ::setenv(name, "1", 1);
-    ::setenv("OMPI_MCA_rmaps_base_oversubscribe", "1", 1);
-    ::setenv("OMPI_MCA_hwloc_base_binding_policy", "none", 1);
-    ::setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 1);
-    if (with_asan) ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);  // those of MPI
+    if (const std::string why = why_no_ranks(); !why.empty()) GTEST_SKIP() << why;
   }
   Process start_ranks(int count, const Arguments& arguments) const {
     return start(with({FOKKER_MPIRUN, "-n", std::to_string(count), fokker_tool}, arguments));
@@ -115,6 +108,104 @@ TEST_F(RanksOfAProgram, LeaveTheStateWhereOneIsKilled) {
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   for (const char* what : {".safetensors", ".csv"}) {
     EXPECT_TRUE(get(file(std::string("part") + what)) == get(file(std::string("whole") + what))) << what;
+  }
+}
+
+// Samples, densities and fields in files, with what the first rank prints of all.
+TEST_F(RanksOfAProgram, WriteTheFilesOfOne) {
+  const std::string net = network("net.safetensors", Output::potential), mixture = planar_mixture();
+  std::vector<float> x, tx;
+  for (int i = 0; i < 23; ++i) {
+    const float u = 0.1f * float(i);
+    x.insert(x.end(), {u, 1 - u});
+    tx.insert(tx.end(), {0.1f + u, u, 1 - u});
+  }
+  x[7] = 1e6f;  // far out
+  save_npy(file("x.npy"), {23, 2}, x.data());
+  save_npy(file("tx.npy"), {23, 3}, tx.data());
+  const std::string grid = " --grid geometric:9:1e-3 ";
+  const auto expect_same = [&](const std::string& command, const std::vector<std::string>& endings) {
+    SCOPED_TRACE(command);
+    const auto call = [&](const std::string& name) {
+      Arguments arguments = words(command + " --json --threads 1");
+      std::vector<std::string> options{"--out", "--log-density", "--trajectory"};
+      for (std::size_t k = 0; k < endings.size(); ++k) {
+        arguments.insert(arguments.end(), {options[k], file(name + fmt::format("_{}", k) + endings[k])});
+      }
+      return arguments;
+    };
+    const auto result = [](const Outcome& outcome) {
+      EXPECT_EQ(outcome.code, 0) << outcome.err;
+      Json json = Json::parse(outcome.out, nullptr, false);
+      for (const char* name : {"seconds", "out", "log_density"}) json.erase(name);
+      if (json.contains("trajectory") && json["trajectory"].is_object()) json["trajectory"].erase("out");
+      return json;
+    };
+    const Json alone = result(fokker(call("alone")));
+    for (const int count : {2, 3}) {
+      EXPECT_EQ(result(ranks(count, call("on"))), alone) << count;
+      for (std::size_t k = 0; k < endings.size(); ++k) {
+        const std::string name = fmt::format("_{}", k) + endings[k];
+        EXPECT_TRUE(get(file("on" + name)) == get(file("alone" + name))) << name;
+      }
+    }
+  };
+  const std::string sample = "sample --model " + net + grid;
+  expect_same(sample + "--samples 23 --seed 4 --first-index 5 --probes 2", {".npy", ".csv", ".npz"});
+  expect_same(sample + "--scheme heun --initial " + file("x.npy"), {".csv", ".npy", ".npz"});
+  expect_same(sample + "--samples 2 --scheme tsit5 --tolerance 1e-3", {".npy", ".npy"});
+  // Paths of few steps are given up, of which the first is named by its number among all.
+  expect_same("sample --model " + net + " --samples 23 --scheme tsit5 --tolerance 1e-6 --most-steps 5", {".npy"});
+  const std::string density = "density --model " + net + " --points " + file("x.npy");
+  expect_same(density + " --paths 9 --steps 8 --bits-per-dim 0", {".safetensors"});
+  expect_same(density + grid + "--scheme heun --probes 1 --probe-repeats 2", {".safetensors"});
+  expect_same("field --model " + net + " --points " + file("tx.npy") + " --hessian", {".safetensors"});
+  expect_one_sentence(ranks(2, with(words(sample), {"--out", file("y.npy"), "--rank", "0/2"})),
+                      "--rank 0/2 given to one of 2 ranks of MPI");
+}
+
+TEST_F(RanksOfAProgram, MeasureTheGapOfOne) {
+  const std::string net = network("net.safetensors", Output::potential), spatial = mixture_3d();
+  const auto gap = [&](const Outcome& outcome) {
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    Json json = Json::parse(outcome.out, nullptr, false);
+    json.erase("seconds");
+    for (Json& of : json["along_eta"]) of.erase("seconds");
+    return json;
+  };
+  const Arguments planar{"gap",    "--model", net,  "--data", "blob",  "--samples", "997", "--grid",      "uniform:9",
+                         "--json", "--nodes", "24", "--eta",  "0.5,1", "--threads", "1",   "--histograms"},
+      in_space{"gap", "--model", spatial, "--data", spatial, "--samples", "101", "--json", "--threads", "1"};
+  const Json alone = gap(fokker(with(planar, {file("alone")}))), alone_in_space = gap(fokker(in_space));
+  for (const int count : {2, 3}) {
+    EXPECT_EQ(gap(ranks(count, with(planar, {file("on")}))), alone);
+    for (const char* name : {"ode", "sde", "truth"}) {
+      EXPECT_TRUE(get(file(fmt::format("on/{}.npy", name))) == get(file(fmt::format("alone/{}.npy", name))));
+    }
+    EXPECT_EQ(gap(ranks(count, in_space)), alone_in_space);
+  }
+  expect_one_sentence(ranks(2, with(in_space, {"--grid", "file:" + file("none.npy")})), "none.npy");
+}
+
+// More ranks than runs train and sample a run together.
+TEST_F(RanksOfAProgram, ReproduceTheFolderOfOne) {
+  const Arguments preset = words(
+      "--preset smoke --iterations 3 --samples 200 --grid geometric:30:1e-2 --eta 0.5 --data blob --weights 0,0.1,1 "
+      "--threads 1 --out");
+  ASSERT_EQ(start(with({REPRODUCE_TOOL}, with(preset, {file("alone")}))).wait().code, 0);
+  const auto alone = results_in(file("alone"));
+  for (const int count : {2, 5}) {
+    SCOPED_TRACE(count);
+    const std::string out = file(fmt::format("on{}", count));
+    const Outcome outcome =
+        start(with({FOKKER_MPIRUN, "-n", std::to_string(count), REPRODUCE_TOOL}, with(preset, {out}))).wait();
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("blob: the ODE–SDE gap"));
+    const auto shared = results_in(out);
+    EXPECT_EQ(shared.size(), alone.size());
+    for (const auto& [name, bytes] : alone) {
+      EXPECT_TRUE(shared.contains(name) && shared.at(name) == bytes) << name;
+    }
   }
 }
 

@@ -25,8 +25,8 @@ class Sample : public Command {
     explain(R"(
 Sample i depends on the seed and on i alone, for any number of threads: calls with --first-index 0 and 500 and 500
 samples each draw those of one call with 1000. With --rank I/R a process draws part I of R, and 'fokker merge' makes of
-the parts the file of one call; as R ranks of MPI the program writes that at once. --json prints the mean and the covariance of the samples that are finite
-too, and how many those are, in up to 16 dimensions.
+the parts the file of one call; as R ranks of MPI the program writes that at once. --json prints the mean and the
+covariance of the samples that are finite too, and how many those are, in up to 16 dimensions.
 )",
             files_help({"--model", "--initial", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors

@@ -137,6 +137,7 @@ class Reproduction {
 
   void run() {
     configure();
+    rank_.rank();
     const TimeGrid grid = TimeGrid::parse(preset_.grid, sde_);
     const std::vector<Run> runs = plan_runs(preset_, sde_, seed_, out_);
     if (given("--run")) check_run(runs);
@@ -272,7 +273,9 @@ class Reproduction {
                  std::shared_ptr<Ranks>& team) const {
     const RunGroup all = selected(runs);
     RankOf part = rank_.rank();
-    if (!rank_.in_parts() && part.ranks > 1) {
+    if (!rank_.in_parts() && (list_ || gather_)) {
+      part = {};  // the first rank's alone
+    } else if (!rank_.in_parts() && part.ranks > 1) {
       const std::int64_t ranks_there = part.ranks, teams = std::min(ranks_there, std::ssize(all));
       for (std::int64_t k = 0; k < teams; ++k) {
         const IndexRange members = IndexRange::of({k, teams}, ranks_there);
@@ -435,14 +438,19 @@ class Reproduction {
         warn(fmt::format("{}: {}", run["folder"].get<std::string>(), text.get<std::string>()));
       }
     }
-    std::int64_t unfinished = 0;
+    std::int64_t unfinished = 0, of_others = 0;
     for (const Run& run : runs) {
       if (finished.contains(name_of(run))) continue;
+      if (!is_own(name_of(run))) {
+        ++of_others;
+        continue;
+      }
+      ++unfinished;
       const std::string holder = holder_of(run);
       write_message(
           fmt::format("{} is {}\n", printable(name_of(run)), holder.empty() ? "missing" : "in progress: " + holder));
-      unfinished += is_own(name_of(run)) ? 1 : 0;
     }
+    if (of_others > 0) write_message(fmt::format("{} of other calls not finished yet\n", counted(of_others, "run")));
     const std::string of_runs = counted(std::ssize(own), "run");
     if (failed > 0) {
       throw Error(

@@ -151,17 +151,17 @@ std::vector<Training> trainings() {
 
 TEST(TrainingOnRanks, HasTheBitsOfOneAlone) {
   bool conditional = false;
-  for (const auto& [name, model, data, options] : trainings()) {
-    SCOPED_TRACE(name);
-    conditional = conditional || model.condition() > 0;
-    Trainer alone(cpu(), model, data, options);
+  for (const Training& t : trainings()) {
+    SCOPED_TRACE(t.name);
+    conditional = conditional || t.model.condition() > 0;
+    Trainer alone(cpu(), t.model, t.data, t.options);
     const std::vector<TrainRecord> records = alone.run(6);
     ASSERT_EQ(records.size(), 6u);
     const std::string state = state_bytes(alone);
     for (const int size : {1, 2, 3, 4, 7}) {
       SCOPED_TRACE(size);
       RanksOnThreads::run(size, [&](const Own& ranks) {
-        Trainer trainer(cpu(1 + ranks->rank() % 2), model, data, options, ranks);
+        Trainer trainer(cpu(1 + ranks->rank() % 2), t.model, t.data, t.options, ranks);
         expect_same_records(trainer.run(6), records);
         EXPECT_TRUE(state_bytes(trainer) == state) << ranks->rank();
       });
@@ -194,18 +194,18 @@ TEST(TrainingOnRanks, PassesTheGradientOnOnceAndToAllOnce) {
 
 // A state that three ranks left goes on on two, with another number of threads, and ends as if undisturbed.
 TEST(TrainingOnRanks, ResumesOnAnyNumber) {
-  const auto [name, model, data, options] = trainings()[0];
-  Trainer alone(cpu(), model, data, options);
+  const Training t = trainings()[0];
+  Trainer alone(cpu(), t.model, t.data, t.options);
   alone.run(6);
   const Scratch folder;
   const std::string path = folder / "state.safetensors";
   RanksOnThreads::run(3, [&](const Own& ranks) {
-    Trainer trainer(cpu(1), model, data, options, ranks);
+    Trainer trainer(cpu(1), t.model, t.data, t.options, ranks);
     trainer.run(4);
     if (ranks->rank() == 0) trainer.save_state(path);
   });
   RanksOnThreads::run(2, [&](const Own& ranks) {
-    Trainer trainer = Trainer::resume(cpu(2), path, data, ranks);
+    Trainer trainer = Trainer::resume(cpu(2), path, t.data, ranks);
     EXPECT_EQ(trainer.iteration(), 4);
     EXPECT_EQ(trainer.ranks(), ranks);
     trainer.run(6);
@@ -234,14 +234,14 @@ TEST(TrainingOnRanks, GoesInGroups) {
 // A sink that returns false on one rank, or throws, ends the run on all after that iteration; they go on later as if
 // undisturbed.
 TEST(TrainingOnRanks, EndsOnAllWhereASinkEndsIt) {
-  const auto [name, model, data, options] = trainings()[0];
-  Trainer alone(cpu(), model, data, options);
+  const Training t = trainings()[0];
+  Trainer alone(cpu(), t.model, t.data, t.options);
   alone.run(6);
   for (const int one : {0, 2}) {
     SCOPED_TRACE(one);
     RanksOnThreads::run(3, [&](const Own& ranks) {
       const bool ends = ranks->rank() == one;
-      Trainer trainer(cpu(1), model, data, options, ranks);
+      Trainer trainer(cpu(1), t.model, t.data, t.options, ranks);
       trainer.run(6, [&](const TrainingNews& news) { return !ends || news.records.back().iteration < 1; });
       EXPECT_EQ(trainer.iteration(), 2);
       const auto run = [&] {
@@ -263,7 +263,7 @@ TEST(TrainingOnRanks, EndsOnAllWhereASinkEndsIt) {
   }
   // Where the exception leaves the rank, it is the one that is told.
   const auto body = [&](const Own& ranks) {
-    Trainer trainer(cpu(1), model, data, options, ranks);
+    Trainer trainer(cpu(1), t.model, t.data, t.options, ranks);
     trainer.run(6, [&](const TrainingNews&) -> bool {
       if (ranks->rank() == 1) throw std::runtime_error("the disk is full");
       return true;

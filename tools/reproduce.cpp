@@ -128,7 +128,8 @@ class Reproduction {
             "  reproduce --preset quick --seeds 3 --out seeds --list > commands\n"
             "  xargs -d '\\n' -P 2 -n 1 sh -c < commands && reproduce --preset quick --seeds 3 --out seeds --gather\n\n"
             "report.py renders the results. A second call with the same options goes on where the first was ended;\n"
-            "one at the same time does the runs that the first has not begun. Killed in the midst of a save, it leaves "
+            "one at the same time does the runs that the first has not begun.\nKilled in the midst of a save, it "
+            "leaves "
             "the earlier file and beside it a file "
             ".fokker-PID-N.tmp, which may be\nremoved, and .fokker-HASH.lock, which the next call takes over and "
             "removes.\n\n") +

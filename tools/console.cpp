@@ -331,6 +331,7 @@ std::atomic<bool> interrupt_seen{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "signal handlers take no lock");
 constexpr int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
 struct sigaction before[std::size(interrupts)];
+std::atomic<int> guards{0};  // ranks on threads have one each, and the first of them and the last act
 
 void restore_interrupts() {
   for (std::size_t i = 0; i < std::size(interrupts); ++i) sigaction(interrupts[i], &before[i], nullptr);
@@ -344,6 +345,7 @@ void remember_interrupt(int) {
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
+  if (guards++ > 0) return;
   struct sigaction action {};
   action.sa_handler = remember_interrupt;
   sigemptyset(&action.sa_mask);
@@ -355,7 +357,9 @@ InterruptGuard::InterruptGuard() {
   }
 }
 
-InterruptGuard::~InterruptGuard() { restore_interrupts(); }
+InterruptGuard::~InterruptGuard() {
+  if (--guards == 0) restore_interrupts();
+}
 
 bool InterruptGuard::interrupted() const { return interrupt_seen; }
 

@@ -35,7 +35,7 @@ namespace fs = std::filesystem;
 namespace {
 
 // The lock files of this process, which a signal that ends it removes: plain pointers, which its handler may read.
-std::atomic<const char*> lock_files[16];
+std::atomic<const char*> lock_files[most_removed_claims];
 
 void end_without_locks(int signal) {
   for (const std::atomic<const char*>& file : lock_files) {
@@ -147,6 +147,17 @@ std::string read_holder(int lock) {
   return there ? fmt::format("process {}", number) : "another process";
 }
 
+// Takes the lock of an open lock file beside `path`, unless another process has it. A file system that knows no locks has
+// none to take. Throws Error, and closes the file, on any other failure.
+bool is_locked(int lock, int kind, const std::string& path) {
+  if (::flock(lock, kind | LOCK_NB) == 0) return false;
+  const int failure = errno;
+  if (failure == EWOULDBLOCK) return true;
+  if (failure == ENOSYS || failure == EOPNOTSUPP || failure == ENOLCK) return false;
+  ::close(lock);
+  throw Error(fmt::format("cannot lock '{}': {}", path, std::strerror(failure)));
+}
+
 }  // namespace
 
 InUse::InUse(const std::string& path, std::string by)
@@ -170,20 +181,23 @@ Claim::Claim(const std::string& path, double patience) : Claim() {
 // False where another process has the right.
 bool Claim::take(const std::string& path) {
   for (;;) {
-    file_ = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    int file = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     // Another user's, whose process was killed.
-    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (file_ < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
-    if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      holder_ = read_holder(file_);
-      ::close(std::exchange(file_, -1));
+    if (file < 0 && errno == EACCES) file = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
+    if (is_locked(file, LOCK_EX, path)) {
+      holder_ = read_holder(file);
+      ::close(file);
       return false;
     }
     // The process before may have removed the file that this one has opened.
     struct stat opened {};
     struct stat there {};
-    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) return true;
-    ::close(std::exchange(file_, -1));
+    if (::fstat(file, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) {
+      file_ = file;
+      return true;
+    }
+    ::close(file);
   }
 }
 
@@ -191,7 +205,7 @@ std::string holder_of(const std::string& path) {
   const int lock = ::open(lock_beside(path).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
   if (lock < 0) return {};
   std::string holder;
-  if (::flock(lock, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK) holder = read_holder(lock);
+  if (is_locked(lock, LOCK_SH, path)) holder = read_holder(lock);
   ::close(lock);
   return holder;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -37,14 +38,17 @@ struct InUse : Error {
   InUse(const std::string& path, std::string by);
 };
 
+// How many claims of a process at once a signal that ends it removes the lock files of.
+constexpr std::size_t most_removed_claims = 16;
+
 // The right to write a file, which one process has at a time. It is a lock (flock) on a file beside it,
 // .fokker-HASH.lock, and ends with the process, however that ends. The lock file goes with this object, or with a process
 // that SIGINT, SIGTERM or SIGHUP ends; that of a killed one the next takes over. A file system that knows no locks gives
 // the right to all; one that keeps them on each machine for itself, to one process of each machine.
 class Claim {
  public:
-  // Throws Error where the file cannot be written, by check_writable(), and InUse where another process has had the right
-  // for `patience` seconds.
+  // Throws Error where the file cannot be written, by check_writable(), or locked, and InUse where it did not come by the
+  // right within about `patience` seconds, whichever processes had it in that time.
   explicit Claim(const std::string& path, double patience = 0);
   ~Claim();
   Claim(Claim&& other) noexcept;

@@ -150,7 +150,7 @@ void print_json(const Json& json);
 
 Json describe_machine();
 // What computes, as far as numbers depend on it: version, backend, precision, and of the backend the instruction set or
-// the devices.
+// the device's name and compute capability.
 Json describe_arithmetic(const Context& context);
 Json describe_sde(const ForwardSde& sde);
 // "ou {"rate":1.0,...}", and for a list how long it is.

@@ -33,7 +33,8 @@ bool is_rank(std::optional<std::int64_t> rank, std::optional<std::int64_t> ranks
 }
 
 RankOf rank_of_slurm() {
-  const char *const rank = std::getenv("SLURM_PROCID"), *const ranks = std::getenv("SLURM_NTASKS");
+  const char *const rank = std::getenv("SLURM_PROCID"), *const ranks = std::getenv("SLURM_NTASKS"),
+                    *const jobs = std::getenv("SLURM_ARRAY_TASK_COUNT");
   if (rank == nullptr || ranks == nullptr) {
     throw Error(fmt::format(
         "--rank slurm given without {} in the environment; allowed: in a task that Slurm's srun started, or --rank I/R",
@@ -47,6 +48,13 @@ RankOf rank_of_slurm() {
         "--rank slurm given where SLURM_PROCID is '{}' and SLURM_NTASKS '{}'; allowed: a number of tasks up "
         "to {} and one of them, from 0",
         rank, ranks, most_ranks));
+  }
+  // Each job of an array is rank 0 of 1 and would do everything.
+  if (*all == 1 && jobs != nullptr && number_in(jobs).value_or(0) > 1) {
+    throw Error(fmt::format(
+        "--rank slurm given in one of the {} jobs of an array, where SLURM_NTASKS is 1; allowed there: --rank "
+        "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT, of an array from 0 on",
+        jobs));
   }
   return {*number, *all};
 }
@@ -123,6 +131,8 @@ RankOf RankOption::rank() const {
   return RankOf::parse(text_);
 }
 
+void RankOption::check() const { static_cast<void>(rank()); }
+
 IndexRange RankOption::range(std::int64_t all) const { return IndexRange::of(rank(), all); }
 
 std::vector<std::string> RankOption::files_of(const std::vector<std::string>& outputs) const {
@@ -187,7 +197,7 @@ std::int64_t sum_over_ranks(std::int64_t mine) {
   return std::accumulate(all.begin(), all.end(), std::int64_t{0});
 }
 
-AdaptiveReport gather(AdaptiveReport mine, const IndexRange& range) {
+AdaptiveReport sum_over_ranks(AdaptiveReport mine, const IndexRange& range) {
   if (ranks()->size() == 1) return mine;
   mine.first_failed += range.first;
   const std::vector<AdaptiveReport> reports = of_all_ranks(mine);
@@ -204,6 +214,11 @@ AdaptiveReport gather(AdaptiveReport mine, const IndexRange& range) {
     sum.most_evaluations = std::max(sum.most_evaluations, report.most_evaluations);
   }
   return sum;
+}
+
+void check_ranks(const Json& work, const std::string& name) {
+  const std::string text = text_of(work);
+  check_same_work(*ranks(), hash_bytes(std::as_bytes(std::span(text))), name);
 }
 
 namespace {
@@ -246,6 +261,15 @@ Json describe_call(const CLI::App& app, const Context& context, const Model& mod
   call["parameters"] = fmt::format("{:016x}", hash_of_parameters(model, 0));
   call.update(describe_arithmetic(context));
   return written(call);
+}
+
+Json shared_call(bool in_parts, const CLI::App& app, const Context& context, const Model& model,
+                 const std::vector<std::string>& outputs,
+                 const std::vector<std::pair<std::string, std::string>>& inputs) {
+  if (!in_parts && ranks()->size() == 1) return nullptr;
+  Json call = describe_call(app, context, model, outputs, inputs);
+  check_ranks(call, "call");
+  return call;
 }
 
 std::string part_file(const std::string& file) { return file + ".part.json"; }

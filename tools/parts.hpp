@@ -2,7 +2,8 @@
 
 // Work on N indices (samples, points) split over processes: by --rank I/R into files that are parts of one, which
 // `fokker merge` puts together, or over the ranks that the program is started as (ranks.hpp), of which the first writes.
-// Part I has the indices from I N/R, rounded down, to (I + 1) N/R, that left out.
+// Part I has the indices from I N/R, rounded down, to (I + 1) N/R, that left out. A rank is a process, be it by --rank or
+// by MPI; a part is what --rank gives it and a file of its own holds; a range is the indices of either.
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <string>
@@ -46,6 +47,7 @@ class RankOption {
   // The range of this process. Throws Error as RankOf::parse(), and where --rank is given to one of several ranks.
   IndexRange range(std::int64_t all) const;
   RankOf rank() const;
+  void check() const;  // throws what these do, before any other work
   // Whether outputs are parts, each with a file beside it, part_file(), that says which.
   bool in_parts() const;
   // Outputs with the files beside them; none of a rank that writes none. For claim_outputs().
@@ -62,8 +64,11 @@ class RankOption {
 std::vector<float> gather_rows(std::vector<float> mine, std::int64_t columns, const IndexRange& range);
 std::vector<double> gather_rows(std::vector<double> mine, std::int64_t columns, const IndexRange& range);
 // Of all ranks, on each of them. First failures are counted from 0 in the whole.
-AdaptiveReport gather(AdaptiveReport mine, const IndexRange& range);
+AdaptiveReport sum_over_ranks(AdaptiveReport mine, const IndexRange& range);
 std::int64_t sum_over_ranks(std::int64_t mine);
+// All ranks of the program throw the same Error where one is about to do other `work`, which the message calls by `name`,
+// than another.
+void check_ranks(const Json& work, const std::string& name);
 
 // All that the numbers depend on which a call writes: its options, of `outputs` that they were given and of `inputs`,
 // (option, file), the contents; the model's parameters; what computes. Left out are --rank, --json and what chooses a
@@ -71,6 +76,11 @@ std::int64_t sum_over_ranks(std::int64_t mine);
 Json describe_call(const CLI::App& app, const Context& context, const Model& model,
                    const std::vector<std::string>& outputs,
                    const std::vector<std::pair<std::string, std::string>>& inputs);
+// The same of a call that shares its work, in parts or over the ranks of the program, which are held to one call by
+// check_ranks(); null of one that does all itself. To be called by all ranks before the work.
+Json shared_call(bool in_parts, const CLI::App& app, const Context& context, const Model& model,
+                 const std::vector<std::string>& outputs,
+                 const std::vector<std::pair<std::string, std::string>>& inputs);
 
 // What FILE.part.json says of FILE: the indices that it has, what of ("samples"), the call, and a fingerprint of its bytes.
 struct Part {

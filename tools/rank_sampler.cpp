@@ -1,6 +1,9 @@
 #include "rank_sampler.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <exception>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -22,7 +25,8 @@ RankSampler::RankSampler(std::shared_ptr<Ranks> ranks, const Context& context, c
     : ranks_(std::move(ranks)), context_(context), dimension_(model.dimension()), sampler_(context, model, grid) {}
 
 RankSampler::~RankSampler() {
-  if (ranks_->rank() != 0) return;
+  // Where this rank fails the others may be sending, and are ended with it.
+  if (ranks_->rank() != 0 || std::uncaught_exceptions() > exceptions_) return;
   Call last;
   try {
     ranks_->broadcast(bytes_of(last), 0);
@@ -56,6 +60,10 @@ RankSampler::Drawn RankSampler::draw(const Call& call, const PointsFinished& pro
 }
 
 void RankSampler::sample(View<float> samples, const SampleOptions& options) const {
+  if (std::ssize(options.snapshot_steps) > most_snapshots) {
+    throw Error(
+        fmt::format("{} snapshots asked for; allowed: up to {}", options.snapshot_steps.size(), most_snapshots));
+  }
   Call call{.count = samples.rows,
             .seed = options.seed,
             .first_index = options.first_index,
@@ -66,8 +74,7 @@ void RankSampler::sample(View<float> samples, const SampleOptions& options) cons
             .langevin = options.langevin,
             .churn = options.churn,
             .snapshots = std::ssize(options.snapshot_steps)};
-  std::copy_n(options.snapshot_steps.begin(), std::min<std::size_t>(options.snapshot_steps.size(), most_snapshots),
-              call.snapshot_steps);
+  std::copy(options.snapshot_steps.begin(), options.snapshot_steps.end(), call.snapshot_steps);
   ranks_->broadcast(bytes_of(call), 0);
   Drawn drawn = draw(call, options.progress);
   for (int rank = 0; rank < ranks_->size(); ++rank) {

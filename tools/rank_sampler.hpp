@@ -2,6 +2,7 @@
 
 // A Sampler whose samples several ranks draw, each a range of every call's, to the bits of one.
 #include <cstdint>
+#include <exception>
 #include <memory>
 #include <vector>
 
@@ -16,11 +17,11 @@ class RankSampler {
   RankSampler(std::shared_ptr<Ranks> ranks, const Context& context, const Model& model, const TimeGrid& grid);
   RankSampler(const RankSampler&) = delete;
   RankSampler& operator=(const RankSampler&) = delete;
-  // On the first rank: lets the others go.
+  // On the first rank: lets the others go, but where an exception ends it, which has to end them too.
   ~RankSampler();
 
   // Samples [n, d] and snapshots on the first rank's device, as Sampler::sample() of a model that takes no condition;
-  // without log-densities.
+  // without log-densities. Throws Error for more snapshots than most_snapshots.
   void sample(View<float> samples, const SampleOptions& options) const;
   // On every other rank: takes part in each sample() of the first, until that one lets it go.
   void serve() const;
@@ -48,6 +49,7 @@ class RankSampler {
   const Context& context_;
   std::int64_t dimension_;
   Sampler sampler_;
+  int exceptions_ = std::uncaught_exceptions();  // that were on their way before
 };
 
 }  // namespace fokker::tools

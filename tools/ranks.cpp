@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <string>
 
 #include "console.hpp"
 #include "fokker/error.hpp"
@@ -20,13 +21,24 @@ std::shared_ptr<Ranks>& program_ranks() {
   return all;
 }
 
-// Whether a launcher of MPI started this process: Open MPI's, or one that speaks PMI or PMIx, as Slurm's. A process that
-// was started by itself does without MPI, whose start would take longer than many a command.
-bool launched() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"}) {
-    if (std::getenv(name) != nullptr) return true;
+// What launchers of MPI tell a process: which rank it is, and of how many; Open MPI's, those that speak PMI, and Slurm by
+// PMIx. Without the first of a row no such launcher started it.
+struct LauncherVariables {
+  const char *rank, *size;
+};
+constexpr LauncherVariables launchers[] = {
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}, {"PMI_RANK", "PMI_SIZE"}, {"PMIX_RANK", "SLURM_STEP_NUM_TASKS"}};
+
+// How many processes a launcher of MPI started with this one; 0 where none did. A process that was started by itself does
+// without MPI, whose start would take longer than many a command.
+int launched() {
+  int most = 0;
+  for (const LauncherVariables& names : launchers) {
+    if (std::getenv(names.rank) == nullptr) continue;
+    const char* const size = std::getenv(names.size);
+    most = std::max({most, 1, size != nullptr ? std::atoi(size) : 1});
   }
-  return false;
+  return most;
 }
 
 #ifdef FOKKER_WITH_MPI
@@ -90,7 +102,7 @@ class MpiRanks final : public Ranks {
 }  // namespace
 
 void start_ranks() {
-  if (!launched()) return;
+  if (launched() == 0) return;
 #ifdef FOKKER_WITH_MPI
   int provided = 0;  // one thread of each rank calls MPI
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
@@ -100,16 +112,30 @@ void start_ranks() {
 }
 
 const std::shared_ptr<Ranks>& ranks() {
-#ifndef FOKKER_WITH_MPI
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
-    const char* const size = std::getenv(name);
-    if (size == nullptr || std::atoi(size) < 2) continue;
-    throw Error(fmt::format(
-        "started as one of {} ranks by a launcher, and built without MPI; allowed: one, or a build with FOKKER_MPI=ON",
-        std::atoi(size)));
-  }
+#ifdef FOKKER_WITH_MPI
+  constexpr const char* why =
+      "which this build's MPI does not see; allowed: the launcher of that MPI, one process, or srun --mpi=none with "
+      "--rank";
+#else
+  constexpr const char* why =
+      "and built without MPI; allowed: one process, a build with FOKKER_MPI=ON, or srun --mpi=none with --rank";
 #endif
+  if (const int started = launched(); started > 1 && program_ranks()->size() == 1) {
+    throw Error(fmt::format("started as one of {} ranks by a launcher, {}", started, why));
+  }
   return program_ranks();
+}
+
+std::string mpi_library() {
+#ifdef FOKKER_WITH_MPI
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);  // also before MPI is started
+  const std::string library(text);
+  return library.substr(0, library.find_first_of(",\n"));
+#else
+  return "";
+#endif
 }
 
 bool is_first_rank() { return ranks()->rank() == 0; }

@@ -39,6 +39,7 @@ namespace {
 // Runs whose trainings share a GPU, which one small network does not fill: the paper's twelve, and as many as the
 // library trains in one launch.
 constexpr std::size_t most_together = 12;
+static_assert(most_together + 1 < most_removed_claims, "a claim for each, and that of results.json");
 
 class Reproduction {
  public:
@@ -138,7 +139,7 @@ class Reproduction {
 
   void run() {
     configure();
-    rank_.rank();
+    rank_.check();
     const TimeGrid grid = TimeGrid::parse(preset_.grid, sde_);
     const std::vector<Run> runs = plan_runs(preset_, sde_, seed_, out_);
     if (given("--run")) check_run(runs);
@@ -150,6 +151,7 @@ class Reproduction {
       prepare_folders(runs, out_);
     }
     const Context context = machine_.context();
+    if (!list_ && !gather_) check_ranks(work_of(runs, context, grid), "reproduction");
     RunGroup own;
     std::shared_ptr<Ranks> team = one_rank();
     RunMeasurement measurement(context, preset_, sde_, grid, out_);
@@ -204,12 +206,12 @@ class Reproduction {
         }
         measurement.measure(run, progress, team);
         claims.erase(&run);
-        if (writes) gather(runs, measurement, results);
+        if (writes) try_to_write_results(runs, measurement, results);
       }
     }
     if (!gather_) ranks()->barrier();  // all runs are done
     if (!is_first_rank()) return;
-    gather(runs, measurement, results);
+    write_results(runs, measurement, results);
     progress.clear();
     if (ranks()->size() > 1) own = selected(runs);
     conclude(results, runs, own);
@@ -386,9 +388,29 @@ class Reproduction {
     return phases;
   }
 
-  // Writes results.json of all runs that are finished, by whichever call.
-  void gather(const std::vector<Run>& runs, const RunMeasurement& measurement, Json& results) const {
-    const Claim claim = claim_results(out_);
+  // All that the numbers depend on.
+  Json work_of(const std::vector<Run>& runs, const Context& context, const TimeGrid& grid) const {
+    Json work = describe_arithmetic(context);
+    work["gap_options"] = gap_options_json(context, preset_, seed_);
+    work["times"] = grid.times();
+    work["runs"] = Json::array();
+    for (const Run& run : runs) work["runs"].push_back(run.recipe);
+    return work;
+  }
+
+  // After a run, unless another process is writing, which has this run in its next.
+  void try_to_write_results(const std::vector<Run>& runs, const RunMeasurement& measurement, Json& results) const {
+    try {
+      write_results(runs, measurement, results, 0);
+    } catch (const InUse&) {
+    }
+  }
+
+  // Of all runs that are finished, by whichever call: they are read while this process may write, so that what it
+  // leaves is never older than what it replaces.
+  void write_results(const std::vector<Run>& runs, const RunMeasurement& measurement, Json& results,
+                     double patience = 60) const {
+    const Claim claim = claim_results(out_, patience);
     results["runs"] = Json::array();
     for (const Run& run : runs) {
       if (Json entry = measurement.entry_of(run); !entry.is_null()) results["runs"].push_back(std::move(entry));

@@ -153,18 +153,27 @@ void check_folders(const std::vector<Run>& runs, const std::string& out) {
 void prepare_folders(const std::vector<Run>& runs, const std::string& out) {
   for (const Run& run : runs) check_length(run.folder);
   make_folder(out);
-  const Claim claim = claim_results(out);  // so that no two processes begin with other recipes
   check_writable(out + "/diagnosis_times.npy");
   check_folders(runs, out);
+  std::vector<const Run*> to_begin;
   for (const Run& run : runs) {
-    make_folder(run.folder);
-    if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
+    if (!is_file(run.file("recipe.json"))) to_begin.push_back(&run);
+  }
+  if (to_begin.empty()) return;
+  const Claim claim = claim_results(out);  // so that no two processes begin with other recipes
+  for (const Run* const run : to_begin) {
+    make_folder(run->folder);
+    if (is_file(run->file("recipe.json"))) {
+      check_folder(*run);  // another process has begun it meanwhile
+    } else {
+      write_text(run->file("recipe.json"), text_of(run->recipe, 1) + "\n");
+    }
   }
 }
 
 // What the run is there for. A process that only asks whether it is in use has the lock for a moment.
 Claim claim_run(const Run& run) { return Claim(run.file("gap.json"), 0.2); }
 std::string holder_of(const Run& run) { return holder_of(run.file("gap.json")); }
-Claim claim_results(const std::string& out) { return Claim(out + "/results.json", 60); }
+Claim claim_results(const std::string& out, double patience) { return Claim(out + "/results.json", patience); }
 
 }  // namespace fokker::tools

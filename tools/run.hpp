@@ -51,7 +51,7 @@ void prepare_folders(const std::vector<Run>& runs, const std::string& out);
 // that of the process which has the claim of results.json for the moments in which it writes.
 Claim claim_run(const Run& run);  // throws InUse
 std::string holder_of(const Run& run);
-Claim claim_results(const std::string& out);  // throws InUse where another process has it for a minute
+Claim claim_results(const std::string& out, double patience = 60);  // throws InUse after so many seconds without it
 
 Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data, const TrainOptions& train);
 

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <filesystem>
 #include <optional>
+#include <span>
+#include <variant>
 
 #include "diagnose.hpp"
 #include "files.hpp"
@@ -58,6 +60,15 @@ Json read_diagnosis(const Run& run) {
     bound["text"] = std::isfinite(log) ? Json(exponential(log)) : Json();  // the bound itself no double may hold
   }
   return json;
+}
+
+// Of a trained run, as the first rank finds it in its file, which the others may see later.
+Model model_of(const Run& run, Ranks& ranks) {
+  if (ranks.size() == 1) return load_model(run.file("model.safetensors"));
+  Model model = ranks.rank() == 0 ? load_model(run.file("model.safetensors"))
+                                  : Model{run.sde, Mlp::initialise(run.architecture, run.train.seed)};
+  ranks.broadcast(std::as_writable_bytes(std::span(std::get<Mlp>(model.network).parameters)), 0);
+  return model;
 }
 
 Json eta_shape() {
@@ -153,9 +164,7 @@ void RunMeasurement::measure(const Run& run, Progress& progress, const std::shar
   std::byte samples{ranks->rank() == 0 && !run.failed() && !measured(run)};
   ranks->broadcast({&samples, 1}, 0);
   if (ranks->rank() > 0) {
-    if (samples == std::byte{1}) {
-      RankSampler(ranks, context_, load_model(run.file("model.safetensors")), grid_).serve();
-    }
+    if (samples == std::byte{1}) RankSampler(ranks, context_, model_of(run, *ranks), grid_).serve();
     return;
   }
   if (run.failed()) {
@@ -267,7 +276,7 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress, const st
   const Stopwatch truth_clock;
   const Truth& truth = truth_of(run);
   const double truth_seconds = truth_clock.seconds();
-  const Model model = load_model(run.file("model.safetensors"));
+  const Model model = model_of(run, *ranks);
   GapOptions options = gap_options(run);
   std::optional<RankSampler> of_ranks;
   if (ranks->size() > 1) {

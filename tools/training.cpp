@@ -196,6 +196,7 @@ std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<con
       result.interrupted = interrupted;
     }
     if (saved && writes) saved(results);
+    ranks->barrier();  // one that fails next ends the first, which is not to be in the midst of a file
   };
 
   if (done() < iterations) progress.show();  // the first iteration may be a long one

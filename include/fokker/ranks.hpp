@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "fokker/error.hpp"
 #include "fokker/public.hpp"
@@ -37,6 +39,10 @@ class Ranks {
 struct OtherRankFailed : Error {
   using Error::Error;
 };
+
+// Every rank throws the same Error, which calls it `work`, unless all have the same hash of what they are about to do:
+// hash_bytes() of all that the result depends on. All ranks call it.
+void check_same_work(Ranks& ranks, std::uint64_t hash, const std::string& work);
 
 // The only rank there is.
 std::shared_ptr<Ranks> one_rank();

@@ -110,8 +110,9 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 // calls: the points' chunks are shared out, and every rank has all records and parameters, with the bits of one rank
 // alone, whatever their number. A run goes on while the sinks of all ranks return true; where the sink of one throws,
 // run() throws OtherRankFailed on the others. An iteration passes the gradient's bytes from each rank to the next, and
-// once to all. Of n points of either loss there are n/256 chunks, rounded up and at most 64, and
-// fewer, down to 8, where a gradient is larger than 1 MiB: more ranks than chunks of both losses are of no use.
+// once to all. A chunk of n points of either loss has n/64 of them or 256, whichever is more, rounded up to what the
+// instruction set computes at once, and more, up to n/8, where a gradient is larger than 1 MiB: more ranks than chunks
+// of both losses are of no use.
 class Trainer {
  public:
   // `initial` holds an MLP, the forward SDE and the standardisation, as standardisation_of() the data; with one the
@@ -123,7 +124,7 @@ class Trainer {
           std::shared_ptr<Ranks> ranks = nullptr);
   // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,
   // and for a mixture or stored samples the same numbers. Throws Error otherwise, and on any other or inconsistent
-  // file.
+  // file. Of several ranks the first reads the file for all.
   static Trainer resume(const Context& context, const std::string& path, const DataSet& data,
                         std::shared_ptr<Ranks> ranks = nullptr);
   ~Trainer();
@@ -158,7 +159,7 @@ class Trainer {
 // CPU, run one after another. Parameters, data sets, options and seeds may differ.
 class TrainingGroup {
  public:
-  // Throws Error for a trainer that was moved from.
+  // Throws Error for a trainer that was moved from, and where one was made with other ranks than another.
   explicit TrainingGroup(std::vector<Trainer> trainers);
   ~TrainingGroup();
   TrainingGroup(TrainingGroup&&) noexcept;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "fokker/error.hpp"
 
@@ -39,6 +40,18 @@ void Ranks::barrier() {
     send({&nothing, 1}, 0);
   }
   broadcast({&nothing, 1}, 0);
+}
+
+void check_same_work(Ranks& ranks, std::uint64_t hash, const std::string& work) {
+  if (ranks.size() == 1) return;
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size()));
+  ranks.all_gather(std::as_bytes(std::span(&hash, 1)), std::as_writable_bytes(std::span(all)));
+  const auto other = std::find_if(all.begin(), all.end(), [&](std::uint64_t of_rank) { return of_rank != all[0]; });
+  if (other == all.end()) return;
+  throw Error(fmt::format(
+      "rank {} of {} was given another {} than rank 0, or has another version, backend or instruction set; allowed: "
+      "the same options and contents of files for all, on processors or devices of one kind",
+      other - all.begin(), all.size(), work));
 }
 
 namespace {

@@ -759,7 +759,7 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
     // of it a thread at a time.
     T* const total = takes ? s.total.reserve(size) : gradients;
     constexpr std::int64_t stretch = 2048;
-    const std::int64_t piece = (size / (2 * std::max(1, share.holders)) / stretch + 1) * stretch;
+    const std::int64_t piece = share.holders > 1 ? (size / (2 * share.holders) / stretch + 1) * stretch : size;
     for (std::int64_t begin = 0; begin < size; begin += piece) {
       const std::int64_t end = std::min(size, begin + piece);
       const std::span<T> numbers(total + begin, total + end);

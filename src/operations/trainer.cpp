@@ -113,19 +113,6 @@ void validate(const Model& model, const DataSet& data, const TrainOptions& optio
   }
 }
 
-// Every rank throws the same Error where their trainings differ.
-void check_ranks(Ranks& ranks, std::uint64_t training) {
-  if (ranks.size() == 1) return;
-  std::vector<std::uint64_t> all(static_cast<std::size_t>(ranks.size()));
-  ranks.all_gather(std::as_bytes(std::span(&training, 1)), std::as_writable_bytes(std::span(all)));
-  const auto other = std::find_if(all.begin(), all.end(), [&](std::uint64_t of_rank) { return of_rank != all[0]; });
-  if (other == all.end()) return;
-  throw Error(
-      fmt::format("rank {} of {} was given another training than rank 0, or has another instruction set; allowed: one "
-                  "model, data set, state and options for all, on processors of one kind",
-                  other - all.begin(), all.size()));
-}
-
 void check_not_running(bool running) {
   if (running) throw Error("a trainer is used in the sink of its own run; allowed: after the run");
 }
@@ -234,9 +221,12 @@ struct Trainer::State {
             context.backend().trainer(initial, data.standardised(context, model.standardisation), options, ranks)),
         alone({member()}) {}
   void check_ranks() const {
+    if (ranks->size() == 1) return;
     const std::string arithmetic = context.backend().arithmetic();
-    fokker::check_ranks(*ranks, hash_bytes(std::as_bytes(std::span(arithmetic)),
-                                           training_hash(model, data, options, operation->state())));
+    check_same_work(
+        *ranks,
+        hash_bytes(std::as_bytes(std::span(arithmetic)), training_hash(model, data, options, operation->state())),
+        "training");
   }
   Member member() { return {&context.backend(), operation.get(), options.iterations, &running}; }
 
@@ -269,7 +259,8 @@ Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
 Trainer Trainer::resume(const Context& context, const std::string& path, const DataSet& data,
                         std::shared_ptr<Ranks> ranks) {
-  SavedTraining saved = read_training(path, data);
+  if (!ranks) ranks = one_rank();
+  SavedTraining saved = read_training(path, data, *ranks);
   Trainer trainer(context, saved.model, data, saved.options, std::move(ranks));
   trainer.state_->operation->restore(std::move(saved.state));
   trainer.state_->check_ranks();
@@ -319,6 +310,12 @@ struct TrainingGroup::State {
     for (std::size_t k = 0; k < trainers.size(); ++k) {
       if (!trainers[k].state_) {
         throw Error(fmt::format("trainer {} of {} was moved away; allowed: trainers", k, trainers.size()));
+      }
+      const std::shared_ptr<Ranks>&first = trainers.front().ranks(), &own = trainers[k].ranks();
+      if (own != first && (own->size() > 1 || first->size() > 1)) {
+        throw Error(fmt::format(
+            "trainer {} of {} was made with other ranks than trainer 0; allowed: the same ranks for all of a group", k,
+            trainers.size()));
       }
       members.push_back(trainers[k].state_->member());
     }

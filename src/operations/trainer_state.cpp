@@ -244,8 +244,14 @@ std::uint64_t training_hash(const Model& model, const DataSet& data, const Train
   return hash;
 }
 
-SavedTraining read_training(const std::string& path, const DataSet& data) {
-  const SafeTensors file = SafeTensors::load(path);
+SavedTraining read_training(const std::string& path, const DataSet& data, Ranks& ranks) {
+  std::vector<std::byte> bytes;
+  if (ranks.rank() == 0) bytes = read_file(path);
+  std::uint64_t size = bytes.size();
+  ranks.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);
+  bytes.resize(size);
+  ranks.broadcast(bytes, 0);
+  const SafeTensors file = SafeTensors::parse(bytes, path);
   const auto entry = [&](const char* key) {
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;

@@ -216,7 +216,7 @@ void read_kept(const std::string& input) {
 
 void read_trainer_state(const std::string& input) {
   static const DataSet data = DataSet::named("blob");
-  read_or_refuse([&] { read_training(file(input, "input.safetensors"), data); });
+  read_or_refuse([&] { read_training(file(input, "input.safetensors"), data, *one_rank()); });
 }
 
 // The smallest work that has such states; its steps say nothing.

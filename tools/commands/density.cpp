@@ -181,7 +181,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     if (!std::isfinite(bits_offset_)) {
       throw CLI::ValidationError(fmt::format("--bits-per-dim {} given; allowed: a finite offset", bits_offset_));
     }
-    rank_.rank();
+    rank_.check();
     const std::vector<Claim> claims = claim_outputs(
         rank_.files_of({out_}), {model_.path, file_of_text(grid_), ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
@@ -194,6 +194,11 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     Array points = load_points(points_, model.dimension());
     const Context context = machine_.context();
     range_ = rank_.range(points.shape[0]);
+    call_ = shared_call(rank_.in_parts(), *app_, context, model, {"--out"},
+                        {{"--model", model_.path},
+                         {"--points", ArrayName(points_).file},
+                         {"--grid", file_of_text(grid_)},
+                         {"--condition", model_.condition_file()}});
     Json json{
         {"points", rank_.in_parts() ? range_.count : range_.all}, {"dimension", model.dimension()}, {"out", out_}};
     json["rank"] = rank_.describe(range_);
@@ -245,7 +250,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
                                                       {"step_error", density.step_error},
                                                       {"effective_paths", density.effective_paths},
                                                       {"tail_index", density.tail_index}};
-    save(context, model, density.log_density, std::move(beside));
+    save(model, density.log_density, std::move(beside));
     Warnings warnings;
     if (density.heavy_tailed > 0) {
       warnings.push_back(
@@ -296,9 +301,9 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
       const PointsFinished finished =
           as_fraction([&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); });
       if (adaptive) {
-        add(paths, gather(by_tolerance->log_density(there.view(), density.view(), divergence,
-                                                    {.condition = given.view(), .progress = finished}),
-                          range_));
+        add(paths, sum_over_ranks(by_tolerance->log_density(there.view(), density.view(), divergence,
+                                                            {.condition = given.view(), .progress = finished}),
+                                  range_));
       } else {
         sampler.log_density(there.view(), density.view(), scheme, divergence, finished, given.view());
       }
@@ -311,7 +316,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     if (!is_first_rank()) return;
     std::map<std::string, std::vector<float>> beside;
     if (probe_repeats_ > 1) beside["standard_error"] = errors;
-    save(context, model, log_density, std::move(beside));
+    save(model, log_density, std::move(beside));
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
@@ -338,8 +343,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
 
   // The file, as its ending says, with all that stands beside the log densities or without.
   template <class T>
-  void save(const Context& context, const Model& model, const std::vector<T>& log_density,
-            std::map<std::string, std::vector<T>> beside) const {
+  void save(const Model& model, const std::vector<T>& log_density, std::map<std::string, std::vector<T>> beside) const {
     const std::vector<std::int64_t> shape{std::ssize(log_density)};
     if (out_.ends_with(".safetensors")) {
       if (in_bits()) beside["bits_per_dim"] = bits_of(log_density, model.dimension());
@@ -356,15 +360,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     } else {
       save_array(out_, "log_density", shape, log_density.data());
     }
-    if (!rank_.in_parts()) return;
-    save_part({.file = out_,
-               .holds = "log densities",
-               .range = range_,
-               .call = describe_call(*app_, context, model, {"--out"},
-                                     {{"--model", model_.path},
-                                      {"--points", ArrayName(points_).file},
-                                      {"--grid", file_of_text(grid_)},
-                                      {"--condition", model_.condition_file()}})});
+    if (rank_.in_parts()) save_part({.file = out_, .holds = "log densities", .range = range_, .call = call_});
   }
 
   bool in_bits() const { return app_->count("--bits-per-dim") > 0; }
@@ -431,6 +427,7 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
   ModelOptions model_;
   RankOption rank_;
   IndexRange range_;  // of the points
+  Json call_;         // of a part
   ProbeOptions probes_;
   AdaptiveStepOptions steps_;
   std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";

@@ -59,7 +59,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
 
   void run() override {
     Divergence divergence = probes_.divergence();
-    rank_.rank();
+    rank_.check();
     const std::vector<Claim> claims =
         claim_outputs(rank_.files_of({out_}), {model_.path, ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
@@ -74,6 +74,9 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
     const Context context = machine_.context();
+    const Json call = shared_call(
+        rank_.in_parts(), *app_, context, model, {"--out"},
+        {{"--model", model_.path}, {"--points", ArrayName(points_).file}, {"--condition", model_.condition_file()}});
     std::vector<Wanted> wanted;
     wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
@@ -136,15 +139,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
       shapes[w.name] = w.shape;
     }
     file.save(out_);
-    if (rank_.in_parts()) {
-      save_part({.file = out_,
-                 .holds = "points",
-                 .range = range,
-                 .call = describe_call(*app_, context, model, {"--out"},
-                                       {{"--model", model_.path},
-                                        {"--points", ArrayName(points_).file},
-                                        {"--condition", model_.condition_file()}})});
-    }
+    if (rank_.in_parts()) save_part({.file = out_, .holds = "points", .range = range, .call = call});
     Warnings warnings;
     std::map<std::string, std::int64_t> not_finite;
     for (const Wanted& w : wanted) {

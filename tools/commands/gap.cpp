@@ -14,6 +14,7 @@
 #include "fokker/fokker.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "measure.hpp"
+#include "parts.hpp"
 #include "rank_sampler.hpp"
 #include "ranks.hpp"
 
@@ -131,6 +132,11 @@ are those of 'fokker sample --rank I/R', merged, for --a and --b.
       claims = claim_outputs(outputs, {model_.path, file_of_data(data_), file_of_text(grid_)});
     }
     const Context context = machine_.context();
+    shared_call(false, *app_, context, model, {"--histograms"},
+                {{"--model", model_.path},
+                 {"--data", file_of_data(data_)},
+                 {"--grid", file_of_text(grid_)},
+                 {"--condition", model_.condition_file()}});
     std::optional<RankSampler> of_ranks;
     if (ranks()->size() > 1) {
       of_ranks.emplace(ranks(), context, model, grid);

@@ -114,7 +114,7 @@ covariance of the samples that are finite too, and how many those are, in up to 
     if (!churn_.empty()) options_.churn = parse_churn(churn_);
     check_usage([&] { options_.validate(); });
     Divergence divergence = probes_.divergence();
-    rank_.rank();
+    rank_.check();
     const std::vector<Claim> claims =
         claim_outputs(rank_.files_of({out_, log_density_, trajectory_}),
                       {model_.path, file_of_text(grid_), ArrayName(initial_).file, model_.condition_file()});
@@ -136,6 +136,12 @@ covariance of the samples that are finite too, and how many those are, in up to 
     divergence.first_index = options_.first_index;
     if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, written, d);
     const Context context = machine_.context();
+    const Json call_of_part =
+        shared_call(rank_.in_parts(), *app_, context, model, {"--out", "--log-density", "--trajectory"},
+                    {{"--model", model_.path},
+                     {"--grid", file_of_text(grid_)},
+                     {"--initial", ArrayName(initial_).file},
+                     {"--condition", model_.condition_file()}});
     const Sampler sampler(context, model, grid);
     const Scheme flow = is_stochastic(options_.scheme) ? Scheme::heun : options_.scheme;
     std::optional<AdaptiveSampler<float>> by_tolerance;
@@ -192,17 +198,9 @@ covariance of the samples that are finite too, and how many those are, in up to 
       }
     }
     const std::vector<float> on_host = gather_rows(to_host(context, samples.view()), d, range);
-    paths = gather(paths, range);
+    paths = sum_over_ranks(paths, range);
     const double seconds = clock.seconds();
     const bool writes = is_first_rank();
-    Json call_of_part;
-    if (rank_.in_parts()) {
-      call_of_part = describe_call(*app_, context, model, {"--out", "--log-density", "--trajectory"},
-                                   {{"--model", model_.path},
-                                    {"--grid", file_of_text(grid_)},
-                                    {"--initial", ArrayName(initial_).file},
-                                    {"--condition", model_.condition_file()}});
-    }
     const auto save_beside = [&](const std::string& file, const char* holds) {
       if (rank_.in_parts()) save_part({.file = file, .holds = holds, .range = range, .call = call_of_part});
     };
@@ -234,7 +232,7 @@ covariance of the samples that are finite too, and how many those are, in up to 
       } else {
         sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
       }
-      density_paths = gather(density_paths, range);
+      density_paths = sum_over_ranks(density_paths, range);
     }
     std::vector<float> densities;
     if (!log_density_.empty()) densities = gather_rows(to_host(context, density.view()), 1, range);

@@ -13,6 +13,7 @@
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
 #include "fokker/safetensors.hpp"
+#include "io/file.hpp"
 #include "io/json.hpp"
 #include "operations/train_schedule.hpp"
 

@@ -5,16 +5,20 @@ usage: bench/ranks.py [--build DIR] [--ranks 1,2] [--threads 1] [--rounds 5] [--
                       [--collocation 5000] [--hidden 80,80,80] [--json FILE] [-- MPIRUN'S OPTIONS]
 
 Rounds take the counts in turn, and the least time of each counts. A row is a number of ranks: milliseconds of an iteration,
-how many times as fast as one rank, and which part of as many times as ranks that is. The default is the paper's network and
+how many times as fast as the first of --ranks, and which part of as many times as ranks that is. The default is the paper's network and
 the numbers of points of bench/results/epyc_zen4_2cores.json. Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 import argparse
+import datetime
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / 'peers'))
+from compare import commit, machine  # noqa: E402
 
 
 def counts(text):
@@ -82,7 +86,9 @@ def main():
               f'{options.ranks[0]}, {100 * rows[-1]["efficiency"]:.0f} % of as many times as ranks')
     if options.json:
         what = {key: value for key, value in vars(options).items() if key not in ('json', 'build', 'ranks')}
-        pathlib.Path(options.json).write_text(json.dumps({'options': what, 'rows': rows}, indent=1) + '\n')
+        pathlib.Path(options.json).write_text(json.dumps({
+            'date': datetime.date.today().isoformat(), 'commit': commit(), 'machine': machine(), 'options': what,
+            'mpirun': mpirun, 'rows': rows}, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,25 +1,34 @@
 // Work split over ranks: whose range is which, and that samples and gaps of several ranks are those of one.
 #include "parts.hpp"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <span>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fokker/fokker.hpp"
 #include "rank_sampler.hpp"
 #include "ranks_on_threads.hpp"
+#include "run_measurement.hpp"
+#include "run_training.hpp"
 #include "scratch.hpp"
 
 namespace fokker::tools {
 namespace {
 
+using fokker::testing::get;
 using fokker::testing::message_of;
 using fokker::testing::RanksOnThreads;
 using ::testing::HasSubstr;
@@ -153,6 +162,102 @@ TEST(RankSampler, MeasuresTheGapOfASampler) {
       const std::vector<EtaLaw> laws = gap_along_eta(own, model, truth, gap.ode, grid, etas, shared);
       for (std::size_t k = 0; k < etas.size(); ++k) EXPECT_EQ(laws[k].ode.w2_squared, curve[k].ode.w2_squared);
     });
+  }
+}
+
+// Ranks whose messages are received before send() returns, as those of MPI that are long.
+class SynchronousRanks final : public Ranks {
+ public:
+  explicit SynchronousRanks(std::shared_ptr<Ranks> ranks) : ranks_(std::move(ranks)) {}
+  int rank() const override { return ranks_->rank(); }
+  int size() const override { return ranks_->size(); }
+  void send(std::span<const std::byte> bytes, int to) override {
+    ranks_->send(bytes, to);
+    ranks_->receive(std::as_writable_bytes(std::span(received_)), to);
+  }
+  void receive(std::span<std::byte> bytes, int from) override {
+    ranks_->receive(bytes, from);
+    ranks_->send(std::as_bytes(std::span(received_)), from);
+  }
+
+ private:
+  std::shared_ptr<Ranks> ranks_;
+  std::array<char, 3> received_{};
+};
+
+// The first fails while the others send it their samples: it ends them, and does not wait for them.
+TEST(RankSampler, EndsTheOthersWhereTheFirstFails) {
+  const Model model = potential();
+  const TimeGrid grid = TimeGrid::parse("geometric:9:1e-3", model.sde);
+  const auto body = [&](const std::shared_ptr<Ranks>& all) {
+    const Context context({.backend = BackendKind::cpu, .threads = 1});
+    const RankSampler sampler(std::make_shared<SynchronousRanks>(all), context, model, grid);
+    if (all->rank() > 0) return sampler.serve();
+    std::vector<float> x(2 * 99);
+    SampleOptions call;
+    call.progress = [](std::int64_t, std::int64_t) { throw std::runtime_error("the disk is full"); };
+    sampler.sample(View<float>(x, 2), call);
+  };
+  EXPECT_EQ(message_of([&] { RanksOnThreads::run(3, body); }), "the disk is full");
+}
+
+TEST(RankSampler, RefusesMoreSnapshotsThanItTellsTheOthersOf) {
+  const Model model = potential();
+  const TimeGrid grid = TimeGrid::parse("uniform:99", model.sde);
+  on_ranks(2, model, grid, [&](const Context&, const RankSampler& sampler) {
+    SampleOptions call;
+    call.snapshot_steps.resize(most_snapshots + 1);
+    std::iota(call.snapshot_steps.begin(), call.snapshot_steps.end(), 0);
+    std::vector<float> x(2 * 3), states(2 * 3 * call.snapshot_steps.size());
+    call.snapshots = View<float>(states, 2);
+    EXPECT_THAT(message_of([&] { sampler.sample(View<float>(x, 2), call); }),
+                HasSubstr("65 snapshots asked for; allowed: up to 64"));
+    call = {};
+    sampler.sample(View<float>(x, 2), call);  // goes on
+  });
+}
+
+// A run's files are the first rank's, and the others, which have none of them here, do what it says.
+TEST(RunOnRanks, IsAsTheFirstFindsIt) {
+  const fokker::testing::Scratch scratch;
+  Preset preset = find_preset("smoke");
+  preset.data = {"blob"}, preset.weights = {1}, preset.grid = "geometric:9:1e-2", preset.bounds = false;
+  preset.gap.samples = 200, preset.train.iterations = 6;
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const TimeGrid grid = TimeGrid::parse(preset.grid, sde);
+  const auto begin = [&](const std::string& name) {
+    std::vector<tools::Run> runs = plan_runs(preset, sde, 3, scratch / name);
+    prepare_folders(runs, scratch / name);
+    return runs.at(0);
+  };
+  const auto reproduce = [&](const tools::Run& run, const std::string& out, const std::shared_ptr<Ranks>& ranks) {
+    const Context context({.backend = BackendKind::cpu, .threads = 1});
+    RunMeasurement measurement(context, preset, sde, grid, out);
+    std::vector<Progress::Phase> phases{{run.title, "train", 1}};
+    for (const Progress::Phase& phase : measurement.phases(run)) phases.push_back(phase);
+    Progress progress(phases);
+    train(context, {&run}, progress, ranks);
+    measurement.measure(run, progress, ranks);
+  };
+  const tools::Run alone = begin("alone");
+  reproduce(alone, scratch / "alone", one_rank());
+  const tools::Run first = begin("first");
+  {
+    Trainer trainer(Context({.backend = BackendKind::cpu, .threads = 1}),
+                    {first.sde, Mlp::initialise(first.architecture, first.train.seed)}, first.data, first.train);
+    trainer.run(4);
+    trainer.save_state(first.file(saved_training));
+  }
+  for (int call = 0; call < 2; ++call) {  // the second has nothing to do
+    RanksOnThreads::run(3, [&](const std::shared_ptr<Ranks>& ranks) {
+      const std::string out = ranks->rank() == 0 ? "first" : fmt::format("{}_{}", ranks->rank(), call);
+      const tools::Run own = ranks->rank() == 0 ? first : begin(out);
+      reproduce(own, scratch / out, ranks);
+      EXPECT_EQ(own.trained(), ranks->rank() == 0);
+    });
+  }
+  for (const char* name : {"model.safetensors", "sde.npy", "ode.npy"}) {
+    EXPECT_TRUE(get(first.file(name)) == get(alone.file(name))) << name;
   }
 }
 

@@ -205,7 +205,8 @@ TEST(TrainingOnRanks, ResumesOnAnyNumber) {
     if (ranks->rank() == 0) trainer.save_state(path);
   });
   RanksOnThreads::run(2, [&](const Own& ranks) {
-    Trainer trainer = Trainer::resume(cpu(2), path, t.data, ranks);
+    // Only the first sees the file.
+    Trainer trainer = Trainer::resume(cpu(2), ranks->rank() == 0 ? path : folder / "absent", t.data, ranks);
     EXPECT_EQ(trainer.iteration(), 4);
     EXPECT_EQ(trainer.ranks(), ranks);
     trainer.run(6);
@@ -228,6 +229,24 @@ TEST(TrainingOnRanks, GoesInGroups) {
     TrainingGroup group = make(ranks);
     EXPECT_EQ(message_of([&] { group.run(20); }), message);
     for (const std::size_t k : {0u, 1u}) EXPECT_TRUE(state_bytes(group[k]) == state_bytes(alone[k])) << k;
+  });
+}
+
+// Members that wait for other ranks than the rest would wait for ever.
+TEST(TrainingOnRanks, OfAGroupAreTheSame) {
+  const Training t = trainings()[0];
+  RanksOnThreads::run(2, [&](const Own& ranks) {
+    const auto group = [&](const Own& first, const Own& second) {
+      std::vector<Trainer> all;
+      for (const Own& own : {first, second}) all.emplace_back(cpu(1), t.model, t.data, t.options, own);
+      return TrainingGroup(std::move(all));
+    };
+    EXPECT_EQ(group(ranks, ranks).size(), 2u);
+    EXPECT_EQ(group(nullptr, one_rank()).size(), 2u);
+    for (const Own& other : {Own(), range_of(ranks, 0, 2)}) {
+      expect_error([&] { group(ranks, other); }, {"trainer 1 of 2 was made with other ranks than trainer 0"});
+      expect_error([&] { group(other, ranks); }, {"trainer 1 of 2 was made with other ranks than trainer 0"});
+    }
   });
 }
 

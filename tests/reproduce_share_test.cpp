@@ -1,7 +1,10 @@
 // Several processes that reproduce in one folder: each run is done once, what is left is listed, what is there gathered.
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <csignal>
@@ -9,6 +12,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <regex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -130,6 +134,24 @@ TEST(SharedReproduction, ARunOfAnotherIsLeftAloneUntilThatEnds) {
   for (const auto& entry : std::filesystem::recursive_directory_iterator(scratch / "out")) {
     EXPECT_NE(entry.path().extension(), ".lock") << entry.path();
   }
+}
+
+// results.json is one for all: runs are done while another process has it, and a call waits for it at its end alone.
+TEST(SharedReproduction, RunsDoNotWaitForResults) {
+  const Scratch scratch, streams;
+  const std::string out = scratch / "out";
+  ASSERT_EQ(run(scratch, call_in(out, "--run blob_softplus20_w0_s0")).code, 0);
+  const std::string name = "results.json";
+  const std::string path = fmt::format("{}/.fokker-{:016x}.lock", out, hash_bytes(std::as_bytes(std::span(name))));
+  const int lock = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  ASSERT_EQ(::flock(lock, LOCK_EX | LOCK_NB), 0);
+  const Process process(streams.folder(), call_in(out, "--run blob_softplus20_w0_s1"));
+  EXPECT_TRUE(process.wait_for(out + "/blob_softplus20_w0_s1/gap.json"));
+  EXPECT_EQ(Json::parse(get(out + "/results.json"))["runs"].size(), 1u);
+  ::close(lock);
+  const Outcome outcome = process.wait();
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(get(out + "/results.json"))["runs"].size(), 2u);
 }
 
 TEST(SharedReproduction, TheCommandsOfAListDoWhatOneCallDoes) {

@@ -71,8 +71,9 @@ TEST_F(Merge, GivesTheBytesOfOneCall) {
   expect_merged(with(sample, {"--samples", "3", "--probes", "1"}), {x_csv, p, way}, 7);
   expect_merged(with(sample, {"--samples", "23", "--scheme", "tsit5", "--tolerance", "1e-3"}), {x, p}, 3);
   // Each with a state or a condition of its own.
-  const std::string states = save("states.npy", 23, 2, 0.7);
-  expect_merged(with(sample, {"--initial", states, "--scheme", "ddim", "--eta", "0.5"}), {x}, 3);
+  const Arguments from{"--scheme", "ddim", "--eta", "0.5", "--initial"};
+  expect_merged(with(sample, with(from, {save("states.npy", 23, 2, 0.7)})), {x}, 3);
+  expect_merged(with(sample, with(from, {save("few.npy", 3, 2, 0.7)})), {x, p, way}, 7);
 }
 
 TEST_F(Merge, GivesTheBytesOfOneCallOfConditionsAndOfPoints) {
@@ -83,9 +84,10 @@ TEST_F(Merge, GivesTheBytesOfOneCallOfConditionsAndOfPoints) {
   a.condition = {{{5, {Activation::mish, 1}, false}}, {0}, {}, 3};
   save_model(file("given.safetensors"), {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(a, 3)});
   const File npy{"--out", "d", ".npy"}, csv{"--out", "d", ".csv"}, tensors{"--out", "d", ".safetensors"};
-  expect_merged({"sample", "--model", file("given.safetensors"), "--condition", save("y.npy", 23, 3, 0.3), "--grid",
-                 "geometric:9:1e-3", "--scheme", "heun"},
-                {npy}, 3);
+  const Arguments given{"sample", "--model",    file("given.safetensors"), "--grid", "geometric:9:1e-3", "--scheme",
+                        "heun",   "--condition"};
+  expect_merged(with(given, {save("y.npy", 23, 3, 0.3)}), {npy}, 3);
+  expect_merged(with(given, {save("few_y.npy", 3, 3, 0.3)}), {npy}, 7);
   // float64 of the SDE, float32 of the flow.
   const Arguments density{"density", "--model", net, "--points", x};
   const Arguments of_sde = with(density, {"--paths", "9", "--steps", "8", "--bits-per-dim", "0"});
@@ -94,11 +96,18 @@ TEST_F(Merge, GivesTheBytesOfOneCallOfConditionsAndOfPoints) {
   const Arguments of_flow = with(density, {"--scheme", "heun", "--grid", "geometric:9:1e-3"});
   expect_merged(with(of_flow, {"--probes", "1", "--probe-repeats", "2"}), {tensors}, 3);
   expect_merged(of_flow, {csv}, 2);
+  // Fewer points than ranks.
+  const Arguments few{"density", "--model", net, "--points", save("few.npy", 3, 2, 0.7)};
+  expect_merged(with(few, {"--paths", "9", "--steps", "8"}), {tensors}, 7);
+  expect_merged(with(few, {"--scheme", "heun", "--grid", "geometric:9:1e-3", "--probes", "1"}), {csv}, 7);
+  expect_merged(with(few, {"--scheme", "tsit5", "--grid", "geometric:9:1e-3", "--tolerance", "1e-3"}), {npy}, 7);
   std::vector<float> rows;
   for (int i = 0; i < 23; ++i) rows.insert(rows.end(), {0.1f + 0.1f * float(i), 0.5f, -0.01f * float(i)});
   save_npy(file("tx.npy"), {23, 3}, rows.data());
-  const Arguments field{"field", "--model", net, "--points", file("tx.npy")};
-  expect_merged(with(field, {"--hessian", "--probes", "1"}), {tensors}, 3);
+  const Arguments field{"field", "--model", net, "--hessian", "--probes", "1", "--points"};
+  expect_merged(with(field, {file("tx.npy")}), {tensors}, 3);
+  save_npy(file("few_tx.npy"), {3, 3}, rows.data());
+  expect_merged(with(field, {file("few_tx.npy")}), {tensors}, 7);
 }
 
 // Without a sample too much or too little, of one call and as they were written.
@@ -175,7 +184,7 @@ TEST_F(Merge, RanksAreGivenOrSlurms) {
   for (const char* wrong : {"3/3", "-1/3", "1", "1/0", "a/b", "1/3/5", "0/9999999", "Slurm", ""}) {
     expect_refused(with(sample, {wrong}), "allowed: I/R", 2);
   }
-  for (const char* name : {"SLURM_PROCID", "SLURM_NTASKS"}) ::unsetenv(name);
+  for (const char* name : {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_TASK_COUNT"}) ::unsetenv(name);
   expect_refused(with(sample, {"slurm"}), "--rank slurm given without SLURM_PROCID and SLURM_NTASKS");
   ::setenv("SLURM_PROCID", "2", 1);
   expect_refused(with(sample, {"slurm"}), "--rank slurm given without SLURM_NTASKS in the environment");
@@ -186,7 +195,15 @@ TEST_F(Merge, RanksAreGivenOrSlurms) {
   EXPECT_EQ(json["rank"], (Json{{"rank", 2}, {"ranks", 4}, {"first", 5}, {"all", 10}}));
   EXPECT_EQ(json["samples"], 2);
   EXPECT_EQ(json["first_index"], 5);
-  for (const char* name : {"SLURM_PROCID", "SLURM_NTASKS"}) ::unsetenv(name);
+  // In a job of an array every task is 0 of 1.
+  ::setenv("SLURM_ARRAY_TASK_COUNT", "12", 1);
+  EXPECT_EQ(fokker_json(with(sample, {"slurm"}))["rank"]["ranks"], 4);
+  ::setenv("SLURM_PROCID", "0", 1);
+  ::setenv("SLURM_NTASKS", "1", 1);
+  expect_refused(with(sample, {"slurm"}),
+                 "one of the 12 jobs of an array, where SLURM_NTASKS is 1; allowed there: --rank "
+                 "$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT");
+  for (const char* name : {"SLURM_PROCID", "SLURM_NTASKS", "SLURM_ARRAY_TASK_COUNT"}) ::unsetenv(name);
   // A part is no input of its call, and its side file no output of another.
   expect_refused({"sample", "--model", model, "--rank", "0/2", "--out", file("x.npy"), "--log-density", file("y.csv"),
                   "--trajectory", file("x.npz"), "--initial", file("x.npy.part.json")},

@@ -160,8 +160,80 @@ TEST_F(RanksOfAProgram, WriteTheFilesOfOne) {
   expect_same(density + " --paths 9 --steps 8 --bits-per-dim 0", {".safetensors"});
   expect_same(density + grid + "--scheme heun --probes 1 --probe-repeats 2", {".safetensors"});
   expect_same("field --model " + net + " --points " + file("tx.npy") + " --hessian", {".safetensors"});
+  // Fewer than ranks.
+  save_npy(file("few.npy"), {2, 2}, x.data());
+  save_npy(file("few_tx.npy"), {2, 3}, tx.data());
+  const std::string few = " --points " + file("few.npy");
+  expect_same(sample + "--scheme ddim --initial " + file("few.npy"), {".npy", ".csv", ".npz"});
+  expect_same("density --model " + net + few + " --paths 9 --steps 8", {".safetensors"});
+  expect_same("density --model " + net + few + grid + "--scheme heun --probes 1", {".csv"});
+  expect_same("field --model " + net + " --points " + file("few_tx.npy") + " --hessian", {".safetensors"});
+  Architecture a;
+  a.hidden = {9};
+  a.activation = Activation::silu, a.output = Output::score;
+  a.condition = {{{5, {Activation::mish, 1}, false}}, {0}, {}, 3};
+  save_model(file("given.safetensors"), {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(a, 3)});
+  for (const char* conditions : {"tx.npy", "few_tx.npy"}) {
+    expect_same("sample --model " + file("given.safetensors") + grid + "--scheme heun --condition " + file(conditions),
+                {".npy"});
+  }
   expect_one_sentence(ranks(2, with(words(sample), {"--out", file("y.npy"), "--rank", "0/2"})),
                       "--rank 0/2 given to one of 2 ranks of MPI");
+}
+
+// Each rank has a command line of its own, as where machines have files of other contents.
+TEST_F(RanksOfAProgram, DoOnePieceOfWork) {
+  const std::string net = network("net.safetensors", Output::potential);
+  Architecture architecture;
+  architecture.hidden = {17, 9}, architecture.beta = 5;
+  save_model(file("other.safetensors"), {ForwardSde::defaults(SdeKind::ou), Mlp::initialise(architecture, 4)});
+  const auto apart = [&](const std::string& tool, const Arguments& first, const Arguments& second) {
+    const Arguments both = with(with({FOKKER_MPIRUN, "-n", "2", tool}, first), with({":", "-n", "1", tool}, second));
+    return start(both).wait();
+  };
+  const auto expect_refused_apart = [&](const std::string& command, const std::string& more, const std::string& other) {
+    SCOPED_TRACE(command);
+    const std::string model = command + " --threads 1 --model ";
+    for (const auto& [first, second] : {std::pair(model + net + more, model + file("other.safetensors") + more),
+                                        std::pair(model + net + more, model + net + other)}) {
+      expect_one_sentence(apart(fokker_tool, words(first), words(second)),
+                          "rank 2 of 3 was given another call than rank 0");
+    }
+  };
+  save_npy(file("x.npy"), {3, 2}, std::vector<float>{0, 1, 2, 3, 4, 5}.data());
+  save_npy(file("tx.npy"), {2, 3}, std::vector<float>{0, 1, 2, 1, 4, 5}.data());
+  const std::string out = " --out " + file("x.csv"), tensors = " --out " + file("f.safetensors"),
+                    points = " --points " + file("x.npy"), tx = " --points " + file("tx.npy");
+  expect_refused_apart("sample --samples 9 --grid uniform:3", out, out + " --seed 1");
+  expect_refused_apart("density --paths 9 --steps 8", points + out, points + out + " --time 0.5");
+  expect_refused_apart("field", tx + tensors, tx + tensors + " --hessian");
+  expect_refused_apart("gap --samples 99 --grid uniform:3", " --data blob", " --data checker");
+  for (const char* name : {"x.csv", "f.safetensors"}) EXPECT_FALSE(std::filesystem::exists(file(name)));
+  const Arguments study = words(
+      "--preset smoke --iterations 3 --samples 200 --grid geometric:30:1e-2 --data blob --weights 0 --threads 1 "
+      "--out " +
+      file("out"));
+  const Outcome refused = apart(REPRODUCE_TOOL, study, with(study, {"--seed", "1"}));
+  EXPECT_NE(refused.code, 0);
+  EXPECT_THAT(refused.err, HasSubstr("reproduce: rank 2 of 3 was given another reproduction than rank 0"));
+}
+
+// A launcher whose processes this build's MPI does not see, or which has none.
+TEST_F(CommandLine, OfSeveralRanksIsNoneOfSeveralCopies) {
+  const Arguments sample{"sample", "--model",   planar_mixture(), "--samples",  "9",
+                         "--grid", "uniform:3", "--out",          file("x.npy")};
+  for (const auto& [rank, size] : {std::pair("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+                                   std::pair("PMI_RANK", "PMI_SIZE"), std::pair("PMIX_RANK", "SLURM_STEP_NUM_TASKS")}) {
+    ::setenv(rank, "0", 1);
+    ::setenv(size, "2", 1);
+    expect_refused(sample, "started as one of 2 ranks by a launcher, ");
+    ::setenv(size, "1", 1);
+    EXPECT_EQ(fokker(sample).code, 0);
+    ::unsetenv(rank);
+    ::setenv(size, "2", 1);  // alone, as where srun starts processes without MPI, it says nothing
+    EXPECT_EQ(fokker(sample).code, 0);
+    ::unsetenv(size);
+  }
 }
 
 TEST_F(RanksOfAProgram, MeasureTheGapOfOne) {
@@ -228,6 +300,21 @@ TEST_F(RanksOfAProgram, AreInterruptedTogether) {
   expect_one_sentence(outcome, "interrupted after ");
   EXPECT_THAT(outcome.err, HasSubstr("the state is in '" + state + "'"));
   EXPECT_FALSE(std::filesystem::exists(file("part.safetensors")));
+}
+
+// As by Ctrl-C: mpirun passes SIGTERM on, and SIGKILL after a time that is its own.
+TEST_F(RanksOfAProgram, SaveWhereTheirLauncherIsInterrupted) {
+  ::setenv("OMPI_MCA_odls_base_sigkill_timeout", "60", 1);
+  const std::string state = file("part.state");
+  const Process process =
+      start_ranks(2, with(train("part"), with(recipe("1000000"), {"--state", state, "--save-every", "999999"})));
+  ASSERT_TRUE(process.wait_for(file("part.csv")));
+  process.send(SIGINT);
+  EXPECT_NE(process.wait().code, 0);
+  ASSERT_TRUE(std::filesystem::exists(state));
+  SafeTensors::load(state);
+  EXPECT_FALSE(std::filesystem::exists(file("part.safetensors")));
+  ::unsetenv("OMPI_MCA_odls_base_sigkill_timeout");
 }
 
 }  // namespace

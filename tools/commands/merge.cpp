@@ -17,10 +17,11 @@ class Merge : public Command {
   explicit Merge(CLI::App& parent)
       : Command(parent, "merge", "Put together the files of calls with --rank I/R, each of a part") {
     explain(R"(
-The file is that of one call without --rank, to the byte. Parts may stand in any order, and of several numbers R, as
+The file is that of one call without --rank, to the byte, but of networks that are not resident on a GPU: cuBLAS may add
+in another order for another number of rows. Parts may stand in any order, and of several numbers R, as
 0/2, 2/4 and 3/4. They have to be of one call, which the file FILE.part.json beside each says: the same options, model
 and contents of files, instruction set and backend; and to have each index once. Samples, log densities and states on
-the way are merged in a call each. Nothing is computed.
+the way are merged in a call each. Nothing is computed, and all of it is in memory, some 20 bytes a number of float32.
 )",
             "", R"(
   fokker train --data circles2 --out circles2.safetensors

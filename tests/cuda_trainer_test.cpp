@@ -10,10 +10,13 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -381,6 +384,19 @@ TEST_F(CudaTrainer, HalfIsRefused) {
   const Context half({.backend = BackendKind::cuda, .precision = Precision::half});
   EXPECT_THAT(message_of([&] { Trainer(half, small_model(), DataSet::named("blob"), small_options()); }),
               HasSubstr("half"));
+}
+
+TEST_F(CudaTrainer, SeveralRanksAreRefused) {
+  class TwoRanks : public Ranks {
+   public:
+    int rank() const override { return 0; }
+    int size() const override { return 2; }
+    void send(std::span<const std::byte>, int) override { ADD_FAILURE() << "sent"; }
+    void receive(std::span<std::byte>, int) override { ADD_FAILURE() << "received"; }
+  };
+  const auto two = std::make_shared<TwoRanks>();
+  EXPECT_THAT(message_of([&] { Trainer(gpu(), small_model(), DataSet::named("blob"), small_options(), two); }),
+              HasSubstr("2 ranks were given to train on the cuda backend; allowed: 1, or the CPU backend"));
 }
 
 TEST_F(CudaTrainer, OnTwoThreadsTrainAsOnOne) {

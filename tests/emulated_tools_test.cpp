@@ -207,5 +207,20 @@ TEST_F(EmulatedCommandLine, DiagnosesAsTheCpu) {
   expect_close(found, expected, "");
 }
 
+// What a part's numbers depend on of a device, and no more: not how many there are, nor the driver.
+TEST(EmulatedParts, NameTheDevice) {
+  const Scratch scratch;
+  testing::put(scratch / "m.json", R"({"weights": [1], "means": [[1, 0]], "covariances": [0.2]})");
+  const Outcome outcome =
+      Process(scratch.folder(),
+              fmt::format("{} sample --backend cuda --model {} --samples 4 --grid uniform:2 --rank 0/2 "
+                          "--out {}",
+                          FOKKER_EMULATED, scratch / "m.json", scratch / "x.npy"))
+          .wait();
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(Json::parse(get(scratch / "x.npy.part.json"))["call"]["backend_detail"],
+            "emulation (compute capability 9.0)");
+}
+
 }  // namespace
 }  // namespace fokker

@@ -4,6 +4,7 @@
 // the number of calls that there were, with those of threads.
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -86,6 +87,11 @@ std::size_t fwrite(const void* data, std::size_t size, std::size_t count, std::F
 int fsync(int file) {
   if (fails("fsync")) return errno = EIO, -1;
   return next<int(int)>("fsync")(file);
+}
+
+int flock(int file, int operation) noexcept {
+  if (fails("flock")) return errno = EIO, -1;
+  return next<int(int, int)>("flock")(file, operation);
 }
 
 int rename(const char* from, const char* to) noexcept {

@@ -76,6 +76,9 @@ class FailingCalls : public ::testing::Test {
     RecordProperty("runs", runs_);
   }
 
+  Outcome outcome_;
+  Files files_;
+
  private:
   void expect_all_or_nothing(const Work& work, const Files& whole) const {
     const std::string& err = outcome_.err;
@@ -106,8 +109,6 @@ class FailingCalls : public ::testing::Test {
   }
 
   Scratch scratch_;
-  Outcome outcome_;
-  Files files_;
   int runs_ = 0;
 };
 
@@ -153,6 +154,16 @@ TEST_F(FailingCalls, Sampling) {
                                        "--grid uniform:5 --threads 2",
                          network()},
                         24);
+}
+
+// A lock that cannot be taken is none, whatever the reason, unless the file system knows no locks.
+TEST_F(FailingCalls, Locking) {
+  const Work work{fokker_tool + " sample --model m.safetensors --out out.npy --samples 9 --grid uniform:5 --threads 2",
+                  network()};
+  ASSERT_GE(run(work, "flock", 1), 1);
+  EXPECT_EQ(outcome_.code, 1);
+  EXPECT_THAT(outcome_.err, ::testing::HasSubstr("cannot lock 'out.npy': Input/output error"));
+  EXPECT_EQ(files_.at("out.npy"), "precious");
 }
 
 TEST_F(FailingCalls, Fields) {

@@ -464,6 +464,17 @@ TEST(Npz, WritesArchivesOfArrays) {
   EXPECT_EQ(bytes_of(load_array(scratch / "a.npz:time").data), bytes_of(t));
   EXPECT_EQ(load_array(scratch / "a.npz:none").shape, (std::vector<std::int64_t>{0, 2}));
   EXPECT_THAT(message_of([&] { load_array(scratch / "a.npz:x"); }), HasSubstr("it has 3 dimensions"));
+  // Where they are asked for, three are read, in C order.
+  const Array three = load_array(scratch / "a.npz:x", 3);
+  EXPECT_EQ(three.shape, (std::vector<std::int64_t>{4, 3, 2}));
+  EXPECT_EQ(bytes_of(std::vector<float>(three.data.begin(), three.data.end())), bytes_of(x));
+  EXPECT_TRUE(three.is_float32);
+  for (const auto& [header, why] :
+       {std::pair("{'descr': '<f4', 'fortran_order': True, 'shape': (1, 2, 1), }\n", "3 dimensions in Fortran order"),
+        std::pair("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2, 1, 1), }\n", "allowed are 1, 2 and 3")}) {
+    put(scratch / "a.npy", npy(header, std::string(8, '\0')));
+    EXPECT_THAT(message_of([&] { load_array(scratch / "a.npy", 3); }), HasSubstr(why));
+  }
 
   put(scratch / "a.npz", "precious");
   for (const std::vector<std::int64_t>& shape :

@@ -8,15 +8,13 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
-#include <functional>
-#include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <thread>
 
 #include "fokker/fokker.hpp"
 #include "process.hpp"
+#include "reproduced.hpp"
 #include "scratch.hpp"
 
 namespace fokker::testing {
@@ -100,29 +98,6 @@ TEST_F(Kills, Sampling) {
   EXPECT_EQ(get(scratch_ / "part.npy"), get(scratch_ / "whole.npy"));
   EXPECT_EQ(get(scratch_ / "part_l.npy"), get(scratch_ / "whole_l.npy"));
   expect_no_lock(scratch_.folder());
-}
-
-// All files of the runs, and of JSON what is not seconds.
-std::map<std::string, std::string> results_in(const fs::path& folder) {
-  std::map<std::string, std::string> results;
-  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    const std::string name = fs::relative(entry.path(), folder);
-    if (!entry.is_regular_file() || entry.path().extension() == ".tmp") continue;
-    results[name] = get(entry.path());
-    if (entry.path().extension() != ".json") continue;
-    nlohmann::json json = nlohmann::json::parse(results[name]);
-    const std::function<void(nlohmann::json&)> strip = [&](nlohmann::json& value) {
-      for (const char* key : {"seconds", "first_iteration"}) {
-        if (value.is_object()) value.erase(key);
-      }
-      if (value.is_structured()) {
-        for (nlohmann::json& part : value) strip(part);
-      }
-    };
-    strip(json);
-    results[name] = json.dump();
-  }
-  return results;
 }
 
 TEST_F(Kills, Reproducing) {

@@ -9,6 +9,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -64,6 +65,38 @@ TEST(Claims, NameNoProcessThatHasEnded) {
   ASSERT_EQ(scratch.list().size(), 1u);
   std::ofstream(scratch / *scratch.list().begin()) << "999999999\n";  // beyond all numbers of processes
   EXPECT_THAT(refusal(scratch / "file"), HasSubstr("in use by another process"));
+}
+
+// Another machine's number is no process of this one.
+TEST(Claims, NameTheMachineOfTheirProcess) {
+  const Scratch scratch;
+  EXPECT_EQ(holder_of(scratch / "file"), "");
+  const std::string here = fmt::format("process {}", ::getpid());
+  {
+    const Claim claim(scratch / "file");
+    EXPECT_EQ(holder_of(scratch / "file"), here);
+    std::ofstream(scratch / *scratch.list().begin()) << "17 elsewhere\n";
+    EXPECT_EQ(holder_of(scratch / "file"), "process 17 on elsewhere");
+    EXPECT_THAT(refusal(scratch / "file"), HasSubstr("in use by process 17 on elsewhere"));
+  }
+  EXPECT_EQ(holder_of(scratch / "file"), "");
+  EXPECT_EQ(scratch.list(), Names());
+}
+
+TEST(Claims, AreWaitedFor) {
+  const Scratch scratch;
+  std::optional<Claim> first(std::in_place, scratch / "file");
+  std::atomic<bool> taken{false};
+  std::thread other([&] {
+    const Claim second(scratch / "file", 600);
+    taken = true;
+  });
+  EXPECT_THROW(Claim(scratch / "file", 0.1), InUse);
+  EXPECT_FALSE(taken);
+  first.reset();
+  other.join();
+  EXPECT_TRUE(taken);
+  EXPECT_EQ(scratch.list(), Names());
 }
 
 // That a process was killed shows in the name that is left and in nothing else.

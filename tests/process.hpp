@@ -55,6 +55,7 @@ class Process {
   Process(const std::filesystem::path& folder, const std::string& command)
       : Process(folder, Arguments{"/bin/sh", "-c", "exec " + command}) {}
 
+  pid_t id() const { return pid_; }
   void send(int signal) const { ::kill(pid_, signal); }
   // Waits for its end; called once.
   Outcome wait() const {

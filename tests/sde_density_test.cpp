@@ -291,6 +291,7 @@ TEST(SdeDensity, Refusals) {
   EXPECT_THAT(refused(0.5, View<const double>(x, 2), {.steps = 1}), HasSubstr("is 1; allowed: 2 to 1000000"));
   x[3] = std::numeric_limits<double>::infinity();
   EXPECT_THAT(refused(0.5, View<const double>(x, 2)), HasSubstr("point 1 has the coordinate inf"));
+  EXPECT_THAT(refused(0.5, View<const double>(x, 2), {.first_index = 5}), HasSubstr("point 6 has the coordinate inf"));
   Architecture vector_net;
   vector_net.output = Output::score;
   EXPECT_THAT(message_of([&] {

@@ -6,11 +6,18 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <csignal>
 #include <filesystem>
+#include <memory>
+#include <span>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "backend_under_test.hpp"
 #include "fokker/fokker.hpp"
+#include "ranks_on_threads.hpp"
 #include "scratch.hpp"
 
 namespace fokker::tools {
@@ -211,6 +218,69 @@ TEST(TrainingsSideBySide, GoOnWhereOneDiverges) {
   of_one.begin();
   EXPECT_THAT(message_of([&] { run_training(wild_one, files[1], never, of_one); }),
               AllOf(HasSubstr("finite"), HasSubstr("second'"), Not(HasSubstr("beside it"))));
+}
+
+// Ranks that say how many of them, but the first, have come to a barrier.
+class CountedRanks final : public Ranks {
+ public:
+  CountedRanks(std::shared_ptr<Ranks> ranks, std::atomic<int>& arrived) : ranks_(std::move(ranks)), arrived_(arrived) {}
+  int rank() const override { return ranks_->rank(); }
+  int size() const override { return ranks_->size(); }
+  void send(std::span<const std::byte> bytes, int to) override { ranks_->send(bytes, to); }
+  void receive(std::span<std::byte> bytes, int from) override { ranks_->receive(bytes, from); }
+  void barrier() override {
+    if (rank() > 0) ++arrived_;
+    ranks_->barrier();
+  }
+
+ private:
+  std::shared_ptr<Ranks> ranks_;
+  std::atomic<int>& arrived_;
+};
+
+// A rank that goes on may fail and end the first, which is not to be in the midst of a save: after an interrupt, at the
+// end, and where a loss is not finite.
+TEST(TrainingsOnRanks, GoOnTogetherAfterASave) {
+  TrainOptions wild = options(6, 0, 1);
+  wild.schedule = RateSchedule::constant;
+  wild.peak_rate = 1e30;
+  wild.average = WeightAverage::none;
+  for (const auto& [recipe, interrupted] :
+       {std::pair(options(6, 0, 1), true), std::pair(options(6, 0, 1), false), std::pair(wild, false)}) {
+    std::atomic<int> arrived{0}, gone_on{0}, saves{0};
+    const TrainOptions own = recipe;
+    const bool interrupts = interrupted;
+    const auto body = [&](const std::shared_ptr<Ranks>& all) {
+      const auto ranks = std::make_shared<CountedRanks>(all, arrived);
+      Architecture architecture;
+      architecture.hidden = {8, 8};
+      architecture.beta = 5;
+      std::vector<Trainer> one;
+      one.emplace_back(Context({.backend = BackendKind::cpu, .threads = 1}),
+                       Model{ForwardSde::defaults(SdeKind::ou), Mlp::initialise(architecture, own.seed)}, data, own,
+                       ranks);
+      TrainingGroup group(std::move(one));
+      Progress progress({{"training", "train", 1}});
+      progress.begin();
+      const std::vector<TrainingFiles> files(1);
+      const auto saved = [&](std::span<const TrainingResult>) {
+        const int others = ++saves * (ranks->size() - 1);
+        while (arrived < others && gone_on == 0) std::this_thread::yield();  // one of which comes
+        EXPECT_EQ(gone_on, 0);
+        if (interrupts && saves == 1) std::raise(SIGTERM);
+      };
+      try {
+        run_trainings(group, files, {.iterations = 2, .seconds = 0}, progress, saved);
+      } catch (const Error&) {
+        ++gone_on;
+        throw;
+      }
+      ++gone_on;
+    };
+    const std::string message = message_of([&] { fokker::testing::RanksOnThreads::run(3, body); });
+    EXPECT_THAT(message, interrupted ? HasSubstr("interrupted after") : HasSubstr(""));
+    EXPECT_GE(saves, 1);
+  }
 }
 
 }  // namespace

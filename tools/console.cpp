@@ -19,8 +19,10 @@
 #include <new>
 #include <sstream>
 #include <stdexcept>
+#include <thread>
 
 #include "fokker/error.hpp"
+#include "fokker/ranks.hpp"
 
 namespace fokker::tools {
 
@@ -29,10 +31,23 @@ namespace {
 constexpr const char* no_memory = "not enough memory for sizes this large";
 constexpr const char* unwritten = "cannot write to standard output";
 std::string program;  // as run_main() is called for it
+int own_rank = 0, all_ranks = 1;
 
-int fail(const std::string& why, ExitCode code) {
+void write_to_stderr(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;
+    text.remove_prefix(std::size_t(written));
+  }
+}
+
+// `another`: a rank that failed elsewhere speaks for itself, unless it is killed.
+int fail(const std::string& why, ExitCode code, bool another = false) {
   std::fflush(stdout);
-  write_message(fmt::format("{}: {}\n", program, printable(why, Error::longest)));
+  if (own_rank > 0 || another) std::this_thread::sleep_for(std::chrono::seconds(another ? 3 : 1));
+  const std::string rank = own_rank > 0 ? fmt::format("rank {} of {}: ", own_rank, all_ranks) : "";
+  write_to_stderr(fmt::format("{}: {}{}\n", program, rank, printable(why, Error::longest)));
   return code;
 }
 
@@ -182,18 +197,24 @@ int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& 
     return fail(no_memory, exit_failed);
   } catch (const std::length_error&) {  // of a container, beyond any memory
     return fail(no_memory, exit_failed);
+  } catch (const OtherRankFailed& error) {
+    return fail(error.what(), exit_failed, true);
   } catch (const std::exception& error) {  // fmt::print throws too
     return fail(std::ferror(stdout) ? unwritten : error.what(), exit_failed);
   }
 }
 
+void speak_as_rank(int rank, int size) {
+  own_rank = rank, all_ranks = size;
+  if (rank == 0) return;
+  std::fflush(stdout);
+  const int nowhere = ::open("/dev/null", O_WRONLY);
+  if (nowhere >= 0) ::dup2(nowhere, STDOUT_FILENO);
+  if (nowhere > STDERR_FILENO) ::close(nowhere);
+}
+
 void write_message(std::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = ::write(STDERR_FILENO, text.data(), text.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return;
-    text.remove_prefix(std::size_t(written));
-  }
+  if (own_rank == 0) write_to_stderr(text);
 }
 
 void warn(const std::string& text) { write_message(fmt::format("{}: warning: {}\n", program, printable(text))); }
@@ -310,6 +331,7 @@ std::atomic<bool> interrupt_seen{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "signal handlers take no lock");
 constexpr int interrupts[] = {SIGINT, SIGTERM, SIGHUP};
 struct sigaction before[std::size(interrupts)];
+std::atomic<int> guards{0};  // ranks on threads have one each, and the first of them and the last act
 
 void restore_interrupts() {
   for (std::size_t i = 0; i < std::size(interrupts); ++i) sigaction(interrupts[i], &before[i], nullptr);
@@ -323,6 +345,7 @@ void remember_interrupt(int) {
 }  // namespace
 
 InterruptGuard::InterruptGuard() {
+  if (guards++ > 0) return;
   struct sigaction action {};
   action.sa_handler = remember_interrupt;
   sigemptyset(&action.sa_mask);
@@ -334,7 +357,9 @@ InterruptGuard::InterruptGuard() {
   }
 }
 
-InterruptGuard::~InterruptGuard() { restore_interrupts(); }
+InterruptGuard::~InterruptGuard() {
+  if (--guards == 0) restore_interrupts();
+}
 
 bool InterruptGuard::interrupted() const { return interrupt_seen; }
 

@@ -27,6 +27,10 @@ constexpr const char* exit_codes_help =
 // columns.
 int run_main(CLI::App& app, int argc, char** argv, const std::function<void()>& command);
 
+// Of a program that runs as several ranks (ranks.hpp): all but the first write nothing but why they fail, with their
+// number before it. What fails on all of them the first one says, which the others wait a second for.
+void speak_as_rank(int rank, int size);
+
 // The one way to standard error. What cannot be written there, since it is closed, full or read by nobody, is dropped:
 // a message never ends the work.
 void write_message(std::string_view text);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <climits>
 #include <cmath>
 #include <csignal>
@@ -20,6 +21,7 @@
 #include <iterator>
 #include <span>
 #include <string_view>
+#include <thread>
 #include <utility>
 
 #include "fokker/array.hpp"
@@ -33,7 +35,7 @@ namespace fs = std::filesystem;
 namespace {
 
 // The lock files of this process, which a signal that ends it removes: plain pointers, which its handler may read.
-std::atomic<const char*> lock_files[16];
+std::atomic<const char*> lock_files[most_removed_claims];
 
 void end_without_locks(int signal) {
   for (const std::atomic<const char*>& file : lock_files) {
@@ -118,34 +120,94 @@ void make_folder(const std::string& path) {
                           is_file(path) ? "a regular file of that name is in the way" : failure.message()));
 }
 
-Claim::Claim(const std::string& path) : Claim() {
-  const fs::path target = check_writable(path);
-  lock_ = target.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(target.filename().string()));
+namespace {
+
+std::string machine_name() {
+  char name[256] = {};
+  return ::gethostname(name, sizeof(name) - 1) == 0 ? std::string(name) : std::string();
+}
+
+// Of a file where there may be no link.
+std::string lock_beside(const fs::path& file) {
+  return file.parent_path() / fmt::format(".fokker-{}.lock", fingerprint(file.filename().string()));
+}
+
+// Who left "NUMBER MACHINE" in a lock file that another process holds.
+std::string read_holder(int lock) {
+  char text[300] = {};
+  const ssize_t read = ::pread(lock, text, sizeof(text) - 1, 0);
+  char* end = text;
+  const long number = read > 0 ? std::strtol(text, &end, 10) : 0;
+  std::string machine(end);
+  std::erase_if(machine, [](char c) { return c == ' ' || c == '\n'; });
+  if (number <= 0) return "another process";
+  if (!machine.empty() && machine != machine_name()) return fmt::format("process {} on {}", number, machine);
+  // A process that could not write its number leaves there that of one that was killed.
+  const bool there = ::kill(static_cast<pid_t>(number), 0) == 0 || errno == EPERM;
+  return there ? fmt::format("process {}", number) : "another process";
+}
+
+// Takes the lock of an open lock file beside `path`, unless another process has it. A file system that knows no locks has
+// none to take. Throws Error, and closes the file, on any other failure.
+bool is_locked(int lock, int kind, const std::string& path) {
+  if (::flock(lock, kind | LOCK_NB) == 0) return false;
+  const int failure = errno;
+  if (failure == EWOULDBLOCK) return true;
+  if (failure == ENOSYS || failure == EOPNOTSUPP || failure == ENOLCK) return false;
+  ::close(lock);
+  throw Error(fmt::format("cannot lock '{}': {}", path, std::strerror(failure)));
+}
+
+}  // namespace
+
+InUse::InUse(const std::string& path, std::string by)
+    : Error(fmt::format("'{}' is in use by {}, which writes it; allowed: another name, or the same after its end", path,
+                        by)),
+      holder(std::move(by)) {}
+
+Claim::Claim(const std::string& path, double patience) : Claim() {
+  lock_ = lock_beside(check_writable(path));
+  constexpr int tries_a_second = 50;
+  for (double left = patience; !take(path); left -= 1.0 / tries_a_second) {
+    if (left <= 0) throw InUse(path, holder_);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1000 / tries_a_second));
+  }
+  remember_lock_file(lock_.c_str());
+  const std::string process = fmt::format("{} {}\n", ::getpid(), machine_name());
+  const bool named = ::ftruncate(file_, 0) == 0 && ::pwrite(file_, process.data(), process.size(), 0) > 0;
+  static_cast<void>(named);  // the message of InUse does without it
+}
+
+// False where another process has the right.
+bool Claim::take(const std::string& path) {
   for (;;) {
-    file_ = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    int file = ::open(lock_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
     // Another user's, whose process was killed.
-    if (file_ < 0 && errno == EACCES) file_ = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (file_ < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
-    if (::flock(file_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-      char text[32] = {};
-      const ssize_t read = ::pread(file_, text, sizeof(text) - 1, 0);
-      ::close(std::exchange(file_, -1));
-      const long number = read > 0 ? std::strtol(text, nullptr, 10) : 0;
-      // A process that could not write its number leaves there that of one that was killed.
-      const bool there = number > 0 && (::kill(static_cast<pid_t>(number), 0) == 0 || errno == EPERM);
-      throw Error(fmt::format("'{}' is in use by {}, which writes it; allowed: another name, or the same after its end",
-                              path, there ? fmt::format("process {}", number) : "another process"));
+    if (file < 0 && errno == EACCES) file = ::open(lock_.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (file < 0) throw Error(fmt::format("cannot write '{}': {} (a lock beside it)", path, std::strerror(errno)));
+    if (is_locked(file, LOCK_EX, path)) {
+      holder_ = read_holder(file);
+      ::close(file);
+      return false;
     }
     // The process before may have removed the file that this one has opened.
     struct stat opened {};
     struct stat there {};
-    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) break;
-    ::close(std::exchange(file_, -1));
+    if (::fstat(file, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) {
+      file_ = file;
+      return true;
+    }
+    ::close(file);
   }
-  remember_lock_file(lock_.c_str());
-  const std::string process = std::to_string(::getpid()) + '\n';
-  const bool named = ::ftruncate(file_, 0) == 0 && ::pwrite(file_, process.data(), process.size(), 0) > 0;
-  static_cast<void>(named);  // the message above does without it
+}
+
+std::string holder_of(const std::string& path) {
+  const int lock = ::open(lock_beside(path).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+  if (lock < 0) return {};
+  std::string holder;
+  if (is_locked(lock, LOCK_SH, path)) holder = read_holder(lock);
+  ::close(lock);
+  return holder;
 }
 
 Claim::Claim(Claim&& other) noexcept : file_(std::exchange(other.file_, -1)) {

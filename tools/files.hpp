@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -31,23 +32,37 @@ void check_length(const std::string& folder);
 // is in the way.
 void make_folder(const std::string& path);
 
-// The right to write a file, which one process has at a time. It is a lock on a file beside it, .fokker-HASH.lock, and
-// ends with the process, however that ends. The lock file goes with this object, or with a process that SIGINT, SIGTERM
-// or SIGHUP ends; that of a killed one the next takes over. A file system that knows no locks gives the right to all.
+// Why there is no Claim: another process has it, `holder`, as "process 17" or, of another machine, "process 17 on node2".
+struct InUse : Error {
+  std::string holder;
+  InUse(const std::string& path, std::string by);
+};
+
+// How many claims of a process at once a signal that ends it removes the lock files of.
+constexpr std::size_t most_removed_claims = 16;
+
+// The right to write a file, which one process has at a time. It is a lock (flock) on a file beside it,
+// .fokker-HASH.lock, and ends with the process, however that ends. The lock file goes with this object, or with a process
+// that SIGINT, SIGTERM or SIGHUP ends; that of a killed one the next takes over. A file system that knows no locks gives
+// the right to all; one that keeps them on each machine for itself, to one process of each machine.
 class Claim {
  public:
-  // Throws Error where the file cannot be written, by check_writable(), or another process has the right.
-  explicit Claim(const std::string& path);
+  // Throws Error where the file cannot be written, by check_writable(), or locked, and InUse where it did not come by the
+  // right within about `patience` seconds, whichever processes had it in that time.
+  explicit Claim(const std::string& path, double patience = 0);
   ~Claim();
   Claim(Claim&& other) noexcept;
   Claim& operator=(Claim&&) = delete;
 
  private:
   Claim() = default;
+  bool take(const std::string& path);
 
-  std::string lock_;
+  std::string lock_, holder_;
   int file_ = -1;
 };
+// The process that has the claim of a file; empty where none has. Makes no lock file.
+std::string holder_of(const std::string& path);
 // Claims each output that is not empty, before long work whose result would be lost otherwise. Throws Error also where
 // two outputs, or an output and an input, are one file. Empty inputs are passed over.
 [[nodiscard]] std::vector<Claim> claim_outputs(const std::vector<std::string>& outputs,

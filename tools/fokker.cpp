@@ -1,4 +1,4 @@
-// The command line: train, sample, field, density, gap, diagnose, import, info.
+// The command line: train, sample, field, density, gap, residual, diagnose, import, info, merge.
 #include "fokker/fokker.hpp"
 
 #include <fmt/format.h>
@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "commands/command.hpp"
+#include "ranks.hpp"
 
 int main(int argc, char** argv) {
   using namespace fokker::tools;
+  start_ranks();
   CLI::App app("Score-based diffusion: train a network, sample it both ways, measure the gap between the two.",
                "fokker");
   app.set_version_flag("--version", std::string(fokker::version()), "Print the version and exit");
@@ -24,12 +26,16 @@ int main(int argc, char** argv) {
                   fokker::ForwardSde::describe_all(), exit_codes_help));
   std::vector<std::unique_ptr<Command>> commands;
   for (const auto& make : {train_command, sample_command, field_command, density_command, gap_command, residual_command,
-                           diagnose_command, import_command, info_command}) {
+                           diagnose_command, import_command, info_command, merge_command}) {
     commands.push_back(make(app));
   }
-  return run_main(app, argc, argv, [&] {
+  return end_ranks(run_main(app, argc, argv, [&] {
     for (const auto& command : commands) {
-      if (command->chosen()) command->run();
+      if (!command->chosen()) continue;
+      if (const int size = ranks()->size(); size > 1 && !command->on_ranks()) {
+        throw fokker::Error(fmt::format("started as {} ranks; allowed with this command: one", size));
+      }
+      command->run();
     }
-  });
+  }));
 }

@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-all=(npy npz csv safetensors model mixture kept_json trainer_state gap_state energy_state log grid_file time_grid sde numbers)
+all=(npy npz csv safetensors model mixture kept_json trainer_state gap_state energy_state log grid_file time_grid sde numbers part)
 seconds=60 jobs=1 build=build targets=()
 usage() { echo "fuzz.sh: $1; see --help" >&2; exit 2; }
 number() { [[ $2 =~ ^[0-9]+$ ]] || usage "$1 '$2' given; allowed: an integer"; }

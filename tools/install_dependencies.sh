@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing of the Debian packages that fokker is built from; nothing where nothing is missing.
-# usage: tools/install_dependencies.sh [--help] [GROUP...]   groups: core plots test bench, all of them by default; lint fuzz
+# usage: tools/install_dependencies.sh [--help] [GROUP...]   groups: core plots test bench, all of them by default; lint fuzz mpi
 # A CUDA toolkit is not installed: where nvcc is found it is used.
 # Exit codes: 0 everything is there, 1 something is missing and could not be installed, 2 wrong usage.
 set -euo pipefail
@@ -12,14 +12,15 @@ declare -A packages=(
   [bench]="libbenchmark-dev"
   [lint]="clang-format-14 clang-tidy-14"
   [fuzz]="clang-14 libclang-rt-14-dev"
+  [mpi]="libopenmpi-dev openmpi-bin"
 )
 
 groups=()
 for argument in "$@"; do
   case $argument in
     -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
-    core | plots | test | bench | lint | fuzz) groups+=("$argument") ;;
-    *) echo "install_dependencies.sh: unknown group '$argument'; allowed: core, plots, test, bench, lint, fuzz" >&2; exit 2 ;;
+    core | plots | test | bench | lint | fuzz | mpi) groups+=("$argument") ;;
+    *) echo "install_dependencies.sh: unknown group '$argument'; allowed: core, plots, test, bench, lint, fuzz, mpi" >&2; exit 2 ;;
   esac
 done
 [ ${#groups[@]} -gt 0 ] || groups=(core plots test bench)

@@ -77,6 +77,21 @@ Json read_json(const std::string& path) {
   }
 }
 
+std::string first_difference(const Json& found, const Json& wanted, const std::string& where_wanted) {
+  const auto value_in = [](const Json& json, const std::string& key) {
+    return json.is_object() && json.contains(key) ? json[key] : Json();
+  };
+  for (const Json* keys : {&wanted, &found}) {
+    for (const auto& [key, any] : keys->items()) {
+      const Json there = value_in(found, key), value = value_in(wanted, key);
+      if (there == value) continue;
+      if (value.is_object()) return fmt::format("{}.{}", key, first_difference(there, value, where_wanted));
+      return fmt::format("{}: {} there, {} {}", key, there.dump(), value.dump(), where_wanted);
+    }
+  }
+  return "other keys";
+}
+
 void check_shape(const Json& json, const Json& shape, const std::string& path, const std::string& advice) {
   const std::string wrong = fault(json, shape, "");
   if (!wrong.empty()) throw Error(fmt::format("'{}' is not as it was written: {}; {}", path, wrong, advice));

@@ -656,6 +656,23 @@ Json describe_machine() {
           {"backends", backends}};
 }
 
+Json describe_arithmetic(const Context& context) {
+  Json json{{"version", version()},
+            {"backend", context.backend_name()},
+            {"precision", to_string(context.precision())},
+            {"backend_detail", ""}};
+  for (const BackendStatus& status : backend_status()) {
+    if (status.name != context.backend_name()) continue;
+    std::string detail = status.detail;
+    // "AVX-512, 2 threads" or "AVX-512 (…), 2 threads", of which the threads change no number; "NAME (compute capability
+    // 9.0, 80 GiB), …; driver …", whose first device is the one that programs compute on.
+    const bool cpu = context.device() == Device::cpu;
+    detail.resize(std::min({detail.size(), detail.find(','), cpu ? detail.find(" (") : detail.size()}));
+    json["backend_detail"] = cpu ? detail : detail + ')';
+  }
+  return json;
+}
+
 Json describe_sde(const ForwardSde& sde) {
   return {{"name", sde.name()}, {"parameters", Json::parse(sde.parameters_json())}};
 }

@@ -149,6 +149,9 @@ Json written(const Json& json);
 void print_json(const Json& json);
 
 Json describe_machine();
+// What computes, as far as numbers depend on it: version, backend, precision, and of the backend the instruction set or
+// the device's name and compute capability.
+Json describe_arithmetic(const Context& context);
 Json describe_sde(const ForwardSde& sde);
 // "ou {"rate":1.0,...}", and for a list how long it is.
 std::string text_of(const ForwardSde& sde);

@@ -86,16 +86,6 @@ std::string read_failure(const Run& run) {
   return found["failed"];
 }
 
-std::string first_difference(const Json& found, const Json& wanted) {
-  for (const auto& [key, value] : wanted.items()) {
-    const Json other = found.is_object() && found.contains(key) ? found[key] : Json();
-    if (other == value) continue;
-    if (value.is_object()) return fmt::format("{}.{}", key, first_difference(other, value));
-    return fmt::format("{}: {} there, {} asked for", key, other.dump(), value.dump());
-  }
-  return "other keys";
-}
-
 Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data,
                const TrainOptions& train) {
   Json recipe = describe_recipe(architecture, sde, data, train);
@@ -152,19 +142,38 @@ std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uin
   return runs;
 }
 
-Claim prepare_folders(const std::vector<Run>& runs, const std::string& out) {
+void check_folders(const std::vector<Run>& runs, const std::string& out) {
+  check_results(out + "/results.json");
+  for (const Run& run : runs) {
+    check_length(run.folder);
+    check_folder(run);
+  }
+}
+
+void prepare_folders(const std::vector<Run>& runs, const std::string& out) {
   for (const Run& run : runs) check_length(run.folder);
   make_folder(out);
-  const std::string results = out + "/results.json";
-  Claim claim(results);
-  check_results(results);
   check_writable(out + "/diagnosis_times.npy");
-  for (const Run& run : runs) check_folder(run);
+  check_folders(runs, out);
+  std::vector<const Run*> to_begin;
   for (const Run& run : runs) {
-    make_folder(run.folder);
-    if (!is_file(run.file("recipe.json"))) write_text(run.file("recipe.json"), text_of(run.recipe, 1) + "\n");
+    if (!is_file(run.file("recipe.json"))) to_begin.push_back(&run);
   }
-  return claim;
+  if (to_begin.empty()) return;
+  const Claim claim = claim_results(out);  // so that no two processes begin with other recipes
+  for (const Run* const run : to_begin) {
+    make_folder(run->folder);
+    if (is_file(run->file("recipe.json"))) {
+      check_folder(*run);  // another process has begun it meanwhile
+    } else {
+      write_text(run->file("recipe.json"), text_of(run->recipe, 1) + "\n");
+    }
+  }
 }
+
+// What the run is there for. A process that only asks whether it is in use has the lock for a moment.
+Claim claim_run(const Run& run) { return Claim(run.file("gap.json"), 0.2); }
+std::string holder_of(const Run& run) { return holder_of(run.file("gap.json")); }
+Claim claim_results(const std::string& out, double patience) { return Claim(out + "/results.json", patience); }
 
 }  // namespace fokker::tools

@@ -41,14 +41,19 @@ struct Run {
 // training is wrong by itself, and Error where a data set cannot be read or two runs would share a folder.
 std::vector<Run> plan_runs(const Preset& preset, const ForwardSde& sde, std::uint64_t seed, const std::string& out);
 
-// Makes the runs' folders, each with its recipe. Throws Error, before it changes any, where one holds a run of another
-// recipe or a file that is not as a reproduction writes it or cannot be written, and where results.json is of something
-// else or, to be written by no one else as long as the result lives, is in use by another process.
-[[nodiscard]] Claim prepare_folders(const std::vector<Run>& runs, const std::string& out);
+// Throws Error where a run's folder in `out` holds a run of another recipe or a file that is not as a reproduction writes
+// it or cannot be written, and where results.json is of something else.
+void check_folders(const std::vector<Run>& runs, const std::string& out);
+// Makes the runs' folders, each with its recipe, if check_folders() lets it.
+void prepare_folders(const std::vector<Run>& runs, const std::string& out);
+
+// Several processes work in one folder. Each run is its process's by this claim, and what lies beside the runs' folders
+// that of the process which has the claim of results.json for the moments in which it writes.
+Claim claim_run(const Run& run);  // throws InUse
+std::string holder_of(const Run& run);
+Claim claim_results(const std::string& out, double patience = 60);  // throws InUse after so many seconds without it
 
 Json recipe_of(const Architecture& architecture, const ForwardSde& sde, const DataSet& data, const TrainOptions& train);
-// The first key, with its path, whose values differ.
-std::string first_difference(const Json& found, const Json& wanted);
 
 // training.json of a run that trained, or began to. Throws Error where it has no seconds.
 Json read_training(const Run& run);

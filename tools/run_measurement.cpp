@@ -4,10 +4,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <filesystem>
+#include <optional>
+#include <span>
+#include <variant>
 
 #include "diagnose.hpp"
 #include "files.hpp"
+#include "rank_sampler.hpp"
 #include "results.hpp"
 
 namespace fokker::tools {
@@ -55,6 +60,15 @@ Json read_diagnosis(const Run& run) {
     bound["text"] = std::isfinite(log) ? Json(exponential(log)) : Json();  // the bound itself no double may hold
   }
   return json;
+}
+
+// Of a trained run, as the first rank finds it in its file, which the others may see later.
+Model model_of(const Run& run, Ranks& ranks) {
+  if (ranks.size() == 1) return load_model(run.file("model.safetensors"));
+  Model model = ranks.rank() == 0 ? load_model(run.file("model.safetensors"))
+                                  : Model{run.sde, Mlp::initialise(run.architecture, run.train.seed)};
+  ranks.broadcast(std::as_writable_bytes(std::span(std::get<Mlp>(model.network).parameters)), 0);
+  return model;
 }
 
 Json eta_shape() {
@@ -145,16 +159,23 @@ std::vector<Progress::Phase> RunMeasurement::phases(const Run& run) const {
   return phases;
 }
 
-void RunMeasurement::measure(const Run& run, Progress& progress) {
+void RunMeasurement::measure(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
+  // The first rank says what there is to do, which the others may see later.
+  std::byte samples{ranks->rank() == 0 && !run.failed() && !measured(run)};
+  ranks->broadcast({&samples, 1}, 0);
+  if (ranks->rank() > 0) {
+    if (samples == std::byte{1}) RankSampler(ranks, context_, model_of(run, *ranks), grid_).serve();
+    return;
+  }
   if (run.failed()) {
     for (std::size_t phase = 0; phase < phases(run).size(); ++phase) progress.skip();
     return;
   }
   std::filesystem::remove(run.file(saved_training));
-  if (measured(run)) {
+  if (samples == std::byte{0}) {
     for (int stage = 0; stage < gap_stages + (preset_.etas.empty() ? 0 : 1); ++stage) progress.skip();
   } else {
-    measure_gap_of(run, progress);
+    measure_gap_of(run, progress, ranks);
   }
   std::filesystem::remove(run.file(saved_samples));
   std::filesystem::remove(run.file(saved_etas));
@@ -218,12 +239,7 @@ Json RunMeasurement::diagnosed_from(const Run& run) const {
 // The text that unfinished work made `from` that is saved under. It also names what computes: one result is not made of
 // two backends, instruction sets, devices or versions.
 std::string RunMeasurement::saved_work(Json from) const {
-  from["version"] = version();
-  from["backend"] = context_.backend_name();
-  from["precision"] = to_string(context_.precision());
-  for (const BackendStatus& status : backend_status()) {
-    if (status.name == context_.backend_name()) from["backend_detail"] = status.detail;
-  }
+  from.update(describe_arithmetic(context_));
   return text_of(from);
 }
 
@@ -256,12 +272,17 @@ const RunMeasurement::Truth& RunMeasurement::truth_of(const Run& run) {
   return truths_.emplace(key, std::move(truth)).first->second;
 }
 
-void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
+void RunMeasurement::measure_gap_of(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
   const Stopwatch truth_clock;
   const Truth& truth = truth_of(run);
   const double truth_seconds = truth_clock.seconds();
-  const Model model = load_model(run.file("model.safetensors"));
-  const GapOptions options = gap_options(run);
+  const Model model = model_of(run, *ranks);
+  GapOptions options = gap_options(run);
+  std::optional<RankSampler> of_ranks;
+  if (ranks->size() > 1) {
+    of_ranks.emplace(ranks, context_, model, grid_);
+    options.draw = [&](View<float> x, const SampleOptions& path) { of_ranks->sample(x, path); };
+  }
   const Json from = measured_from(run);
   Json sampled_from = from;
   sampled_from["in_detail"] = in_detail(run);
@@ -276,7 +297,8 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
   Json json = gap_json(measured, options, preset_.grid);
   json["along_eta"] = nullptr;
   if (!preset_.etas.empty()) {
-    json["along_eta"] = along_eta(run, model, truth.law, measured.gap.ode, saved_work(from), progress);
+    json["along_eta"] = along_eta(model, truth.law, measured.gap.ode, options,
+                                  {.file = run.file(saved_etas), .work = saved_work(from)}, progress);
     double seconds = 0;
     for (const Json& of : json["along_eta"]) {
       for (const Json& text : of["warnings"]) json["warnings"].push_back(text);
@@ -293,20 +315,18 @@ void RunMeasurement::measure_gap_of(const Run& run, Progress& progress) {
 }
 
 // The gap's curve, a member of the family after the other: those that are finished are kept until gap.json is there.
-Json RunMeasurement::along_eta(const Run& run, const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
-                               const std::string& work, Progress& progress) const {
-  const std::string path = run.file(saved_etas);
-  Json kept{{"work", work}, {"along_eta", Json::array()}};
-  if (is_kept(path, {{"work", work}}, {{"along_eta", eta_shape()}})) kept = read_json(path);
+Json RunMeasurement::along_eta(const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
+                               GapOptions options, const SavedWork& saved, Progress& progress) const {
+  Json kept{{"work", saved.work}, {"along_eta", Json::array()}};
+  if (is_kept(saved.file, {{"work", saved.work}}, {{"along_eta", eta_shape()}})) kept = read_json(saved.file);
   Json& laws = kept["along_eta"];
   const auto part = [&](double of_this) { return (double(laws.size()) + of_this) / double(preset_.etas.size()); };
   progress.begin(part(0));
-  GapOptions options = gap_options(run);
   options.progress = [&](GapStage, double done) { progress.update(part(done)); };
   while (laws.size() < preset_.etas.size()) {
     const std::vector<double> eta{preset_.etas[laws.size()]};
     laws.push_back(eta_json(gap_along_eta(context_, model, truth, ode, grid_, eta, options).front()));
-    write_text(path, text_of(kept));
+    write_text(saved.file, text_of(kept));
   }
   return laws;
 }
@@ -316,7 +336,10 @@ void RunMeasurement::diagnose_run(const Run& run, Progress& progress) const {
   if (diagnosed(run)) return progress.skip();
   const std::vector<double>& times = diagnosis_grid_.times();
   const Json from = diagnosed_from(run);
-  save_npy(out_ + "/diagnosis_times.npy", {std::ssize(times)}, times.data());
+  {
+    const Claim claim = claim_results(out_);
+    save_npy(out_ + "/diagnosis_times.npy", {std::ssize(times)}, times.data());
+  }
   DiagnoseOptions options;
   options.energy = energy_options();
   options.samples = 0;

@@ -3,6 +3,7 @@
 // Measuring the runs of the reproduction: the gap of each, and where it was asked for its energy and upper bound.
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -30,9 +31,9 @@ class RunMeasurement {
 
   // Phases of one run's progress, as measure() goes through them.
   std::vector<Progress::Phase> phases(const Run& run) const;
-  // Leaves gap.json, histograms and diagnosis.json of a trained run in its folder, whichever are missing or of other
-  // options; of a failed one nothing.
-  void measure(const Run& run, Progress& progress);
+  // Leaves gap.json, histograms and diagnosis.json of a trained run, of which this process has the claim, in its folder,
+  // whichever are missing or of other options; of a failed one nothing. Ranks draw samples together, and the first does the rest.
+  void measure(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks = one_rank());
   // What results.json has of a run; of one that failed, what and why; null where it is not finished, by whichever call.
   Json entry_of(const Run& run) const;
 
@@ -52,10 +53,10 @@ class RunMeasurement {
   std::string saved_work(Json from) const;
   bool measured(const Run& run) const;
   bool diagnosed(const Run& run) const;
-  Json along_eta(const Run& run, const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode,
-                 const std::string& work, Progress& progress) const;
+  Json along_eta(const Model& model, const GroundTruth& truth, const EmpiricalLaw& ode, GapOptions options,
+                 const SavedWork& saved, Progress& progress) const;
   const Truth& truth_of(const Run& run);
-  void measure_gap_of(const Run& run, Progress& progress);
+  void measure_gap_of(const Run& run, Progress& progress, const std::shared_ptr<Ranks>& ranks);
   void diagnose_run(const Run& run, Progress& progress) const;
 
   const Context& context_;

@@ -2,6 +2,7 @@
 
 // Training the runs of the reproduction, side by side where one GPU has room for several.
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,12 +16,14 @@ namespace fokker::tools {
 using RunGroup = std::vector<const Run*>;
 
 // Groups of up to `most` runs of one architecture, as side_by_side() makes them.
-std::vector<RunGroup> group_runs(const std::vector<Run>& runs, std::size_t most);
+std::vector<RunGroup> group_runs(const RunGroup& runs, std::size_t most);
 std::string title_of(const RunGroup& group);
 
-// Leaves model.safetensors and training.json in the folder of each, or failed.json; goes on from states that are there,
+// Leaves model.safetensors and training.json in the folder of each, of which this process has the claims, or failed.json; goes on from states that are there,
 // and skips the progress's phase where nothing is left to do. All but the model are written with every state, so that
-// what ends this call loses no more than the time since. Throws Error where a signal interrupts it.
-void train(const Context& context, const RunGroup& group, Progress& progress);
+// what ends this call loses no more than the time since. Throws Error where a signal interrupts it. Ranks train each run
+// together, and the first writes its files.
+void train(const Context& context, const RunGroup& group, Progress& progress,
+           const std::shared_ptr<Ranks>& ranks = one_rank());
 
 }  // namespace fokker::tools

@@ -49,6 +49,7 @@ add_python() {
 }
 if [ "$install" = yes ]; then
   tools/install_dependencies.sh
+  tools/install_dependencies.sh mpi || echo "test.sh: without MPI tests of several ranks say that they skip"
   add_python
 fi
 

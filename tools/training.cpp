@@ -7,13 +7,16 @@
 #include <cerrno>
 #include <charconv>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <utility>
 
 #include "files.hpp"
 #include "fokker/error.hpp"
+#include "fokker/ranks.hpp"
 #include "options.hpp"
 
 namespace fokker::tools {
@@ -133,16 +136,27 @@ std::string where_saved(std::span<const TrainingFiles> files, std::size_t i) {
                      files.size() == 1 ? "" : ", and so are those of the trainings beside it");
 }
 
+// Whether it is so on any of the ranks.
+bool any_of(Ranks& ranks, bool here) {
+  std::vector<std::byte> all(static_cast<std::size_t>(ranks.size()));
+  const std::byte own{here};
+  ranks.all_gather({&own, 1}, all);
+  return std::find(all.begin(), all.end(), std::byte{1}) != all.end();
+}
+
 }  // namespace
 
 std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress, const TrainingsSaved& saved) {
   const InterruptGuard interrupts;
+  const std::shared_ptr<Ranks> ranks = trainers.size() > 0 ? trainers[0].ranks() : one_rank();
+  const bool writes = ranks->rank() == 0;
   std::vector<RecordLog> logs;
   std::int64_t iterations = 0;  // of all
   for (std::size_t i = 0; i < trainers.size(); ++i) {
-    logs.push_back(files[i].log.empty() ? RecordLog()
-                                        : RecordLog(files[i].log, trainers[i].iteration(), files[i].log_every));
+    logs.push_back(files[i].log.empty() || !writes
+                       ? RecordLog()
+                       : RecordLog(files[i].log, trainers[i].iteration(), files[i].log_every));
     iterations += trainers[i].options().iterations;
   }
   std::vector<TrainingResult> results(trainers.size());
@@ -169,17 +183,20 @@ std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<con
                                 : fmt::format("losses {:.4g} to {:.4g}", least, most);
   };
   const Stopwatch clock;
+  bool interrupted = false;  // of any rank
   const auto save_states = [&] {
+    interrupted = any_of(*ranks, interrupts.interrupted());
     for (std::size_t i = 0; i < trainers.size(); ++i) {
       logs[i].sync();  // the log is never behind the state, also after a power cut
-      if (!files[i].state.empty()) trainers[i].save_state(files[i].state);
+      if (!files[i].state.empty() && writes) trainers[i].save_state(files[i].state);
     }
     const double share = clock.seconds() / double(trainers.size());
     for (TrainingResult& result : results) {
       result.seconds = share;
-      result.interrupted = interrupts.interrupted();
+      result.interrupted = interrupted;
     }
-    if (saved) saved(results);
+    if (saved && writes) saved(results);
+    ranks->barrier();  // one that fails next ends the first, which is not to be in the midst of a file
   };
 
   if (done() < iterations) progress.show();  // the first iteration may be a long one
@@ -195,7 +212,7 @@ std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<con
       if (!news.records.empty()) results[i].last = news.records.back();
       if (news.stopped != nullptr) results[i].failure = news.stopped->what();
       progress.update(double(done()) / double(iterations), losses(i));
-      return !interrupts.interrupted() && (save.iterations > 0 || since_save.seconds() < save.seconds);
+      return !interrupts.interrupted() && (save.iterations > 0 || !writes || since_save.seconds() < save.seconds);
     };
     try {
       trainers.run(count, take);
@@ -204,7 +221,7 @@ std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<con
     }
     if (done() == iterations) break;
     save_states();
-    if (interrupts.interrupted()) {
+    if (interrupted) {
       throw Error(fmt::format("interrupted after {} of {} iterations{}; {}", done(), iterations,
                               trainers.size() == 1 ? "" : fmt::format(" of {} trainings", trainers.size()),
                               where_saved(files, 0)));

@@ -68,7 +68,8 @@ using TrainingsSaved = std::function<void(std::span<const TrainingResult>)>;
 // Runs the trainers to their ends, inside the progress's running phase. SIGINT, SIGTERM and SIGHUP, where iterations
 // are left, save the states and the records up to them and throw Error. A trainer whose loss is not finite stops there,
 // with its state and records saved, and the others go on. files [trainers]. Whenever the states have been saved, on an
-// interrupt and at the end too, `saved` is called with the results so far.
+// interrupt and at the end too, `saved` is called with the results so far. Of several ranks, which the trainers have,
+// the first alone writes files and calls `saved`, which the others wait for; a signal to any of them interrupts all.
 std::vector<TrainingResult> run_trainings(TrainingGroup& trainers, std::span<const TrainingFiles> files,
                                           const SaveInterval& save, Progress& progress,
                                           const TrainingsSaved& saved = {});

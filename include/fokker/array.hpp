@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <variant>
@@ -11,7 +12,7 @@ namespace FOKKER_PUBLIC fokker {
 
 // Numbers of a file, widened.
 struct Array {
-  std::vector<std::int64_t> shape = {};  // one or two dimensions
+  std::vector<std::int64_t> shape = {};  // one or two dimensions, or three where load_array() was asked for them
   std::vector<double> data = {};         // in C order
   bool is_float32 = false;               // no number needs more than float32
 
@@ -32,7 +33,7 @@ struct ArrayName {
 
 // The array of that name, which its file's content says how to read:
 //   .npy  formats 1.0 to 3.0; bool, integers, float16, float32 and float64 of either byte order; one or two dimensions,
-//         in C or in Fortran order
+//         in C or in Fortran order; where `most_dimensions` is 3, three in C order too
 //   .npz  of numpy.savez or, where this build has zlib, numpy.savez_compressed: the array of that name; without a name
 //         the only array, or the only one of two dimensions
 //   .csv  a file of that extension: rows of numbers with commas between, the same count in each, after at most one line
@@ -40,7 +41,7 @@ struct ArrayName {
 // Throws Error on anything else: on a file that is shorter or longer than it says, on contents of another checksum, and
 // on integers that a double does not hold. Of a compressed array it takes at most 200 bytes for each of the
 // file, or 64 MB.
-Array load_array(const std::string& name);
+Array load_array(const std::string& name, std::size_t most_dimensions = 2);
 // Its numbers in float32, row by row. Throws Error, which calls the array `name`, where rounding changes a column by
 // more than a thousandth of its standard deviation, as it does times in seconds since 1970: numbers that differ would
 // become equal, and it says how many. Columns whose numbers are all equal, to the rounding of double, are taken.

@@ -14,6 +14,7 @@
 #include "fokker/loss.hpp"
 #include "fokker/mixture.hpp"
 #include "fokker/model.hpp"
+#include "fokker/ranks.hpp"
 #include "fokker/safetensors.hpp"
 #include "fokker/sampler.hpp"
 #include "fokker/sde.hpp"

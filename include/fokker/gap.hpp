@@ -86,6 +86,10 @@ struct GapOptions {
   std::function<void(const GapState&)> save = {};
   GapState from = {};
 
+  // What draws samples [n, d] on the context's device in place of a Sampler of the model along the time grid, to the bits
+  // of its sample(), for a caller who has others draw some of them.
+  std::function<void(View<float>, const SampleOptions&)> draw = {};
+
   void validate() const;  // throws Error where a number is out of its range
 };
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,8 @@ struct SafeTensors {
 
   // Every offset, size and count is checked before it is used. Throws Error.
   static SafeTensors load(const std::string& path);
+  // The same of a file's bytes, which messages call by its name.
+  static SafeTensors parse(std::span<const std::byte> file, const std::string& path);
   // Written to a temporary name beside `path`, synced, renamed: a failure leaves what was there. Throws Error.
   void save(const std::string& path) const;
   const Tensor& at(const std::string& name) const;  // throws Error naming the tensors there are

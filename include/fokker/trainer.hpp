@@ -13,6 +13,7 @@
 #include "fokker/formulas/train.hpp"
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
+#include "fokker/ranks.hpp"
 
 namespace FOKKER_PUBLIC fokker {
 
@@ -104,17 +105,28 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 // records of the one before go to the sink; where that returns false, the slice that is running is the last. Where a
 // CUDA call fails, the iterations that have begun are finished without a report, and run() throws Error; the next run
 // goes on after them.
+//
+// On the CPU several ranks train one model together. Each has a Trainer of its own, made alike, and they make the same
+// calls: the points' chunks are shared out, and every rank has all records and parameters, with the bits of one rank
+// alone, whatever their number. A run goes on while the sinks of all ranks return true; where the sink of one throws,
+// run() throws OtherRankFailed on the others. An iteration passes the gradient's bytes from each rank to the next, and
+// once to all. A chunk of n points of either loss has n/64 of them or 256, whichever is more, rounded up to what the
+// instruction set computes at once, and more, up to n/8, where a gradient is larger than 1 MiB: more ranks than chunks
+// of both losses are of no use.
 class Trainer {
  public:
   // `initial` holds an MLP, the forward SDE and the standardisation, as standardisation_of() the data; with one the
   // data are mapped to z when the trainer is made (DataSet::standardised()), and losses, rates and the box are those of
   // z. Of a network that takes a condition of c numbers the data are x and then y, d + c columns. Throws Error where model,
-  // data and options do not fit.
-  Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options);
+  // data and options do not fit, and on all ranks where one was given another training than the others or has another
+  // instruction set. Several ranks need the CPU backend. Null: one rank.
+  Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options,
+          std::shared_ptr<Ranks> ranks = nullptr);
   // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,
   // and for a mixture or stored samples the same numbers. Throws Error otherwise, and on any other or inconsistent
-  // file.
-  static Trainer resume(const Context& context, const std::string& path, const DataSet& data);
+  // file. Of several ranks the first reads the file for all.
+  static Trainer resume(const Context& context, const std::string& path, const DataSet& data,
+                        std::shared_ptr<Ranks> ranks = nullptr);
   ~Trainer();
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
@@ -127,6 +139,7 @@ class Trainer {
 
   std::int64_t iteration() const;
   const TrainOptions& options() const;
+  const std::shared_ptr<Ranks>& ranks() const;  // those that it was made with, or one_rank()
   // Averaged where the options say so and the average has begun.
   Model model() const;
   // Everything needed to go on, in one safetensors file, written to a temporary name beside `path`, synced, renamed:
@@ -146,7 +159,7 @@ class Trainer {
 // CPU, run one after another. Parameters, data sets, options and seeds may differ.
 class TrainingGroup {
  public:
-  // Throws Error for a trainer that was moved from.
+  // Throws Error for a trainer that was moved from, and where one was made with other ranks than another.
   explicit TrainingGroup(std::vector<Trainer> trainers);
   ~TrainingGroup();
   TrainingGroup(TrainingGroup&&) noexcept;

@@ -92,7 +92,8 @@ class TrainGroupOperator {
  public:
   virtual ~TrainGroupOperator() = default;
   // counts[k] more iterations of member k, never past its options' number. News goes to `sink` as TrainingSink says.
-  virtual void run(std::span<const std::int64_t> counts, const TrainingSink& sink) = 0;
+  // Returns whether it went on, on all ranks of the members.
+  virtual bool run(std::span<const std::int64_t> counts, const TrainingSink& sink) = 0;
 };
 
 // What standardises columns: tables on the device, [columns] each.
@@ -107,6 +108,8 @@ class Backend {
   virtual std::string name() const = 0;
   virtual int threads() const = 0;
   virtual Precision precision() const { return Precision::fp32; }
+  // What the bits of results depend on beside the arguments: on the CPU the instruction set.
+  virtual std::string arithmetic() const { return name(); }
   virtual void synchronize() const = 0;
   virtual std::shared_ptr<void> allocate(std::size_t bytes) = 0;  // 64-byte aligned, zeroed, on the device
   // Between the host and the device, or within either. In order with the other operations.
@@ -137,8 +140,9 @@ class Backend {
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
   virtual std::unique_ptr<AdaptiveOperator<float>> adaptive_float(const Model& model, const AdaptivePlan& plan) = 0;
   virtual std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) = 0;
-  virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
-                                                 const TrainOptions& options) = 0;
+  // Of several ranks on the CPU alone.
+  virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
+                                                 const std::shared_ptr<Ranks>& ranks) = 0;
   // The members are this backend's, all different, and outlive the group.
   virtual std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) = 0;
 };

@@ -22,6 +22,7 @@ class CpuBackend : public Backend {
   Device device() const override { return Device::cpu; }
   std::string name() const override { return "cpu"; }
   int threads() const override { return threads_; }
+  std::string arithmetic() const override { return simd_target_name(); }
   void synchronize() const override {}
 
   std::shared_ptr<void> allocate(std::size_t bytes) override {
@@ -84,9 +85,9 @@ class CpuBackend : public Backend {
   std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) override {
     return make_adaptive_sampler<double>(model, plan, threads_);
   }
-  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
-                                         const TrainOptions& options) override {
-    return make_trainer(initial, data, options, threads_);
+  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
+                                         const std::shared_ptr<Ranks>& ranks) override {
+    return make_trainer(initial, data, options, threads_, ranks);
   }
   std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) override {
     return make_train_group(members);

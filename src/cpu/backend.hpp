@@ -30,7 +30,8 @@ template <class T>
 std::unique_ptr<AdaptiveOperator<T>> make_adaptive_sampler(const Model& model, const AdaptivePlan& plan,
                                                            int threads);  // adaptive_sampler.cpp
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
-                                            int threads);                                          // trainer.cpp
+                                            int threads,
+                                            const std::shared_ptr<Ranks>& ranks);                  // trainer.cpp
 std::unique_ptr<TrainGroupOperator> make_train_group(const std::vector<TrainOperator*>& members);  // trainer.cpp
 
 }  // namespace fokker::cpu

@@ -11,13 +11,19 @@
 // Where layers take an embedding of the time, the gradient by it is summed over them, and goes back through the time
 // branch (branch.hpp). With residual connections the derivatives by h are kept beside those by z.
 //
-// Each chunk of points adds to a gradient of its own; these are summed in chunk order.
+// Each chunk of points adds to a gradient of its own; these are summed in chunk order. A rank sums those of its range of
+// chunks on top of the sum that the rank before sends it, piece by piece, so that ranks work one behind the other; the
+// last one's sums, which are those of a single rank, go to all.
 #include "cpu/loss.hpp"
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <memory>
+#include <span>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include "core/parallel.hpp"
 #include "cpu/backend.hpp"
@@ -646,6 +652,35 @@ struct Chunks {
   std::int64_t length(std::int64_t chunk) const { return std::min(size, points - chunk * size); }
 };
 
+// The chunks of one rank, of the residual's and then the denoising loss's in one sequence, and the ranks that have those
+// before and after them, −1 for none. Ranks without chunks are passed over.
+struct RankShare {
+  std::int64_t first = 0, count = 0;
+  int before = -1, after = -1;
+  int holders = 0, last = 0;  // how many ranks have chunks, and the last of them
+
+  // Chunks of about equal cost, that of a point of the residual being twice that of another.
+  RankShare(const Chunks& residual, const Chunks& denoising, int rank, int ranks) {
+    std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks), 0);
+    const std::int64_t all = 2 * residual.points + denoising.points, chunks = residual.count + denoising.count;
+    for (std::int64_t k = 0, done = 0; k < chunks; ++k) {
+      const std::int64_t cost = k < residual.count ? 2 * residual.length(k) : denoising.length(k - residual.count);
+      ++counts[static_cast<std::size_t>((2 * done + cost) * ranks / (2 * all))];  // where its middle lies
+      done += cost;
+    }
+    count = counts[static_cast<std::size_t>(rank)];
+    for (int r = 0; r < ranks; ++r) {
+      const std::int64_t of_rank = counts[static_cast<std::size_t>(r)];
+      if (r < rank) first += of_rank;
+      if (of_rank == 0) continue;
+      ++holders;
+      last = r;
+      if (r < rank) before = r;
+      if (r > rank && after < 0) after = r;
+    }
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -653,14 +688,18 @@ struct ChunkedLoss<T>::State {
   Sweeps<T> sweeps;
   std::int64_t dimension;
   int threads;
+  std::shared_ptr<Ranks> ranks;
   std::vector<ThreadScratch<T>> scratch;
   AlignedMemory<T> gradients;
+  AlignedMemory<T> total;  // over the chunks so far, of a rank that others are before
   std::vector<double> sums;
 };
 
 template <class T>
-ChunkedLoss<T>::ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads)
-    : state_(new State{Sweeps<T>(architecture, sde), architecture.dimension, threads, {}, {}, {}}) {
+ChunkedLoss<T>::ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads,
+                            std::shared_ptr<Ranks> ranks)
+    : state_(
+          new State{Sweeps<T>(architecture, sde), architecture.dimension, threads, std::move(ranks), {}, {}, {}, {}}) {
   state_->scratch.resize(static_cast<std::size_t>(threads));
 }
 template <class T>
@@ -676,54 +715,70 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
   const std::int64_t size = s.sweeps.gradient_size(), bytes = size * std::int64_t{sizeof(T)};
   const Chunks a(denoising_points, s.sweeps.denoising_rows(), bytes);
   const Chunks b(collocation_points, s.sweeps.residual_rows(), bytes);
-  const std::int64_t chunks = a.count + b.count;
+  const RankShare share(b, a, s.ranks->rank(), s.ranks->size());
+  const bool gives = share.count > 0 && share.after >= 0, takes = share.count > 0 && share.before >= 0;
+  const bool shared = share.holders > 0 && s.ranks->size() > 1;
 
   s.sweeps.pack(parameters);
   for (auto& scratch : s.scratch) s.sweeps.prepare(scratch, std::max(a.size, b.size));
-  s.sums.assign(static_cast<std::size_t>(chunks), 0.0);
-  T* gradients = gradient ? s.gradients.reserve(std::max<std::int64_t>(1, chunks) * size) : nullptr;
+  s.sums.assign(static_cast<std::size_t>(share.count), 0.0);
+  T* gradients = gradient ? s.gradients.reserve(std::max<std::int64_t>(1, share.count) * size) : nullptr;
 
   const double denoising_scale = 2.0 / (static_cast<double>(denoising_points) * static_cast<double>(s.dimension));
   const double residual_scale = 2.0 * residual_weight / static_cast<double>(collocation_points);
   // A residual chunk costs twice a denoising one: these go first, so that threads finish together.
-  parallel_for(s.threads, chunks, [&](std::int64_t item, int thread) {
+  parallel_for(s.threads, share.count, [&](std::int64_t item, int thread) {
     const FlushDenormals flush;
+    const std::int64_t chunk_number = share.first + item;
     ThreadScratch<T>& scratch = s.scratch[static_cast<std::size_t>(thread)];
     T* partial = gradient ? gradients + item * size : nullptr;
     if (partial) std::fill_n(partial, size, T(0));
     double& sum = s.sums[static_cast<std::size_t>(item)];
-    if (item < b.count) {
-      const std::int64_t n = b.length(item);
-      const auto chunk = collocation(b.first(item), n, scratch.points.data());
+    if (chunk_number < b.count) {
+      const std::int64_t n = b.length(chunk_number);
+      const auto chunk = collocation(b.first(chunk_number), n, scratch.points.data());
       sum = s.sweeps.residual(chunk, n, residual_scale, scratch, residual_weight != 0 ? partial : nullptr);
     } else {
-      const std::int64_t n = a.length(item - b.count);
-      const auto chunk = denoising(a.first(item - b.count), n, scratch.points.data());
+      const std::int64_t n = a.length(chunk_number - b.count);
+      const auto chunk = denoising(a.first(chunk_number - b.count), n, scratch.points.data());
       sum = s.sweeps.denoising(chunk, n, denoising_scale, scratch, partial);
     }
   });
 
   LossSums losses;
-  for (std::int64_t k = 0; k < chunks; ++k) {
-    (k < b.count ? losses.residual : losses.denoising) += s.sums[static_cast<std::size_t>(k)];
+  const auto bytes_of_losses = std::as_writable_bytes(std::span(&losses, 1));
+  if (takes) s.ranks->receive(bytes_of_losses, share.before);
+  for (std::int64_t k = 0; k < share.count; ++k) {
+    (share.first + k < b.count ? losses.residual : losses.denoising) += s.sums[static_cast<std::size_t>(k)];
   }
+  if (gives) s.ranks->send(bytes_of_losses, share.after);
+
+  if (gradient) {
+    if (share.holders == 0) std::fill_n(gradients, size, T(0));
+    // What the chunks before come to, or else the first chunk's gradient, takes the others', in their order, one stretch
+    // of it a thread at a time.
+    T* const total = takes ? s.total.reserve(size) : gradients;
+    constexpr std::int64_t stretch = 2048;
+    const std::int64_t piece = share.holders > 1 ? (size / (2 * share.holders) / stretch + 1) * stretch : size;
+    for (std::int64_t begin = 0; begin < size; begin += piece) {
+      const std::int64_t end = std::min(size, begin + piece);
+      const std::span<T> numbers(total + begin, total + end);
+      if (takes) s.ranks->receive(std::as_writable_bytes(numbers), share.before);
+      parallel_for(s.threads, (end - begin + stretch - 1) / stretch, [&](std::int64_t item, int) {
+        const std::int64_t first = begin + item * stretch, n = std::min(stretch, end - first);
+        for (std::int64_t k = takes ? 0 : 1; k < share.count; ++k) {
+          const T* next = gradients + k * size + first;
+          for (std::int64_t i = 0; i < n; ++i) total[first + i] += next[i];
+        }
+      });
+      if (gives) s.ranks->send(std::as_bytes(numbers), share.after);
+    }
+    if (shared) s.ranks->broadcast(std::as_writable_bytes(std::span(total, total + size)), share.last);
+    s.sweeps.unpack(total, gradient);
+  }
+  if (shared) s.ranks->broadcast(bytes_of_losses, share.last);
   if (a.count > 0) losses.denoising /= static_cast<double>(denoising_points) * static_cast<double>(s.dimension);
   if (b.count > 0) losses.residual /= static_cast<double>(collocation_points);
-
-  if (gradient && chunks == 0) std::fill_n(gradients, size, T(0));
-  if (gradient) {
-    // Chunk 0's gradient takes the others', in their order, one stretch of it a thread at a time.
-    constexpr std::int64_t stretch = 2048;
-    parallel_for(s.threads, (size + stretch - 1) / stretch, [&](std::int64_t item, int) {
-      const std::int64_t first = item * stretch, n = std::min(stretch, size - first);
-      T* total = gradients + first;
-      for (std::int64_t k = 1; k < chunks; ++k) {
-        const T* next = gradients + k * size + first;
-        for (std::int64_t i = 0; i < n; ++i) total[i] += next[i];
-      }
-    });
-    s.sweeps.unpack(gradients, gradient);
-  }
   return losses;
 }
 

@@ -8,6 +8,7 @@
 
 #include "fokker/loss.hpp"
 #include "fokker/model.hpp"
+#include "fokker/ranks.hpp"
 
 namespace fokker::cpu {
 
@@ -49,11 +50,12 @@ struct LossSums {
 };
 
 // The number of chunks depends on the batch alone, and partial sums are added in chunk order: results are the same for
-// any number of threads.
+// any number of threads, and of ranks, each of which takes a range of the chunks and has the whole result.
 template <class T>
 class ChunkedLoss {
  public:
-  ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads);
+  ChunkedLoss(const Architecture& architecture, const ForwardSde& sde, int threads,
+              std::shared_ptr<Ranks> ranks = one_rank());
   ~ChunkedLoss();
   ChunkedLoss(ChunkedLoss&&) noexcept;
 

@@ -6,12 +6,19 @@
 //            collocation points uniform on [t_min, T] × [−box, box]^d
 //   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
 //   update   norm, clipping, Adam and the average: one pass over the parameters each
-// Nothing is remembered but TrainState, and nothing depends on the number of threads.
+// Nothing is remembered but TrainState, and nothing depends on the number of threads. Of several ranks each draws the
+// points of its chunks and has the whole gradient of the sweeps (cpu/loss.hpp), and updates parameters of its own.
 #include "fokker/trainer.hpp"
+
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
+#include <exception>
+#include <memory>
+#include <span>
 #include <utility>
+#include <vector>
 
 #include "cpu/backend.hpp"
 #include "cpu/data.hpp"
@@ -25,14 +32,16 @@ namespace {
 
 class CpuTrainer final : public TrainOperator {
  public:
-  CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads)
+  CpuTrainer(const Model& initial, const DataSet& data, const TrainOptions& options, int threads,
+             const std::shared_ptr<Ranks>& ranks)
       : sde_(initial.sde),
         form_(initial.form()),
         d_(initial.dimension()),
         condition_(initial.condition()),
         data_(data),
         options_(options),
-        loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads) {
+        ranks_(ranks),
+        loss_(std::get<Mlp>(initial.network).architecture, initial.sde, threads, ranks) {
     edges_ = time_law_edges(sde_, options, time_cells);
     weight_rows_ = loss_weight_rows(options);
     weights_ = {static_cast<std::int32_t>(weight_rows_.size()), weight_rows_.data()};
@@ -48,6 +57,7 @@ class CpuTrainer final : public TrainOperator {
   std::int64_t iteration() const override { return state_.iteration; }
   TrainState state() const override { return state_; }
   void restore(TrainState state) override { state_ = std::move(state); }
+  Ranks& ranks() const { return *ranks_; }
 
   // The record, and whether its loss and gradient allow an update (largest_norm); without one nothing is changed.
   std::pair<TrainRecord, bool> iterate() {
@@ -163,6 +173,7 @@ class CpuTrainer final : public TrainOperator {
   std::int64_t d_, condition_;
   DataSet data_;
   TrainOptions options_;
+  std::shared_ptr<Ranks> ranks_;
   ChunkedLoss<float> loss_;
   std::vector<float> edges_;
   TimeDraw time_;
@@ -172,6 +183,27 @@ class CpuTrainer final : public TrainOperator {
   std::vector<float> gradient_;
 };
 
+// Whether the sinks of all ranks go on after the news.
+bool tell(Ranks& ranks, const TrainingSink& sink, const TrainingNews& news) {
+  if (ranks.size() == 1) return sink(news);
+  enum class Answer : unsigned char { goes_on, stops, failed };
+  Answer answer = Answer::failed;
+  std::exception_ptr thrown;
+  try {
+    answer = sink(news) ? Answer::goes_on : Answer::stops;
+  } catch (...) {
+    thrown = std::current_exception();
+  }
+  std::vector<Answer> answers(static_cast<std::size_t>(ranks.size()));
+  ranks.all_gather(std::as_bytes(std::span(&answer, 1)), std::as_writable_bytes(std::span(answers)));
+  if (thrown) std::rethrow_exception(thrown);
+  if (const auto failed = std::find(answers.begin(), answers.end(), Answer::failed); failed != answers.end()) {
+    throw OtherRankFailed(
+        fmt::format("the training has ended since rank {} of {} failed", failed - answers.begin(), answers.size()));
+  }
+  return std::find(answers.begin(), answers.end(), Answer::stops) == answers.end();
+}
+
 // One member after another.
 class CpuTrainGroup final : public TrainGroupOperator {
  public:
@@ -179,19 +211,20 @@ class CpuTrainGroup final : public TrainGroupOperator {
     for (TrainOperator* member : members) members_.push_back(static_cast<CpuTrainer*>(member));
   }
 
-  void run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
+  bool run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
     for (std::size_t k = 0; k < members_.size(); ++k) {
       for (std::int64_t i = 0; i < counts[k]; ++i) {
         const auto [record, finite] = members_[k]->iterate();
         if (finite) {
-          if (!sink({k, {&record, 1}})) return;
+          if (!tell(members_[k]->ranks(), sink, {k, {&record, 1}})) return false;
         } else {
           const TrainingStopped stopped(record);
-          if (!sink({k, {}, &stopped})) return;
+          if (!tell(members_[k]->ranks(), sink, {k, {}, &stopped})) return false;
           break;
         }
       }
     }
+    return true;
   }
 
  private:
@@ -201,8 +234,8 @@ class CpuTrainGroup final : public TrainGroupOperator {
 }  // namespace
 
 std::unique_ptr<TrainOperator> make_trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
-                                            int threads) {
-  return std::make_unique<CpuTrainer>(initial, data, options, threads);
+                                            int threads, const std::shared_ptr<Ranks>& ranks) {
+  return std::make_unique<CpuTrainer>(initial, data, options, threads, ranks);
 }
 
 std::unique_ptr<TrainGroupOperator> make_train_group(const std::vector<TrainOperator*>& members) {

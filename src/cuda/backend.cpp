@@ -112,8 +112,8 @@ class CudaBackend final : public Backend {
     const SetUp set_up(queue_.device, queue_.stream);
     return make_loss<double>(queue_, architecture, sde);
   }
-  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data,
-                                         const TrainOptions& options) override {
+  std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
+                                         const std::shared_ptr<Ranks>&) override {
     const SetUp set_up(queue_.device, queue_.stream);
     return make_trainer(training_queue(), initial, data_.of(data), options);
   }

@@ -302,7 +302,7 @@ class CudaTrainGroup final : public TrainGroupOperator {
     for (TrainOperator* member : members) members_.push_back(static_cast<CudaTrainer*>(member));
   }
 
-  void run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
+  bool run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
     const SetUp set_up(queue_.device, own_stream_);
     std::vector<std::int64_t> left(counts.begin(), counts.end());
     std::vector<TrainRecord> records;
@@ -339,6 +339,7 @@ class CudaTrainGroup final : public TrainGroupOperator {
       }
     }
     if (thrown) std::rethrow_exception(thrown);
+    return goes_on;
   }
 
  private:

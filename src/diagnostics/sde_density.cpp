@@ -26,8 +26,8 @@ SdeDensity sde_log_density(const Context& context, const Model& of_x, double t, 
   check_count("the number of their steps", options.steps, 2, 1'000'000);
   for (std::int64_t i = 0; i < n * d; ++i) {
     if (!std::isfinite(x_of_data.data[i])) {
-      throw Error(fmt::format("point {} has the coordinate {}; densities are asked for at finite points", i / d,
-                              x_of_data.data[i]));
+      throw Error(fmt::format("point {} has the coordinate {}; densities are asked for at finite points",
+                              options.first_index + static_cast<std::uint64_t>(i / d), x_of_data.data[i]));
     }
   }
   // In z, of whose density that of x is a constant multiple.
@@ -57,8 +57,10 @@ SdeDensity sde_log_density(const Context& context, const Model& of_x, double t, 
       for (std::int64_t i = 0; i < count; ++i) {
         for (std::int64_t j = 0; j < some; ++j) {
           std::copy_n(x.data + (first + i) * d, d, starts.data() + (i * some + j) * d);
-          index[i * some + j] =
-              static_cast<std::uint64_t>(begin + j + (options.common_paths ? 0 : (first + i) * paths));
+          index[i * some + j] = static_cast<std::uint64_t>(begin + j) +
+                                (options.common_paths ? 0
+                                                      : (options.first_index + static_cast<std::uint64_t>(first + i)) *
+                                                            static_cast<std::uint64_t>(paths));
         }
       }
       forward.run(t, starts, index, weights, coarse, [&](double done) {

@@ -53,15 +53,15 @@ bool ArrayName::has_extension() const {
   return extension == ".npy" || extension == ".npz" || extension == ".csv";
 }
 
-Array load_array(const std::string& name) {
+Array load_array(const std::string& name, std::size_t most_dimensions) {
   const ArrayName parts(name);
   const std::vector<std::byte> file = read_file(parts.file);
   const std::string_view text(reinterpret_cast<const char*>(file.data()), file.size());
   const std::string subject = in_quotes(parts.file) + " holds no array that can be used";
   // An archive begins with a member, or has none.
-  if (text.starts_with("PK\3\4") || text.starts_with("PK\5\6")) return read_npz(file, parts, subject);
+  if (text.starts_with("PK\3\4") || text.starts_with("PK\5\6")) return read_npz(file, parts, subject, most_dimensions);
   if (!parts.member.empty()) throw Error(subject + ": it is no .npz file, which begins with PK");
-  if (text.starts_with(npy_magic)) return read_npy(file, subject);
+  if (text.starts_with(npy_magic)) return read_npy(file, subject, most_dimensions);
   if (parts.file.ends_with(".csv")) return read_csv(text, subject);
   throw Error(subject +
               ": it does not begin with \\x93NUMPY, as .npy does, or with PK, as .npz does, and is not called .csv");

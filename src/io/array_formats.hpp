@@ -27,15 +27,18 @@ struct NpyHeader {
   std::size_t data_begin = 0;  // in the file
 };
 
-// The header of a .npy file of that many bytes, of which the first are given.
-NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& subject);
+// The header of a .npy file of that many bytes, of which the first are given. Throws Error also where the array has more
+// than `most_dimensions`, 2 or 3.
+NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& subject,
+                          std::size_t most_dimensions);
 // What stands before the numbers, float or double in C order, of a .npy file. Throws Error, which `path` is named in,
 // where the shape has more than `most_dimensions` or is no shape.
 std::string npy_header(const std::string& path, const std::vector<std::int64_t>& shape, std::size_t item_bytes,
                        std::size_t most_dimensions);
-Array read_npy(std::span<const std::byte> file, const std::string& subject);
+Array read_npy(std::span<const std::byte> file, const std::string& subject, std::size_t most_dimensions);
 // `name` is that of the file and of the array in it.
-Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject);
+Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject,
+               std::size_t most_dimensions);
 Array read_csv(std::string_view text, const std::string& subject);
 
 }  // namespace fokker

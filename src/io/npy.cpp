@@ -222,8 +222,8 @@ std::string npy_header(const std::string& path, const std::vector<std::int64_t>&
   return header + dictionary;
 }
 
-NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
-                          const std::string& subject) {
+NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t file_bytes, const std::string& subject,
+                          std::size_t most_dimensions) {
   const auto fail = [&](const std::string& why) { return Error(fmt::format("{}: {}", subject, why)); };
   const std::string_view text(reinterpret_cast<const char*>(first_bytes.data()), first_bytes.size());
   if (!text.starts_with(npy_magic)) throw fail("it does not begin with \\x93NUMPY");
@@ -252,8 +252,12 @@ NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t 
         "order{}",
         in_quotes(descr, 40), descr.find('c') == 1 ? ", not complex numbers (array.real)" : " (array.astype('f8'))"));
   }
-  if (parsed->shape.empty() || parsed->shape.size() > 2) {
-    throw fail(fmt::format("it has {} dimensions, allowed are 1 and 2", parsed->shape.size()));
+  if (parsed->shape.empty() || parsed->shape.size() > most_dimensions) {
+    throw fail(fmt::format("it has {} dimensions, allowed are {}", parsed->shape.size(),
+                           most_dimensions == 2 ? "1 and 2" : "1, 2 and 3"));
+  }
+  if (parsed->fortran_order && parsed->shape.size() > 2) {
+    throw fail("it has 3 dimensions in Fortran order, allowed are 1 and 2, or C order");
   }
   const auto count = entries(parsed->shape);
   if (!count) throw fail(fmt::format("its shape ({}) is too large", fmt::join(parsed->shape, ", ")));
@@ -271,8 +275,8 @@ NpyHeader read_npy_header(std::span<const std::byte> first_bytes, std::uint64_t 
           .data_begin = start + length};
 }
 
-Array read_npy(std::span<const std::byte> file, const std::string& subject) {
-  const NpyHeader header = read_npy_header(file, file.size(), subject);
+Array read_npy(std::span<const std::byte> file, const std::string& subject, std::size_t most_dimensions) {
+  const NpyHeader header = read_npy_header(file, file.size(), subject, most_dimensions);
   const auto items = [&]<class T>(T) { return widen<T>(file, header, [](T value) { return double(value); }); };
   // Wider integers than double has bits for, though not than long double has.
   const auto long_integers = [&]<class T>(T) {

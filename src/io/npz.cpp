@@ -226,7 +226,7 @@ const Member& choose(const Archive& archive, const ArrayName& name, const std::s
   for (const Member& member : members) {
     try {
       const std::vector<std::byte> first = archive.beginning(member, header_bytes);
-      if (read_npy_header(first, std::max<std::uint64_t>(member.bytes, first.size()), subject).shape.size() == 2)
+      if (read_npy_header(first, std::max<std::uint64_t>(member.bytes, first.size()), subject, 2).shape.size() == 2)
         take(member);
     } catch (const Error&) {
       // Not what is looked for; another may be.
@@ -240,7 +240,8 @@ const Member& choose(const Archive& archive, const ArrayName& name, const std::s
 
 }  // namespace
 
-Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject) {
+Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std::string& subject,
+               std::size_t most_dimensions) {
   const Archive archive(file, subject);
   const Member& member = choose(archive, name, subject);
   const std::string of_member =
@@ -251,13 +252,13 @@ Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std
   };
   if (!member.compressed) {
     check(member.data);
-    return read_npy(member.data, of_member);
+    return read_npy(member.data, of_member, most_dimensions);
   }
   // The size is the file's word until the header of the array bears it out, and memory is taken for what may be.
   const std::vector<std::byte> first = archive.beginning(member, header_bytes);
   if (first.size() < std::min<std::uint64_t>(member.bytes, header_bytes))
     throw fail("its compressed bytes are damaged");
-  read_npy_header(first, member.bytes, of_member);
+  read_npy_header(first, member.bytes, of_member, most_dimensions);
   if (member.bytes > always_allowed && member.bytes / most_expansion > member.data.size()) {
     throw fail(fmt::format("{} bytes are to become {}, more than {} times as many; numpy.savez writes them as they are",
                            member.data.size(), member.bytes, most_expansion));
@@ -267,7 +268,7 @@ Array read_npz(std::span<const std::byte> file, const ArrayName& name, const std
   if (!inflated.whole || inflated.bytes != member.bytes) throw fail("its compressed bytes are damaged");
   contents.pop_back();
   check(contents);
-  return read_npy(contents, of_member);
+  return read_npy(contents, of_member, most_dimensions);
 }
 
 std::vector<std::string> names_in_npz(const std::string& path) {

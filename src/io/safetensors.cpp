@@ -201,8 +201,9 @@ Tensor Tensor::from_int64(std::vector<std::int64_t> shape, const std::int64_t* d
   return tensor_of("I64", std::move(shape), data);
 }
 
-SafeTensors SafeTensors::load(const std::string& path) {
-  const std::vector<std::byte> file = read_file(path);
+SafeTensors SafeTensors::load(const std::string& path) { return parse(read_file(path), path); }
+
+SafeTensors SafeTensors::parse(std::span<const std::byte> file, const std::string& path) {
   try {
     return read(file);
   } catch (const Error& error) {

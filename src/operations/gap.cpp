@@ -220,7 +220,11 @@ class GapSamples {
                           .snapshot_steps = steps_,
                           .snapshots = snapshots.view()};
     options.progress = [&](std::int64_t done, std::int64_t all) { progress(double(done) / double(all)); };
-    sampler_.sample(out, options);
+    if (options_.draw) {
+      options_.draw(out, options);
+    } else {
+      sampler_.sample(out, options);
+    }
     context_.synchronize();
     for (std::size_t k = 0; k < state.histograms.size(); ++k) {
       const std::int64_t snapshot = std::int64_t(k) - std::ssize(grids_);
@@ -554,7 +558,11 @@ std::vector<EtaLaw> gap_along_eta(const Context& context, const Model& model, co
     };
     const Clock::time_point start = Clock::now();
     Buffer<float> samples(context, options.samples, model.dimension());
-    sampler.sample(samples.view(), path);
+    if (options.draw) {
+      options.draw(samples.view(), path);
+    } else {
+      sampler.sample(samples.view(), path);
+    }
     context.synchronize();
     EtaLaw of{.eta = eta};
     of.seconds = seconds_since(start);

@@ -8,11 +8,14 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <span>
+#include <string>
 #include <utility>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 #include "operations/curvature.hpp"
 #include "operations/trainer_state.hpp"
 
@@ -154,15 +157,14 @@ class Runner {
         const std::int64_t left = members_[k].iterations - members_[k].operation->iteration();
         counts.push_back(has_stopped[k] ? 0 : std::min(count, left));
       }
-      part->group->run(counts, [&](TrainingNews news) {
+      goes_on = part->group->run(counts, [&](TrainingNews news) {
         news.trainer = part->places[news.trainer];
         if (news.stopped != nullptr) {
           has_stopped[news.trainer] = true;
           if (!stopped || news.trainer < first_stopped) stopped.emplace(*news.stopped);
           first_stopped = std::min(first_stopped, news.trainer);
         }
-        goes_on = sink(news) && goes_on;
-        return goes_on;
+        return sink(news);
       });
     }
     if (stopped) throw TrainingStopped(*std::move(stopped));
@@ -208,38 +210,60 @@ std::vector<std::vector<TrainRecord>> records_of(std::size_t trainers, const Run
 }  // namespace
 
 struct Trainer::State {
-  State(const Context& the_context, const Model& initial, const DataSet& the_data, const TrainOptions& the_options)
+  State(const Context& the_context, const Model& initial, const DataSet& the_data, const TrainOptions& the_options,
+        std::shared_ptr<Ranks> the_ranks)
       : context(the_context),
         model(initial),
         data(the_data),
         options(the_options),
-        operation(context.backend().trainer(initial, data.standardised(context, model.standardisation), options)),
+        ranks(std::move(the_ranks)),
+        operation(
+            context.backend().trainer(initial, data.standardised(context, model.standardisation), options, ranks)),
         alone({member()}) {}
+  void check_ranks() const {
+    if (ranks->size() == 1) return;
+    const std::string arithmetic = context.backend().arithmetic();
+    check_same_work(
+        *ranks,
+        hash_bytes(std::as_bytes(std::span(arithmetic)), training_hash(model, data, options, operation->state())),
+        "training");
+  }
   Member member() { return {&context.backend(), operation.get(), options.iterations, &running}; }
 
   Context context;
   Model model;  // its parameters are those the trainer was made with
   DataSet data;
   TrainOptions options;
+  std::shared_ptr<Ranks> ranks;
   std::unique_ptr<TrainOperator> operation;
   bool running = false;
   Runner alone;
 };
 
-Trainer::Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options) {
+Trainer::Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options,
+                 std::shared_ptr<Ranks> ranks) {
   validate(initial, data, options);
   data.check_context(context);
-  state_ = std::make_unique<State>(context, initial, data, options);
+  if (!ranks) ranks = one_rank();
+  if (ranks->size() > 1 && context.device() != Device::cpu) {
+    throw Error(fmt::format("{} ranks were given to train on the {} backend; allowed: 1, or the CPU backend",
+                            ranks->size(), context.backend_name()));
+  }
+  state_ = std::make_unique<State>(context, initial, data, options, std::move(ranks));
+  state_->check_ranks();
 }
 
 Trainer::~Trainer() = default;
 Trainer::Trainer(Trainer&&) noexcept = default;
 Trainer& Trainer::operator=(Trainer&&) noexcept = default;
 
-Trainer Trainer::resume(const Context& context, const std::string& path, const DataSet& data) {
-  SavedTraining saved = read_training(path, data);
-  Trainer trainer(context, saved.model, data, saved.options);
+Trainer Trainer::resume(const Context& context, const std::string& path, const DataSet& data,
+                        std::shared_ptr<Ranks> ranks) {
+  if (!ranks) ranks = one_rank();
+  SavedTraining saved = read_training(path, data, *ranks);
+  Trainer trainer(context, saved.model, data, saved.options, std::move(ranks));
   trainer.state_->operation->restore(std::move(saved.state));
+  trainer.state_->check_ranks();
   return trainer;
 }
 
@@ -255,6 +279,8 @@ std::vector<TrainRecord> Trainer::run(std::int64_t count) {
 std::int64_t Trainer::iteration() const { return held(state_, "Trainer").operation->iteration(); }
 
 const TrainOptions& Trainer::options() const { return held(state_, "Trainer").options; }
+
+const std::shared_ptr<Ranks>& Trainer::ranks() const { return held(state_, "Trainer").ranks; }
 
 Model Trainer::model() const {
   const State& state = held(state_, "Trainer");
@@ -284,6 +310,12 @@ struct TrainingGroup::State {
     for (std::size_t k = 0; k < trainers.size(); ++k) {
       if (!trainers[k].state_) {
         throw Error(fmt::format("trainer {} of {} was moved away; allowed: trainers", k, trainers.size()));
+      }
+      const std::shared_ptr<Ranks>&first = trainers.front().ranks(), &own = trainers[k].ranks();
+      if (own != first && (own->size() > 1 || first->size() > 1)) {
+        throw Error(fmt::format(
+            "trainer {} of {} was made with other ranks than trainer 0; allowed: the same ranks for all of a group", k,
+            trainers.size()));
       }
       members.push_back(trainers[k].state_->member());
     }

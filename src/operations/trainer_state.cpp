@@ -6,11 +6,14 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
+#include "fokker/file.hpp"
 #include "fokker/safetensors.hpp"
+#include "io/file.hpp"
 #include "io/json.hpp"
 #include "operations/train_schedule.hpp"
 
@@ -207,10 +210,7 @@ TrainState read_state(const SafeTensors& file, std::int64_t parameters, const Tr
   return state;
 }
 
-}  // namespace
-
-void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
-                    const TrainState& state) {
+SafeTensors file_of(const Model& model, const DataSet& data, const TrainOptions& options, const TrainState& state) {
   const std::vector<std::int64_t> shape = {static_cast<std::int64_t>(state.parameters.size())};
   SafeTensors file;
   file.tensors["parameters"] = Tensor::from_float(shape, state.parameters.data());
@@ -226,11 +226,33 @@ void write_training(const std::string& path, const Model& model, const DataSet& 
       json_text(data.name(), NotUtf8::replaced), text_of(options), json_text(model.sde.name()),
       model.sde.parameters_json(), text_of(model.standardisation));
   file.metadata = {{"format", state_format}, {"version", state_version}, {"configuration", text}};
-  file.save(path);
+  return file;
 }
 
-SavedTraining read_training(const std::string& path, const DataSet& data) {
-  const SafeTensors file = SafeTensors::load(path);
+}  // namespace
+
+void write_training(const std::string& path, const Model& model, const DataSet& data, const TrainOptions& options,
+                    const TrainState& state) {
+  file_of(model, data, options, state).save(path);
+}
+
+std::uint64_t training_hash(const Model& model, const DataSet& data, const TrainOptions& options,
+                            const TrainState& state) {
+  const SafeTensors file = file_of(model, data, options, state);
+  const std::string& configuration = file.metadata.at("configuration");
+  std::uint64_t hash = hash_bytes(std::as_bytes(std::span(configuration)));
+  for (const auto& [name, tensor] : file.tensors) hash = hash_bytes(tensor.bytes, hash);
+  return hash;
+}
+
+SavedTraining read_training(const std::string& path, const DataSet& data, Ranks& ranks) {
+  std::vector<std::byte> bytes;
+  if (ranks.rank() == 0) bytes = read_file(path);
+  std::uint64_t size = bytes.size();
+  ranks.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);
+  bytes.resize(size);
+  ranks.broadcast(bytes, 0);
+  const SafeTensors file = SafeTensors::parse(bytes, path);
   const auto entry = [&](const char* key) {
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;

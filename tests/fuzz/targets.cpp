@@ -21,6 +21,7 @@
 #include "measure.hpp"
 #include "operations/trainer_state.hpp"
 #include "options.hpp"
+#include "parts.hpp"
 #include "results.hpp"
 #include "run.hpp"
 #include "run_measurement.hpp"
@@ -109,7 +110,7 @@ void read_npy(const std::string& input) { read_array(input, "input.npy", input.s
 void read_csv(const std::string& input) { read_array(input, "input.csv", input.size()); }
 void read_npz(const std::string& input) {
   read_array(input, "input.npz", std::size_t{1} << 26);
-  read_or_refuse([&] { load_array(file(input, "input.npz") + ":x"); });
+  read_or_refuse([&] { load_array(file(input, "input.npz") + ":x", 3); });
 }
 
 void read_safetensors(const std::string& input) {
@@ -215,7 +216,7 @@ void read_kept(const std::string& input) {
 
 void read_trainer_state(const std::string& input) {
   static const DataSet data = DataSet::named("blob");
-  read_or_refuse([&] { read_training(file(input, "input.safetensors"), data); });
+  read_or_refuse([&] { read_training(file(input, "input.safetensors"), data, *one_rank()); });
 }
 
 // The smallest work that has such states; its steps say nothing.
@@ -355,6 +356,10 @@ void read_numbers(const std::string& input) {
     };
     constexpr auto most = std::numeric_limits<std::int64_t>::max();
     refused([&] { tools::parse_integer<std::int64_t>("--count", line, -most, most); });
+    read_or_refuse([&] {
+      const tools::RankOf rank = tools::RankOf::parse(line);
+      expect(0 <= rank.rank && rank.rank < rank.ranks, "a rank that is none of its ranks");
+    });
     tools::parse_count<std::uint64_t>(line);
     read_or_refuse([&] { tools::SaveInterval::parse(line); });
     refused([&] {
@@ -377,6 +382,15 @@ void read_numbers(const std::string& input) {
   }
 }
 
+// What stands beside a part; the part itself is an empty file.
+void read_part(const std::string& input) {
+  read_or_refuse([&] {
+    const std::string part = file("", "part.npy");
+    file(input, "part.npy.part.json");
+    tools::load_part(part);
+  });
+}
+
 constexpr Target all[] = {{"npy", read_npy},
                           {"npz", read_npz},
                           {"csv", read_csv},
@@ -392,7 +406,8 @@ constexpr Target all[] = {{"npy", read_npy},
                           {"grid_file", read_grid_file},
                           {"time_grid", read_time_grid},
                           {"sde", read_sde},
-                          {"numbers", read_numbers}};
+                          {"numbers", read_numbers},
+                          {"part", read_part}};
 
 }  // namespace
 

@@ -164,7 +164,7 @@ TEST_F(Help, HasExamplesThatRun) {
         {"--nodes", "32"},
         {"--bound-samples", "9"},
         {"--box-points", "9"}}}};
-  std::vector<std::string> helps{fokker({"--help"}).out};
+  std::vector<std::string> helps{fokker({"--help"}).out, help_of("merge")};
   for (const std::string& command : commands) helps.push_back(help_of(command));
   for (const std::string& help : helps) {
     const std::string folder = file("examples");

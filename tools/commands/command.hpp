@@ -15,6 +15,8 @@ class Command {
   virtual ~Command() = default;
   virtual void run() = 0;
   bool chosen() const { return app_->parsed(); }
+  // Whether it shares its work with the other ranks of the program (ranks.hpp).
+  virtual bool on_ranks() const { return false; }
 
  protected:
   Command(CLI::App& parent, const std::string& name, const std::string& summary)
@@ -37,5 +39,6 @@ std::unique_ptr<Command> diagnose_command(CLI::App& parent);
 std::unique_ptr<Command> import_command(CLI::App& parent);
 std::unique_ptr<Command> info_command(CLI::App& parent);
 std::unique_ptr<Command> residual_command(CLI::App& parent);
+std::unique_ptr<Command> merge_command(CLI::App& parent);
 
 }  // namespace fokker::tools

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <numbers>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,8 @@
 #include "fokker/diagnostics/sde_density.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
+#include "parts.hpp"
+#include "ranks.hpp"
 #include "warnings.hpp"
 
 namespace fokker::tools {
@@ -156,9 +160,12 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
          {"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats", "--tolerance", "--most-steps"}) {
       app_->get_option(name)->group(of_flow);
     }
+    rank_.add_to_outputs(*app_, "points");
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
+
+  bool on_ranks() const override { return true; }
 
   void run() override {
     steps_.check(scheme_);
@@ -174,8 +181,9 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     if (!std::isfinite(bits_offset_)) {
       throw CLI::ValidationError(fmt::format("--bits-per-dim {} given; allowed: a finite offset", bits_offset_));
     }
-    const std::vector<Claim> claims =
-        claim_outputs({out_}, {model_.path, file_of_text(grid_), ArrayName(points_).file, model_.condition_file()});
+    rank_.check();
+    const std::vector<Claim> claims = claim_outputs(
+        rank_.files_of({out_}), {model_.path, file_of_text(grid_), ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
     if (of_the_sde && model.condition() > 0) {
       throw Error(
@@ -183,10 +191,17 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
                       "points, and a file of one for each with euler, heun and rk4",
                       model_.condition, scheme_));
     }
-    const Array points = load_points(points_, model.dimension());
+    Array points = load_points(points_, model.dimension());
     const Context context = machine_.context();
-    const std::int64_t n = points.shape[0];
-    Json json{{"points", n}, {"dimension", model.dimension()}, {"out", out_}};
+    range_ = rank_.range(points.shape[0]);
+    call_ = shared_call(rank_.in_parts(), *app_, context, model, {"--out"},
+                        {{"--model", model_.path},
+                         {"--points", ArrayName(points_).file},
+                         {"--grid", file_of_text(grid_)},
+                         {"--condition", model_.condition_file()}});
+    Json json{
+        {"points", rank_.in_parts() ? range_.count : range_.all}, {"dimension", model.dimension()}, {"out", out_}};
+    json["rank"] = rank_.describe(range_);
     json["scheme"] = is_adaptive(scheme_) ? scheme_ : to_string(scheme);
     model_.describe_condition(json);
     if (of_the_sde) {
@@ -215,35 +230,32 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
                       "allowed: euler, heun and rk4, of the probability-flow ODE",
                       scheme_));
     }
-    const std::int64_t n = points.shape[0];
+    const std::int64_t n = range_.count, d = model.dimension();
+    const Array own = range_.of_rows(points);
+    options_.first_index = static_cast<std::uint64_t>(range_.first);
     if (app_->count("--time") == 0) time_ = model.sde.t_min();
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();
     const Stopwatch clock;
     options_.progress = [&](double done) { progress.update(done); };
-    const SdeDensity density =
-        sde_log_density(context, model, time_, {points.data.data(), n, model.dimension()}, options_);
-    progress.clear();
-    if (out_.ends_with(".safetensors")) {
-      SafeTensors file;
-      file.tensors["log_density"] = Tensor::from_double({n}, density.log_density.data());
-      file.tensors["standard_error"] = Tensor::from_double({n}, density.standard_error.data());
-      file.tensors["step_error"] = Tensor::from_double({n}, density.step_error.data());
-      file.tensors["effective_paths"] = Tensor::from_double({n}, density.effective_paths.data());
-      file.tensors["tail_index"] = Tensor::from_double({n}, density.tail_index.data());
-      if (in_bits()) {
-        const std::vector<double> bits = bits_of(density.log_density, model.dimension());
-        file.tensors["bits_per_dim"] = Tensor::from_double({n}, bits.data());
-      }
-      file.save(out_);
-    } else {
-      save_array(out_, "log_density", {n}, density.log_density.data());
+    SdeDensity density = sde_log_density(context, model, time_, {own.data.data(), n, d}, options_);
+    for (std::vector<double>* numbers : {&density.log_density, &density.standard_error, &density.step_error,
+                                         &density.effective_paths, &density.tail_index}) {
+      *numbers = gather_rows(std::move(*numbers), 1, range_);
     }
+    density.heavy_tailed = sum_over_ranks(density.heavy_tailed);
+    progress.clear();
+    if (!is_first_rank()) return;
+    std::map<std::string, std::vector<double>> beside{{"standard_error", density.standard_error},
+                                                      {"step_error", density.step_error},
+                                                      {"effective_paths", density.effective_paths},
+                                                      {"tail_index", density.tail_index}};
+    save(model, density.log_density, std::move(beside));
     Warnings warnings;
     if (density.heavy_tailed > 0) {
       warnings.push_back(
           fmt::format("the largest weights at {} of {} fall off so slowly that their errors may not be trusted",
-                      density.heavy_tailed, counted(n, "point")));
+                      density.heavy_tailed, counted(std::ssize(density.log_density), "point")));
     }
     json["time"] = time_;
     json["paths"] = options_.paths;
@@ -253,7 +265,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     // Beyond the numbers of float is beyond any reach.
     std::vector<float> rounded;
     constexpr double most = std::numeric_limits<float>::max();
-    for (const double x : points.data) rounded.push_back(static_cast<float>(std::clamp(x, -most, most)));
+    for (const double x : rank_.in_parts() ? own.data : points.data)
+      rounded.push_back(static_cast<float>(std::clamp(x, -most, most)));
     report(context, model, rounded, density.log_density, "", warnings, std::move(json), clock, progress);
   }
 
@@ -270,12 +283,14 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     } else {
       check_flow_density(context, sampler, scheme, divergence, "--scheme " + scheme_);
     }
-    const std::int64_t n = points.shape[0], c = model.condition();
-    const std::vector<float> x = finite_float32(points, points_), conditions = model_.conditions(model, points_, n);
+    const std::int64_t n = range_.count, c = model.condition(), d = model.dimension();
+    const std::vector<float> all_x = finite_float32(points, points_), x = range_.of_rows(all_x, d),
+                             conditions = range_.of_rows(model_.conditions(model, points_, range_.all), c);
+    divergence.first_index = static_cast<std::uint64_t>(range_.first);
     Progress progress({{fmt::format("log density at {}", counted(n, "point")), "density", 1}});
     progress.begin();
     const Stopwatch clock;
-    const Buffer<float> there = to_device(context, x, model.dimension());
+    const Buffer<float> there = to_device(context, x, d);
     Buffer<float> density(context, n), given;
     if (c > 0) given = to_device(context, conditions, c);
     // The paths are the same each time but for the steps of a tolerance: an estimate is linear in its probes, so this is that
@@ -286,29 +301,22 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
       const PointsFinished finished =
           as_fraction([&](double done) { progress.update((double(k) + done) / double(probe_repeats_)); });
       if (adaptive) {
-        add(paths, by_tolerance->log_density(there.view(), density.view(), divergence,
-                                             {.condition = given.view(), .progress = finished}));
+        add(paths, sum_over_ranks(by_tolerance->log_density(there.view(), density.view(), divergence,
+                                                            {.condition = given.view(), .progress = finished}),
+                                  range_));
       } else {
         sampler.log_density(there.view(), density.view(), scheme, divergence, finished, given.view());
       }
       estimates.add(to_host(context, density.view()));
     }
-    const std::vector<float> log_density = estimates.mean();
+    const std::vector<float> log_density = gather_rows(estimates.mean(), 1, range_);
     std::vector<float> errors;
-    if (probe_repeats_ > 1) errors = estimates.standard_error();
+    if (probe_repeats_ > 1) errors = gather_rows(estimates.standard_error(), 1, range_);
     progress.clear();
-    if (out_.ends_with(".safetensors")) {
-      SafeTensors file;
-      file.tensors["log_density"] = Tensor::from_float({n}, log_density.data());
-      if (probe_repeats_ > 1) file.tensors["standard_error"] = Tensor::from_float({n}, errors.data());
-      if (in_bits()) {
-        const std::vector<float> bits = bits_of(log_density, model.dimension());
-        file.tensors["bits_per_dim"] = Tensor::from_float({n}, bits.data());
-      }
-      file.save(out_);
-    } else {
-      save_array(out_, "log_density", {n}, log_density.data());
-    }
+    if (!is_first_rank()) return;
+    std::map<std::string, std::vector<float>> beside;
+    if (probe_repeats_ > 1) beside["standard_error"] = errors;
+    save(model, log_density, std::move(beside));
     time_ = grid.times().back();
     json["time"] = time_;
     json["grid"] = grid_;
@@ -319,8 +327,8 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     json["probe_error"] = probe_repeats_ > 1 ? Json(typical(errors)) : Json();
     Warnings warnings;
     append(warnings, {paths.failure()});
-    report(context, model, x, log_density, advice_on(grid), warnings, std::move(json), clock, progress,
-           adaptive ? "; " + text_of(paths) : "");
+    report(context, model, rank_.in_parts() ? x : all_x, log_density, advice_on(grid), warnings, std::move(json), clock,
+           progress, adaptive ? "; " + text_of(paths) : "");
   }
 
   // To the paths of the repeats before it.
@@ -331,6 +339,28 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
     sum.evaluations = all.evaluations + repeat.evaluations;
     sum.most_evaluations = std::max(all.most_evaluations, repeat.most_evaluations);
     all = sum;
+  }
+
+  // The file, as its ending says, with all that stands beside the log densities or without.
+  template <class T>
+  void save(const Model& model, const std::vector<T>& log_density, std::map<std::string, std::vector<T>> beside) const {
+    const std::vector<std::int64_t> shape{std::ssize(log_density)};
+    if (out_.ends_with(".safetensors")) {
+      if (in_bits()) beside["bits_per_dim"] = bits_of(log_density, model.dimension());
+      beside["log_density"] = log_density;
+      SafeTensors file;
+      for (const auto& [name, numbers] : beside) {
+        if constexpr (std::is_same_v<T, float>) {
+          file.tensors[name] = Tensor::from_float(shape, numbers.data());
+        } else {
+          file.tensors[name] = Tensor::from_double(shape, numbers.data());
+        }
+      }
+      file.save(out_);
+    } else {
+      save_array(out_, "log_density", shape, log_density.data());
+    }
+    if (rank_.in_parts()) save_part({.file = out_, .holds = "log densities", .range = range_, .call = call_});
   }
 
   bool in_bits() const { return app_->count("--bits-per-dim") > 0; }
@@ -395,6 +425,9 @@ and one of the ODE log_density and, with --probe-repeats, standard_error, that o
   }
 
   ModelOptions model_;
+  RankOption rank_;
+  IndexRange range_;  // of the points
+  Json call_;         // of a part
   ProbeOptions probes_;
   AdaptiveStepOptions steps_;
   std::string points_, out_, scheme_ = "euler-maruyama", grid_ = "paper";

@@ -12,6 +12,8 @@
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
+#include "parts.hpp"
+#include "ranks.hpp"
 #include "warnings.hpp"
 
 namespace fokker::tools {
@@ -48,23 +50,33 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     app_->add_flag("--hessian", hessian_,
                    "write hessian [N, d, d] too, whose entry i, j is the derivative of score i along x_j; d <= 64");
     probes_.add_to(*app_);
+    rank_.add_to_outputs(*app_, "points");
     add_json(*app_, json_);
     machine_.add_to(*app_);
   }
 
+  bool on_ranks() const override { return true; }
+
   void run() override {
-    const Divergence divergence = probes_.divergence();
+    Divergence divergence = probes_.divergence();
+    rank_.check();
     const std::vector<Claim> claims =
-        claim_outputs({out_}, {model_.path, ArrayName(points_).file, model_.condition_file()});
+        claim_outputs(rank_.files_of({out_}), {model_.path, ArrayName(points_).file, model_.condition_file()});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
-    const Points points = read_points(model);
-    const std::int64_t n = std::ssize(points.t), c = model.condition();
-    const std::vector<float> conditions = model_.conditions(model, points_, n);
+    Points points = read_points(model);
+    const IndexRange range = rank_.range(std::ssize(points.t));
+    const std::int64_t n = range.count, c = model.condition();
+    const std::vector<float> conditions = range.of_rows(model_.conditions(model, points_, range.all), c);
+    points = {range.of_rows(std::move(points.t), 1), range.of_rows(std::move(points.x), d)};
+    divergence.first_index = static_cast<std::uint64_t>(range.first);
 
     const bool potential = model.output() == Output::potential;
     using Outputs = FieldOutputs<float>;
     const Context context = machine_.context();
+    const Json call = shared_call(
+        rank_.in_parts(), *app_, context, model, {"--out"},
+        {{"--model", model_.path}, {"--points", ArrayName(points_).file}, {"--condition", model_.condition_file()}});
     std::vector<Wanted> wanted;
     wanted.push_back({"score", &Outputs::score, {n, d}});
     if (potential) wanted.push_back({"value", &Outputs::value, {n}});
@@ -113,7 +125,13 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
       context.synchronize();
       progress.update(double(first + count) / double(n));
     }
+    const std::int64_t written = rank_.in_parts() ? range.count : range.all;
+    for (Wanted& w : wanted) {
+      w.values = gather_rows(std::move(w.values), w.columns(), range);
+      w.shape[0] = written;
+    }
     progress.clear();
+    if (!is_first_rank()) return;
     SafeTensors file;
     std::map<std::string, std::vector<std::int64_t>> shapes;
     for (const Wanted& w : wanted) {
@@ -121,6 +139,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
       shapes[w.name] = w.shape;
     }
     file.save(out_);
+    if (rank_.in_parts()) save_part({.file = out_, .holds = "points", .range = range, .call = call});
     Warnings warnings;
     std::map<std::string, std::int64_t> not_finite;
     for (const Wanted& w : wanted) {
@@ -132,7 +151,8 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
     }
     warn(warnings);
     if (json_) {
-      Json json{{"points", n}, {"dimension", d}, {"out", out_}};
+      Json json{{"points", written}, {"dimension", d}, {"out", out_}};
+      json["rank"] = rank_.describe(range);
       model_.describe_condition(json);
       json["tensors"] = shapes;
       json["sde"] = describe_sde(model.sde);
@@ -144,7 +164,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
       json["seconds"] = clock.seconds();
       print_json(json);
     } else {
-      progress.say(fmt::format("fields at {} by {} in {}, in '{}'; SDE {}", counted(n, "point"),
+      progress.say(fmt::format("fields at {} by {} in {}, in '{}'; SDE {}", counted(written, "point"),
                                counted(context.threads(), "thread"), format_duration(clock.seconds()), out_,
                                text_of(model.sde)));
     }
@@ -199,6 +219,7 @@ no laplacian or divergence beyond 64 columns, and --probes is refused.
   };
 
   ModelOptions model_;
+  RankOption rank_;
   ProbeOptions probes_;
   std::string points_, out_;
   bool hessian_ = false, json_ = false;

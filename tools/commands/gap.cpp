@@ -14,6 +14,9 @@
 #include "fokker/fokker.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "measure.hpp"
+#include "parts.hpp"
+#include "rank_sampler.hpp"
+#include "ranks.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -33,6 +36,8 @@ and 512 points each, as it is and with the mean of R taken off at each time.
 With --a and --b it compares two files of samples instead. Then --data adds the truth and the noise floor, and the
 options of the model and of its samplers are refused. With --points too the distances are those of the points
 themselves, in any dimension and without a box, exact but for what certificate_gap says in --json.
+As R ranks of MPI each draws a range of the samples, and the first measures them. Of processes without MPI the samples
+are those of 'fokker sample --rank I/R', merged, for --a and --b.
 )",
             files_help({"--model", "--data", "--a", "--b"}), R"(
   fokker train --data circles2 --out circles2.safetensors
@@ -90,13 +95,16 @@ themselves, in any dimension and without a box, exact but for what certificate_g
     for (const std::string& name : of_models) a->excludes(app_->get_option(name));
   }
 
+  bool on_ranks() const override { return true; }
+
   void run() override {
     check_usage([&] { options_.validate(); });
     if (app_->count("--a") > 0) {
       if (app_->count("--seed") > 0 && data_.empty()) {
         throw CLI::ValidationError("--seed given with --a and --b; allowed with --data, whose draws it names");
       }
-      return compare_files();
+      if (is_first_rank()) compare_files();
+      return;
     }
     if (app_->count("--model") == 0) throw CLI::ValidationError("gap needs --model, or --a and --b");
     if (data_.empty()) throw CLI::ValidationError("gap needs --data with --model");
@@ -114,7 +122,7 @@ themselves, in any dimension and without a box, exact but for what certificate_g
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
     std::vector<Claim> claims;
-    if (!histograms_.empty()) {
+    if (!histograms_.empty() && is_first_rank()) {
       if (data.dimension() != 2) {
         throw Error(fmt::format("--histograms given for data of dimension {}; allowed: 2", data.dimension()));
       }
@@ -124,6 +132,17 @@ themselves, in any dimension and without a box, exact but for what certificate_g
       claims = claim_outputs(outputs, {model_.path, file_of_data(data_), file_of_text(grid_)});
     }
     const Context context = machine_.context();
+    shared_call(false, *app_, context, model, {"--histograms"},
+                {{"--model", model_.path},
+                 {"--data", file_of_data(data_)},
+                 {"--grid", file_of_text(grid_)},
+                 {"--condition", model_.condition_file()}});
+    std::optional<RankSampler> of_ranks;
+    if (ranks()->size() > 1) {
+      of_ranks.emplace(ranks(), context, model, grid);
+      if (!is_first_rank()) return of_ranks->serve();
+      options_.draw = [&](View<float> x, const SampleOptions& path) { of_ranks->sample(x, path); };
+    }
 
     const Stopwatch clock;
     std::vector<Progress::Phase> phases{

@@ -6,6 +6,7 @@
 
 #include "commands/command.hpp"
 #include "fokker/fokker.hpp"
+#include "ranks.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -29,6 +30,8 @@ shared memory, or wide ones, which go through cuBLAS.
 
   void run() override {
     Json json = describe_machine();
+    const std::string mpi = mpi_library();
+    json["mpi"] = mpi.empty() ? Json() : Json(mpi);
     std::vector<KernelPlan> plans;
     if (app_->count("--model") > 0) {
       const Model described = model_.load();
@@ -51,6 +54,7 @@ shared memory, or wide ones, which go through cuBLAS.
     for (const BackendStatus& backend : backend_status()) {
       fmt::print("backend   {}: {}{}\n", backend.name, backend.available ? "" : "not available: ", backend.detail);
     }
+    fmt::print("MPI       {}\n", mpi.empty() ? "none, so the programs run as one rank each" : mpi);
     if (!json.contains("model")) return;
     const Json& model = json["model"];
     constexpr std::size_t longest = 1000;  // of what someone else wrote, in characters

@@ -13,6 +13,8 @@
 #include "files.hpp"
 #include "fokker/fokker.hpp"
 #include "measure.hpp"
+#include "parts.hpp"
+#include "ranks.hpp"
 
 namespace fokker::tools {
 namespace {
@@ -22,8 +24,9 @@ class Sample : public Command {
   explicit Sample(CLI::App& parent) : Command(parent, "sample", "Draw samples from a model") {
     explain(R"(
 Sample i depends on the seed and on i alone, for any number of threads: calls with --first-index 0 and 500 and 500
-samples each draw those of one call with 1000. --json prints the mean and the covariance of the samples that are finite
-too, and how many those are, in up to 16 dimensions.
+samples each draw those of one call with 1000. With --rank I/R a process draws part I of R, and 'fokker merge' makes of
+the parts the file of one call; as R ranks of MPI the program writes that at once. --json prints the mean and the
+covariance of the samples that are finite too, and how many those are, in up to 16 dimensions.
 )",
             files_help({"--model", "--initial", "--condition"}), R"(
   fokker train --data circles2 --out circles2.safetensors
@@ -67,6 +70,7 @@ too, and how many those are, in up to 16 dimensions.
     add_integer<std::uint64_t>(*app_, "--first-index", options_.first_index,
                                "index of the first sample, for samples drawn in several calls", 0,
                                std::numeric_limits<std::int64_t>::max());
+    rank_.add_to_outputs(*app_, "samples");
     app_->add_option(
             "--initial", initial_,
             "file of states, an array [N, d] (.npy, .npz or .csv), at the first time of --grid: paths begin there and "
@@ -100,6 +104,8 @@ too, and how many those are, in up to 16 dimensions.
     machine_.add_to(*app_);
   }
 
+  bool on_ranks() const override { return true; }
+
   void run() override {
     const bool adaptive = is_adaptive(scheme_);
     steps_.check(scheme_, {"--eta", "--temperature", "--churn", "--langevin", "--trajectory"});
@@ -108,18 +114,34 @@ too, and how many those are, in up to 16 dimensions.
     if (!churn_.empty()) options_.churn = parse_churn(churn_);
     check_usage([&] { options_.validate(); });
     Divergence divergence = probes_.divergence();
-    divergence.first_index = options_.first_index;
+    rank_.check();
     const std::vector<Claim> claims =
-        claim_outputs({out_, log_density_, trajectory_},
+        claim_outputs(rank_.files_of({out_, log_density_, trajectory_}),
                       {model_.path, file_of_text(grid_), ArrayName(initial_).file, model_.condition_file()});
     const Model model = model_.load();
     const std::int64_t d = model.dimension();
     suit_grid(*app_, model, grid_);
     const TimeGrid grid = TimeGrid::parse(grid_, model.sde);
-    const std::vector<float> initial = read_initial(d), conditions = model_.conditions(model);
+    std::vector<float> initial = read_initial(d), conditions = model_.conditions(model);
     if (model.condition() > 0) take_number(model_.condition, "--condition", std::ssize(conditions) / model.condition());
-    if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, d);
+    const IndexRange range = rank_.range(samples_);
+    const bool shared = ranks()->size() > 1;  // over ranks, of which the first writes
+    const std::vector<float> initial_of_all = shared && is_first_rank() ? initial : std::vector<float>();
+    initial = range.of_rows(std::move(initial), d);
+    conditions = range.of_rows(std::move(conditions), model.condition());
+    const std::int64_t written = shared ? range.all : range.count;  // by one process its own, or those of all
+    samples_ = range.count;
+    const std::uint64_t first_index = options_.first_index;  // of all parts
+    options_.first_index += static_cast<std::uint64_t>(range.first);
+    divergence.first_index = options_.first_index;
+    if (!trajectory_.empty()) options_.snapshot_steps = steps_to_keep(grid, written, d);
     const Context context = machine_.context();
+    const Json call_of_part =
+        shared_call(rank_.in_parts(), *app_, context, model, {"--out", "--log-density", "--trajectory"},
+                    {{"--model", model_.path},
+                     {"--grid", file_of_text(grid_)},
+                     {"--initial", ArrayName(initial_).file},
+                     {"--condition", model_.condition_file()}});
     const Sampler sampler(context, model, grid);
     const Scheme flow = is_stochastic(options_.scheme) ? Scheme::heun : options_.scheme;
     std::optional<AdaptiveSampler<float>> by_tolerance;
@@ -163,29 +185,46 @@ too, and how many those are, in up to 16 dimensions.
     } else if (initial_.empty()) {
       sampler.sample(samples.view(), options_);
     } else {
-      const Reach reach = reach_at(grid.times().front(), model, model_.path);
-      append(warnings, {warning_of("initial states", health_of(context, model, samples.view(), reach), 0, reach.why)});
+      if (is_first_rank()) {
+        const Reach reach = reach_at(grid.times().front(), model, model_.path);
+        const Buffer<float> all = to_device(context, initial_of_all, d);
+        const SampleHealth health = health_of(context, model, shared ? all.view() : samples.view(), reach);
+        append(warnings, {warning_of("initial states", health, 0, reach.why)});
+      }
       if (adaptive) {
         paths = by_tolerance->integrate(samples.view(), call);
       } else {
         sampler.integrate(samples.view(), options_);
       }
     }
-    const std::vector<float> on_host = to_host(context, samples.view());
+    const std::vector<float> on_host = gather_rows(to_host(context, samples.view()), d, range);
+    paths = sum_over_ranks(paths, range);
     const double seconds = clock.seconds();
-    save_array(out_, "x", {samples_, d}, on_host.data());
+    const bool writes = is_first_rank();
+    const auto save_beside = [&](const std::string& file, const char* holds) {
+      if (rank_.in_parts()) save_part({.file = file, .holds = holds, .range = range, .call = call_of_part});
+    };
+    if (writes) {
+      save_array(out_, "x", {written, d}, on_host.data());
+      save_beside(out_, "samples");
+    }
     std::vector<double> times_kept;
     for (const std::int32_t step : options_.snapshot_steps) {
       times_kept.push_back(grid.times()[static_cast<std::size_t>(step)]);
     }
     if (!trajectory_.empty()) {
-      const std::vector<float> states = to_host(context, kept.view());
       const std::int64_t count = std::ssize(times_kept);
-      save_npz(trajectory_, {{"x", {count, samples_, d}, states.data()}, {"t", {count}, times_kept.data()}});
+      std::vector<float> states;
+      for (std::int64_t k = 0; k < count; ++k) {
+        const View<const float> own = View<const float>(kept.view()).slice(k * samples_, samples_);
+        const std::vector<float> of_all = gather_rows(to_host(context, own), d, range);
+        states.insert(states.end(), of_all.begin(), of_all.end());
+      }
+      if (writes) {
+        save_npz(trajectory_, {{"x", {count, written, d}, states.data()}, {"t", {count}, times_kept.data()}});
+        save_beside(trajectory_, "states on the way");
+      }
     }
-    const Reach reach = reach_of(model, model_.path);
-    const SampleHealth health = health_of(context, model, samples.view(), reach);
-    SampleHealth density_health;
     if (afterwards) {
       progress.begin();
       if (adaptive) {
@@ -193,18 +232,28 @@ too, and how many those are, in up to 16 dimensions.
       } else {
         sampler.log_density(samples.view(), density.view(), flow, divergence, finished, options_.condition);
       }
+      density_paths = sum_over_ranks(density_paths, range);
     }
-    if (!log_density_.empty()) {
-      density_health = sample_health(context, density.view());
-      save_array(log_density_, "log_density", {samples_}, to_host(context, density.view()).data());
-    }
+    std::vector<float> densities;
+    if (!log_density_.empty()) densities = gather_rows(to_host(context, density.view()), 1, range);
     progress.clear();
+    if (!writes) return;
+    const Reach reach = reach_of(model, model_.path);
+    const Buffer<float> of_all = shared ? to_device(context, on_host, d) : std::move(samples);
+    const SampleHealth health = health_of(context, model, of_all.view(), reach);
+    SampleHealth density_health;
+    if (!log_density_.empty()) {
+      save_array(log_density_, "log_density", {written}, densities.data());
+      save_beside(log_density_, "log densities");
+      const Buffer<float> there = to_device(context, densities, 1);
+      density_health = sample_health(context, there.view());
+    }
     const std::string advice = health.not_finite > 0 ? advice_on(grid) : "";
     append(warnings, {paths.failure(), warning_of("samples", health, 0, reach.why) + advice, density_paths.failure(),
                       warning_of("log densities", density_health)});
     warn(warnings);
     if (json_) {
-      Json json{{"samples", samples_}, {"dimension", d}};
+      Json json{{"samples", written}, {"dimension", d}};
       json["scheme"] = adaptive ? scheme_ : to_string(options_.scheme);
       json["eta"] = options_.chosen_eta();
       json["temperature"] = options_.temperature;
@@ -217,7 +266,8 @@ too, and how many those are, in up to 16 dimensions.
       json["grid"] = grid_;
       json["steps"] = adaptive ? describe_steps(steps_.options(scheme_), paths) : Json(grid.steps());
       json["seed"] = options_.seed;
-      json["first_index"] = options_.first_index;
+      json["first_index"] = shared ? first_index : options_.first_index;
+      json["rank"] = rank_.describe(range);
       model_.describe_condition(json);
       json["initial"] = initial_.empty() ? Json() : Json(initial_);
       json["out"] = out_;
@@ -231,14 +281,14 @@ too, and how many those are, in up to 16 dimensions.
       json["far_out"] = health.far_out;
       json["far"] = health.far;
       json["warnings"] = warnings;
-      json["moments"] = d <= 16 ? describe(moments(context, samples.view())) : Json();
+      json["moments"] = d <= 16 ? describe(moments(context, of_all.view())) : Json();
       json["backend"] = context.backend_name();
       json["precision"] = to_string(context.precision());
       json["threads"] = context.threads();
       json["seconds"] = seconds;
       print_json(json);
     } else {
-      progress.say(fmt::format("{} by {} in {}, in '{}'{}; SDE {}", counted(samples_, "sample"),
+      progress.say(fmt::format("{} by {} in {}, in '{}'{}; SDE {}", counted(written, "sample"),
                                counted(context.threads(), "thread"), format_duration(seconds), out_,
                                adaptive ? "; " + text_of(paths) : "", text_of(model.sde)));
     }
@@ -289,19 +339,19 @@ too, and how many those are, in up to 16 dimensions.
   }
 
   // Evenly from none to all of the grid's steps. Throws Error where it has too few, or the states are too many.
-  std::vector<std::int32_t> steps_to_keep(const TimeGrid& grid, std::int64_t d) const {
+  std::vector<std::int32_t> steps_to_keep(const TimeGrid& grid, std::int64_t samples, std::int64_t d) const {
     const std::int64_t steps = grid.steps(), there = steps + 1,
                        count = app_->count("--snapshots") > 0 ? snapshots_ : std::min<std::int64_t>(11, there);
     if (count > there) {
       throw Error(fmt::format("--snapshots {} given; allowed: 2 to {} with a grid of {}", count, there,
                               counted(steps, "step")));
     }
-    if (samples_ > most_kept / count / d) {
+    if (samples > most_kept / count / d) {
       throw Error(
           fmt::format("--trajectory with {} states of {} in {} would have {:.4g} numbers; allowed: up to {:.4g}, "
                       "by fewer --snapshots, or in several calls with --first-index",
-                      count, counted(samples_, "sample"), counted(d, "dimension"),
-                      double(count) * double(samples_) * double(d), double(most_kept)));
+                      count, counted(samples, "sample"), counted(d, "dimension"),
+                      double(count) * double(samples) * double(d), double(most_kept)));
     }
     std::vector<std::int32_t> kept;
     for (std::int64_t k = 0; k < count; ++k) {
@@ -323,6 +373,7 @@ too, and how many those are, in up to 16 dimensions.
   }
 
   ModelOptions model_;
+  RankOption rank_;
   ProbeOptions probes_;
   AdaptiveStepOptions steps_;
   static constexpr std::int64_t most_kept = 500'000'000;  // numbers of trajectories, which memory holds twice

@@ -12,6 +12,7 @@
 #include "commands/command.hpp"
 #include "files.hpp"
 #include "fokker/fokker.hpp"
+#include "ranks.hpp"
 #include "training.hpp"
 #include "warnings.hpp"
 
@@ -30,6 +31,8 @@ SIGINT, SIGTERM or SIGHUP ends a training after the iterations that have begun, 
 ends it at once. With --resume a training that was ended or killed goes on from the state that it saved last, and its
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
 and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state.
+As several ranks, by mpirun -n R fokker train ..., it trains on as many processes, on one machine or several that share
+their files, to the same bits; the first writes the files.
 Beside its outputs a killed command leaves files .fokker-PID-N.tmp, which may be removed, and .fokker-HASH.lock, which
 the next one that writes there takes over and removes.
 )",
@@ -161,13 +164,19 @@ the next one that writes there takes over and removes.
     machine_.add_to(*app_);
   }
 
+  bool on_ranks() const override { return true; }
+
   void run() override {
     if (resume_.empty()) check_usage([&] { read_recipe(); });
     const SaveInterval save = SaveInterval::parse(save_every_);
     if (state_.empty()) state_ = resume_;
     const bool same_state = !resume_.empty() && same_file(state_, resume_);
-    const std::vector<Claim> claims = claim_outputs(
-        {out_, state_, log_}, {file_of_data(data_), file_of_text(loss_weight_), same_state ? "" : resume_});
+    const bool writes = is_first_rank();
+    std::vector<Claim> claims;
+    if (writes) {
+      claims = claim_outputs({out_, state_, log_},
+                             {file_of_data(data_), file_of_text(loss_weight_), same_state ? "" : resume_});
+    }
     if (!state_.empty() && !same_state && is_file(state_)) {
       throw Error(fmt::format(
           "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",
@@ -176,7 +185,7 @@ the next one that writes there takes over and removes.
     const DataSet data = DataSet::named(data_);
     const Context context = machine_.context();
     std::vector<Trainer> one;
-    one.push_back(resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data));
+    one.push_back(resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data, ranks()));
     TrainingGroup group(std::move(one));
     const Trainer& trainer = group[0];
 
@@ -195,10 +204,11 @@ the next one that writes there takes over and removes.
     if (!columns.empty()) recipe["standardise"] = true;
     ModelMetadata metadata = training_metadata(text_of(recipe), data, model);
     if (model.condition() > 0) metadata["condition_drop"] = fmt::format("{}", trainer.options().condition_drop);
-    save_model(out_, model, metadata);
+    if (writes) save_model(out_, model, metadata);
     if (json_) {
       Json json{{"model", out_}, {"backend", context.backend_name()}, {"threads", context.threads()}};
       json["precision"] = to_string(context.precision());
+      json["ranks"] = ranks()->size();
       json["first_iteration"] = first;
       json["iterations"] = trainer.iteration();
       json["last"] = nullptr;
@@ -215,8 +225,9 @@ the next one that writes there takes over and removes.
     } else {
       progress.say(fmt::format("{} in {} by {}; the model is in '{}': {}, SDE {}",
                                counted(trainer.iteration() - first, "iteration"), format_duration(result.seconds),
-                               counted(context.threads(), "thread"), out_,
-                               std::get<Mlp>(model.network).architecture.describe(), text_of(model.sde)));
+                               counted(context.threads(), "thread") +
+                                   (ranks()->size() > 1 ? fmt::format(" on each of {} ranks", ranks()->size()) : ""),
+                               out_, std::get<Mlp>(model.network).architecture.describe(), text_of(model.sde)));
     }
   }
 
@@ -347,7 +358,8 @@ the next one that writes there takes over and removes.
       architecture_.form.data_deviation =
           deviation_of(context, data.standardised(context, columns), architecture_.dimension);
     }
-    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_);
+    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_,
+                   ranks());
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";

@@ -19,6 +19,8 @@ struct SdeDensityOptions {
   // false: each point has paths of its own, so that errors average out over points. true: all points share one set, so
   // that differences between points are smooth.
   bool common_paths = false;
+  // The number of the first point, which its paths go by: a call may be split anywhere without changing a point's numbers.
+  std::uint64_t first_index = 0;
   std::function<void(double)> progress = {};  // called now and then with the fraction that is done
 };
 

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -33,8 +34,12 @@ struct SafeTensors {
 
   // Every offset, size and count is checked before it is used. Throws Error.
   static SafeTensors load(const std::string& path);
+  // The same of the contents of a file.
+  static SafeTensors parse(std::span<const std::byte> contents);
   // Written to a temporary name beside `path`, synced, renamed: a failure leaves what was there. Throws Error.
   void save(const std::string& path) const;
+  // What save() writes. Throws Error.
+  std::vector<std::byte> contents() const;
   const Tensor& at(const std::string& name) const;  // throws Error naming the tensors there are
 };
 

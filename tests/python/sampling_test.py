@@ -122,7 +122,10 @@ def test_data(fokker):
 def test_refusals(fokker, gaussian):
     for call, words in [
         (lambda: fokker.sample(gaussian), "neither n nor out is given"),
-        (lambda: fokker.sample(gaussian, -1), "-1 samples are asked for"),
+        (lambda: fokker.sample(gaussian, -1), "n is -1; allowed: a whole number from 0 to"),
+        (lambda: fokker.sample(gaussian, 5, seed=1.5), "seed is 1.5; allowed: a whole number"),
+        (lambda: fokker.gap(gaussian, "blob", nodes="64"), "nodes is '64'"),
+        (lambda: fokker.sample(gaussian, out=np.broadcast_to(np.float32(0), (5, 2))), "read-only"),
         (lambda: fokker.sample(gaussian, 5, scheme="leapfrog"), "leapfrog"),
         (lambda: fokker.sample(gaussian, 5, grid="every:2"), "every:2"),
         (lambda: fokker.sample(gaussian, 5, grid=[1.0, 2.0]), "must strictly decrease"),

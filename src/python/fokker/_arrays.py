@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import numbers
+import operator
 import sys
 from typing import Any, Callable, Sequence
 
@@ -18,6 +19,14 @@ from . import _core
 Array = Any  # of one of the four frameworks
 
 BITS = {"float32": 32, "float64": 64}
+
+
+def whole(what: str, value: Any, most: int = 2**64 - 1) -> int:
+    """A whole number from 0 to `most`."""
+    number = operator.index(value) if hasattr(value, "__index__") else None
+    if number is None or not 0 <= number <= most:
+        raise _core.Error(f"{what} is {value!r}; allowed: a whole number from 0 to {most}")
+    return number
 
 
 class Output:
@@ -46,6 +55,8 @@ class NumPy:
 
     def written(self, array: Array) -> Output:
         """An array of the caller's, to be written."""
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise _core.Error("an array that is read-only is given to be written; allowed: one that may be written")
         return Output(self.given(array), lambda: array)
 
     def full(self, number: float, bits: int, like: Array) -> Array:

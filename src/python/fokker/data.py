@@ -8,7 +8,7 @@ from typing import Any, Union
 import numpy as np
 
 from . import _core
-from ._arrays import NUMPY, Array, as_array, framework_of
+from ._arrays import NUMPY, Array, as_array, framework_of, whole
 
 
 class DataSet:
@@ -41,12 +41,11 @@ class DataSet:
         """n draws [n, d], float32, in the framework and on the device of `like` (NumPy where it is not given). Draw i of
         (seed, step) is a function of those and first_index + i alone.
         """
-        if n < 0:
-            raise _core.Error(f"{n} draws are asked for; allowed: 0 or more")
         framework, place = (NUMPY, np.empty(0)) if like is None else (framework_of(like, "like"), like)
-        output = framework.output((n, self.dimension), 32, place)
+        output = framework.output((whole("n", n, 2**40), self.dimension), 32, place)
         with framework.on_device_of(place):
-            self._law.draw(output.memory, seed, first_index, step, framework.stream(place))
+            self._law.draw(output.memory, whole("seed", seed), whole("first_index", first_index), whole("step", step),
+                           framework.stream(place))
         return output.result()
 
     def __reduce__(self) -> tuple:

@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import TORCH, Array, Points, as_array
+from ._arrays import TORCH, Array, Points, as_array, whole
 
 FIELDS = ("value", "dt", "score", "divergence", "hessian", "residual")
 
@@ -25,6 +25,10 @@ def _text(value: Any) -> str:
     if isinstance(value, Sequence):
         return ",".join(_text(item) for item in value)
     return repr(value.item() if isinstance(value, np.generic) else value)
+
+
+def _probes(probes: Any, law: Any, seed: Any) -> tuple[int, str, int]:
+    return whole("probes", probes, 2**31 - 1), str(law), whole("seed", seed)
 
 
 def options_text(options: Mapping[str, Any]) -> dict[str, str]:
@@ -72,7 +76,7 @@ class Model(_core.Model):
         shapes = {"score": tuple(points.x.shape), "hessian": (n, d * d)}
         outputs = {name: points.output(*shapes.get(name, (n,))) for name in names}
         points.call(self.evaluate, points.given(points.t), points.given(points.x), points.given(points.condition),
-                    {name: output.memory for name, output in outputs.items()}, probes, law, seed, 0)
+                    {name: output.memory for name, output in outputs.items()}, *_probes(probes, law, seed), 0)
         results = {name: output.result() for name, output in outputs.items()}
         if "hessian" in results:
             results["hessian"] = results["hessian"].reshape(n, d, d)
@@ -148,7 +152,7 @@ class Model(_core.Model):
         self._refuse_gradients(points, ["log_density"])
         output = points.output(points.n)
         given = (self, points.given(points.x), points.given(points.condition), output.memory)
-        how = (probes, law, seed)
+        how = _probes(probes, law, seed)
         if scheme in ("tsit5", "dopri5", "bs32"):
             if grid is not None:
                 raise _core.Error(f"a grid is given to {scheme}, whose steps follow the tolerance; allowed: heun, euler or rk4 with it")
@@ -204,7 +208,7 @@ def initialise(*, seed: int = 0, **options: Any) -> Model:
     (80, 80, 80), activation "softplus", beta 100 (or another activation's parameter), output "potential", inputs "t,x",
     data_deviation 1, sde "ou", sde_parameters of the SDE's defaults.
     """
-    return _core.initialise(options_text(options), seed)
+    return _core.initialise(options_text(options), whole("seed", seed))
 
 
 def mixture(weights: Any, means: Any, covariances: Any, *, sde: str = "ou", sde_parameters: Mapping[str, Any] | None = None) -> Model:

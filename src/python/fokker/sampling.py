@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import NUMPY, Array, as_array, framework_of
+from ._arrays import NUMPY, Array, as_array, framework_of, whole
 from .data import Law, data_of
 from .model import Model
 
@@ -62,10 +62,10 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
         if out is None:
             raise _core.Error("neither n nor out is given; allowed: the number of samples, or an array for them")
         n = int(out.shape[0])
-    if out is not None and int(out.shape[0]) != n:
+    if out is not None and out.shape[0] != n:
         raise _core.Error(f"n is {n} and out has {out.shape[0]} rows; allowed: the same number, or out alone")
-    if n < 0:
-        raise _core.Error(f"{n} samples are asked for; allowed: 0 or more")
+    n, seed, first_index, probe_seed = whole("n", n, 2**40), whole("seed", seed), whole("first_index", first_index), whole("probe_seed", probe_seed)
+    probes = whole("probes", probes, 2**31 - 1)
     samples = framework.written(out) if out is not None else framework.output((n, model.dimension), bits, place)
     if model.condition_width and condition is not None:
         rows = as_array(condition)
@@ -129,8 +129,9 @@ def gap(model: Model, data: Law, *, grid: str | Sequence[float] | None = None, s
     spacing. sliced: sliced distances in the plane too. device: "cpu" or "cuda".
     """
     limits = _box(box)
-    found = _core.gap(model, data_of(data), _times(grid, model), samples, seed, ode_scheme, in_detail, sliced, nodes, limits,
-                      on_cuda(device))
+    samples, nodes = whole("samples", samples, 2**40), whole("nodes", nodes, 2**31 - 1)
+    found = _core.gap(model, data_of(data), _times(grid, model), samples, whole("seed", seed), ode_scheme, in_detail, sliced, nodes,
+                      limits, on_cuda(device))
     pairs = [found[name] for name in ("ode_sde", "ode_truth", "sde_truth")]
     planar = found["histograms"][0] is not None
     histograms = {name: np.asarray(weights).reshape(nodes, nodes) for name, weights in zip(("truth", "sde", "ode"), found["histograms"])} \
@@ -164,11 +165,11 @@ def w2_squared(a: Array, b: Array, *, method: str | None = None, box: Any = 3.5,
     stream = framework.stream(a)
     with framework.on_device_of(a):
         if method == "grid":
-            return _core.w2_on_grid(*given, nodes, _box(box), stream)
+            return _core.w2_on_grid(*given, whole("nodes", nodes, 2**31 - 1), _box(box), stream)
         if method == "points":
             return _core.w2_of_points(*given, stream)
         if method == "sliced":
-            return _core.sliced_w2(*given, projections, seed, stream)
+            return _core.sliced_w2(*given, whole("projections", projections, 2**31 - 1), whole("seed", seed), stream)
     raise _core.Error(f"the method {method!r} is given; allowed: grid, points, sliced")
 
 

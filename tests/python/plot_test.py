@@ -26,8 +26,11 @@ def test_a_folder_of_reproduce(fokker, tmp_path):
         pytest.skip("reproduce is not built")
     subprocess.run([tool, "--preset", "smoke", "--data", "blob", "--weights", "0,1", "--out", tmp_path / "out"], check=True, capture_output=True)
     assert len(fokker.plot.densities(tmp_path / "out").axes) == 7
-    for make in (fokker.plot.curves, fokker.plot.gaps, fokker.plot.gap_over_time):
+    for make in (fokker.plot.curves, fokker.plot.gaps):
         make(tmp_path / "out").savefig(tmp_path / "figure.svg")
+    for make in (fokker.plot.gap_over_time, fokker.plot.gap_along_eta):  # which this preset does not measure
+        with pytest.raises(fokker.Error, match="nothing for this figure"):
+            make(tmp_path / "out")
     page = fokker.plot.report(tmp_path / "out", tmp_path / "page.html")
     assert "probability-flow" in open(page, encoding="utf-8").read()
     with pytest.raises(fokker.Error, match="the data 'checker' are asked for"):

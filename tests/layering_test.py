@@ -11,6 +11,7 @@ src/io/                   core/
 src/model/                core/, io/
 src/operations/           core/, model/, io/
 src/c/                    the public API
+src/python/               the public API, c/
 src/diagnostics/          core/, model/: a target of its own on the public API, core/'s headers and symmetric_eigen
 src/cpu/                  nothing of src/cuda/ or kernels/, no CUDA header
 src/cuda/                 nothing of src/cpu/; of kernels/ only launch.hpp, *_launch.hpp and *_layout.hpp
@@ -26,7 +27,7 @@ SOURCES = {'.hpp', '.cpp', '.cuh', '.cu', '.h'}
 PLAIN = {'cmath', 'cstddef', 'cstdint', 'type_traits'}
 # The rooms of src/, and which of the others each may include.
 ROOMS = {'core': (), 'model': ('core', 'io'), 'io': ('core',), 'operations': ('core', 'model', 'io'),
-         'diagnostics': ('core', 'model'), 'cpu': ('core', 'model', 'operations'), 'cuda': ('core', 'model', 'operations'), 'c': ()}
+         'diagnostics': ('core', 'model'), 'cpu': ('core', 'model', 'operations'), 'cuda': ('core', 'model', 'operations'), 'c': (), 'python': ('c',)}
 
 
 def rule_broken(folder, path, header):
@@ -96,6 +97,7 @@ def self_check(root):
               ('src/diagnostics', 'operations/sampler_stages.hpp'), ('src/diagnostics', 'cuda_runtime_api.h'),
               ('src/cpu', 'omp.h'), ('src/cpu', 'thread'), ('src/cpu', 'cuda_runtime_api.h'),
               ('src/cpu', 'cuda/status.hpp'), ('src/cpu', 'kernels/launch.hpp'),
+              ('src/python', 'core/operations.hpp'), ('src/python', 'cuda_runtime_api.h'), ('src/c', 'python/bindings.hpp'),
               ('src/cuda', 'cpu/random.hpp'), ('src/cuda', 'kernels/mlp.hpp'), ('src/cuda', 'kernels/device.hpp'),
               ('tools', 'cpu/backend.hpp'), ('tools', 'core/operations.hpp'), ('tools', 'io/file.hpp')]
     allowed = [('include/fokker', 'vector'), ('include/fokker', 'fokker/view.hpp'),
@@ -104,7 +106,8 @@ def self_check(root):
                ('include/fokker/formulas', 'fokker/formulas/philox.hpp'), ('include/fokker/formulas', 'cmath'),
                ('kernels', 'cuda_fp16.h'), ('kernels', 'fokker/formulas/philox.hpp'),
                ('src/operations', 'core/operations.hpp'), ('src/core', 'fmt/format.h'), ('src/cpu', 'fokker/model.hpp'),
-               ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/shared_layout.hpp'),
+               ('src/cuda', 'kernels/launch.hpp'), ('src/cuda', 'kernels/shared_layout.hpp'), ('src/python', 'c/tensors.hpp'),
+               ('src/python', 'nanobind/nanobind.h'), ('src/python', 'fokker/fokker.hpp'),
                ('src/cuda', 'cuda_runtime_api.h'), ('src/cuda', 'operations/sampler_stages.hpp'), ('tools', 'CLI/CLI.hpp'),
                ('tools', 'io/json.hpp')]
     nowhere = root / 'nowhere' / 'file.hpp'

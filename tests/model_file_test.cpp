@@ -7,6 +7,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <span>
 
 #include "compare.hpp"
 #include "fmt/format.h"
@@ -953,6 +954,45 @@ TEST(MixtureFile, CovariancesMayBeMatricesVariancesOrOneNumber) {
             (std::vector<double>{2, 0, 0, 3, 4, 0, 0, 5}));
   // One component in one dimension.
   EXPECT_EQ(load_text(scratch, R"({"weights": [1], "means": [[0]], "covariances": [[[2]]]})").dimension(), 1);
+}
+
+// What a file holds, without a file: the same model and the same bytes, and in F64 where F32 would round.
+TEST(ModelContents, RoundTripWithoutAFile) {
+  const Scratch scratch;
+  Architecture a = architecture(3, {7, 19}, Activation::silu, Output::score);
+  Model model{ForwardSde::ve(), Mlp::initialise(a, 5), {{1, 2, 3}, {0.5, 1, 2}}};
+  save_model(scratch / "a.safetensors", model);
+  const std::string bytes = get(scratch / "a.safetensors");
+  const std::vector<std::byte> contents = model_contents(model);
+  EXPECT_EQ(std::string(reinterpret_cast<const char*>(contents.data()), contents.size()), bytes);
+  const Model again = parse_model(contents);
+  EXPECT_EQ(mlp_of(again).parameters, mlp_of(model).parameters);
+  EXPECT_EQ(mlp_of(again).architecture, a);
+  EXPECT_EQ(again.standardisation, model.standardisation);
+  EXPECT_EQ(again.sde, model.sde);
+  EXPECT_EQ(parse_model(contents, {{"sde", "ou"}}).sde, ForwardSde::ou());
+
+  std::get<Mlp>(model.network).parameters[3] = 1.0 / 3;
+  EXPECT_EQ(mlp_of(parse_model(model_contents(model))).parameters, mlp_of(model).parameters);
+  EXPECT_EQ(SafeTensors::parse(model_contents(model)).at("input.weight").dtype, "F64");
+}
+
+TEST(ModelContents, RefusalsSayWhy) {
+  const Model model{ForwardSde::ou(), Mlp::initialise(Architecture{}, 1)};
+  const std::vector<std::byte> contents = model_contents(model);
+  EXPECT_THAT(message_of([&] { (void)parse_model(std::span(contents).first(100)); }),
+              AllOf(HasSubstr("what was given is not a safetensors file"), HasSubstr("it ends within its header")));
+  EXPECT_THAT(message_of([&] { (void)parse_model({}); }), HasSubstr("it is shorter than 8 bytes"));
+  EXPECT_THAT(message_of([&] {
+                (void)parse_model(contents, {{"colour", "red"}});
+              }),
+              HasSubstr("unknown model option 'colour'"));
+  EXPECT_THAT(message_of([&] {
+                (void)parse_model(contents, {{"output", "score"}});
+              }),
+              HasSubstr("what was given is not a model that can be used"));
+  const Model mixture{ForwardSde::ou(), GaussianMixture::isotropic(1, {1}, {0}, {1})};
+  EXPECT_THAT(message_of([&] { (void)model_contents(mixture); }), HasSubstr("asked for of a Gaussian mixture"));
 }
 
 TEST(MixtureFile, RoundTrips) {

@@ -11,6 +11,7 @@ import tempfile
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, sys.argv[1])
+from fokker_report.read import read_results
 from fokker_report.shape import check_results
 import fokker_report.runs as runs
 import fokker_report.tables as tables
@@ -105,7 +106,7 @@ def check_by_chance(results, path):
         def read(data):
             with open(name, 'wb') as file:
                 file.write(data)
-            render(report.read_results(name))
+            render(read_results(name))
 
         for i in range(400):
             data = changed(text, chance)

@@ -8,7 +8,7 @@ set -euo pipefail
 declare -A packages=(
   [core]="g++ cmake ninja-build pkg-config libfmt-dev nlohmann-json3-dev libhwy-dev liblemon-dev libdlpack-dev zlib1g-dev libcli11-dev librandom123-dev"
   [plots]="python3-matplotlib python3-numpy"
-  [test]="libgtest-dev libgmock-dev python3 python3-venv"
+  [test]="libgtest-dev libgmock-dev python3 python3-venv python3-dev"
   [bench]="libbenchmark-dev"
   [lint]="clang-format-14 clang-tidy-14"
   [fuzz]="clang-14 libclang-rt-14-dev"
@@ -30,6 +30,7 @@ present() {
   case $1 in
     g++ | cmake | pkg-config | python3) command -v "$1" > /dev/null ;;
     python3-venv) python3 -c 'import ensurepip, venv' 2> /dev/null ;;
+    python3-dev) [ -f "$(python3 -c 'import sysconfig; print(sysconfig.get_paths()["include"])' 2> /dev/null)/Python.h" ] ;;
     ninja-build) command -v ninja > /dev/null ;;
     *) [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2> /dev/null)" = installed ] ;;
   esac

@@ -253,19 +253,7 @@ CLI::Option* add_grid(CLI::App& app, std::string& grid) {
 }
 
 void suit_grid(const CLI::App& app, const Model& model, std::string& grid) {
-  if (app.count("--grid") > 0) return;
-  const auto* const sum = std::get_if<Composition>(&model.network);
-  const bool in_form =
-      !model.form().plain() || (sum && std::any_of(sum->terms.begin(), sum->terms.end(),
-                                                   [](const Term& term) { return !term.model.form().plain(); }));
-  if (const std::size_t steps = model.sde.betas().size(); steps > 0) {
-    grid = fmt::format("uniform:{}:{}", steps - 1, model.sde.horizon() / static_cast<double>(steps));
-  } else if (in_form) {
-    // Equal steps of t are equal ratios of ve's σ, which geometric ones change by a fifth near T: by those the flow of an
-    // exact score ends 30 noise floors from the data blob, by these 2.7.
-    const bool exponential = model.sde.kind() == SdeKind::ve;
-    grid = exponential ? fmt::format("uniform:300:{}", model.sde.t_min()) : "geometric:300";
-  }
+  if (app.count("--grid") == 0) grid = usual_grid(model);
 }
 
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low) {

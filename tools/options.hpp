@@ -61,8 +61,7 @@ void check_usage(const std::function<void()>& check);
 // Options that several commands have, each with the same text. --data: `role` says what the data are there for.
 CLI::Option* add_data(CLI::App& app, std::string& data, const std::string& role);
 CLI::Option* add_grid(CLI::App& app, std::string& grid);
-// Where --grid is not given, a network in a form, whose coefficients may be infinite at t = 0, gets one that ends above:
-// with ddpm the ends of its steps.
+// Where --grid is not given, usual_grid().
 void suit_grid(const CLI::App& app, const Model& model, std::string& grid);
 CLI::Option* add_samples(CLI::App& app, std::int64_t& samples, const std::string& help, std::int64_t low = 1);
 CLI::Option* add_seed(CLI::App& app, std::uint64_t& seed, const std::string& help);

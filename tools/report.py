@@ -13,7 +13,6 @@ exit codes: 0 done, 1 failed (one sentence on standard error), 2 wrong usage
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -25,6 +24,9 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 def find_packages():
     """numpy and matplotlib. Called once the arguments are parsed, so that --help works without them."""
     try:
+        import matplotlib
+
+        matplotlib.use("Agg")
         import matplotlib.pyplot
         import numpy
     except ImportError as error:
@@ -38,33 +40,6 @@ def find_packages():
     # The report's modules lie beside this file, and where it is installed in share/fokker.
     sys.dont_write_bytecode = True
     sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "share", "fokker")]
-
-
-def read_results(path):
-    from fokker_report.shape import check_results
-
-    with open(path, encoding="utf-8") as file:
-        try:
-            results = json.load(file)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not JSON ({error})") from error
-    if isinstance(results, dict) and "runs" in results and "verdicts" not in results:
-        raise ValueError(f"{path} is of an earlier version of reproduce; the same call of reproduce makes it anew, and "
-                         "trains again where folders do not name activation and seed")
-    try:
-        check_results(results)
-    except ValueError as error:
-        raise ValueError(f"{path} is not as reproduce writes it: {error}") from error
-    return results
-
-
-def check_out(path, read):
-    """What is read is not written."""
-    if os.path.isdir(path):
-        raise ValueError(f"--out {path} is a folder; allowed: a file name that ends in .html")
-    for other in read:
-        if os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other):
-            raise ValueError(f"--out {path} is {other}, which is read; the report needs another name")
 
 
 def printable(text):
@@ -91,18 +66,9 @@ def main():
     if not out.endswith(".html"):
         parser.error(f"--out '{out}' given; allowed: a name that ends in .html")
     find_packages()
-    from fokker_report.files import write_file
-    from fokker_report.page import page
-    from fokker_report.runs import Run
+    from fokker_report.page import write_report
 
-    results_file = os.path.join(arguments.folder, "results.json")
-    results = read_results(results_file)
-    runs = [Run(arguments.folder, entry, results) for entry in results["runs"] if "failed" not in entry]
-    failed = [entry for entry in results["runs"] if "failed" in entry]
-    if not runs:
-        raise ValueError(f"{results_file} holds no finished run")
-    check_out(out, [results_file, *(path for run in runs for path in run.files())])
-    write_file(out, page(results, runs, failed, os.path.join(arguments.folder, "figures")).encode("utf-8", "replace"))
+    write_report(arguments.folder, out)
     print(printable(out))
 
 

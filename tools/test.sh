@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing (Debian packages, and two from PyPI into build/python), builds everything into build/ and runs
+# Installs what is missing (Debian packages, and some from PyPI into build/python), builds everything into build/ and runs
 # the tests.
 # usage: tools/test.sh [--slow] [--no-install] [--build DIR] [--help]
 #   --slow        also the tests labelled slow: published checkpoints with 200 000 samples, the reproduction's quick
@@ -33,19 +33,32 @@ if [ -n "${FOKKER_PAPER_DATA:-}" ]; then
   export FOKKER_PAPER_DATA
 fi
 
-# A Python with the packages that some tests take from PyPI, since Debian has none: safetensors_package exchanges files with
-# safetensors; where nvcc is, kernel_cost reads machine code by cuobjdump.
+# A Python with the packages that tests take from PyPI, since Debian has none, or not these: safetensors_package exchanges files
+# with safetensors; the Python package is built by nanobind and scikit-build-core, and tested against PyTorch and JAX, some
+# gigabytes, without which its tests of them skip; where nvcc is, kernel_cost reads machine code by cuobjdump.
 add_python() {
-  local python=$build/python/bin/python3 packages=(numpy safetensors)
-  if command -v nvcc > /dev/null; then packages+=(nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm); fi
+  local python=$build/python/bin/python3
   take() {
-    "$python" -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt "$@" "${packages[@]}" > /dev/null 2>&1
+    "$python" -m pip install --quiet --disable-pip-version-check -c tools/constraints.txt "$@" > /dev/null 2>&1
   }
-  if [ -x "$python" ] && take --no-index; then return; fi  # where all are there
-  if ! { python3 -m venv "$build/python" > /dev/null 2>&1 && take --retries 1 --timeout 10; }; then
+  # add WHAT_SKIPS PACKAGE...
+  add() {
+    local skips=$1
+    shift
+    if take --no-index "$@" || take --retries 1 --timeout 10 "$@"; then return; fi
+    echo "test.sh: pip could not install $* into $build/python; $skips"
+  }
+  if ! [ -x "$python" ] && ! python3 -m venv "$build/python" > /dev/null 2>&1; then
     rm -rf "$build/python"
-    echo "test.sh: pip could not install ${packages[*]} into $build/python; tests that need them say that they skip"
+    echo "test.sh: python3 makes no virtual environment; tests that need packages from PyPI say that they skip"
+    return
   fi
+  add 'tests that need them say that they skip' numpy safetensors
+  if command -v nvcc > /dev/null; then
+    add 'tests that need them say that they skip' nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm
+  fi
+  add 'the Python package is not built' nanobind scikit-build-core pytest
+  for package in matplotlib torch jax; do add 'tests that need it say that they skip' "$package"; done
 }
 if [ "$install" = yes ]; then
   tools/install_dependencies.sh
@@ -58,6 +71,8 @@ fi
 fresh=()
 [ "$build" != build ] || fresh=(-DFOKKER_CUDA=AUTO)
 [ -f "$build/CMakeCache.txt" ] || fresh+=(-G Ninja -DCMAKE_BUILD_TYPE=Release)
+# The Python package is built where its Python has what that takes.
+if "$build/python/bin/python3" -c 'import nanobind, numpy, pytest' 2> /dev/null; then fresh+=(-DFOKKER_BUILD_PYTHON=ON); fi
 cmake -S . -B "$build" "${fresh[@]}" -DFOKKER_BUILD_TESTS=ON -DFOKKER_BUILD_TOOLS=ON -DFOKKER_BUILD_BENCH=ON \
   -DFOKKER_WERROR=ON
 type=$(sed -n 's/^CMAKE_BUILD_TYPE:[A-Z]*=//p' "$build/CMakeCache.txt")

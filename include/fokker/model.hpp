@@ -1,8 +1,10 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -249,9 +251,14 @@ void check_proof(const Model& model, const Proof& proof);
 // on a network without activation, output, inputs or SDE, on a parameter that its activation does not have, and on a
 // network that does not give the scores of the proof in its file (tensors proof.t, proof.x, proof.score, proof.condition).
 Model load_model(const std::string& path, const ModelMetadata& overrides = {});
+// The same of the contents of a .safetensors file.
+Model parse_model(std::span<const std::byte> contents, const ModelMetadata& overrides = {});
 // Written to a temporary name beside `path`, synced, renamed. `extra` metadata is kept as it is.
 // A proof that is not empty is written too, and is for networks. Throws Error for a composition, whose file names those
 // of its terms and is written by hand.
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra = {}, const Proof& proof = {});
+// What save_model() writes of a network, without a loss: parameters that float32 does not hold make all tensors F64. Throws
+// Error for a mixture and a composition.
+std::vector<std::byte> model_contents(const Model& model);
 
 }  // namespace fokker

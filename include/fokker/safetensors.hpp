@@ -34,10 +34,12 @@ struct SafeTensors {
 
   // Every offset, size and count is checked before it is used. Throws Error.
   static SafeTensors load(const std::string& path);
-  // The same of a file's bytes, which messages call by its name.
-  static SafeTensors parse(std::span<const std::byte> file, const std::string& path);
+  // The same of a file's contents, which messages call `subject`.
+  static SafeTensors parse(std::span<const std::byte> contents, const std::string& subject = "what was given");
   // Written to a temporary name beside `path`, synced, renamed: a failure leaves what was there. Throws Error.
   void save(const std::string& path) const;
+  // What save() writes. Throws Error.
+  std::vector<std::byte> contents() const;
   const Tensor& at(const std::string& name) const;  // throws Error naming the tensors there are
 };
 

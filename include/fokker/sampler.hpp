@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -60,6 +61,10 @@ struct Churn {
 };
 
 inline constexpr std::int64_t most_snapshots = 64;  // of a call
+
+// The text of a grid of times for a model of which no more is known (TimeGrid::parse()): paper, and for a network in a form,
+// whose coefficients may be infinite at t = 0, one that ends above; under ddpm the ends of its steps.
+std::string usual_grid(const Model& model);
 
 // Called now and then with (points finished, points in all), from one thread at a time; CPU only.
 using PointsFinished = std::function<void(std::int64_t, std::int64_t)>;

@@ -3,18 +3,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <exception>
 #include <new>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <utility>
 #include <variant>
 #include <vector>
 
+#include "c/models.hpp"
+#include "c/tensors.hpp"
 #include "fokker/fokker.h"
 #include "fokker/fokker.hpp"
 
@@ -64,13 +64,6 @@ fokker_status guarded(const Work& work) noexcept {
   }
 }
 
-template <class T>
-T& given(T* pointer, const char* what) {
-  if (pointer == nullptr)
-    throw Error(fmt::format("{} is NULL; allowed: one that this library or the caller made", what));
-  return *pointer;
-}
-
 // Makes a handle where there is a place for it.
 template <class Handle, class Make>
 fokker_status make(Handle** to, const char* what, const Make& of) noexcept {
@@ -81,81 +74,6 @@ fokker_status make(Handle** to, const char* what, const Make& of) noexcept {
 }
 
 std::string text_or(const char* text, const char* otherwise) { return text ? text : otherwise; }
-
-// ---- tensors ----
-
-const char* name_of(DLDeviceType device) {
-  switch (device) {
-    case kDLCPU: return "cpu";
-    case kDLCUDA: return "cuda";
-    case kDLCUDAHost: return "page-locked host memory";
-    default: return "another kind";
-  }
-}
-
-std::string type_of(const DLDataType& type) {
-  const char* name = "another kind of ";
-  switch (type.code) {
-    case kDLFloat: name = "float"; break;
-    case kDLInt: name = "int"; break;
-    case kDLUInt: name = "uint"; break;
-    case kDLBfloat: name = "bfloat"; break;
-    case kDLComplex: name = "complex"; break;
-    default: break;
-  }
-  return fmt::format("{}{}{}", name, type.bits, type.lanes == 1 ? "" : fmt::format("×{}", type.lanes));
-}
-
-// The view of a tensor [rows, columns] of T, of which a vector has one column and rows may be any number. T may be const.
-template <class T>
-View<T> view_of(const DLTensor* tensor, const char* what) {
-  using Entry = std::remove_const_t<T>;
-  if (tensor == nullptr) return {};
-  const DLDataType& type = tensor->dtype;
-  if (type.code != kDLFloat || type.bits != 8 * sizeof(Entry) || type.lanes != 1) {
-    throw Error(fmt::format("{} is of type {}; allowed here: float{}", what, type_of(type), 8 * sizeof(Entry)));
-  }
-  if (tensor->ndim != 1 && tensor->ndim != 2) {
-    throw Error(fmt::format("{} has {} axes; allowed: [N] or [N, d]", what, tensor->ndim));
-  }
-  if (tensor->shape == nullptr) throw Error(fmt::format("{} has no shape", what));
-  const std::int64_t rows = tensor->shape[0], columns = tensor->ndim == 2 ? tensor->shape[1] : 1;
-  if (rows < 0 || columns < 0) {
-    throw Error(fmt::format("{} has shape [{}, {}]; allowed: sizes of 0 or more", what, rows, columns));
-  }
-  Device device;
-  if (tensor->device.device_type == kDLCPU || tensor->device.device_type == kDLCUDAHost) {
-    device = Device::cpu;
-  } else if (tensor->device.device_type == kDLCUDA) {
-    device = Device::cuda;
-  } else {
-    throw Error(
-        fmt::format("{} is on a device of {}; allowed: cpu and cuda", what, name_of(tensor->device.device_type)));
-  }
-  if (rows == 0 || columns == 0) return View<T>(nullptr, rows, columns, device);
-  if (tensor->strides != nullptr) {
-    const std::int64_t of_row = tensor->strides[0], of_column = tensor->ndim == 2 ? tensor->strides[1] : 1;
-    const bool dense = (columns == 1 || of_column == 1) && (rows == 1 || of_row == columns);
-    if (!dense) {
-      throw Error(fmt::format("{} of shape [{}, {}] has strides [{}, {}]; allowed: dense and row-major, [{}, 1]", what,
-                              rows, columns, of_row, of_column, columns));
-    }
-  }
-  if (tensor->data == nullptr) throw Error(fmt::format("{} of shape [{}, {}] has no data", what, rows, columns));
-  const auto address = reinterpret_cast<std::uintptr_t>(tensor->data) + tensor->byte_offset;
-  if (address % alignof(Entry) != 0) {
-    throw Error(fmt::format("{} begins {} bytes off the alignment of float{}; allowed: aligned data", what,
-                            address % alignof(Entry), 8 * sizeof(Entry)));
-  }
-  return View<T>(reinterpret_cast<T*>(address), rows, columns, device);
-}
-
-// A tensor that has to be there. One without rows may have no data, and its view stands for none.
-template <class T>
-View<T> required(const DLTensor* tensor, const char* what) {
-  given(tensor, what);
-  return view_of<T>(tensor, what);
-}
 
 Divergence divergence_of(const fokker_divergence* how) {
   if (how == nullptr) return {};
@@ -214,69 +132,6 @@ ModelMetadata metadata_of(const fokker_option* options, std::size_t count) {
     if (!is_new) throw Error(fmt::format("the option {} is given twice", place->first));
   }
   return metadata;
-}
-
-// A number of an option's value.
-double number_of(const std::string& key, const std::string& text) {
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);  // in any locale
-  if (error != std::errc() || end != text.data() + text.size() || !std::isfinite(number)) {
-    throw Error(fmt::format("the option {} has the value '{}'; allowed: a number", key, text));
-  }
-  return number;
-}
-
-std::int64_t whole_of(const std::string& key, const std::string& text) {
-  const double number = number_of(key, text);
-  if (number != std::floor(number) || std::fabs(number) > 1e15) {
-    throw Error(fmt::format("the option {} has the value '{}'; allowed: a whole number", key, text));
-  }
-  return static_cast<std::int64_t>(number);
-}
-
-Model initialised(ModelMetadata options, std::uint64_t seed) {
-  const auto take = [&](const char* key, const char* otherwise) {
-    const auto found = options.find(key);
-    std::string value = found == options.end() ? otherwise : found->second;
-    if (found != options.end()) options.erase(found);
-    return value;
-  };
-  Architecture architecture;
-  architecture.dimension = whole_of("dimension", take("dimension", "2"));
-  architecture.hidden.clear();
-  const std::string hidden = take("hidden", "80,80,80");
-  for (std::size_t begin = 0; begin <= hidden.size();) {
-    const std::size_t end = std::min(hidden.find(',', begin), hidden.size());
-    architecture.hidden.push_back(whole_of("hidden", hidden.substr(begin, end - begin)));
-    begin = end + 1;
-  }
-  architecture.activation = parse_activation(take("activation", "softplus"));
-  const ActivationParameter& parameter = traits_of(architecture.activation).parameter;
-  architecture.beta = 1;
-  if (parameter.name) {
-    const std::string name(parameter.name);
-    architecture.beta = number_of(name, take(name.c_str(), architecture.activation == Activation::softplus
-                                                               ? "100"
-                                                               : fmt::format("{}", parameter.usual).c_str()));
-  }
-  const NetworkOutput output = parse_output(take("output", "potential"));
-  architecture.output = output.output, architecture.form.form = output.form;
-  architecture.form.data_deviation = number_of("data_deviation", take("data_deviation", "1"));
-  const std::vector<LayerInput> order = parse_inputs(take("inputs", "t,x"), architecture.form);
-  if (order != std::vector{LayerInput::time, LayerInput::x}) {
-    throw Error(
-        "inputs of another order than t,x given for a network that is made here; allowed: the time first, then x");
-  }
-  const std::string sde = take("sde", "ou"), parameters = take("sde_parameters", "");
-  if (!options.empty()) {
-    throw Error(
-        fmt::format("the option {} is not known; allowed: dimension, hidden, activation and its parameter, output, "
-                    "inputs, data_deviation, sde, sde_parameters",
-                    options.begin()->first));
-  }
-  Model model{ForwardSde::parse(sde, parameters), Mlp::initialise(architecture, seed)};
-  model.validate();
-  return model;
 }
 
 template <class T>
@@ -352,15 +207,7 @@ fokker_status fokker_model_shape(const fokker_model* model, int64_t* dimension, 
 fokker_status fokker_model_describe(const fokker_model* model, char* text, size_t size, size_t* needed) {
   return guarded([&] {
     const Model& of = given(model, "model").value;
-    const auto* mlp = std::get_if<Mlp>(&of.network);
-    const auto* composition = std::get_if<Composition>(&of.network);
-    const std::string line = fmt::format(
-        "{}, SDE {}",
-        mlp ? mlp->architecture.describe()
-        : composition
-            ? fmt::format("composition of {} terms in {} dimensions", composition->terms.size(), of.dimension())
-            : fmt::format("Gaussian mixture in {} dimensions", of.dimension()),
-        of.sde.name());
+    const std::string line = line_of(of);
     if (needed) *needed = line.size() + 1;
     if (text == nullptr || size == 0) return;
     const size_t length = std::min(line.size(), size - 1);

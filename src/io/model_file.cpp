@@ -518,8 +518,8 @@ std::string list_text(const std::vector<double>& numbers) { return fmt::format("
 
 using CheckProof = void (*)(const Model&, const Proof&);
 
-Model load_safetensors(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
-  const SafeTensors file = SafeTensors::load(path);
+// The model of a file, which messages call `name`.
+Model model_of(const SafeTensors& file, const std::string& name, const ModelMetadata& overrides, CheckProof check) {
   ModelMetadata metadata = file.metadata;
   for (const auto& [key, value] : overrides) {
     if (!value.empty()) metadata[key] = value;
@@ -532,8 +532,12 @@ Model load_safetensors(const std::string& path, const ModelMetadata& overrides, 
     check(model, read_proof(file, model.dimension(), model.condition()));
     return model;
   } catch (const Error& error) {
-    throw Error(fmt::format("{} is not a model that can be used: {}", in_quotes(path), error.what()));
+    throw Error(fmt::format("{} is not a model that can be used: {}", name, error.what()));
   }
+}
+
+Model load_safetensors(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
+  return model_of(SafeTensors::load(path), in_quotes(path), overrides, check);
 }
 
 // A JSON array of numbers, of arrays of numbers, …, to one vector; `shape` says how long each level has to be.
@@ -798,8 +802,10 @@ Model load_json(const std::string& path, const ModelMetadata& overrides, CheckPr
   }
 }
 
-void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, const ModelMetadata& extra,
-              const Proof& proof) {
+// `exact`: with F64 tensors where F32 would round a parameter.
+SafeTensors file_of(const Model& model, const ModelMetadata& extra, const Proof& proof, bool exact) {
+  const Mlp& mlp = std::get<Mlp>(model.network);
+  const ForwardSde& sde = model.sde;
   const Architecture& a = mlp.architecture;
   const std::vector<std::string> names = a.names();
   SafeTensors file;
@@ -826,10 +832,19 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
   if (!a.fixed.empty()) file.metadata["fixed"] = layers_text(a.fixed, names);
   file.metadata["sde"] = sde.name();
   file.metadata["sde_parameters"] = sde.parameters_json();
+  if (!model.standardisation.empty()) {
+    file.metadata[column_means] = list_text(model.standardisation.mean);
+    file.metadata[column_deviations] = list_text(model.standardisation.deviation);
+  }
   const std::vector<float> parameters(mlp.parameters.begin(), mlp.parameters.end());
+  const bool wide = exact && !std::equal(parameters.begin(), parameters.end(), mlp.parameters.begin());
+  const auto tensor = [&](std::vector<std::int64_t> shape, std::int64_t begin) {
+    return wide ? Tensor::from_double(std::move(shape), mlp.parameters.data() + begin)
+                : Tensor::from_float(std::move(shape), parameters.data() + begin);
+  };
   const auto add = [&](const std::string& name, std::int64_t outputs, std::int64_t inputs, std::int64_t weight) {
-    file.tensors[name + ".weight"] = Tensor::from_float({outputs, inputs}, parameters.data() + weight);
-    file.tensors[name + ".bias"] = Tensor::from_float({outputs}, parameters.data() + weight + outputs * inputs);
+    file.tensors[name + ".weight"] = tensor({outputs, inputs}, weight);
+    file.tensors[name + ".bias"] = tensor({outputs}, weight + outputs * inputs);
   };
   const auto add_branch = [&](const Branch& branch, std::int64_t begin, const std::vector<std::string>& own) {
     for (std::size_t k = 0; k < own.size(); ++k) {
@@ -850,7 +865,7 @@ void save_mlp(const std::string& path, const Mlp& mlp, const ForwardSde& sde, co
       file.tensors["proof.condition"] = Tensor::from_double({n, a.condition.inputs}, proof.condition.data());
     }
   }
-  file.save(path);
+  return file;
 }
 
 // Numbers as lists in lists, on a line each; `next` goes on to the first that is left.
@@ -888,18 +903,36 @@ void save_mixture(const std::string& path, const GaussianMixture& mixture, const
                          extra.empty() ? "" : fmt::format(",\n \"metadata\": {{{}\n }}", metadata)));
 }
 
-}  // namespace
-
-Model read_model_file(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
+void check_known(const ModelMetadata& overrides) {
   const std::vector<std::string> known = known_keys();
   for (const auto& [key, value] : overrides) {
     if (std::find(known.begin(), known.end(), key) == known.end()) {
       throw Error(fmt::format("unknown model option {}: allowed are {}", in_quotes(key), fmt::join(known, ", ")));
     }
   }
+}
+
+}  // namespace
+
+Model read_model_file(const std::string& path, const ModelMetadata& overrides, CheckProof check) {
+  check_known(overrides);
   if (path.ends_with(".json")) return load_json(path, overrides, check);
   if (!path.ends_with(".safetensors")) throw_wrong_ending(path);
   return load_safetensors(path, overrides, check);
+}
+
+Model read_model_contents(std::span<const std::byte> contents, const ModelMetadata& overrides, CheckProof check) {
+  check_known(overrides);
+  return model_of(SafeTensors::parse(contents), "what was given", overrides, check);
+}
+
+std::vector<std::byte> model_contents(const Model& model) {
+  model.validate();
+  if (!std::holds_alternative<Mlp>(model.network)) {
+    throw Error(fmt::format("the contents of a network's file are asked for of a {}; allowed: a network",
+                            std::holds_alternative<Composition>(model.network) ? "composition" : "Gaussian mixture"));
+  }
+  return file_of(model, {}, {}, true).contents();
 }
 
 void save_model(const std::string& path, const Model& model, const ModelMetadata& extra, const Proof& proof) {
@@ -921,12 +954,7 @@ void save_model(const std::string& path, const Model& model, const ModelMetadata
   }
   if (mlp) {
     if (!proof.t.empty()) check_proof(model, proof);
-    ModelMetadata metadata = extra;
-    if (!model.standardisation.empty()) {
-      metadata[column_means] = list_text(model.standardisation.mean);
-      metadata[column_deviations] = list_text(model.standardisation.deviation);
-    }
-    save_mlp(path, *mlp, model.sde, metadata, proof);
+    file_of(model, extra, proof, false).save(path);
   } else {
     if (!model.standardisation.empty()) {
       throw Error(

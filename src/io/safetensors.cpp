@@ -171,6 +171,59 @@ SafeTensors read(std::span<const std::byte> file) {
   return result;
 }
 
+// The parts of a file in their order, which stay with the tensors that they are of.
+struct Layout {
+  std::uint64_t header_bytes = 0;
+  std::string header;
+  std::vector<const Tensor*> tensors;
+
+  std::vector<std::span<const std::byte>> pieces() const {
+    std::vector<std::span<const std::byte>> all = {std::as_bytes(std::span(&header_bytes, 1)),
+                                                   std::as_bytes(std::span(header.data(), header.size()))};
+    for (const Tensor* tensor : tensors) all.emplace_back(tensor->bytes);
+    return all;
+  }
+};
+
+Layout layout_of(const SafeTensors& file) {
+  // Large items first, so that every tensor is aligned to its item; then by name.
+  std::vector<const std::pair<const std::string, Tensor>*> order;
+  for (const auto& entry : file.tensors) {
+    const Tensor& tensor = entry.second;
+    const auto bytes = byte_count(tensor.dtype, tensor.shape);
+    if (entry.first == metadata_key || !bytes || static_cast<std::size_t>(*bytes) != tensor.bytes.size()) {
+      throw Error(fmt::format("the tensor {} of dtype {} and shape [{}] holds {} bytes", in_quotes(entry.first),
+                              in_quotes(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.bytes.size()));
+    }
+    order.push_back(&entry);
+  }
+  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
+    return *item_bytes(a->second.dtype) > *item_bytes(b->second.dtype);
+  });
+
+  Layout layout{0, "{", {}};
+  std::string& header = layout.header;
+  std::string texts;
+  for (const auto& [key, text] : file.metadata) {
+    texts += fmt::format("{}{}:{}", texts.empty() ? "" : ",", json_text(key), json_text(text));
+  }
+  if (!file.metadata.empty()) header += fmt::format("\"{}\":{{{}}}", metadata_key, texts);
+  std::uint64_t offset = 0;
+  for (const auto* entry : order) {
+    const Tensor& tensor = entry->second;
+    const std::uint64_t end = offset + tensor.bytes.size();
+    header += fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.size() > 1 ? "," : "",
+                          json_text(entry->first), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
+    offset = end;
+    layout.tensors.push_back(&tensor);
+  }
+  header += '}';
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  if (header.size() > max_header_bytes) throw Error(fmt::format("its header would have {} bytes", header.size()));
+  layout.header_bytes = header.size();
+  return layout;
+}
+
 }  // namespace
 
 std::int64_t Tensor::size() const {
@@ -201,62 +254,32 @@ Tensor Tensor::from_int64(std::vector<std::int64_t> shape, const std::int64_t* d
   return tensor_of("I64", std::move(shape), data);
 }
 
-SafeTensors SafeTensors::load(const std::string& path) { return parse(read_file(path), path); }
+SafeTensors SafeTensors::load(const std::string& path) { return parse(read_file(path), in_quotes(path)); }
 
-SafeTensors SafeTensors::parse(std::span<const std::byte> file, const std::string& path) {
+SafeTensors SafeTensors::parse(std::span<const std::byte> contents, const std::string& subject) {
   try {
-    return read(file);
+    return read(contents);
   } catch (const Error& error) {
-    throw Error(fmt::format("{} is not a safetensors file that can be used: {}", in_quotes(path), error.what()));
+    throw Error(fmt::format("{} is not a safetensors file that can be used: {}", subject, error.what()));
   }
 }
 
 void SafeTensors::save(const std::string& path) const {
-  const auto fail = [&](const std::string& why) {
-    return Error(fmt::format("cannot write {}: {}", in_quotes(path), why));
-  };
-  // Large items first, so that every tensor is aligned to its item; then by name.
-  std::vector<const std::pair<const std::string, Tensor>*> order;
-  for (const auto& entry : tensors) {
-    const Tensor& tensor = entry.second;
-    const auto bytes = byte_count(tensor.dtype, tensor.shape);
-    if (entry.first == metadata_key || !bytes || static_cast<std::size_t>(*bytes) != tensor.bytes.size()) {
-      throw fail(fmt::format("the tensor {} of dtype {} and shape [{}] holds {} bytes", in_quotes(entry.first),
-                             in_quotes(tensor.dtype), fmt::join(tensor.shape, ", "), tensor.bytes.size()));
+  const Layout layout = [&] {
+    try {
+      return layout_of(*this);
+    } catch (const Error& error) {
+      throw Error(fmt::format("cannot write {}: {}", in_quotes(path), error.what()));
     }
-    order.push_back(&entry);
-  }
-  std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
-    return *item_bytes(a->second.dtype) > *item_bytes(b->second.dtype);
-  });
+  }();
+  write_file(path, layout.pieces());
+}
 
-  std::string header = "{";
-  std::uint64_t offset = 0;
-  try {
-    std::string texts;
-    for (const auto& [key, text] : metadata) {
-      texts += fmt::format("{}{}:{}", texts.empty() ? "" : ",", json_text(key), json_text(text));
-    }
-    if (!metadata.empty()) header += fmt::format("\"{}\":{{{}}}", metadata_key, texts);
-    for (const auto* entry : order) {
-      const Tensor& tensor = entry->second;
-      const std::uint64_t end = offset + tensor.bytes.size();
-      header +=
-          fmt::format(R"({}{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", header.size() > 1 ? "," : "",
-                      json_text(entry->first), tensor.dtype, fmt::join(tensor.shape, ","), offset, end);
-      offset = end;
-    }
-  } catch (const Error& error) {
-    throw fail(error.what());
-  }
-  header += '}';
-  header.resize((header.size() + 7) / 8 * 8, ' ');
-  if (header.size() > max_header_bytes) throw fail(fmt::format("its header would have {} bytes", header.size()));
-  const std::uint64_t header_bytes = header.size();
-  std::vector<std::span<const std::byte>> pieces = {std::as_bytes(std::span(&header_bytes, 1)),
-                                                    std::as_bytes(std::span(header.data(), header.size()))};
-  for (const auto* entry : order) pieces.emplace_back(entry->second.bytes);
-  write_file(path, pieces);
+std::vector<std::byte> SafeTensors::contents() const {
+  const Layout layout = layout_of(*this);
+  std::vector<std::byte> bytes;
+  for (const std::span<const std::byte> piece : layout.pieces()) bytes.insert(bytes.end(), piece.begin(), piece.end());
+  return bytes;
 }
 
 const Tensor& SafeTensors::at(const std::string& name) const {

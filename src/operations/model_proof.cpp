@@ -109,4 +109,8 @@ Model load_model(const std::string& path, const ModelMetadata& overrides) {
   return read_model_file(path, overrides, check_proof);
 }
 
+Model parse_model(std::span<const std::byte> contents, const ModelMetadata& overrides) {
+  return read_model_contents(contents, overrides, check_proof);
+}
+
 }  // namespace fokker

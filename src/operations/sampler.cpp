@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <string>
+#include <variant>
 
 #include "core/check.hpp"
 #include "core/operations.hpp"
@@ -77,6 +80,21 @@ void check_snapshots(const SampleOptions& options, View<const float> samples, st
 }
 
 }  // namespace
+
+std::string usual_grid(const Model& model) {
+  const auto* const sum = std::get_if<Composition>(&model.network);
+  const bool in_form =
+      !model.form().plain() || (sum && std::any_of(sum->terms.begin(), sum->terms.end(),
+                                                   [](const Term& term) { return !term.model.form().plain(); }));
+  if (const std::size_t steps = model.sde.betas().size(); steps > 0) {
+    return fmt::format("uniform:{}:{}", steps - 1, model.sde.horizon() / static_cast<double>(steps));
+  }
+  if (!in_form) return "paper";
+  // Equal steps of t are equal ratios of ve's σ, which geometric ones change by a fifth near T: by those the flow of an
+  // exact score ends 30 noise floors from the data blob, by these 2.7.
+  const bool exponential = model.sde.kind() == SdeKind::ve;
+  return exponential ? fmt::format("uniform:300:{}", model.sde.t_min()) : "geometric:300";
+}
 
 Sampler::Sampler(const Context& context, const Model& model, const TimeGrid& grid)
     : device_(context.device()), grid_(grid), horizon_(model.sde.horizon()) {

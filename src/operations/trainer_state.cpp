@@ -252,7 +252,7 @@ SavedTraining read_training(const std::string& path, const DataSet& data, Ranks&
   ranks.broadcast(std::as_writable_bytes(std::span(&size, 1)), 0);
   bytes.resize(size);
   ranks.broadcast(bytes, 0);
-  const SafeTensors file = SafeTensors::parse(bytes, path);
+  const SafeTensors file = SafeTensors::parse(bytes, in_quotes(path));
   const auto entry = [&](const char* key) {
     const auto found = file.metadata.find(key);
     return found == file.metadata.end() ? std::string() : found->second;

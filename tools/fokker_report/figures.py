@@ -2,9 +2,6 @@
 
 import math
 
-import matplotlib
-
-matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patheffects import withStroke
@@ -18,13 +15,14 @@ PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 MARKERS = ["o", "s", "^", "D", "v", "P"]
 LAW_TITLES = {"sde": "reverse SDE", "ode": "prob.-flow ODE", "potential": "$e^\\varphi$ in the box"}
 
-plt.rcParams.update({
+# For plt.rc_context() around what makes and saves a figure.
+STYLE = {
     "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "font.family": "DejaVu Sans",
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True,
     "grid.color": GRID, "grid.linewidth": 0.8, "legend.frameon": False, "savefig.dpi": 150,
     "figure.constrained_layout.use": True,
-})
+}
 
 
 def plain(text):

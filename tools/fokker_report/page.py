@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 
 from . import figures, tables
 from .files import write_file
+from .read import check_out, read_folder
 from .runs import by_data, is_study, number
 from .tables import W_R, Markup, escaped
 
@@ -313,3 +314,11 @@ def page(results, runs, failed, figures_folder):
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>ODE–SDE gap</title>'
             f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n")
+
+
+def write_report(folder, out):
+    """The page of a folder of `reproduce` into a file, and its figures into DIR/figures."""
+    results, runs, failed = read_folder(folder)
+    check_out(out, [os.path.join(folder, "results.json"), *(path for run in runs for path in run.files())])
+    with plt.rc_context(figures.STYLE):
+        write_file(out, page(results, runs, failed, os.path.join(folder, "figures")).encode("utf-8", "replace"))

@@ -814,3 +814,25 @@ def test_state_that_changes_with_every_call():
     if _core is not None:
         with pytest.raises(Unmappable, match='not those of its model'):
             from_torch.from_torch(Net(), GOOD, sde='vp-linear', output='noise')
+
+
+@pytest.mark.skipif(_core is None, reason='the compiled part of the package is not there')
+@pytest.mark.parametrize('sde,parameters', [
+    ('ou', None), ('vp-linear', {'beta_max': 12, 'T': 2}), ('vp-cosine', None), ('subvp', None), ('ve', {'sigma_max': 9}),
+    ('edm', None), ('flow', {'T': 1}), ('ddpm', {'steps': 200})])
+def test_model_of_every_sde(sde, parameters):
+    module = layouts.StateMish().float()
+    example = {'x': torch.zeros(2, 2), 't': torch.zeros(2), 'y': torch.zeros(2, 5)}
+    model = fokker.from_torch(module, example, sde=sde, sde_parameters=parameters, output='noise', time='0.01*t-1')
+    other = fokker.from_torch(module, example, sde=model, output='noise', time='0.01*t-1')
+    random = np.random.default_rng(2)
+    t = random.uniform(model.t_min, 0.9 * model.horizon, 9)
+    x, y = random.normal(size=(9, 2)), random.normal(size=(9, 5))
+    sigma = np.sqrt([model.coefficients(time)[3] for time in t])[:, None]
+    with torch.no_grad():
+        expected = -from_torch.double_copy(module)(*map(torch.from_numpy, (x, 0.01 * t - 1, y))).numpy() / sigma
+    for each in (model, other):
+        score = each.score(t, x, condition=y)
+        assert np.abs(sigma * (score - expected)).max() <= 1e-9 * np.abs(sigma * expected).max()
+    with pytest.raises(fokker.Error, match='no name of an SDE'):
+        fokker.from_torch(module, example, sde=model, sde_parameters={'T': 1}, output='noise')

@@ -41,8 +41,11 @@ __device__ __forceinline__ T shuffle_xor(T v, int mask) {
   return __shfl_xor_sync(0xFFFFFFFFu, v, mask);
 }
 // The sum is the order of arrival's: for integers only.
-__device__ __forceinline__ void atomic_add(unsigned long long* to, unsigned long long v) { atomicAdd(to, v); }
 __device__ __forceinline__ void atomic_add(unsigned* to, unsigned v) { atomicAdd(to, v); }
+// Returns what was there before.
+__device__ __forceinline__ unsigned long long atomic_add(unsigned long long* to, unsigned long long v) {
+  return atomicAdd(to, v);
+}
 
 // 2^x, log₂ x and 1/x to about 2 ulp, log₂ to 2^−22 absolute between ½ and 2; denormal operands and results are zero.
 __device__ __forceinline__ float exp2_approx(float x) {

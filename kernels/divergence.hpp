@@ -6,24 +6,25 @@
 
 namespace fokker::kernels {
 
-// v [16, d] = probe `probe` of rows 0 … 15.
-__device__ __forceinline__ void draw_probes(const Divergence& estimate, std::uint64_t first_index, int probe, int d,
+// v [16, d] = probe `probe` of rows 0 … 15, which are samples index_of(row).
+template <class IndexOf>
+__device__ __forceinline__ void draw_probes(const Divergence& estimate, const IndexOf& index_of, int probe, int d,
                                             float* v) {
   sync_warp();  // the last probe's readers
   const int blocks = (d + 3) / 4;
   for (int i = lane_index(); i < tile_rows * blocks; i += 32) {
     const int row = i / blocks, block = i - row * blocks;
     float entries[4];
-    probe4(estimate, first_index + static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(block), probe, entries);
+    probe4(estimate, index_of(row), static_cast<std::uint32_t>(block), probe, entries);
     for (int k = 0; k < 4 && 4 * block + k < d; ++k) v[row * d + 4 * block + k] = entries[k];
   }
   sync_warp();
 }
 
-// The divergence in the lane's rows, from the derivatives that forward (and reverse) left. first_index: row 0's.
-template <Precision P, int W, Work kWork, bool kTimed>
+// The divergence in the lane's rows, from the derivatives that forward (and reverse) left. index_of(row): of its sample.
+template <Precision P, int W, Work kWork, bool kTimed, class IndexOf>
 __device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W, kWork, kTimed>& mlp,
-                                           const Divergence& estimate, std::uint64_t first_index, float* probe,
+                                           const Divergence& estimate, const IndexOf& index_of, float* probe,
                                            float (&sum)[2]) {
   sum[0] = sum[1] = 0;
   const bool exact = estimate.probes == 0;
@@ -34,7 +35,7 @@ __device__ __forceinline__ void divergence(const ResidentMlp& net, WarpMlp<P, W,
     if (exact) {
       mlp.set_axis(k, tile);
     } else {
-      draw_probes(estimate, first_index, k, net.dimension, probe);
+      draw_probes(estimate, index_of, k, net.dimension, probe);
       mlp.set_direction(probe, tile);
     }
     if (net.potential) {

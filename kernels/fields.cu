@@ -27,7 +27,9 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
     Tile<W> tile;
     float value[2];
     [[maybe_unused]] float trace[2];
-    [[maybe_unused]] const std::uint64_t index = a.estimate.first_index + static_cast<std::uint64_t>(first);
+    [[maybe_unused]] const auto index_of = [&](int row) {
+      return a.estimate.first_index + static_cast<std::uint64_t>(first + row);
+    };
     mlp.template forward<true>(tile, value);
     // A vector net has a way of its own: where the two join again, the compiler doubles the sweeps.
     if (!net.potential) {
@@ -38,7 +40,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
         store(score, a.score + i, first, rows, d);
       }
       if constexpr (kWork == Work::curvature) {
-        divergence(net, mlp, a.estimate, index, mlp.array(0), trace);
+        divergence(net, mlp, a.estimate, index_of, mlp.array(0), trace);
         store(trace, a.divergence, first, rows);
       }
       return;
@@ -72,7 +74,7 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_fields(ResidentPl
         mlp.scalar(2, row) = static_cast<float>(c.diffusion_squared / 2);
       }
     }
-    divergence(net, mlp, a.estimate, index, mlp.array(0), trace);
+    divergence(net, mlp, a.estimate, index_of, mlp.array(0), trace);
     if (a.divergence) store(trace, a.divergence, first, rows);
     if (!a.residual || !leads_rows()) return;
     float residual[2];

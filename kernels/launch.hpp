@@ -64,10 +64,10 @@ Status launch_pack_image(const ResidentMlp& net, const PackTask* tasks, int coun
 
 // What a kernel of resident networks does. A warp's shared memory follows from it: planes of tile_rows × width numbers
 // (σ′ of the layers, curvatures κ, and κ ż for the Hessian), and some numbers a sample (shared_layout.hpp).
-enum class Work { score, curvature, hessian, sample, log_density };
+enum class Work { score, curvature, hessian, sample, log_density, adaptive_sample, adaptive_log_density };
 // Whether a work takes second derivatives of a potential, and first ones of a vector net.
 FOKKER_HOST_DEVICE inline constexpr bool needs_curvature(Work work) {
-  return work != Work::score && work != Work::sample;
+  return work != Work::score && work != Work::sample && work != Work::adaptive_sample;
 }
 
 // What the device allows.

@@ -310,12 +310,19 @@ class WarpMlp : public WarpNetwork<P, W> {
     }
   }
 
-  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d and scalar(k, r): row r's numbers, for the caller.
+  // inputs() + r · stride(): (t, x) of row r. array(k) + r · d, scalar(k, r), path_place(r) and path_numbers(r, …): row r's
+  // numbers, for the caller.
   __device__ __forceinline__ float* inputs() const { return plan_.warp.inputs.in(memory_); }
   __device__ __forceinline__ int stride() const { return plan_.warp.input_stride; }
   __device__ __forceinline__ float* array(int k) const { return plan_.warp.arrays[k].in(memory_); }
   __device__ __forceinline__ double& scalar(int k, int r) const {
     return plan_.warp.scalars.in(memory_)[k * tile_rows + r];
+  }
+  __device__ __forceinline__ AdaptivePlace& path_place(int r) const { return plan_.warp.path_places.in(memory_)[r]; }
+  __device__ __forceinline__ PathNumbers path_numbers(int r, int components) const {
+    double* const state = plan_.warp.path_numbers.in(memory_) + r;
+    const int numbers = components * tile_rows;
+    return {state, state + numbers, state + 2 * numbers, tile_rows, components};
   }
 
   // Points `first` … of t [n] with a stride and x [n, d] to inputs(); (0, 0) in the rows behind the last.
@@ -370,6 +377,23 @@ class WarpMlp : public WarpNetwork<P, W> {
         }
         scale_by_d1(l, j, tile);
       });
+    }
+  }
+
+  // The score at inputs() goes to `to` [16, d], of each row by its leaders, and what tangents need to the planes.
+  __device__ __forceinline__ void scores(float* to) {
+    Tile<W> tile;
+    float value[2];
+    forward<false>(tile, value);
+    if (net_.potential) reverse(tile);
+#pragma unroll 1
+    for (int i = 0; i < net_.dimension; ++i) {
+      float s[2];
+      score(i, tile, s);
+      if (leads_rows(i)) {
+        to[tile_row(0) * net_.dimension + i] = s[0];
+        to[tile_row(1) * net_.dimension + i] = s[1];
+      }
     }
   }
 
@@ -523,7 +547,7 @@ Status with_resident_kernel(const ResidentMlp& net, const Visitor& visitor) {
   }
 }
 
-// A launch of resident kernels: what they take, and a grid of at most one block a multiprocessor.
+// A launch of resident kernels: what they take, and their grid.
 struct ResidentLaunch {
   ResidentPlan plan;
   LaunchShape shape;
@@ -531,9 +555,7 @@ struct ResidentLaunch {
 inline ResidentLaunch resident_launch(const ResidentMlp& net, Work work, int warps, std::int64_t n,
                                       const DeviceLimits& limits) {
   const ResidentPlan plan{net, image_layout(net), warp_layout(net, work)};
-  const std::int64_t tiles = (n + tile_rows - 1) / tile_rows;
-  const int blocks = static_cast<int>(tiles < limits.multiprocessors ? tiles : limits.multiprocessors);
-  return {plan, {blocks, 32 * warps, plan.image.bytes + warps * plan.warp.bytes}};
+  return {plan, {resident_blocks(n, limits), 32 * warps, plan.image.bytes + warps * plan.warp.bytes}};
 }
 
 // body(first sample, samples of the tile) for this warp's tiles; few tiles are first spread over blocks.

@@ -84,24 +84,15 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_sample(ResidentPl
         }
         if (lane < tile_rows) in[lane * mlp.stride()] = kTimed ? 0.0f : a.stages[number].time;
 
-        Tile<W> tile;
-        float value[2];
-        mlp.template forward<false>(tile, value);
-        if (net.potential) mlp.reverse(tile);
-#pragma unroll 1
-        for (int i = 0; i < d; ++i) {
-          float s[2];
-          mlp.score(i, tile, s);
-          if (leads_rows(i)) {
-            score[tile_row(0) * d + i] = s[0];
-            score[tile_row(1) * d + i] = s[1];
-          }
-        }
+        mlp.scores(score);
         // Read after the score: at width 128 the network needs the registers.
         Stage stage = a.stages[number];
         if constexpr (kDensity) {
           float trace[2];
-          divergence(net, mlp, a.estimate, a.estimate.first_index + static_cast<std::uint64_t>(first), normal, trace);
+          const auto index_of = [&](int row) {
+            return a.estimate.first_index + static_cast<std::uint64_t>(first + row);
+          };
+          divergence(net, mlp, a.estimate, index_of, normal, trace);
           if (leads_rows()) {
 #pragma unroll
             for (int r = 0; r < 2; ++r) {

@@ -4,7 +4,10 @@
 // network's image, and behind it a piece for each warp. The host decides it, passes it with the launch, and asks here
 // how many warps fit. Compiles without CUDA.
 #include <algorithm>
+#include <cstdint>
+#include <type_traits>
 
+#include "adaptive_launch.hpp"
 #include "launch.hpp"
 
 namespace fokker::kernels {
@@ -93,6 +96,9 @@ struct WarpLayout {
   int input_stride;
   Place<float> arrays[most_arrays];  // [tile_rows, dimension] each, of those that the work has
   Place<double> scalars;             // [row_scalars, tile_rows]
+  // Adaptive works only: a place for each row, and states, points and slopes.
+  Place<AdaptivePlace> path_places;  // [tile_rows]
+  Place<double> path_numbers;        // [(2 + stages) · components, tile_rows]
   Place<float> stage;                // fp32 only: [tile_rows, width + 4]
   Place<float> planes;               // [planes, tile_rows, width]
   int bytes;
@@ -104,29 +110,46 @@ inline WarpLayout warp_layout(const ResidentMlp& net, Work work) {
   switch (work) {
     case Work::score:
     case Work::sample:
+    case Work::adaptive_sample:
       planes = net.potential ? layers - 1 : 0;
-      arrays = work == Work::sample ? 5 : 0;  // x, stage state, score, sum of slopes, normals
+      // x, stage state, score, sum of slopes, normals; of paths with steps of their own the score
+      arrays = work == Work::sample ? 5 : work == Work::adaptive_sample ? 1 : 0;
       break;
     case Work::curvature:
     case Work::log_density:
+    case Work::adaptive_log_density:
       planes = net.potential ? 2 * layers - 1 : layers;
-      arrays = work == Work::log_density ? 5 : 1;  // as above; probes
+      arrays = work == Work::log_density ? 5 : work == Work::adaptive_log_density ? 2 : 1;  // as above; probes
       break;
     case Work::hessian:
       planes = net.potential ? 3 * layers - 1 : layers;
       arrays = 1;  // direction
       break;
   }
+  const bool adaptive = work == Work::adaptive_sample || work == Work::adaptive_log_density;
+  const int components = net.dimension + (work == Work::adaptive_log_density);
   LayoutBuilder memory;
   WarpLayout warp;
   warp.input_stride = input_stride(net);
   warp.inputs = memory.take<float>(tile_rows * warp.input_stride, load_alignment);
   for (int k = 0; k < most_arrays; ++k) warp.arrays[k] = memory.take<float>(k < arrays ? tile_rows * net.dimension : 0);
   warp.scalars = memory.take<double>(row_scalars * tile_rows, load_alignment);
+  warp.path_places = memory.take<AdaptivePlace>(adaptive ? tile_rows : 0);
+  constexpr int most_stages = static_cast<int>(std::extent_v<decltype(EmbeddedTableau::node)>);
+  warp.path_numbers = memory.take<double>(adaptive ? (2 + most_stages) * components * tile_rows : 0);
   warp.stage = memory.take<float>(net.precision == Precision::fp32 ? tile_rows * (net.width + 4) : 0, load_alignment);
   warp.planes = memory.take<float>(planes * tile_rows * net.width, load_alignment);
   warp.bytes = memory.bytes();
   return warp;
+}
+
+// Blocks of a launch for n samples: one a tile, and at most one a multiprocessor.
+inline int resident_blocks(std::int64_t n, const DeviceLimits& limits) {
+  return static_cast<int>(std::min<std::int64_t>((n + tile_rows - 1) / tile_rows, limits.multiprocessors));
+}
+// The places of adaptive paths in it: a row of a warp each.
+inline std::int64_t resident_places(std::int64_t n, int warps, const DeviceLimits& limits) {
+  return std::int64_t{resident_blocks(n, limits)} * warps * tile_rows;
 }
 
 // Warps of a block that has `shared_bytes` of shared memory, of which some are the block's own; 0: none fits.

@@ -1,4 +1,5 @@
-// Paths with steps of their own on the CUDA backend, through the public API, beside those of the CPU.
+// Paths with steps of their own on the CUDA backend, through the public API, beside those of the CPU: of resident networks
+// in one launch, of all other models an evaluation at a time.
 //
 // The backends round differently, so a step may be accepted on one and refused on the other; then the paths differ by as
 // much as each may be off: the tolerance, as the flow enlarges it. The networks here are smooth, and errors are compared
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -135,6 +137,11 @@ struct Paths {
   AdaptiveReport report;
 };
 
+auto all_of(const AdaptivePathReport& path) {
+  return std::tuple(path.accepted, path.refused, path.evaluations, path.ended, path.time);
+}
+std::int32_t steps_of(const AdaptivePathReport& path) { return path.accepted + path.refused; }
+
 class CudaAdaptive : public testing::GpuTest {};
 class CudaAdaptiveOf : public CudaAdaptive, public ::testing::WithParamInterface<Case> {};
 
@@ -200,6 +207,154 @@ TEST_P(CudaAdaptiveOf, AnySplitGivesTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Models, CudaAdaptiveOf, ::testing::ValuesIn(cases()),
                          [](const auto& test) { return test.param.name; });
+
+// Every kernel of resident networks.
+class CudaAdaptiveKernel : public CudaAdaptive, public ::testing::WithParamInterface<std::tuple<Precision, Index>> {};
+
+TEST_P(CudaAdaptiveKernel, PathsAreThoseOfTheCpu) {
+  const Precision precision = std::get<0>(GetParam());
+  const Index width = std::get<1>(GetParam()), n = 3;
+  constexpr double tolerance = 0.01;  // 1.4e-3 is what half loses
+  for (const Output output : {Output::potential, Output::score}) {
+    const Activation activation = output == Output::potential ? Activation::mish : Activation::sine;
+    const Case c{"", model_of(architecture_of(2, {width, width - 3}, activation, 1, output), SdeKind::vp_linear, 5)};
+    Paths<float> there(backend(BackendKind::cuda, precision), c, AdaptiveMethod::bs32, tolerance),
+        here(backend(BackendKind::cpu), c, AdaptiveMethod::bs32, tolerance);
+    const auto samples = here.sample(0, n);
+    EXPECT_TRUE(agrees(there.sample(0, n), samples, bound(samples, tolerance)));
+    if (precision == Precision::half || width > 80) continue;
+    for (const int probes : {0, 1}) {
+      const auto density = here.log_density(0, n, probes);
+      EXPECT_TRUE(agrees(there.log_density(0, n, probes), density, bound(density, tolerance))) << probes;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Of, CudaAdaptiveKernel,
+                         ::testing::Combine(::testing::Values(Precision::split, Precision::fp32, Precision::half),
+                                            ::testing::Values(32, 64, 80, 128)),
+                         [](const auto& test) {
+                           return fmt::format("{}_{}", to_string(std::get<0>(test.param)), std::get<1>(test.param));
+                         });
+
+// A sum of one model has its numbers, and goes an evaluation at a time: in places, of which resident paths keep none.
+TEST_F(CudaAdaptive, OfAResidentNetworkAreThoseOfAnEvaluationAtATime) {
+  const Context gpu = backend(BackendKind::cuda);
+  constexpr std::size_t some = std::size_t{8} << 20;
+  const Index n = 17;
+  for (const Case& c : cases()) {
+    if (c.name != "resident" && c.name != "resident_5d" && c.name != "noise") continue;
+    SCOPED_TRACE(c.name);
+    const Case sum{c.name, compose({{1, c.model}})};
+    for (const AdaptiveMethod method : {AdaptiveMethod::bs32, AdaptiveMethod::tsit5, AdaptiveMethod::dopri5}) {
+      SCOPED_TRACE(to_string(method));
+      Paths<float> whole(gpu, c, method), staged(gpu, sum, method);
+      EXPECT_LT(whole.sampler.workspace_bytes(), some);
+      EXPECT_GT(staged.sampler.workspace_bytes(), some);
+      const auto expect_same = [&](const std::vector<float>& found, const std::vector<float>& expected) {
+        EXPECT_TRUE(agrees(found, expected, bound(expected)));
+#ifdef FOKKER_EMULATION  // where no compiler contracts, these are the same roundings
+        EXPECT_EQ(found, expected);
+        for (Index i = 0; i < n; ++i) EXPECT_EQ(all_of(whole.reports[i]), all_of(staged.reports[i])) << i;
+        EXPECT_EQ(whole.report.accepted, staged.report.accepted);
+        EXPECT_EQ(whole.report.refused, staged.report.refused);
+#endif
+      };
+      expect_same(whole.sample(0, n), staged.sample(0, n));
+      if (method != AdaptiveMethod::tsit5) continue;
+      for (const int probes : {0, 2}) expect_same(whole.log_density(0, n, probes), staged.log_density(0, n, probes));
+    }
+  }
+}
+
+// Of an embedding, whose times are those of the rows, of a condition and in double.
+TEST_F(CudaAdaptive, OfWhatIsNotResidentGoAnEvaluationAtATime) {
+  const Context gpu = backend(BackendKind::cuda);
+  const auto keeps_places = [](const auto& sampler) { return sampler.workspace_bytes() > std::size_t{8} << 20; };
+  for (const Case& c : cases()) {
+    const bool resident = c.name == "resident" || c.name == "resident_5d" || c.name == "noise";
+    EXPECT_EQ(keeps_places(AdaptiveSampler<float>(gpu, c.model, c.model.sde.horizon(), 0.1)), !resident) << c.name;
+    EXPECT_TRUE(keeps_places(AdaptiveSampler<double>(gpu, c.model, c.model.sde.horizon(), 0.1))) << c.name;
+  }
+}
+
+// So many samples that rows of the tiles take another one when they have ended.
+TEST_F(CudaAdaptive, RowsAreFilledAgain) {
+#ifdef FOKKER_EMULATION  // with 256 rows
+  const Index n = 300;
+#else
+  const Index n = 50000;
+#endif
+  const Case c{"", model_of(architecture_of(2, {7}, Activation::tanh, 1, Output::potential), SdeKind::vp_linear, 5)};
+  constexpr double tolerance = 0.1;
+  Paths<float> there(backend(BackendKind::cuda), c, AdaptiveMethod::bs32, tolerance),
+      here(backend(BackendKind::cpu), c, AdaptiveMethod::bs32, tolerance);
+  const auto check = [&](const auto& numbers_of, Index columns) {
+    const std::vector<float> expected = numbers_of(here, 0, n), found = numbers_of(there, 0, n);
+    EXPECT_TRUE(agrees(found, expected, bound(expected, tolerance)));
+    EXPECT_EQ(there.report.paths, n);
+    EXPECT_EQ(there.report.failed, 0);
+    const std::vector<float> last = numbers_of(there, n - 3, 3), one = numbers_of(there, n / 2, 1);
+    EXPECT_TRUE(std::equal(last.begin(), last.end(), found.end() - 3 * columns));
+    EXPECT_TRUE(std::equal(one.begin(), one.end(), found.begin() + n / 2 * columns));
+  };
+  check([](Paths<float>& paths, Index first, Index count) { return paths.sample(first, count); }, 2);
+  for (const int probes : {0, 1}) {
+    check([&](Paths<float>& paths, Index first, Index count) { return paths.log_density(first, count, probes); }, 1);
+  }
+}
+
+// Paths of a tile of which some are lost and some take too many steps: those of the others have the bits that they have
+// without.
+TEST_F(CudaAdaptive, RowsThatFailLeaveTheOthersAlone) {
+  const Case c = cases()[0];
+  const Context gpu = backend(BackendKind::cuda);
+  const double horizon = c.model.sde.horizon(), end = 0.05 * horizon;
+  const Index n = 19;
+  AdaptiveOptions options{.relative_tolerance = kTolerance, .absolute_tolerance = kTolerance};
+  std::vector<float> states = spread<float>(2 * n);
+  std::vector<AdaptivePathReport> paths(n);
+  const auto results = [&] {
+    Buffer<float> x = on(gpu, states, 2);
+    const AdaptiveReport report =
+        AdaptiveSampler<float>(gpu, c.model, horizon, end, options).integrate(x.view(), {.paths = paths});
+    return std::pair(from(gpu, x), report);
+  };
+  const auto expected = results();
+  ASSERT_EQ(expected.second.failed, 0);
+  const std::vector<AdaptivePathReport> of_all = paths;
+  std::int32_t most = 0, fewest = std::numeric_limits<std::int32_t>::max();
+  for (const AdaptivePathReport& path : of_all) {
+    most = std::max(most, steps_of(path)), fewest = std::min(fewest, steps_of(path));
+  }
+  ASSERT_LT(fewest, most);
+
+  options.most_steps = most - 1;
+  states[2 * 3 + 1] = std::numeric_limits<float>::quiet_NaN();
+  states[2 * 18] = std::numeric_limits<float>::infinity();
+  const auto found = results();
+  Index failed = 0, first_failed = -1;
+  for (Index i = 0; i < n; ++i) {
+    SCOPED_TRACE(i);
+    const bool lost = i == 3 || i == 18, too_many = !lost && steps_of(of_all[i]) == most;
+    if (lost || too_many) {
+      EXPECT_EQ(paths[i].ended, lost ? PathEnd::lost : PathEnd::too_many_steps);
+      EXPECT_EQ(steps_of(paths[i]), lost ? 0 : most - 1);
+      EXPECT_TRUE(paths[i].time == horizon || !lost);
+      EXPECT_TRUE(std::isnan(found.first[2 * i]) && std::isnan(found.first[2 * i + 1]));
+      if (failed++ == 0) first_failed = i;
+      continue;
+    }
+    EXPECT_EQ(all_of(paths[i]), all_of(of_all[i]));
+    EXPECT_EQ(found.first[2 * i], expected.first[2 * i]);
+    EXPECT_EQ(found.first[2 * i + 1], expected.first[2 * i + 1]);
+  }
+  EXPECT_EQ(found.second.failed, failed);
+  EXPECT_EQ(found.second.first_failed, first_failed);
+  EXPECT_EQ(found.second.why_first, paths[first_failed].ended);
+  EXPECT_EQ(found.second.time_of_first, paths[first_failed].time);
+  EXPECT_NE(found.second.failure(), "");
+}
 
 // In double both backends have the same network to 1e-15, and steps that are refused on one alone are rare: what remains
 // is the tolerance.
@@ -292,24 +447,29 @@ TEST_F(CudaAdaptive, OfAStandardisedModelAreThoseOfTheCpu) {
   c.model.standardisation = {{1000, -3}, {0.5, 20}};
   const Context gpu = backend(BackendKind::cuda), cpu = backend(BackendKind::cpu);
   const Index n = 9;
-  std::vector<double> z = spread<double>(2 * n), x;
-  for (Index i = 0; i < 2 * n; ++i) {
-    x.push_back(c.model.standardisation.mean[i % 2] + c.model.standardisation.deviation[i % 2] * z[i]);
-  }
-  const auto results = [&](const Context& context) {
-    const AdaptiveSampler<double> sampler(context, c.model, 1, 0.05,
-                                          {.relative_tolerance = kTolerance, .absolute_tolerance = kTolerance});
-    Buffer<double> states = on(context, x, 2), density(context, n);
+  const std::vector<double> z = spread<double>(2 * n);
+  const auto results = [&]<class T>(const Context& context, T) {
+    std::vector<T> x;
+    for (Index i = 0; i < 2 * n; ++i) {
+      x.push_back(
+          static_cast<T>(c.model.standardisation.mean[i % 2] + c.model.standardisation.deviation[i % 2] * z[i]));
+    }
+    const AdaptiveSampler<T> sampler(context, c.model, 1, 0.05,
+                                     {.relative_tolerance = kTolerance, .absolute_tolerance = kTolerance});
+    Buffer<T> states = on(context, x, 2), density(context, n);
     EXPECT_EQ(sampler.log_density(states.view(), density.view()).failed, 0);
     EXPECT_EQ(sampler.integrate(states.view()).failed, 0);
-    std::vector<double> all = from(context, density), moved = from(context, states);
+    std::vector<double> all;
+    for (const T v : from(context, density)) all.push_back(v);
+    const std::vector<T> moved = from(context, states);
     for (Index i = 0; i < 2 * n; ++i) {
       all.push_back((moved[i] - c.model.standardisation.mean[i % 2]) / c.model.standardisation.deviation[i % 2]);
     }
     return all;
   };
-  const std::vector<double> expected = results(cpu);
-  EXPECT_TRUE(agrees(results(gpu), expected, bound(expected)));
+  const std::vector<double> expected = results(cpu, 0.0);
+  EXPECT_TRUE(agrees(results(gpu, 0.0), expected, bound(expected)));
+  EXPECT_TRUE(agrees(results(gpu, 0.0f), expected, bound(expected)));  // resident
 }
 
 TEST_F(CudaAdaptive, EmptyRequestsReturnAndMemoryIsBelow64MiB) {

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <new>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -267,6 +268,48 @@ TEST_F(Resident, PathsAndLogDensities) {
   }
 }
 
+// A warp a block. The last block's rows have the last places, and after their first paths take the last samples.
+TEST_F(Resident, PathsWithStepsOfTheirOwn) {
+  const Index places = resident_places(many_tiles, 1, limits_);
+  const Reserved<AdaptiveTotals> totals(places);
+  for (const Work work : {Work::adaptive_sample, Work::adaptive_log_density}) {
+    ASSERT_EQ(prepare_resident_adaptive(net_, work, limits_), 0);
+    const bool density = work == Work::adaptive_log_density;
+    Rows<float> states(many_tiles, 2), log_density(many_tiles, 1);
+    std::vector<AdaptiveTotals> own_totals(tile_rows);
+    on_both_sides(many_tiles, limits_.multiprocessors - 1, [&](const Side& side) {
+      unsigned long long taken = side.whole ? static_cast<unsigned long long>(many_tiles - tail - places) : 0;
+      ResidentAdaptiveArguments a{};
+      a.task.rule = {tsitouras(), {}, sde(), 2, density ? 3 : 2, 1, 0.5, 0.01, 0.01, 100, 1e-6};
+      a.task.from = density ? x_.of(side) : nullptr;
+      a.task.prior_deviation = 1;
+      a.task.seed = 5;
+      a.task.first_index = a.estimate.first_index = static_cast<std::uint64_t>(side.first);
+      a.task.states = density ? nullptr : states.of(side);
+      a.task.log_density = density ? log_density.of(side) : nullptr;
+      a.task.prior_variance = 1;
+      a.task.totals = side.whole ? totals.get() : own_totals.data();
+      a.n = side.n;
+      a.taken = &taken;
+      a.estimate.probes = 2;
+      const Status status = launch_resident_adaptive(net_, 1, a, limits_, nullptr);
+      return finished(status);  // before `taken` is gone
+    });
+    if (density) {
+      expect_same("log-density", log_density);
+    } else {
+      expect_same("states", states);
+    }
+    Index paths = 0;
+    for (int row = 0; row < tile_rows; ++row) {
+      EXPECT_EQ(own_totals[row].paths, row < tail);
+      AdaptiveTotals& of_row = totals.get()[places - tile_rows + row];
+      paths += std::exchange(of_row.paths, 0);
+    }
+    EXPECT_EQ(paths, tile_rows + tail);
+  }
+}
+
 TEST_F(Resident, Losses) {
   ASSERT_EQ(prepare_resident_loss(net_, limits_), 0);
   constexpr int block_warps = 4;
@@ -483,19 +526,22 @@ TEST(Integrators, AdaptivePaths) {
   constexpr Index rows = 6;  // of numbers: a state, a point and four slopes
   Rows<float> from(many, 1, true), time(many, 1), input(many, 1), output(many, 1, true), states(many, 1);
   const Reserved<AdaptivePlace> places(many);
+  const Reserved<AdaptiveTotals> totals(many);
   const Reserved<double> numbers(rows * many);
   std::vector<AdaptivePlace> own_places(tail);
+  std::vector<AdaptiveTotals> own_totals(tail);
   std::vector<double> own_numbers(rows * tail);
   unsigned long long ended = 0, own_ended = 0;
   for (int evaluation = 0; evaluation < 20; ++evaluation) {
     on_both_sides(many, block_of_last(many), [&](const Side& side) {
       AdaptiveArguments<float> a{};
-      a.rule = {bogacki_shampine(), {}, sde(), 1, 1, 1, 0.9, 1, 1, 100, 1e-15};
+      a.task.rule = {bogacki_shampine(), {}, sde(), 1, 1, 1, 0.9, 1, 1, 100, 1e-15};
+      a.task.from = from.of(side);
+      a.task.states = states.of(side);
+      a.task.totals = side.whole ? totals.get() : own_totals.data();
       a.begin = evaluation == 0;
       a.places = side.n;
       a.limit = side.n;
-      a.from = from.of(side);
-      a.states = states.of(side);
       a.place = side.whole ? places.get() : own_places.data();
       a.numbers = side.whole ? numbers.get() : own_numbers.data();
       a.time = time.of(side);

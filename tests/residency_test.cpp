@@ -18,12 +18,15 @@ namespace {
 
 constexpr std::pair<const char*, int> kDevices[] = {{"8.0 (A100; 163 KiB of shared memory a block)", 163 << 10},
                                                     {"9.0, 10.0 (H100, H200, B200; 227 KiB)", 227 << 10}};
-constexpr std::pair<const char*, WorkPlan Residency::*> kWorks[] = {{"score", &Residency::score},
-                                                                    {"samples", &Residency::sample},
-                                                                    {"divergence, residual", &Residency::curvature},
-                                                                    {"log-density", &Residency::log_density},
-                                                                    {"Hessian", &Residency::hessian},
-                                                                    {"training", &Residency::loss}};
+constexpr std::pair<const char*, WorkPlan Residency::*> kWorks[] = {
+    {"score", &Residency::score},
+    {"samples", &Residency::sample},
+    {"divergence, residual", &Residency::curvature},
+    {"log-density", &Residency::log_density},
+    {"adaptive samples", &Residency::adaptive_sample},
+    {"adaptive log-density", &Residency::adaptive_log_density},
+    {"Hessian", &Residency::hessian},
+    {"training", &Residency::loss}};
 
 Architecture net(int dimension, std::vector<std::int64_t> hidden, Output output) {
   Architecture architecture;
@@ -57,7 +60,7 @@ std::string table() {
       text += fmt::format("\n## {}: {}\n\n| width | precision | d |", device,
                           output == Output::potential ? "potentials" : "vector nets");
       for (const auto& [name, work] : kWorks) text += fmt::format(" {} |", name);
-      text += "\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
+      text += "\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
       for (const int width : kernels::resident_widths) {
         for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
           for (const int d : {2, 16, 64}) {
@@ -129,7 +132,8 @@ TEST(Residency, WhatNoKernelIsCompiledForIsWide) {
     for (const Precision precision : {Precision::fp32, Precision::split, Precision::half}) {
       const Residency all = plan(architecture, precision, std::numeric_limits<int>::max());
       for (const auto& [name, work] : kWorks) {
-        const bool refused = precision == Precision::half && work != &Residency::score && work != &Residency::sample;
+        const bool refused = precision == Precision::half && work != &Residency::score && work != &Residency::sample &&
+                             work != &Residency::adaptive_sample;
         EXPECT_FALSE((all.*work).resident()) << name;
         EXPECT_EQ((all.*work).wide(), !refused) << name;
       }
@@ -137,8 +141,8 @@ TEST(Residency, WhatNoKernelIsCompiledForIsWide) {
   }
 }
 
-// Its biases depend on the time, which all points of a stage share.
-TEST(Residency, OfAnEmbeddingOfTheTimeIsForSamplesAndLogDensities) {
+// Its biases depend on the time, which all points of a stage on a grid share; adaptive paths have times of their own.
+TEST(Residency, OfAnEmbeddingOfTheTimeIsForSamplesAndLogDensitiesOnAGrid) {
   const Architecture plain = net(2, {80, 80, 80}, Output::potential);
   Architecture embedded = plain;
   embedded.time = {{{32, {Activation::silu, 1}}}, {0, 1}};

@@ -81,6 +81,11 @@ class AdaptiveOperator;  // internal: a backend's implementation
 // every backend. On the CPU a thread fills the places of paths that have ended with those that wait, so that a block stays
 // full; working memory does not grow with N. On CUDA it is allocated with the object, of `paths` with the call; calls are
 // refused while the context's stream is capturing.
+//
+// On CUDA one launch takes all paths of a resident network in float from their first evaluation to their last, each row of
+// a warp at the time of its own path, and a row whose path has ended takes the next sample (kernels/RESIDENCY.md says
+// which networks). Every other model goes an evaluation at a time, in launches that the host queues: all in double,
+// mixtures and sums, and networks with an embedding of the time, which would be another one for each row, or a condition.
 template <class T>
 class AdaptiveSampler {
   static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "an AdaptiveSampler works in float or double");

@@ -39,9 +39,11 @@ kernels::ResidentMlp resident_shape(const Architecture& architecture, Precision 
 std::string describe(const Residency& plan) {
   if (!plan.score.resident() && !plan.sample.resident()) return "all wide";
   std::string text;
-  for (const auto& [what, work] : {std::pair("score", plan.score), std::pair("residual and divergence", plan.curvature),
-                                   std::pair("Hessian", plan.hessian), std::pair("samples", plan.sample),
-                                   std::pair("log density", plan.log_density), std::pair("training", plan.loss)}) {
+  for (const auto& [what, work] :
+       {std::pair("score", plan.score), std::pair("residual and divergence", plan.curvature),
+        std::pair("Hessian", plan.hessian), std::pair("samples", plan.sample),
+        std::pair("log density", plan.log_density), std::pair("adaptive samples", plan.adaptive_sample),
+        std::pair("adaptive log density", plan.adaptive_log_density), std::pair("training", plan.loss)}) {
     if (!work.refusal.empty()) continue;
     const char* const separator = text.empty() ? "" : ", ";
     text += work.wide() ? fmt::format("{}{} wide", separator, what)
@@ -63,7 +65,7 @@ std::string_view refusal_of_derivatives(Precision precision) {
 Residency plan_residency(const Architecture& architecture, Precision precision, const kernels::DeviceLimits& limits) {
   Residency plan{.shape = resident_shape(architecture, precision)};
   const bool compiled = plan.shape.width > 0;
-  // Of an embedding of the time the samplers' kernels alone know: there it is a bias that the step determines.
+  // Of an embedding of the time the samplers' kernels on a grid alone know: there it is a bias that the step determines.
   const bool raw_time = architecture.time.raw();
   const std::string_view refusal = refusal_of_derivatives(precision);
   const auto plan_of = [&](kernels::Work work) -> WorkPlan {
@@ -76,6 +78,8 @@ Residency plan_residency(const Architecture& architecture, Precision precision, 
   plan.hessian = plan_of(kernels::Work::hessian);
   plan.sample = plan_of(kernels::Work::sample);
   plan.log_density = plan_of(kernels::Work::log_density);
+  plan.adaptive_sample = plan_of(kernels::Work::adaptive_sample);
+  plan.adaptive_log_density = plan_of(kernels::Work::adaptive_log_density);
   if (!refusal.empty()) {
     plan.loss.refusal = refusal;
   } else if (compiled && architecture.plain() && kernels::has_own_code(architecture.activation)) {

@@ -27,7 +27,8 @@ struct Residency {
   WorkPlan curvature = {};          // divergences and residuals
   WorkPlan hessian = {};            // Hessians and their products with vectors
   WorkPlan sample = {}, log_density = {};
-  WorkPlan loss = {};  // training; at most limits.loss_warps warps
+  WorkPlan adaptive_sample = {}, adaptive_log_density = {};  // with a step that is a path's own
+  WorkPlan loss = {};                                        // training; at most limits.loss_warps warps
 };
 Residency plan_residency(const Architecture& architecture, Precision precision, const kernels::DeviceLimits& limits);
 

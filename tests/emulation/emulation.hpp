@@ -94,8 +94,10 @@ T shuffle_xor(T v, int mask) {
   std::memcpy(&v, &bits, sizeof(T));
   return v;
 }
-inline void atomic_add(unsigned long long* at, unsigned long long v) { __atomic_fetch_add(at, v, __ATOMIC_RELAXED); }
 inline void atomic_add(unsigned* at, unsigned v) { __atomic_fetch_add(at, v, __ATOMIC_RELAXED); }
+inline unsigned long long atomic_add(unsigned long long* at, unsigned long long v) {
+  return __atomic_fetch_add(at, v, __ATOMIC_RELAXED);
+}
 
 inline float exp2_approx(float x) { return emulation::flush(std::exp2(x)); }
 inline float log2_approx(float x) { return std::log2(emulation::flush(x)); }

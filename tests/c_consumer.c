@@ -65,7 +65,7 @@ int main(void) {
   fokker_sample_options how;
   fokker_train_options train;
   fokker_outputs outputs;
-  DLDeviceType device = kDLCUDA;
+  DLDevice device = {kDLCUDA, 3};
   int64_t dimension = 0, condition = -1, iteration = 0;
   size_t needed = 0, seen = 0;
   double distance = -1, dual = -1, box[4] = {-4, 4, -3.5, 3.5};
@@ -73,11 +73,11 @@ int main(void) {
   int k, potential = 0;
 
   printf("fokker %s\n", fokker_version());
-  works(fokker_context_create("cpu", 2, NULL, NULL, &context), "a context");
+  works(fokker_context_create("cpu", 2, -1, NULL, NULL, &context), "a context");
   works(fokker_context_device(context, &device), "its device");
-  expect(device == kDLCPU, "the CPU");
-  refused(fokker_context_create("tpu", 0, NULL, NULL, &context), "tpu");
-  refused(fokker_context_create("cpu", 0, NULL, NULL, NULL), "context is NULL");
+  expect(device.device_type == kDLCPU && device.device_id == 0, "the CPU");
+  refused(fokker_context_create("tpu", 0, -1, NULL, NULL, &context), "tpu");
+  refused(fokker_context_create("cpu", 0, -1, NULL, NULL, NULL), "context is NULL");
 
   /* Training from an initial network. */
   works(fokker_model_initialise(silu, 3, 7, &model), "a network");

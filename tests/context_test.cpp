@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "backend_under_test.hpp"
+#include "c/tensors.hpp"
 #include "core/processors.hpp"
 #include "cuda/status.hpp"
 #include "fokker/error.hpp"
@@ -209,10 +210,14 @@ TEST(CudaStatus, EachReasonHasItsSentence) {
                    {.name = "NVIDIA A10", .major = 8, .minor = 6, .memory_gib = 24}};
   query.has_code = false;  // nor has the T4: that it is too old is what helps
   expect(query, "NVIDIA T4 has compute capability 7.5, and 8.0 or newer is needed");
-  query.current = 1;
+  query.device = 1;
   expect(query,
          "this build holds no code for NVIDIA A10 (compute capability 8.6); configure it with "
          "-DFOKKER_CUDA_ARCHITECTURES=86");
+  for (const int gpu : {2, -2}) {
+    query.device = gpu;
+    expect(query, fmt::format("GPU {} was asked for, and allowed here are 0 to 1, or -1 for the current one", gpu));
+  }
 }
 
 TEST(CudaStatus, DevicesAndVersionsWhereThereIsNoReason) {
@@ -224,11 +229,24 @@ TEST(CudaStatus, DevicesAndVersionsWhereThereIsNoReason) {
   query.driver = 13000;
   query.runtime = 13020;
   query.devices.push_back({.name = "NVIDIA B300", .major = 10, .minor = 3, .memory_gib = 268});
-  query.current = 1;
+  query.device = 1;
   EXPECT_EQ(cuda::why_not(query), "");
   EXPECT_EQ(cuda::describe(query),
             "NVIDIA H100 (compute capability 9.0, 80 GiB), NVIDIA B300 (compute capability 10.3, 268 GiB); device 1 is "
-            "the current one; driver for CUDA 13.0, runtime 13.2");
+            "taken; driver for CUDA 13.0, runtime 13.2");
+}
+
+// As a caller of the C API may hand it in: the machine of the test need not have two.
+TEST(CApi, ATensorOfAnotherGpuIsRefused) {
+  float number = 0;
+  std::int64_t rows = 1;
+  DLTensor tensor{};
+  tensor.data = &number, tensor.device = {kDLCUDA, 1}, tensor.ndim = 1, tensor.dtype = {kDLFloat, 32, 1};
+  tensor.shape = &rows;
+  EXPECT_EQ(testing::message_of([&] { view_of<float>(&tensor, "samples", 0); }),
+            "samples is on GPU 1; allowed here: GPU 0, the context's");
+  EXPECT_EQ(view_of<float>(&tensor, "samples", 1).data, &number);
+  EXPECT_EQ(view_of<float>(&tensor, "samples").device, Device::cuda);
 }
 
 TEST(Buffer, AlignedZeroedAndChecked) {

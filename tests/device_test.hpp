@@ -17,9 +17,9 @@ namespace fokker::testing {
 // `most_shared`: at most so much shared memory of what a block of the device may have.
 inline cuda::Queue queue(Precision precision, int most_shared = std::numeric_limits<int>::max()) {
   static const cuda::DeviceQuery query = cuda::query_devices();
-  const cuda::DeviceInfo& device = query.devices.at(static_cast<std::size_t>(query.current));
+  const cuda::DeviceInfo& device = query.devices.at(static_cast<std::size_t>(query.device));
   cuda::Queue q;
-  q.device = query.current;
+  q.device = query.device;
   q.limits = {.multiprocessors = device.multiprocessors, .shared_bytes = std::min(device.shared_bytes, most_shared)};
   q.precision = precision;
   return q;

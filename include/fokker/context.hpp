@@ -27,6 +27,7 @@ struct ContextOptions {
   int threads = 0;
   // The caller's cudaStream_t, used as it is and never destroyed; nullptr: the default stream.
   void* stream = nullptr;
+  int gpu = -1;                            // CUDA only: the device's number; -1: the one that is current
   Precision precision = Precision::split;  // CUDA only
 };
 
@@ -44,7 +45,8 @@ class Backend;  // internal: one table of operations per backend
 // Where work runs. Passed first to everything that computes; cheap to copy; copies share the backend. Two contexts may
 // be used from two threads at once; one context from one thread at a time.
 //
-// On CUDA a context stays on the device that is current when it is made, whichever is current later, and on one stream.
+// On CUDA a context stays on the device that it names, or that is current when it is made, whichever is current later,
+// and on one stream.
 // Making an object with a context is set-up: it allocates and may wait for the device. It is refused while the
 // context's own stream is capturing. Another thread's capture of another stream, in whatever mode, forbids no set-up
 // and is not ended by it; CUDA itself refuses the default stream while a stream that waits for it is capturing.
@@ -61,8 +63,9 @@ class Backend;  // internal: one table of operations per backend
 // synchronize().
 class Context {
  public:
-  // Throws Error where the backend asked for is not available, with the reason; `automatic` takes the CPU then. Throws
-  // Error too where the system does not make as many threads as are asked for; for 0 it takes those there can be.
+  // Throws Error where the backend or the GPU asked for is not available, with the reason; `automatic` takes the CPU
+  // then. Throws Error too where the system does not make as many threads as are asked for; for 0 it takes those there
+  // can be.
   explicit Context(const ContextOptions& options = {});
   explicit Context(BackendKind backend) : Context(ContextOptions{.backend = backend}) {}
   // There is no move, which would leave a context without a backend.
@@ -70,6 +73,7 @@ class Context {
   Context& operator=(const Context&) = default;
 
   Device device() const;
+  int gpu() const;  // number of the CUDA device; -1 on the CPU
   int threads() const;
   // "cpu" or "cuda".
   std::string backend_name() const;

@@ -59,13 +59,13 @@ typedef struct fokker_option {
 
 /* ---- where work runs ---------------------------------------------------------------------------------------------- */
 
-/* backend: "auto", "cpu" or "cuda"; threads: of the CPU, 0 for as many as may run; stream: the caller's cudaStream_t, NULL
- * for the default one; precision of CUDA: "split", "fp32" or "half". NULL for backend or precision is its default, auto and
- * split. On CUDA the context stays on the device that is current. */
-FOKKER_C_API fokker_status fokker_context_create(const char* backend, int threads, void* stream, const char* precision,
-                                                 fokker_context** context);
-/* The device on which its tensors are: kDLCPU or kDLCUDA. */
-FOKKER_C_API fokker_status fokker_context_device(const fokker_context* context, DLDeviceType* device);
+/* backend: "auto", "cpu" or "cuda"; threads: of the CPU, 0 for as many as may run; gpu: the number of the CUDA device, -1 for
+ * the one that is current; stream: the caller's cudaStream_t, NULL for the default one; precision of CUDA: "split", "fp32" or
+ * "half". NULL for backend or precision is its default, auto and split. */
+FOKKER_C_API fokker_status fokker_context_create(const char* backend, int threads, int gpu, void* stream,
+                                                 const char* precision, fokker_context** context);
+/* The device on which its tensors have to be: kDLCPU, or kDLCUDA with its number. */
+FOKKER_C_API fokker_status fokker_context_device(const fokker_context* context, DLDevice* device);
 /* Waits for everything queued through the context. */
 FOKKER_C_API fokker_status fokker_context_synchronize(const fokker_context* context);
 FOKKER_C_API void fokker_context_destroy(fokker_context* context);

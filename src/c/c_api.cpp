@@ -26,9 +26,11 @@ struct fokker_model {
 };
 struct fokker_fields {
   std::variant<fokker::Fields<float>, fokker::Fields<double>> value;
+  int gpu;  // of the context
 };
 struct fokker_sampler {
   fokker::Sampler value;
+  int gpu;
 };
 struct fokker_data {
   fokker::DataSet value;
@@ -83,7 +85,7 @@ Divergence divergence_of(const fokker_divergence* how) {
           .first_index = how->first_index};
 }
 
-SampleOptions options_of(const fokker_sample_options* from) {
+SampleOptions options_of(const fokker_sample_options* from, int gpu) {
   fokker_sample_options defaults;
   fokker_sample_options_init(&defaults);
   const fokker_sample_options& o = from ? *from : defaults;
@@ -95,7 +97,7 @@ SampleOptions options_of(const fokker_sample_options* from) {
   options.churn = {.amount = o.churn, .from = o.churn_from, .to = o.churn_to, .noise = o.churn_noise};
   options.langevin = o.langevin;
   options.noise_in_last_step = o.noise_in_last_step != 0;
-  options.log_density = view_of<float>(o.log_density, "log_density");
+  options.log_density = view_of<float>(o.log_density, "log_density", gpu);
   options.divergence = divergence_of(&o.divergence);
   return options;
 }
@@ -135,26 +137,27 @@ ModelMetadata metadata_of(const fokker_option* options, std::size_t count) {
 }
 
 template <class T>
-void evaluate(const Fields<T>& fields, const DLTensor* t, const DLTensor* x, const DLTensor* condition,
+void evaluate(const Fields<T>& fields, int gpu, const DLTensor* t, const DLTensor* x, const DLTensor* condition,
               const fokker_outputs& wanted, const Divergence& divergence) {
   FieldOutputs<T> outputs;
-  outputs.value = view_of<T>(wanted.value, "value");
-  outputs.dt = view_of<T>(wanted.dt, "dt");
-  outputs.score = view_of<T>(wanted.score, "score");
-  outputs.divergence = view_of<T>(wanted.divergence, "divergence");
-  outputs.hessian = view_of<T>(wanted.hessian, "hessian");
-  outputs.residual = view_of<T>(wanted.residual, "residual");
-  fields.evaluate({required<const T>(t, "t"), required<const T>(x, "x"), view_of<const T>(condition, "condition")},
-                  outputs, divergence);
+  outputs.value = view_of<T>(wanted.value, "value", gpu);
+  outputs.dt = view_of<T>(wanted.dt, "dt", gpu);
+  outputs.score = view_of<T>(wanted.score, "score", gpu);
+  outputs.divergence = view_of<T>(wanted.divergence, "divergence", gpu);
+  outputs.hessian = view_of<T>(wanted.hessian, "hessian", gpu);
+  outputs.residual = view_of<T>(wanted.residual, "residual", gpu);
+  fields.evaluate(
+      {required<const T>(t, "t", gpu), required<const T>(x, "x", gpu), view_of<const T>(condition, "condition", gpu)},
+      outputs, divergence);
 }
 
 fokker_status path(const fokker_sampler* sampler, const fokker_sample_options* options, const DLTensor* condition,
                    DLTensor* samples, bool from_prior) noexcept {
   return guarded([&] {
-    const Sampler& of = given(sampler, "sampler").value;
-    SampleOptions with = options_of(options);
-    with.condition = view_of<const float>(condition, "condition");
-    const View<float> x = required<float>(samples, "samples");
+    const auto& [of, gpu] = given(sampler, "sampler");
+    SampleOptions with = options_of(options, gpu);
+    with.condition = view_of<const float>(condition, "condition", gpu);
+    const View<float> x = required<float>(samples, "samples", gpu);
     from_prior ? of.sample(x, with) : of.integrate(x, with);
   });
 }
@@ -169,18 +172,21 @@ extern "C" {
 const char* fokker_version(void) { return version(); }
 const char* fokker_last_message(void) { return last_message; }
 
-fokker_status fokker_context_create(const char* backend, int threads, void* stream, const char* precision,
+fokker_status fokker_context_create(const char* backend, int threads, int gpu, void* stream, const char* precision,
                                     fokker_context** context) {
   return make(context, "context", [&] {
     return Context({.backend = parse_backend(text_or(backend, "auto")),
                     .threads = threads,
                     .stream = stream,
+                    .gpu = gpu,
                     .precision = parse_precision(text_or(precision, "split"))});
   });
 }
-fokker_status fokker_context_device(const fokker_context* context, DLDeviceType* device) {
-  return guarded(
-      [&] { given(device, "device") = given(context, "context").value.device() == Device::cpu ? kDLCPU : kDLCUDA; });
+fokker_status fokker_context_device(const fokker_context* context, DLDevice* device) {
+  return guarded([&] {
+    const Context& of = given(context, "context").value;
+    given(device, "device") = of.device() == Device::cpu ? DLDevice{kDLCPU, 0} : DLDevice{kDLCUDA, of.gpu()};
+  });
 }
 fokker_status fokker_context_synchronize(const fokker_context* context) {
   return guarded([&] { given(context, "context").value.synchronize(); });
@@ -224,9 +230,9 @@ fokker_status fokker_fields_create(const fokker_context* context, const fokker_m
     const Context& where = given(context, "context").value;
     const Model& of = given(model, "model").value;
     if (bits == 32) {
-      place = new fokker_fields{Fields<float>(where, of)};
+      place = new fokker_fields{Fields<float>(where, of), where.gpu()};
     } else if (bits == 64) {
-      place = new fokker_fields{Fields<double>(where, of)};
+      place = new fokker_fields{Fields<double>(where, of), where.gpu()};
     } else {
       throw Error(fmt::format("fields of {} bits asked for; allowed: 32, 64", bits));
     }
@@ -238,19 +244,21 @@ fokker_status fokker_fields_evaluate(const fokker_fields* fields, const DLTensor
   return guarded([&] {
     const fokker_outputs& wanted = given(outputs, "outputs");
     const Divergence how = divergence_of(divergence);
-    std::visit([&](const auto& of) { evaluate(of, t, x, condition, wanted, how); }, given(fields, "fields").value);
+    const int gpu = given(fields, "fields").gpu;
+    std::visit([&](const auto& of) { evaluate(of, gpu, t, x, condition, wanted, how); }, fields->value);
   });
 }
 fokker_status fokker_fields_hessian_vector(const fokker_fields* fields, const DLTensor* t, const DLTensor* x,
                                            const DLTensor* condition, const DLTensor* direction, DLTensor* product) {
   return guarded([&] {
+    const int gpu = given(fields, "fields").gpu;
     std::visit(
         [&]<class T>(const Fields<T>& of) {
-          of.hessian_vector(
-              {required<const T>(t, "t"), required<const T>(x, "x"), view_of<const T>(condition, "condition")},
-              required<const T>(direction, "direction"), required<T>(product, "product"));
+          of.hessian_vector({required<const T>(t, "t", gpu), required<const T>(x, "x", gpu),
+                             view_of<const T>(condition, "condition", gpu)},
+                            required<const T>(direction, "direction", gpu), required<T>(product, "product", gpu));
         },
-        given(fields, "fields").value);
+        fields->value);
   });
 }
 void fokker_fields_destroy(fokker_fields* fields) { delete fields; }
@@ -265,9 +273,11 @@ void fokker_sample_options_init(fokker_sample_options* options) {
 }
 fokker_status fokker_sampler_create(const fokker_context* context, const fokker_model* model, const char* grid,
                                     fokker_sampler** sampler) {
-  return make(sampler, "sampler", [&] {
+  return guarded([&] {
+    fokker_sampler*& place = given(sampler, "sampler");
+    const Context& where = given(context, "context").value;
     const Model& of = given(model, "model").value;
-    return Sampler(given(context, "context").value, of, TimeGrid::parse(&given(grid, "grid"), of.sde));
+    place = new fokker_sampler{Sampler(where, of, TimeGrid::parse(&given(grid, "grid"), of.sde)), where.gpu()};
   });
 }
 fokker_status fokker_sampler_sample(const fokker_sampler* sampler, const fokker_sample_options* options,
@@ -282,10 +292,10 @@ fokker_status fokker_sampler_log_density(const fokker_sampler* sampler, const DL
                                          const char* scheme, const fokker_divergence* divergence,
                                          DLTensor* log_density) {
   return guarded([&] {
-    given(sampler, "sampler")
-        .value.log_density(required<const float>(x, "x"), required<float>(log_density, "log_density"),
-                           parse_scheme(text_or(scheme, "heun")), divergence_of(divergence), {},
-                           view_of<const float>(condition, "condition"));
+    const auto& [of, gpu] = given(sampler, "sampler");
+    of.log_density(required<const float>(x, "x", gpu), required<float>(log_density, "log_density", gpu),
+                   parse_scheme(text_or(scheme, "heun")), divergence_of(divergence), {},
+                   view_of<const float>(condition, "condition", gpu));
   });
 }
 void fokker_sampler_destroy(fokker_sampler* sampler) { delete sampler; }
@@ -295,14 +305,15 @@ fokker_status fokker_data_named(const char* name, fokker_data** data) {
 }
 fokker_status fokker_data_samples(const fokker_context* context, const DLTensor* samples, fokker_data** data) {
   return make(data, "data", [&] {
-    return DataSet::samples(given(context, "context").value, required<const float>(samples, "samples"));
+    const Context& where = given(context, "context").value;
+    return DataSet::samples(where, required<const float>(samples, "samples", where.gpu()));
   });
 }
 fokker_status fokker_data_draw(const fokker_context* context, const fokker_data* data, uint64_t seed,
                                uint64_t first_index, uint64_t step, DLTensor* out) {
   return guarded([&] {
-    given(data, "data")
-        .value.draw(given(context, "context").value, required<float>(out, "out"), seed, first_index, step);
+    const Context& where = given(context, "context").value;
+    given(data, "data").value.draw(where, required<float>(out, "out", where.gpu()), seed, first_index, step);
   });
 }
 void fokker_data_destroy(fokker_data* data) { delete data; }
@@ -371,8 +382,9 @@ fokker_status fokker_w2_squared(const fokker_context* context, const DLTensor* a
     const Context& where = given(context, "context").value;
     Grid grid{.n = nodes};
     if (box) grid.x = {box[0], box[1]}, grid.y = {box[2], box[3]};
-    const TransportResult found = w2_squared(histogram(where, required<const float>(a, "a"), grid).weights,
-                                             histogram(where, required<const float>(b, "b"), grid).weights, grid);
+    const TransportResult found =
+        w2_squared(histogram(where, required<const float>(a, "a", where.gpu()), grid).weights,
+                   histogram(where, required<const float>(b, "b", where.gpu()), grid).weights, grid);
     to = found.w2_squared;
     if (dual) *dual = found.dual_value;
   });
@@ -380,8 +392,9 @@ fokker_status fokker_w2_squared(const fokker_context* context, const DLTensor* a
 fokker_status fokker_sliced_w2_squared(const fokker_context* context, const DLTensor* a, const DLTensor* b,
                                        int projections, uint64_t seed, double* w2) {
   return guarded([&] {
-    given(w2, "w2_squared") = sliced_w2_squared(given(context, "context").value, required<const float>(a, "a"),
-                                                required<const float>(b, "b"), projections, seed);
+    const Context& where = given(context, "context").value;
+    given(w2, "w2_squared") = sliced_w2_squared(where, required<const float>(a, "a", where.gpu()),
+                                                required<const float>(b, "b", where.gpu()), projections, seed);
   });
 }
 

@@ -43,8 +43,9 @@ inline std::string type_of(const DLDataType& type) {
 }
 
 // The view of a tensor [rows, columns] of T, of which a vector has one column and rows may be any number. T may be const.
+// A tensor on CUDA has to be on that GPU, where one is named.
 template <class T>
-View<T> view_of(const DLTensor* tensor, const char* what) {
+View<T> view_of(const DLTensor* tensor, const char* what, int gpu = -1) {
   using Entry = std::remove_const_t<T>;
   if (tensor == nullptr) return {};
   const DLDataType& type = tensor->dtype;
@@ -64,6 +65,10 @@ View<T> view_of(const DLTensor* tensor, const char* what) {
     device = Device::cpu;
   } else if (tensor->device.device_type == kDLCUDA) {
     device = Device::cuda;
+    if (gpu >= 0 && tensor->device.device_id != gpu) {
+      throw Error(
+          fmt::format("{} is on GPU {}; allowed here: GPU {}, the context's", what, tensor->device.device_id, gpu));
+    }
   } else {
     throw Error(
         fmt::format("{} is on a device of {}; allowed: cpu and cuda", what, name_of(tensor->device.device_type)));
@@ -88,9 +93,9 @@ View<T> view_of(const DLTensor* tensor, const char* what) {
 
 // A tensor that has to be there. One without rows may have no data, and its view stands for none.
 template <class T>
-View<T> required(const DLTensor* tensor, const char* what) {
+View<T> required(const DLTensor* tensor, const char* what, int gpu) {
   given(tensor, what);
-  return view_of<T>(tensor, what);
+  return view_of<T>(tensor, what, gpu);
 }
 
 }  // namespace fokker

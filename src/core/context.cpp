@@ -29,7 +29,7 @@ Context::Context(const ContextOptions& options) {
     throw Error(fmt::format("{} threads asked for; allowed: 1 to {}, or 0 for all", options.threads, most_threads));
   }
   if (options.backend != BackendKind::cpu) {
-    const cuda::DeviceQuery query = cuda::query_devices();
+    const cuda::DeviceQuery query = cuda::query_devices(options.gpu);
     const std::string reason = cuda::why_not(query);
     const bool automatic = options.backend == BackendKind::automatic;
     if (!automatic && !reason.empty()) {
@@ -45,6 +45,7 @@ Context::Context(const ContextOptions& options) {
 }
 
 Device Context::device() const { return backend_->device(); }
+int Context::gpu() const { return backend_->gpu(); }
 int Context::threads() const { return backend_->threads(); }
 std::string Context::backend_name() const { return backend_->name(); }
 Precision Context::precision() const { return backend_->precision(); }

@@ -105,6 +105,7 @@ class Backend {
  public:
   virtual ~Backend() = default;
   virtual Device device() const = 0;
+  virtual int gpu() const { return -1; }
   virtual std::string name() const = 0;
   virtual int threads() const = 0;
   virtual Precision precision() const { return Precision::fp32; }

@@ -4,7 +4,7 @@
 
 namespace fokker::cuda {
 
-DeviceQuery query_devices() {
+DeviceQuery query_devices(int) {
   DeviceQuery query;
   query.missing = FOKKER_NO_CUDA_REASON;
   return query;

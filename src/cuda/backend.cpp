@@ -17,6 +17,7 @@ class CudaBackend final : public Backend {
   CudaBackend(const Queue& queue, int threads) : queue_(queue), threads_(make_threads(threads)) {}
 
   Device device() const override { return Device::cuda; }
+  int gpu() const override { return queue_.device; }
   std::string name() const override { return "cuda"; }
   int threads() const override { return threads_; }
   Precision precision() const override { return queue_.precision; }
@@ -140,8 +141,8 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query) {
-  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.current)];
-  const Queue queue{.device = query.current,
+  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.device)];
+  const Queue queue{.device = query.device,
                     .stream = static_cast<cudaStream_t>(options.stream),
                     .limits = {.multiprocessors = device.multiprocessors, .shared_bytes = device.shared_bytes},
                     .precision = options.precision};

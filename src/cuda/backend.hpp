@@ -5,7 +5,7 @@
 
 namespace fokker::cuda {
 
-// A backend on the current device of `query`; why_not(query) has to be empty.
+// A backend on the device of `query`; why_not(query) has to be empty.
 std::shared_ptr<Backend> make_backend(const ContextOptions& options, const DeviceQuery& query);
 
 // As fokker::kernel_plans(); in residency.cpp.

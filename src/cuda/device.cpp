@@ -6,7 +6,7 @@
 
 namespace fokker::cuda {
 
-DeviceQuery query_devices() {
+DeviceQuery query_devices(int gpu) {
   DeviceQuery query;
   if (cudaDriverGetVersion(&query.driver) != cudaSuccess || cudaRuntimeGetVersion(&query.runtime) != cudaSuccess ||
       query.driver == 0) {
@@ -28,12 +28,14 @@ DeviceQuery query_devices() {
            .shared_bytes = static_cast<int>(properties.sharedMemPerBlockOptin)});
     }
   }
-  if (count > 0 && error == cudaSuccess) error = cudaGetDevice(&query.current);
+  query.device = gpu;
+  if (gpu == -1 && count > 0 && error == cudaSuccess) error = cudaGetDevice(&query.device);
   // Asking for code may load it.
   const RelaxedCapture relaxed;
   // Only the driver knows whether it can use any of the code in this build. A card that is too old has none, and
   // another reason.
-  if (count > 0 && error == cudaSuccess) {
+  if (query.device >= 0 && query.device < count && error == cudaSuccess) {
+    const CurrentDevice guard(query.device);
     error = static_cast<cudaError_t>(kernels::find_code());
     if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
       query.has_code = false;

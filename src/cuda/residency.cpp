@@ -100,7 +100,7 @@ std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision, co
     return describe(plan_residency(mlp->architecture, precision, {.multiprocessors = 1, .shared_bytes = shared_bytes}));
   };
   if (why_not(query).empty()) {
-    const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.current)];
+    const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.device)];
     return {{device.name, detail(device.shared_bytes)}};
   }
   // What a block may have on the data-centre chips: 163 and 227 KiB.

@@ -22,7 +22,11 @@ std::string why_not(const DeviceQuery& query) {
   }
   if (!query.failure.empty()) return fmt::format("CUDA could not be started: {}", query.failure);
   if (query.devices.empty()) return "the NVIDIA driver finds no GPU";
-  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.current)];
+  if (query.device < 0 || query.device >= static_cast<int>(query.devices.size())) {
+    return fmt::format("GPU {} was asked for, and allowed here are 0 to {}, or -1 for the current one", query.device,
+                       query.devices.size() - 1);
+  }
+  const DeviceInfo& device = query.devices[static_cast<std::size_t>(query.device)];
   if (device.major < needed_major) {
     return fmt::format("{} has compute capability {}.{}, and {}.0 or newer is needed", device.name, device.major,
                        device.minor, needed_major);
@@ -43,7 +47,7 @@ std::string describe(const DeviceQuery& query) {
     list += fmt::format("{}{} (compute capability {}.{}, {:.0f} GiB)", list.empty() ? "" : ", ", device.name,
                         device.major, device.minor, device.memory_gib);
   }
-  if (query.devices.size() > 1) list += fmt::format("; device {} is the current one", query.current);
+  if (query.devices.size() > 1) list += fmt::format("; device {} is taken", query.device);
   return fmt::format("{}; driver for CUDA {}, runtime {}", list, version(query.driver), version(query.runtime));
 }
 

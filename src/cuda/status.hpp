@@ -22,13 +22,14 @@ struct DeviceQuery {
   int runtime = 0;
   std::string failure = {};  // the runtime's own words where it failed for another reason than those below; else empty
   std::vector<DeviceInfo> devices = {};
-  int current = 0;       // the calling thread's device: a context takes this one
+  int device = 0;        // the one that a context takes: as asked for, or the calling thread's
   bool has_code = true;  // this build holds code that runs on it
 };
 
-DeviceQuery query_devices();  // device.cpp, or absent.cpp in a build without CUDA
+// `gpu` as ContextOptions has it.
+DeviceQuery query_devices(int gpu = -1);  // device.cpp, or absent.cpp in a build without CUDA
 
-// Why a context cannot run on the current device: one sentence, without a final point; empty where it can.
+// Why a context cannot run on that device: one sentence, without a final point; empty where it can.
 std::string why_not(const DeviceQuery& query);
 // why_not(), or the devices and versions.
 std::string describe(const DeviceQuery& query);

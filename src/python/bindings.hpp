@@ -65,7 +65,9 @@ struct Place {
 
   auto operator<=>(const Place&) const = default;
   Context context() const {
-    return Context({.backend = cuda ? BackendKind::cuda : BackendKind::cpu, .stream = reinterpret_cast<void*>(stream)});
+    return Context({.backend = cuda ? BackendKind::cuda : BackendKind::cpu,
+                    .stream = reinterpret_cast<void*>(stream),
+                    .gpu = cuda ? device : -1});
   }
 };
 template <class Array>

@@ -25,8 +25,8 @@ namespace fokker::testing {
 
 class RanksOnThreads {
  public:
-  // Calls body(ranks) once a rank, all at the same time, and rethrows the exception that was thrown first. Returns how
-  // many bytes were sent.
+  // Calls body(ranks) once a rank, all at the same time, and rethrows the exception that was thrown first, of those that
+  // are not OtherRankFailed where there are any. Returns how many bytes were sent.
   static std::size_t run(int size, const std::function<void(const std::shared_ptr<Ranks>&)>& body) {
     RanksOnThreads all(size);
     std::vector<std::thread> threads;
@@ -34,8 +34,10 @@ class RanksOnThreads {
       threads.emplace_back([&all, &body, rank] {
         try {
           body(std::make_shared<One>(all, rank));
+        } catch (const OtherRankFailed&) {
+          all.end(rank, false);
         } catch (...) {
-          all.end(rank);
+          all.end(rank, true);
         }
       });
     }
@@ -80,17 +82,18 @@ class RanksOnThreads {
   std::deque<std::vector<std::byte>>& queue(int from, int to) {
     return queues_[static_cast<std::size_t>(from) * static_cast<std::size_t>(size_) + static_cast<std::size_t>(to)];
   }
-  void end(int rank) {
+  // own: the rank threw for a reason of its own.
+  void end(int rank, bool own) {
     const std::lock_guard lock(mutex_);
-    if (ended_ < 0) {
-      ended_ = rank;
-      failure_ = std::current_exception();
-    }
+    if (ended_ < 0) ended_ = rank;
+    if (!failure_ || (own && !own_failure_)) failure_ = std::current_exception();
+    own_failure_ = own_failure_ || own;
     changed_.notify_all();
   }
 
   int size_, ended_ = -1;  // the first rank that threw
   std::exception_ptr failure_;
+  bool own_failure_ = false;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::deque<std::vector<std::byte>>> queues_;  // [from, to]

@@ -5,8 +5,8 @@ usage: bench/ranks.py [--build DIR] [--ranks 1,2] [--threads 1] [--rounds 5] [--
                       [--collocation 5000] [--hidden 80,80,80] [--json FILE] [-- MPIRUN'S OPTIONS]
 
 Rounds take the counts in turn, and the least time of each counts. A row is a number of ranks: milliseconds of an iteration,
-how many times as fast as the first of --ranks, and which part of as many times as ranks that is. The default is the paper's network and
-the numbers of points of bench/results/epyc_zen4_2cores.json. Exit codes: 0 done, 1 failed, 2 wrong usage.
+how many times as fast as the first of --ranks, and which part of as many times as ranks that is. The default is the paper's
+network and the numbers of points of bench/results/epyc_zen4_2cores.json. Exit codes: 0 done, 1 failed, 2 wrong usage.
 """
 import argparse
 import datetime

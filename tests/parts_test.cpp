@@ -198,7 +198,7 @@ TEST(RankSampler, EndsTheOthersWhereTheFirstFails) {
     call.progress = [](std::int64_t, std::int64_t) { throw std::runtime_error("the disk is full"); };
     sampler.sample(View<float>(x, 2), call);
   };
-  EXPECT_EQ(message_of([&] { RanksOnThreads::run(3, body); }), "the disk is full");
+  EXPECT_THAT([&] { RanksOnThreads::run(3, body); }, ::testing::ThrowsMessage<std::runtime_error>("the disk is full"));
 }
 
 TEST(RankSampler, RefusesMoreSnapshotsThanItTellsTheOthersOf) {

@@ -22,7 +22,8 @@ std::shared_ptr<Ranks>& program_ranks() {
 }
 
 // What launchers of MPI tell a process: which rank it is, and of how many; Open MPI's, those that speak PMI, and Slurm by
-// PMIx. Without the first of a row no such launcher started it.
+// PMIx. Without the first of a row no such launcher started it; the first row with one counts, since mpirun's processes
+// may find variables of the job that it runs in.
 struct LauncherVariables {
   const char *rank, *size;
 };
@@ -32,13 +33,12 @@ constexpr LauncherVariables launchers[] = {
 // How many processes a launcher of MPI started with this one; 0 where none did. A process that was started by itself does
 // without MPI, whose start would take longer than many a command.
 int launched() {
-  int most = 0;
   for (const LauncherVariables& names : launchers) {
     if (std::getenv(names.rank) == nullptr) continue;
     const char* const size = std::getenv(names.size);
-    most = std::max({most, 1, size != nullptr ? std::atoi(size) : 1});
+    return std::max(1, size != nullptr ? std::atoi(size) : 1);
   }
-  return most;
+  return 0;
 }
 
 #ifdef FOKKER_WITH_MPI

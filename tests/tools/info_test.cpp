@@ -35,7 +35,7 @@ TEST_F(InfoCommand, DescribesMachineBackendsAndModel) {
   EXPECT_EQ(json["backends"][0]["available"], true);
   EXPECT_EQ(json["backends"][1]["name"], "cuda");
   EXPECT_TRUE(json["backends"][1]["detail"].is_string());
-  EXPECT_EQ(json["mpi"].is_string(), !std::string(FOKKER_MPIRUN).empty());
+  EXPECT_TRUE(json["mpi"].is_string() || (json["mpi"].is_null() && std::string(FOKKER_MPIRUN).empty())) << json["mpi"];
   EXPECT_EQ(json["model"]["hidden"], Json({17, 9}));
   EXPECT_EQ(json["model"]["parameters"], 3 * 17 + 17 + 17 * 9 + 9 + 9 + 1);
   EXPECT_EQ(json["model"]["activation"], "softplus");

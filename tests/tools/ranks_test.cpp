@@ -302,9 +302,9 @@ TEST_F(RanksOfAProgram, AreInterruptedTogether) {
   EXPECT_FALSE(std::filesystem::exists(file("part.safetensors")));
 }
 
-// As by Ctrl-C: mpirun passes SIGTERM on, and SIGKILL after a time that is its own.
+// As by Ctrl-C: mpirun passes SIGTERM on, and SIGKILL after a time that it waits for each rank in any case.
 TEST_F(RanksOfAProgram, SaveWhereTheirLauncherIsInterrupted) {
-  ::setenv("OMPI_MCA_odls_base_sigkill_timeout", "60", 1);
+  ::setenv("OMPI_MCA_odls_base_sigkill_timeout", "5", 1);
   const std::string state = file("part.state");
   const Process process =
       start_ranks(2, with(train("part"), with(recipe("1000000"), {"--state", state, "--save-every", "999999"})));

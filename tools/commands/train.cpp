@@ -177,7 +177,7 @@ the next one that writes there takes over and removes.
       claims = claim_outputs({out_, state_, log_},
                              {file_of_data(data_), file_of_text(loss_weight_), same_state ? "" : resume_});
     }
-    if (!state_.empty() && !same_state && is_file(state_)) {
+    if (writes && !state_.empty() && !same_state && is_file(state_)) {
       throw Error(fmt::format(
           "--state '{0}' is there already: go on from the state in it with --resume '{0}', remove it, or name another",
           state_));

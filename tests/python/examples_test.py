@@ -23,4 +23,8 @@ def test_fine_tuning_by_the_residual(fokker):
         pytest.skip("fokker.from_torch is not there")
     said = subprocess.run([sys.executable, EXAMPLES / "finetune_residual.py", "60", "2000"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    assert re.fullmatch(r"before: W2² ODE–SDE \d\S+, .*\nafter:  W2² ODE–SDE \d\S+, .*\n", said.stdout), said.stdout
+    line = r"mean R² (\S+), W2² ODE–SDE \d\S+, .*\n"
+    found = re.fullmatch(f"before: {line}without: {line}with: {line}", said.stdout)
+    assert found, said.stdout
+    before, without, with_it = map(float, found.groups())
+    assert with_it < 0.5 * min(before, without)

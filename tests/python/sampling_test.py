@@ -99,8 +99,10 @@ def test_distances(fokker):
     assert fokker.w2_squared(a, a) == 0
     many = random.normal(size=(50, 5)).astype(np.float32)
     assert fokker.w2_squared(many, many) == 0
-    for call, words in [(lambda: fokker.w2_squared(a, many), "has shape [50, 5]; allowed here: [50, 2]"), (lambda: fokker.w2_squared(a, a, method="exact"), "'exact'"),
-                        (lambda: fokker.w2_squared(a, a, box=[1, 2, 3]), "a box of shape [3]"), (lambda: fokker.w2_squared(a, "b"), "b is a str")]:
+    for call, words in [(lambda: fokker.w2_squared(a, many), "has shape [50, 5]; allowed here: [50, 2]"),
+                        (lambda: fokker.w2_squared(a, a, method="exact"), "'exact'"),
+                        (lambda: fokker.w2_squared(a, a, box=[1, 2, 3]), "a box of shape [3]"),
+                        (lambda: fokker.w2_squared(a, "b"), "b is a str")]:
         with pytest.raises(fokker.Error) as refused:
             call()
         assert words in str(refused.value), str(refused.value)

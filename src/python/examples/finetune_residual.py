@@ -3,10 +3,15 @@
 usage: finetune_residual.py [ITERATIONS [SAMPLES]]
 
 The net is an ordinary module: the score is its gradient, and both trainings are a loop of torch.optim. What fokker adds is three
-lines: the net as fokker has it, the residual as a loss, and its sum with the own loss. Printed is the gap between what the reverse
-SDE and the probability flow sample, before and after.
+lines: the net as fokker has it, the residual as a loss, and its sum with the own loss. Printed are the mean squared residual and the
+gap between what the reverse SDE and the probability flow sample: before, after as many iterations without the residual, and with.
+
+The residual falls a hundredfold within seconds, most of it a function of time alone that moves no sample. The gap takes longer:
+after trainings as short as the default it is wider with the residual than without, which is why the last two lines stand side by
+side; the paper's trainings are a hundred times as long.
 """
 
+import copy
 import math
 import sys
 
@@ -15,6 +20,7 @@ import torch
 from torch import nn
 
 T, T_MIN = 10.0, 1e-2  # of the Ornstein–Uhlenbeck process dx = −x dt + dW
+WEIGHT = 0.03  # of the residual
 
 
 class Potential(nn.Module):
@@ -55,14 +61,27 @@ def main(iterations=1000, samples=20_000):
     torch.manual_seed(1)
     net, data = Potential(), fokker.DataSet("blob")
     train(net, data, iterations, 5e-3)
+    trained = copy.deepcopy(net.state_dict())
 
-    model = fokker.from_torch(net, dict(t=torch.rand(5), x=torch.randn(5, 2)), output="potential", sde="ou")  # 1: the net as fokker has it
+    example = dict(t=torch.rand(5), x=torch.randn(5, 2))
+    model = fokker.from_torch(net, example, output="potential", sde="ou")  # 1: the net as fokker has it
     residual = fokker.autograd.ResidualLoss(model, net)  # 2: its residual as a loss
-    measure = dict(samples=samples, grid="geometric:150:1e-2")
-    print("before:", fokker.gap(residual.current_model(), data, **measure))
-    train(net, data, iterations, 1e-3,
-          lambda: 0.1 * residual(T_MIN + (T - T_MIN) * torch.rand(512), 7 * torch.rand(512, 2) - 3.5))  # 3: beside the own one
-    print("after: ", fokker.gap(residual.current_model(), data, **measure))
+
+    def points(n):
+        return T_MIN + (T - T_MIN) * torch.rand(n), 7 * torch.rand(n, 2) - 3.5
+
+    def tell(when):
+        with torch.no_grad():
+            square = residual(*points(5000)).item()
+        gap = fokker.gap(residual.current_model(), data, samples=samples, grid="geometric:150:1e-2")
+        print(f"{when}: mean R² {square:.3g}, {gap}")
+
+    tell("before")
+    train(net, data, iterations, 3e-3)
+    tell("without")
+    net.load_state_dict(trained)
+    train(net, data, iterations, 3e-3, lambda: WEIGHT * residual(*points(512)))  # 3: beside the own one
+    tell("with")
 
 
 if __name__ == "__main__":

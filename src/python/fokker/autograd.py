@@ -111,8 +111,8 @@ class _Parameters:
             bias = own.get(f"{name}.bias")
             found = np.zeros(outputs) if bias is None else self._numbers(bias).ravel()
             if found.shape != (outputs,) or not self._same(found, wanted[at:at + outputs]):
-                raise _core.Error(f"the bias of the layer '{name}' is not that of the module; allowed: the module that the model was made of, "
-                                  "as it was then")
+                raise _core.Error(f"the bias of the layer '{name}' is not that of the module; allowed: the module that the model "
+                                  "was made of, as it was then")
             self.pieces.append((bias, 0, outputs))
             at += outputs
         self.like = next(module.parameters())
@@ -131,14 +131,14 @@ class _Parameters:
         weight = own.get(f"{name}.weight")
         if weight is None or tuple(weight.shape) != (outputs, inputs):
             found = "has none" if weight is None else f"has one of shape {list(weight.shape)}"
-            raise _core.Error(f"the layer '{name}' has a weight [{outputs}, {inputs}], and the module {found} of its name; allowed: the module "
-                              "that the model was made of")
+            raise _core.Error(f"the layer '{name}' has a weight [{outputs}, {inputs}], and the module {found} of its name; "
+                              "allowed: the module that the model was made of")
         numbers = cls._numbers(weight)
         for columns in range(inputs):
             if cls._same(np.roll(numbers, columns, axis=1), wanted.reshape(outputs, inputs)):
                 return columns
-        raise _core.Error(f"the weight of the layer '{name}' is not that of the module; allowed: the module that the model was made of, as it "
-                          "was then")
+        raise _core.Error(f"the weight of the layer '{name}' is not that of the module; allowed: the module that the model was "
+                          "made of, as it was then")
 
     def __call__(self) -> torch.Tensor:
         parts = []
@@ -159,7 +159,8 @@ class _LossFunction(torch.autograd.Function):
         theta = parameters.detach().contiguous()
         if theta.dtype != points.x.dtype or theta.device != points.x.device:
             raise _core.Error(f"parameters of {str(theta.dtype).removeprefix('torch.')} on {theta.device} and points of "
-                              f"{str(points.x.dtype).removeprefix('torch.')} on {points.x.device} are given; allowed: the same type on one device")
+                              f"{str(points.x.dtype).removeprefix('torch.')} on {points.x.device} are given; allowed: the same type "
+                              "on one device")
         values = torch.empty(3, dtype=torch.float64, device=theta.device)
         gradient = torch.empty_like(theta) if ctx.needs_input_grad[0] else None
         arrays = [None if array is None else TORCH.given(array) for array in (*(noisy or (None,) * 5), *(free or (None,) * 3))]
@@ -196,8 +197,8 @@ class _Loss:
         """t as [N], and x in the network's own coordinates."""
         for array in (t, x):
             if getattr(array, "requires_grad", False):
-                raise _core.Error("a loss of points that require gradients is asked for; allowed: points without, for gradients are those in the "
-                                  "parameters")
+                raise _core.Error("a loss of points that require gradients is asked for; allowed: points without, for gradients are "
+                                  "those in the parameters")
         t, x = _tensors(t, x)
         means, deviations = self.model.standardisation()
         if means:
@@ -217,7 +218,8 @@ class ResidualLoss(_Loss):
     was made of, or parameters [P] that a call is given. On CUDA in float32 and split precision.
     """
 
-    def __call__(self, t: Any, x: torch.Tensor, *, condition: torch.Tensor | None = None, parameters: torch.Tensor | None = None) -> torch.Tensor:
+    def __call__(self, t: Any, x: torch.Tensor, *, condition: torch.Tensor | None = None,
+                 parameters: torch.Tensor | None = None) -> torch.Tensor:
         """Mean over points of R² (a scalar): t one time or [N], x [N, d]; with the exact Laplacian."""
         t, z = self._in_z(t, x)
         theta = self.parameters() if parameters is None else parameters

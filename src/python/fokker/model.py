@@ -84,10 +84,11 @@ class Model(_core.Model):
 
     @staticmethod
     def _refuse_gradients(points: Points, names: Sequence[str]) -> None:
-        if points.framework is TORCH and any(
-                TORCH.torch.is_grad_enabled() and getattr(array, "requires_grad", False) for array in (points.t, points.x, points.condition)):
-            raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t and x, "
-                              "one at a time; allowed for the others: detached tensors, or torch.no_grad()")
+        if points.framework is not TORCH or not TORCH.torch.is_grad_enabled():
+            return
+        if any(getattr(array, "requires_grad", False) for array in (points.t, points.x, points.condition)):
+            raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t "
+                              "and x, one at a time; allowed for the others: detached tensors, or torch.no_grad()")
 
     def _differentiable(self, t: Any, x: Array) -> bool:
         return any(type(array).__module__.startswith("torch") and getattr(array, "requires_grad", False) for array in (t, x)) \
@@ -113,7 +114,8 @@ class Model(_core.Model):
             return autograd.score(self, t, x, condition)
         return self.fields(t, x, ["score"], condition=condition)["score"]
 
-    def divergence(self, t: Any, x: Array, *, condition: Any = None, probes: int = 0, law: str = "rademacher", seed: int = 0) -> Array:
+    def divergence(self, t: Any, x: Array, *, condition: Any = None, probes: int = 0, law: str = "rademacher",
+                   seed: int = 0) -> Array:
         """∇·s [N], the Laplacian of a potential: exactly, or with `probes` above 0 by Hutchinson's mean over so many, whose law is
         "rademacher" or "gaussian"; probe j of point i is a function of (seed, i, j).
         """
@@ -133,11 +135,13 @@ class Model(_core.Model):
                     points.given(along), output.memory)
         return output.result()
 
-    def residual(self, t: Any, x: Array, *, condition: Any = None, probes: int = 0, law: str = "rademacher", seed: int = 0) -> Array:
+    def residual(self, t: Any, x: Array, *, condition: Any = None, probes: int = 0, law: str = "rademacher",
+                 seed: int = 0) -> Array:
         """R = ∂_t φ + ∇·f + f·∇φ − ½ g² (Δφ + |∇φ|²) [N] with f = a x: what is left of the Fokker–Planck equation; of potentials.
         The Laplacian as ``divergence``.
         """
-        return self.fields(t, x, ["residual"], condition=condition, probes=probes, law=law, seed=seed)["residual"]
+        found = self.fields(t, x, ["residual"], condition=condition, probes=probes, law=law, seed=seed)
+        return found["residual"]
 
     def log_density(self, t: float, x: Array, *, condition: Any = None, scheme: str = "tsit5", tolerance: float = 1e-5,
                     grid: str | Sequence[float] | None = None, probes: int = 0, law: str = "rademacher", seed: int = 0) -> Array:
@@ -155,15 +159,18 @@ class Model(_core.Model):
         how = _probes(probes, law, seed)
         if scheme in ("tsit5", "dopri5", "bs32"):
             if grid is not None:
-                raise _core.Error(f"a grid is given to {scheme}, whose steps follow the tolerance; allowed: heun, euler or rk4 with it")
+                raise _core.Error(f"a grid is given to {scheme}, whose steps follow the tolerance; allowed: heun, euler or rk4 with "
+                                  "it")
             points.call(_core.log_density_adaptively, *given, float(t), scheme, tolerance, *how)
         else:
             if grid is None:
-                raise _core.Error(f"{scheme} is given without a grid; allowed: with one whose last time is t, or tsit5, dopri5, bs32")
+                raise _core.Error(f"{scheme} is given without a grid; allowed: with one whose last time is t, or tsit5, dopri5, "
+                                  "bs32")
             times = grid if isinstance(grid, str) else [float(time) for time in grid]
             end = _core.end_of(self, times)
             if abs(end - float(t)) > 1e-6 * self.horizon:
-                raise _core.Error(f"the grid ends at {end:g}, and the log-density is asked for at t = {float(t):g}; allowed: the same time")
+                raise _core.Error(f"the grid ends at {end:g}, and the log-density is asked for at t = {float(t):g}; allowed: the "
+                                  "same time")
             points.call(_core.log_density, *given, times, scheme, *how)
         return output.result()
 

@@ -64,8 +64,8 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
         n = int(out.shape[0])
     if out is not None and out.shape[0] != n:
         raise _core.Error(f"n is {n} and out has {out.shape[0]} rows; allowed: the same number, or out alone")
-    n, seed, first_index, probe_seed = whole("n", n, 2**40), whole("seed", seed), whole("first_index", first_index), whole("probe_seed", probe_seed)
-    probes = whole("probes", probes, 2**31 - 1)
+    n, probes = whole("n", n, 2**40), whole("probes", probes, 2**31 - 1)
+    seed, first_index, probe_seed = whole("seed", seed), whole("first_index", first_index), whole("probe_seed", probe_seed)
     samples = framework.written(out) if out is not None else framework.output((n, model.dimension), bits, place)
     if model.condition_width and condition is not None:
         rows = as_array(condition)
@@ -134,8 +134,10 @@ def gap(model: Model, data: Law, *, grid: str | Sequence[float] | None = None, s
                       limits, on_cuda(device))
     pairs = [found[name] for name in ("ode_sde", "ode_truth", "sde_truth")]
     planar = found["histograms"][0] is not None
-    histograms = {name: np.asarray(weights).reshape(nodes, nodes) for name, weights in zip(("truth", "sde", "ode"), found["histograms"])} \
-        if planar else None
+    histograms = None
+    if planar:
+        laws = zip(("truth", "sde", "ode"), found["histograms"])
+        histograms = {name: np.asarray(weights).reshape(nodes, nodes) for name, weights in laws}
     names = ("samples", "ode_sde", "ode_truth", "sde_truth", "noise_floor")
     return Gap(*(distance for distance, _ in pairs), found["noise_floor"], *found["escaped"], samples,
                max((slack for _, slack in pairs), default=0.0) if planar else 0.0, found["grid_share"],
@@ -155,7 +157,8 @@ def w2_squared(a: Array, b: Array, *, method: str | None = None, box: Any = 3.5,
 
     method: "grid", exact optimal transport between histograms on nodes × nodes points of the box, of planar samples (the default for
     them); "points", exact between the points themselves, N M up to 2^25, which takes minutes there; "sliced", the mean over
-    `projections` lines drawn by `seed` (the default for other dimensions). Samples outside the box and those that are not finite are left out.
+    `projections` lines drawn by `seed` (the default for other dimensions). Samples outside the box and those that are not
+    finite are left out.
     """
     a, b = (_float32(as_array(samples)) for samples in (a, b))
     framework = framework_of(a, "a")

@@ -75,7 +75,8 @@ class Trainer:
         trainer.history = []
         return trainer
 
-    def run(self, count: int | None = None, *, callback: Callable[[Record], Any] | None = None, progress: bool | None = None) -> list[Record]:
+    def run(self, count: int | None = None, *, callback: Callable[[Record], Any] | None = None,
+            progress: bool | None = None) -> list[Record]:
         """Up to `count` more iterations, or all that are left, and their records, which `history` has too.
 
         callback: called with every record; False ends the run after the iterations that have begun. progress: a bar on standard
@@ -125,8 +126,9 @@ class Trainer:
         return f"<fokker.Trainer: {self.iteration} of {self.iterations} iterations>"
 
 
-def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | None = None, callback: Callable[[Record], Any] | None = None,
-          progress: bool | None = None, device: str = "cpu", **options: Any) -> Model:
+def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | None = None,
+          callback: Callable[[Record], Any] | None = None, progress: bool | None = None, device: str = "cpu",
+          **options: Any) -> Model:
     """Trains a model on data and returns it; the options are those of ``Trainer``.
 
     model: where it begins; where it is not given, a potential of (t, x) with three layers of 80 softplus(20) units under ou, as the
@@ -139,8 +141,8 @@ def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | N
     law = data if isinstance(data, DataSet) else DataSet(data)
     if state is not None and os.path.exists(state):
         if model is not None or options:
-            raise _core.Error(f"the state '{os.fspath(state)}' is there, and a model or options are given; allowed: to go on with those of the "
-                              "state alone, or another file")
+            raise _core.Error(f"the state '{os.fspath(state)}' is there, and a model or options are given; allowed: to go on with "
+                              "those of the state alone, or another file")
         trainer = Trainer.resume(state, law, device=device)
     else:
         if model is None:

@@ -24,8 +24,9 @@ from torch.nn import functional  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 try:
-    import fokker  # noqa: F401
+    import fokker
     from fokker import _core
+    fokker.from_torch  # noqa: B018  (the function, of which the import of the module below makes the module else)
 except ImportError:
     sys.path.insert(0, str(ROOT / 'src' / 'python'))
     _core = None

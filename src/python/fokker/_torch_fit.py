@@ -504,7 +504,11 @@ class Fit:
         """σ_d of A = −1/(m² σ_d² + σ²), by least squares of the relative errors."""
         m, variance = self.schedule.mean ** 2, self.schedule.deviation ** 2
         square = -np.sum(a * m * (1 + a * variance)) / np.sum((a * m) ** 2) if np.any(a) else 0
-        return _rounded(np.array([np.sqrt(square)]))[0] if square > 0 else None
+        if not square > 0:
+            return None
+        deviation = float(np.sqrt(square))
+        short = float(f'{deviation:.10g}')  # as the code has it, before the roundings of differences of large numbers
+        return short if abs(short - deviation) <= 1e-12 * deviation else deviation
 
 
 def _constant(ratio):

@@ -112,11 +112,13 @@ __global__ void input(InputArguments<T> a) {
 template <class T>
 __global__ void draw_probe(ProbeArguments<T> a) {
   const std::int64_t quads = (a.dimension + 3) / 4;
+  Divergence estimate = a.estimate;
+  if (a.iteration != nullptr) estimate.seed = probe_seed(estimate.seed, static_cast<std::uint64_t>(*a.iteration));
   for (std::int64_t item = first_item(); item < a.rows * quads; item += item_stride()) {
     const std::int64_t row = item / quads;
     const int block = static_cast<int>(item - row * quads);
     float v[4];
-    probe4(a.estimate, a.first_index + static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(block), a.probe, v);
+    probe4(estimate, a.first_index + static_cast<std::uint64_t>(row), static_cast<std::uint32_t>(block), a.probe, v);
     T* to = a.input + row * a.stride;
     if (block == 0) to[0] = 0;
     for (int w = 0; w < 4; ++w) {
@@ -183,7 +185,6 @@ __global__ void tangent(TangentArguments<T> a) {
       if (a.trace != nullptr) sum += a.curvature[start + c] * v * v;
       if (a.curved != nullptr) a.curved[start + c] = a.curvature[start + c] * v;
       if (a.unscaled != nullptr) a.unscaled[start + c] = v;
-      if (a.squares != nullptr) a.squares[start + c] = (a.begin_squares ? T(0) : a.squares[start + c]) + v * v;
     }
     if (a.trace != nullptr) {
       sum = sum_of_lanes<warp_size>(sum);
@@ -198,12 +199,13 @@ __global__ void axis_adjoint(AxisAdjointArguments<T> a) {
   for (std::int64_t row = first_item() / warp_size; row < a.rows; row += item_stride() / warp_size) {
     const T unscale = static_cast<T>(unscale_of(a.unscale, row));
     const T* const z = a.z + row * a.point_stride;
-    const T twice = 2 * a.weight[row];
+    const T weight = a.weight[row];
     const std::int64_t start = row * a.stride;
     float largest = 0;
     for (int c = lane_index(); c < a.width; c += warp_size) {
-      const T v = z[c * a.unit_stride];
-      T alpha = twice * a.curvature[start + c] * v;
+      const T v = z[c * a.unit_stride], weighted = weight * v;
+      T alpha = 2 * weighted * a.curvature[start + c];
+      a.squares[start + c] = (a.begin ? T(0) : a.squares[start + c]) + weighted * v;
       if (a.p != nullptr) {
         const T p = a.p[start + c] * unscale;
         alpha += a.d1[start + c] * p;
@@ -225,8 +227,8 @@ __global__ void seed_tangent(SeedTangentArguments<T> a) {
     for (int c = lane_index(); c < a.width; c += warp_size) {
       const T u = a.u[start + c] * unscale;
       T moved = a.d1[start + c] * u, source = a.curvature[start + c] * u;
-      if (a.weight != nullptr) {
-        const T q = a.weight[row] * a.squares[start + c];
+      if (a.squares != nullptr) {
+        const T q = a.squares[start + c];
         moved += a.d2[start + c] * q;
         source += a.d3[start + c] * q;
       }
@@ -350,23 +352,31 @@ __global__ void residual(ResidualArguments<T> a) {
       input_square += x * x;
     }
     const T d = static_cast<T>(a.dimension);
-    T r = c.time * gradient[0];
-    if (a.value == nullptr) {  // constant is along, and curvature is gradient
-      r = r + c.along * (d + along) - c.curvature * (a.trace[row] + square);
-    } else {
-      r += c.constant * d + c.along * along - c.curvature * a.trace[row] - c.gradient * square +
-           (c.square * input_square + c.value * a.value[row]);
-    }
+    const auto residual_of = [&](T trace) {
+      const T r = c.time * gradient[0];
+      if (a.value == nullptr) {  // constant is along, and curvature is gradient
+        return r + c.along * (d + along) - c.curvature * (trace + square);
+      }
+      return r + (c.constant * d + c.along * along - c.curvature * trace - c.gradient * square +
+                  (c.square * input_square + c.value * a.value[row]));
+    };
+    const T r = residual_of(a.trace[row]), other = a.other_trace == nullptr ? r : residual_of(a.other_trace[row]);
     if (a.residual != nullptr) a.residual[row] = r;
-    if (a.square != nullptr) a.square[row] = static_cast<double>(r) * static_cast<double>(r);
+    if (a.square != nullptr) a.square[row] = static_cast<double>(r) * static_cast<double>(other);
     if (a.seed == nullptr) continue;
-    const T scaled = static_cast<T>(a.scale * static_cast<double>(r));
+    const double scale = a.other_trace == nullptr ? a.scale : a.scale / 2;
+    const T by_other = static_cast<T>(scale * static_cast<double>(r));
+    T scaled = static_cast<T>(scale * static_cast<double>(other));
+    a.weight[row] = -c.curvature * scaled * a.share;
+    if (a.other_weight != nullptr) {
+      a.other_weight[row] = -c.curvature * by_other * a.share;
+      scaled += by_other;
+    }
     T* const seed = a.seed + row * a.seed_stride;
     seed[0] = c.time * scaled;
     for (int i = 0; i < a.dimension; ++i) {
       seed[1 + i] = scaled * (c.along * a.x[row * a.dimension + i] - 2 * c.gradient * gradient[1 + i]);
     }
-    a.weight[row] = -c.curvature * scaled;
     if (a.value != nullptr) a.value[row] = c.value * scaled;
   }
 }

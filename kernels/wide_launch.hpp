@@ -59,7 +59,8 @@ struct InputArguments {
 template <class T>
 Status launch_input(const InputArguments<T>& arguments, Stream stream);
 
-// input [rows, stride] = (0, v), v the Hutchinson probe `probe` of points first_index, first_index + 1, ….
+// input [rows, stride] = (0, v), v the Hutchinson probe `probe` of points first_index, first_index + 1, …; with an
+// iteration, that which they have in it (probe_seed()).
 template <class T>
 struct ProbeArguments {
   std::int64_t rows;
@@ -68,6 +69,7 @@ struct ProbeArguments {
   std::uint64_t first_index;
   int probe;
   T* input;
+  const std::int64_t* iteration = nullptr;  // device, as in TrainingDraw; or nullptr
 };
 template <class T>
 Status launch_probe(const ProbeArguments<T>& arguments, Stream stream);
@@ -114,7 +116,7 @@ struct Tangents {
   std::int64_t point_stride, stream_stride, unit_stride;  // the first two 0: the same for all
   const float* unscale;                                   // [streams · points] of the product in z, or nullptr
 };
-// ż → factor ⊙ ż; on the way Σ_j κ_j ż_j², κ ⊙ ż and q = Σ over the streams of ż².
+// ż → factor ⊙ ż; on the way Σ_j κ_j ż_j² and κ ⊙ ż.
 template <class T>
 struct TangentArguments {
   std::int64_t points, streams;
@@ -125,10 +127,8 @@ struct TangentArguments {
   T* trace;            // [points] += weight Σ κ ż², or = where `begin`; nullptr: not wanted; one stream
   T weight;
   bool begin;
-  T* curved;    // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
-  T* unscaled;  // [points, stride] ż itself, may be z; nullptr: not wanted; one stream
-  T* squares;   // [points, stride] += ż², or = where `begin_squares`; nullptr: not wanted; one stream
-  bool begin_squares;
+  T* curved;            // [points, stride] κ ⊙ ż, may be κ; nullptr: not wanted; one stream
+  T* unscaled;          // [points, stride] ż itself, may be z; nullptr: not wanted; one stream
   T* to;                // [streams · points, stride], may be z; nullptr: not wanted
   HalfOperand operand;  // from `to`
 };
@@ -207,13 +207,15 @@ struct JacobianArguments {
 template <class T>
 Status launch_jacobian(const JacobianArguments<T>& arguments, Stream stream);
 
-// The residual R, and with r = scale · R the seeds c, w and ν of its loss (src/operations/LOSS_GRADIENT.md).
+// The residual R, and with r = scale · R the seeds c, w and ν of its loss (src/operations/LOSS_GRADIENT.md). By two
+// estimates, of which one has the other trace, what is squared is R̂₁ R̂₂: then r = scale · (R̂₁ + R̂₂)/2, and w and the other
+// w are those of either's trace.
 template <class T>
 struct ResidualArguments {
   std::int64_t rows;
   int dimension, stride;
   const T* gradient;  // [rows, stride] (∂_τ Φ, ∇Φ)
-  const T* trace;     // [rows] ΔΦ
+  const T* trace;     // [rows] ΔΦ, or its estimate
   const T* t;         // t[r · t_stride], the model's
   std::int64_t t_stride;
   const T* x;  // [rows, dimension] C x
@@ -227,6 +229,9 @@ struct ResidualArguments {
   // Where the form is not plain, Φ [rows], whose place ν takes where a seed is wanted; else nullptr.
   NetworkForm form = {};
   T* value = nullptr;
+  const T* other_trace = nullptr;  // [rows], or nullptr: exact
+  T* other_weight = nullptr;       // [rows]
+  T share = 1;                     // that a direction has in its trace, and so in its weight
 };
 template <class T>
 Status launch_residual(const ResidualArguments<T>& arguments, Stream stream);
@@ -250,8 +255,8 @@ struct MisfitArguments {
 template <class T>
 Status launch_misfit(const MisfitArguments<T>& arguments, Stream stream);
 
-// A layer of the axis adjoint: α = 2 w κ ⊙ ż + σ′ ⊙ A, S += σ″ ⊙ ż ⊙ A, with A in p; without p (the last hidden layer)
-// α = 2 w κ ⊙ ż, and S is left alone.
+// A layer of the axis adjoint: α = 2 w κ ⊙ ż + σ′ ⊙ A, S += σ″ ⊙ ż ⊙ A, q += w ż², with A in p; without p (the last
+// hidden layer) α = 2 w κ ⊙ ż, and S is left alone.
 template <class T>
 struct AxisAdjointArguments {
   std::int64_t rows;
@@ -265,6 +270,7 @@ struct AxisAdjointArguments {
   const T* curvature;  // [rows, stride] κ
   const T* weight;     // [rows] w
   T* source;           // [rows, stride] S, = where `begin`
+  T* squares;          // [rows, stride] q, likewise
   bool begin;
   T* alpha;             // [rows, stride], may be p
   HalfOperand operand;  // from α
@@ -272,7 +278,7 @@ struct AxisAdjointArguments {
 template <class T>
 Status launch_axis_adjoint(const AxisAdjointArguments<T>& arguments, Stream stream);
 
-// A layer of the seed tangent: π = σ′ ⊙ u + w σ″ ⊙ q, S += κ ⊙ u + w τ ⊙ q.
+// A layer of the seed tangent: π = σ′ ⊙ u + σ″ ⊙ q, S += κ ⊙ u + τ ⊙ q.
 template <class T>
 struct SeedTangentArguments {
   std::int64_t rows;
@@ -281,10 +287,9 @@ struct SeedTangentArguments {
   const float* unscale;  // [rows] of the product in u, or nullptr
   const T* d1;           // [rows, stride] σ′
   const T* curvature;    // [rows, stride] κ
-  const T* weight;       // [rows] w, or nullptr: 0, and the next three are not read
+  const T* squares;      // [rows, stride] q, or nullptr: 0, and the next two are not read
   const T* d2;           // [rows, stride] σ″
   const T* d3;           // [rows, stride] τ = σ‴ ⊙ P
-  const T* squares;      // [rows, stride] q
   T* source;             // [rows, stride] S, = where `begin`
   bool begin;
   T* to;                       // [rows, stride] π, may be u

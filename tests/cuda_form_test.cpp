@@ -361,6 +361,7 @@ struct LossNumbers {
 struct LossProblem {
   Problem denoising, collocation;
   std::vector<double> target, weight;
+  Divergence divergence = {};
 };
 
 template <class T>
@@ -377,7 +378,8 @@ LossNumbers loss_on(const Context& context, const Model& model, const std::vecto
   const std::optional<Buffer<T>> condition = p.denoising.conditions_there<T>(context),
                                  of_collocation = p.collocation.conditions_there<T>(context);
   loss.evaluate(theta.view(), {t.view(), x.view(), target.view(), weight.view(), view_of(condition)},
-                {ct.view(), cx.view(), view_of(of_collocation)}, residual_weight, values.view(), gradient.view());
+                {ct.view(), cx.view(), view_of(of_collocation), p.divergence}, residual_weight, values.view(),
+                gradient.view());
   return {back(context, values), back(context, gradient)};
 }
 
@@ -405,33 +407,38 @@ double norm_of(const std::vector<double>& v) {
 TEST_P(CudaFormOf, LossesAndGradientsAreThoseOfTheCpu) {
   const Model& model = GetParam().model;
   const std::vector<double>& parameters = std::get<Mlp>(model.network).parameters;
-  const LossProblem p = loss_problem(model, 35, 19);
-  const LossNumbers one = loss_on<double>(cpu(), model, parameters, p, 1);
-  const double weight = model.output() == Output::score ? 0 : static_cast<float>(one.values[0] / one.values[1]);
-  const LossNumbers expected = loss_on<double>(cpu(), model, parameters, p, weight);
-  LossProblem moved = p;
-  for (Problem* of : {&moved.denoising, &moved.collocation}) {
-    for (double& t : of->t) t *= 1 + 0x1p-24;
-  }
-  const LossNumbers at_moved = loss_on<double>(cpu(), model, parameters, moved, weight);
-  const auto check = [&](const LossNumbers& actual, double relative, double roundoff) {
-    const double roundings = 4 * roundoff / 0x1p-24;  // of the network's time
-    for (int k = 0; k < 3; ++k) {
-      const double change = std::fabs(at_moved.values[k] - expected.values[k]);
-      EXPECT_LE(roundings * change, 1e-4 * std::fabs(expected.values[k])) << "it would hide what is looked for";
-      EXPECT_TRUE(agrees(actual.values[k], expected.values[k], relative, roundings * change)) << k;
+  LossProblem p = loss_problem(model, 35, 19);
+  for (const int probes : model.output() == Output::potential ? std::vector<int>{0, 2} : std::vector<int>{0}) {
+    SCOPED_TRACE(fmt::format("{} probes", probes));
+    p.divergence = {.probes = probes, .seed = 3, .first_index = 1000};
+    const LossNumbers one = loss_on<double>(cpu(), model, parameters, p, 1);
+    const double weight =
+        model.output() == Output::score ? 0 : static_cast<float>(one.values[0] / std::fabs(one.values[1]));
+    const LossNumbers expected = loss_on<double>(cpu(), model, parameters, p, weight);
+    LossProblem moved = p;
+    for (Problem* of : {&moved.denoising, &moved.collocation}) {
+      for (double& t : of->t) t *= 1 + 0x1p-24;
     }
-    Bound bound{.of_rms = 8 * relative};
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      bound.each.push_back(roundings * std::fabs(at_moved.gradient[i] - expected.gradient[i]));
+    const LossNumbers at_moved = loss_on<double>(cpu(), model, parameters, moved, weight);
+    const auto check = [&](const LossNumbers& actual, double relative, double roundoff) {
+      const double roundings = 4 * roundoff / 0x1p-24;  // of the network's time
+      for (int k = 0; k < 3; ++k) {
+        const double change = std::fabs(at_moved.values[k] - expected.values[k]);
+        EXPECT_LE(roundings * change, 1e-4 * std::fabs(expected.values[k])) << "it would hide what is looked for";
+        EXPECT_TRUE(agrees(actual.values[k], expected.values[k], relative, roundings * change)) << k;
+      }
+      Bound bound{.of_rms = 8 * relative};
+      for (std::size_t i = 0; i < parameters.size(); ++i) {
+        bound.each.push_back(roundings * std::fabs(at_moved.gradient[i] - expected.gradient[i]));
+      }
+      bound.norm = relative + norm_of(bound.each) / norm_of(expected.gradient);
+      EXPECT_TRUE(agrees(actual.gradient, expected.gradient, bound));
+    };
+    check(loss_on<double>(on(Precision::split), model, parameters, p, weight), 1e-13, 0x1p-53);
+    for (const Precision precision : {Precision::fp32, Precision::split}) {
+      SCOPED_TRACE(to_string(precision));
+      check(loss_on<float>(on(precision), model, parameters, p, weight), 1e-5, 0x1p-24);
     }
-    bound.norm = relative + norm_of(bound.each) / norm_of(expected.gradient);
-    EXPECT_TRUE(agrees(actual.gradient, expected.gradient, bound));
-  };
-  check(loss_on<double>(on(Precision::split), model, parameters, p, weight), 1e-13, 0x1p-53);
-  for (const Precision precision : {Precision::fp32, Precision::split}) {
-    SCOPED_TRACE(to_string(precision));
-    check(loss_on<float>(on(precision), model, parameters, p, weight), 1e-5, 0x1p-24);
   }
 }
 
@@ -546,6 +553,7 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
     TimeLaw law;
     LossWeight weight;
     std::vector<std::int64_t> hidden;
+    int probes = 0;
   };
   const Recipe recipes[] = {
       {kForms[1], SdeKind::vp_linear, Output::score, TimeLaw::uniform, LossWeight::unit, {12, 9}},
@@ -557,6 +565,8 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
       {kForms[1], SdeKind::ddpm, Output::score, TimeLaw::uniform, LossWeight::unit, {12}},
       {kForms[6], SdeKind::ddpm, Output::potential, TimeLaw::importance, LossWeight::given, {12}},
       {kForms[6], SdeKind::ddpm, Output::potential, TimeLaw::log_normal, LossWeight::variance, {130, 7}},
+      {{}, SdeKind::ou, Output::potential, TimeLaw::importance, LossWeight::unit, {12, 9}, 1},
+      {kForms[6], SdeKind::ve, Output::potential, TimeLaw::uniform, LossWeight::unit, {130}, 2},
       {kForms[3], SdeKind::vp_linear, Output::score, TimeLaw::uniform, LossWeight::given, {130}}};
   const DataSet data = DataSet::named("circles2");
   for (const Recipe& r : recipes) {
@@ -564,6 +574,7 @@ TEST_F(CudaForm, TrainsAsTheCpu) {
     const Model model = model_of(r.form, r.sde, r.output, 2, r.hidden);
     TrainOptions options{.iterations = 3, .denoising_points = 99, .collocation_points = 35};
     options.residual_weight = r.output == Output::potential ? 1e-3 : 0;
+    options.residual_probes = r.probes;
     options.time_law = r.law;
     options.loss_weight = r.weight;
     if (r.weight == LossWeight::given) {

@@ -68,6 +68,7 @@ struct RunCase {
   std::vector<Index> hidden = {19, 7};
   std::optional<Architecture> architecture = {};  // instead of one with those
   double drop = 0;                                // of conditions
+  int probes = 0;
 
   Index condition() const { return architecture ? architecture->condition.inputs : 0; }
 };
@@ -121,13 +122,15 @@ testing::Problem problem_of(const RunCase& c, const TrainOptions& options, Index
     }
     return all;
   };
-  return {parameters,
-          numbers(t),
-          rows(x, condition, n),
-          numbers(target),
-          numbers(weight),
-          numbers(residual_t),
-          rows(residual_x, residual_condition, m)};
+  testing::Problem problem{parameters,
+                           numbers(t),
+                           rows(x, condition, n),
+                           numbers(target),
+                           numbers(weight),
+                           numbers(residual_t),
+                           rows(residual_x, residual_condition, m)};
+  const std::uint64_t seed = probe_seed(options.seed, static_cast<std::uint64_t>(iteration));
+  return c.probes > 0 ? testing::with_probes(std::move(problem), d, c.probes, seed, 0) : problem;
 }
 
 // Records are of the loss in double at the parameters before the iteration and the points that the device draws for it,
@@ -148,6 +151,16 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
   }
   cases.push_back({data_sets()[0].set, {}, TimeLaw::importance, Output::potential, 99, 19, {150, 30}});
   cases.push_back({data_sets()[7].set, {}, TimeLaw::paper, Output::score, 99, 0, {150}});
+  for (const std::vector<Index>& hidden : {std::vector<Index>{19, 7}, std::vector<Index>{150}}) {
+    cases.push_back({.data = data_sets()[0].set,
+                     .sde = sde(SdeKind::vp_linear),
+                     .law = TimeLaw::importance,
+                     .output = Output::potential,
+                     .denoising = 19,
+                     .collocation = 99,
+                     .hidden = hidden,
+                     .probes = 2});
+  }
   for (const Output output : {Output::potential, Output::score}) {
     for (const auto& [name, architecture] : testing::branched_networks(output)) {
       if (architecture.dimension != 2) continue;
@@ -187,6 +200,7 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
     options.collocation_points = c.collocation;
     options.time_law = c.law;
     options.condition_drop = c.drop;
+    options.residual_probes = c.probes;
     options.residual_weight = c.output == Output::score || c.collocation == 0 ? 0 : 0.5;
     options.schedule = RateSchedule::constant;
     const Model model = c.architecture ? Model{c.sde, Mlp::initialise(*c.architecture, 5)}
@@ -200,7 +214,8 @@ TEST_F(CudaTrainer, IterationsHaveTheLossOfTheirPoints) {
       const auto denoising = testing::reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
       testing::ReferenceLoss residual{0, std::vector<double>(p.parameters.size(), 0.0)};
       if (!p.residual_t.empty()) {
-        residual = testing::reference_residual_loss(net, testing::reference_sde(c.sde), p.residual_t, p.residual_x);
+        residual =
+            testing::reference_residual_loss(net, testing::reference_sde(c.sde), p.residual_t, p.residual_x, p.probes);
       }
       const testing::LossDeviations deviations = testing::loss_deviations(architecture, c.sde, p);
       constexpr double roundoff = 0x1p-22;  // of split products
@@ -269,9 +284,14 @@ TEST_F(CudaTrainer, OnAnyStreamAndInPiecesGivesTheSameBits) {
   options.schedule = RateSchedule::paper;  // restarts at 6 and 21
   options.clip_norm = 2;
   options.average = WeightAverage::tail;
-  for (const Model& model :
-       {small_model(), small_model(2, Output::potential, {}, {130, 20}), small_model(2, Output::score)}) {
+  struct Run {
+    Model model;
+    int probes = 0;
+  };
+  for (const auto& [model, probes] : {Run{small_model()}, Run{small_model(2, Output::potential, {}, {130, 20})},
+                                      Run{small_model(), 2}, Run{small_model(2, Output::score)}}) {
     const DataSet data = DataSet::named("circles2");
+    options.residual_probes = probes;
     if (model.output() == Output::score) options.residual_weight = 0;
     Trainer whole(gpu(), model, data, options);
     const auto all = whole.run(24);

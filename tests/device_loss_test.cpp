@@ -138,7 +138,7 @@ class PathLoss {
                        gradient = cuda::upload(std::vector<T>(p.parameters.size(), T(7)));
     loss.evaluate(view(p.parameters, 1).data,
                   {view(p.t, 1), own(p.x), view(p.target, d_), view(p.weight, 1), condition(p.x)},
-                  {view(p.residual_t, 1), own(p.residual_x), condition(p.residual_x)}, residual_weight,
+                  {view(p.residual_t, 1), own(p.residual_x), condition(p.residual_x), p.divergence}, residual_weight,
                   values.as<double>(), with_gradient ? gradient.as<T>() : nullptr);
     cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     Result result{download<double>(values), {}};
@@ -267,9 +267,11 @@ struct Case {
   std::int64_t n, m;
   bool weighted;
   std::vector<Path> paths;
+  int probes = 0;
 };
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m;
+  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m << ", "
+       << c.probes << " probes";
 }
 
 struct Shape {
@@ -335,6 +337,21 @@ std::vector<Case> wide_cases() {
   return all;
 }
 
+// The residual by probes, whatever the network.
+std::vector<Case> probed_cases() {
+  std::vector<Case> all = cases(kWidePaths, {{1, {7, 5}, 0, 35, 2},
+                                             {2, {13, 80, 9}, 0, 19, 2},
+                                             {8, {17, 24}, 19, 19},
+                                             {64, {20, 12}, 0, 3, 2},
+                                             {3, {1}, 1, 1, 1}});
+  for (const auto& [name, architecture] : all_networks(Output::potential)) {
+    all.push_back({name, architecture, sde_kinds[all.size() % 5], 0, 19, false, {kWidePaths[all.size() % 3]}});
+  }
+  std::erase_if(all, [](const Case& c) { return c.architecture.output == Output::score; });
+  for (std::size_t k = 0; k < all.size(); ++k) all[k].probes = 1 + static_cast<int>(k % 3);
+  return all;
+}
+
 // Every width that there are kernels for; networks whose hidden layers differ; 65 inputs in pieces of 32 and of 64
 // columns; tiles of which some have no sample, and more of them than blocks.
 std::vector<Case> resident_cases() {
@@ -395,13 +412,14 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
   static void agree_on_every_path() {
     const Case& c = GetParam();
     const ForwardSde sde = ForwardSde::defaults(c.sde);
-    const Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+    Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+    if (c.probes > 0) p = with_probes(std::move(p), c.architecture.dimension, c.probes);
     const auto net = reference_network(c.architecture, p.parameters);
     ASSERT_GT(distance_to_jump(net, p.t, p.x), 1e-9);
     ASSERT_GT(distance_to_jump(net, p.residual_t, p.residual_x), 1e-9);
     const auto denoising = reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
     ReferenceLoss residual{0, std::vector<double>(p.parameters.size(), 0.0)};
-    if (c.m > 0) residual = reference_residual_loss(net, reference_sde(sde), p.residual_t, p.residual_x);
+    if (c.m > 0) residual = reference_residual_loss(net, reference_sde(sde), p.residual_t, p.residual_x, p.probes);
     // A weight that gives both gradients the same size, so that neither hides the other's errors.
     const double weight = c.n == 0 || c.m == 0 ? 1.0 : norm(denoising.gradient) / norm(residual.gradient);
     std::vector<double> expected(p.parameters.size());
@@ -443,8 +461,8 @@ class AgainstReference : public DeviceLossTest, public ::testing::WithParamInter
     loss.evaluate(View<const double>(p.parameters),
                   {View<const double>(p.t), View<const double>(x, d), View<const double>(p.target, d),
                    p.weight.empty() ? View<const double>() : View<const double>(p.weight), rows(y)},
-                  {View<const double>(p.residual_t), View<const double>(residual_x, d), rows(residual_y)}, weight,
-                  View<double>(r.values), View<double>(r.gradient));
+                  {View<const double>(p.residual_t), View<const double>(residual_x, d), rows(residual_y), p.divergence},
+                  weight, View<double>(r.values), View<double>(r.gradient));
     return r;
   }
 };
@@ -454,6 +472,7 @@ TEST_P(AgainstReference, LossesAndGradientOnEveryPath) { agree_on_every_path(); 
 constexpr auto name_of = [](const auto& test) { return test.param.name; };
 INSTANTIATE_TEST_SUITE_P(Resident, AgainstReference, ::testing::ValuesIn(resident_cases()), name_of);
 INSTANTIATE_TEST_SUITE_P(Wide, AgainstReference, ::testing::ValuesIn(wide_cases()), name_of);
+INSTANTIATE_TEST_SUITE_P(Probes, AgainstReference, ::testing::ValuesIn(probed_cases()), name_of);
 
 // ---- against differences of loss values ----------------------------------------------------------------------------
 
@@ -579,8 +598,11 @@ TEST_F(DeviceLossTest, ChunksAddUpToTheWhole) {
   for (const Output output : {Output::potential, Output::score}) {
     Architecture a = architecture_of(3, {20, 13, 9}, Activation::silu, 1, output);
     a.condition = {{{6, {Activation::silu, 1}}}, {0, 3}, {}, 2};
-    const Problem p = make_problem(a, sde, 99, output == Output::potential ? 83 : 0, true, 23);
+    const Problem exact = make_problem(a, sde, 99, output == Output::potential ? 83 : 0, true, 23);
     for (const Path path : kWidePaths) {
+      // One of the paths by probes, whose points have those of their index.
+      const Problem p =
+          output == Output::potential && path == Path::wide_fp32 ? with_probes(exact, a.dimension, 2) : exact;
       const PathLoss loss(path, a, sde);
       const Result whole = loss(p, 0.1);
       const auto errors = gradient_errors(a, sde, p, 0.1, whole.gradient);
@@ -809,6 +831,45 @@ TEST_F(DeviceLossTest, WhatFitsABlockIsResident) {
   EXPECT_FALSE(is_wide({80, 80, 80}));
   EXPECT_TRUE(is_wide({80, 80, 80, 80, 80, 80}));
   EXPECT_TRUE(is_wide({81}));
+}
+
+// A training by probes is wide, whatever the network; a Loss of a resident one takes both ways, and makes the wide one
+// when probes are first asked for.
+TEST_F(DeviceLossTest, ProbesAreWide) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const Architecture a = architecture_of(3, {20, 13}, Activation::softplus, 3, Output::potential);
+  const Queue on = queue(Precision::split);
+  const std::size_t resident = cuda::make_resident_loss(on, a, sde)->workspace_bytes(),
+                    wide = cuda::make_wide_loss(on, a, sde)->workspace_bytes();
+  ASSERT_NE(resident, wide);
+  EXPECT_EQ(cuda::make_device_loss(on, a, sde)->workspace_bytes(), resident);
+  EXPECT_EQ(cuda::make_device_loss(on, a, sde, {.probes = 1})->workspace_bytes(), wide);
+
+  const Problem exact = make_problem(a, sde, 19, 17, false, 5), probed = with_probes(exact, 3, 2);
+  const auto loss = cuda::make_loss<float>(on, a, sde);
+  const auto evaluate = [&](const Problem& p) {
+    std::vector<DeviceMemory> memory;
+    const auto view = [&](const std::vector<double>& v, std::int64_t columns) {
+      memory.push_back(cuda::upload(as<float>(v)));
+      return View<const float>(memory.back().as<float>(), static_cast<std::int64_t>(v.size()) / columns, columns,
+                               Device::cuda);
+    };
+    const std::int64_t count = a.parameter_count();
+    const DeviceMemory values(3 * sizeof(double)), gradient(static_cast<std::size_t>(count) * sizeof(float));
+    loss->evaluate(view(p.parameters, 1), {view(p.t, 1), view(p.x, 3), view(p.target, 3)},
+                   {view(p.residual_t, 1), view(p.residual_x, 3), {}, p.divergence}, 0.1,
+                   View<double>(values.as<double>(), 3, 1, Device::cuda),
+                   View<float>(gradient.as<float>(), count, 1, Device::cuda));
+    cuda::check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    const std::vector<float> g = download<float>(gradient);
+    return Result{download<double>(values), {g.begin(), g.end()}};
+  };
+  const Result before = evaluate(exact);
+  EXPECT_EQ(before, PathLoss(Path::resident_split, a, sde)(exact, 0.1));
+  EXPECT_EQ(loss->workspace_bytes(), resident);
+  EXPECT_EQ(evaluate(probed), PathLoss(Path::wide_split, a, sde)(probed, 0.1));
+  EXPECT_EQ(loss->workspace_bytes(), resident + wide);
+  EXPECT_EQ(evaluate(exact), before);
 }
 
 // A captured call is the call itself, with the parameters that are there at each launch.

@@ -416,6 +416,7 @@ TEST_P(EveryForm, PathsFollowTheScore) {
   }
 }
 
+// By probes too: the first estimate is that of Fields, and the second what its mean over twice as many leaves.
 TEST_P(EveryForm, LossesAreThoseOfTheScoreAndTheResidual) {
   const Model model = model_of(GetParam());
   const Mlp& mlp = std::get<Mlp>(model.network);
@@ -428,42 +429,55 @@ TEST_P(EveryForm, LossesAreThoseOfTheScoreAndTheResidual) {
   const Loss<double> loss(cpu, mlp.architecture, model.sde);
   const DenoisingBatch<double> denoising{View<const double>(rows.t), View<const double>(rows.x, columns),
                                          View<const double>(other.x, columns), View<const double>(weight)};
-  CollocationBatch<double> collocation;
-  if (potential) collocation = {View<const double>(other.t), View<const double>(other.x, columns)};
-  const double share = potential ? 0.3 : 0;
-  const auto total_at = [&](const std::vector<double>& parameters) {
-    loss.evaluate(View<const double>(parameters), denoising, collocation, share, View<double>(values), {});
-    return values[2];
-  };
-  loss.evaluate(View<const double>(mlp.parameters), denoising, collocation, share, View<double>(values),
-                View<double>(gradient));
-
-  const Fields<double> fields(cpu, model);
-  fields.evaluate({View<const double>(rows.t), View<const double>(rows.x, columns)},
-                  {.score = View<double>(score, columns)});
-  double expected = 0, squares = 0;
-  for (std::size_t i = 0; i < score.size(); ++i)
-    expected += weight[i / d] * std::pow(score[i] - other.x[i], 2) / static_cast<double>(n * d);
-  EXPECT_TRUE(agrees(values[0], expected, 1e-12));
-  if (potential) {
-    fields.evaluate({View<const double>(other.t), View<const double>(other.x, columns)},
-                    {.residual = View<double>(residual)});
-    for (const double r : residual) squares += r * r / static_cast<double>(n);
-    EXPECT_TRUE(agrees(values[1], squares, 1e-11));
-  }
-
-  std::vector<double> differences;
-  for (std::size_t k = 0; k < gradient.size(); ++k) {
-    std::vector<double> moved = mlp.parameters;
-    const double h = 1e-4;
-    const auto at = [&](double step) {
-      moved[k] = mlp.parameters[k] + step;
-      return total_at(moved);
+  for (const int probes : potential ? std::vector<int>{0, 2} : std::vector<int>{0}) {
+    SCOPED_TRACE(fmt::format("{} probes", probes));
+    CollocationBatch<double> collocation;
+    if (potential) collocation = {View<const double>(other.t), View<const double>(other.x, columns)};
+    collocation.divergence = {.probes = probes, .seed = 6, .first_index = 3};
+    const double share = potential ? 0.3 : 0;
+    const auto total_at = [&](const std::vector<double>& parameters) {
+      loss.evaluate(View<const double>(parameters), denoising, collocation, share, View<double>(values), {});
+      return values[2];
     };
-    differences.push_back((45 * (at(h) - at(-h)) - 9 * (at(2 * h) - at(-2 * h)) + (at(3 * h) - at(-3 * h))) / (60 * h));
+    loss.evaluate(View<const double>(mlp.parameters), denoising, collocation, share, View<double>(values),
+                  View<double>(gradient));
+
+    const Fields<double> fields(cpu, model);
+    fields.evaluate({View<const double>(rows.t), View<const double>(rows.x, columns)},
+                    {.score = View<double>(score, columns)});
+    double expected = 0, squares = 0;
+    for (std::size_t i = 0; i < score.size(); ++i)
+      expected += weight[i / d] * std::pow(score[i] - other.x[i], 2) / static_cast<double>(n * d);
+    EXPECT_TRUE(agrees(values[0], expected, 1e-12));
+    if (potential) {
+      const Points<double> points{View<const double>(other.t), View<const double>(other.x, columns)};
+      std::vector<double> all(n);
+      fields.evaluate(points, {.residual = View<double>(residual)}, collocation.divergence);
+      Divergence of_all = collocation.divergence;
+      of_all.probes *= 2;
+      fields.evaluate(points, {.residual = View<double>(all)}, of_all);
+      double sizes = 0;
+      for (std::size_t i = 0; i < n; ++i) {
+        const double product = residual[i] * (2 * all[i] - residual[i]);
+        squares += product / static_cast<double>(n), sizes += std::fabs(product) / static_cast<double>(n);
+      }
+      EXPECT_TRUE(agrees(values[1], squares, 0, 1e-11 * sizes));
+    }
+
+    std::vector<double> differences;
+    for (std::size_t k = 0; k < gradient.size(); ++k) {
+      std::vector<double> moved = mlp.parameters;
+      const double h = 1e-4;
+      const auto at = [&](double step) {
+        moved[k] = mlp.parameters[k] + step;
+        return total_at(moved);
+      };
+      differences.push_back((45 * (at(h) - at(-h)) - 9 * (at(2 * h) - at(-2 * h)) + (at(3 * h) - at(-3 * h))) /
+                            (60 * h));
+    }
+    EXPECT_TRUE(agrees(std::span<const double>(gradient), std::span<const double>(differences),
+                       {.relative = 1e-8, .of_rms = 1e-8, .norm = 1e-9}));
   }
-  EXPECT_TRUE(agrees(std::span<const double>(gradient), std::span<const double>(differences),
-                     {.relative = 1e-8, .of_rms = 1e-8, .norm = 1e-9}));
 }
 
 // x_0 and the noise determine what the network ought to say of x_t, and the score of the kernel is that of the form.

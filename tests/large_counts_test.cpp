@@ -973,7 +973,7 @@ TYPED_TEST(Wide, Reverse) {
 TYPED_TEST(Wide, Tangent) {
   using T = TypeParam;
   auto z = this->numbers(), factor = this->numbers(), curvature = this->numbers(), curved = this->numbers(),
-       unscaled = this->numbers(), squares = this->numbers(), to = this->numbers();
+       unscaled = this->numbers(), to = this->numbers();
   Rows<float> unscale(wide_rows, 1, true);
   Rows<T> trace(wide_rows, 1, true);
   typename TestFixture::Operand operand;
@@ -990,8 +990,6 @@ TYPED_TEST(Wide, Tangent) {
                                 false,
                                 curved.of(side),
                                 unscaled.of(side),
-                                squares.of(side),
-                                false,
                                 to.of(side),
                                 operand.of(side)};
     return launch_tangent(a, nullptr);
@@ -999,7 +997,6 @@ TYPED_TEST(Wide, Tangent) {
   expect_same("trace", trace);
   expect_same("curved", curved);
   expect_same("unscaled", unscaled);
-  expect_same("squares", squares);
   expect_same("to", to);
   operand.expect_same_on_both_sides();
 }
@@ -1007,18 +1004,32 @@ TYPED_TEST(Wide, Tangent) {
 TYPED_TEST(Wide, AxisAdjoint) {
   using T = TypeParam;
   auto p = this->numbers(), z = this->numbers(), d1 = this->numbers(), d2 = this->numbers(),
-       curvature = this->numbers(), source = this->numbers(), alpha = this->numbers();
+       curvature = this->numbers(), source = this->numbers(), squares = this->numbers(), alpha = this->numbers();
   Rows<float> unscale(wide_rows, 1, true);
   Rows<T> weight(wide_rows, 1, true);
   typename TestFixture::Operand operand;
   this->on_both_sides_by_warps([&](const Side& side) {
-    const AxisAdjointArguments<T> a{side.n,           this->width, wide_stride,        p.of(side),
-                                    unscale.of(side), z.of(side),  wide_stride,        1,
-                                    d1.of(side),      d2.of(side), curvature.of(side), weight.of(side),
-                                    source.of(side),  false,       alpha.of(side),     operand.of(side)};
+    const AxisAdjointArguments<T> a{side.n,
+                                    this->width,
+                                    wide_stride,
+                                    p.of(side),
+                                    unscale.of(side),
+                                    z.of(side),
+                                    wide_stride,
+                                    1,
+                                    d1.of(side),
+                                    d2.of(side),
+                                    curvature.of(side),
+                                    weight.of(side),
+                                    source.of(side),
+                                    squares.of(side),
+                                    false,
+                                    alpha.of(side),
+                                    operand.of(side)};
     return launch_axis_adjoint(a, nullptr);
   });
   expect_same("source", source);
+  expect_same("squares", squares);
   expect_same("alpha", alpha);
   operand.expect_same_on_both_sides();
 }
@@ -1028,7 +1039,6 @@ TYPED_TEST(Wide, SeedTangent) {
   auto u = this->numbers(), d1 = this->numbers(), curvature = this->numbers(), d2 = this->numbers(),
        d3 = this->numbers(), squares = this->numbers(), source = this->numbers(), to = this->numbers();
   Rows<float> unscale(wide_rows, 1, true);
-  Rows<T> weight(wide_rows, 1, true);
   typename TestFixture::Operand operand, source_operand;
   this->on_both_sides_by_warps([&](const Side& side) {
     const SeedTangentArguments<T> a{side.n,
@@ -1038,10 +1048,9 @@ TYPED_TEST(Wide, SeedTangent) {
                                     unscale.of(side),
                                     d1.of(side),
                                     curvature.of(side),
-                                    weight.of(side),
+                                    squares.of(side),
                                     d2.of(side),
                                     d3.of(side),
-                                    squares.of(side),
                                     source.of(side),
                                     false,
                                     to.of(side),
@@ -1116,26 +1125,27 @@ TYPED_TEST(Wide, Jacobian) {
 TYPED_TEST(Wide, ResidualAndMisfit) {
   using T = TypeParam;
   auto gradient = this->numbers(), seed = this->numbers(), misfit_seed = this->numbers();
-  Rows<T> trace(wide_rows, 1, true), t(wide_rows, 1, true), x(wide_rows, 3, true), residual(wide_rows, 1),
-      weight(wide_rows, 1), target(wide_rows, 3, true);
+  Rows<T> trace(wide_rows, 1, true), other_trace(wide_rows, 1, true), t(wide_rows, 1, true), x(wide_rows, 3, true),
+      residual(wide_rows, 1), weight(wide_rows, 1), other_weight(wide_rows, 1), target(wide_rows, 3, true);
   Rows<double> square(wide_rows, 1), loss(wide_rows, 1);
   const std::vector<T> bias{1, 2, 3};
   on_both_sides(wide_rows, block_of_last(wide_rows), [&](const Side& side) {
-    const ResidualArguments<T> a{side.n,
-                                 3,
-                                 wide_stride,
-                                 gradient.of(side),
-                                 trace.of(side),
-                                 t.of(side),
-                                 1,
-                                 x.of(side),
-                                 sde(),
-                                 residual.of(side),
-                                 square.of(side),
-                                 0.5,
-                                 seed.of(side),
-                                 wide_stride,
-                                 weight.of(side)};
+    ResidualArguments<T> a{side.n,
+                           3,
+                           wide_stride,
+                           gradient.of(side),
+                           trace.of(side),
+                           t.of(side),
+                           1,
+                           x.of(side),
+                           sde(),
+                           residual.of(side),
+                           square.of(side),
+                           0.5,
+                           seed.of(side),
+                           wide_stride,
+                           weight.of(side)};
+    a.other_trace = other_trace.of(side), a.other_weight = other_weight.of(side);
     if (const Status status = launch_residual(a, nullptr)) return status;
     const MisfitArguments<T> b{
         side.n,          3,   gradient.of(side), wide_stride,          bias.data(), target.of(side),
@@ -1146,6 +1156,7 @@ TYPED_TEST(Wide, ResidualAndMisfit) {
   expect_same("square", square);
   expect_same("seed", seed);
   expect_same("weight", weight);
+  expect_same("other weight", other_weight);
   expect_same("loss", loss);
   expect_same("seed of the misfit", misfit_seed);
 }

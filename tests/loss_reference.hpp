@@ -13,6 +13,8 @@
 
 #include "compare.hpp"
 #include "core/parallel.hpp"
+#include "fokker/formulas/divergence.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/model.hpp"
 #include "networks.hpp"
 #include "reference_network.hpp"
@@ -24,7 +26,28 @@ namespace fokker::testing {
 // its condition.
 struct Problem {
   std::vector<double> parameters, t, x, target, weight, residual_t, residual_x;
+  // How the residual is found; with probes, those of its points [M, 2 probes, d].
+  Divergence divergence = {};
+  std::vector<double> probes = {};
 };
+
+// With so many probes of ±1 for each estimate, by the signs of the documented counters' uniforms: exact in both precisions.
+inline Problem with_probes(Problem p, std::int64_t d, int probes, std::uint64_t seed = 9,
+                           std::uint64_t first_index = (std::uint64_t{1} << 40) - 3) {
+  p.divergence = {.probes = probes, .law = ProbeLaw::rademacher, .seed = seed, .first_index = first_index};
+  p.probes.clear();
+  for (std::size_t i = 0; i < p.residual_t.size(); ++i) {
+    for (int k = 0; k < 2 * probes; ++k) {
+      for (std::int64_t j = 0; j < d; ++j) {
+        const auto block = static_cast<std::uint32_t>(j / 4);
+        const PhiloxBlock words =
+            philox4x32_10(seed, first_index + i, philox_offset(RandomUse::probe, block, static_cast<std::uint64_t>(k)));
+        p.probes.push_back(uniform_from_word(words.word[j % 4]) < 0.5f ? -1.0 : 1.0);
+      }
+    }
+  }
+  return p;
+}
 
 inline Problem make_problem(const Architecture& a, const ForwardSde& sde, std::int64_t n, std::int64_t m, bool weighted,
                             unsigned seed) {
@@ -113,12 +136,13 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
   result.residual = deviation(
       p.residual_t.size(),
       [&](std::size_t i) {
-        return residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * columns]);
+        return residual_point(net, net.parameters, reference, p.residual_t[i], &p.residual_x[i * columns],
+                              probes_of_point(p.probes, p.residual_t.size(), i));
       },
       [&](std::size_t i) {
         const std::vector<double> x = inputs(p.residual_x, i * columns, columns);
         const double t = with_roundings({input(p.residual_t[i])}, in_double ? 4 : 0)[0];
-        return residual_point(net, noisy, reference, t, x.data());
+        return residual_point(net, noisy, reference, t, x.data(), probes_of_point(p.probes, p.residual_t.size(), i));
       });
   return result;
 }
@@ -144,7 +168,7 @@ inline std::vector<std::vector<double>> gradient_errors(const Architecture& a, c
     };
     const auto denoising = reference_denoising_loss<Noisy>(net, inputs(p.t), inputs(p.x), inputs(p.target), p.weight);
     const auto residual = reference_residual_loss<Noisy>(
-        net, reference, with_roundings(inputs(p.residual_t), in_double ? 4 : 0), inputs(p.residual_x));
+        net, reference, with_roundings(inputs(p.residual_t), in_double ? 4 : 0), inputs(p.residual_x), p.probes);
     for (std::size_t k = 0; k < exact.size(); ++k) {
       const double g = denoising.gradient[k].value + weight * residual.gradient[k].value;
       errors[run][k] = (g - exact[k]) / noise_size;

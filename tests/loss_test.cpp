@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "core/parallel.hpp"
 #include "cpu/loss.hpp"
 #include "fokker/error.hpp"
+#include "fokker/fields.hpp"
 #include "fokker/safetensors.hpp"
 #include "loss_reference.hpp"
 #include "paper_data.hpp"
@@ -36,6 +38,7 @@ using testing::make_problem;
 using testing::Problem;
 using testing::unit;
 using testing::value_agrees;
+using testing::with_probes;
 
 struct Result {
   std::vector<double> values = std::vector<double>(3, -1.0);
@@ -62,7 +65,7 @@ Result evaluate(const Architecture& a, const ForwardSde& sde, const Problem& p, 
   loss.evaluate(View<const T>(parameters),
                 {View<const T>(t), View<const T>(x, a.dimension), View<const T>(target, a.dimension),
                  p.weight.empty() ? View<const T>() : View<const T>(weight), rows(y)},
-                {View<const T>(rt), View<const T>(rx, a.dimension), rows(ry)}, residual_weight,
+                {View<const T>(rt), View<const T>(rx, a.dimension), rows(ry), p.divergence}, residual_weight,
                 View<double>(result.values), with_gradient ? View<T>(gradient) : View<T>());
   result.gradient.assign(gradient.begin(), gradient.end());
   return result;
@@ -129,9 +132,11 @@ struct Case {
   SdeKind sde;
   std::int64_t n, m;
   bool weighted;
+  int probes = 0;
 };
 void PrintTo(const Case& c, std::ostream* out) {
-  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m;
+  *out << c.architecture.describe() << ", " << ForwardSde::defaults(c.sde).name() << ", " << c.n << " + " << c.m << ", "
+       << c.probes << " probes";
 }
 
 std::vector<Case> cases() {
@@ -183,19 +188,55 @@ std::vector<Case> cases() {
   return all;
 }
 
+// The residual by probes: every activation, few and many columns, and every kind of network.
+std::vector<Case> probed_cases() {
+  struct Shape {
+    std::int64_t d;
+    std::vector<std::int64_t> hidden;
+    std::int64_t n, m;
+    int probes;
+  };
+  const std::vector<Shape> shapes = {{1, {7, 5}, 19, 99, 1},      {2, {13, 80, 9}, 0, 99, 2}, {8, {17, 24}, 19, 19, 1},
+                                     {64, {20, 12}, 0, 19, 3},    {3, {1}, 1, 1, 1},          {2, {7}, 0, 989, 1},
+                                     {2, {6, 5, 4, 9}, 0, 19, 3}, {2, {5}, 99, 0, 1}};
+  std::vector<Case> all;
+  for (std::size_t s = 0; s < shapes.size(); ++s) {
+    const Shape& shape = shapes[s];
+    for (std::size_t k = 0; k < testing::activations_a_shape; ++k) {
+      const Activation activation = testing::activation_of(s, static_cast<int>(k));
+      Case c{"",
+             architecture_of(shape.d, shape.hidden, activation, s % 2 == 0 ? 3.0 : 100.0, Output::potential),
+             testing::sde_kinds[(s + k) % 5],
+             shape.n,
+             shape.m,
+             false,
+             shape.probes};
+      if (!testing::has_all_fields(c.architecture)) continue;
+      c.name = testing::case_name(c.architecture, fmt::format("n{}_m{}_k{}", c.n, c.m, c.probes));
+      all.push_back(c);
+    }
+  }
+  for (const auto& [name, architecture] : testing::all_networks(Output::potential)) {
+    const int probes = 1 + static_cast<int>(all.size() % 2);
+    all.push_back({name, architecture, testing::sde_kinds[all.size() % 5], 0, 19, false, probes});
+  }
+  return all;
+}
+
 class AgainstReference : public ::testing::TestWithParam<Case> {};
 
 TEST_P(AgainstReference, LossesAndGradientInBothPrecisions) {
   const Case& c = GetParam();
   const ForwardSde sde = ForwardSde::defaults(c.sde);
-  const Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+  Problem p = make_problem(c.architecture, sde, c.n, c.m, c.weighted, 17);
+  if (c.probes > 0) p = testing::with_probes(std::move(p), c.architecture.dimension, c.probes);
   const auto net = testing::reference_network(c.architecture, p.parameters);
   ASSERT_GT(testing::distance_to_jump(net, p.t, p.x), 1e-9);
   ASSERT_GT(testing::distance_to_jump(net, p.residual_t, p.residual_x), 1e-9);
   const auto denoising = testing::reference_denoising_loss(net, p.t, p.x, p.target, p.weight);
   testing::ReferenceLoss residual{0, std::vector<double>(p.parameters.size(), 0.0)};
   if (c.m > 0)
-    residual = testing::reference_residual_loss(net, testing::reference_sde(sde), p.residual_t, p.residual_x);
+    residual = testing::reference_residual_loss(net, testing::reference_sde(sde), p.residual_t, p.residual_x, p.probes);
   // A weight that gives both gradients the same size, so that neither hides the other's errors.
   const auto norm = [](const std::vector<double>& v) {
     double sum = 0;
@@ -225,6 +266,117 @@ TEST_P(AgainstReference, LossesAndGradientInBothPrecisions) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, AgainstReference, ::testing::ValuesIn(cases()),
                          [](const auto& test) { return test.param.name; });
+INSTANTIATE_TEST_SUITE_P(Probes, AgainstReference, ::testing::ValuesIn(probed_cases()),
+                         [](const auto& test) { return test.param.name; });
+
+// ---- the square by two estimates ------------------------------------------------------------------------------------
+
+// A mean over draws, and its standard error.
+struct Mean {
+  double mean = 0, error = 0;
+
+  explicit Mean(const std::vector<double>& draws) {
+    const auto n = static_cast<double>(draws.size());
+    double squares = 0;
+    for (const double v : draws) mean += v / n;
+    for (const double v : draws) squares += (v - mean) * (v - mean);
+    error = std::sqrt(squares / (n - 1) / n);
+  }
+};
+
+// Over seeds the mean of the loss and of its gradient is that of the exact square, within five standard errors from the
+// draws themselves; that of the squares of one estimate, which Fields has, is not, and is too large by the variance
+// (½ g²)² 2 Σ H_ij²/k, over i ≠ j for probes of ±1 and over all for Gaussian ones.
+TEST(UnbiasedSquare, HasTheMeanOfTheExactOne) {
+  // Without a drift, whose share of R knows no probe.
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ve);
+  const std::int64_t d = 8, m = 7;
+  const auto a = architecture_of(d, {13, 9}, Activation::tanh, 1, Output::potential);
+  const Problem p = make_problem(a, sde, 0, m, false, 23);
+  const Context context({BackendKind::cpu, 2});
+  const Loss<double> loss(context, a, sde);
+  const Fields<double> fields(context, {sde, Mlp{a, p.parameters}});
+  const View<const double> t(p.residual_t), x(p.residual_x, d);
+  std::vector<double> exact(3), exact_gradient(p.parameters.size()), hessian(static_cast<std::size_t>(m * d * d));
+  loss.evaluate(View<const double>(p.parameters), {}, {t, x}, 1, View<double>(exact), View<double>(exact_gradient));
+  fields.evaluate({t, x}, {.hessian = View<double>(hessian, d * d)});
+  for (const ProbeLaw law : {ProbeLaw::rademacher, ProbeLaw::gaussian}) {
+    for (const int probes : {1, 3}) {
+      SCOPED_TRACE(fmt::format("{} {} probes", probes, to_string(law)));
+      double variance = 0;  // mean over the points
+      for (std::int64_t i = 0; i < m; ++i) {
+        const double half = sde.at(p.residual_t[i]).diffusion_squared / 2;
+        for (std::int64_t j = 0; j < d * d; ++j) {
+          if (law == ProbeLaw::rademacher && j / d == j % d) continue;
+          variance += 2 * std::pow(half * hessian[i * d * d + j], 2) / probes / double(m);
+        }
+      }
+      const int draws = 2000;
+      std::vector<double> products, squares, estimates(m), values(3), gradient(p.parameters.size());
+      std::vector<std::vector<double>> gradients(gradient.size());
+      for (int draw = 0; draw < draws; ++draw) {
+        const Divergence how{.probes = probes, .law = law, .seed = static_cast<std::uint64_t>(draw), .first_index = 5};
+        loss.evaluate(View<const double>(p.parameters), {}, {t, x, {}, how}, 1, View<double>(values),
+                      View<double>(gradient));
+        products.push_back(values[1]);
+        EXPECT_EQ(values[2], values[1]);
+        for (std::size_t k = 0; k < gradient.size(); ++k) gradients[k].push_back(gradient[k]);
+        fields.evaluate({t, x}, {.residual = View<double>(estimates)}, how);
+        double square = 0;
+        for (const double r : estimates) square += r * r / double(m);
+        squares.push_back(square);
+      }
+      const Mean product(products), square(squares);
+      EXPECT_NEAR(product.mean, exact[1], 5 * product.error);
+      EXPECT_NEAR(square.mean, exact[1] + variance, 5 * square.error);
+      EXPECT_GT(square.mean - exact[1], 5 * square.error);
+      for (std::size_t k = 0; k < gradients.size(); ++k) {
+        const Mean g(gradients[k]);
+        EXPECT_NEAR(g.mean, exact_gradient[k], 5 * g.error) << k;
+      }
+    }
+  }
+}
+
+// In one dimension a probe of ±1 leaves nothing to estimate.
+TEST(UnbiasedSquare, IsTheExactOneInOneDimension) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
+  const auto a = architecture_of(1, {9, 6}, Activation::silu, 1, Output::potential);
+  const Problem p = make_problem(a, sde, 0, 99, false, 3);
+  const Result exact = evaluate<double>(a, sde, p, 1), estimate = evaluate<double>(a, sde, with_probes(p, 1, 2), 1);
+  EXPECT_TRUE(agrees(estimate.values, exact.values, Bound{.relative = 1e-12, .norm = 1e-12}));
+  EXPECT_TRUE(agrees(estimate.gradient, exact.gradient, Bound{.of_rms = 1e-12, .norm = 1e-12}));
+}
+
+// The probes of a point are those of its index, whatever other points are in the batch.
+TEST(UnbiasedSquare, TakesTheProbesOfAPointsIndex) {
+  const ForwardSde sde = ForwardSde::defaults(SdeKind::subvp);
+  const std::int64_t d = 5, m = 999, part = 333;
+  const auto a = architecture_of(d, {9, 6}, Activation::gelu, 1, Output::potential);
+  for (const ProbeLaw law : {ProbeLaw::rademacher, ProbeLaw::gaussian}) {
+    Problem p = make_problem(a, sde, 0, m, false, 31);
+    p.divergence = {.probes = 2, .law = law, .seed = 4, .first_index = 17};
+    const Result whole = evaluate<double>(a, sde, p, 1);
+    Result sum{std::vector<double>(3), std::vector<double>(p.parameters.size())};
+    for (std::int64_t first = 0; first < m; first += part) {
+      Problem some = p;
+      some.residual_t.assign(p.residual_t.begin() + first, p.residual_t.begin() + first + part);
+      some.residual_x.assign(p.residual_x.begin() + first * d, p.residual_x.begin() + (first + part) * d);
+      some.divergence.first_index += static_cast<std::uint64_t>(first);
+      const Result own = evaluate<double>(a, sde, some, 1);
+      for (std::size_t k = 0; k < 3; ++k) sum.values[k] += own.values[k] * part / m;
+      for (std::size_t k = 0; k < sum.gradient.size(); ++k) sum.gradient[k] += own.gradient[k] * part / m;
+    }
+    EXPECT_TRUE(agrees(sum.values, whole.values, Bound{.relative = 1e-11, .norm = 1e-11}));
+    EXPECT_TRUE(agrees(sum.gradient, whole.gradient, Bound{.of_rms = 1e-11, .norm = 1e-11}));
+    Problem other = p;
+    ++other.divergence.first_index;
+    EXPECT_NE(evaluate<double>(a, sde, other, 1).values, whole.values);
+    other = p;
+    ++other.divergence.seed;
+    EXPECT_NE(evaluate<double>(a, sde, other, 1).values, whole.values);
+  }
+}
 
 // ---- against float64 autograd on the published networks ------------------------------------------------------------
 
@@ -291,9 +443,11 @@ TYPED_TEST_SUITE(LossOf, Precisions);
 
 TYPED_TEST(LossOf, ResultsAreTheSameBitsForAnyNumberOfThreads) {
   const ForwardSde sde = ForwardSde::defaults(SdeKind::ou);
-  for (Output output : {Output::potential, Output::score}) {
+  for (const auto& [output, probes] :
+       {std::pair(Output::potential, 0), std::pair(Output::potential, 2), std::pair(Output::score, 0)}) {
     const auto a = architecture_of(2, {24, 17}, Activation::softplus, 20, output);
-    const Problem p = make_problem(a, sde, 5003, output == Output::potential ? 2001 : 0, true, 11);
+    Problem p = make_problem(a, sde, 5003, output == Output::potential ? 2001 : 0, true, 11);
+    if (probes > 0) p = with_probes(std::move(p), 2, probes);
     const Result one = evaluate<TypeParam>(a, sde, p, 0.5, 1);
     for (int threads : {2, 3, 7}) {
       const Result more = evaluate<TypeParam>(a, sde, p, 0.5, threads);
@@ -461,6 +615,11 @@ TYPED_TEST(LossOf, RefusesWhatDoesNotFit) {
   EXPECT_THAT(message(loss, theta, dsm, fp, 1, View<double>(values.data(), 2), g), HasSubstr("values"));
   EXPECT_THAT(message(loss, theta, dsm, fp, 1, v, View<T>(gradient.data(), 3)), HasSubstr("gradient"));
   EXPECT_THAT(message(loss, theta, dsm, fp, -1, v, g), HasSubstr("-1"));
+  for (const int probes : {-1, 1025}) {
+    EXPECT_THAT(
+        message(loss, theta, dsm, {tv, xv, {}, {.probes = probes}}, 1, v, g),
+        HasSubstr(fmt::format("the number of probes, 0 for the exact residual, is {}; allowed: 0 to 1024", probes)));
+  }
   EXPECT_THAT(message(loss, theta, dsm, fp, std::nan(""), v, g), HasSubstr("nan"));
 
   auto vector_net = a;
@@ -476,8 +635,15 @@ TYPED_TEST(LossOf, RefusesWhatDoesNotFit) {
   std::vector<T> its(static_cast<std::size_t>(kinked.parameter_count()), T(0.1)), its_gradient = its;
   EXPECT_EQ(message(kinked_loss, View<const T>(its), dsm, fp, 1, v, {}), "accepted");
   EXPECT_EQ(message(kinked_loss, View<const T>(its), dsm, {}, 1, v, View<T>(its_gradient)), "accepted");
-  EXPECT_THAT(message(kinked_loss, View<const T>(its), dsm, fp, 1, v, View<T>(its_gradient)),
-              HasSubstr("time branch of relu"));
+  for (const int probes : {0, 1}) {
+    EXPECT_THAT(
+        message(kinked_loss, View<const T>(its), dsm, {tv, xv, {}, {.probes = probes}}, 1, v, View<T>(its_gradient)),
+        HasSubstr("time branch of relu"));
+  }
+  auto cornered = a;
+  cornered.activation = Activation::relu;
+  const Loss<T> cornered_loss(context, cornered, sde);
+  EXPECT_THAT(message(cornered_loss, theta, {}, {tv, xv, {}, {.probes = 1}}, 1, v, {}), HasSubstr("relu"));
 
   auto bad = a;
   bad.hidden = {0};

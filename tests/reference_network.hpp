@@ -338,10 +338,12 @@ inline double distance_to_jump(const std::string& activation, double beta, doubl
 }
 
 // The outputs' jets at (t, x), of the row x. `nearest`, where given, takes the least distance_to_jump() of all units.
+// `directions` [K, d] are K further ones for first derivatives, behind those of the axes, which pairs may name, too.
 template <class S>
 std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::vector<S>& parameters, double t,
-                                      const double* x, const Pairs& pairs, double* nearest = nullptr) {
-  const int n = 1 + net.dimension;
+                                      const double* x, const Pairs& pairs, double* nearest = nullptr,
+                                      const std::vector<double>& directions = {}) {
+  const int axes = 1 + net.dimension, n = axes + static_cast<int>(directions.size()) / net.dimension;
   // streams[s][unit]: value, first derivatives, second derivatives.
   using Streams = std::vector<std::vector<S>>;
   const std::size_t n_streams = 1 + n + pairs.size();
@@ -350,6 +352,9 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
     for (int i = begin; i < end; ++i) {
       streams[0][i - begin] = S(i == 0 ? t : x[i - 1]);
       streams[1 + i][i - begin] = S(1.0);
+      for (int k = axes; i > 0 && k < n; ++k) {
+        streams[1 + k][i - begin] = S(directions[static_cast<std::size_t>((k - axes) * net.dimension + i - 1)]);
+      }
     }
     return streams;
   };
@@ -386,7 +391,7 @@ std::vector<Jet<S>> reference_outputs(const ReferenceNetwork& net, const std::ve
   for (const ReferenceLayer& layer : net.condition_layers) condition = dense(layer, condition);
   Streams embedding = inputs(0, 1);
   for (const ReferenceLayer& layer : net.time_layers) embedding = dense(layer, embedding);
-  Streams streams = inputs(net.time_beside_x ? 0 : 1, n);
+  Streams streams = inputs(net.time_beside_x ? 0 : 1, axes);
   for (const ReferenceLayer& layer : net.layers) {
     Streams from = streams;
     for (std::size_t s = 0; layer.takes_embedding && s < n_streams; ++s) {
@@ -527,13 +532,39 @@ S denoising_point(const ReferenceNetwork& net, const std::vector<S>& parameters,
   return S(weight / d) * sum;
 }
 
-// R² of a point, in numbers S.
+// R̂ of a point by the mean of the jet's second derivatives from `first` on, `count` of them, in place of the Laplacian.
+template <class S>
+S estimate_of(const Jet<S>& phi, const ReferenceSde& sde, int d, double t, const double* x, std::size_t first,
+              std::size_t count) {
+  const double a = sde.drift(t), g2 = sde.diffusion_squared(t);
+  S r = phi.first[0] + S(a * d), laplacian = 0.0;
+  for (int i = 1; i <= d; ++i) r = r + S(a * x[i - 1]) * phi.first[i] - S(0.5 * g2) * phi.first[i] * phi.first[i];
+  for (std::size_t k = first; k < first + count; ++k) laplacian = laplacian + phi.second[k];
+  return r - S(0.5 * g2) * (laplacian / S(static_cast<double>(count)));
+}
+
+// R² of a point, in numbers S; with probes [2 k, d] R̂₁ R̂₂ by k of them each.
 template <class S>
 S residual_point(const ReferenceNetwork& net, const std::vector<S>& parameters, const ReferenceSde& sde, double t,
-                 const double* x) {
-  const auto out = reference_outputs<S>(net, parameters, t, x, diagonal_pairs(net.dimension));
-  const S r = residual_of(out[0], sde, net.dimension, t, x);
-  return r * r;
+                 const double* x, const std::vector<double>& probes = {}) {
+  const int d = net.dimension;
+  if (probes.empty()) {
+    const auto out = reference_outputs<S>(net, parameters, t, x, diagonal_pairs(d));
+    const S r = residual_of(out[0], sde, d, t, x);
+    return r * r;
+  }
+  const std::size_t each = probes.size() / static_cast<std::size_t>(2 * d);
+  Pairs pairs;
+  for (int k = 0; k < 2 * static_cast<int>(each); ++k) pairs.emplace_back(1 + d + k, 1 + d + k);
+  const auto out = reference_outputs<S>(net, parameters, t, x, pairs, nullptr, probes);
+  return estimate_of(out[0], sde, d, t, x, 0, each) * estimate_of(out[0], sde, d, t, x, each, each);
+}
+
+// Point i's of the probes [M, 2 k, d] of M points.
+inline std::vector<double> probes_of_point(const std::vector<double>& probes, std::size_t points, std::size_t i) {
+  const auto size = static_cast<std::ptrdiff_t>(points == 0 ? 0 : probes.size() / points);
+  const auto begin = probes.begin() + static_cast<std::ptrdiff_t>(i) * size;
+  return {begin, begin + size};
 }
 
 // Mean over points and coordinates of weight (s − target)²; t [N], x [N, columns], target [N, d], weight [N] or empty.
@@ -548,12 +579,13 @@ ReferenceLossOf<N> reference_denoising_loss(const ReferenceNetwork& net, const s
   });
 }
 
-// Mean over points of R².
+// Mean over points of R², or with probes [M, 2 k, d] of R̂₁ R̂₂.
 template <class N = double>
 ReferenceLossOf<N> reference_residual_loss(const ReferenceNetwork& net, const ReferenceSde& sde,
-                                           const std::vector<double>& t, const std::vector<double>& x) {
+                                           const std::vector<double>& t, const std::vector<double>& x,
+                                           const std::vector<double>& probes = {}) {
   return reference_mean<N>(net, t.size(), [&](std::size_t k, const std::vector<VariableOf<N>>& parameters) {
-    return residual_point(net, parameters, sde, t[k], &x[k * net.columns()]);
+    return residual_point(net, parameters, sde, t[k], &x[k * net.columns()], probes_of_point(probes, t.size(), k));
   });
 }
 

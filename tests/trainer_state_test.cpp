@@ -45,6 +45,7 @@ struct ResumeCase {
   TimeLaw law;
   double clip;
   Output output;
+  int probes = 0;
 };
 
 class Resume : public ::testing::TestWithParam<ResumeCase> {};
@@ -56,6 +57,8 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   options.time_law = GetParam().law;
   options.clip_norm = GetParam().clip;
   if (GetParam().output == Output::score) options.residual_weight = 0;
+  options.residual_probes = GetParam().probes;
+  if (GetParam().probes > 0) options.probe_law = ProbeLaw::gaussian;
   const DataSet data = DataSet::named("circles2");
   Trainer uninterrupted(cpu(), small_model(2, GetParam().output), data, options);
   const auto all = uninterrupted.run(60);
@@ -67,6 +70,8 @@ TEST_P(Resume, GivesTheBitsOfAnUninterruptedRun) {
   for (const std::int64_t stop : {0, 1, 14, 15, 16, 48, 49, 54, 60}) {  // restarts at 15 and 54, the average from 48
     Trainer part = Trainer::resume(cpu(), path, data);
     EXPECT_EQ(part.options().seed, options.seed);
+    EXPECT_EQ(part.options().residual_probes, options.residual_probes);
+    EXPECT_EQ(part.options().probe_law, options.probe_law);
     for (const TrainRecord& record : part.run(stop - part.iteration())) {
       EXPECT_EQ(record.iteration, all[seen].iteration);
       EXPECT_EQ(record.total, all[seen].total) << seen;
@@ -87,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(
     Cases, Resume,
     ::testing::Values(
         ResumeCase{RateSchedule::paper, WeightAverage::exponential, TimeLaw::importance, 0, Output::potential},
-        ResumeCase{RateSchedule::one_cycle, WeightAverage::tail, TimeLaw::paper, 0.5, Output::potential},
+        ResumeCase{RateSchedule::one_cycle, WeightAverage::tail, TimeLaw::paper, 0.5, Output::potential, 2},
         ResumeCase{RateSchedule::cosine, WeightAverage::none, TimeLaw::uniform, 0, Output::score},
         ResumeCase{RateSchedule::constant, WeightAverage::exponential, TimeLaw::importance, 2, Output::score}),
     [](const auto& instance) {

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "compare.hpp"
+#include "fokker/diagnostics/residual_statistics.hpp"
 #include "fokker/formulas/philox.hpp"
 #include "fokker/formulas/train.hpp"
 #include "fokker/loss.hpp"
@@ -68,12 +69,13 @@ struct LossCase {
   TimeLaw law;
   Output output;
   std::vector<LossWeightAt<double>> weights = {};
+  int probes = 0;
 };
 
 class Iteration : public ::testing::TestWithParam<LossCase> {};
 
 TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
-  const auto [d, kind, law, output, weights] = GetParam();
+  const auto [d, kind, law, output, weights, probes] = GetParam();
   const ForwardSde sde = ForwardSde::defaults(kind);
   const Model model = small_model(d, output, sde);
   TrainOptions options = small_options();
@@ -81,6 +83,7 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   options.collocation_points = 199;
   options.time_law = law;
   if (output == Output::score) options.residual_weight = 0;
+  options.residual_probes = probes;
   if (!weights.empty()) options.loss_weight = LossWeight::given;
   options.loss_weights = weights;
   options.clip_norm = 0;
@@ -127,6 +130,8 @@ TEST_P(Iteration, HasTheLossOfTheDocumentedPoints) {
   const Loss<double> loss(cpu(), mlp.architecture, sde);
   CollocationBatch<double> collocation;
   if (m > 0) collocation = {View<const double>(tc), View<const double>(xc, d)};
+  const PhiloxBlock seed = philox4x32_10(options.seed, 0, philox_offset(RandomUse::probe_seed, 0, 0));
+  collocation.divergence = {.probes = probes, .seed = (std::uint64_t{seed.word[0]} << 32) + seed.word[1]};
   loss.evaluate(
       View<const double>(parameters),
       {View<const double>(t), View<const double>(x, d), View<const double>(target, d), View<const double>(weight)},
@@ -155,11 +160,14 @@ INSTANTIATE_TEST_SUITE_P(
                       LossCase{2, SdeKind::ddpm, TimeLaw::importance, Output::potential},
                       LossCase{
                           2, SdeKind::ou, TimeLaw::uniform, Output::potential, {{1, 0.5}, {4, 3}, {4.5, 0}, {6, 0.25}}},
-                      LossCase{3, SdeKind::ddpm, TimeLaw::uniform, Output::score, {{100, 0}, {300, 1}, {1000, 2}}}),
+                      LossCase{3, SdeKind::ddpm, TimeLaw::uniform, Output::score, {{100, 0}, {300, 1}, {1000, 2}}},
+                      LossCase{8, SdeKind::vp_linear, TimeLaw::uniform, Output::potential, {}, 1},
+                      LossCase{2, SdeKind::ou, TimeLaw::importance, Output::potential, {}, 3}),
     [](const auto& instance) {
       std::string name =
           fmt::format("d{}_{}_{}_{}", instance.param.dimension, ForwardSde::defaults(instance.param.sde).name(),
                       to_string(instance.param.law), to_string(instance.param.output));
+      if (instance.param.probes > 0) name += fmt::format("_{}_probes", instance.param.probes);
       std::replace(name.begin(), name.end(), '-', '_');
       return name;
     });
@@ -192,13 +200,16 @@ TEST(Threads, DoNotChangeABit) {
   TrainOptions options = small_options();
   options.denoising_points = 2'000;
   options.collocation_points = 989;
-  std::vector<std::string> states;
-  for (const int threads : {1, 2, 3, 7}) {
-    Trainer trainer(cpu(threads), small_model(), data, options);
-    trainer.run(20);
-    states.push_back(state_bytes(trainer));
+  for (const int probes : {0, 2}) {
+    options.residual_probes = probes;
+    std::vector<std::string> states;
+    for (const int threads : {1, 2, 3, 7}) {
+      Trainer trainer(cpu(threads), small_model(), data, options);
+      trainer.run(20);
+      states.push_back(state_bytes(trainer));
+    }
+    for (const std::string& state : states) EXPECT_TRUE(state == states.front());
   }
-  for (const std::string& state : states) EXPECT_TRUE(state == states.front());
 }
 
 // Learning. φ of a net in double, written from the definition, and its derivatives by central differences.
@@ -315,6 +326,25 @@ TEST(Learning, WithTheResidualLowersIt) {
   EXPECT_LT(score_error(with.model(), 1.0), 0.2);
 }
 
+// In eight columns by one probe for each of two estimates: the exact mean square is a small part of what it is without.
+TEST(Learning, ByProbesLowersTheResidualInEightColumns) {
+  const std::int64_t d = 8;
+  std::vector<double> means(2 * d, 1.0);
+  std::fill(means.begin(), means.begin() + d, -1.0);
+  const DataSet data = DataSet::mixture(GaussianMixture::isotropic(d, {1, 1}, means, {0.3, 0.2}));
+  TrainOptions options = learning_options();
+  options.collocation_points = 512;
+  const auto mean_square = [&](double weight, int probes) {
+    options.residual_weight = weight, options.residual_probes = probes;
+    Trainer trainer(cpu(), small_model(d), data, options);
+    trainer.run(600);
+    return residual_statistics(cpu(), trainer.model(), {.times = 100, .points = 50}).mean_square;
+  };
+  const double without = mean_square(0, 0), exact = mean_square(0.1, 0), probed = mean_square(0.1, 1);
+  EXPECT_LT(exact, 0.1 * without);
+  EXPECT_LT(probed, 0.1 * without);
+}
+
 TEST(Learning, OfAVectorNetWorksWithoutTheResidual) {
   TrainOptions options = learning_options();
   Trainer trainer(cpu(), small_model(2, Output::score), gaussian(), options);
@@ -368,6 +398,10 @@ TEST(BadInput, InOptionsNamesTheNumberAndTheRange) {
     EXPECT_THAT(message([&](TrainOptions& o) { o.peak_rate = bad; }), HasSubstr("rate"));
   }
   EXPECT_THAT(message([](TrainOptions& o) { o.average_fraction = 1.5; }), HasSubstr("1.5"));
+  for (const int bad : {-1, 1025}) {
+    EXPECT_EQ(message([&](TrainOptions& o) { o.residual_probes = bad; }),
+              fmt::format("the number of probes, 0 for the exact residual, is {}; allowed: 0 to 1024", bad));
+  }
   const auto weights = [&](std::vector<LossWeightAt<double>> rows) {
     return message([&](TrainOptions& o) { o.loss_weight = LossWeight::given, o.loss_weights = std::move(rows); });
   };
@@ -397,6 +431,13 @@ TEST(BadInput, InTheModelIsRefused) {
                 Trainer(cpu(), Model{ForwardSde(), *blob.exact()}, blob, options);
               }),
               HasSubstr("mixture was given to train"));
+  TrainOptions probed = options;
+  probed.residual_probes = 1;
+  EXPECT_THAT(message_of([&] { Trainer(cpu(), small_model(2, Output::score), blob, probed); }),
+              HasSubstr("vector net"));
+  Model kinked = small_model();
+  std::get<Mlp>(kinked.network).architecture.activation = Activation::relu;
+  EXPECT_THAT(message_of([&] { Trainer(cpu(), kinked, blob, probed); }), HasSubstr("relu"));
   Model model = small_model();
   std::get<Mlp>(model.network).parameters[3] = std::nan("");
   EXPECT_THAT(message_of([&] { Trainer(cpu(), model, blob, options); }), HasSubstr("parameter"));

@@ -752,6 +752,10 @@ Json describe_recipe(const Architecture& architecture, const ForwardSde& sde, co
             {"average", to_string(options.average)},
             {"clip_norm", options.clip_norm},
             {"seed", options.seed}};
+  if (options.residual_probes > 0) {
+    json["residual_probes"] = options.residual_probes;
+    json["probe_law"] = to_string(options.probe_law);
+  }
   if (options.condition_drop > 0) json["condition_drop"] = options.condition_drop;
   if (options.loss_weight != LossWeight::unit) json["loss_weight"] = to_string(options.loss_weight);
   for (const auto& [t, weight] : options.loss_weights) json["loss_weights"].push_back(Json::array({t, weight}));

@@ -174,7 +174,8 @@ typedef struct fokker_train_options {
   double residual_weight, box, peak_rate, clip_norm, average_decay, average_fraction, condition_drop;
   double log_sigma_mean, log_sigma_deviation;
   uint64_t seed;
-  const char *time_law, *loss_weight, *schedule, *average;
+  int residual_probes; /* of each of two estimates whose product is the residual's square; 0: its exact square */
+  const char *probe_law, *time_law, *loss_weight, *schedule, *average;
 } fokker_train_options;
 FOKKER_C_API void fokker_train_options_init(fokker_train_options* options);
 

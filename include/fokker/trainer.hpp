@@ -10,6 +10,7 @@
 #include "fokker/context.hpp"
 #include "fokker/data.hpp"
 #include "fokker/error.hpp"
+#include "fokker/formulas/divergence.hpp"
 #include "fokker/formulas/train.hpp"
 #include "fokker/model.hpp"
 #include "fokker/public.hpp"
@@ -39,7 +40,11 @@ struct TrainOptions {
   std::int64_t denoising_points = 4096;    // fresh points an iteration
   std::int64_t collocation_points = 1024;  // fresh points an iteration; none are drawn at residual_weight 0
   double residual_weight = 0;              // w_R
-  double box = 3.5;                        // collocation points are uniform on [−box, box]^d, of z, and [t_min, T]
+  // 0: R² by the exact Laplacian. k: R̂₁ R̂₂ by two independent estimates of k probes each, whose mean is R² and whose cost
+  // is that of 2k axes instead of d (CollocationBatch). Fresh probes an iteration.
+  int residual_probes = 0;
+  ProbeLaw probe_law = ProbeLaw::rademacher;
+  double box = 3.5;  // collocation points are uniform on [−box, box]^d, of z, and [t_min, T]
   TimeLaw time_law = TimeLaw::importance;
   double log_sigma_mean = -1.2, log_sigma_deviation = 1.2;  // of the law log_normal
   LossWeight loss_weight = LossWeight::unit;                // λ(t) of the denoising loss
@@ -68,10 +73,10 @@ struct TrainOptions {
 struct TrainRecord {
   std::int64_t iteration = 0;  // counted from 0
   double denoising = 0;        // the denoising loss, weighted by loss_weight: of two forms not comparable
-  double residual = 0;         // mean R², without its weight; 0 where residual_weight is 0
-  double total = 0;            // denoising + w_R · residual
-  double gradient_norm = 0;    // of the total, before clipping
-  double rate = 0;             // Adam's step size of this update
+  double residual = 0;       // mean R² or, by probes, R̂₁ R̂₂, without its weight; 0 where residual_weight is 0
+  double total = 0;          // denoising + w_R · residual
+  double gradient_norm = 0;  // of the total, before clipping
+  double rate = 0;           // Adam's step size of this update
 };
 
 // Thrown on the first loss or gradient that is not finite, or whose norm after clipping is above largest_norm

@@ -118,6 +118,8 @@ TrainOptions options_of(const fokker_train_options* from) {
   options.log_sigma_mean = from->log_sigma_mean;
   options.log_sigma_deviation = from->log_sigma_deviation;
   options.seed = from->seed;
+  options.residual_probes = from->residual_probes;
+  if (from->probe_law) options.probe_law = parse_probe_law(from->probe_law);
   if (from->time_law) options.time_law = parse_time_law(from->time_law);
   if (from->loss_weight) options.loss_weight = parse_loss_weight(from->loss_weight);
   if (from->schedule) options.schedule = parse_rate_schedule(from->schedule);
@@ -334,6 +336,8 @@ void fokker_train_options_init(fokker_train_options* options) {
               .log_sigma_mean = defaults.log_sigma_mean,
               .log_sigma_deviation = defaults.log_sigma_deviation,
               .seed = defaults.seed,
+              .residual_probes = defaults.residual_probes,
+              .probe_law = nullptr,
               .time_law = nullptr,
               .loss_weight = nullptr,
               .schedule = nullptr,

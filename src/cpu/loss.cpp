@@ -1,9 +1,13 @@
 // Both losses and their gradients by sweeps over tiles of samples that stay in L2. The formulas and the symbols are
-// those of operations/LOSS_GRADIENT.md: the sweeps for the denoising loss, the operator form for the residual.
+// those of operations/LOSS_GRADIENT.md: the sweeps for the denoising loss and for the residual by probes, the operator form
+// for the residual along all axes.
 //
 // Denoising, potential: a layer keeps five numbers a unit, σ′, (δ, ζ) and (π, h), the pairs one below the other, so
 // that the gradient δ_l π_{l−1}ᵀ + ζ_l h_{l−1}ᵀ is one product over twice the rows. σ″ becomes κ, S = κ u and ζ in
 // place, and u becomes π. h of the last hidden layer is not needed.
+//
+// Residual by probes: the same, with (δ, ζ, α of every probe) and (π, h, ḣ of every probe), which are 7 numbers a unit
+// and 2 a probe, and S in the place of σ‴.
 //
 // Residual: the streams z, z_1 … z_d and z_𝒜 are further rows of a tile, and what stands between two products is in
 // loss_rules.hpp. σ′, σ′_i and σ′_𝒜 take the place of z, z_i and z_𝒜.
@@ -31,6 +35,7 @@
 #include "cpu/flush_denormals.hpp"
 #include "cpu/loss_rules.hpp"
 #include "cpu/mlp_primitives.hpp"
+#include "cpu/probes.hpp"
 #include "fokker/formulas/form_points.hpp"
 
 namespace fokker::cpu {
@@ -57,6 +62,9 @@ struct ThreadScratch {
   AlignedMemory<T> times;                              // a tile's τ and their rates
   AlignedMemory<T> condition_bar, time_bar, rate_bar;  // the gradients by c, by e and by de/dτ
   AlignedMemory<T> adjoint;                            // the derivatives by h
+  AlignedMemory<float> probe;                          // a tile's, one at a time
+  AlignedMemory<T> traces, weights;                    // [probes][rows] vᵀ ∇²Φ v and w
+  AlignedMemory<T> embedding_seed;                     // ε
 };
 
 template <class T>
@@ -103,26 +111,37 @@ class Sweeps {
   std::int64_t dimension() const { return architecture_.dimension; }
   std::int64_t gradient_size() const { return gradient_size_; }
   std::int64_t denoising_rows() const { return denoising_rows_; }
-  std::int64_t residual_rows() const { return residual_rows_; }
+  // Of a residual along all axes, or by so many probes for each of its two estimates.
+  std::int64_t residual_rows(int probes) const {
+    return probes == 0 ? residual_rows_ : tile_rows(probed_planes(2 * probes));
+  }
 
   void pack(const T* parameters) {
     pack_layers(architecture_, parameters, layers_);
     condition_branch_.pack(parameters);
     time_branch_.pack(parameters + architecture_.time_offset());
-    T* rows = score_rows_.reserve(dimension() * strides_[0]);
+    T* rows = score_rows_.reserve((times_ + dimension()) * strides_[0]);
     const T* columns =
-        parameters + architecture_.weight_offset(0) + architecture_.conditioned(0) + architecture_.embedded(0);
-    for (std::int64_t i = 0; i < dimension(); ++i) {
+        parameters + architecture_.weight_offset(0) + architecture_.conditioned(0) + architecture_.embedded(0) - times_;
+    for (std::int64_t i = 0; i < times_ + dimension(); ++i) {
       for (std::int64_t j = 0; j < architecture_.outputs(0); ++j) {
         rows[i * strides_[0] + j] = columns[j * architecture_.inputs(0) + i];
       }
     }
   }
 
-  void prepare(ThreadScratch<T>& scratch, std::int64_t chunk) const {
-    const std::int64_t streams = dimension() + 2, rows = std::max(denoising_rows_, residual_rows_);
-    scratch.planes.reserve(planes_size_);
-    scratch.inputs.reserve(std::max(2 * denoising_rows_, streams * residual_rows_) * streams);
+  void prepare(ThreadScratch<T>& scratch, std::int64_t chunk, int probes) const {
+    const std::int64_t streams = dimension() + 2, directions = 2 * probes;
+    const std::int64_t probed_rows = probes > 0 ? residual_rows(probes) : 0;
+    const std::int64_t rows = std::max({denoising_rows_, residual_rows_, probed_rows});
+    scratch.planes.reserve(std::max(planes_size_, probed_rows * plane_count(directions) * units_));
+    scratch.inputs.reserve(std::max({2 * denoising_rows_, streams * residual_rows_, (2 + directions) * probed_rows}) *
+                           streams);
+    if (probes > 0) {
+      scratch.probe.reserve(probed_rows * dimension());
+      scratch.traces.reserve(directions * probed_rows);
+      scratch.weights.reserve(directions * probed_rows);
+    }
     scratch.outputs.reserve(rows * std::max(2 * streams, primitives_.padded(dimension())));
     scratch.half_g2.reserve(rows);
     scratch.residual.resize(static_cast<std::size_t>(rows));
@@ -146,13 +165,22 @@ class Sweeps {
     return sum;
   }
 
-  // Σ over the chunk's points of R²; adds to `gradient` (unless nullptr) that of scale · this sum / 2.
-  double residual(const CollocationChunk<T>& chunk, std::int64_t n, double scale, ThreadScratch<T>& scratch,
-                  T* gradient) const {
+  // Σ over the chunk's points of R², or of R̂₁ R̂₂; adds to `gradient` (unless nullptr) that of scale · this sum / 2. The
+  // first point's probes are those of estimate.first_index.
+  double residual(const CollocationChunk<T>& chunk, std::int64_t n, Divergence estimate, double scale,
+                  ThreadScratch<T>& scratch, T* gradient) const {
     double sum = 0;
-    for (std::int64_t first = 0; first < n; first += residual_rows_) {
-      sum += residual_tile({chunk.t + first, chunk.x + first * dimension(), conditions(chunk.condition, first)},
-                           std::min(residual_rows_, n - first), scale, scratch, gradient);
+    const std::int64_t rows = residual_rows(estimate.probes);
+    for (std::int64_t first = 0; first < n; first += rows) {
+      const CollocationChunk<T> tile{chunk.t + first, chunk.x + first * dimension(),
+                                     conditions(chunk.condition, first)};
+      const std::int64_t own = std::min(rows, n - first);
+      if (estimate.probes == 0) {
+        sum += residual_tile(tile, own, scale, scratch, gradient);
+      } else {
+        sum += probed_tile(tile, own, estimate, scale, scratch, gradient);
+        estimate.first_index += static_cast<std::uint64_t>(own);
+      }
     }
     return sum;
   }
@@ -329,92 +357,335 @@ class Sweeps {
     return sum;
   }
 
-  double potential_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
-                        T* gradient) const {
-    const std::int64_t d = dimension(), last = hidden() - 1, x_stride = row_size();
-    // A layer's planes, of n · stride each: σ′, δ, σ″ → κ → S → ζ, u → π, z → h.
-    T* planes = scratch.planes.data();
-    const auto plane = [&](std::int64_t l, int k) {
-      T* p = planes;
-      for (std::int64_t m = 0; m < l; ++m) p += 5 * n * strides_[m];
-      return p + k * n * strides_[l];
-    };
-    enum { kD1, kDelta, kD2, kSeedTangent, kValue };
-    T* seed_inputs = scratch.inputs.data();  // (c, 0), c = (0, …)
-    T* inputs = seed_inputs + n * x_stride;  // (t, x, 1)
-    fill_inputs(tile, n, inputs);
-    const Embeddings embeddings = embed(n, tile.condition, tile.t, nullptr, gradient, scratch);
+  // ---- sweeps of a potential ----
 
-    // forward
-    for (std::int64_t l = 0; l <= last; ++l) {
-      T* z = plane(l, kValue);
-      forward(l, n, l == 0 ? inputs : plane(l - 1, kValue), l == 0 ? x_stride : strides_[l - 1], z, strides_[l], true,
-              embeddings);
-      activate(l, n * strides_[l], z, l == last ? nullptr : z, plane(l, kD1), gradient ? plane(l, kD2) : nullptr,
-               nullptr);
-      if (l < last && adds_input(l)) add(n * strides_[l], plane(l - 1, kValue), z);
+  // Over a tile of n points, along the directions of a residual by probes, which the denoising loss has none of.
+  struct PotentialTile {
+    const Sweeps& of;
+    ThreadScratch<T>& scratch;
+    std::int64_t n, directions;
+    T* gradient;  // or nullptr
+    Embeddings embeddings = {};
+
+    // A layer's planes, n · stride each, of directions one after another: δ, S and α stand one below the other, and π, h
+    // and ḣ, as the gradient's product takes them.
+    T* d1(std::int64_t l) const { return plane(l, 0); }      // σ′
+    T* delta(std::int64_t l) const { return plane(l, 1); }   // δ
+    T* source(std::int64_t l) const { return plane(l, 2); }  // σ″ or σ‴ → κ or τ → S → ζ
+    T* alpha(std::int64_t l) const { return plane(l, 3); }   // ż → α
+    T* seed_tangent(std::int64_t l) const { return plane(l, 3 + directions); }                        // u → π
+    T* value(std::int64_t l) const { return plane(l, 4 + directions); }                               // z → h
+    T* tangent(std::int64_t l) const { return plane(l, 5 + directions); }                             // ḣ
+    T* d2(std::int64_t l) const { return plane(l, directions > 0 ? 5 + 2 * directions : 2); }         // σ″
+    T* curvature(std::int64_t l) const { return plane(l, directions > 0 ? 6 + 2 * directions : 2); }  // κ
+    // Rows of the network's inputs and 1: (c, 0), (τ, C x, 1), and (0, v, 0) of each direction.
+    T* seed_rows() const { return scratch.inputs.data(); }
+    T* value_rows() const { return seed_rows() + n * of.row_size(); }
+    T* direction_rows() const { return value_rows() + n * of.row_size(); }
+
+   private:
+    T* plane(std::int64_t l, std::int64_t k) const {
+      T* p = scratch.planes.data();
+      for (std::int64_t m = 0; m < l; ++m) p += plane_count(directions) * n * of.strides_[m];
+      return p + k * n * of.strides_[l];
     }
+  };
+  static std::int64_t plane_count(std::int64_t directions) { return directions > 0 ? 7 + 2 * directions : 5; }
+  std::int64_t probed_planes(std::int64_t directions) const {
+    return plane_count(directions) * units_ + (1 + directions) * widest_;
+  }
 
-    // reverse
+  // with_value: whether h of the last hidden layer is wanted.
+  void forward_sweep(const PotentialTile& tile, bool with_value) const {
+    for (std::int64_t l = 0; l < hidden(); ++l) {
+      T* z = tile.value(l);
+      const bool value = with_value || l + 1 < hidden(), probed = tile.directions > 0;
+      forward(l, tile.n, l == 0 ? tile.value_rows() : tile.value(l - 1), l == 0 ? row_size() : strides_[l - 1], z,
+              strides_[l], true, tile.embeddings);
+      activate(l, tile.n * strides_[l], z, value ? z : nullptr, tile.d1(l),
+               tile.gradient || probed ? tile.d2(l) : nullptr, tile.gradient && probed ? tile.source(l) : nullptr);
+      if (value && adds_input(l)) add(tile.n * strides_[l], tile.value(l - 1), z);
+    }
+  }
+
+  // time_bar [n, stride of the time's embedding] = ē, the derivative of Φ by it; nullptr: not wanted.
+  void reverse_sweep(const PotentialTile& tile, T* time_bar) const {
+    const std::int64_t n = tile.n, last = hidden() - 1;
+    const bool probed = tile.directions > 0, curved = tile.gradient || probed;
     const T* v = output_layer().rows.data();
-    T* p = has_skips_ ? scratch.adjoint.reserve(n * widest_) : nullptr;
+    T* p = has_skips_ || probed ? tile.scratch.adjoint.reserve((1 + tile.directions) * n * widest_) : nullptr;
     for (std::int64_t r = 0; p && r < n; ++r) std::copy_n(v, strides_[last], p + r * strides_[last]);
+    for (std::int64_t r = 0; time_bar && r < n; ++r) {
+      T* const row = time_bar + r * time_branch_.stride();
+      std::fill_n(row, time_branch_.stride(), T(0));
+      std::copy_n(output_layer().time.rows.data(), output_layer().time.inputs, row);
+    }
     for (std::int64_t l = last; l >= 0; --l) {
-      T* d2 = gradient ? plane(l, kD2) : nullptr;
-      if (l < last && p) {
-        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], p, strides_[l], {}, adds_input(l + 1));
-        primitives_.multiply(n * strides_[l], plane(l, kD1), p, plane(l, kDelta));
-        if (d2) primitives_.multiply(n * strides_[l], d2, p, d2);
+      const std::int64_t size = n * strides_[l];
+      if (p) {
+        if (l < last) reverse(l + 1, n, tile.delta(l + 1), strides_[l + 1], p, strides_[l], {}, adds_input(l + 1));
+        primitives_.multiply(size, tile.d1(l), p, tile.delta(l));
+        if (curved) primitives_.multiply(size, tile.d2(l), p, tile.curvature(l));
+        if (probed && tile.gradient) primitives_.multiply(size, tile.source(l), p, tile.source(l));
       } else if (l < last) {
-        reverse(l + 1, n, plane(l + 1, kDelta), strides_[l + 1], plane(l, kDelta), strides_[l],
-                {plane(l, kD1), false, d2});
+        reverse(l + 1, n, tile.delta(l + 1), strides_[l + 1], tile.delta(l), strides_[l],
+                {tile.d1(l), false, tile.gradient ? tile.d2(l) : nullptr});
       } else {
-        primitives_.scale_columns(n, strides_[l], plane(l, kD1), v, plane(l, kDelta));
-        if (gradient) primitives_.scale_columns(n, strides_[l], d2, v, d2);
+        primitives_.scale_columns(n, strides_[l], tile.d1(l), v, tile.delta(l));
+        if (tile.gradient) primitives_.scale_columns(n, strides_[l], tile.d2(l), v, tile.d2(l));
+      }
+      if (time_bar && embedded(l) > 0) {
+        const PackedMatrix<T>& u = layers_[l].time;
+        Product<T> product{n,           u.outputs,        u.inputs, tile.delta(l),
+                           strides_[l], u.reverse.data(), time_bar, time_branch_.stride()};
+        product.accumulate = true;
+        primitives_.product(product);
       }
     }
+  }
+
+  // traces [directions][n] = Σ κ ż².
+  void tangent_sweep(const PotentialTile& tile, T* traces) const {
+    const std::int64_t n = tile.n, directions = tile.directions;
+    std::fill_n(traces, directions * n, T(0));
+    for (std::int64_t l = 0; l < hidden(); ++l) {
+      const std::int64_t plane = n * strides_[l];
+      T* const z = tile.alpha(l);
+      forward(l, directions * n, l == 0 ? tile.direction_rows() : tile.tangent(l - 1),
+              l == 0 ? row_size() : strides_[l - 1], z, strides_[l], false, {});
+      for (std::int64_t i = 0; i < directions; ++i) {
+        primitives_.triple_dots(n, strides_[l], tile.curvature(l), z + i * plane, z + i * plane, traces + i * n, 1);
+        if (l + 1 < hidden()) primitives_.multiply(plane, tile.d1(l), z + i * plane, tile.tangent(l) + i * plane);
+      }
+      if (l + 1 < hidden() && adds_input(l)) add(directions * plane, tile.tangent(l - 1), tile.tangent(l));
+    }
+  }
+
+  // What G is of: the directions' w [directions][n], ν [n], ε [n, stride of the time's embedding] and the derivative of G
+  // by what ε is a multiple of; nullptr: 0.
+  struct Seeds {
+    const T *weights = nullptr, *value = nullptr, *embedding = nullptr;
+    const T* rate_bar = nullptr;
+  };
+
+  // From c in seed_rows().
+  void seed_tangent_sweep(const PotentialTile& tile, const Seeds& seeds) const {
+    const std::int64_t n = tile.n;
+    for (std::int64_t l = 0; l < hidden(); ++l) {
+      const T* from = l == 0 ? tile.seed_rows() : tile.seed_tangent(l - 1);
+      const std::int64_t stride = l == 0 ? row_size() : strides_[l - 1];
+      T* const u = tile.seed_tangent(l);
+      if (tile.directions == 0) {
+        forward(l, n, from, stride, u, strides_[l], false, {}, {tile.d1(l), false, tile.source(l)});
+      } else {
+        forward(l, n, from, stride, u, strides_[l], false, {nullptr, seeds.embedding});
+        rules_.seed_tangent(n, strides_[l], tile.directions, seeds.weights, tile.alpha(l), tile.d1(l), tile.d2(l),
+                            tile.curvature(l), tile.source(l), u);
+      }
+      if (adds_input(l)) add(n * strides_[l], tile.seed_tangent(l - 1), u);
+    }
+    if (!seeds.value) return;
+    const std::int64_t last = hidden() - 1;
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (std::int64_t k = r * strides_[last]; k < (r + 1) * strides_[last]; ++k) {
+        tile.seed_tangent(last)[k] += seeds.value[r] * tile.value(last)[k];
+        tile.source(last)[k] += seeds.value[r] * tile.delta(last)[k];
+      }
+    }
+  }
+
+  void adjoint_sweep(const PotentialTile& tile, const Seeds& seeds) const {
+    const std::int64_t n = tile.n, last = hidden() - 1, streams = 1 + tile.directions, top = last + 1;
+    T* const gradient = tile.gradient;
+    const Embeddings along{nullptr, seeds.embedding};  // ε
+    const EmbeddingBars bars = begin_bars(n, false, tile.scratch);
+    primitives_.sum_rows(n, strides_[last], tile.seed_tangent(last), strides_[last], gradient + blocks_[top].weight);
+    if (seeds.embedding && embedded(top) > 0) {
+      primitives_.sum_rows(n, embedded(top), seeds.embedding, time_branch_.stride(), gradient + blocks_[top].time);
+    }
+    if (seeds.value) {
+      add_bias(top, n, seeds.value, 1, gradient);
+      add_embeddings(top, n, seeds.value, 1, tile.embeddings, bars, gradient);
+    }
+    T* const p = has_skips_ || tile.directions > 0 ? tile.scratch.adjoint.data() : nullptr;
+    if (p) std::fill_n(p, streams * n * strides_[last], T(0));
+    if (p && seeds.value) {  // h_L is in Φ by a connection, too
+      const T* v = output_layer().rows.data();
+      for (std::int64_t r = 0; r < n; ++r) {
+        for (std::int64_t j = 0; j < strides_[last]; ++j) p[r * strides_[last] + j] = seeds.value[r] * v[j];
+      }
+    }
+    const auto directions_rule = [&](std::int64_t l, const T* bar) {
+      rules_.adjoint(n, strides_[l], tile.directions, seeds.weights, tile.d1(l), tile.d2(l), tile.curvature(l), bar,
+                     tile.source(l), tile.alpha(l));
+    };
+    if (tile.directions > 0) directions_rule(last, nullptr);
+    for (std::int64_t l = last; l > 0; --l) {
+      const T* zeta = tile.source(l);
+      add_weights(l, (1 + streams) * n, tile.delta(l), strides_[l], tile.seed_tangent(l - 1), gradient);
+      add_bias(l, n, zeta, strides_[l], gradient);
+      add_embeddings(l, n, zeta, strides_[l], tile.embeddings, bars, gradient);
+      add_embeddings(l, n, tile.delta(l), strides_[l], along, {}, gradient);
+      if (p) {
+        reverse(l, streams * n, zeta, strides_[l], p, strides_[l - 1], {}, adds_input(l));
+        if (tile.directions > 0) {
+          directions_rule(l - 1, p);
+        } else {
+          const T* d1 = tile.d1(l - 1);
+          T* to = tile.source(l - 1);
+          for (std::int64_t i = 0; i < n * strides_[l - 1]; ++i) to[i] += d1[i] * p[i];
+        }
+      } else {
+        reverse(l, n, zeta, strides_[l], tile.source(l - 1), strides_[l - 1], {tile.d1(l - 1), true});
+      }
+    }
+    add_embeddings(0, n, tile.source(0), strides_[0], tile.embeddings, bars, gradient);
+    add_embeddings(0, n, tile.delta(0), strides_[0], along, {}, gradient);
+    add_first_layer((1 + streams) * n, tile.seed_rows(), tile.delta(0), gradient);
+    branches_back(n, bars, seeds.rate_bar, tile.scratch, gradient);
+  }
+
+  // ---- losses of a tile ----
+
+  double potential_tile(const DenoisingChunk<T>& points, std::int64_t n, double scale, ThreadScratch<T>& scratch,
+                        T* gradient) const {
+    const std::int64_t d = dimension(), x_stride = row_size();
+    PotentialTile tile{*this, scratch, n, 0, gradient};
+    fill_inputs(points, n, tile.value_rows());
+    tile.embeddings = embed(n, points.condition, points.t, nullptr, gradient, scratch);
+    forward_sweep(tile, false);
+    reverse_sweep(tile, nullptr);
     T* score = scratch.outputs.data();
-    primitives_.dots(n, strides_[0], d, plane(0, kDelta), strides_[0], score_rows_.data(), strides_[0], nullptr, score,
-                     d);
+    primitives_.dots(n, strides_[0], d, tile.delta(0), strides_[0], score_rows_.data() + times_ * strides_[0],
+                     strides_[0], nullptr, score, d);
 
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
-      T* row = seed_inputs + r * x_stride;
+      T* row = tile.seed_rows() + r * x_stride;
       row[0] = row[x_stride - 1] = T(0);
-      sum += misfit(tile, r, scale, score + r * d, row + times_);
+      sum += misfit(points, r, scale, score + r * d, row + times_);
     }
     if (!gradient) return sum;
+    seed_tangent_sweep(tile, {});
+    adjoint_sweep(tile, {});
+    return sum;
+  }
 
-    // seed tangent
-    for (std::int64_t l = 0; l <= last; ++l) {
-      forward(l, n, l == 0 ? seed_inputs : plane(l - 1, kSeedTangent), l == 0 ? x_stride : strides_[l - 1],
-              plane(l, kSeedTangent), strides_[l], false, {}, {plane(l, kD1), false, plane(l, kD2)});
-      if (adds_input(l)) add(n * strides_[l], plane(l - 1, kSeedTangent), plane(l, kSeedTangent));
-    }
-
-    // adjoint
-    const EmbeddingBars bars = begin_bars(n, false, scratch);
-    primitives_.sum_rows(n, strides_[last], plane(last, kSeedTangent), strides_[last],
-                         gradient + blocks_[last + 1].weight);
-    if (p) std::fill_n(p, n * strides_[last], T(0));
-    for (std::int64_t l = last; l > 0; --l) {
-      const T* zeta = plane(l, kD2);
-      add_weights(l, 2 * n, plane(l, kDelta), strides_[l], plane(l - 1, kSeedTangent), gradient);
-      add_bias(l, n, zeta, strides_[l], gradient);
-      add_embeddings(l, n, zeta, strides_[l], embeddings, bars, gradient);
-      if (p) {
-        reverse(l, n, zeta, strides_[l], p, strides_[l - 1], {}, adds_input(l));
-        const T* d1 = plane(l - 1, kD1);
-        T* to = plane(l - 1, kD2);
-        for (std::int64_t i = 0; i < n * strides_[l - 1]; ++i) to[i] += d1[i] * p[i];
-      } else {
-        reverse(l, n, zeta, strides_[l], plane(l - 1, kD2), strides_[l - 1], {plane(l - 1, kD1), true});
+  // The probes of `estimate`, twice as many, are the directions.
+  double probed_tile(const CollocationChunk<T>& points, std::int64_t n, const Divergence& estimate, double scale,
+                     ThreadScratch<T>& scratch, T* gradient) const {
+    const std::int64_t d = dimension(), x_stride = row_size(), probes = estimate.probes, last = hidden() - 1;
+    PotentialTile tile{*this, scratch, n, 2 * probes, gradient};
+    std::fill_n(scratch.inputs.data(), (2 + tile.directions) * n * x_stride, T(0));
+    T* const times = scratch.times.reserve(2 * n);  // τ, and what ∂_t makes of it
+    const ResidualCoefficients<T>* c = network_rows(points, n, tile.value_rows(), times, scratch);
+    for (std::int64_t i = 0; i < tile.directions; ++i) {
+      float* const v = scratch.probe.data();
+      draw_probes(v, n, static_cast<int>(d), estimate, estimate.first_index, static_cast<int>(i));
+      for (std::int64_t r = 0; r < n; ++r) {
+        std::copy_n(v + r * d, d, tile.direction_rows() + (i * n + r) * x_stride + times_);
       }
     }
-    add_embeddings(0, n, plane(0, kD2), strides_[0], embeddings, bars, gradient);
-    add_first_layer(2 * n, seed_inputs, plane(0, kDelta), gradient);
-    branches_back(n, bars, nullptr, scratch, gradient);
+    tile.embeddings = embed(n, points.condition, times, times + n, gradient, scratch);
+    const std::int64_t width = time_branch_.stride();
+    const T* const rates = tile.embeddings.time ? time_branch_.derivative(scratch.time) : nullptr;  // r₃ de/dτ
+    T* const time_bar = rates ? scratch.rate_bar.reserve(n * width) : nullptr;
+    T *const traces = scratch.traces.data(), *const weights = scratch.weights.data();
+    forward_sweep(tile, with_form_);
+    reverse_sweep(tile, time_bar);
+    tangent_sweep(tile, traces);
+
+    const std::int64_t columns = times_ + d;
+    T* const derivatives = scratch.outputs.data();  // (∂_τΦ, ∇Φ)
+    T* const value_seeds = derivatives + n * columns;
+    primitives_.dots(n, strides_[0], columns, tile.delta(0), strides_[0], score_rows_.data(), strides_[0], nullptr,
+                     derivatives, columns);
+    if (with_form_) output_values(n, tile.value(last), tile.embeddings, value_seeds);
+    T* const embedding_seed = rates ? scratch.embedding_seed.reserve(n * width) : nullptr;
+
+    double sum = 0;
+    for (std::int64_t r = 0; r < n; ++r) {
+      const auto number = [](T value) { return static_cast<double>(value); };
+      const T* const own = derivatives + r * columns;
+      double common = number(c[r].constant) * static_cast<double>(d);  // R but for its Laplacian
+      if (times_ > 0) common += number(c[r].time) * number(own[0]);
+      for (std::int64_t j = 0; rates && j < width; ++j)
+        common += number(time_bar[r * width + j]) * number(rates[r * width + j]);
+      const T* const x = tile.value_rows() + r * x_stride + times_;
+      double input_squares = 0;
+      for (std::int64_t i = 0; i < d; ++i) {
+        const double s = number(own[times_ + i]), xi = number(x[i]);
+        common += s * (number(c[r].along) * xi - number(c[r].gradient) * s);
+        input_squares += xi * xi;
+      }
+      if (with_form_) common += number(c[r].square) * input_squares + number(c[r].value) * number(value_seeds[r]);
+      double residual[2];
+      for (std::int64_t k = 0; k < 2; ++k) {
+        double laplacian = 0;
+        for (std::int64_t i = k * probes; i < (k + 1) * probes; ++i) laplacian += number(traces[i * n + r]);
+        residual[k] = common - number(c[r].curvature) * laplacian / static_cast<double>(probes);
+      }
+      sum += residual[0] * residual[1];
+
+      const double seed = scale / 2 * (residual[0] + residual[1]);
+      T* const row = tile.seed_rows() + r * x_stride;
+      if (times_ > 0) row[0] = static_cast<T>(number(c[r].time) * seed);
+      for (std::int64_t i = 0; i < d; ++i) {
+        row[times_ + i] = static_cast<T>(
+            seed * (number(c[r].along) * number(x[i]) - 2 * number(c[r].gradient) * number(own[times_ + i])));
+      }
+      for (std::int64_t i = 0; i < tile.directions; ++i) {
+        const double other = residual[i < probes ? 1 : 0];
+        weights[i * n + r] = static_cast<T>(-number(c[r].curvature) * scale / 2 * other / static_cast<double>(probes));
+      }
+      value_seeds[r] = static_cast<T>(number(c[r].value) * seed);
+      for (std::int64_t j = 0; rates && j < width; ++j) {
+        embedding_seed[r * width + j] = static_cast<T>(seed * number(rates[r * width + j]));
+        time_bar[r * width + j] = static_cast<T>(seed * number(time_bar[r * width + j]));
+      }
+    }
+    if (!gradient) return sum;
+    const Seeds seeds{weights, with_form_ ? value_seeds : nullptr, embedding_seed, time_bar};
+    seed_tangent_sweep(tile, seeds);
+    adjoint_sweep(tile, seeds);
     return sum;
+  }
+
+  // Rows (τ, C x, 1) of collocation points, the coefficients of their residuals, and times [2 n] = τ and r₃.
+  const ResidualCoefficients<T>* network_rows(const CollocationChunk<T>& points, std::int64_t n, T* rows, T* times,
+                                              ThreadScratch<T>& scratch) const {
+    const std::int64_t d = dimension(), x_stride = row_size();
+    ResidualCoefficients<T>* const c = scratch.residual.data();
+    for (std::int64_t r = 0; r < n; ++r) {
+      const double t = static_cast<double>(points.t[r]);
+      c[r] = rounded<T>(residual_at(architecture_.form, sde_.formulas(), t));
+      T *const row = rows + r * x_stride, *const x = row + times_;
+      times[r] = points.t[r];
+      std::copy_n(points.x + r * d, d, x);
+      if (with_form_) {
+        const FormCoefficients<double> form = form_at(architecture_.form, sde_.formulas(), t);
+        times[r] = static_cast<T>(form.time);
+        for (std::int64_t i = 0; i < d; ++i) x[i] *= static_cast<T>(form.in);
+      }
+      times[n + r] = c[r].time;
+      if (times_ > 0) row[0] = times[r];
+      row[x_stride - 1] = T(1);
+    }
+    return c;
+  }
+
+  // to [n] = Φ, from h of the last hidden layer.
+  void output_values(std::int64_t n, const T* h, const Embeddings& embeddings, T* to) const {
+    const std::int64_t stride = strides_[hidden() - 1];
+    primitives_.dots(n, stride, 1, h, stride, output_layer().rows.data(), stride, output_layer().bias.data(), to, 1);
+    add_dots(n, output_layer().condition, embeddings.condition, condition_branch_.stride(), to);
+    add_dots(n, output_layer().time, embeddings.time, time_branch_.stride(), to);
+  }
+  // to [n] += what the output layer makes of an embedding's rows.
+  static void add_dots(std::int64_t n, const PackedMatrix<T>& u, const T* rows, std::int64_t stride, T* to) {
+    for (std::int64_t r = 0; r < n; ++r) {
+      for (std::int64_t i = 0; i < u.inputs; ++i) to[r] += u.rows.data()[i] * rows[r * stride + i];
+    }
   }
 
   double vector_tile(const DenoisingChunk<T>& tile, std::int64_t n, double scale, ThreadScratch<T>& scratch,
@@ -485,31 +756,19 @@ class Sweeps {
     T* d3 = d2 + n * widest_;
 
     T* half_g2 = scratch.half_g2.data();
-    ResidualCoefficients<T>* c = scratch.residual.data();
     T* inputs = scratch.inputs.data();  // (τ, C x, 1), (e_i, 0), (𝒜(τ, C x), 0)
     std::fill_n(inputs, streams * n * x_stride, T(0));
     T* times = scratch.times.reserve(2 * n);  // τ, and 𝒜τ
+    const ResidualCoefficients<T>* c = network_rows(tile, n, inputs, times, scratch);
     for (std::int64_t r = 0; r < n; ++r) {
-      const double t = static_cast<double>(tile.t[r]);
-      c[r] = rounded<T>(residual_at(architecture_.form, sde_.formulas(), t));
       half_g2[r] = c[r].curvature;
-      T* value = inputs + r * x_stride;
+      const T* x = inputs + r * x_stride + times_;
       T* operator_row = inputs + ((d + 1) * n + r) * x_stride;  // h_𝒜
-      T* x = value + times_;
-      times[r] = tile.t[r];
-      std::copy_n(tile.x + r * d, d, x);
-      if (with_form_) {
-        const FormCoefficients<double> form = form_at(architecture_.form, sde_.formulas(), t);
-        times[r] = static_cast<T>(form.time);
-        for (std::int64_t i = 0; i < d; ++i) x[i] *= static_cast<T>(form.in);
-      }
-      times[n + r] = c[r].time;
-      if (times_ > 0) value[0] = times[r], operator_row[0] = times[n + r];
+      if (times_ > 0) operator_row[0] = times[n + r];
       for (std::int64_t i = 0; i < d; ++i) {
         operator_row[times_ + i] = c[r].along * x[i];
         inputs[((i + 1) * n + r) * x_stride + times_ + i] = T(1);
       }
-      value[x_stride - 1] = T(1);
     }
     const Embeddings embeddings = embed(n, tile.condition, times, times + n, gradient, scratch);
     const Embeddings along{nullptr, embeddings.time ? time_branch_.derivative(scratch.time) : nullptr};  // 𝒜e
@@ -541,21 +800,9 @@ class Sweeps {
     T* seeds = value_seeds + n;
     primitives_.dots((d + 1) * n, strides_[last], 1, h_planes(last) + plane, strides_[last], v, strides_[last], nullptr,
                      phi, 1);
-    if (with_form_) {  // Φ, then its seed
-      primitives_.dots(n, strides_[last], 1, h_planes(last), strides_[last], v, strides_[last],
-                       output_layer().bias.data(), value_seeds, 1);
-    }
     const std::int64_t top = last + 1;
-    const auto add_products = [&](const PackedMatrix<T>& u, const T* rows, std::int64_t stride, T* to) {
-      for (std::int64_t r = 0; r < n; ++r) {
-        for (std::int64_t i = 0; i < u.inputs; ++i) to[r] += u.rows.data()[i] * rows[r * stride + i];
-      }
-    };
-    add_products(output_layer().time, along.time, time_branch_.stride(), phi + d * n);
-    if (with_form_) {
-      add_products(output_layer().condition, embeddings.condition, condition_branch_.stride(), value_seeds);
-      add_products(output_layer().time, embeddings.time, time_branch_.stride(), value_seeds);
-    }
+    add_dots(n, output_layer().time, along.time, time_branch_.stride(), phi + d * n);
+    if (with_form_) output_values(n, h_planes(last), embeddings, value_seeds);  // Φ, then its seed
     double sum = 0;
     for (std::int64_t r = 0; r < n; ++r) {
       double squares = 0;
@@ -710,17 +957,18 @@ ChunkedLoss<T>::ChunkedLoss(ChunkedLoss&&) noexcept = default;
 template <class T>
 LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_points,
                                   const DenoisingSource<T>& denoising, std::int64_t collocation_points,
-                                  const CollocationSource<T>& collocation, double residual_weight, T* gradient) {
+                                  const CollocationSource<T>& collocation, double residual_weight, T* gradient,
+                                  const Divergence& divergence) {
   State& s = *state_;
   const std::int64_t size = s.sweeps.gradient_size(), bytes = size * std::int64_t{sizeof(T)};
   const Chunks a(denoising_points, s.sweeps.denoising_rows(), bytes);
-  const Chunks b(collocation_points, s.sweeps.residual_rows(), bytes);
+  const Chunks b(collocation_points, s.sweeps.residual_rows(divergence.probes), bytes);
   const RankShare share(b, a, s.ranks->rank(), s.ranks->size());
   const bool gives = share.count > 0 && share.after >= 0, takes = share.count > 0 && share.before >= 0;
   const bool shared = share.holders > 0 && s.ranks->size() > 1;
 
   s.sweeps.pack(parameters);
-  for (auto& scratch : s.scratch) s.sweeps.prepare(scratch, std::max(a.size, b.size));
+  for (auto& scratch : s.scratch) s.sweeps.prepare(scratch, std::max(a.size, b.size), divergence.probes);
   s.sums.assign(static_cast<std::size_t>(share.count), 0.0);
   T* gradients = gradient ? s.gradients.reserve(std::max<std::int64_t>(1, share.count) * size) : nullptr;
 
@@ -737,7 +985,9 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
     if (chunk_number < b.count) {
       const std::int64_t n = b.length(chunk_number);
       const auto chunk = collocation(b.first(chunk_number), n, scratch.points.data());
-      sum = s.sweeps.residual(chunk, n, residual_scale, scratch, residual_weight != 0 ? partial : nullptr);
+      Divergence estimate = divergence;
+      estimate.first_index += static_cast<std::uint64_t>(b.first(chunk_number));
+      sum = s.sweeps.residual(chunk, n, estimate, residual_scale, scratch, residual_weight != 0 ? partial : nullptr);
     } else {
       const std::int64_t n = a.length(chunk_number - b.count);
       const auto chunk = denoising(a.first(chunk_number - b.count), n, scratch.points.data());
@@ -809,7 +1059,7 @@ class CpuLoss : public LossOperator<T> {
           return CollocationChunk<T>{collocation.t.data + first, collocation.x.data + first * d,
                                      rows(collocation.condition, first)};
         },
-        residual_weight, gradient.data);
+        residual_weight, gradient.data, collocation.divergence);
     values.data[0] = sums.denoising;
     values.data[1] = sums.residual;
     values.data[2] = sums.denoising + residual_weight * sums.residual;

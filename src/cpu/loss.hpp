@@ -46,7 +46,7 @@ using CollocationSource = std::function<CollocationChunk<T>(std::int64_t first, 
 
 struct LossSums {
   double denoising = 0;  // mean over points and coordinates
-  double residual = 0;   // mean over points
+  double residual = 0;   // mean over points; of R̂₁ R̂₂ by probes
 };
 
 // The number of chunks depends on the batch alone, and partial sums are added in chunk order: results are the same for
@@ -59,10 +59,11 @@ class ChunkedLoss {
   ~ChunkedLoss();
   ChunkedLoss(ChunkedLoss&&) noexcept;
 
-  // parameters [P], gradient [P] (overwritten; nullptr: losses only): of denoising + residual_weight · residual.
+  // parameters [P], gradient [P] (overwritten; nullptr: losses only): of denoising + residual_weight · residual, which
+  // `divergence` tells as CollocationBatch has it.
   LossSums evaluate(const T* parameters, std::int64_t denoising_points, const DenoisingSource<T>& denoising,
                     std::int64_t collocation_points, const CollocationSource<T>& collocation, double residual_weight,
-                    T* gradient);
+                    T* gradient, const Divergence& divergence = {});
 
  private:
   struct State;

@@ -99,8 +99,53 @@ void residual_reverse_last(std::int64_t rows, std::int64_t stride, std::int64_t 
 }
 
 template <class T>
+void seed_tangent(std::int64_t rows, std::int64_t stride, std::int64_t directions, const T* weights, const T* z,
+                  const T* d1, const T* d2, const T* curvature, T* source, T* u) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag)), plane = rows * stride;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = r * stride; k < (r + 1) * stride; k += lanes) {
+      auto q = hn::Zero(tag);
+      for (std::int64_t i = 0; i < directions; ++i) {
+        const auto zi = hn::LoadU(tag, z + i * plane + k);
+        q = hn::MulAdd(hn::Mul(hn::Set(tag, weights[i * rows + r]), zi), zi, q);
+      }
+      const auto along = hn::LoadU(tag, u + k);
+      hn::StoreU(hn::MulAdd(hn::LoadU(tag, d1 + k), along, hn::Mul(hn::LoadU(tag, d2 + k), q)), tag, u + k);
+      hn::StoreU(hn::MulAdd(hn::LoadU(tag, curvature + k), along, hn::Mul(hn::LoadU(tag, source + k), q)), tag,
+                 source + k);
+    }
+  }
+}
+
+template <class T>
+void adjoint(std::int64_t rows, std::int64_t stride, std::int64_t directions, const T* weights, const T* d1,
+             const T* d2, const T* curvature, const T* bar, T* source, T* z) {
+  const hn::ScalableTag<T> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag)), plane = rows * stride;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t k = r * stride; k < (r + 1) * stride; k += lanes) {
+      const auto s1 = hn::LoadU(tag, d1 + k), s2 = hn::LoadU(tag, d2 + k), kappa = hn::LoadU(tag, curvature + k);
+      auto sum = hn::LoadU(tag, source + k);
+      if (bar) sum = hn::MulAdd(s1, hn::LoadU(tag, bar + k), sum);
+      for (std::int64_t i = 0; i < directions; ++i) {
+        const auto zi = hn::LoadU(tag, z + i * plane + k);
+        auto alpha = hn::Mul(hn::Mul(hn::Set(tag, 2 * weights[i * rows + r]), kappa), zi);
+        if (bar) {
+          const auto a = hn::LoadU(tag, bar + (1 + i) * plane + k);
+          alpha = hn::MulAdd(s1, a, alpha);
+          sum = hn::MulAdd(hn::Mul(s2, zi), a, sum);
+        }
+        hn::StoreU(alpha, tag, z + i * plane + k);
+      }
+      hn::StoreU(sum, tag, source + k);
+    }
+  }
+}
+
+template <class T>
 LossRules<T> table() {
-  return {residual_forward<T>, residual_reverse<T>, residual_reverse_last<T>};
+  return {residual_forward<T>, residual_reverse<T>, residual_reverse_last<T>, seed_tangent<T>, adjoint<T>};
 }
 
 LossRules<float> float_table() { return table<float>(); }

@@ -1,7 +1,7 @@
 #pragma once
 
-// The pointwise rules between the matrix products of the residual's loss in operator form
-// (operations/LOSS_GRADIENT.md), with run-time dispatch. A tile of a layer is [streams][rows][stride]: what belongs to
+// The pointwise rules between the matrix products of the residual's loss (operations/LOSS_GRADIENT.md), in operator form
+// and along directions that each have a weight, with run-time dispatch. A tile of a layer is [streams][rows][stride]: what belongs to
 // one stream lies together, and `plane` = rows · stride is the step from one stream to the next. `stride` is a multiple
 // of the vector length.
 #include <cstdint>
@@ -22,6 +22,15 @@ struct LossRules {
   // streams after the first, value_seeds [rows] of the first or nullptr for zeros, v [stride]. bar is written.
   void (*residual_reverse_last)(std::int64_t rows, std::int64_t stride, std::int64_t dimension, const T* half_g2,
                                 const T* z, const T* seeds, const T* value_seeds, const T* v, T* bar);
+
+  // Sweeps of a potential along directions: z ż and weights [directions][rows] w of each. The seed tangent: from u to
+  // π = σ′ u + σ″ q in place, and in the source's place, where τ is, S = κ u + τ q; q = Σ w ż².
+  void (*seed_tangent)(std::int64_t rows, std::int64_t stride, std::int64_t directions, const T* weights, const T* z,
+                       const T* d1, const T* d2, const T* curvature, T* source, T* u);
+  // The adjoint, from bar = P and A of each direction, or nullptr where all of them are 0: S += σ′ P + Σ σ″ ż A, and
+  // α = 2 w κ ż + σ′ A in place of ż.
+  void (*adjoint)(std::int64_t rows, std::int64_t stride, std::int64_t directions, const T* weights, const T* d1,
+                  const T* d2, const T* curvature, const T* bar, T* source, T* z);
 };
 
 template <class T>

@@ -3,7 +3,7 @@
 //            t by the time law, x_0 by the data set, x_t = m x_0 + σ z, target ∇ log p(x_t | x_0) = −z/σ, or what
 //            these are to a network in another form;
 //            of a network that takes one the condition, which is the rest of the data's row, or 0 where it is dropped;
-//            collocation points uniform on [t_min, T] × [−box, box]^d
+//            collocation points uniform on [t_min, T] × [−box, box]^d, and their probes, if any
 //   sweeps   of the loss and its gradient (cpu/loss.hpp): all of the cost
 //   update   norm, clipping, Adam and the average: one pass over the parameters each
 // Nothing is remembered but TrainState, and nothing depends on the number of threads. Of several ranks each draws the
@@ -68,7 +68,10 @@ class CpuTrainer final : public TrainOperator {
         [&](std::int64_t first, std::int64_t n, float* storage) { return denoising(k, first, n, storage); },
         collocation_points,
         [&](std::int64_t first, std::int64_t n, float* storage) { return collocation(k, first, n, storage); },
-        options_.residual_weight, gradient_.data());
+        options_.residual_weight, gradient_.data(),
+        {.probes = options_.residual_probes,
+         .law = options_.probe_law,
+         .seed = probe_seed(options_.seed, static_cast<std::uint64_t>(k))});
 
     double square = 0;
     for (const float g : gradient_) square += double{g} * double{g};

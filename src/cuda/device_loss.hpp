@@ -16,7 +16,8 @@ template <class T>
 class DeviceLoss {
  public:
   virtual ~DeviceLoss() = default;
-  // Loss::evaluate with all views on the device; asynchronous on the queue's stream. The arguments were checked.
+  // Loss::evaluate with all views on the device; asynchronous on the queue's stream. The arguments were checked. A resident
+  // loss takes no probes.
   virtual void evaluate(const T* parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                         double residual_weight, double* values, T* gradient) = 0;
   // Bytes of device memory that it keeps, whatever the number of points.
@@ -37,12 +38,15 @@ class TrainingLoss : public DeviceLoss<float> {
 
 std::unique_ptr<TrainingLoss> make_resident_loss(const Queue& queue, const Architecture& architecture,
                                                  const ForwardSde& sde);  // loss_resident.cpp
+// loss_wide.cpp. divergence: how the residual is found at points that it draws for a training, with the training's seed.
 std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
-                                             const ForwardSde& sde, std::int64_t rows = 0);  // loss_wide.cpp
+                                             const ForwardSde& sde, std::int64_t rows = 0,
+                                             const Divergence& divergence = {});
 std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,
                                                           const ForwardSde& sde, std::int64_t rows = 0);
-// The one switch on a network's path (loss.cpp). Throws Error for precision half, whose derivatives are refused.
+// The one switch on a network's path (loss.cpp): a training by probes is wide, as make_wide_loss() has it. Throws Error for
+// precision half, whose derivatives are refused.
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
-                                               const ForwardSde& sde);
+                                               const ForwardSde& sde, const Divergence& divergence = {});
 
 }  // namespace fokker::cuda

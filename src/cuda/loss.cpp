@@ -9,6 +9,10 @@
 namespace fokker::cuda {
 namespace {
 
+bool is_resident(const Queue& queue, const Architecture& architecture) {
+  return plan_residency(architecture, queue.precision, queue.limits).loss.resident();
+}
+
 template <class T>
 std::unique_ptr<DeviceLoss<T>> make_device_loss_of(const Queue& queue, const Architecture& architecture,
                                                    const ForwardSde& sde) {
@@ -23,27 +27,45 @@ template <class T>
 class CudaLoss final : public LossOperator<T> {
  public:
   CudaLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde)
-      : device_(queue.device), loss_(make_device_loss_of<T>(queue, architecture, sde)) {}
+      : queue_(queue),
+        architecture_(architecture),
+        sde_(sde),
+        resident_(std::is_same_v<T, float> && is_resident(queue, architecture)),
+        loss_(make_device_loss_of<T>(queue, architecture, sde)) {}
 
   void evaluate(View<const T> parameters, const DenoisingBatch<T>& denoising, const CollocationBatch<T>& collocation,
                 double residual_weight, View<double> values, View<T> gradient) override {
-    const CurrentDevice guard(device_);
-    loss_->evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
+    const CurrentDevice guard(queue_.device);
+    const bool probed = resident_ && collocation.t.rows > 0 && collocation.divergence.probes > 0;
+    if (probed && !probed_loss_) make_probed_loss();
+    DeviceLoss<T>& loss = probed ? *probed_loss_ : *loss_;
+    loss.evaluate(parameters.data, denoising, collocation, residual_weight, values.data, gradient.data);
   }
-  std::size_t workspace_bytes() const override { return loss_->workspace_bytes(); }
+  std::size_t workspace_bytes() const override {
+    return loss_->workspace_bytes() + (probed_loss_ ? probed_loss_->workspace_bytes() : 0);
+  }
 
  private:
-  int device_;
+  void make_probed_loss() {
+    const SetUp set_up(queue_.device, queue_.stream);
+    if constexpr (std::is_same_v<T, float>) probed_loss_ = make_wide_loss(queue_, architecture_, sde_);
+  }
+
+  Queue queue_;
+  Architecture architecture_;
+  ForwardSde sde_;
+  bool resident_;
   std::unique_ptr<DeviceLoss<T>> loss_;
+  std::unique_ptr<DeviceLoss<T>> probed_loss_;  // of a resident network, once probes are asked for
 };
 
 }  // namespace
 
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
-                                               const ForwardSde& sde) {
+                                               const ForwardSde& sde, const Divergence& divergence) {
   check_precision<float>(queue.precision, true);
-  const bool resident = plan_residency(architecture, queue.precision, queue.limits).loss.resident();
-  return resident ? make_resident_loss(queue, architecture, sde) : make_wide_loss(queue, architecture, sde);
+  if (divergence.probes == 0 && is_resident(queue, architecture)) return make_resident_loss(queue, architecture, sde);
+  return make_wide_loss(queue, architecture, sde, 0, divergence);
 }
 
 template <class T>

@@ -4,7 +4,7 @@
 //
 // Every symbol that a later sweep reads is a plane of the chunk: h, σ′, κ, δ and S, for the residual also σ″, τ, q, and
 // ż and ḣ of one axis; τ takes the place of σ‴, and κ that of σ″ in the denoising loss. An axis adjoint makes the
-// tangents of its axis again.
+// tangents of its axis again, and by probes draws the probe again, so that the workspace is that of any number of them.
 //
 // The sweeps' products are in the queue's precision, in split by fp16 halves. The gradients D Hᵀ are sums over points,
 // which no power of two a row can scale: they are fp32 products (in double, double ones), added chunk after chunk, and
@@ -69,11 +69,13 @@ class WideSweeps {
   }
 
   // denoising(first, n) and collocation(first, n) give the rows of a chunk of points, on the device. Values [3] and
-  // gradient [P] as Loss::evaluate; gradient may be nullptr. `squares`, of points drawn for *iteration, if wanted.
+  // gradient [P] as Loss::evaluate; gradient may be nullptr. `estimate`: that of CollocationBatch, or of points drawn for
+  // *iteration the training's seed. `squares`, of such points, if wanted.
   template <class Denoising, class Collocation>
   void evaluate(const T* parameters, std::int64_t denoising_points, const Denoising& denoising,
-                std::int64_t collocation_points, const Collocation& collocation, double residual_weight, double* values,
-                T* gradient, kernels::GradientSquares* squares = nullptr, const std::int64_t* iteration = nullptr) {
+                std::int64_t collocation_points, const Collocation& collocation, const Divergence& estimate,
+                double residual_weight, double* values, T* gradient, kernels::GradientSquares* squares = nullptr,
+                const std::int64_t* iteration = nullptr) {
     const double coordinates = static_cast<double>(denoising_points) * static_cast<double>(network_.dimension());
     check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_), "cudaMemsetAsync");
     if (gradient != nullptr) {
@@ -89,7 +91,8 @@ class WideSweeps {
     if (collocation_points > 0) lay_out(workspace_.as<char>(), residual_rows_, true);
     for (std::int64_t i = 0; i < collocation_points; i += residual_rows_) {
       const std::int64_t n = std::min(residual_rows_, collocation_points - i);
-      residual(n, collocation(i, n), 2 * residual_weight / static_cast<double>(collocation_points),
+      const Directions directions{estimate, estimate.first_index + static_cast<std::uint64_t>(i), iteration};
+      residual(n, collocation(i, n), directions, 2 * residual_weight / static_cast<double>(collocation_points),
                residual_weight != 0 ? gradient : nullptr);
     }
     kernels::LossValueArguments last{.sums = sums_.as<double>(),
@@ -140,6 +143,9 @@ class WideSweeps {
       source_ = network_.take_planes(arena, rows);
     }
     if (residual) {
+      other_trace_ = arena.take<T>(rows);
+      other_weight_ = arena.take<T>(rows);
+      direction_ = arena.take<T>(rows * network_.input_stride());
       if (formed_) potential_ = arena.take<T>(rows);
       curvature_ = network_.take_planes(arena, rows);
       d3_ = network_.take_planes(arena, rows);
@@ -180,7 +186,7 @@ class WideSweeps {
     total(n, 0);
     if (!wanted) return;
     if (potential) {
-      seed_and_adjoint(n, nullptr, gradient);
+      seed_and_adjoint(n, false, gradient);
     } else {
       vector_adjoint(n, gradient);
     }
@@ -213,8 +219,36 @@ class WideSweeps {
     adjoint(n, ping_pong_, {}, {p, network_.stride(last())}, {seed_, stride}, false, gradient);
   }
 
-  void residual(std::int64_t n, const CollocationRows<T>& rows, double scale, T* gradient) {
-    const bool wanted = gradient != nullptr;
+  // Along which the second derivatives of a chunk's points are taken: all axes, or by probes those of both estimates, one
+  // after the other.
+  struct Directions {
+    Divergence estimate;
+    std::uint64_t first_index;  // of the chunk's first point
+    const std::int64_t* iteration;
+
+    bool exact() const { return estimate.probes == 0; }
+    T share() const { return exact() ? T(1) : 1 / static_cast<T>(estimate.probes); }
+    bool of_other(int k) const { return !exact() && k >= estimate.probes; }
+    // Whether an estimate begins with this one.
+    bool first(int k) const { return exact() ? k == 0 : k % estimate.probes == 0; }
+  };
+  int count(const Directions& directions) const {
+    return directions.exact() ? dimension() : 2 * directions.estimate.probes;
+  }
+  // ż_1 of direction k, in z where it is a probe's, which is drawn into direction_.
+  kernels::Tangents<T> along(std::int64_t n, const Directions& directions, int k, T* z) const {
+    if (directions.exact()) return network_.axis_tangents(k);
+    check(kernels::launch_probe<T>({n, dimension(), network_.input_stride(), directions.estimate,
+                                    directions.first_index, k, direction_, directions.iteration},
+                                   stream_),
+          "launch_probe");
+    network_.along_input(n, direction_, z);
+    return {z, network_.stride(0), 0, 1, nullptr};
+  }
+
+  void residual(std::int64_t n, const CollocationRows<T>& rows, const Directions& directions, double scale,
+                T* gradient) {
+    const bool wanted = gradient != nullptr, exact = directions.exact();
     CollocationRows<T> of_network = rows;
     if (formed_) {  // behind the place of the model's
       T *const t = points_ + n * (1 + network_.dimension()), *const x = t + n;
@@ -234,13 +268,13 @@ class WideSweeps {
     network_.reverse(n, delta_, d1_, d2_, curvature_, wanted ? d3_ : Planes<T>{}, true);
     network_.score(n, delta_, output_);
     network_.time_derivative(n, output_);
-    for (int i = 0; i < dimension(); ++i) {
-      network_.tangent(n, 1, network_.axis_tangents(i), ping_pong_, ping_pong_, d1_, [&](std::int64_t l, auto& rule) {
+    for (int k = 0; k < count(directions); ++k) {
+      const kernels::Tangents<T> start = along(n, directions, k, ping_pong_[0]);
+      network_.tangent(n, 1, start, ping_pong_, ping_pong_, d1_, [&](std::int64_t l, auto& rule) {
         rule.curvature = curvature_[l];
-        rule.trace = trace_;
-        rule.begin = i == 0 && l == 0;
-        if (wanted) rule.squares = squares_[l];
-        rule.begin_squares = i == 0;
+        rule.trace = directions.of_other(k) ? other_trace_ : trace_;
+        rule.weight = directions.share();
+        rule.begin = directions.first(k) && l == 0;
         if (l == last()) rule.to = nullptr;
       });
     }
@@ -259,21 +293,24 @@ class WideSweeps {
                                        .seed_stride = network_.input_stride(),
                                        .weight = weight_,
                                        .form = architecture().form,
-                                       .value = formed_ ? potential_ : nullptr},
+                                       .value = formed_ ? potential_ : nullptr,
+                                       .other_trace = exact ? nullptr : other_trace_,
+                                       .other_weight = exact ? nullptr : other_weight_,
+                                       .share = directions.share()},
                                       stream_),
           "launch_residual");
     total(n, 1);
     if (!wanted) return;
-    for (int i = 0; i < dimension(); ++i) axis_adjoint(n, i, gradient);
-    seed_and_adjoint(n, weight_, gradient);
+    for (int k = 0; k < count(directions); ++k) axis_adjoint(n, directions, k, gradient);
+    seed_and_adjoint(n, true, gradient);
     if (formed_) add_bias(network_.hidden(), n, potential_, 1, gradient);
   }
 
   // ---- gradient sweeps ----
 
-  // The axis adjoint of axis i, behind its tangents.
-  void axis_adjoint(std::int64_t n, int i, T* gradient) {
-    const kernels::Tangents<T> start = network_.axis_tangents(i);
+  // The axis adjoint of direction k, behind its tangents.
+  void axis_adjoint(std::int64_t n, const Directions& directions, int k, T* gradient) {
+    const kernels::Tangents<T> start = along(n, directions, k, z_tangent_[0]);
     network_.tangent(n, 1, start, z_tangent_, h_tangent_, d1_, [&](std::int64_t l, auto& rule) {
       if (rule.tangents.unscale != nullptr) rule.unscaled = z_tangent_[l];
       if (l == last()) rule.to = nullptr;
@@ -288,34 +325,37 @@ class WideSweeps {
                                              .p = p.p,
                                              .unscale = p.unscale,
                                              .z = l == 0 ? start.z : z_tangent_[l],
-                                             .point_stride = l == 0 ? 0 : network_.stride(l),
+                                             .point_stride = l == 0 ? start.point_stride : network_.stride(l),
                                              .unit_stride = l == 0 ? start.unit_stride : 1,
                                              .d1 = d1_[l],
                                              .d2 = d2_[l],
                                              .curvature = curvature_[l],
-                                             .weight = weight_,
+                                             .weight = directions.of_other(k) ? other_weight_ : weight_,
                                              .source = source_[l],
-                                             .begin = i == 0,
+                                             .squares = squares_[l],
+                                             .begin = k == 0,
                                              .alpha = alpha,
                                              .operand = network_.operand(l)},
                                             stream_),
             "launch_axis_adjoint");
       if (l > 0) {
         add_weights(l, n, alpha, network_.stride(l), {h_tangent_[l - 1], network_.stride(l - 1)}, gradient);
+      } else if (!directions.exact()) {
+        add_weights(0, n, alpha, network_.stride(0), first_rows(direction_), gradient);
       } else if (!architecture().is_fixed(0)) {
         column_sum(n, network_.width(0), alpha, network_.stride(0),
-                   gradient + network_.weight_offset(0) + network_.times() + i, static_cast<int>(start.unit_stride));
+                   gradient + network_.weight_offset(0) + network_.times() + k, static_cast<int>(start.unit_stride));
       }
     }
   }
 
-  // The seed tangent from c in seed_, w, and ν in potential_ where the form is not plain, and the adjoint. weight:
-  // nullptr where w, ν and the time's part of c are 0. Without w the source S begins here; with it the axis adjoints
-  // have begun it in all layers but the last.
-  void seed_and_adjoint(std::int64_t n, const T* weight, T* gradient) {
+  // The seed tangent from c in seed_, and of a residual q and ν in potential_ where the form is not plain, and the adjoint.
+  // Of the denoising loss q, ν and the time's part of c are 0, and the source S begins here; of a residual the axis
+  // adjoints have begun it in all layers but the last.
+  void seed_and_adjoint(std::int64_t n, bool residual, T* gradient) {
     const std::int64_t top = network_.hidden();
     Rows<T> embedding_seed;  // ε
-    if (weight != nullptr && network_.time().there()) {
+    if (residual && network_.time().there()) {
       network_.time().tangent(n, {seed_, network_.input_stride()}, network_.time().trains());
       embedding_seed = network_.time().derivative();
     }
@@ -330,7 +370,7 @@ class WideSweeps {
       add_embedding_weights(l, n, delta_[l], network_.stride(l), {{}, embedding_seed}, gradient);
       const float* const unscale = network_.add_embeddings(
           n, l, {{}, embedding_seed}, l == 0 ? nullptr : network_.unscale(), ping_pong_[l], network_.stride(l));
-      const bool value_seed = formed_ && weight != nullptr && l == last();
+      const bool value_seed = formed_ && residual && l == last();
       check(
           kernels::launch_seed_tangent<T>({.rows = n,
                                            .width = network_.width(l),
@@ -339,12 +379,11 @@ class WideSweeps {
                                            .unscale = unscale,
                                            .d1 = d1_[l],
                                            .curvature = curvature_[l],
-                                           .weight = weight,
+                                           .squares = residual ? squares_[l] : nullptr,
                                            .d2 = d2_[l],
-                                           .d3 = weight != nullptr ? d3_[l] : nullptr,
-                                           .squares = weight != nullptr ? squares_[l] : nullptr,
+                                           .d3 = residual ? d3_[l] : nullptr,
                                            .source = source_[l],
-                                           .begin = weight == nullptr || l == last(),
+                                           .begin = !residual || l == last(),
                                            .to = ping_pong_[l],
                                            .operand = network_.operand_of(l),
                                            .source_operand = l == last() ? network_.operand(l) : kernels::HalfOperand{},
@@ -368,7 +407,7 @@ class WideSweeps {
     zeta[last()] = source_[last()];
     Adjoint<T> above;
     Rows<T> output_seed;
-    if (formed_ && weight != nullptr) {
+    if (formed_ && residual) {
       output_seed = {potential_, 1};
       add_embedding_weights(top, n, potential_, 1, network_.embeddings(), gradient);
       if (network_.residual(last())) {  // h_L is in Φ by the connection, too
@@ -376,7 +415,7 @@ class WideSweeps {
         above = {network_.kept(), network_.stride(last())};
       }
     }
-    adjoint(n, zeta, source_, above, output_seed, weight != nullptr, gradient);
+    adjoint(n, zeta, source_, above, output_seed, residual, gradient);
   }
 
   // The adjoint from ζ of the last hidden layer in zeta, and P there in `above`, with what each layer and the branches
@@ -483,12 +522,14 @@ class WideSweeps {
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
   T *points_ = nullptr, *conditions_ = nullptr;
-  double* losses_ = nullptr;                        // [rows]
-  T *trace_ = nullptr, *weight_ = nullptr;          // [rows] ΔΦ, w
-  T* potential_ = nullptr;                          // [rows] Φ, then ν
-  T *input_ = nullptr, *seed_ = nullptr;            // [rows, 1 + d] (t, x), c
-  T* output_ = nullptr;                             // [rows, max(1 + d, outputs)]
-  Planes<T> ping_pong_;                             // two arrays in turn: what a product reads and what it writes
+  double* losses_ = nullptr;                            // [rows]
+  T *trace_ = nullptr, *weight_ = nullptr;              // [rows] ΔΦ, w
+  T *other_trace_ = nullptr, *other_weight_ = nullptr;  // [rows] those of the other estimate
+  T* direction_ = nullptr;                              // [rows, 1 + d] (0, v)
+  T* potential_ = nullptr;                              // [rows] Φ, then ν
+  T *input_ = nullptr, *seed_ = nullptr;                // [rows, 1 + d] (t, x), c
+  T* output_ = nullptr;                                 // [rows, max(1 + d, outputs)]
+  Planes<T> ping_pong_;                                 // two arrays in turn: what a product reads and what it writes
   Planes<T> value_, d1_, d2_, curvature_;           // h, σ′, σ″, κ: in place of σ″ where that is not needed
   Planes<T> delta_, source_;                        // δ, S
   Planes<T> d3_, squares_, z_tangent_, h_tangent_;  // σ‴ then τ, q, ż and ḣ of an axis
@@ -512,7 +553,7 @@ void evaluate_batches(WideSweeps<T>& sweeps, std::int64_t d, const T* parameters
         return CollocationRows<T>{collocation.t.data + first, collocation.x.data + first * d,
                                   conditions(collocation.condition, first)};
       },
-      residual_weight, values, gradient);
+      collocation.divergence, residual_weight, values, gradient);
 }
 
 class WideLossDouble final : public DeviceLoss<double> {
@@ -533,10 +574,12 @@ class WideLossDouble final : public DeviceLoss<double> {
 
 class WideLoss final : public TrainingLoss {
  public:
-  WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows)
+  WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows,
+           const Divergence& divergence)
       : stream_(queue.stream),
         form_(architecture.form),
         d_(architecture.dimension),
+        divergence_(divergence),
         sweeps_(queue, architecture, sde, rows) {}
   void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
@@ -571,20 +614,21 @@ class WideLoss final : public TrainingLoss {
                 "launch_collocation_points");
           return CollocationRows<float>{t, x, condition};
         },
-        task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
+        divergence_, task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
   }
 
   cudaStream_t stream_;
   NetworkForm form_;
   std::int64_t d_;
+  Divergence divergence_;
   WideSweeps<float> sweeps_;
 };
 
 }  // namespace
 
 std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
-                                             const ForwardSde& sde, std::int64_t rows) {
-  return std::make_unique<WideLoss>(queue, architecture, sde, rows);
+                                             const ForwardSde& sde, std::int64_t rows, const Divergence& divergence) {
+  return std::make_unique<WideLoss>(queue, architecture, sde, rows, divergence);
 }
 
 std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,

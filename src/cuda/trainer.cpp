@@ -50,7 +50,10 @@ class CudaTrainer final : public TrainOperator {
       : queue_(queue),
         options_(options),
         sde_(initial.sde),
-        loss_(make_device_loss(queue, std::get<Mlp>(initial.network).architecture, initial.sde)),
+        loss_(make_device_loss(queue, std::get<Mlp>(initial.network).architecture, initial.sde,
+                               {.probes = options.residual_weight > 0 ? options.residual_probes : 0,
+                                .law = options.probe_law,
+                                .seed = options.seed})),
         average_begin_(average_begin(options)) {
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
     count_ = parameters.size();

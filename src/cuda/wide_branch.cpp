@@ -80,8 +80,6 @@ void WideBranch<T>::tangent(std::int64_t n, const Rows<T>& rates, bool back) {
                                       .begin = false,
                                       .curved = back ? d2_[k] : nullptr,
                                       .unscaled = nullptr,
-                                      .squares = nullptr,
-                                      .begin_squares = false,
                                       .to = tangent_[k],
                                       .operand = {}},
                                      stream_),

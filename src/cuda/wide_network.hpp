@@ -183,8 +183,6 @@ class WideNetwork {
                                         .begin = false,
                                         .curved = nullptr,
                                         .unscaled = nullptr,
-                                        .squares = nullptr,
-                                        .begin_squares = false,
                                         .to = to[l],
                                         .operand = operand_of(l)};
       visit(l, rule);

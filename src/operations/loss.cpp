@@ -53,6 +53,8 @@ void Loss<T>::evaluate(View<const T> parameters, const DenoisingBatch<T>& denois
   check_view("collocation.t", collocation.t, any_rows, 1, device_);
   check_view("collocation.x", collocation.x, m, d, device_);
   check_condition(collocation.condition, m, architecture_.condition.inputs, device_);
+  check_count("the number of probes, 0 for the exact residual,", collocation.divergence.probes, 0,
+              most_residual_probes);
   check_view("values", values, 3, 1, device_);
   if (gradient) check_view("gradient", gradient, count, 1, device_);
   if (m > 0 && architecture_.output != Output::potential) {

@@ -16,6 +16,7 @@
 #include "core/operations.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
+#include "fokker/loss.hpp"
 #include "operations/curvature.hpp"
 #include "operations/trainer_state.hpp"
 
@@ -39,6 +40,7 @@ void TrainOptions::validate() const {
         fmt::format("the residual weight is {} without collocation points; allowed: 1 point or more, or weight 0",
                     residual_weight));
   }
+  check_count("the number of probes, 0 for the exact residual,", residual_probes, 0, most_residual_probes);
   number("the half width of the collocation box", box, 0, false, huge);
   number("the mean of ln(sigma/m)", log_sigma_mean, -100, true, 100);
   number("the deviation of ln(sigma/m)", log_sigma_deviation, 0, false, 100);

@@ -9,9 +9,11 @@
 #include <span>
 #include <vector>
 
+#include "core/check.hpp"
 #include "core/quote.hpp"
 #include "fokker/error.hpp"
 #include "fokker/file.hpp"
+#include "fokker/loss.hpp"
 #include "fokker/safetensors.hpp"
 #include "io/file.hpp"
 #include "io/json.hpp"
@@ -125,15 +127,18 @@ std::string text_of(const std::vector<LossWeightAt<double>>& weights) {
 std::string text_of(const TrainOptions& o) {
   const std::string drop =
       o.condition_drop > 0 ? fmt::format(R"("condition_drop":{},)", json_text(o.condition_drop)) : "";
+  const std::string probes = o.residual_probes > 0 ? fmt::format(R"("probe_law":{},"residual_probes":{},)",
+                                                                 json_text(to_string(o.probe_law)), o.residual_probes)
+                                                   : "";
   return fmt::format(
       R"({{"average":{},"average_decay":{},"average_fraction":{},"box":{},"clip_norm":{},"collocation_points":{},{})"
       R"("denoising_points":{},"iterations":{},"log_sigma_deviation":{},"log_sigma_mean":{},"loss_weight":{},)"
-      R"({}"peak_rate":{},"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
+      R"({}"peak_rate":{},{}"residual_weight":{},"schedule":{},"seed":{},"time_law":{}}})",
       json_text(to_string(o.average)), json_text(o.average_decay), json_text(o.average_fraction), json_text(o.box),
       json_text(o.clip_norm), o.collocation_points, drop, o.denoising_points, o.iterations,
       json_text(o.log_sigma_deviation), json_text(o.log_sigma_mean), json_text(to_string(o.loss_weight)),
-      text_of(o.loss_weights), json_text(o.peak_rate), json_text(o.residual_weight), json_text(to_string(o.schedule)),
-      o.seed, json_text(to_string(o.time_law)));
+      text_of(o.loss_weights), json_text(o.peak_rate), probes, json_text(o.residual_weight),
+      json_text(to_string(o.schedule)), o.seed, json_text(to_string(o.time_law)));
 }
 
 TrainOptions options_from(const JsonValue& json) {
@@ -143,6 +148,11 @@ TrainOptions options_from(const JsonValue& json) {
   read("denoising_points", o.denoising_points);
   read("collocation_points", o.collocation_points);
   read("residual_weight", o.residual_weight);
+  std::int64_t probes = 0;
+  read.where_there("residual_probes", probes);
+  check_count("the number of probes, 0 for the exact residual,", probes, 0, most_residual_probes);
+  o.residual_probes = static_cast<int>(probes);
+  if (json.find("probe_law")) o.probe_law = parse_probe_law(read.text("probe_law"));
   read("box", o.box);
   o.time_law = parse_time_law(read.text("time_law"));
   read.where_there("log_sigma_mean", o.log_sigma_mean);

@@ -94,6 +94,34 @@ TEST_F(TrainCommand, TakesLossWeightsOfAFile) {
                  "the time of loss weight number 2 is 0 after 1; allowed: times that ascend as floats");
 }
 
+// Probes are a part of the recipe, the model's file and the state; where they would not be read they are refused.
+TEST_F(TrainCommand, TakesTheResidualByProbes) {
+  const std::string out = file("m.safetensors"), state = file("m.state");
+  const Arguments train = with(words("train --data blob --hidden 8 --iterations 4 --denoising-points 8 "
+                                     "--collocation-points 8 --json --residual-weight 1"),
+                               {"--out", out});
+  const Json exact = fokker_json(train),
+             probed = fokker_json(with(train, {"--residual-probes", "2", "--state", state}));
+  EXPECT_FALSE(exact["recipe"].contains("residual_probes"));
+  EXPECT_EQ(probed["recipe"]["residual_probes"], 2);
+  EXPECT_EQ(probed["recipe"]["probe_law"], "rademacher");
+  EXPECT_NE(probed["last"]["residual"], exact["last"]["residual"]);
+  const Json metadata = fokker_json({"info", "--model", out, "--json"})["model"]["metadata"];
+  EXPECT_EQ(Json::parse(metadata["recipe"].get<std::string>()), probed["recipe"]);
+  EXPECT_EQ(Trainer::resume(Context(), state, DataSet::named("blob")).options().residual_probes, 2);
+  const Json gaussian = fokker_json(with(train, {"--residual-probes", "2", "--probe-law", "gaussian"}));
+  EXPECT_EQ(gaussian["recipe"]["probe_law"], "gaussian");
+  EXPECT_NE(gaussian["last"]["residual"], probed["last"]["residual"]);
+
+  const Arguments refused = with(words("train --data blob"), {"--out", file("n.safetensors")});
+  expect_refused(with(refused, {"--residual-probes", "2"}), "--residual-probes given with --residual-weight 0", 2);
+  expect_refused(with(refused, {"--residual-weight", "1", "--probe-law", "gaussian"}),
+                 "--probe-law given with --residual-probes 0", 2);
+  expect_refused(with(refused, {"--residual-weight", "1", "--residual-probes", "1025"}), "1025", 2);
+  expect_refused(with(refused, {"--residual-weight", "1", "--residual-probes", "1", "--probe-law", "normal"}), "normal",
+                 2);
+}
+
 TEST_F(TrainCommand, TakesTheBackendItIsGiven) {
   const std::string out = file("m.safetensors");
   const Arguments train =

@@ -109,6 +109,16 @@ the next one that writes there takes over and removes.
           "points that an iteration draws for the residual; none at --residual-weight 0", 0, TrainOptions::most_points);
     recipe("--residual-weight", options_.residual_weight,
            "w_R, the weight of the mean squared Fokker-Planck residual in the loss; above 0 for potentials only");
+    recipe(add_integer<std::int64_t>(
+        *app_, "--residual-probes", residual_probes_,
+        "number of Hutchinson's probes of each of two independent estimates of the residual, whose product stands for "
+        "its "
+        "square: its mean is the same, and its cost that of twice as many columns as there are probes; 0 computes the "
+        "residual exactly, at a cost that grows with the columns",
+        0, most_residual_probes));
+    recipe(app_->add_option("--probe-law", probe_law_, "law of those probes: rademacher or gaussian")
+               ->capture_default_str()
+               ->check(CLI::IsMember({"rademacher", "gaussian"})));
     recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");
     recipe("--time-law", time_law_,
            "law of the times in the denoising loss: paper, uniform, importance or log-normal; if not given, importance "
@@ -274,6 +284,7 @@ the next one that writes there takes over and removes.
       throw Error(fmt::format("--inputs {} given; allowed in a training: the time first, and x", inputs_));
     }
     architecture_.validate();
+    options_.residual_probes = static_cast<int>(residual_probes_), options_.probe_law = parse_probe_law(probe_law_);
     options_.time_law = parse_time_law(time_law_);
     if (file_of_text(loss_weight_).empty()) {
       const auto allowed = {LossWeight::unit, LossWeight::score, LossWeight::variance};
@@ -297,6 +308,8 @@ the next one that writes there takes over and removes.
     for (const char* option : {"--log-sigma-mean", "--log-sigma-deviation"}) {
       refuse(option, options_.time_law != TimeLaw::log_normal, "the time law", time_law_);
     }
+    refuse("--residual-probes", residual_probes_ > 0 && options_.residual_weight == 0, "--residual-weight", "0");
+    refuse("--probe-law", residual_probes_ == 0, "--residual-probes", "0");
     refuse("--peak-rate", options_.schedule == RateSchedule::paper, "the schedule", schedule_);
     refuse("--average-decay", options_.average != WeightAverage::exponential, "the average", average_);
     refuse("--average-fraction", options_.average == WeightAverage::none, "the average", average_);
@@ -371,8 +384,9 @@ the next one that writes there takes over and removes.
   ForwardSde forward_;
   TrainOptions options_;
   std::string time_law_{to_string(options_.time_law)}, loss_weight_{to_string(options_.loss_weight)},
-      schedule_{to_string(options_.schedule)}, average_{to_string(options_.average)};
-  std::int64_t log_every_ = 1;
+      schedule_{to_string(options_.schedule)}, average_{to_string(options_.average)},
+      probe_law_{to_string(options_.probe_law)};
+  std::int64_t residual_probes_ = 0, log_every_ = 1;
   bool standardise_ = false, json_ = false;
   std::string recipe_group_;
   std::vector<CLI::Option*> recipe_;

@@ -25,6 +25,7 @@ enum class RandomUse : std::uint32_t {
   diagnostic,      // forward paths (step = step of the path); directions and points of diagnostics
   condition,       // whether a training point's condition is dropped
   before_step,     // what is added to a sample before a step of the time grid: churn, a Langevin step
+  probe_seed,      // the seed of the residual's probes in a training iteration, which is the step
 };
 
 // Steps that are reserved: no training iteration, step of a grid or step of a path reaches them (iterations end below

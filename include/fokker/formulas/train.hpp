@@ -7,6 +7,7 @@
 
 #include "fokker/formulas/form.hpp"
 #include "fokker/formulas/host_device.hpp"
+#include "fokker/formulas/philox.hpp"
 #include "fokker/formulas/sde.hpp"
 
 namespace fokker {
@@ -54,6 +55,13 @@ struct LossWeightTable {
     return from + (static_cast<T>(high.weight) - from) * ((t - static_cast<T>(low.t)) / width);
   }
 };
+
+// The seed that Hutchinson's probes of the residual have in an iteration of a training: point i's probe j is then the one
+// of (this seed, i, j), and so a function of the training's seed, iteration, point and probe.
+FOKKER_HOST_DEVICE inline std::uint64_t probe_seed(std::uint64_t seed, std::uint64_t iteration) {
+  const PhiloxBlock block = philox4x32_10(seed, 0, philox_offset(RandomUse::probe_seed, 0, iteration));
+  return (std::uint64_t{block.word[0]} << 32) | block.word[1];
+}
 
 // A denoising time and its weight as a function of one uniform; a value type that kernels take by copy.
 //   paper       density p(t) = 2 (T − t)/(T − t_min)², by inversion

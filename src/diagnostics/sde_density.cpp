@@ -57,10 +57,10 @@ SdeDensity sde_log_density(const Context& context, const Model& of_x, double t, 
       for (std::int64_t i = 0; i < count; ++i) {
         for (std::int64_t j = 0; j < some; ++j) {
           std::copy_n(x.data + (first + i) * d, d, starts.data() + (i * some + j) * d);
-          index[i * some + j] =
-              static_cast<std::uint64_t>(begin + j) +
-              (options.common_paths ? 0 : (options.first_index + static_cast<std::uint64_t>(first + i)) *
-                                              static_cast<std::uint64_t>(paths));
+          index[i * some + j] = static_cast<std::uint64_t>(begin + j) +
+                                (options.common_paths ? 0
+                                                      : (options.first_index + static_cast<std::uint64_t>(first + i)) *
+                                                            static_cast<std::uint64_t>(paths));
         }
       }
       forward.run(t, starts, index, weights, coarse, [&](double done) {

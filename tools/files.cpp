@@ -182,7 +182,8 @@ bool Claim::take(const std::string& path) {
     // The process before may have removed the file that this one has opened.
     struct stat opened {};
     struct stat there {};
-    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino) return true;
+    if (::fstat(file_, &opened) == 0 && ::stat(lock_.c_str(), &there) == 0 && opened.st_ino == there.st_ino)
+      return true;
     ::close(std::exchange(file_, -1));
   }
 }

@@ -14,7 +14,7 @@ EXAMPLES = ROOT / "src" / "python" / "examples"
 def test_readme_has_its_example():
     """Where README.md has a Python section, it is the file that is run here and by the wheel's test."""
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert blocks in ([], [(EXAMPLES / "readme.py").read_text(encoding="utf-8")])
+    assert blocks == [(EXAMPLES / "readme.py").read_text(encoding="utf-8")]
 
 
 def test_fine_tuning_by_the_residual(fokker):

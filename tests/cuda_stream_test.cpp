@@ -200,6 +200,41 @@ TEST_F(CudaStream, WorkIsCapturedIntoAGraphThatGivesTheSameBits) {
   }
 }
 
+// Coefficients of steps that are not their scheme's own go to the device at their first call, which is set-up.
+TEST_F(CudaStream, StepsOfTheirOwnAreCapturedOnceTheyWereTaken) {
+  const SampleOptions own{.scheme = Scheme::exponential, .seed = 6, .eta = 0.5};
+  for (const Case& c : {models()[1], models()[2], models()[3]}) {
+    SCOPED_TRACE(c.name);
+    const Stream stream;
+    const Context context = stream.context();
+    const Sampler sampler(context, c.model, TimeGrid::uniform(10, 0.5, 12));
+    Buffer<float> x(context, kSamples, 2);
+    sampler.sample(x, {.scheme = Scheme::exponential, .seed = 6});  // loads what a wide network's products take
+    const std::size_t before = sampler.workspace_bytes();
+
+    cudaGraph_t graph = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    EXPECT_THAT(message_of([&] { sampler.sample(x, own); }), ::testing::HasSubstr("capturing"));
+    check(cudaStreamEndCapture(stream.get(), &graph), "cudaStreamEndCapture");
+    cudaGraphDestroy(graph);
+
+    sampler.sample(x, own);
+    const std::vector<float> expected = to_host(context, x.view());
+    EXPECT_GT(sampler.workspace_bytes(), before);
+    cudaGraphExec_t executable = nullptr;
+    check(cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    sampler.sample(x, own);
+    check(cudaStreamEndCapture(stream.get(), &graph), "cudaStreamEndCapture");
+    check(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+    sampler.sample(x, {.scheme = Scheme::euler, .seed = 7});
+    EXPECT_NE(to_host(context, x.view()), expected);
+    check(cudaGraphLaunch(executable, stream.get()), "cudaGraphLaunch");
+    EXPECT_EQ(to_host(context, x.view()), expected);
+    cudaGraphExecDestroy(executable);
+    cudaGraphDestroy(graph);
+  }
+}
+
 // Another thread makes and drops objects of every kind, and asks for results on the host, while a stream is captured in
 // the mode that forbids such calls to all threads.
 TEST_F(CudaStream, SetUpOnOneThreadLeavesTheCaptureOfAnother) {

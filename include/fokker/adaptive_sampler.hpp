@@ -29,8 +29,8 @@ std::string_view to_string(AdaptiveMethod method);
 // A step is accepted where the root mean square over the coordinates of error/(absolute + relative max(|x|, |x_new|)) is at
 // most 1; of a log-density its integral counts as one coordinate more, as in FFJORD (Grathwohl et al. 2019) and in Song et
 // al. 2021. With a standardisation these are coordinates of z. The error of a path's end is the sum of those of its steps
-// as the flow carries them: on mixtures up to three times the tolerance at 1e-7 and below; above, where steps are so long
-// that the estimate of their error is a guess, up to a hundred times.
+// as the flow carries them, which multiplies them: on the paper's networks the median error is 6 to 34 times a tolerance of
+// 1e-3 and 22 to 112 times one of 1e-5, by everybody's solvers alike (bench/results/solvers.json).
 struct AdaptiveOptions {
   AdaptiveMethod method = AdaptiveMethod::tsit5;
   // From 1e-6, below which float cannot tell errors from roundings, and in double from 1e-13, to 1.

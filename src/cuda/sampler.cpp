@@ -179,8 +179,12 @@ class CudaSampler final : public SampleOperator {
   }
 
   std::size_t workspace_bytes() const override {
+    std::size_t stages = 0;
+    for (const Paths* paths : {&backwards_, &forwards_}) {
+      for (const auto& [stepping, path] : *paths) stages += path.on_device.bytes();
+    }
     return (field_ ? field_->workspace_bytes() : 0) + state_.bytes() + stage_.bytes() + sum_.bytes() + score_.bytes() +
-           input_.bytes() + divergence_.bytes() + integral_.bytes();
+           input_.bytes() + divergence_.bytes() + integral_.bytes() + stages;
   }
 
  private:
@@ -224,6 +228,7 @@ class CudaSampler final : public SampleOperator {
 
   const Path& path_of(const Stepping& stepping) {
     if (const auto found = backwards_.find(stepping); found != backwards_.end()) return found->second;
+    const SetUp set_up(queue_.device, queue_.stream);
     Path path = upload_path(times_, stepping);
     if (timed_ && path.refusal.empty()) bias({&path});
     return backwards_.emplace(stepping, std::move(path)).first->second;

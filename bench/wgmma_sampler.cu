@@ -1,7 +1,9 @@
 // A sampler's kernel by wgmma, the matrix instruction of four warps that Hopper alone has (sm_90a): the paper's network,
 // a potential in the plane with three layers of 80 and softplus, precision split. It is compiled and its instructions are
 // counted (tools/kernel_cost --object), so that what it would save is known; never launched, since nothing here can check
-// it. What is outside the products is as in kernels/sampler.cu, with 12 warps a block.
+// it. What is outside the products is as in kernels/sampler.cu, with 12 warps a block. Before it is launched its loop has
+// to go on while any warp of a group has a tile: the instruction takes all four warps at once, and for_tiles gives tiles
+// warp by warp, so that those of one group may differ by a tile.
 //
 // A warp's tile is the rows that wgmma.m64n80k16 gives to a warp, in the same lanes as of mma.m16n8k16: its left operand
 // and its sums stay in registers, as kernels/tile.hpp has them. A matrix lies in shared memory in blocks of 8 × 8, row of

@@ -26,8 +26,8 @@ __device__ __forceinline__ float signed_logistic(float rate, float z) {
   return copysignf(e * reciprocal_approx(1.0f + e), z);
 }
 
-// σ′ = s = 1/(1 + e) with e = e^{−βz}, 0 where e overflows, and 1 + e^{−β|z|} is 1/max(s, 1 − s), so that no number needs its
-// sign looked at. Beyond βz = 20 σ and σ′ are exactly z and 1. What σ″ takes for 1 − s is e s, to as many digits as s.
+// σ′ = s = 1/(1 + e) with e = e^{−βz}, 0 where e overflows, and 1 + e^{−β|z|} is 1/max(s, 1 − s): no number's sign is
+// looked at. Beyond βz = 20 σ and σ′ are exactly z and 1. What σ″ takes for 1 − s is e s, to as many digits as s.
 struct FastSoftplus {
   float rate, linear_from, beta, log_factor;
   __device__ __forceinline__ explicit FastSoftplus(float b)

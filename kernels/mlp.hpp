@@ -20,9 +20,9 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found as the image is packed (pack.cu). C = (high·low + low·high) + high·high, in one sum in
-// fp32: tensor cores round towards zero, so that every small term which came after a large one would cost the sum one
-// more rounding.
+// with one factor a matrix, found as the image is packed (pack.cu). C = (high·low + low·high) + high·high, up to width 80
+// in one sum in fp32: tensor cores round towards zero, so that every small term which came after a large one would cost
+// the sum one more rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).

@@ -61,7 +61,7 @@ int main(void) {
   fokker_fields* fields = NULL;
   fokker_sampler* sampler = NULL;
   fokker_data* data = NULL;
-  fokker_trainer* trainer = NULL;
+  fokker_trainer *trainer = NULL, *probed = NULL;
   fokker_sample_options how;
   fokker_train_options train;
   fokker_outputs outputs;
@@ -103,6 +103,11 @@ int main(void) {
   train.time_law = "sometimes";
   refused(fokker_trainer_create(context, model, data, &train, &trainer), "sometimes");
   refused(fokker_trainer_run(NULL, 1, NULL, NULL), "trainer is NULL");
+  train.time_law = "uniform", train.iterations = 2, train.residual_weight = 1, train.residual_probes = 1;
+  works(fokker_trainer_create(context, model, data, &train, &probed), "a trainer whose residual is by probes");
+  works(fokker_trainer_run(probed, 2, NULL, NULL), "training with that residual");
+  train.probe_law = "sometimes";
+  refused(fokker_trainer_create(context, model, data, &train, &probed), "sometimes");
 
   /* Fields in double. */
   works(fokker_fields_create(context, trained, 64, &fields), "fields");
@@ -184,5 +189,6 @@ int main(void) {
   fokker_sampler_destroy(sampler);
   fokker_data_destroy(data);
   fokker_trainer_destroy(trainer);
+  fokker_trainer_destroy(probed);
   return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

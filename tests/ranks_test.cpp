@@ -129,6 +129,9 @@ std::vector<Training> trainings() {
   TrainOptions few = options;  // fewer chunks than ranks
   few.denoising_points = 300, few.collocation_points = 99;
   all.push_back({"few_points", small_model(), DataSet::named("circles2"), few});
+  TrainOptions probed = options;
+  probed.residual_probes = 2;
+  all.push_back({"probes", small_model(), DataSet::named("blob"), probed});
   TrainOptions plain = options;
   plain.residual_weight = 0;
   all.push_back({"vector", small_model(3, Output::score, ForwardSde::vp_linear()),

@@ -40,8 +40,8 @@ struct TrainOptions {
   std::int64_t denoising_points = 4096;    // fresh points an iteration
   std::int64_t collocation_points = 1024;  // fresh points an iteration; none are drawn at residual_weight 0
   double residual_weight = 0;              // w_R
-  // 0: R² by the exact Laplacian. k: R̂₁ R̂₂ by two independent estimates of k probes each, whose mean is R² and whose cost
-  // is that of 2k axes instead of d (CollocationBatch). Fresh probes an iteration.
+  // 0: R² by the exact Laplacian. k: R̂₁ R̂₂ by two independent estimates of k probes each, whose mean is R² and whose
+  // cost is that of 2k axes instead of d (CollocationBatch). Fresh probes an iteration.
   int residual_probes = 0;
   ProbeLaw probe_law = ProbeLaw::rademacher;
   double box = 3.5;  // collocation points are uniform on [−box, box]^d, of z, and [t_min, T]

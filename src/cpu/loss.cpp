@@ -906,12 +906,16 @@ struct RankShare {
   int before = -1, after = -1;
   int holders = 0, last = 0;  // how many ranks have chunks, and the last of them
 
-  // Chunks of about equal cost, that of a point of the residual being twice that of another.
-  RankShare(const Chunks& residual, const Chunks& denoising, int rank, int ranks) {
+  // Chunks of about equal cost. A point of the residual costs twice what another does; by k probes it takes 6 k + 6
+  // products where another takes 6 (operations/LOSS_GRADIENT.md). On which rank a chunk is changes no bits.
+  RankShare(const Chunks& residual, const Chunks& denoising, int probes, int rank, int ranks) {
     std::vector<std::int64_t> counts(static_cast<std::size_t>(ranks), 0);
-    const std::int64_t all = 2 * residual.points + denoising.points, chunks = residual.count + denoising.count;
+    const std::int64_t of_residual = probes > 0 ? probes + 1 : 2;
+    const std::int64_t all = of_residual * residual.points + denoising.points,
+                       chunks = residual.count + denoising.count;
     for (std::int64_t k = 0, done = 0; k < chunks; ++k) {
-      const std::int64_t cost = k < residual.count ? 2 * residual.length(k) : denoising.length(k - residual.count);
+      const std::int64_t cost =
+          k < residual.count ? of_residual * residual.length(k) : denoising.length(k - residual.count);
       ++counts[static_cast<std::size_t>((2 * done + cost) * ranks / (2 * all))];  // where its middle lies
       done += cost;
     }
@@ -963,7 +967,7 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
   const std::int64_t size = s.sweeps.gradient_size(), bytes = size * std::int64_t{sizeof(T)};
   const Chunks a(denoising_points, s.sweeps.denoising_rows(), bytes);
   const Chunks b(collocation_points, s.sweeps.residual_rows(divergence.probes), bytes);
-  const RankShare share(b, a, s.ranks->rank(), s.ranks->size());
+  const RankShare share(b, a, divergence.probes, s.ranks->rank(), s.ranks->size());
   const bool gives = share.count > 0 && share.after >= 0, takes = share.count > 0 && share.before >= 0;
   const bool shared = share.holders > 0 && s.ranks->size() > 1;
 
@@ -974,7 +978,7 @@ LossSums ChunkedLoss<T>::evaluate(const T* parameters, std::int64_t denoising_po
 
   const double denoising_scale = 2.0 / (static_cast<double>(denoising_points) * static_cast<double>(s.dimension));
   const double residual_scale = 2.0 * residual_weight / static_cast<double>(collocation_points);
-  // A residual chunk costs twice a denoising one: these go first, so that threads finish together.
+  // A residual chunk costs twice a denoising one, or more: these go first, so that threads finish together.
   parallel_for(s.threads, share.count, [&](std::int64_t item, int thread) {
     const FlushDenormals flush;
     const std::int64_t chunk_number = share.first + item;

@@ -1,9 +1,9 @@
 #pragma once
 
-// The pointwise rules between the matrix products of the residual's loss (operations/LOSS_GRADIENT.md), in operator form
-// and along directions that each have a weight, with run-time dispatch. A tile of a layer is [streams][rows][stride]: what belongs to
-// one stream lies together, and `plane` = rows · stride is the step from one stream to the next. `stride` is a multiple
-// of the vector length.
+// The pointwise rules between the matrix products of the residual's loss (operations/LOSS_GRADIENT.md), in operator
+// form and along directions that each have a weight, with run-time dispatch. A tile of a layer is
+// [streams][rows][stride]: what belongs to one stream lies together, and `plane` = rows · stride is the step from one
+// stream to the next. `stride` is a multiple of the vector length.
 #include <cstdint>
 
 namespace fokker::cpu {

@@ -69,7 +69,7 @@ class CpuTrainer final : public TrainOperator {
         collocation_points,
         [&](std::int64_t first, std::int64_t n, float* storage) { return collocation(k, first, n, storage); },
         options_.residual_weight, gradient_.data(),
-        {.probes = options_.residual_probes,
+        {.probes = collocation_points > 0 ? options_.residual_probes : 0,
          .law = options_.probe_law,
          .seed = probe_seed(options_.seed, static_cast<std::uint64_t>(k))});
 

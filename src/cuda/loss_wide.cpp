@@ -3,8 +3,8 @@
 // operations/LOSS_GRADIENT.md; a sweep is a product of matrices and a launch a layer (kernels/wide.cu).
 //
 // Every symbol that a later sweep reads is a plane of the chunk: h, σ′, κ, δ and S, for the residual also σ″, τ, q, and
-// ż and ḣ of one axis; τ takes the place of σ‴, and κ that of σ″ in the denoising loss. An axis adjoint makes the
-// tangents of its axis again, and by probes draws the probe again, so that the workspace is that of any number of them.
+// ż and ḣ of one direction; τ takes the place of σ‴, and κ that of σ″ in the denoising loss. A direction adjoint makes
+// the tangents of its direction again, of a probe the probe too, so that the workspace is that of any number of them.
 //
 // The sweeps' products are in the queue's precision, in split by fp16 halves. The gradients D Hᵀ are sums over points,
 // which no power of two a row can scale: they are fp32 products (in double, double ones), added chunk after chunk, and
@@ -308,7 +308,7 @@ class WideSweeps {
 
   // ---- gradient sweeps ----
 
-  // The axis adjoint of direction k, behind its tangents.
+  // The direction adjoint of k, behind its tangents.
   void axis_adjoint(std::int64_t n, const Directions& directions, int k, T* gradient) {
     const kernels::Tangents<T> start = along(n, directions, k, z_tangent_[0]);
     network_.tangent(n, 1, start, z_tangent_, h_tangent_, d1_, [&](std::int64_t l, auto& rule) {

@@ -40,6 +40,8 @@ TrainOptions options_of(const nb::dict& given) {
   take(given, "denoising_points", options.denoising_points);
   take(given, "collocation_points", options.collocation_points);
   take(given, "residual_weight", options.residual_weight);
+  take(given, "residual_probes", options.residual_probes);
+  take_name(given, "probe_law", parse_probe_law, options.probe_law);
   take(given, "box", options.box);
   take_name(given, "time_law", parse_time_law, options.time_law);
   take(given, "log_sigma_mean", options.log_sigma_mean);

@@ -100,12 +100,30 @@ def test_data_of_arrays_and_defaults(fokker):
     assert model.dimension == 3 and "softplus(20)" in repr(model)
 
 
+def test_the_residual_by_probes(fokker):
+    """Of one column Rademacher's probes are ±1, whose estimates are the residual itself; those of other laws are not."""
+    samples = np.random.default_rng(5).normal(size=(500, 1))
+    begin = fokker.initialise(dimension=1, hidden=(16, 16), beta=20, seed=3)
+
+    def residual(**options):
+        (record,) = fokker.Trainer(begin, samples, **SMALL, **options).run(1, progress=False)
+        return record.residual
+
+    exact = residual()
+    assert exact > 0 and residual(residual_probes=0, probe_law="gaussian") == exact
+    assert residual(residual_probes=2) == residual(residual_probes=2, probe_law="rademacher")
+    assert abs(residual(residual_probes=2) - exact) <= 1e-5 * exact
+    assert abs(residual(residual_probes=2, probe_law="gaussian") - exact) > 1e-3 * exact
+
+
 def test_refusals(fokker, start):
     for call, words in [
         (lambda: fokker.Trainer(start, "blob", epochs=3), "the option epochs is not known; allowed: iterations"),
         (lambda: fokker.Trainer(start, "blob", iterations=-1), "iterations"),
         (lambda: fokker.Trainer(start, "blob", iterations="many"), "iterations is 'many'"),
         (lambda: fokker.Trainer(start, "blob", schedule="linear"), "linear"),
+        (lambda: fokker.Trainer(start, "blob", probe_law="sometimes"), "sometimes"),
+        (lambda: fokker.Trainer(start, "blob", residual_probes=-1), "the number of probes, 0 for the exact residual,"),
         (lambda: fokker.Trainer(start, np.zeros((5, 3))), "3"),
         (lambda: fokker.Trainer(fokker.mixture([1], [[0.0, 0.0]], 1.0), "blob"), "mixture"),
         (lambda: fokker.Trainer.resume("nowhere", "blob"), "nowhere"),

@@ -112,9 +112,8 @@ the next one that writes there takes over and removes.
     recipe(add_integer<std::int64_t>(
         *app_, "--residual-probes", residual_probes_,
         "number of Hutchinson's probes of each of two independent estimates of the residual, whose product stands for "
-        "its "
-        "square: its mean is the same, and its cost that of twice as many columns as there are probes; 0 computes the "
-        "residual exactly, at a cost that grows with the columns",
+        "its square: its mean is the same, and its cost that of twice as many columns as there are probes; 0 computes "
+        "the residual exactly, at a cost that grows with the columns",
         0, most_residual_probes));
     recipe(app_->add_option("--probe-law", probe_law_, "law of those probes: rademacher or gaussian")
                ->capture_default_str()
@@ -122,8 +121,7 @@ the next one that writes there takes over and removes.
     recipe("--box", options_.box, "half-width b of the box [-b, b]^d that the points of the residual are uniform on");
     recipe("--time-law", time_law_,
            "law of the times in the denoising loss: paper, uniform, importance or log-normal; if not given, importance "
-           "for a "
-           "score, else uniform, and log-normal with the SDEs edm and flow");
+           "for a score, else uniform, and log-normal with the SDEs edm and flow");
     follows("--time-law");
     recipe("--log-sigma-mean", options_.log_sigma_mean,
            "mean of ln(sigma/m) in the time law log-normal; if not given, -1.2");

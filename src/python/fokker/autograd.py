@@ -220,7 +220,9 @@ class ResidualLoss(_Loss):
 
     def __call__(self, t: Any, x: torch.Tensor, *, condition: torch.Tensor | None = None,
                  parameters: torch.Tensor | None = None) -> torch.Tensor:
-        """Mean over points of R² (a scalar): t one time or [N], x [N, d]; with the exact Laplacian."""
+        """Mean over points of R² (a scalar): t one time or [N], x [N, d]; with the exact Laplacian, at a cost that grows with d. An
+        estimate of it by probes is there for a ``fokker.Trainer`` alone (residual_probes).
+        """
         t, z = self._in_z(t, x)
         theta = self.parameters() if parameters is None else parameters
         return _LossFunction.apply(theta, self._loss, (), (t, z, self._condition(condition, x)), 1.0)

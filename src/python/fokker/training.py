@@ -18,7 +18,7 @@ class Record(NamedTuple):
 
     iteration: int  # counted from 0
     denoising: float  # the denoising loss, weighted
-    residual: float  # mean R², without its weight; 0 where residual_weight is 0
+    residual: float  # mean R², or its estimate by probes, without its weight; 0 where residual_weight is 0
     total: float
     gradient_norm: float  # before clipping
     rate: float  # Adam's
@@ -51,14 +51,15 @@ class Trainer:
 
     model: a network, with its forward SDE. data: as ``fokker.gap`` takes them; of a network that takes a condition the last columns
     are it. options, with the library's defaults: iterations 5000, denoising_points 4096, collocation_points 1024, residual_weight 0,
-    box 3.5, time_law "importance", log_sigma_mean −1.2, log_sigma_deviation 1.2, loss_weight "unit", schedule "one-cycle",
-    peak_rate 5e-3, average "exponential", average_decay 0.995, average_fraction 0.2, condition_drop 0, clip_norm 0, seed 0; the
-    command line's help and trainer.hpp say what they are. device: "cpu" or "cuda".
+    residual_probes 0 (R² exactly; k: the product of two estimates of R by k probes each), probe_law "rademacher", box 3.5, time_law
+    "importance", log_sigma_mean −1.2, log_sigma_deviation 1.2, loss_weight "unit", schedule "one-cycle", peak_rate 5e-3, average
+    "exponential", average_decay 0.995, average_fraction 0.2, condition_drop 0, clip_norm 0, seed 0; the command line's help and
+    trainer.hpp say what they are. device: "cpu" or "cuda".
     """
 
-    OPTIONS = ("iterations", "denoising_points", "collocation_points", "residual_weight", "box", "time_law", "log_sigma_mean",
-               "log_sigma_deviation", "loss_weight", "schedule", "peak_rate", "average", "average_decay", "average_fraction",
-               "condition_drop", "clip_norm", "seed")
+    OPTIONS = ("iterations", "denoising_points", "collocation_points", "residual_weight", "residual_probes", "probe_law",
+               "box", "time_law", "log_sigma_mean", "log_sigma_deviation", "loss_weight", "schedule", "peak_rate", "average",
+               "average_decay", "average_fraction", "condition_drop", "clip_norm", "seed")
 
     def __init__(self, model: Model, data: Law, *, device: str = "cpu", **options: Any) -> None:
         for name in options:

@@ -6,11 +6,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
+#include <condition_variable>
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <span>
 #include <stdexcept>
@@ -165,40 +166,72 @@ TEST(RankSampler, MeasuresTheGapOfASampler) {
   }
 }
 
-// Ranks whose messages are received before send() returns, as those of MPI that are long.
+// Ranks whose send() returns when its message is received, as that of a long one does over MPI. Two that send to each
+// other would wait for ever: both throw.
 class SynchronousRanks final : public Ranks {
  public:
-  explicit SynchronousRanks(std::shared_ptr<Ranks> ranks) : ranks_(std::move(ranks)) {}
+  // What those of all threads share, [from, to].
+  struct Meeting {
+    explicit Meeting(int size)
+        : open(static_cast<std::size_t>(size), std::vector<int>(static_cast<std::size_t>(size))) {}
+    void end() {
+      const std::lock_guard lock(mutex);
+      ended = true;
+      changed.notify_all();
+    }
+
+    std::mutex mutex;
+    std::condition_variable changed;
+    std::vector<std::vector<int>> open;  // messages that are sent and not received
+    bool ended = false, waits_for_ever = false;
+  };
+
+  SynchronousRanks(std::shared_ptr<Ranks> ranks, Meeting& meeting) : ranks_(std::move(ranks)), meeting_(meeting) {}
   int rank() const override { return ranks_->rank(); }
   int size() const override { return ranks_->size(); }
   void send(std::span<const std::byte> bytes, int to) override {
+    std::unique_lock lock(meeting_.mutex);
+    const auto me = static_cast<std::size_t>(rank()), other = static_cast<std::size_t>(to);
+    ++meeting_.open[me][other];
     ranks_->send(bytes, to);
-    ranks_->receive(std::as_writable_bytes(std::span(received_)), to);
+    if (meeting_.open[other][me] > 0) meeting_.ended = meeting_.waits_for_ever = true;
+    meeting_.changed.notify_all();
+    meeting_.changed.wait(lock, [&] { return meeting_.open[me][other] == 0 || meeting_.ended; });
+    if (meeting_.open[me][other] > 0) throw OtherRankFailed("the message is not received");
   }
   void receive(std::span<std::byte> bytes, int from) override {
     ranks_->receive(bytes, from);
-    ranks_->send(std::as_bytes(std::span(received_)), from);
+    const std::lock_guard lock(meeting_.mutex);
+    --meeting_.open[static_cast<std::size_t>(from)][static_cast<std::size_t>(rank())];
+    meeting_.changed.notify_all();
   }
 
  private:
   std::shared_ptr<Ranks> ranks_;
-  std::array<char, 3> received_{};
+  Meeting& meeting_;
 };
 
 // The first fails while the others send it their samples: it ends them, and does not wait for them.
 TEST(RankSampler, EndsTheOthersWhereTheFirstFails) {
   const Model model = potential();
   const TimeGrid grid = TimeGrid::parse("geometric:9:1e-3", model.sde);
+  SynchronousRanks::Meeting meeting(3);
   const auto body = [&](const std::shared_ptr<Ranks>& all) {
     const Context context({.backend = BackendKind::cpu, .threads = 1});
-    const RankSampler sampler(std::make_shared<SynchronousRanks>(all), context, model, grid);
-    if (all->rank() > 0) return sampler.serve();
-    std::vector<float> x(2 * 99);
-    SampleOptions call;
-    call.progress = [](std::int64_t, std::int64_t) { throw std::runtime_error("the disk is full"); };
-    sampler.sample(View<float>(x, 2), call);
+    try {
+      const RankSampler sampler(std::make_shared<SynchronousRanks>(all, meeting), context, model, grid);
+      if (all->rank() > 0) return sampler.serve();
+      std::vector<float> x(2 * 99);
+      SampleOptions call;
+      call.progress = [](std::int64_t, std::int64_t) { throw std::runtime_error("the disk is full"); };
+      sampler.sample(View<float>(x, 2), call);
+    } catch (...) {
+      meeting.end();
+      throw;
+    }
   };
   EXPECT_THAT([&] { RanksOnThreads::run(3, body); }, ::testing::ThrowsMessage<std::runtime_error>("the disk is full"));
+  EXPECT_FALSE(meeting.waits_for_ever);
 }
 
 TEST(RankSampler, RefusesMoreSnapshotsThanItTellsTheOthersOf) {

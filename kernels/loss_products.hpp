@@ -64,8 +64,7 @@ class LossProducts : public LossMemory<P, W> {
   __device__ __forceinline__ void accumulate(int row_blocks, int column_blocks, float* to, int to_stride,
                                              const ColumnSums& sums) const {
     sync_block();
-    // Of the task's number, which lies in shared memory: nothing of a run is known before, or kept in registers.
-    const int warps = share().warps, blocks = warp_index() < warps ? row_blocks * column_blocks : 0;
+    const int warps = block_threads() / 32, blocks = row_blocks * column_blocks;
     const int end = blocks * (warp_index() + 1) / warps;
 #pragma unroll 1
     for (int begin = blocks * warp_index() / warps; begin < end; begin += most_of_run) {
@@ -88,7 +87,7 @@ class LossProducts : public LossMemory<P, W> {
     }
     if (sums.to != nullptr) {
 #pragma unroll 1
-      for (int rb = warp_index(); rb < row_blocks && warp_index() < warps; rb += warps) {
+      for (int rb = warp_index(); rb < row_blocks; rb += warps) {
         float total[2] = {};
         sum_columns(rb, total);
         if (leads_rows()) {
@@ -150,12 +149,7 @@ class LossProducts : public LossMemory<P, W> {
   static constexpr int bytes_of_row = 4 * pairs_of_row, low_halves = tile_rows * bytes_of_row;
 
   // `count` blocks one behind another in a matrix of blocks, of which a warp has the sums in registers.
-  // On 8.0 a fourth one's spill 8 bytes.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
-  static constexpr int most_of_run = 3;
-#else
   static constexpr int most_of_run = 4;
-#endif
   struct Run {
     int count;
     int row[most_of_run], column[most_of_run];

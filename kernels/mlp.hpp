@@ -20,9 +20,9 @@
 //
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
-// with one factor a matrix, found as the image is packed (pack.cu). C = (high·low + low·high) + high·high, up to width 80
-// in one sum in fp32: tensor cores round towards zero, so that every small term which came after a large one would cost
-// the sum one more rounding.
+// with one factor a matrix, found as the image is packed (pack.cu). C = high·high + (high·low + low·high); where
+// registers allow it the two have separate sums in fp32: tensor cores round towards zero, and every small term would
+// cost the large sum one rounding.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -107,51 +107,48 @@ struct MatrixBlocks {
   }
 };
 
-// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor.
-template <bool kTransposed, Precision P, int W>
+// tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor. kSmallSums: the small products
+// of split have sums of their own.
+template <bool kTransposed, bool kSmallSums, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
-  // The small products of split come first, for which the matrix's high halves wait in registers: where these do not
-  // suffice, each with the large one of its block.
-  constexpr bool kSmallFirst = P == Precision::split && W <= 80;
   constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
   using Blocks = MatrixBlocks<kTransposed>;
   const char* rows = matrix + Blocks::of_lane();
   const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
   for (int b = 0; b < n; ++b) {
-    // Of the two blocks of 8 columns in turns, so that none waits for the one before it.
-    float sum[2][4] = {};
-    const auto add = [&](const std::uint32_t(&left)[4], const std::uint32_t(&right)[4]) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) multiply_add(sum[h], left, right[2 * h], right[2 * h + 1]);
-    };
-    std::uint32_t high[kSmallFirst ? n : 1][4];
+    float sum[2][4] = {}, small_sum[kSmallSums ? 2 : 1][4] = {};
 #pragma unroll
     for (int k = 0; k < n; ++k) {
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
-      auto& high_k = high[kSmallFirst ? k : 0];
-      Blocks::load(high_k, block);
-      if constexpr (!kSmallFirst) add(a.high[k], high_k);
+      std::uint32_t high[4];
+      Blocks::load(high, block);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) multiply_add(sum[h], a.high[k], high[2 * h], high[2 * h + 1]);
       if constexpr (P == Precision::split) {
         std::uint32_t low[4];
         Blocks::load(low, block + 512);
-        add(a.low[k], high_k);
-        add(a.high[k], low);
-      }
-    }
-    if constexpr (kSmallFirst) {
+        // In turns, so that none waits for the one before it.
+        float(*small)[4] = sum;
+        if constexpr (kSmallSums) small = small_sum;
 #pragma unroll
-      for (int k = 0; k < n; ++k) add(a.high[k], high[k]);
+        for (int h = 0; h < 2; ++h) multiply_add(small[h], a.low[k], high[2 * h], high[2 * h + 1]);
+#pragma unroll
+        for (int h = 0; h < 2; ++h) multiply_add(small[h], a.high[k], low[2 * h], low[2 * h + 1]);
+      }
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) tile.v[2 * b + h][e] = sum[h][e] * scale[e >> 1];
+      for (int e = 0; e < 4; ++e) {
+        const float small = kSmallSums ? small_sum[kSmallSums ? h : 0][e] : 0.0f;
+        tile.v[2 * b + h][e] = (sum[h][e] + small) * scale[e >> 1];
+      }
     }
   }
 }
 
-template <bool kTransposed, int W>
+template <bool kTransposed, bool kSmallSums, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
   const float *row_0 = a.stage + tile_row(0) * (W + 4), *row_1 = a.stage + tile_row(1) * (W + 4);
@@ -259,15 +256,16 @@ class WarpNetwork {
     }
   }
 
-  // tile times hidden matrix l: h W_lᵀ, or δ W_l where kTransposed; stage [16, W + 4], which fp32 alone takes.
-  template <bool kTransposed>
+  // tile times hidden matrix l: h W_lᵀ, or δ W_l where kTransposed. kSmallSums as in multiply(); stage [16, W + 4],
+  // which fp32 alone takes.
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
-    product<kTransposed>(l, Operand<P, W>(tile, stage), tile);
+    product<kTransposed, kSmallSums>(l, Operand<P, W>(tile, stage), tile);
   }
-  template <bool kTransposed>
+  template <bool kTransposed, bool kSmallSums>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
-                          image_.factors.in(shared_memory())[l], tile);
+    multiply<kTransposed, kSmallSums>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                                      image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -476,7 +474,9 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    Network::template product<kTransposed>(l, tile, plan_.warp.stage.in(memory_));
+    // One sum for all loses a factor four of accuracy, but two take registers.
+    constexpr bool kSmallSums = P == Precision::split && W <= 80 && kWork != Work::hessian;
+    Network::template product<kTransposed, kSmallSums>(l, tile, plan_.warp.stage.in(memory_));
   }
 
   // A layer takes z to h.

@@ -111,10 +111,11 @@ TEST_F(Help, ShowsTheDefaultsThatHold) {
        {"--model", model, "--nodes", "32", "--samples", "19", "--bound-samples", "9", "--box-points", "9", "--grid",
         "geometric:20"}},
       {"info", {"--model", model}}};
-  // Those of the law that a density is not of are refused.
+  // Those of the law that a density is not of, and of probes that a training has not, are refused.
   const Arguments of_sde{"--paths", "--steps", "--seed"},
       of_flow{"--grid", "--probes", "--law", "--probe-seed", "--probe-repeats"};
   const auto is_refused = [&](const Arguments& command, const std::string& option) {
+    if (command[0] == "train") return option == "--probe-law";  // without probes
     if (command[0] != "density") return false;
     const bool flow = std::find(command.begin(), command.end(), "heun") != command.end();
     const Arguments& others = flow ? of_sde : of_flow;

@@ -107,7 +107,7 @@ TEST_F(TrainCommand, TakesTheResidualByProbes) {
   EXPECT_EQ(probed["recipe"]["probe_law"], "rademacher");
   EXPECT_NE(probed["last"]["residual"], exact["last"]["residual"]);
   const Json metadata = fokker_json({"info", "--model", out, "--json"})["model"]["metadata"];
-  EXPECT_EQ(Json::parse(metadata["recipe"].get<std::string>()), probed["recipe"]);
+  EXPECT_EQ(Json::parse(metadata["training"].get<std::string>()), probed["recipe"]);
   EXPECT_EQ(Trainer::resume(Context(), state, DataSet::named("blob")).options().residual_probes, 2);
   const Json gaussian = fokker_json(with(train, {"--residual-probes", "2", "--probe-law", "gaussian"}));
   EXPECT_EQ(gaussian["recipe"]["probe_law"], "gaussian");

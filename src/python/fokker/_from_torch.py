@@ -14,17 +14,16 @@ import inspect
 import json
 import re
 import struct
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 import torch
 
+from . import _core
 from ._torch_fit import OUTPUTS, TIME_MAPS, Fit, Schedule
 from ._torch_forms import PARAMETERS, Interpreter
 from ._torch_graph import Doubles, Error, UnmappableModule, double_copy, trace_graph
-
-if TYPE_CHECKING:
-    from .model import Model
+from .model import Model, mixture
 
 _PROOF_POINTS = 48
 _TOLERANCE = 1e-9  # between the scores of model and module in double, of the points' largest
@@ -67,9 +66,6 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     norms, lookups in tables, products of embeddings with layers, connections around several layers, weights that two layers
     share, control flow that depends on values.
     """
-    from . import _core
-    from .model import mixture
-
     if isinstance(sde, str):  # any model of that SDE has its coefficients
         sde = mixture([1.0], [[0.0]], 1.0, sde=sde, sde_parameters=sde_parameters)
     elif sde_parameters is not None:

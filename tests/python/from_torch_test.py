@@ -837,3 +837,63 @@ def test_names_are_the_same_in_any_order(code):
     if '_from_torch,' in code:
         code = 'import fokker._from_torch; ' + code
     subprocess.run([sys.executable, '-c', code], check=True)
+
+
+class LastStretch(nn.Module):
+    """A noise whose time stops at 9.995 of 10, in the last thousandth of ou's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x, t):
+        return self.net(torch.cat([torch.clamp(t, max=9.995)[:, None], x], 1))
+
+
+def test_the_horizon_is_looked_at():
+    with pytest.raises(Unmappable):
+        fokker.from_torch(LastStretch(), GOOD, sde='ou', output='noise')
+
+
+def test_within_inference_mode():
+    module = PotentialPreconditioned()
+    example = {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}
+    with torch.inference_mode():
+        within = fokker.from_torch(module, example, sde='vp-linear', output='potential')
+    model = fokker.from_torch(module, example, sde='vp-linear', output='potential')
+    assert np.array_equal(within.parameters, model.parameters)
+
+
+def test_values_and_their_rates_are_the_modules():
+    module = PotentialPreconditioned()
+    model = fokker.from_torch(module, {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}, sde='vp-linear', output='potential')
+    t, x, _ = points(Sde('vp-linear'), 3)
+    t.requires_grad_(True)
+    value = from_torch.double_copy(module)(t, x)
+    rate, = torch.autograd.grad(value.sum(), t)
+    sigma = layouts.coefficients('vp-linear', t)[1].detach()
+    t, x, value = t.detach(), x.detach(), value.detach()[:, 0]
+    agree(sigma * model.value(t, x), sigma * value)
+    # Of σ ∼ √t each rate has a factor 1/t, and 1 − e^(−…) loses as many digits as t has before its first.
+    agree(sigma * t * model.dt(t, x), sigma * t * rate)
+
+
+def test_a_time_alone_in_a_potential_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def forward(self, x, t):
+            return self.net(torch.cat([t[:, None], x], 1)) + torch.sin(t)[:, None]
+    with pytest.raises(Unmappable):
+        fokker.from_torch(Net(), GOOD, sde='ou', output='potential')
+
+
+def test_a_value_that_is_not_the_modules_is_refused():
+    metadata, tensors = trace(PotentialPreconditioned(), {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}, sde=VP, output='potential')
+    value = tensors.pop('proof.value')
+    model = fokker._core.parse_model(from_torch.contents(metadata, tensors))
+    from_torch._check_in_double(model, tensors, value)
+    with pytest.raises(Unmappable, match='its values part from those of its model'):
+        from_torch._check_in_double(model, tensors, value + 1e-3 * tensors['proof.t'])

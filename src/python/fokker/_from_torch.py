@@ -105,8 +105,8 @@ def _check_in_double(model, tensors, value):
 def trace(module: torch.nn.Module, example: Mapping[str, Any], *, sde: Any, output: str | None, data_deviation: float | None = None,
           time: str = 't') -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """What from_torch makes a model of: (metadata, tensors), the content of a model's file with a proof in it, points and
-    the scores that the module gives there, of a potential the values too. The arguments are from_torch's, but for `sde`: an object with sde_name,
-    sde_parameters (JSON), horizon, t_min and coefficients(t) → (drift, g², m, σ²), as models have them."""
+    the scores that the module gives there, of a potential the values too. The arguments are from_torch's, but for `sde`: an
+    object with sde_name, sde_parameters (JSON), horizon, t_min and coefficients(t) → (drift, g², m, σ²), as models have them."""
     with torch.inference_mode(False):
         return _trace(module, example, sde, output, data_deviation, time)
 

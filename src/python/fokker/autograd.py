@@ -111,8 +111,8 @@ class _Parameters:
         wanted, at = model.parameters, 0
         self.pieces: list[tuple[str | None, int, tuple[int, ...]]] = []  # name (None: zeros), columns to move to the front, shape
         for (name, outputs, inputs), leading in zip(model.layers, model.leading):
-            self.pieces.append((f"{name}.weight", self._moved(own, name, wanted[at:at + outputs * inputs].reshape(outputs, inputs), leading),
-                                (outputs, inputs)))
+            weight = wanted[at:at + outputs * inputs].reshape(outputs, inputs)
+            self.pieces.append((f"{name}.weight", self._moved(own, name, weight, leading), weight.shape))
             at += outputs * inputs
             bias = own.get(f"{name}.bias")
             found = np.zeros(outputs) if bias is None else self._numbers(bias).ravel()

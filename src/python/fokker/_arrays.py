@@ -35,9 +35,11 @@ def whole(what: str, value: Any, most: int = 2**64 - 1) -> int:
 def number(what: str, value: Any) -> float:
     """A real number, which may be infinite."""
     try:
-        return float(value)
+        if not isinstance(value, (str, bytes, complex, np.complexfloating)):
+            return float(value)
     except (TypeError, ValueError, RuntimeError):
-        raise _core.Error(f"{what} is {value!r}; allowed: a number") from None
+        pass
+    raise _core.Error(f"{what} is {value!r}; allowed: a number")
 
 
 def numbers_of(what: str, values: Any) -> list[float]:

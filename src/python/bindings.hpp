@@ -39,14 +39,6 @@ DLTensor tensor_of(const Array& array) {
   return tensor;
 }
 
-// The view [N, columns] of an array, as the C API takes it; empty where there is none.
-template <class T, class Array>
-View<T> view(const Array& array, const char* what) {
-  if (!array.is_valid()) return {};
-  const DLTensor tensor = tensor_of(array);
-  return view_of<T>(&tensor, what);
-}
-
 // Whether it is of float64. Throws Error where it is neither that nor float32.
 template <class Array>
 bool is_double(const Array& array, const char* what) {
@@ -74,6 +66,15 @@ template <class Array>
 Place place_of(const Array& array, std::uintptr_t stream) {
   if (array.device_type() != kDLCUDA) return {};
   return {true, array.device_id(), stream};
+}
+
+// The view [N, columns] of an array, as the C API takes it; empty where there is none. One on CUDA has to be on the GPU of the
+// place that the call works at.
+template <class T, class Array>
+View<T> view(const Array& array, const char* what, const Place& place) {
+  if (!array.is_valid()) return {};
+  const DLTensor tensor = tensor_of(array);
+  return view_of<T>(&tensor, what, place.cuda ? place.device : -1);
 }
 
 inline Divergence divergence_of(int probes, const std::string& law, std::uint64_t seed, std::uint64_t first_index = 0) {
@@ -117,6 +118,13 @@ class ModelObject {
   };
   std::shared_ptr<State> state_;
 };
+
+// What a call that takes long returns, without the GIL.
+template <class Work>
+auto without_gil(const Work& work) {
+  const nb::gil_scoped_release released;
+  return work();
+}
 
 // A model as Python has it: fokker.Model, whose methods are written there.
 nb::object to_python(Model model);

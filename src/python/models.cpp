@@ -56,12 +56,13 @@ nb::bytes contents_of(const ModelObject& model) {
 template <class T>
 void evaluate(const ModelObject& model, const Given& t, const Given& x, const Given& condition,
               const std::map<std::string, Wanted>& wanted, const Divergence& divergence, const Place& place) {
-  const Points<T> points{view<const T>(t, "t"), view<const T>(x, "x"), view<const T>(condition, "condition")};
+  const Points<T> points{view<const T>(t, "t", place), view<const T>(x, "x", place),
+                         view<const T>(condition, "condition", place)};
   FieldOutputs<T> outputs;
   const std::map<std::string, View<T>*> all{{"value", &outputs.value},     {"dt", &outputs.dt},
                                             {"score", &outputs.score},     {"divergence", &outputs.divergence},
                                             {"hessian", &outputs.hessian}, {"residual", &outputs.residual}};
-  for (const auto& [name, array] : wanted) *all.at(name) = view<T>(array, name.c_str());
+  for (const auto& [name, array] : wanted) *all.at(name) = view<T>(array, name.c_str(), place);
   const nb::gil_scoped_release released;
   model.with_fields<T>(place, [&](const Fields<T>& fields) { fields.evaluate(points, outputs, divergence); });
 }
@@ -69,9 +70,10 @@ void evaluate(const ModelObject& model, const Given& t, const Given& x, const Gi
 template <class T>
 void hessian_vector(const ModelObject& model, const Given& t, const Given& x, const Given& condition,
                     const Given& direction, const Wanted& product, const Place& place) {
-  const Points<T> points{view<const T>(t, "t"), view<const T>(x, "x"), view<const T>(condition, "condition")};
-  const View<const T> along = view<const T>(direction, "direction");
-  const View<T> out = view<T>(product, "product");
+  const Points<T> points{view<const T>(t, "t", place), view<const T>(x, "x", place),
+                         view<const T>(condition, "condition", place)};
+  const View<const T> along = view<const T>(direction, "direction", place);
+  const View<T> out = view<T>(product, "product", place);
   const nb::gil_scoped_release released;
   model.with_fields<T>(place, [&](const Fields<T>& fields) { fields.hessian_vector(points, along, out); });
 }
@@ -91,14 +93,15 @@ class TimeDerivatives {
  private:
   template <class T>
   void evaluate_in(std::unique_ptr<TimeDerivative<T>>& made, const Given& t, const Given& x, const Wanted& rate) {
-    const View<const T> at = view<const T>(t, "t"), place = view<const T>(x, "x");
-    const View<T> out = view<T>(rate, "rate");
+    const Place host;
+    const View<const T> at = view<const T>(t, "t", host), points = view<const T>(x, "x", host);
+    const View<T> out = view<T>(rate, "rate", host);
     const nb::gil_scoped_release released;
     {
       const std::lock_guard lock(mutex_);
       if (!made) made = std::make_unique<TimeDerivative<T>>(model_.model());
     }
-    made->evaluate(at, place, out);
+    made->evaluate(at, points, out);
   }
 
   ModelObject model_;
@@ -127,11 +130,13 @@ nb::object with_parameters(const ModelObject& model, const std::vector<double>& 
     throw Error(fmt::format("{} parameters are given to a network of {}", parameters.size(), old.parameters.size()));
   }
   std::get<Mlp>(changed.network).parameters = parameters;
-  changed.validate();
-  return to_python(std::move(changed));
+  return to_python(without_gil([&] {
+    changed.validate();
+    return std::move(changed);
+  }));
 }
 
-// The layers in the order of the parameters, each with its name, outputs and inputs, and whether it takes the time before x.
+// The layers in the order of the parameters, each with its name, outputs and inputs.
 std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> layers_of(const ModelObject& model) {
   const Architecture& a = network_of(model.model(), "layers").architecture;
   std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> layers;
@@ -147,6 +152,14 @@ std::vector<std::tuple<std::string, std::int64_t, std::int64_t>> layers_of(const
     layers.emplace_back(names[static_cast<std::size_t>(l)], a.outputs(l), a.inputs(l));
   }
   return layers;
+}
+
+// Of each of those layers how many of its inputs, the first ones, are the condition and the time, or what branches make of them.
+std::vector<std::tuple<std::int64_t, std::int64_t>> leading_of(const ModelObject& model) {
+  const Architecture& a = network_of(model.model(), "layers").architecture;
+  std::vector<std::tuple<std::int64_t, std::int64_t>> leading(a.condition.layers.size() + a.time.layers.size());
+  for (std::int64_t l = 0; l < a.layers(); ++l) leading.emplace_back(a.conditioned(l), a.embedded(l));
+  return leading;
 }
 
 // What makes a model again: the name of a function of this module, and its arguments.
@@ -186,6 +199,7 @@ void bind_models(nb::module_& module) {
       .def_prop_ro("parameter_vector",
                    [](const ModelObject& m) { return numpy_of(network_of(m.model(), "parameters").parameters); })
       .def_prop_ro("layers", layers_of)
+      .def_prop_ro("leading", leading_of)
       .def("line", [](const ModelObject& m) { return line_of(m.model()); })
       .def("coefficients",
            [](const ModelObject& m, double t) {
@@ -199,8 +213,11 @@ void bind_models(nb::module_& module) {
            })
       .def("with_parameters", with_parameters)
       .def("with_condition",
-           [](const ModelObject& m, const std::vector<double>& y) { return to_python(with_condition(m.model(), y)); })
-      .def("without_condition", [](const ModelObject& m) { return to_python(without_condition(m.model())); })
+           [](const ModelObject& m, const std::vector<double>& y) {
+             return to_python(without_gil([&] { return with_condition(m.model(), y); }));
+           })
+      .def("without_condition",
+           [](const ModelObject& m) { return to_python(without_gil([&] { return without_condition(m.model()); })); })
       .def("save_to",
            [](const ModelObject& m, const std::string& path, const ModelMetadata& extra) {
              const nb::gil_scoped_release released;
@@ -236,37 +253,37 @@ void bind_models(nb::module_& module) {
       .def("evaluate", &TimeDerivatives::evaluate);
 
   module.def("load_model", [](const std::string& path, const ModelMetadata& options) {
-    Model model = [&] {
-      const nb::gil_scoped_release released;
-      return load_model(path, options);
-    }();
-    return to_python(std::move(model));
+    return to_python(without_gil([&] { return load_model(path, options); }));
   });
   module.def(
       "parse_model",
       [](const nb::bytes& contents, const ModelMetadata& options) {
-        return to_python(parse_model(span_of(contents), options));
+        const std::span<const std::byte> bytes = span_of(contents);  // which the caller's object keeps
+        return to_python(without_gil([&] { return parse_model(bytes, options); }));
       },
       nb::arg("contents"), nb::arg("options") = ModelMetadata{},
       "The model in the contents of a .safetensors file (fokker.load); `options` say what its metadata do not.");
-  module.def("initialise",
-             [](const ModelMetadata& options, std::uint64_t seed) { return to_python(initialised(options, seed)); });
+  module.def("initialise", [](const ModelMetadata& options, std::uint64_t seed) {
+    return to_python(without_gil([&] { return initialised(options, seed); }));
+  });
   module.def("mixture", [](std::vector<double> weights, std::vector<double> means, std::vector<double> covariances,
                            std::int64_t dimension, const std::string& sde, const std::string& parameters,
                            std::vector<double> column_means, std::vector<double> column_deviations) {
-    Model model{ForwardSde::parse(sde, parameters),
-                GaussianMixture(dimension, std::move(weights), std::move(means), std::move(covariances)),
-                {std::move(column_means), std::move(column_deviations)}};
-    model.validate();
-    return to_python(std::move(model));
+    return to_python(without_gil([&] {
+      Model model{ForwardSde::parse(sde, parameters),
+                  GaussianMixture(dimension, std::move(weights), std::move(means), std::move(covariances)),
+                  {std::move(column_means), std::move(column_deviations)}};
+      model.validate();
+      return model;
+    }));
   });
   module.def("compose", [](const std::vector<std::tuple<double, ModelObject>>& weighted) {
     std::vector<Term> terms;
     for (const auto& [weight, model] : weighted) terms.push_back({weight, model.model()});
-    return to_python(compose(terms));
+    return to_python(without_gil([&] { return compose(terms); }));
   });
   module.def("guided", [](const ModelObject& with, const ModelObject& without, double scale) {
-    return to_python(guided(with.model(), without.model(), scale));
+    return to_python(without_gil([&] { return guided(with.model(), without.model(), scale); }));
   });
 }
 

@@ -42,8 +42,9 @@ NB_MODULE(_core, module) {
   });
   // Where the library finds the numbers of an array.
   module.def("address", [](const Given& array) { return reinterpret_cast<std::uintptr_t>(array.data()); });
-  module.def("wait", [](bool cuda) {
-    if (cuda) Place{true, 0, 0}.context().synchronize();
+  module.def("wait", [](bool cuda, int device) {
+    const nb::gil_scoped_release released;
+    if (cuda) Place{true, device, 0}.context().synchronize();
   });
   bind_models(module);
   bind_paths(module);

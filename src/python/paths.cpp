@@ -41,6 +41,7 @@ struct FixedSteps {
 
 void sample(const ModelObject& model, const Wanted& samples, const Given& condition, const Wanted& log_density,
             const FixedSteps& steps, const Divergence& divergence, std::uintptr_t stream) {
+  const Place place = place_of(samples, stream);
   SampleOptions options;
   options.scheme = parse_scheme(steps.scheme);
   options.seed = steps.seed, options.first_index = steps.first_index;
@@ -51,12 +52,11 @@ void sample(const ModelObject& model, const Wanted& samples, const Given& condit
         fmt::format("a churn of {} numbers given; allowed: 4, its amount, from, to and noise", steps.churn.size()));
   }
   options.churn = {steps.churn[0], steps.churn[1], steps.churn[2], steps.churn[3]};
-  options.condition = view<const float>(condition, "condition");
-  options.log_density = view<float>(log_density, "log_density");
+  options.condition = view<const float>(condition, "condition", place);
+  options.log_density = view<float>(log_density, "log_density", place);
   options.divergence = divergence;
-  const View<float> x = view<float>(samples, "samples");
+  const View<float> x = view<float>(samples, "samples", place);
   const TimeGrid grid = grid_of(steps.grid, model.model().sde);
-  const Place place = place_of(samples, stream);
   const nb::gil_scoped_release released;
   const Context context = place.context();
   Sampler(context, model.model(), grid).sample(x, options);
@@ -66,11 +66,12 @@ void sample(const ModelObject& model, const Wanted& samples, const Given& condit
 void log_density(const ModelObject& model, const Given& x, const Given& condition, const Wanted& out,
                  const GridWords& times, const std::string& scheme, const Divergence& divergence,
                  std::uintptr_t stream) {
-  const View<const float> at = view<const float>(x, "x"), given = view<const float>(condition, "condition");
-  const View<float> density = view<float>(out, "log_density");
+  const Place place = place_of(x, stream);
+  const View<const float> at = view<const float>(x, "x", place),
+                          given = view<const float>(condition, "condition", place);
+  const View<float> density = view<float>(out, "log_density", place);
   const TimeGrid grid = grid_of(times, model.model().sde);
   const Scheme parsed = parse_scheme(scheme);
-  const Place place = place_of(x, stream);
   const nb::gil_scoped_release released;
   const Context context = place.context();
   Sampler(context, model.model(), grid).log_density(at, density, parsed, divergence, {}, given);
@@ -89,10 +90,10 @@ template <class T>
 void sample_adaptively(const ModelObject& model, const Wanted& samples, const Given& condition, double end,
                        const AdaptiveOptions& options, std::uint64_t seed, std::uint64_t first_index,
                        std::uintptr_t stream) {
-  const View<T> x = view<T>(samples, "samples");
-  AdaptiveCall<T> call;
-  call.seed = seed, call.first_index = first_index, call.condition = view<const T>(condition, "condition");
   const Place place = place_of(samples, stream);
+  const View<T> x = view<T>(samples, "samples", place);
+  AdaptiveCall<T> call;
+  call.seed = seed, call.first_index = first_index, call.condition = view<const T>(condition, "condition", place);
   const nb::gil_scoped_release released;
   check_paths(
       AdaptiveSampler<T>(place.context(), model.model(), model.model().sde.horizon(), end, options).sample(x, call));
@@ -102,11 +103,11 @@ template <class T>
 void log_density_adaptively(const ModelObject& model, const Given& x, const Given& condition, const Wanted& out,
                             double t, const AdaptiveOptions& options, const Divergence& divergence,
                             std::uintptr_t stream) {
-  const View<const T> at = view<const T>(x, "x");
-  const View<T> density = view<T>(out, "log_density");
-  AdaptiveCall<T> call;
-  call.condition = view<const T>(condition, "condition");
   const Place place = place_of(x, stream);
+  const View<const T> at = view<const T>(x, "x", place);
+  const View<T> density = view<T>(out, "log_density", place);
+  AdaptiveCall<T> call;
+  call.condition = view<const T>(condition, "condition", place);
   const nb::gil_scoped_release released;
   check_paths(AdaptiveSampler<T>(place.context(), model.model(), model.model().sde.horizon(), t, options)
                   .log_density(at, density, divergence, call));
@@ -152,22 +153,24 @@ nb::dict gap(const ModelObject& model, const DataSet& data, const GridWords& tim
 
 // Both on the device of the first.
 struct TwoSets {
+  Place place;  // first, for the others are looked at by it
   View<const float> a, b;
-  Place place;
 
   TwoSets(const Given& first, const Given& second, std::uintptr_t stream)
-      : a(view<const float>(first, "a")), b(view<const float>(second, "b")), place(place_of(first, stream)) {}
+      : place(place_of(first, stream)),
+        a(view<const float>(first, "a", place)),
+        b(view<const float>(second, "b", place)) {}
 };
 
 }  // namespace
 
 void bind_paths(nb::module_& module) {
   nb::class_<DataSet>(module, "DataSet")
-      .def_static("named", &DataSet::named)
+      .def_static("named", &DataSet::named, nb::call_guard<nb::gil_scoped_release>())
       .def_static("of",
                   [](const Given& samples, std::uintptr_t stream) {
-                    const View<const float> x = view<const float>(samples, "samples");
                     const Place place = place_of(samples, stream);
+                    const View<const float> x = view<const float>(samples, "samples", place);
                     const nb::gil_scoped_release released;
                     return DataSet::samples(place.context(), x);
                   })
@@ -175,8 +178,8 @@ void bind_paths(nb::module_& module) {
       .def_prop_ro("dimension", &DataSet::dimension)
       .def("draw", [](const DataSet& data, const Wanted& out, std::uint64_t seed, std::uint64_t first_index,
                       std::uint64_t step, std::uintptr_t stream) {
-        const View<float> x = view<float>(out, "out");
         const Place place = place_of(out, stream);
+        const View<float> x = view<float>(out, "out", place);
         const nb::gil_scoped_release released;
         const Context context = place.context();
         data.draw(context, x, seed, first_index, step);

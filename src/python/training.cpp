@@ -62,16 +62,19 @@ TrainOptions options_of(const nb::dict& given) {
 class TrainerObject {
  public:
   TrainerObject(const ModelObject& model, const DataSet& data, const nb::dict& options, bool cuda)
-      : trainer_(context(cuda), model.model(), data, options_of(options)) {}
+      : trainer_(made(model, data, options_of(options), cuda)), iteration_(trainer_.iteration()) {}
   TrainerObject(const std::string& path, const DataSet& data, bool cuda)
-      : trainer_(Trainer::resume(context(cuda), path, data)) {}
+      : trainer_(without_gil([&] { return Trainer::resume(context(cuda), path, data); })),
+        iteration_(trainer_.iteration()) {}
 
   // news(records) after every iteration, or on CUDA after some: goes on where that is true. A signal that Python has a handler
   // for, as Ctrl-C, ends it as an exception of news() does: after the iterations that have begun.
   void run(std::int64_t count, const nb::object& news) {
     const auto lock = only_one();
     const nb::gil_scoped_release released;
+    const IterationAfter after{*this};  // also where it throws
     trainer_.run(count, [&](const TrainingNews& of) {
+      iteration_ = trainer_.iteration();
       const nb::gil_scoped_acquire acquired;
       std::vector<RecordWords> records;
       for (const TrainRecord& record : of.records) records.push_back(words_of(record));
@@ -80,11 +83,11 @@ class TrainerObject {
       return on;
     });
   }
-  std::int64_t iteration() const { return trainer_.iteration(); }
+  std::int64_t iteration() const { return iteration_; }  // from any thread, while another runs it
   std::int64_t iterations() const { return trainer_.options().iterations; }
   nb::object model() {
     const auto lock = only_one();
-    return to_python(trainer_.model());
+    return to_python(without_gil([&] { return trainer_.model(); }));
   }
   void save_state(const std::string& path) {
     const auto lock = only_one();
@@ -94,6 +97,13 @@ class TrainerObject {
 
  private:
   static Context context(bool cuda) { return Context(cuda ? BackendKind::cuda : BackendKind::cpu); }
+  static Trainer made(const ModelObject& model, const DataSet& data, const TrainOptions& options, bool cuda) {
+    return without_gil([&] { return Trainer(context(cuda), model.model(), data, options); });
+  }
+  struct IterationAfter {
+    TrainerObject& of;
+    ~IterationAfter() { of.iteration_ = of.trainer_.iteration(); }
+  };
   struct Release {
     void operator()(std::atomic<bool>* busy) const { *busy = false; }
   };
@@ -103,6 +113,7 @@ class TrainerObject {
   }
 
   Trainer trainer_;
+  std::atomic<std::int64_t> iteration_;
   std::atomic<bool> busy_ = false;  // also where its own callback calls it
 };
 
@@ -131,14 +142,14 @@ class LossObject {
   template <class T>
   void evaluate_in(const Given& parameters, const Batches& of, const Wanted& values, const Wanted& gradient,
                    const Place& place) {
-    const View<const T> theta = view<const T>(parameters, "parameters");
-    const DenoisingBatch<T> noisy{view<const T>(of.t, "t"), view<const T>(of.x, "x"),
-                                  view<const T>(of.target, "target"), view<const T>(of.weight, "weight"),
-                                  view<const T>(of.condition, "condition")};
-    const CollocationBatch<T> free{view<const T>(of.free_t, "t"), view<const T>(of.free_x, "x"),
-                                   view<const T>(of.free_condition, "condition")};
-    const View<double> sums = view<double>(values, "values");
-    const View<T> slope = view<T>(gradient, "gradient");
+    const View<const T> theta = view<const T>(parameters, "parameters", place);
+    const DenoisingBatch<T> noisy{view<const T>(of.t, "t", place), view<const T>(of.x, "x", place),
+                                  view<const T>(of.target, "target", place), view<const T>(of.weight, "weight", place),
+                                  view<const T>(of.condition, "condition", place)};
+    const CollocationBatch<T> free{view<const T>(of.free_t, "t", place), view<const T>(of.free_x, "x", place),
+                                   view<const T>(of.free_condition, "condition", place)};
+    const View<double> sums = view<double>(values, "values", place);
+    const View<T> slope = view<T>(gradient, "gradient", place);
     const nb::gil_scoped_release released;
     const std::lock_guard lock(mutex_);
     std::unique_ptr<Kept<T>>& kept = std::get<std::unique_ptr<Kept<T>>>(kept_);

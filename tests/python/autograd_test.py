@@ -162,11 +162,27 @@ def test_a_step_of_an_optimiser_lowers_the_residual(fokker):
     assert after < 0.5 * before and close(residual(t, x).item(), after, 1e-12)
 
 
+def test_losses_follow_tensors_that_the_module_gets_later(fokker):
+    model = network(fokker)
+    net = Net(model, True)
+    residual = fokker.autograd.ResidualLoss(model, net)
+    net.load_state_dict({name: 2 * tensor.detach() for name, tensor in net.state_dict().items()}, assign=True)
+    assert np.array_equal(residual.current_model().parameters, 2 * model.parameters)
+    t, x = (v.detach() for v in tensors(7))
+    residual(t, x).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    name = model.layers[0][0]
+    setattr(net, name, torch.nn.Linear(5, 7))
+    with pytest.raises(fokker.Error, match=r"has one of shape \[7, 5\] for .*, of \[7, 3\] when the loss was made"):
+        residual(t, x)
+
+
 def test_refusals(fokker):
     model, vector = network(fokker), network(fokker, output="score")
     mixture = fokker.mixture([1], [[0.0, 0.0]], 1.0)
     t, x = tensors()
     net = Net(model, False)
+    alike = model.replaced(np.ones_like(model.parameters))
     for call, words in [
         (lambda: model.residual(t, x), "autograd goes through value and score"),
         (lambda: model.fields(t, x, ["score", "value"]), "one at a time"),
@@ -177,7 +193,17 @@ def test_refusals(fokker):
         (lambda: fokker.autograd.ResidualLoss(mixture), "that is no network"),
         (lambda: fokker.autograd.ResidualLoss(model, torch.nn.Linear(2, 2)), "the module has none of its name"),
         (lambda: fokker.autograd.ResidualLoss(network(fokker, seed=5), net), "is not that of the module"),
-        (lambda: fokker.autograd.ResidualLoss(model, net)(0.5, x), "points that require gradients"),
+        (lambda: fokker.autograd.ResidualLoss(model, net)(0.5, x), "points that require gradients is asked for, in x"),
+        (lambda: fokker.autograd.DenoisingLoss(model, net)(0.5, x.detach(), x), "is asked for, in target"),
+        (lambda: fokker.autograd.DenoisingLoss(model, net)(0.5, x.detach(), x.detach(), weight=t), "is asked for, in weight"),
+        (lambda: fokker.autograd.DenoisingLoss(model, net)(0.5, x.detach(), x.detach(), condition=x), "is asked for, in condition"),
+        (lambda: fokker.autograd.ResidualLoss(model, net)(0.5, x.detach(), condition=x), "is asked for, in condition"),
+        (lambda: model.score(0.5, x, condition=x), "score of tensors that require gradients"),
+        (lambda: model.value(t, x.detach(), condition=x), "value of tensors that require gradients"),
+        (lambda: model.score(0.5, x.detach(), condition=x), "score of tensors that require gradients"),
+        (lambda: model.hessian_vector(0.5, x.detach(), x), "hessian_vector of tensors that require gradients"),
+        (lambda: model.log_density(t[0], x.detach()), "log_density of tensors that require gradients"),
+        (lambda: fokker.autograd.ResidualLoss(alike, Net(alike, True)), "with 0, 1 of its last columns moved to the front"),
         (lambda: fokker.autograd.ResidualLoss(model, net)(0.5, x.detach().float()), "allowed: the same type on one device"),
         (lambda: fokker.autograd.ResidualLoss(model)(0.5, x.detach()), "a loss without a module"),
     ]:

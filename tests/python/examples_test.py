@@ -19,8 +19,6 @@ def test_readme_has_its_example():
 
 def test_fine_tuning_by_the_residual(fokker):
     pytest.importorskip("torch")
-    if not hasattr(fokker, "from_torch"):
-        pytest.skip("fokker.from_torch is not there")
     said = subprocess.run([sys.executable, EXAMPLES / "finetune_residual.py", "60", "2000"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     line = r"mean R² (\S+), W2² ODE–SDE \d\S+, .*\n"

@@ -163,6 +163,10 @@ def test_refusals_of_torch(fokker, network):
             network.score(t, array)
         assert words in str(refused.value)
     assert network.score(t, torch.zeros(0, 3)).shape == (0, 3)
+    for one in (t.double(), torch.tensor(0.5).half(), 0.5, np.float64(0.5)):  # one time for all, whatever its type
+        assert torch.equal(network.score(one, x), network.score(t, x))
+    slope = torch.autograd.grad(network.score(t.double(), x.requires_grad_()).sum(), x)
+    assert slope[0].shape == (5, 3)
 
 
 def test_traced_arrays_of_jax_are_refused(fokker, network):

@@ -131,6 +131,23 @@ def test_refusals(fokker, start):
         with pytest.raises(fokker.Error) as refused:
             call()
         assert words in str(refused.value), str(refused.value)
+    with pytest.raises(fokker.Error, match="count is 1.5; allowed: a whole number"):
+        fokker.Trainer(start, "blob").run(1.5)
+
+
+def test_what_ends_a_training_keeps_it(fokker, start, tmp_path):
     with pytest.raises(fokker.TrainingStopped) as stopped:
-        fokker.train("blob", start, progress=False, peak_rate=1e30, **SMALL)
+        fokker.train("blob", start, state=tmp_path / "stopped", progress=False, peak_rate=1e30, **SMALL)
     assert isinstance(stopped.value, fokker.Error)
+    assert fokker.Trainer.resume(tmp_path / "stopped", "blob").iteration == stopped.value.trainer.iteration > 0
+
+    def fail(record):
+        if record.iteration == 4:
+            raise RuntimeError("of the callback")
+
+    with pytest.raises(RuntimeError, match="of the callback") as failed:
+        fokker.train("blob", start, state=tmp_path / "failed", progress=False, callback=fail, **SMALL)
+    assert failed.value.trainer.iteration == fokker.Trainer.resume(tmp_path / "failed", "blob").iteration == 5
+    with pytest.raises(fokker.Error, match="nowhere") as unwritten:
+        fokker.train("blob", start, state=tmp_path / "nowhere" / "state", progress=False, **SMALL)
+    assert unwritten.value.trainer.iteration == SMALL["iterations"]

@@ -1,7 +1,7 @@
 import fokker
 import numpy as np
 
-model = fokker.train("circles2", iterations=300, residual_weight=1)  # a progress bar; Ctrl-C keeps what was done
+model = fokker.train("circles2", iterations=300, residual_weight=1)  # with a progress bar
 x = np.random.default_rng(1).normal(size=(1000, 2)).astype(np.float32)
 score = model.score(0.1, x)  # of NumPy, PyTorch, JAX or CuPy in and out, without a copy
 residual = model.residual(0.1, x)

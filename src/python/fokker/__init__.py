@@ -14,7 +14,6 @@ Everything that is refused raises ``fokker.Error``, a ValueError with one senten
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from typing import Any
 
 from . import _core
@@ -29,17 +28,15 @@ backends = _core.backends
 
 __all__ = ["DataSet", "Error", "Gap", "Model", "Record", "Trainer", "TrainingStopped", "backends", "compose", "gap", "guided",
            "initialise", "load", "mixture", "sample", "train", "w2", "w2_squared"]
-# What needs PyTorch or matplotlib is imported when it is asked for, by the module that has it.
-_LATER = {"autograd": "fokker.autograd", "plot": "fokker.plot"}
-if importlib.util.find_spec("fokker.from_torch") is not None:
-    _LATER.update(from_torch="fokker.from_torch", UnmappableModule="fokker.from_torch")
+# What needs PyTorch or matplotlib is imported when it is asked for, and not by *: a module, or what a module has.
+_LATER = {"autograd": "autograd", "plot": "plot", "from_torch": "_from_torch", "UnmappableModule": "_from_torch"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'fokker' has no attribute {name!r}")
-    module = importlib.import_module(_LATER[name])
-    globals()[name] = module if name in ("autograd", "plot") else getattr(module, name)  # a function in place of its module
+    module = importlib.import_module(f"fokker.{_LATER[name]}")
+    globals()[name] = module if _LATER[name] == name else getattr(module, name)
     return globals()[name]
 
 

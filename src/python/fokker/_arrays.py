@@ -23,10 +23,31 @@ BITS = {"float32": 32, "float64": 64}
 
 def whole(what: str, value: Any, most: int = 2**64 - 1) -> int:
     """A whole number from 0 to `most`."""
-    number = operator.index(value) if hasattr(value, "__index__") else None
-    if number is None or not 0 <= number <= most:
+    try:
+        found = operator.index(value)
+    except (TypeError, ValueError):
+        found = -1
+    if not 0 <= found <= most:
         raise _core.Error(f"{what} is {value!r}; allowed: a whole number from 0 to {most}")
-    return number
+    return found
+
+
+def number(what: str, value: Any) -> float:
+    """A real number, which may be infinite."""
+    try:
+        if not isinstance(value, (str, bytes, complex, np.complexfloating)):
+            return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise _core.Error(f"{what} is {value!r}; allowed: a number")
+
+
+def numbers_of(what: str, values: Any) -> list[float]:
+    """Numbers in one row, of a list or an array."""
+    rows = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(rows, (list, tuple)):
+        raise _core.Error(f"{what} is {values!r}; allowed: numbers in a list or an array")
+    return [number(f"a number of {what}", value) for value in rows]
 
 
 class Output:
@@ -63,6 +84,10 @@ class NumPy:
         """[1], on the device of another array."""
         return np.full(1, number, f"float{bits}")
 
+    def one(self, t: Any, bits: int, like: Array) -> Array:
+        """A number as full()."""
+        return self.full(number("t", t), bits, like)
+
     def stream(self, array: Array) -> int:
         """The framework's current CUDA stream on the array's device."""
         return 0
@@ -91,6 +116,11 @@ class PyTorch(NumPy):
 
     def full(self, number: float, bits: int, like: Array) -> Array:
         return self.torch.full((1,), number, dtype=getattr(self.torch, f"float{bits}"), device=like.device)
+
+    def one(self, t: Any, bits: int, like: Array) -> Array:
+        if isinstance(t, self.torch.Tensor) and not t.is_complex():  # without waiting for a GPU
+            return t.detach().to(like).reshape(1)
+        return super().one(t, bits, like)
 
     def stream(self, array: Array) -> int:
         return self.torch.cuda.current_stream(array.device).cuda_stream if array.is_cuda else 0
@@ -122,7 +152,7 @@ class Jax(NumPy):
         memory = _core.empty(list(shape), bits == 64, self.is_on_cuda(like), self._device(like).id)
 
         def result() -> Array:
-            _core.wait(self.is_on_cuda(like))
+            _core.wait(self.is_on_cuda(like), self._device(like).id)
             return jax.dlpack.from_dlpack(memory)
 
         return Output(memory, result)
@@ -145,16 +175,20 @@ class CuPy(NumPy):
     name = "cupy"
 
     def given(self, array: Array) -> Any:
-        return array.__dlpack__(stream=-1)
+        with array.device:
+            return array.__dlpack__(stream=-1)
 
     def output(self, shape: Sequence[int], bits: int, like: Array) -> Output:
-        return self.written(sys.modules["cupy"].empty(tuple(shape), f"float{bits}"))
+        with like.device:  # which is not always the current one
+            return self.written(sys.modules["cupy"].empty(tuple(shape), f"float{bits}"))
 
     def full(self, number: float, bits: int, like: Array) -> Array:
-        return sys.modules["cupy"].full(1, number, f"float{bits}")
+        with like.device:
+            return sys.modules["cupy"].full(1, number, f"float{bits}")
 
     def stream(self, array: Array) -> int:
-        return sys.modules["cupy"].cuda.get_current_stream().ptr
+        with array.device:
+            return sys.modules["cupy"].cuda.get_current_stream().ptr
 
     def on_device_of(self, array: Array) -> contextlib.AbstractContextManager:
         return array.device
@@ -186,6 +220,8 @@ def as_array(value: Any) -> Array:
     """Lists of numbers become NumPy arrays of float64; arrays stay what they are."""
     if not is_plain(value):
         return value
+    if isinstance(value, numbers.Number):
+        value = number("a number", value)
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
@@ -199,12 +235,12 @@ class Points:
         self.x = as_array(x)
         self.framework = framework_of(self.x)
         self.bits = self.framework.bits(self.x, "x")
-        if is_plain(t):
+        if t is None or isinstance(t, str):
+            raise _core.Error(f"t is {t!r}; allowed: a number, or an array of times")
+        if isinstance(t, numbers.Number) or getattr(t, "shape", None) == ():  # one time for all, whatever its type
+            t = self.framework.one(t, self.bits, self.x)
+        elif is_plain(t):
             t = np.asarray(as_array(t), dtype=f"float{self.bits}")
-            if t.ndim == 0:
-                t = self.framework.full(float(t), self.bits, self.x)
-        elif len(t.shape) == 0:
-            t = t.reshape(1)
         framework_of(t, "t").bits(t, "t")
         self.t = t
         self.condition = None if condition is None else self.like(condition, "condition")

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-try:
-    from ._core import Error
-except ImportError:  # without the compiled part of the package
-    Error = ValueError
+from ._core import Error
 
 _OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _TORCH = os.path.dirname(os.path.abspath(torch.__file__)) + os.sep

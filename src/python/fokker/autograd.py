@@ -11,6 +11,7 @@ the CPU, for networks that take the time itself. A network's parameters are reac
 
 from __future__ import annotations
 
+import math
 from typing import Any, Sequence
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from . import _core
 from ._arrays import TORCH, Points
-from .model import Model
+from .model import Model, refuse_gradients
 
 
 def _tensors(t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -30,6 +31,8 @@ def _tensors(t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     if t.dim() > 1 or (t.dim() == 1 and t.shape[0] not in (1, x.shape[0])):
         raise _core.Error(f"t has shape {list(t.shape)}; allowed here: [1] or [{x.shape[0]}]")
+    if t.dim() == 0:
+        t = t.to(x)  # a number, whatever its type
     return t.expand(x.shape[0]).contiguous(), x
 
 
@@ -81,11 +84,13 @@ class _Score(torch.autograd.Function):
 
 def value(model: Model, t: Any, x: torch.Tensor, condition: Any = None) -> torch.Tensor:
     """``Model.value``, differentiable in t and x."""
+    refuse_gradients(["value"], condition)
     return _Value.apply(*_tensors(t, x), model, condition)
 
 
 def score(model: Model, t: Any, x: torch.Tensor, condition: Any = None) -> torch.Tensor:
     """``Model.score``, differentiable in t and x."""
+    refuse_gradients(["score"], condition)
     return _Score.apply(*_tensors(t, x), model, condition)
 
 
@@ -101,21 +106,25 @@ class _Parameters:
     """Where each of a model's parameters is in a module, found once, by its numbers."""
 
     def __init__(self, module: torch.nn.Module, model: Model) -> None:
-        own = {**dict(module.named_buffers()), **dict(module.named_parameters())}
+        self.module = module
+        own = self._tensors()
         wanted, at = model.parameters, 0
-        self.pieces: list[tuple[torch.Tensor | None, int, int]] = []  # the tensor (None: zeros), columns to move to the front, size
-        for name, outputs, inputs in model.layers:
-            self.pieces.append((own.get(f"{name}.weight"), self._moved(own, name, outputs, inputs, wanted[at:at + outputs * inputs]),
-                                outputs * inputs))
+        self.pieces: list[tuple[str | None, int, tuple[int, ...]]] = []  # name (None: zeros), columns to move to the front, shape
+        for (name, outputs, inputs), leading in zip(model.layers, model.leading):
+            weight = wanted[at:at + outputs * inputs].reshape(outputs, inputs)
+            self.pieces.append((f"{name}.weight", self._moved(own, name, weight, leading), weight.shape))
             at += outputs * inputs
             bias = own.get(f"{name}.bias")
             found = np.zeros(outputs) if bias is None else self._numbers(bias).ravel()
             if found.shape != (outputs,) or not self._same(found, wanted[at:at + outputs]):
                 raise _core.Error(f"the bias of the layer '{name}' is not that of the module; allowed: the module that the model "
                                   "was made of, as it was then")
-            self.pieces.append((bias, 0, outputs))
+            self.pieces.append((None if bias is None else f"{name}.bias", 0, (outputs,)))
             at += outputs
-        self.like = next(module.parameters())
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        """Those that the module has now: others than before after load_state_dict(assign=True)."""
+        return {**dict(self.module.named_buffers()), **dict(self.module.named_parameters())}
 
     @staticmethod
     def _numbers(tensor: torch.Tensor) -> np.ndarray:
@@ -127,26 +136,33 @@ class _Parameters:
         return bool(np.all(np.abs(a - b) <= 1e-6 * np.abs(b) + 1e-30))
 
     @classmethod
-    def _moved(cls, own: dict[str, torch.Tensor], name: str, outputs: int, inputs: int, wanted: np.ndarray) -> int:
+    def _moved(cls, own: dict[str, torch.Tensor], name: str, wanted: np.ndarray, leading: tuple[int, int]) -> int:
         weight = own.get(f"{name}.weight")
-        if weight is None or tuple(weight.shape) != (outputs, inputs):
+        if weight is None or tuple(weight.shape) != wanted.shape:
             found = "has none" if weight is None else f"has one of shape {list(weight.shape)}"
-            raise _core.Error(f"the layer '{name}' has a weight [{outputs}, {inputs}], and the module {found} of its name; "
+            raise _core.Error(f"the layer '{name}' has a weight {list(wanted.shape)}, and the module {found} of its name; "
                               "allowed: the module that the model was made of")
         numbers = cls._numbers(weight)
-        for columns in range(inputs):
-            if cls._same(np.roll(numbers, columns, axis=1), wanted.reshape(outputs, inputs)):
-                return columns
+        condition, time = leading
+        fits = [columns for columns in sorted({n % wanted.shape[1] for n in (0, time, condition, condition + time)})
+                if cls._same(np.roll(numbers, columns, axis=1), wanted)]
+        if len(fits) == 1:
+            return fits[0]
+        if fits:
+            raise _core.Error(f"the weight of the layer '{name}' is that of the module with {', '.join(map(str, fits))} of its last "
+                              "columns moved to the front; allowed: weights that tell its columns apart")
         raise _core.Error(f"the weight of the layer '{name}' is not that of the module; allowed: the module that the model was "
                           "made of, as it was then")
 
     def __call__(self) -> torch.Tensor:
-        parts = []
-        for tensor, columns, size in self.pieces:
-            if tensor is None:
-                parts.append(self.like.new_zeros(size))
-            else:
-                parts.append((tensor.roll(columns, dims=1) if columns else tensor).reshape(-1))
+        own, like, parts = self._tensors(), next(self.module.parameters()), []
+        for name, columns, shape in self.pieces:
+            tensor = like.new_zeros(shape) if name is None else own.get(name)
+            if tensor is None or tensor.numel() != math.prod(shape):
+                found = "none" if tensor is None else f"one of shape {list(tensor.shape)}"
+                raise _core.Error(f"the module has {found} for '{name}', of {list(shape)} when the loss was made; allowed: the module "
+                                  "with the same layers")
+            parts.append((tensor.roll(columns, dims=1) if columns else tensor).reshape(-1))
         return torch.cat(parts)
 
 
@@ -193,12 +209,12 @@ class _Loss:
         """The model with the parameters that the module has now."""
         return self.model.replaced(self.parameters())
 
-    def _in_z(self, t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """t as [N], and x in the network's own coordinates."""
-        for array in (t, x):
-            if getattr(array, "requires_grad", False):
-                raise _core.Error("a loss of points that require gradients is asked for; allowed: points without, for gradients are "
-                                  "those in the parameters")
+    def _in_z(self, t: Any, x: torch.Tensor, **others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """t as [N], and x in the network's own coordinates; of no array of the points gradients are asked."""
+        for name, array in {"t": t, "x": x, **others}.items():
+            if torch.is_grad_enabled() and getattr(array, "requires_grad", False):
+                raise _core.Error(f"a loss of points that require gradients is asked for, in {name}; allowed: points without, for "
+                                  "gradients are those in the parameters")
         t, x = _tensors(t, x)
         means, deviations = self.model.standardisation()
         if means:
@@ -223,7 +239,7 @@ class ResidualLoss(_Loss):
         """Mean over points of R² (a scalar): t one time or [N], x [N, d]; with the exact Laplacian, at a cost that grows with d. An
         estimate of it by probes is there for a ``fokker.Trainer`` alone (residual_probes).
         """
-        t, z = self._in_z(t, x)
+        t, z = self._in_z(t, x, condition=condition)
         theta = self.parameters() if parameters is None else parameters
         return _LossFunction.apply(theta, self._loss, (), (t, z, self._condition(condition, x)), 1.0)
 
@@ -236,7 +252,7 @@ class DenoisingLoss(_Loss):
         """Mean over points and coordinates of weight (s(t, x) − target)² (a scalar): x [N, d] is x_t, target [N, d] is
         ∇ log p(x_t | x_0) = −(x_t − m x_0)/σ², weight [N]. Of a standardised model in its own coordinates z, target too.
         """
-        t, z = self._in_z(t, x)
+        t, z = self._in_z(t, x, target=target, weight=weight, condition=condition)
         deviations: Sequence[float] = self.model.standardisation()[1]
         if deviations:
             target = (target * target.new_tensor(deviations[:target.shape[1]])).contiguous()

@@ -13,7 +13,8 @@ from ._arrays import NUMPY, Array, as_array, framework_of, whole
 
 class DataSet:
     """A law to draw x_0 from: by its name, "blob", "circles2", "checker", or that of a file (a Gaussian mixture's .json, an array's
-    .npy, .npz or .csv); or samples [N, d], float32 or float64 as float32, drawn uniformly with replacement.
+    .npy, .npz or .csv); or samples [N, d], float32 (lists and
+    NumPy arrays of other types are taken as that), drawn uniformly with replacement.
     """
 
     def __init__(self, law: str | os.PathLike | Array) -> None:

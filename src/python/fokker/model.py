@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import TORCH, Array, Points, as_array, whole
+from ._arrays import TORCH, Array, Points, as_array, number, numbers_of, whole
 
 FIELDS = ("value", "dt", "score", "divergence", "hessian", "residual")
 
@@ -29,6 +29,18 @@ def _text(value: Any) -> str:
 
 def _probes(probes: Any, law: Any, seed: Any) -> tuple[int, str, int]:
     return whole("probes", probes, 2**31 - 1), str(law), whole("seed", seed)
+
+
+def requires_gradients(*arrays: Any) -> bool:
+    """Whether PyTorch is to differentiate in one of them."""
+    return any(type(array).__module__.startswith("torch") and getattr(array, "requires_grad", False) for array in arrays) \
+        and TORCH.torch.is_grad_enabled()
+
+
+def refuse_gradients(names: Sequence[str], *arrays: Any) -> None:
+    if requires_gradients(*arrays):
+        raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t "
+                          "and x, one at a time; allowed for the others: detached tensors, or torch.no_grad()")
 
 
 def options_text(options: Mapping[str, Any]) -> dict[str, str]:
@@ -71,7 +83,7 @@ class Model(_core.Model):
             if name not in FIELDS:
                 raise _core.Error(f"the field {name!r} is asked for; allowed: {', '.join(FIELDS)}")
         points = Points(t, x, condition)
-        self._refuse_gradients(points, names)
+        refuse_gradients(names, t, x, condition)
         n, d = points.n, self.dimension
         shapes = {"score": tuple(points.x.shape), "hessian": (n, d * d)}
         outputs = {name: points.output(*shapes.get(name, (n,))) for name in names}
@@ -82,21 +94,9 @@ class Model(_core.Model):
             results["hessian"] = results["hessian"].reshape(n, d, d)
         return results
 
-    @staticmethod
-    def _refuse_gradients(points: Points, names: Sequence[str]) -> None:
-        if points.framework is not TORCH or not TORCH.torch.is_grad_enabled():
-            return
-        if any(getattr(array, "requires_grad", False) for array in (points.t, points.x, points.condition)):
-            raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t "
-                              "and x, one at a time; allowed for the others: detached tensors, or torch.no_grad()")
-
-    def _differentiable(self, t: Any, x: Array) -> bool:
-        return any(type(array).__module__.startswith("torch") and getattr(array, "requires_grad", False) for array in (t, x)) \
-            and TORCH.torch.is_grad_enabled()
-
     def value(self, t: Any, x: Array, *, condition: Any = None) -> Array:
         """φ(t, x) [N], log p_t(x) up to a function of t; of potentials. Differentiable by PyTorch in t and x."""
-        if self._differentiable(t, x):
+        if requires_gradients(t, x):
             from . import autograd
 
             return autograd.value(self, t, x, condition)
@@ -108,7 +108,7 @@ class Model(_core.Model):
 
     def score(self, t: Any, x: Array, *, condition: Any = None) -> Array:
         """∇ log p_t(x) [N, d]. Differentiable by PyTorch in x; and in t, on the CPU, of networks without a time branch."""
-        if self._differentiable(t, x):
+        if requires_gradients(t, x):
             from . import autograd
 
             return autograd.score(self, t, x, condition)
@@ -128,7 +128,7 @@ class Model(_core.Model):
     def hessian_vector(self, t: Any, x: Array, direction: Array, *, condition: Any = None) -> Array:
         """(∂s/∂x) direction [N, d], direction [N, d]; in any dimension."""
         points = Points(t, x, condition)
-        self._refuse_gradients(points, ["hessian_vector"])
+        refuse_gradients(["hessian_vector"], t, x, condition, direction)
         along = points.like(direction, "direction")
         output = points.output(*points.x.shape)
         points.call(self.hessian_vector_into, points.given(points.t), points.given(points.x), points.given(points.condition),
@@ -153,7 +153,8 @@ class Model(_core.Model):
         The divergence as ``divergence``; probes stay fixed along a path. Raises Error where a path does not reach T.
         """
         points = Points(0.0, x, condition)
-        self._refuse_gradients(points, ["log_density"])
+        refuse_gradients(["log_density"], t, x, condition)
+        t = number("t", t)
         output = points.output(points.n)
         given = (self, points.given(points.x), points.given(points.condition), output.memory)
         how = _probes(probes, law, seed)
@@ -161,15 +162,15 @@ class Model(_core.Model):
             if grid is not None:
                 raise _core.Error(f"a grid is given to {scheme}, whose steps follow the tolerance; allowed: heun, euler or rk4 with "
                                   "it")
-            points.call(_core.log_density_adaptively, *given, float(t), scheme, tolerance, *how)
+            points.call(_core.log_density_adaptively, *given, t, scheme, number("tolerance", tolerance), *how)
         else:
             if grid is None:
                 raise _core.Error(f"{scheme} is given without a grid; allowed: with one whose last time is t, or tsit5, dopri5, "
                                   "bs32")
-            times = grid if isinstance(grid, str) else [float(time) for time in grid]
+            times = grid if isinstance(grid, str) else numbers_of("grid", grid)
             end = _core.end_of(self, times)
-            if abs(end - float(t)) > 1e-6 * self.horizon:
-                raise _core.Error(f"the grid ends at {end:g}, and the log-density is asked for at t = {float(t):g}; allowed: the "
+            if abs(end - t) > 1e-6 * self.horizon:
+                raise _core.Error(f"the grid ends at {end:g}, and the log-density is asked for at t = {t:g}; allowed: the "
                                   "same time")
             points.call(_core.log_density, *given, times, scheme, *how)
         return output.result()
@@ -239,9 +240,9 @@ def mixture(weights: Any, means: Any, covariances: Any, *, sde: str = "ou", sde_
 
 def compose(terms: Sequence[tuple[float, Model]]) -> Model:
     """The model with the score Σ_k w_k s_k of terms (w_k, model), which have one SDE and one dimension: a product of experts."""
-    return _core.compose([(float(weight), model) for weight, model in terms])
+    return _core.compose([(number("a weight", weight), model) for weight, model in terms])
 
 
 def guided(given: Model, without: Model, scale: float) -> Model:
     """s_without + scale (s_given − s_without): classifier-free guidance, or autoguidance by a worse model."""
-    return _core.guided(given, without, float(scale))
+    return _core.guided(given, without, number("scale", scale))

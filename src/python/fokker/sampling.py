@@ -9,7 +9,7 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import NUMPY, Array, as_array, framework_of, whole
+from ._arrays import NUMPY, Array, as_array, framework_of, number, numbers_of, whole
 from .data import Law, data_of
 from .model import Model
 
@@ -19,17 +19,41 @@ ADAPTIVE = ("tsit5", "dopri5", "bs32")
 def _times(grid: str | Sequence[float] | None, model: Model) -> str | list[float]:
     if grid is None:
         return model.usual_grid
-    return grid if isinstance(grid, str) else [float(time) for time in np.ravel(np.asarray(grid))]
+    return grid if isinstance(grid, str) else numbers_of("grid", grid)
 
 
 def _box(box: Any) -> list[float]:
     """The limits of x and of y, of a half width, (low, high) or ((x_low, x_high), (y_low, y_high))."""
-    limits = np.asarray(box, dtype=np.float64)
+    limits = np.asarray(as_array(box))
+    if limits.dtype.kind not in "fiu":
+        raise _core.Error(f"the box is {box!r}; allowed: a half width, (low, high), or that of each axis")
+    limits = limits.astype(np.float64)
     if limits.ndim == 0:
         limits = np.array([-limits, limits])
     if limits.shape not in ((2,), (2, 2)):
         raise _core.Error(f"a box of shape {list(limits.shape)} is given; allowed: a half width, (low, high), or that of each axis")
     return np.broadcast_to(limits, (2, 2)).ravel().tolist()
+
+
+# What sample() takes for the schemes of fixed steps alone and for those of ADAPTIVE alone, with what it is where it is not given.
+_OF_FIXED = {"grid": None, "log_density": False, "eta": None, "temperature": 1.0, "langevin": 0.0, "churn": (0.0, 0.0, math.inf, 1.0),
+             "noise_in_last_step": False, "probes": 0}
+_OF_ADAPTIVE = {"end": None, "tolerance": 1e-5}
+
+
+def _refuse_ignored(scheme: str, **options: Any) -> None:
+    """Of options that the scheme would not read."""
+    adaptive = scheme in ADAPTIVE
+    for name, usual in (_OF_FIXED if adaptive else _OF_ADAPTIVE).items():
+        given = options[name]
+        if given is usual or (name != "grid" and _plain_equal(given, usual)):
+            continue
+        others = "the schemes of fixed steps, as heun" if adaptive else ", ".join(ADAPTIVE)
+        raise _core.Error(f"{name} is given to {scheme}, which does not read it; allowed: {name} with {others}")
+
+
+def _plain_equal(given: Any, usual: Any) -> bool:
+    return np.array_equal(given, usual) if isinstance(usual, tuple) else isinstance(given, (int, float)) and given == usual
 
 
 def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "euler-maruyama",
@@ -58,6 +82,8 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
     bits = 32
     if scheme in ADAPTIVE and (out is not None or like is not None):
         bits = framework.bits(place, "out" if out is not None else "like")
+    _refuse_ignored(scheme, grid=grid, log_density=log_density, temperature=temperature, langevin=langevin, churn=churn, eta=eta,
+                    noise_in_last_step=noise_in_last_step, probes=probes, end=end, tolerance=tolerance)
     if n is None:
         if out is None:
             raise _core.Error("neither n nor out is given; allowed: the number of samples, or an array for them")
@@ -74,20 +100,15 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
         else:
             condition = rows.astype(f"float{bits}") if isinstance(rows, np.ndarray) else rows
     given = None if condition is None else framework_of(as_array(condition), "condition").given(as_array(condition))
-    stream = framework.stream(place)
     with framework.on_device_of(place):
         if scheme in ADAPTIVE:
-            if grid is not None or log_density:
-                raise _core.Error(f"{'a grid is given to' if grid is not None else 'log-densities of samples are asked of'} {scheme}; "
-                                  "allowed: heun, euler or rk4 with it")
-            _core.sample_adaptively(model, samples.memory, given, model.t_min if end is None else float(end), scheme, tolerance, seed,
-                                    first_index, stream)
+            _core.sample_adaptively(model, samples.memory, given, model.t_min if end is None else number("end", end), scheme,
+                                    number("tolerance", tolerance), seed, first_index, framework.stream(place))
             return samples.result()
-        if end is not None:
-            raise _core.Error(f"end is given to {scheme}; allowed: a grid that ends there, or {', '.join(ADAPTIVE)}")
         density = framework.output((n,), 32, place) if log_density else None
         _core.sample(model, samples.memory, given, density.memory if density else None, _times(grid, model), scheme, seed, first_index,
-                     eta, temperature, langevin, noise_in_last_step, [float(number) for number in churn], probes, law, probe_seed, stream)
+                     None if eta is None else number("eta", eta), number("temperature", temperature), number("langevin", langevin),
+                     bool(noise_in_last_step), numbers_of("churn", churn), probes, law, probe_seed, framework.stream(place))
     return (samples.result(), density.result()) if density else samples.result()
 
 
@@ -165,8 +186,8 @@ def w2_squared(a: Array, b: Array, *, method: str | None = None, box: Any = 3.5,
     if method is None:
         method = "grid" if len(a.shape) == 2 and a.shape[1] == 2 else "sliced"
     given = framework.given(a), framework_of(b, "b").given(b)
-    stream = framework.stream(a)
     with framework.on_device_of(a):
+        stream = framework.stream(a)
         if method == "grid":
             return _core.w2_on_grid(*given, whole("nodes", nodes, 2**31 - 1), _box(box), stream)
         if method == "points":

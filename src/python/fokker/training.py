@@ -8,6 +8,7 @@ import time
 from typing import Any, Callable, NamedTuple, Sequence
 
 from . import _core
+from ._arrays import whole
 from .data import DataSet, Law, data_of
 from .model import Model, initialise
 from .sampling import on_cuda
@@ -98,7 +99,7 @@ class Trainer:
             return goes_on
 
         try:
-            self._trainer.run_with(self.iterations if count is None else int(count), news)
+            self._trainer.run_with(self.iterations if count is None else whole("count", count), news)
         finally:
             if records:
                 bar.show(records[-1], last=True)
@@ -136,8 +137,8 @@ def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | N
     command line trains, initialised by the seed. Others are made by ``fokker.initialise``.
     state: a file for the state. Where it is there already, the training goes on from it, with its options; it is written at the end.
     On Ctrl-C the iterations that have begun are finished, the state is written to `state`, and KeyboardInterrupt is raised, whose
-    attribute `trainer` is the ``Trainer`` with what was done: trainer.model, trainer.save_state(…), trainer.run(). A second Ctrl-C
-    while the state is being written leaves the earlier file.
+    attribute `trainer` is the ``Trainer`` with what was done: trainer.model, trainer.save_state(…), trainer.run(); so it is with
+    TrainingStopped and an exception of the callback. A second Ctrl-C while the state is being written leaves the earlier file.
     """
     law = data if isinstance(data, DataSet) else DataSet(data)
     if state is not None and os.path.exists(state):
@@ -150,12 +151,12 @@ def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | N
             model = initialise(dimension=law.dimension, beta=20, seed=options.get("seed", 0))
         trainer = Trainer(model, law, device=device, **options)
     try:
-        trainer.run(callback=callback, progress=progress)
-    except KeyboardInterrupt as interrupt:
-        interrupt.trainer = trainer
-        if state is not None:
-            trainer.save_state(state)
+        try:
+            trainer.run(callback=callback, progress=progress)
+        finally:
+            if state is not None:
+                trainer.save_state(state)
+    except BaseException as error:
+        error.trainer = trainer  # type: ignore[attr-defined]
         raise
-    if state is not None:
-        trainer.save_state(state)
     return trainer.model

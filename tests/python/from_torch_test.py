@@ -1,11 +1,10 @@
 """Modules of PyTorch as models: every layout of tests/layouts, others that people build, and what is refused.
 
 What from_torch makes is read from its bytes by the safetensors package and evaluated here from the words of tools/README.md,
-in double and with autograd; no code of the package has part in that. Where the compiled part of the package is there
-(fokker._core) the models are held against the module too, and where FOKKER_EXECUTABLE names the command line, its reader.
+in double and with autograd; no code of the package has part in that. The models are held against the module too, and where
+FOKKER_EXECUTABLE names the command line, its reader.
 """
 import copy
-import importlib
 import json
 import math
 import os
@@ -22,15 +21,10 @@ safetensors = pytest.importorskip('safetensors.torch')
 from torch import nn  # noqa: E402
 from torch.nn import functional  # noqa: E402
 
+import fokker  # noqa: E402
+from fokker import _from_torch as from_torch  # noqa: E402
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-try:
-    import fokker
-    from fokker import _core
-    fokker.from_torch  # noqa: B018  (the function, of which the import of the module below makes the module else)
-except ImportError:
-    sys.path.insert(0, str(ROOT / 'src' / 'python'))
-    _core = None
-from_torch = importlib.import_module('fokker.from_torch')
 trace, Unmappable = from_torch.trace, from_torch.UnmappableModule
 
 sys.path.insert(0, str(ROOT / 'tests' / 'layouts'))
@@ -206,9 +200,8 @@ def check(module, sde, output, expected, d, c=0, scalar=False, **options):
     scores = file.score(proof_t, proof_x, file.tensors.get('proof.condition'))
     sigma = layouts.coefficients(sde.sde_name, proof_t)[1][:, None]
     agree(sigma * scores, sigma * file.tensors['proof.score'])
-    if _core is not None:
-        given = from_torch.from_torch(module, example, sde=sde.sde_name, output=output, **options)
-        assert (given.dimension, given.condition_width, given.sde_name) == (d, c, sde.sde_name)
+    given = from_torch.from_torch(module, example, sde=sde.sde_name, output=output, **options)
+    assert (given.dimension, given.condition_width, given.sde_name) == (d, c, sde.sde_name)
     if os.environ.get('FOKKER_EXECUTABLE'):
         read_by_the_executable(from_torch.contents(metadata, tensors))
     return file
@@ -812,12 +805,10 @@ def test_state_that_changes_with_every_call():
     sigma = layouts.coefficients('vp-linear', file.tensors['proof.t'])[1][:, None]
     apart = (sigma * (file.score(file.tensors['proof.t'], file.tensors['proof.x']) - file.tensors['proof.score'])).abs().max()
     assert apart > 1e-3  # a reader of the file refuses it
-    if _core is not None:
-        with pytest.raises(Unmappable, match='not those of its model'):
-            from_torch.from_torch(Net(), GOOD, sde='vp-linear', output='noise')
+    with pytest.raises(Unmappable, match='not those of its model'):
+        from_torch.from_torch(Net(), GOOD, sde='vp-linear', output='noise')
 
 
-@pytest.mark.skipif(_core is None, reason='the compiled part of the package is not there')
 @pytest.mark.parametrize('sde,parameters', [
     ('ou', None), ('vp-linear', {'beta_max': 12, 'T': 2}), ('vp-cosine', None), ('subvp', None), ('ve', {'sigma_max': 9}),
     ('edm', None), ('flow', {'T': 1}), ('ddpm', {'steps': 200})])
@@ -837,3 +828,70 @@ def test_model_of_every_sde(sde, parameters):
         assert np.abs(sigma * (score - expected)).max() <= 1e-9 * np.abs(sigma * expected).max()
     with pytest.raises(fokker.Error, match='no name of an SDE'):
         fokker.from_torch(module, example, sde=model, sde_parameters={'T': 1}, output='noise')
+
+
+@pytest.mark.parametrize('first', ['fokker.UnmappableModule', 'import fokker._from_torch'])
+def test_names_are_the_same_in_any_order(first):
+    code = (f'import fokker; {first}; assert callable(fokker.from_torch) and issubclass(fokker.UnmappableModule, fokker.Error); '
+            'assert fokker.autograd.__name__ == "fokker.autograd"')
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+class LastStretch(nn.Module):
+    """A noise whose time stops at 9.995 of 10, in the last thousandth of ou's."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    def forward(self, x, t):
+        return self.net(torch.cat([torch.clamp(t, max=9.995)[:, None], x], 1))
+
+
+def test_the_horizon_is_looked_at():
+    with pytest.raises(Unmappable):
+        fokker.from_torch(LastStretch(), GOOD, sde='ou', output='noise')
+
+
+def test_within_inference_mode():
+    module = PotentialPreconditioned()
+    example = {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}
+    with torch.inference_mode():
+        within = fokker.from_torch(module, example, sde='vp-linear', output='potential')
+    model = fokker.from_torch(module, example, sde='vp-linear', output='potential')
+    assert np.array_equal(within.parameters, model.parameters)
+
+
+def test_values_and_their_rates_are_the_modules():
+    module = PotentialPreconditioned()
+    model = fokker.from_torch(module, {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}, sde='vp-linear', output='potential')
+    t, x, _ = points(Sde('vp-linear'), 3)
+    t.requires_grad_(True)
+    value = from_torch.double_copy(module)(t, x)
+    rate, = torch.autograd.grad(value.sum(), t)
+    sigma = layouts.coefficients('vp-linear', t)[1].detach()
+    t, x, value = t.detach(), x.detach(), value.detach()[:, 0]
+    agree(sigma * model.value(t, x), sigma * value)
+    # Of σ ∼ √t each rate has a factor 1/t, and 1 − e^(−…) loses as many digits as t has before its first.
+    agree(sigma * t * model.dt(t, x), sigma * t * rate)
+
+
+def test_a_time_alone_in_a_potential_is_refused():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+        def forward(self, x, t):
+            return self.net(torch.cat([t[:, None], x], 1)) + torch.sin(t)[:, None]
+    with pytest.raises(Unmappable):
+        fokker.from_torch(Net(), GOOD, sde='ou', output='potential')
+
+
+def test_a_value_that_is_not_the_modules_is_refused():
+    metadata, tensors = trace(PotentialPreconditioned(), {'t': torch.zeros(3), 'x': torch.zeros(3, 3)}, sde=VP, output='potential')
+    value = tensors.pop('proof.value')
+    model = fokker._core.parse_model(from_torch.contents(metadata, tensors))
+    from_torch._check_in_double(model, tensors, value)
+    with pytest.raises(Unmappable, match='its values part from those of its model'):
+        from_torch._check_in_double(model, tensors, value + 1e-3 * tensors['proof.t'])

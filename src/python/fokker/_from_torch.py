@@ -14,19 +14,19 @@ import inspect
 import json
 import re
 import struct
-from typing import TYPE_CHECKING, Any, Mapping
+from typing import Any, Mapping
 
 import numpy as np
 import torch
 
+from . import _core
 from ._torch_fit import OUTPUTS, TIME_MAPS, Fit, Schedule
 from ._torch_forms import PARAMETERS, Interpreter
 from ._torch_graph import Doubles, Error, UnmappableModule, double_copy, trace_graph
-
-if TYPE_CHECKING:
-    from .model import Model
+from .model import Model, mixture
 
 _PROOF_POINTS = 48
+_VALUE = 'proof.value'  # not in files
 _TOLERANCE = 1e-9  # between the scores of model and module in double, of the points' largest
 
 
@@ -67,24 +67,23 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     norms, lookups in tables, products of embeddings with layers, connections around several layers, weights that two layers
     share, control flow that depends on values.
     """
-    from . import _core
-    from .model import mixture
-
     if isinstance(sde, str):  # any model of that SDE has its coefficients
         sde = mixture([1.0], [[0.0]], 1.0, sde=sde, sde_parameters=sde_parameters)
     elif sde_parameters is not None:
         raise Error('sde_parameters are given, and no name of an SDE; allowed: with a name, as sde=vp-linear')
     metadata, tensors = trace(module, example, sde=sde, output=output, data_deviation=data_deviation, time=time)
+    value = tensors.pop(_VALUE, None)
     try:
         model = _core.parse_model(contents(metadata, tensors))
     except Error as error:
         raise UnmappableModule(f'the module was mapped, and its scores are not those of its model: {error}') from error
-    _check_in_double(model, tensors)
+    _check_in_double(model, tensors, value)
     return model
 
 
-def _check_in_double(model, tensors):
-    """The proof within the file is checked to float32's precision; this is what double gives."""
+def _check_in_double(model, tensors, value):
+    """The proof within the file is checked to float32's precision, and of the score; this is what double gives, and of a
+    potential its value, for a function of the time alone in it has no part in the score."""
     t, x, expected = (np.ascontiguousarray(tensors[f'proof.{name}']) for name in ('t', 'x', 'score'))
     score = model.score(t, x, condition=tensors.get('proof.condition'))
     sigma = np.sqrt([model.coefficients(float(at))[3] for at in t])  # of the noise, and so of 1/score
@@ -93,19 +92,33 @@ def _check_in_double(model, tensors):
         at = int(np.argmax(apart))
         raise UnmappableModule(f'the module was mapped, and its scores part from those of its model by {apart[at]:.3g} of '
                                f'the largest, at t = {t[at]:.6g}; allowed: {_TOLERANCE:g}, that of double')
+    if value is not None:
+        weight = sigma / np.sqrt(sigma ** 2 + [model.coefficients(float(at))[2] ** 2 for at in t])  # values grow as 1/sigma too
+        apart = weight * np.abs(model.value(t, x, condition=tensors.get('proof.condition')) - value) / np.max(weight * np.abs(value))
+        if not apart.max() <= _TOLERANCE:
+            at = int(np.argmax(apart))
+            raise UnmappableModule(f'the module was mapped, and its values part from those of its model by {apart[at]:.3g} of the '
+                                   f'largest, at t = {t[at]:.6g}; allowed: {_TOLERANCE:g}, that of double, with no function of the '
+                                   'time added that the model has not')
 
 
 def trace(module: torch.nn.Module, example: Mapping[str, Any], *, sde: Any, output: str | None, data_deviation: float | None = None,
           time: str = 't') -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """What from_torch makes a model of: (metadata, tensors), the content of a model's file with a proof in it, points and
-    the scores that the module gives there. The arguments are from_torch's, but for `sde`: an object with sde_name,
-    sde_parameters (JSON), horizon, t_min and coefficients(t) → (drift, g², m, σ²), as models have them."""
+    the scores that the module gives there, of a potential the values too. The arguments are from_torch's, but for `sde`: an
+    object with sde_name, sde_parameters (JSON), horizon, t_min and coefficients(t) → (drift, g², m, σ²), as models have them."""
+    with torch.inference_mode(False):
+        return _trace(module, example, sde, output, data_deviation, time)
+
+
+def _trace(module, example, sde, output, data_deviation, time):
     _check_meaning(sde, output, data_deviation)
     inputs = _Inputs(module, example, sde, time)
     data_deviation = None if data_deviation is None else float(data_deviation)
     copied = double_copy(module)
     low, high = sde.t_min, sde.t_min + 0.999 * (sde.horizon - sde.t_min)  # at T coefficients may be infinite
-    grid = np.union1d(np.geomspace(low, high, 64), np.linspace(low, high, 64))
+    last = _last_time(sde)
+    grid = np.union1d(np.geomspace(low, high, 64), np.append(np.linspace(low, high, 64), last))
     schedule = Schedule(sde, grid)
     random = np.random.default_rng(20231127)
     points = inputs.draw(random, Schedule(sde, random.uniform(low, high, inputs.samples(copied))))
@@ -116,9 +129,17 @@ def trace(module: torch.nn.Module, example: Mapping[str, Any], *, sde: Any, outp
     network = fit.network(output, data_deviation)
     metadata, tensors = _file(network, sde)
     times = np.concatenate([np.exp(random.uniform(np.log(low), np.log(high), _PROOF_POINTS // 2)),
-                            random.uniform(low, high, _PROOF_POINTS - _PROOF_POINTS // 2)])
+                            random.uniform(low, high, _PROOF_POINTS - _PROOF_POINTS // 2), [last]])
     tensors |= _proof(copied, inputs, Schedule(sde, times), output, data_deviation, random)
     return metadata, tensors
+
+
+def _last_time(sde):
+    """T, where samplers begin; just before it where coefficients are infinite there, or double says nothing of them."""
+    with np.errstate(all='ignore'):
+        _, diffusion_squared, mean, _ = sde.coefficients(float(sde.horizon))
+    good = diffusion_squared <= 1e6 and mean >= 1e-8
+    return sde.horizon if good else sde.t_min + (1 - 1e-5) * (sde.horizon - sde.t_min)
 
 
 def _check_meaning(sde, output, data_deviation):
@@ -249,10 +270,12 @@ def _proof(module, inputs, schedule, output, data_deviation, random):
     given = torch.from_numpy(c * x).requires_grad_(output.startswith('potential'))
     times = torch.from_numpy(np.ascontiguousarray(inputs.times(schedule)))
     with torch.set_grad_enabled(given.requires_grad):
-        result = inputs.evaluate(module, times, given, y)
+        result = value = inputs.evaluate(module, times, given, y)
         if given.requires_grad:
             result, = torch.autograd.grad(result.sum(), given)
     proof = {'proof.t': schedule.times, 'proof.x': x, 'proof.score': a * x + b * result.detach().numpy()}
+    if given.requires_grad:
+        proof[_VALUE] = (a / 2 * np.sum(x ** 2, axis=1, keepdims=True) + b / c * value.detach().numpy()).ravel()
     if y is not None:
         proof['proof.condition'] = y.numpy()
     return proof

@@ -326,8 +326,8 @@ void read_grid_file(const std::string& input) {
 }
 
 void read_time_grid(const std::string& input) {
-  const std::string text = tools::grid_in_digits(lines_of(input).front());
   read_or_refuse([&] {
+    const std::string text = tools::grid_in_digits(lines_of(input).front());
     if (!tools::file_of_text(text).empty()) return;
     TimeGrid::check(text);
     TimeGrid::parse(text, ForwardSde::ve());

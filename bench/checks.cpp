@@ -55,8 +55,8 @@ std::string check_fields(const Context& context, const FieldWork& work, double u
     const double factor = output_factor(mlp.architecture, points.t[i]);
     const auto want = reference_field(net, net.parameters, sde, work.residual, points.t[i], at.data(), factor);
     std::vector<double> deviation(columns);
-    testing::Noise::seed(static_cast<std::uint64_t>(i));
     for (int run = 0; run < testing::noise_runs; ++run) {
+      testing::Noise::seed(static_cast<std::uint64_t>(testing::noise_runs * i + run));
       const auto erring = reference_field(net, noisy, sde, work.residual, points.t[i], at.data(), factor);
       for (std::int64_t j = 0; j < columns; ++j) {
         deviation[j] = std::hypot(deviation[j], (erring[j].value - want[j]) / testing::noise_size);

@@ -13,6 +13,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <numeric>
 #include <random>
 #include <utility>
@@ -258,20 +259,23 @@ inline Expected deviations_with_probes(const Model& model, const Problem& p, Exp
 enum Sides { one_side = 1, both_sides = 2 };
 
 // The bound of results with these deviations (of a unit roundoff of 1; `columns` a point), at the unit roundoff given.
-// All together: errors of different points are independent; for a_i the variance of point i, Laurent and Massart (2000,
-// Lemma 1) have Σ e_i² > Σ a_i + 2 √(x Σ a_i²) + 2 x max a_i with probability e^{−x} at most, and x = 16.
+// All together: errors of points with different results are independent, and those of equal ones, as of a linear network's
+// score, equal; for a_i the variance of the i-th result, of all points that have it, Laurent and Massart (2000, Lemma 1)
+// have Σ e_i² > Σ a_i + 2 √(x Σ a_i²) + 2 x max a_i with probability e^{−x} at most, and x = 16.
 inline Bound rounding_bound(const std::vector<double>& deviations, std::size_t columns,
                             const std::vector<double>& expected, double roundoff) {
   Bound bound;
-  double variance = 0, squared = 0, largest = 0, scale = 0;
+  std::map<std::vector<double>, double> variances;  // of each result
   for (std::size_t i = 0; i < deviations.size(); i += columns) {
-    double point = 0;
+    const auto result = expected.begin() + static_cast<std::ptrdiff_t>(i);
+    double& point = variances[{result, result + static_cast<std::ptrdiff_t>(columns)}];
     for (std::size_t j = i; j < i + columns; ++j) {
       point += deviations[j] * deviations[j];
       bound.each.push_back(most_deviations * roundoff * deviations[j]);
     }
-    variance += point, squared += point * point, largest = std::max(largest, point);
   }
+  double variance = 0, squared = 0, largest = 0, scale = 0;
+  for (const auto& [result, a] : variances) variance += a, squared += a * a, largest = std::max(largest, a);
   for (const double e : expected) scale += e * e;
   const double x = 16, limit = variance + 2 * std::sqrt(x * squared) + 2 * x * largest;
   if (scale > 0) bound.norm = roundoff * std::sqrt(limit / scale);

@@ -5,6 +5,7 @@
 // To first order the result's deviation, over δ, times the unit roundoff of a precision is that of the same operations
 // in the precision, with all cancellation, correlation of errors and conditioning by the network in it. Real roundings
 // are uniform in at most ±u, so the model errs on the large side.
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -16,13 +17,16 @@ namespace fokker::testing {
 // Small enough for first order, large enough to drown the rounding of double.
 inline constexpr double noise_size = 0x1p-30;
 
-// Uniform in ±noise_size.
+// Uniform in ±noise_size, a function of a result's size and of the seed: as roundings are, errors of equal operations are
+// equal, and those of opposite ones opposite, which do not average out however often they are repeated.
 class Noise {
  public:
   static void seed(std::uint64_t seed) { state() = (2 * seed + 1) * 0x9e3779b97f4a7c15u; }
-  static double draw() {
-    std::uint64_t& s = state();
-    s ^= s << 13, s ^= s >> 7, s ^= s << 17;
+  static double of(double result) {  // finaliser of splitmix64: Steele, Lea and Flood 2014
+    std::uint64_t s = state() + std::bit_cast<std::uint64_t>(std::fabs(result));
+    s = (s ^ (s >> 30)) * 0xbf58476d1ce4e5b9u;
+    s = (s ^ (s >> 27)) * 0x94d049bb133111ebu;
+    s ^= s >> 31;
     return static_cast<double>(static_cast<std::int64_t>(s)) * (0x1p-63 * noise_size);
   }
 
@@ -40,7 +44,7 @@ struct Noisy {
   Noisy() = default;
   Noisy(double v) : value(v) {}  // NOLINT: constants mix with numbers
 };
-inline Noisy rounded(double v) { return v * (1 + Noise::draw()); }
+inline Noisy rounded(double v) { return v * (1 + Noise::of(v)); }
 inline Noisy operator+(const Noisy& a, const Noisy& b) { return rounded(a.value + b.value); }
 inline Noisy operator-(const Noisy& a, const Noisy& b) { return rounded(a.value - b.value); }
 inline Noisy operator*(const Noisy& a, const Noisy& b) { return rounded(a.value * b.value); }
@@ -64,7 +68,7 @@ inline Noisy dot(const Noisy* w, const std::vector<Noisy>& h, const Noisy* bias)
     sum += w[i].value * h[i].value;
     squares += sum * sum;
   }
-  return sum + std::sqrt(squares) * Noise::draw();
+  return sum + std::copysign(std::sqrt(squares), sum) * Noise::of(sum);
 }
 
 template <class T>

@@ -27,21 +27,24 @@ void sum_rows_of(std::int64_t rows, const T* a, std::int64_t a_stride, T* out) {
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   hn::Vec<decltype(d)> sum[V];
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) sum[v] = hn::LoadU(d, out + v * lanes);
+  for (int v = 0; v < V; ++v) sum[v] = hn::Zero(d);
   for (std::int64_t r = 0; r < rows; ++r, a += a_stride) {
 #pragma GCC unroll 8
     for (int v = 0; v < V; ++v) sum[v] = hn::Add(sum[v], hn::LoadU(d, a + v * lanes));
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) hn::StoreU(sum[v], d, out + v * lanes);
+  for (int v = 0; v < V; ++v) hn::StoreU(hn::Add(sum[v], hn::LoadU(d, out + v * lanes)), d, out + v * lanes);
 }
 
 template <class T>
 void sum_rows(std::int64_t rows, std::int64_t width, const T* a, std::int64_t a_stride, T* out) {
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<T>()));
-  std::int64_t j = 0;
-  for (; j + 5 * lanes <= width + lanes - 1; j += 5 * lanes) sum_rows_of<5>(rows, a + j, a_stride, out + j);
-  for (; j < width; j += lanes) sum_rows_of<1>(rows, a + j, a_stride, out + j);
+  for (; rows > 0; rows -= summed_rows, a += summed_rows * a_stride) {
+    const std::int64_t count = std::min(rows, summed_rows);
+    std::int64_t j = 0;
+    for (; j + 5 * lanes <= width + lanes - 1; j += 5 * lanes) sum_rows_of<5>(count, a + j, a_stride, out + j);
+    for (; j < width; j += lanes) sum_rows_of<1>(count, a + j, a_stride, out + j);
+  }
 }
 
 // Columns c … c + C − 1 together, so that each vector of a is read once for all of them.

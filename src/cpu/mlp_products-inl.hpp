@@ -43,8 +43,8 @@ struct TileOperands {
   std::int64_t b_depth;
   T* c;
   std::int64_t c_row;
-  const T* bias;  // start: bias, else c where accumulate, else 0
-  bool accumulate;
+  const T* bias;    // start: bias, else 0
+  bool accumulate;  // c is added to the sum, before the epilogue
   Epilogue<T> epilogue;
 };
 
@@ -75,12 +75,6 @@ HWY_NOINLINE void tiles(std::int64_t count, std::int64_t depth, const TileOperan
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, o.bias + v * lanes);
       }
-    } else if (o.accumulate) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-        for (int v = 0; v < V; ++v) sum[r][v] = hn::LoadU(d, c + r * o.c_row + v * lanes);
-      }
     } else {
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -102,6 +96,13 @@ HWY_NOINLINE void tiles(std::int64_t count, std::int64_t depth, const TileOperan
         const Vec left = hn::Set(d, rows[r][k * a_depth]);
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(left, right[v], sum[r][v]);
+      }
+    }
+    if (o.accumulate) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) sum[r][v] = hn::Add(sum[r][v], hn::LoadU(d, c + r * o.c_row + v * lanes));
       }
     }
     const Epilogue<T> then = o.epilogue.from(c - o.c);
@@ -159,6 +160,10 @@ void tiles_of(std::int64_t rows, int vectors, std::int64_t depth, const TileOper
   }
 }
 
+// A sum over rows begins at 0 after so many of them, and is then added to the whole: added one by one, every row would
+// cost a rounding of the whole, and a point with k probes has 2 k + 2 rows.
+inline constexpr std::int64_t summed_rows = 64;
+
 // Depth taken at a time, so that the packed panel of one column block fits half of L1.
 inline constexpr std::int64_t depth_chunk_bytes = 16384;
 
@@ -205,10 +210,15 @@ struct Products {
   static void gradient(std::int64_t rows, std::int64_t outputs, std::int64_t inputs, const T* d, std::int64_t d_stride,
                        const T* h, std::int64_t h_stride, T* g, std::int64_t g_stride) {
     const std::int64_t n_vectors = vectors(inputs), n_lanes = lanes();
-    for (std::int64_t v = 0; v < n_vectors; v += V) {
-      const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
-      tiles_of<T, R, V, false>(outputs, block, rows,
-                               {d, d_stride, h + v * n_lanes, h_stride, g + v * n_lanes, g_stride, nullptr, true, {}});
+    for (std::int64_t first = 0; first < rows; first += summed_rows) {
+      const std::int64_t depth = std::min(summed_rows, rows - first);
+      const T *const left = d + first * d_stride, *const right = h + first * h_stride;
+      for (std::int64_t v = 0; v < n_vectors; v += V) {
+        const int block = static_cast<int>(std::min<std::int64_t>(V, n_vectors - v));
+        tiles_of<T, R, V, false>(
+            outputs, block, depth,
+            {left, d_stride, right + v * n_lanes, h_stride, g + v * n_lanes, g_stride, nullptr, true, {}});
+      }
     }
   }
 };

@@ -57,6 +57,7 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | part | what it may be |
     | --- | --- |
     | layers | torch.nn.Linear or products with matrices, also weight-normed, spectral-normed, followed by batch norm in evaluation; one after another, with sums h + σ(W h + b) around one layer |
+    | connections | any others, as blocks h + W₂ σ(W₁ h), skips over several layers, x taken again by later layers, past layers of SiLU, ReLU, LeakyReLU, GELU or Softplus, for which σ(z) − σ(−z) is a multiple of z: pairs of units carry what is taken later, so that those layers become wider by twice as many |
     | activations | SiLU, Tanh, ReLU, LeakyReLU, PReLU of one parameter, ELU, CELU, SELU, GELU, Mish, Softplus, Sigmoid, LogSigmoid, sin, cos; z·sigmoid(β z) and z·tanh(softplus(z)) written out |
     | time | t or any function of it that is a·u + b with u one of t, σ, ln σ, ln SNR of the SDE, by whatever operations; through sines and cosines, dense layers and activations; concatenated or added, to any layers |
     | condition | likewise, without the functions |
@@ -65,8 +66,8 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | ignored | dropout in evaluation, Identity, casts, reshapes |
 
     Dense layers with no activation between them become one. Refused by name and line are others: attention, convolutions, layer
-    norms, lookups in tables, products of embeddings with layers, connections around several layers, weights that two layers
-    share, control flow that depends on values.
+    norms, lookups in tables, products of embeddings with layers, connections past layers of other activations, the time itself
+    beside its embedding, weights that two layers share, control flow that depends on values.
     """
     if isinstance(sde, str):  # any model of that SDE has its coefficients
         sde = mixture([1.0], [[0.0]], 1.0, sde=sde, sde_parameters=sde_parameters)

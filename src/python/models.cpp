@@ -201,7 +201,7 @@ void bind_models(nb::module_& module) {
       .def_prop_ro("layers", layers_of)
       .def_prop_ro("leading", leading_of)
       .def("line", [](const ModelObject& m) { return line_of(m.model()); })
-      .def("coefficients",
+      .def("_coefficients",
            [](const ModelObject& m, double t) {
              const SdeCoefficients<double> c = m.model().sde.at(t);
              return nb::make_tuple(c.drift, c.diffusion_squared, c.mean, c.variance);
@@ -211,14 +211,14 @@ void bind_models(nb::module_& module) {
              const Standardisation& s = m.model().standardisation;
              return nb::make_tuple(s.mean, s.deviation);
            })
-      .def("with_parameters", with_parameters)
-      .def("with_condition",
+      .def("_replaced", with_parameters)
+      .def("_given",
            [](const ModelObject& m, const std::vector<double>& y) {
              return to_python(without_gil([&] { return with_condition(m.model(), y); }));
            })
       .def("without_condition",
            [](const ModelObject& m) { return to_python(without_gil([&] { return without_condition(m.model()); })); })
-      .def("save_to",
+      .def("_save",
            [](const ModelObject& m, const std::string& path, const ModelMetadata& extra) {
              const nb::gil_scoped_release released;
              save_model(path, m.model(), extra);
@@ -226,7 +226,7 @@ void bind_models(nb::module_& module) {
       .def("contents", contents_of)
       .def("reduced", reduced)
       .def(
-          "evaluate",
+          "_evaluate",
           [](const ModelObject& m, const Given& t, const Given& x, const Given& condition,
              const std::map<std::string, Wanted>& wanted, int probes, const std::string& law, std::uint64_t seed,
              std::uint64_t first_index, std::uintptr_t stream) {
@@ -238,7 +238,7 @@ void bind_models(nb::module_& module) {
           nb::arg("t"), nb::arg("x"), nb::arg("condition").none(), nb::arg("wanted"), nb::arg("probes"), nb::arg("law"),
           nb::arg("seed"), nb::arg("first_index"), nb::arg("stream"))
       .def(
-          "hessian_vector_into",
+          "_hessian_vector",
           [](const ModelObject& m, const Given& t, const Given& x, const Given& condition, const Given& direction,
              const Wanted& product, std::uintptr_t stream) {
             const Place place = place_of(x, stream);

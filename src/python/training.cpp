@@ -5,9 +5,11 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <limits>
 #include <memory>
 #include <mutex>
 #include <tuple>
+#include <type_traits>
 
 #include "bindings.hpp"
 
@@ -19,12 +21,32 @@ RecordWords words_of(const TrainRecord& r) {
   return {r.iteration, r.denoising, r.residual, r.total, r.gradient_norm, r.rate};
 }
 
-// A value of a dict of options; leaves what is there where it is not given.
+// What a value of a dict of options may be.
+template <class T>
+std::string allowed() {
+  if constexpr (std::is_same_v<T, std::string>) return "a text";
+  if constexpr (std::is_floating_point_v<T>) return "a number";
+  using Limits = std::numeric_limits<T>;
+  if constexpr (std::is_integral_v<T>) return fmt::format("a whole number from {} to {}", Limits::min(), Limits::max());
+}
+
+// A value of a dict of options; leaves what is there where it is not given. What is no text and no number of Python's own
+// may be one of NumPy's.
 template <class T>
 void take(const nb::dict& options, const char* key, T& value) {
   if (!options.contains(key)) return;
-  if (!nb::try_cast(options[key], value)) {
-    throw Error(fmt::format("{} is {}; allowed: a number of its kind", key, nb::repr(options[key]).c_str()));
+  nb::object given = options[key];
+  if constexpr (std::is_integral_v<T>) {
+    if (PyIndex_Check(given.ptr())) given = nb::steal(PyNumber_Index(given.ptr()));
+  } else if constexpr (std::is_floating_point_v<T>) {
+    if (PyObject* const number = PyUnicode_Check(given.ptr()) ? nullptr : PyNumber_Float(given.ptr())) {
+      given = nb::steal(number);
+    }
+  }
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (!given.is_valid() || !nb::try_cast(given, value)) {
+    const nb::object shown = nb::module_::import_("fokker._arrays").attr("shown")(options[key]);
+    throw Error(fmt::format("{} is {}; allowed: {}", key, nb::cast<std::string>(shown), allowed<T>()));
   }
 }
 template <class Parse, class T>

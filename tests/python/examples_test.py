@@ -17,12 +17,16 @@ def test_readme_has_its_example():
     assert blocks == [(EXAMPLES / "readme.py").read_text(encoding="utf-8")]
 
 
-def test_fine_tuning_by_the_residual(fokker):
+def test_fine_tuning_by_the_residual_narrows_the_gap(fokker):
+    """Half of the example's iterations. Of three seeds at this length the gap with the residual was 0.20, 0.20 and 0.53 of that before,
+    and 0.31, 0.34 and 0.91 of that without; the second is taken, since roundings differ between machines.
+    """
     pytest.importorskip("torch")
-    said = subprocess.run([sys.executable, EXAMPLES / "finetune_residual.py", "60", "2000"], capture_output=True, text=True, check=False)
+    said = subprocess.run([sys.executable, EXAMPLES / "finetune_residual.py", "1000", "10000", "2"], capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
-    line = r"mean R² (\S+), W2² ODE–SDE \d\S+, .*\n"
+    line = r"mean R² (\S+), W2² ODE–SDE ([0-9.]+), .*\n"
     found = re.fullmatch(f"before: {line}without: {line}with: {line}", said.stdout)
     assert found, said.stdout
-    before, without, with_it = map(float, found.groups())
-    assert with_it < 0.5 * min(before, without)
+    squares, gaps = ([float(number) for number in found.groups()[of::2]] for of in (0, 1))
+    assert squares[2] < 0.01 * min(squares[:2])
+    assert gaps[2] < 0.75 * gaps[0] and gaps[2] < gaps[1]

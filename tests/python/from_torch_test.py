@@ -411,6 +411,85 @@ def test_residual_blocks_after_a_projection():
     assert len(file.listed('residual')) == 3 and file.metadata['time_branch'] == 'fixed:sine:12,silu:10'
 
 
+class Block(nn.Module):
+    """h + W₂ σ(W₁ h + U e), the usual residual block of two layers."""
+
+    def __init__(self, width, inside, activation):
+        super().__init__()
+        self.one, self.two, self.time = nn.Linear(width, inside), nn.Linear(inside, width), nn.Linear(8, inside)
+        self.activation = activation
+
+    def forward(self, h, e):
+        return h + self.two(self.activation(self.one(h) + self.time(e)))
+
+
+class Blocks(nn.Module):
+    def __init__(self, activation, before, dimension=2, columns=2):
+        super().__init__()
+        self.register_buffer('frequencies', torch.exp(torch.linspace(0, 3, 4)))
+        self.begin, self.end = nn.Linear(dimension, 9), nn.Linear(9, columns)
+        self.blocks = nn.ModuleList([Block(9, inside, activation) for inside in (7, 12, 9)])
+        self.before = before
+
+    def forward(self, x, t):
+        e = torch.outer(t, self.frequencies)
+        e = torch.cat([e.sin(), e.cos()], dim=1)
+        h = self.before(self.begin(x))
+        for block in self.blocks:
+            h = block(h, e)
+        return self.end(h)
+
+
+# σ(z) - σ(-z) is z, or 1.3 z.
+CARRYING = [nn.SiLU(), nn.ReLU(), nn.LeakyReLU(0.3), nn.GELU(), nn.GELU('tanh'), nn.Softplus(), nn.Softplus(beta=3)]
+
+
+@pytest.mark.parametrize('activation', CARRYING, ids=str)
+def test_residual_blocks_of_two_layers(activation):
+    file = check(Blocks(activation, activation), VP, 'noise', noise, 2)
+    assert [len(file.tensors[f'{name}.bias']) for name in file.names] == [9, 7 + 18, 12 + 18, 9 + 4, 2]
+    # A projection without an activation is part of the first block: x is carried past it. The output takes two numbers of all.
+    file = check(Blocks(activation, nn.Identity()), VP, 'noise', noise, 2)
+    assert [len(file.tensors[f'{name}.bias']) for name in file.names] == [7 + 4, 12 + 18, 9 + 4, 2]
+
+
+@pytest.mark.parametrize('before', [nn.SiLU(), nn.Identity()], ids=str)
+def test_a_potential_of_residual_blocks(before):
+    def expected(own, t, x, y):
+        return torch.autograd.grad(own(x, t).sum(), x, create_graph=True)[0]
+    check(Blocks(nn.SiLU(), before, 3, 1), VP, 'potential', expected, 3)
+
+
+def test_residual_blocks_of_one_number():
+    check(Blocks(nn.SiLU(), nn.Identity(), 1, 1), VP, 'noise', noise, 1)
+
+
+class Skips(nn.Module):
+    """x taken again by a later layer and by the last, the first layer by the last, and different activations between."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 8), nn.Linear(8, 7), nn.Linear(7 + 3, 9)])
+        self.end = nn.Linear(9 + 8, 3)
+        self.activations = nn.ModuleList([nn.Tanh(), nn.GELU(), nn.SiLU()])
+
+    def forward(self, x, t):
+        first = self.activations[0](self.layers[0](torch.cat([x, t[:, None]], 1)))
+        second = self.activations[1](self.layers[1](first))
+        third = self.activations[2](self.layers[2](torch.cat([second, 0.5 * x], 1)))
+        return self.end(torch.cat([third, first], 1))
+
+
+def test_skips_past_layers():
+    module = Skips()
+    with pytest.raises(Unmappable, match='takes x beside.*over layers of ReLU'):  # for x would be carried past tanh
+        trace(module, {'x': torch.zeros(3, 3), 't': torch.zeros(3)}, sde=VP, output='v')
+    module.activations[0] = nn.ReLU()
+    file = check(module, VP, 'noise', noise, 3)
+    assert file.metadata['activation'] == 'relu,gelu,silu'
+    assert [len(file.tensors[f'{name}.bias']) for name in file.names] == [8 + 2 * 3, 7 + 2 * (3 + 3), 9 + 2 * 3, 3]
+
+
 def test_random_shapes():
     random = np.random.default_rng(3)
     for _ in range(6):
@@ -693,8 +772,14 @@ def gradient(self, x, t):
 
 def block(self, x, t):
     h = torch.tanh(self.one(self.begin(x, t)))  # stops
-    h = h + self.two(torch.relu(self.middle(h)))
+    h = h + self.two(torch.tanh(self.middle(h)))
     return self.three(torch.tanh(h))
+
+
+def sines_beside(self, x, t):
+    e = torch.cat([t[:, None], torch.sin(3 * t[:, None])], 1)  # stops
+    h = torch.tanh(self.one(self.begin(x, 0 * t)) + self.again(e))
+    return self.three(h)
 
 
 REFUSED = {layer_norm: 'normalisation', attention: 'attention', convolution: 'convolution', lookup: 'whole numbers',
@@ -704,7 +789,7 @@ REFUSED = {layer_norm: 'normalisation', attention: 'attention', convolution: 'co
            time_function: 'nearest being', inside_factor: 'inside the network', odd_factor: 'none of the forms',
            mixes: 'batch', flips: 'from one sample to another', random: 'random', writes: 'does not support item assignment',
            converts: 'cannot be traced', normalises: 'normalisation', gradient: "is a gradient.*output='potential'",
-           block: 'by other weights'}
+           block: 'by other weights.*over layers of ReLU', sines_beside: 'beside which the time itself is taken'}
 
 
 def line_that_stops(function):

@@ -2,6 +2,8 @@
 
 import concurrent.futures
 import importlib.util
+import inspect
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -82,13 +84,13 @@ def test_each_refusal_is_one_sentence(fokker, gaussian):
         (lambda: gaussian.score(0.5, x, condition=np.zeros((5, 1), np.float32)), "given to a model that takes none"),
         (lambda: gaussian.score(None, x), "t is None; allowed: a number, or an array of times"),
         (lambda: gaussian.score(1j, x), "t is 1j; allowed: a number"),
-        (lambda: gaussian.score(0.5, 1j), "a number is 1j; allowed: a number"),
+        (lambda: gaussian.score(0.5, 1j), "x is 1j; allowed: a number"),
         (lambda: gaussian.score(object(), x), "t is a object"),
         (lambda: gaussian.log_density(None, x), "t is None; allowed: a number"),
         (lambda: gaussian.log_density(0.1, x, tolerance="small"), "tolerance is 'small'; allowed: a number"),
-        (lambda: fokker.compose([("half", gaussian)]), "a weight is 'half'"),
+        (lambda: fokker.compose([("half", gaussian)]), "a weight of terms is 'half'"),
         (lambda: gaussian.score(0.5, "circles2"), "x is a str; allowed: an array of NumPy, PyTorch, JAX or CuPy"),
-        (lambda: gaussian.score(0.5, [[1, 2], [3]]), "allowed: an array, or such lists"),
+        (lambda: gaussian.score(0.5, [[1, 2], [3]]), "x is [[1, 2], [3]]; allowed: an array, or lists of numbers"),
         (lambda: gaussian.fields(0.5, x, ["laplacian"]), "the field 'laplacian' is asked for; allowed: value, dt"),
         (lambda: gaussian.divergence(0.5, x, probes=4, law="uniform"), "uniform"),
         (lambda: gaussian.log_density(0.5, x, scheme="heun"), "allowed: with one whose last time is t"),
@@ -201,3 +203,34 @@ def test_reloads_and_other_interpreters(fokker, network):
     for _ in range(2):
         found = subprocess.run([sys.executable, "-c", code], input=saved + pickle.dumps((t, x)), capture_output=True, check=True)
         assert np.array_equal(pickle.loads(found.stdout), before) and not found.stderr
+
+
+def test_an_interpreter_may_import_it_twice():
+    """The package as it comes anew beside the extension module, which is loaded once: each takes the other's models."""
+    code = """
+import sys, fokker, numpy as np
+model, x = fokker.initialise(hidden=(7,), seed=1), np.ones((5, 2))
+for name in [name for name in sys.modules if name == "fokker" or name.startswith("fokker.") and name != "fokker._core"]:
+    del sys.modules[name]
+import fokker as again
+assert again is not fokker and again.Model is not fokker.Model and again.Error is fokker.Error
+assert np.array_equal(again.sample(model, 5, grid="uniform:3"), fokker.sample(again.initialise(hidden=(7,), seed=1), 5, grid="uniform:3"))
+assert np.array_equal(again.compose([(1.0, model)]).score(0.5, x), model.score(0.5, x))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+
+
+def test_everything_has_hints(fokker):
+    """Of each argument and of what is returned, of all that a user calls."""
+    for name in fokker.__all__:
+        found = getattr(fokker, name)
+        calls = [found] if inspect.isfunction(found) else []
+        if inspect.isclass(found):
+            calls = [part for key, part in vars(found).items() if inspect.isfunction(part) and (key == "__init__" or key[0] != "_")]
+        for call in calls:
+            signature = inspect.signature(call)
+            bare = [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name not in ("self", "cls")]
+            assert not bare and signature.return_annotation is not signature.empty, (name, call, bare)
+            assert call.__doc__ or call.__name__ == "__init__", (name, call)
+    assert (pathlib.Path(fokker.__file__).parent / "py.typed").exists()

@@ -134,7 +134,7 @@ def test_refusals(fokker, gaussian):
         (lambda: fokker.sample(gaussian, 5, temperature=None), "temperature is None; allowed: a number"),
         (lambda: fokker.sample(gaussian, 5, churn=3), "churn is 3; allowed: numbers in a list"),
         (lambda: fokker.sample(gaussian, 5, grid=[1.0, "0"]), "a number of grid is '0'; allowed: a number"),
-        (lambda: fokker.gap(gaussian, "blob", box="wide"), "the box is 'wide'"),
+        (lambda: fokker.gap(gaussian, "blob", box="wide"), "box is 'wide'; allowed: a half width"),
         (lambda: fokker.sample(gaussian, 5, tolerance=1e-3), "tolerance is given to euler-maruyama, which does not read it"),
         (lambda: fokker.sample(gaussian, 5, scheme="bs32", log_density=True), "log_density is given to bs32, which does not read it"),
         *[(lambda option=option: fokker.sample(gaussian, 5, scheme="dopri5", **option), f"{next(iter(option))} is given to dopri5")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import numbers
 import operator
+import os
 import sys
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, NoReturn, Sequence
 
 import numpy as np
 
@@ -21,6 +22,16 @@ Array = Any  # of one of the four frameworks
 BITS = {"float32": 32, "float64": 64}
 
 
+def shown(value: Any) -> str:
+    """A value as part of a sentence: in one line, and not long."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 100 else f"{line[:97]}..."
+
+
+def refuse(what: str, value: Any, allowed: str) -> NoReturn:
+    raise _core.Error(f"{what} is {shown(value)}; allowed: {allowed}")
+
+
 def whole(what: str, value: Any, most: int = 2**64 - 1) -> int:
     """A whole number from 0 to `most`."""
     try:
@@ -28,7 +39,7 @@ def whole(what: str, value: Any, most: int = 2**64 - 1) -> int:
     except (TypeError, ValueError):
         found = -1
     if not 0 <= found <= most:
-        raise _core.Error(f"{what} is {value!r}; allowed: a whole number from 0 to {most}")
+        refuse(what, value, f"a whole number from 0 to {most}")
     return found
 
 
@@ -39,15 +50,41 @@ def number(what: str, value: Any) -> float:
             return float(value)
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise _core.Error(f"{what} is {value!r}; allowed: a number")
+    refuse(what, value, "a number")
 
 
 def numbers_of(what: str, values: Any) -> list[float]:
     """Numbers in one row, of a list or an array."""
     rows = values.tolist() if hasattr(values, "tolist") else values
     if not isinstance(rows, (list, tuple)):
-        raise _core.Error(f"{what} is {values!r}; allowed: numbers in a list or an array")
+        refuse(what, values, "numbers in a list or an array")
     return [number(f"a number of {what}", value) for value in rows]
+
+
+def text(what: str, value: Any, one: str) -> str:
+    """A name, as `one` is; which there are is known where it is used."""
+    if not isinstance(value, str):
+        refuse(what, value, f"a text, as {one!r}")
+    return value
+
+
+def flag(what: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        refuse(what, value, "True or False")
+    return bool(value)
+
+
+def path_of(what: str, value: Any) -> str:
+    try:
+        return os.fsdecode(value)
+    except TypeError:
+        refuse(what, value, "a file's name")
+
+
+def function_of(what: str, value: Any) -> Callable | None:
+    if value is not None and not callable(value):
+        refuse(what, value, "a function, or None")
+    return value
 
 
 class Output:
@@ -211,36 +248,57 @@ def framework_of(array: Array, what: str = "x") -> NumPy:
     raise _core.Error(f"{what} is a {type(array).__name__}; allowed: an array of NumPy, PyTorch, JAX or CuPy")
 
 
+def is_array(value: Any) -> bool:
+    try:
+        framework_of(value)
+    except _core.Error:
+        return False
+    return True
+
+
 def is_plain(value: Any) -> bool:
     """Whether it is numbers in lists and no array."""
     return isinstance(value, (list, tuple, numbers.Number, np.generic))
 
 
-def as_array(value: Any) -> Array:
+def as_array(value: Any, what: str = "x") -> Array:
     """Lists of numbers become NumPy arrays of float64; arrays stay what they are."""
     if not is_plain(value):
         return value
     if isinstance(value, numbers.Number):
-        value = number("a number", value)
+        value = number(what, value)
     try:
         return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise _core.Error("lists are given that are no numbers in rows of one length; allowed: an array, or such lists") from None
+    except (TypeError, ValueError, OverflowError):
+        refuse(what, value, "an array, or lists of numbers in rows of one length")
+
+
+def numpy_of(what: str, value: Any, allowed: str = "numbers, in lists or an array") -> np.ndarray:
+    """Numbers, lists of them, or an array of any framework, as a NumPy array of float64."""
+    try:
+        array = as_array(value, what)
+        if type(array).__module__.startswith("torch"):
+            array = array.detach().cpu()
+        if str(array.dtype).removeprefix("torch.").startswith(("float", "int", "uint", "bfloat")):
+            return np.asarray(array.get() if type(array).__module__.startswith("cupy") else array, dtype=np.float64)
+    except (AttributeError, TypeError, ValueError):
+        pass
+    refuse(what, value, allowed)
 
 
 class Points:
     """Points of a call in one framework: x, t, and the condition of each or None."""
 
     def __init__(self, t: Any, x: Any, condition: Any = None) -> None:
-        self.x = as_array(x)
+        self.x = as_array(x, "x")
         self.framework = framework_of(self.x)
         self.bits = self.framework.bits(self.x, "x")
         if t is None or isinstance(t, str):
-            raise _core.Error(f"t is {t!r}; allowed: a number, or an array of times")
+            refuse("t", t, "a number, or an array of times")
         if isinstance(t, numbers.Number) or getattr(t, "shape", None) == ():  # one time for all, whatever its type
             t = self.framework.one(t, self.bits, self.x)
         elif is_plain(t):
-            t = np.asarray(as_array(t), dtype=f"float{self.bits}")
+            t = np.asarray(as_array(t, "t"), dtype=f"float{self.bits}")
         framework_of(t, "t").bits(t, "t")
         self.t = t
         self.condition = None if condition is None else self.like(condition, "condition")
@@ -252,7 +310,7 @@ class Points:
     def like(self, value: Any, what: str) -> Array:
         """An array beside x; lists become one of its type."""
         if is_plain(value):
-            return np.asarray(as_array(value), dtype=f"float{self.bits}")
+            return np.asarray(as_array(value, what), dtype=f"float{self.bits}")
         framework_of(value, what).bits(value, what)
         return value
 

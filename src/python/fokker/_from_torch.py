@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from . import _core
+from ._arrays import number, shown
 from ._torch_fit import OUTPUTS, TIME_MAPS, Fit, Schedule
 from ._torch_forms import PARAMETERS, Interpreter
 from ._torch_graph import Doubles, Error, UnmappableModule, double_copy, trace_graph
@@ -56,6 +57,7 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | part | what it may be |
     | --- | --- |
     | layers | torch.nn.Linear or products with matrices, also weight-normed, spectral-normed, followed by batch norm in evaluation; one after another, with sums h + σ(W h + b) around one layer |
+    | connections | any others, as blocks h + W₂ σ(W₁ h), skips over several layers, x taken again by later layers, past layers of SiLU, ReLU, LeakyReLU, GELU or Softplus, for which σ(z) − σ(−z) is a multiple of z: pairs of units carry what is taken later, so that those layers become wider by twice as many |
     | activations | SiLU, Tanh, ReLU, LeakyReLU, PReLU of one parameter, ELU, CELU, SELU, GELU, Mish, Softplus, Sigmoid, LogSigmoid, sin, cos; z·sigmoid(β z) and z·tanh(softplus(z)) written out |
     | time | t or any function of it that is a·u + b with u one of t, σ, ln σ, ln SNR of the SDE, by whatever operations; through sines and cosines, dense layers and activations; concatenated or added, to any layers |
     | condition | likewise, without the functions |
@@ -64,11 +66,13 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | ignored | dropout in evaluation, Identity, casts, reshapes |
 
     Dense layers with no activation between them become one. Refused by name and line are others: attention, convolutions, layer
-    norms, lookups in tables, products of embeddings with layers, connections around several layers, weights that two layers
-    share, control flow that depends on values.
+    norms, lookups in tables, products of embeddings with layers, connections past layers of other activations, the time itself
+    beside its embedding, weights that two layers share, control flow that depends on values.
     """
     if isinstance(sde, str):  # any model of that SDE has its coefficients
         sde = mixture([1.0], [[0.0]], 1.0, sde=sde, sde_parameters=sde_parameters)
+    elif sde is not None and not isinstance(sde, Model):
+        raise Error(f"sde is {shown(sde)}; allowed: a name, as 'ou', or a fokker.Model")
     elif sde_parameters is not None:
         raise Error('sde_parameters are given, and no name of an SDE; allowed: with a name, as sde=vp-linear')
     metadata, tensors = trace(module, example, sde=sde, output=output, data_deviation=data_deviation, time=time)
@@ -148,15 +152,15 @@ def _check_meaning(sde, output, data_deviation):
                     've, edm, flow, ddpm, with sde_parameters, or a model')
     if output is None:
         raise Error(f'no output is given, what the module gives, and its code does not say it; allowed: {", ".join(OUTPUTS)}')
-    if output not in OUTPUTS:
-        raise Error(f'the output {output!r} is given; allowed: {", ".join(OUTPUTS)}')
+    if not isinstance(output, str) or output not in OUTPUTS:
+        raise Error(f'the output {shown(output)} is given; allowed: {", ".join(OUTPUTS)}')
     edm = output.endswith('edm')
     if edm and data_deviation is None:
         raise Error(f"no data_deviation is given, which the output '{output}' needs; allowed: a number, the deviation that "
                     'the network was made for')
     if not edm and data_deviation is not None:
         raise Error(f"data_deviation is given, and the output '{output}' does not read it; allowed: with edm")
-    if edm and not 1e-6 <= float(data_deviation) <= 1e6:
+    if edm and not 1e-6 <= number('data_deviation', data_deviation) <= 1e6:
         raise Error(f'data_deviation = {data_deviation} is given; allowed: 1e-6 to 1e6')
 
 
@@ -173,7 +177,12 @@ class _Inputs:
         if not isinstance(example, dict) or not {'x', 't'} <= set(example) <= {'x', 't', 'y'}:
             given = sorted(map(str, example)) if isinstance(example, dict) else type(example).__name__
             raise Error(f'the example is {given}; allowed: {allowed}')
-        shapes = {name: tuple(torch.as_tensor(array).shape) for name, array in example.items()}
+        shapes = {}
+        for name, array in example.items():
+            try:
+                shapes[name] = tuple(torch.as_tensor(array).shape)
+            except (TypeError, ValueError, RuntimeError):
+                raise Error(f"the example's {name} is {shown(array)}; allowed: {allowed}") from None
         good = len(shapes['x']) == 2 and shapes['x'][1] >= 1
         good &= shapes['t'] in ((), shapes['x'][:1], shapes['x'][:1] + (1,))
         good &= len(shapes.get('y', (0, 0))) == 2
@@ -212,10 +221,10 @@ class _Inputs:
         return by_name
 
     def _parse_time(self, text):
-        number = r'[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?'
-        match = re.fullmatch(rf'(?:({number})\*)?(log-sigma|log-snr|sigma|t)([+-]{number.removeprefix("[+-]?")})?', str(text))
+        digits = r'[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?'
+        match = re.fullmatch(rf'(?:({digits})\*)?(log-sigma|log-snr|sigma|t)([+-]{digits.removeprefix("[+-]?")})?', str(text))
         if match is None:
-            raise Error(f'the time {text!r} is given; allowed: [SCALE*]NAME[+OFFSET], NAME one of {", ".join(TIME_MAPS)}, as '
+            raise Error(f'the time {shown(text)} is given; allowed: [SCALE*]NAME[+OFFSET], NAME one of {", ".join(TIME_MAPS)}, as '
                         '1000*t-1')
         self._scale, self._map, self._offset = float(match[1] or 1), match[2], float(match[3] or 0)
 

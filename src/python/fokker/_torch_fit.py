@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ._torch_forms import ACTIVATIONS, Form, Term
-from ._torch_graph import UnmappableModule, refuse
+from ._torch_graph import Site, UnmappableModule, refuse
 
 _TOLERANCE = 1e-10  # of functions of time
 
@@ -15,7 +15,11 @@ TIME_MAPS = ('t', 'sigma', 'log-sigma', 'log-snr')
 FORMS = ('score', 'noise', 'denoised', 'v', 'velocity', 'velocity-to-data', 'edm')
 OUTPUTS = tuple(['potential'] + [f'potential:{form}' for form in FORMS[1:] if not form.startswith('velocity')] + list(FORMS))
 _CHAIN = ('layers of which each takes the one before it, which may have added its own input to its output, the '
-          'embeddings of the time and a condition, and the first of them x')
+          'embeddings of the time and a condition, and the first of them x; over layers of ReLU, LeakyReLU, SiLU, GELU and '
+          'Softplus others too')
+# σ(z) − σ(−z) as a multiple of z, of the activations of which it is one.
+_ODD_PARTS = {'relu': lambda _: 1.0, 'silu': lambda _: 1.0, 'gelu': lambda _: 1.0, 'gelu-tanh': lambda _: 1.0,
+              'softplus': lambda _: 1.0, 'leaky-relu': lambda slope: 1.0 + slope}
 
 
 # ---- what the SDE says ------------------------------------------------------------------------------------------------------
@@ -115,12 +119,13 @@ class Fit:
             refuse(self.site, f'gives [N, {", ".join(map(str, self.tail))}]' if self.tail else 'gives [N]',
                    f"of the output '{output}' [N, {columns}]" + (' or [N]' if potential else ''))
         first = None
-        # Dense layers without an activation become part of the next, or, where several take them, layers.
-        for keeps in (lambda uses: False, lambda uses: uses > 1):
+        # Dense layers without an activation become part of the next, or, where several take them, layers. Then what later
+        # layers take is carried there.
+        for keeps, carries in ((lambda uses: False, False), (lambda uses: uses > 1, False), (lambda uses: False, True)):
             self._expanded, self._keeps = {}, keeps
             self._uses = self._count_uses()
             try:
-                return self._network(output, data_deviation)
+                return self._network(output, data_deviation, carries)
             except _NoChain as error:
                 first = first or error
         raise UnmappableModule(str(first), first.site)
@@ -165,12 +170,14 @@ class Fit:
         return result
 
     # ---- the trunk -----
-    def _network(self, output, data_deviation):
+    def _network(self, output, data_deviation, carries):
         whole = self.expanded(self.form)
-        skip, squares, rest = self._split_output(whole, output)
+        skip, squares, rest = self._split_output(whole, output, carries)
         beta, rest = self._common_function(rest)
         groups = self._groups(rest)
         consumers = [self._stacked(group) for group in groups] + [rest]
+        if carries:
+            groups, consumers = self._carried(groups, consumers)
         gamma = self._first_inputs(groups, consumers)
         residual = self._residuals(groups, consumers)
         time = self._branch(consumers, 't')
@@ -196,8 +203,10 @@ class Fit:
             layers.append(layer)
         return Network(layers, time.layers, condition.layers, self.condition_width, time.time_map, form, data_deviation)
 
-    def _split_output(self, whole, output):
-        """The factors of x, of |x|²/2 and the other terms."""
+    def _split_output(self, whole, output, carries):
+        """The factors of x, of |x|²/2 and the other terms; where x is carried past layers one of these, if it has their factor."""
+        inner = next((term.function for term in whole.terms if 'x' in term.atom.of and term.atom.operation not in ('x', 'square')),
+                     None)
         skip = np.zeros_like(self.schedule.times)
         squares = np.zeros_like(skip)
         rest = []
@@ -206,9 +215,12 @@ class Fit:
             kind = term.atom.operation
             if kind == 'square':
                 squares = squares + 2 * self._square_factor(term)
+            elif kind == 'x' and carries and term.function is inner:
+                rest.append(term)
             elif kind == 'x':
                 if potential:
-                    refuse(term.site, 'adds x to a potential', 'multiples of |x|²')
+                    raise _NoChain(f'{self._named(term.site)} adds x to a potential; allowed: multiples of |x|², and {_CHAIN}',
+                                   term.site)
                 factor = term.matrix[0, 0]
                 if not np.array_equal(term.matrix, factor * np.eye(self.dimension)):
                     raise _NoChain(f'{self._named(term.site)} adds a linear map of x to the output; allowed: a multiple of '
@@ -216,7 +228,7 @@ class Fit:
                 skip = skip + factor * term.function.grid
             else:
                 rest.append(term)
-        if not any('x' in term.atom.of for term in rest):
+        if inner is None:
             refuse(self.site, 'has no activation of anything that x is part of', 'one hidden layer or more')
         return skip, squares, Form(whole.columns, rest, whole.learned, whole.name)
 
@@ -308,6 +320,72 @@ class Fit:
                     refuse(site, 'multiplies x by a second function of time', 'one function of time')
         return gamma
 
+    def _carried(self, groups, consumers):
+        """The same network with units in each layer that carry what later layers take of earlier ones, or of x, past it: of
+        an activation with σ(z) − σ(−z) = c z the units σ(Q a) and σ(−Q a), where the rows of Q span all that is taken of the
+        numbers a later on."""
+        place = {id(atom): l for l, group in enumerate(groups) for atom in group}
+
+        def place_of(term):  # of x it is that before all layers; None of what is no part of the chain
+            return -1 if term.atom.operation == 'x' else place.get(id(term.atom))
+
+        def matrix_of(consumer, atoms):
+            parts = {id(term.atom): term.matrix for term in consumer.terms}
+            return np.concatenate([np.zeros((consumer.columns, 0))] + [
+                parts.get(id(atom), np.zeros((consumer.columns, atom.width))) for atom in atoms], axis=1)
+
+        functions = {id(term.function): term.function for consumer in consumers for term in consumer.terms
+                     if term.atom.operation == 'x'}
+        inside = next((term for consumer in consumers for term in consumer.terms
+                       if id(term.atom) in place and term.function is not self.sums.constant), None)
+        if len(functions) > 1 or inside is not None:
+            raise _NoChain(f'{self._named(self.site)} multiplies x, or what is inside the network, by several functions of time; '
+                           'allowed: one, of x', self.site)
+        of_x = next(iter(functions.values()), self.sums.constant)
+        far, spans = [], []  # of each layer the atoms that are carried past it, and Q
+        for j, group in enumerate(groups):
+            later = [term for consumer in consumers[j + 1:] for term in consumer.terms
+                     if place_of(term) is not None and place_of(term) < j]
+            far.append(sorted({id(term.atom): term.atom for term in later}.values(), key=lambda atom: atom.number))
+            if not far[j]:
+                spans.append(np.zeros((0, 0)))
+                continue
+            taken = np.concatenate([matrix_of(consumer, far[j]) for consumer in consumers[j + 1:]])
+            _, sizes, rows = np.linalg.svd(taken, full_matrices=False)
+            rank = int(np.sum(sizes > 1e-13 * sizes[0]))
+            spans.append(np.eye(taken.shape[1]) if rank == taken.shape[1] else rows[:rank])
+            if group[0].operation not in _ODD_PARTS:
+                raise _NoChain(f'{group[0].site} is of a layer past which another one is taken; allowed: {_CHAIN}', group[0].site)
+
+        carriers, result = [], []
+        for group, span in zip(groups, spans):
+            carriers.append(self.sums.atom(group[0].operation, 2 * len(span), frozenset('x'), None, None, None,
+                                           group[0].parameter, group[0].site))
+        for l, consumer in enumerate(consumers):
+            terms = [term for term in consumer.terms if place_of(term) in (None, l - 1)]
+            rows = matrix_of(consumer, far[l - 1]) if l > 0 else np.zeros((consumer.columns, 0))
+            columns = consumer.columns
+            if l < len(groups) and len(spans[l]):
+                both = np.concatenate([spans[l], -spans[l]])
+                terms = [Term(term.atom, term.function, _below(term.matrix, len(both)), term.site) for term in terms]
+                begin, own = 0, np.zeros((len(both), rows.shape[1]))
+                for atom in far[l]:
+                    part = both[:, begin:begin + atom.width]
+                    begin += atom.width
+                    if (-1 if atom.operation == 'x' else place[id(atom)]) == l - 1:
+                        function = of_x if atom.operation == 'x' else self.sums.constant
+                        terms.append(Term(atom, function, _above(part, columns), groups[l][0].site))
+                    else:
+                        at = sum(other.width for other in far[l - 1][:far[l - 1].index(atom)])
+                        own[:, at:at + atom.width] = part
+                rows = np.concatenate([rows, own])
+                columns += len(both)
+            if l > 0 and len(spans[l - 1]) and rows.any():
+                scaled = rows @ spans[l - 1].T / _ODD_PARTS[carriers[l - 1].operation](carriers[l - 1].parameter)
+                terms.append(Term(carriers[l - 1], self.sums.constant, np.concatenate([scaled, -scaled], axis=1), Site()))
+            result.append(self.sums.collect(columns, terms, consumer.learned, consumer.name))
+        return [group + [carrier] * (carrier.width > 0) for group, carrier in zip(groups, carriers)], result
+
     def _residuals(self, groups, consumers):
         """Whether each hidden layer adds its input to its output, by what the next one takes."""
         place = {id(atom): l for l, group in enumerate(groups) for atom in group}
@@ -385,8 +463,9 @@ class Fit:
             return raw
         for atom in atoms:
             if atom.operation in ('t', 'y'):
-                refuse(atom.site if atom.site.operation else self.site, 'takes '
-                       + ('the time' if key == 't' else 'the condition') + ' itself beside what is made of it',
+                what = 'the time' if key == 't' else 'the condition'
+                made = next(other for other in atoms if other.operation not in ('t', 'y'))
+                refuse(made.site, f'is of an embedding of {what}, beside which {what} itself is taken',
                        'either the number itself or its embedding')
             if atom.operation not in ACTIVATIONS:
                 refuse(atom.site, 'is no ' + ', '.join(TIME_MAPS[:-1]) + f' or {TIME_MAPS[-1]} of the SDE, times a number '
@@ -509,6 +588,16 @@ class Fit:
         deviation = float(np.sqrt(square))
         short = float(f'{deviation:.10g}')  # as the code has it, before the roundings of differences of large numbers
         return short if abs(short - deviation) <= 1e-12 * deviation else deviation
+
+
+def _below(matrix, count):
+    """With rows of zeros after it."""
+    return np.concatenate([matrix, np.zeros((count, matrix.shape[1]))])
+
+
+def _above(matrix, count):
+    """With rows of zeros before it."""
+    return np.concatenate([np.zeros((count, matrix.shape[1])), matrix])
 
 
 def _constant(ratio):

@@ -19,16 +19,18 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from . import _core
-from ._arrays import TORCH, Points
-from .model import Model, refuse_gradients
+from ._arrays import TORCH, Points, numpy_of, refuse
+from .model import Model, model_of, refuse_gradients
 
 
 def _tensors(t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """t as [N] beside x, so that autograd sums what one time for all has of each point."""
     if not isinstance(x, torch.Tensor):
-        raise _core.Error("t requires gradients and x is no tensor; allowed: both tensors")
+        refuse("x", x, "a tensor, as t may be one that requires gradients")
     if not isinstance(t, torch.Tensor):
-        t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+        t = torch.as_tensor(numpy_of("t", t), dtype=x.dtype, device=x.device)
+    if x.dim() == 0:
+        raise _core.Error("x has no axes; allowed: [N, d]")
     if t.dim() > 1 or (t.dim() == 1 and t.shape[0] not in (1, x.shape[0])):
         raise _core.Error(f"t has shape {list(t.shape)}; allowed here: [1] or [{x.shape[0]}]")
     if t.dim() == 0:
@@ -85,13 +87,13 @@ class _Score(torch.autograd.Function):
 def value(model: Model, t: Any, x: torch.Tensor, condition: Any = None) -> torch.Tensor:
     """``Model.value``, differentiable in t and x."""
     refuse_gradients(["value"], condition)
-    return _Value.apply(*_tensors(t, x), model, condition)
+    return _Value.apply(*_tensors(t, x), model_of(model), condition)
 
 
 def score(model: Model, t: Any, x: torch.Tensor, condition: Any = None) -> torch.Tensor:
     """``Model.score``, differentiable in t and x."""
     refuse_gradients(["score"], condition)
-    return _Score.apply(*_tensors(t, x), model, condition)
+    return _Score.apply(*_tensors(t, x), model_of(model), condition)
 
 
 def parameters_of(module: torch.nn.Module, model: Model) -> torch.Tensor:
@@ -106,9 +108,11 @@ class _Parameters:
     """Where each of a model's parameters is in a module, found once, by its numbers."""
 
     def __init__(self, module: torch.nn.Module, model: Model) -> None:
+        if not isinstance(module, torch.nn.Module):
+            refuse("module", module, "a torch.nn.Module")
         self.module = module
         own = self._tensors()
-        wanted, at = model.parameters, 0
+        wanted, at = model_of(model).parameters, 0
         self.pieces: list[tuple[str | None, int, tuple[int, ...]]] = []  # name (None: zeros), columns to move to the front, shape
         for (name, outputs, inputs), leading in zip(model.layers, model.leading):
             weight = wanted[at:at + outputs * inputs].reshape(outputs, inputs)
@@ -195,7 +199,7 @@ class _LossFunction(torch.autograd.Function):
 
 class _Loss:
     def __init__(self, model: Model, module: torch.nn.Module | None = None) -> None:
-        self.model = model
+        self.model = model_of(model)
         self._loss = _core.Loss(model)
         self._parameters = None if module is None else _Parameters(module, model)
 
@@ -205,6 +209,11 @@ class _Loss:
             raise _core.Error("a loss without a module has no parameters of its own; allowed: parameters=, or a module when it is made")
         return self._parameters()
 
+    def _theta(self, given: torch.Tensor | None) -> torch.Tensor:
+        if given is not None and not isinstance(given, torch.Tensor):
+            refuse("parameters", given, "a tensor")
+        return self.parameters() if given is None else given
+
     def current_model(self) -> Model:
         """The model with the parameters that the module has now."""
         return self.model.replaced(self.parameters())
@@ -212,6 +221,8 @@ class _Loss:
     def _in_z(self, t: Any, x: torch.Tensor, **others: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """t as [N], and x in the network's own coordinates; of no array of the points gradients are asked."""
         for name, array in {"t": t, "x": x, **others}.items():
+            if name != "t" and array is not None and not isinstance(array, torch.Tensor):
+                refuse(name, array, "a tensor")
             if torch.is_grad_enabled() and getattr(array, "requires_grad", False):
                 raise _core.Error(f"a loss of points that require gradients is asked for, in {name}; allowed: points without, for "
                                   "gradients are those in the parameters")
@@ -240,7 +251,7 @@ class ResidualLoss(_Loss):
         estimate of it by probes is there for a ``fokker.Trainer`` alone (residual_probes).
         """
         t, z = self._in_z(t, x, condition=condition)
-        theta = self.parameters() if parameters is None else parameters
+        theta = self._theta(parameters)
         return _LossFunction.apply(theta, self._loss, (), (t, z, self._condition(condition, x)), 1.0)
 
 
@@ -256,5 +267,5 @@ class DenoisingLoss(_Loss):
         deviations: Sequence[float] = self.model.standardisation()[1]
         if deviations:
             target = (target * target.new_tensor(deviations[:target.shape[1]])).contiguous()
-        theta = self.parameters() if parameters is None else parameters
+        theta = self._theta(parameters)
         return _LossFunction.apply(theta, self._loss, (t, z, target, weight, self._condition(condition, x)), (), 0.0)

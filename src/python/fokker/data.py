@@ -8,7 +8,7 @@ from typing import Any, Union
 import numpy as np
 
 from . import _core
-from ._arrays import NUMPY, Array, as_array, framework_of, whole
+from ._arrays import NUMPY, Array, as_array, framework_of, is_array, path_of, refuse, whole
 
 
 class DataSet:
@@ -19,16 +19,7 @@ class DataSet:
 
     def __init__(self, law: str | os.PathLike | Array) -> None:
         self._source = law
-        if isinstance(law, (str, os.PathLike)):
-            self._law = _core.DataSet.named(os.fspath(law))
-            return
-        samples = as_array(law)
-        if isinstance(samples, np.ndarray):
-            samples = np.ascontiguousarray(samples, dtype=np.float32)
-        framework = framework_of(samples, "samples")
-        with framework.on_device_of(samples):
-            self._law = _core.DataSet.of(framework.given(samples), framework.stream(samples))
-
+        self._law = _law_of("law", law)
     @property
     def name(self) -> str:
         return self._law.name
@@ -59,6 +50,22 @@ class DataSet:
 Law = Union[str, os.PathLike, Array, DataSet]
 
 
-def data_of(law: Law) -> Any:
+def _law_of(what: str, law: Any) -> Any:
     """What the library takes for a law."""
-    return (law if isinstance(law, DataSet) else DataSet(law))._law
+    if isinstance(law, (str, os.PathLike)):
+        return _core.DataSet.named(path_of(what, law))
+    samples = as_array(law, what)
+    if not is_array(samples) or (isinstance(samples, np.ndarray) and samples.dtype.kind not in "fiu"):
+        refuse(what, law, "a name, a file's name, samples [N, d], or a DataSet of one of those")
+    if isinstance(samples, np.ndarray):
+        samples = np.ascontiguousarray(samples, dtype=np.float32)
+    framework = framework_of(samples, what)
+    with framework.on_device_of(samples):
+        return _core.DataSet.of(framework.given(samples), framework.stream(samples))
+
+
+def data_of(law: Law) -> Any:
+    """The same of an argument `data`, which may be a DataSet, or what this gives, too."""
+    if isinstance(law, _core.DataSet):
+        return law
+    return law._law if isinstance(law, DataSet) else _law_of("data", law)

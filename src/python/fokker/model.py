@@ -9,26 +9,48 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import TORCH, Array, Points, as_array, number, numbers_of, whole
+from ._arrays import TORCH, Array, Points, number, numbers_of, numpy_of, path_of, refuse, text, whole
 
 FIELDS = ("value", "dt", "score", "divergence", "hessian", "residual")
+ADAPTIVE = ("tsit5", "dopri5", "bs32")  # the schemes whose steps follow a tolerance
 
 
-def _text(value: Any) -> str:
+def _text(what: str, value: Any) -> str:
     """The value of an option as the library's options have it."""
-    if isinstance(value, bool) or value is None:
-        raise _core.Error(f"an option has the value {value!r}; allowed: texts, numbers, and lists or objects of those")
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return json.dumps(value)
-    if isinstance(value, Sequence):
-        return ",".join(_text(item) for item in value)
-    return repr(value.item() if isinstance(value, np.generic) else value)
+        return json_of(what, value)
+    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (bytes, bytearray)) and np.ndim(value) == 1:
+        return ",".join(_text(what, item) for item in value)
+    value = value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        refuse(what, value, "texts, numbers, and lists or objects of those")
+    return repr(value)
 
 
-def _probes(probes: Any, law: Any, seed: Any) -> tuple[int, str, int]:
-    return whole("probes", probes, 2**31 - 1), str(law), whole("seed", seed)
+def json_of(what: str, value: Any) -> str:
+    """Parameters of an SDE."""
+    try:
+        if isinstance(value, Mapping):
+            return json.dumps(dict(value))
+    except (TypeError, ValueError):
+        pass
+    refuse(what, value, "a dict of texts and numbers")
+
+
+def times_of(grid: Any) -> str | list[float]:
+    return grid if isinstance(grid, str) else numbers_of("grid", grid)
+
+
+def probes_of(probes: Any, law: Any, seed: Any, what: str = "seed") -> tuple[int, str, int]:
+    return whole("probes", probes, 2**31 - 1), text("law", law, "gaussian"), whole(what, seed)
+
+
+def model_of(value: Any, what: str = "model") -> Model:
+    if not isinstance(value, _core.Model):
+        refuse(what, value, "a fokker.Model")
+    return value
 
 
 def requires_gradients(*arrays: Any) -> bool:
@@ -44,7 +66,7 @@ def refuse_gradients(names: Sequence[str], *arrays: Any) -> None:
 
 
 def options_text(options: Mapping[str, Any]) -> dict[str, str]:
-    return {key: _text(value) for key, value in options.items()}
+    return {key: _text(key, value) for key, value in options.items()}
 
 
 class Model(_core.Model):
@@ -58,6 +80,9 @@ class Model(_core.Model):
 
     Models are made by ``fokker.load``, ``from_torch``, ``initialise``, ``mixture``, ``train``, ``compose`` and ``guided``.
     """
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model_of(model))
 
     @property
     def sde(self) -> dict[str, Any]:
@@ -79,6 +104,8 @@ class Model(_core.Model):
         """Several fields in one evaluation: {name: array} for names of value [N], dt [N], score [N, d], divergence [N],
         hessian [N, d, d], residual [N]. `probes`, `law` and `seed` are those of ``divergence``.
         """
+        if not isinstance(names, (list, tuple, set, frozenset)) or not all(isinstance(name, str) for name in names):
+            refuse("names", names, f"a list of {', '.join(FIELDS)}")
         for name in names:
             if name not in FIELDS:
                 raise _core.Error(f"the field {name!r} is asked for; allowed: {', '.join(FIELDS)}")
@@ -87,8 +114,8 @@ class Model(_core.Model):
         n, d = points.n, self.dimension
         shapes = {"score": tuple(points.x.shape), "hessian": (n, d * d)}
         outputs = {name: points.output(*shapes.get(name, (n,))) for name in names}
-        points.call(self.evaluate, points.given(points.t), points.given(points.x), points.given(points.condition),
-                    {name: output.memory for name, output in outputs.items()}, *_probes(probes, law, seed), 0)
+        points.call(self._evaluate, points.given(points.t), points.given(points.x), points.given(points.condition),
+                    {name: output.memory for name, output in outputs.items()}, *probes_of(probes, law, seed), 0)
         results = {name: output.result() for name, output in outputs.items()}
         if "hessian" in results:
             results["hessian"] = results["hessian"].reshape(n, d, d)
@@ -131,7 +158,7 @@ class Model(_core.Model):
         refuse_gradients(["hessian_vector"], t, x, condition, direction)
         along = points.like(direction, "direction")
         output = points.output(*points.x.shape)
-        points.call(self.hessian_vector_into, points.given(points.t), points.given(points.x), points.given(points.condition),
+        points.call(self._hessian_vector, points.given(points.t), points.given(points.x), points.given(points.condition),
                     points.given(along), output.memory)
         return output.result()
 
@@ -157,17 +184,18 @@ class Model(_core.Model):
         t = number("t", t)
         output = points.output(points.n)
         given = (self, points.given(points.x), points.given(points.condition), output.memory)
-        how = _probes(probes, law, seed)
-        if scheme in ("tsit5", "dopri5", "bs32"):
+        how = probes_of(probes, law, seed)
+        tolerance = number("tolerance", tolerance)
+        if text("scheme", scheme, "heun") in ADAPTIVE:
             if grid is not None:
                 raise _core.Error(f"a grid is given to {scheme}, whose steps follow the tolerance; allowed: heun, euler or rk4 with "
                                   "it")
-            points.call(_core.log_density_adaptively, *given, t, scheme, number("tolerance", tolerance), *how)
+            points.call(_core.log_density_adaptively, *given, t, scheme, tolerance, *how)
         else:
             if grid is None:
                 raise _core.Error(f"{scheme} is given without a grid; allowed: with one whose last time is t, or tsit5, dopri5, "
                                   "bs32")
-            times = grid if isinstance(grid, str) else numbers_of("grid", grid)
+            times = times_of(grid)
             end = _core.end_of(self, times)
             if abs(end - t) > 1e-6 * self.horizon:
                 raise _core.Error(f"the grid ends at {end:g}, and the log-density is asked for at t = {t:g}; allowed: the "
@@ -179,7 +207,7 @@ class Model(_core.Model):
 
     def given(self, condition: Sequence[float]) -> Model:
         """The model given one condition for all samples, which takes none any more."""
-        return self.with_condition([float(y) for y in np.ravel(as_array(condition))])
+        return self._given(numpy_of("condition", condition).ravel().tolist())
 
     @property
     def parameters(self) -> np.ndarray:
@@ -190,13 +218,18 @@ class Model(_core.Model):
 
     def replaced(self, parameters: Array) -> Model:
         """The same network with other parameters [P]."""
-        if type(parameters).__module__.startswith("torch"):
-            parameters = parameters.detach().cpu()
-        return self.with_parameters(np.asarray(parameters, dtype=np.float64).ravel().tolist())
+        return self._replaced(numpy_of("parameters", parameters).ravel().tolist())
+
+    def coefficients(self, t: float) -> tuple[float, float, float, float]:
+        """Of the forward SDE at a time: drift a, squared diffusion g², the mean's factor m and the variance σ² of x_t given x_0."""
+        return self._coefficients(number("t", t))
 
     def save(self, path: str | os.PathLike, metadata: Mapping[str, str] | None = None) -> None:
         """To a .safetensors file (a network, in float32) or a .json file (a Gaussian mixture). `metadata` is kept in it."""
-        self.save_to(os.fspath(path), dict(metadata or {}))
+        kept = {} if metadata is None else metadata
+        if not isinstance(kept, Mapping) or not all(isinstance(part, str) for pair in kept.items() for part in pair):
+            refuse("metadata", metadata, "a dict of texts")
+        self._save(path_of("path", path), dict(kept))
 
 
 def _made(name: str, arguments: tuple) -> Model:
@@ -208,7 +241,7 @@ def load(path: str | os.PathLike, **options: Any) -> Model:
     """A model file: a network (.safetensors), a Gaussian mixture or a sum of models (.json). What the file does not say, or says
     otherwise, is in `options`: activation, output, inputs, layers, sde, sde_parameters, …
     """
-    return _core.load_model(os.fspath(path), options_text(options))
+    return _core.load_model(path_of("path", path), options_text(options))
 
 
 def initialise(*, seed: int = 0, **options: Any) -> Model:
@@ -223,7 +256,7 @@ def mixture(weights: Any, means: Any, covariances: Any, *, sde: str = "ou", sde_
     """The exact model of data from Σ_k w_k N(μ_k, C_k): weights [K], means [K, d], covariances [K, d, d], [K, d] (diagonals), [K]
     or one number (multiples of the identity).
     """
-    weights, means, covariances = (np.asarray(as_array(value), dtype=np.float64) for value in (weights, means, covariances))
+    weights, means, covariances = numpy_of("weights", weights), numpy_of("means", means), numpy_of("covariances", covariances)
     if weights.ndim != 1 or means.ndim != 2 or len(weights) != len(means):
         raise _core.Error(f"weights of shape {list(weights.shape)} and means of {list(means.shape)} given; allowed: [K] and [K, d]")
     k, d = means.shape
@@ -234,15 +267,17 @@ def mixture(weights: Any, means: Any, covariances: Any, *, sde: str = "ou", sde_
     if covariances.shape != (k, d, d):
         raise _core.Error(f"covariances of shape {list(covariances.shape)} given; allowed for {k} components in {d} dimensions: "
                           f"[{k}, {d}, {d}], [{k}, {d}], [{k}] or a number")
-    return _core.mixture(weights.tolist(), means.ravel().tolist(), covariances.ravel().tolist(), d, sde,
-                         json.dumps(sde_parameters) if sde_parameters else "", [], [])
+    return _core.mixture(weights.tolist(), means.ravel().tolist(), covariances.ravel().tolist(), d, text("sde", sde, "ou"),
+                         "" if sde_parameters is None else json_of("sde_parameters", sde_parameters), [], [])
 
 
 def compose(terms: Sequence[tuple[float, Model]]) -> Model:
     """The model with the score Σ_k w_k s_k of terms (w_k, model), which have one SDE and one dimension: a product of experts."""
-    return _core.compose([(number("a weight", weight), model) for weight, model in terms])
+    if not isinstance(terms, (list, tuple)) or not all(isinstance(term, (list, tuple)) and len(term) == 2 for term in terms):
+        refuse("terms", terms, "a list of pairs (weight, model)")
+    return _core.compose([(number("a weight of terms", weight), model_of(model, "a model of terms")) for weight, model in terms])
 
 
 def guided(given: Model, without: Model, scale: float) -> Model:
     """s_without + scale (s_given − s_without): classifier-free guidance, or autoguidance by a worse model."""
-    return _core.guided(given, without, number("scale", scale))
+    return _core.guided(model_of(given, "given"), model_of(without, "without"), number("scale", scale))

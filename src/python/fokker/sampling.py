@@ -9,25 +9,18 @@ from typing import Any, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import NUMPY, Array, as_array, framework_of, number, numbers_of, whole
+from ._arrays import NUMPY, Array, as_array, flag, framework_of, number, numbers_of, numpy_of, shown, text, whole
 from .data import Law, data_of
-from .model import Model
-
-ADAPTIVE = ("tsit5", "dopri5", "bs32")
+from .model import ADAPTIVE, Model, model_of, probes_of, times_of
 
 
 def _times(grid: str | Sequence[float] | None, model: Model) -> str | list[float]:
-    if grid is None:
-        return model.usual_grid
-    return grid if isinstance(grid, str) else numbers_of("grid", grid)
+    return model.usual_grid if grid is None else times_of(grid)
 
 
 def _box(box: Any) -> list[float]:
     """The limits of x and of y, of a half width, (low, high) or ((x_low, x_high), (y_low, y_high))."""
-    limits = np.asarray(as_array(box))
-    if limits.dtype.kind not in "fiu":
-        raise _core.Error(f"the box is {box!r}; allowed: a half width, (low, high), or that of each axis")
-    limits = limits.astype(np.float64)
+    limits = numpy_of("box", box, "a half width, (low, high), or that of each axis")
     if limits.ndim == 0:
         limits = np.array([-limits, limits])
     if limits.shape not in ((2,), (2, 2)):
@@ -76,30 +69,40 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
     like: an array whose framework and device the samples are to have; else that of `condition`; else NumPy. out: an array [n, d] of
     NumPy, PyTorch or CuPy that is written and returned.
     """
-    like = as_array(condition if like is None and out is None else like)
-    framework = framework_of(out, "out") if out is not None else NUMPY if like is None else framework_of(like, "like")
+    text("scheme", scheme, "heun")
+    model_of(model)
+    whose = "condition" if like is None and out is None else "like"
+    like = as_array(condition if whose == "condition" else like, whose)
+    framework = framework_of(out, "out") if out is not None else NUMPY if like is None else framework_of(like, whose)
     place = out if out is not None else np.empty(0) if like is None else like
     bits = 32
     if scheme in ADAPTIVE and (out is not None or like is not None):
-        bits = framework.bits(place, "out" if out is not None else "like")
+        bits = framework.bits(place, "out" if out is not None else whose)
     _refuse_ignored(scheme, grid=grid, log_density=log_density, temperature=temperature, langevin=langevin, churn=churn, eta=eta,
                     noise_in_last_step=noise_in_last_step, probes=probes, end=end, tolerance=tolerance)
+    if out is not None and len(out.shape) == 0:
+        raise _core.Error("out has no axes; allowed: an array [n, d]")
     if n is None:
         if out is None:
             raise _core.Error("neither n nor out is given; allowed: the number of samples, or an array for them")
         n = int(out.shape[0])
+    n = whole("n", n, 2**40)
     if out is not None and out.shape[0] != n:
         raise _core.Error(f"n is {n} and out has {out.shape[0]} rows; allowed: the same number, or out alone")
-    n, probes = whole("n", n, 2**40), whole("probes", probes, 2**31 - 1)
-    seed, first_index, probe_seed = whole("seed", seed), whole("first_index", first_index), whole("probe_seed", probe_seed)
+    seed, first_index, probes = whole("seed", seed), whole("first_index", first_index), probes_of(probes, law, probe_seed, "probe_seed")
+    noise_in_last_step, log_density = flag("noise_in_last_step", noise_in_last_step), flag("log_density", log_density)
     samples = framework.written(out) if out is not None else framework.output((n, model.dimension), bits, place)
     if model.condition_width and condition is not None:
-        rows = as_array(condition)
+        rows = as_array(condition, "condition")
+        framework_of(rows, "condition")
         if len(rows.shape) == 1:
             model, condition = model.given(rows), None
         else:
             condition = rows.astype(f"float{bits}") if isinstance(rows, np.ndarray) else rows
-    given = None if condition is None else framework_of(as_array(condition), "condition").given(as_array(condition))
+    given = None
+    if condition is not None:
+        condition = as_array(condition, "condition")
+        given = framework_of(condition, "condition").given(condition)
     with framework.on_device_of(place):
         if scheme in ADAPTIVE:
             _core.sample_adaptively(model, samples.memory, given, model.t_min if end is None else number("end", end), scheme,
@@ -108,7 +111,7 @@ def sample(model: Model, n: int | None = None, *, seed: int = 0, scheme: str = "
         density = framework.output((n,), 32, place) if log_density else None
         _core.sample(model, samples.memory, given, density.memory if density else None, _times(grid, model), scheme, seed, first_index,
                      None if eta is None else number("eta", eta), number("temperature", temperature), number("langevin", langevin),
-                     bool(noise_in_last_step), numbers_of("churn", churn), probes, law, probe_seed, framework.stream(place))
+                     noise_in_last_step, numbers_of("churn", churn), *probes, framework.stream(place))
     return (samples.result(), density.result()) if density else samples.result()
 
 
@@ -151,8 +154,9 @@ def gap(model: Model, data: Law, *, grid: str | Sequence[float] | None = None, s
     """
     limits = _box(box)
     samples, nodes = whole("samples", samples, 2**40), whole("nodes", nodes, 2**31 - 1)
-    found = _core.gap(model, data_of(data), _times(grid, model), samples, whole("seed", seed), ode_scheme, in_detail, sliced, nodes,
-                      limits, on_cuda(device))
+    found = _core.gap(model_of(model), data_of(data), _times(grid, model), samples, whole("seed", seed),
+                      text("ode_scheme", ode_scheme, "heun"), flag("in_detail", in_detail), flag("sliced", sliced), nodes, limits,
+                      on_cuda(device))
     pairs = [found[name] for name in ("ode_sde", "ode_truth", "sde_truth")]
     planar = found["histograms"][0] is not None
     histograms = None
@@ -167,8 +171,8 @@ def gap(model: Model, data: Law, *, grid: str | Sequence[float] | None = None, s
 
 
 def on_cuda(device: str) -> bool:
-    if device not in ("cpu", "cuda"):
-        raise _core.Error(f"the device {device!r} is given; allowed: cpu, cuda")
+    if not isinstance(device, str) or device not in ("cpu", "cuda"):
+        raise _core.Error(f"the device {shown(device)} is given; allowed: cpu, cuda")
     return device == "cuda"
 
 
@@ -181,10 +185,12 @@ def w2_squared(a: Array, b: Array, *, method: str | None = None, box: Any = 3.5,
     `projections` lines drawn by `seed` (the default for other dimensions). Samples outside the box and those that are not
     finite are left out.
     """
-    a, b = (_float32(as_array(samples)) for samples in (a, b))
+    a, b = _float32(as_array(a, "a")), _float32(as_array(b, "b"))
     framework = framework_of(a, "a")
+    framework.bits(a, "a"), framework_of(b, "b").bits(b, "b")
     if method is None:
         method = "grid" if len(a.shape) == 2 and a.shape[1] == 2 else "sliced"
+    text("method", method, "sliced")
     given = framework.given(a), framework_of(b, "b").given(b)
     with framework.on_device_of(a):
         stream = framework.stream(a)

@@ -8,9 +8,9 @@ import time
 from typing import Any, Callable, NamedTuple, Sequence
 
 from . import _core
-from ._arrays import whole
-from .data import DataSet, Law, data_of
-from .model import Model, initialise
+from ._arrays import flag, function_of, path_of, whole
+from .data import Law, data_of
+from .model import Model, initialise, model_of
 from .sampling import on_cuda
 
 
@@ -66,14 +66,14 @@ class Trainer:
         for name in options:
             if name not in self.OPTIONS:
                 raise _core.Error(f"the option {name} is not known; allowed: {', '.join(self.OPTIONS)}")
-        self._trainer = _core.Trainer(model, data_of(data), options, on_cuda(device))
+        self._trainer = _core.Trainer(model_of(model), data_of(data), options, on_cuda(device))
         self.history: list[Record] = []
 
     @classmethod
     def resume(cls, path: str | os.PathLike, data: Law, *, device: str = "cpu") -> Trainer:
         """Goes on from a file that ``save_state`` wrote, on the same data."""
         trainer = cls.__new__(cls)
-        trainer._trainer = _core.Trainer(os.fspath(path), data_of(data), on_cuda(device))
+        trainer._trainer = _core.Trainer(path_of("path", path), data_of(data), on_cuda(device))
         trainer.history = []
         return trainer
 
@@ -85,7 +85,8 @@ class Trainer:
         error; where it is not given, if that is a terminal. On Ctrl-C, and on an exception of the callback, the iterations that have
         begun are finished, the trainer keeps what they did, and the exception goes on; run() goes on from there.
         """
-        bar = Progress(progress, self.iteration, self.iterations)
+        function_of("callback", callback)
+        bar = Progress(None if progress is None else flag("progress", progress), self.iteration, self.iterations)
         records: list[Record] = []
 
         def news(found: Sequence[tuple]) -> bool:
@@ -122,7 +123,7 @@ class Trainer:
 
     def save_state(self, path: str | os.PathLike) -> None:
         """Everything that is needed to go on, in one safetensors file."""
-        self._trainer.save_state_to(os.fspath(path))
+        self._trainer.save_state_to(path_of("path", path))
 
     def __repr__(self) -> str:
         return f"<fokker.Trainer: {self.iteration} of {self.iterations} iterations>"
@@ -140,10 +141,12 @@ def train(data: Law, model: Model | None = None, *, state: str | os.PathLike | N
     attribute `trainer` is the ``Trainer`` with what was done: trainer.model, trainer.save_state(…), trainer.run(); so it is with
     TrainingStopped and an exception of the callback. A second Ctrl-C while the state is being written leaves the earlier file.
     """
-    law = data if isinstance(data, DataSet) else DataSet(data)
+    function_of("callback", callback)
+    state = None if state is None else path_of("state", state)
+    law = data_of(data)
     if state is not None and os.path.exists(state):
         if model is not None or options:
-            raise _core.Error(f"the state '{os.fspath(state)}' is there, and a model or options are given; allowed: to go on with "
+            raise _core.Error(f"the state '{state}' is there, and a model or options are given; allowed: to go on with "
                               "those of the state alone, or another file")
         trainer = Trainer.resume(state, law, device=device)
     else:

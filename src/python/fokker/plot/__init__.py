@@ -12,6 +12,7 @@ from typing import Any, Callable, Union
 
 import numpy as np
 
+from .._arrays import path_of, refuse
 from .._core import Error
 from ..sampling import Gap
 
@@ -57,8 +58,10 @@ def _figure(make: Callable, *arguments: Any) -> Any:
 def _runs(folder: Folder, data: str | None) -> tuple[dict, list]:
     from .read import read_folder
 
-    results, runs, _ = read_folder(os.fspath(folder))
+    results, runs, _ = read_folder(path_of("folder", folder))
     names = list(dict.fromkeys(run.data for run in runs))
+    if data is not None and not isinstance(data, str):
+        refuse("data", data, "a text, as 'blob', or None")
     if data is None and len(names) > 1:
         raise Error(f"the folder has runs of {', '.join(names)}, and data is not given; allowed: one of these")
     chosen = [run for run in runs if data in (None, run.data)]
@@ -74,6 +77,8 @@ def densities(source: Gap | Folder, *, data: str | None = None) -> Any:
     if isinstance(source, Gap):
         run = _GapRun(source)
         return _figure(lambda figures: figures.density_figure, [run], run.half_width)
+    if not isinstance(source, (str, os.PathLike)):
+        refuse("source", source, "a fokker.Gap, or a folder's name")
     results, runs = _runs(source, data)
     first = min(run.seed for run in runs)
     return _figure(lambda figures: figures.density_figure, [run for run in runs if run.seed == first], results["box"])
@@ -103,6 +108,7 @@ def report(folder: Folder, out: Folder | None = None) -> str:
     """Writes the HTML page of a folder, as `report.py` does, and returns its name."""
     from .page import write_report
 
-    path = os.path.join(os.fspath(folder), "report.html") if out is None else os.fspath(out)
-    write_report(os.fspath(folder), path)
+    folder = path_of("folder", folder)
+    path = os.path.join(folder, "report.html") if out is None else path_of("out", out)
+    write_report(folder, path)
     return path

@@ -26,18 +26,16 @@ __device__ __forceinline__ float signed_logistic(float rate, float z) {
   return copysignf(e * reciprocal_approx(1.0f + e), z);
 }
 
-// Beyond βz = 20, where σ is z, e is below 2e-9 and gone from 1 + e, so that σ and σ′ are exactly z and 1; σ″ is at most
-// 2e-9 β there, its largest value being β/4.
+// σ′ = s = 1/(1 + e) with e = e^{−βz}, 0 where e overflows, and 1 + e^{−β|z|} is 1/max(s, 1 − s), so that no number needs its
+// sign looked at. Beyond βz = 20 σ and σ′ are exactly z and 1. What σ″ takes for 1 − s is e s, to as many digits as s.
 struct FastSoftplus {
   float rate, linear_from, beta, log_factor;
   __device__ __forceinline__ explicit FastSoftplus(float b)
       : rate(-1.44269504f * b), linear_from(20.0f / b), beta(b), log_factor(0.693147181f / b) {}
   __device__ __forceinline__ ActivationValues<float> operator()(float z) const {
-    const float e = exp2_approx(rate * fabsf(z));
-    const float sum = 1.0f + e, inverse = reciprocal_approx(sum), low = e * inverse;
-    const float d2 = beta * (low * inverse);
-    return {(z > 0.0f ? z : 0.0f) + log2_approx(sum) * log_factor, z > 0.0f ? inverse : low, d2,
-            beta * d2 * copysignf((1.0f - e) * inverse, -z)};
+    const float e = exp2_approx(rate * z), d1 = reciprocal_approx(1.0f + e), rest = 1.0f - d1;
+    const float d2 = beta * (d1 * (fminf(e, 0x1p126f) * d1));
+    return {fmaxf(z, 0.0f) - log2_approx(fmaxf(d1, rest)) * log_factor, d1, d2, beta * d2 * (rest - d1)};
   }
 
   // Beyond βz = 20 it is 2^−100 βz, from which σ follows: too small, up to βz = 2^70, to move 1 − s or to be taken for

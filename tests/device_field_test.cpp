@@ -10,9 +10,9 @@
 // On the emulation the wide path's products are sums in order, in fp32; a GPU sums in an order of its own. Measured
 // there on the networks below: the rms error over the rms of the bound's deviations, the largest |e_i|/σ_i (≤ 12), and
 // the median and largest over networks of the rms error over the rms of the quantity, much of it the networks'
-// conditioning. Tensor cores round towards zero there, as hardware is found to. The resident split
-// is measured with the sums of the small products apart at every width; where they are not (beyond 80, Hessians) its
-// errors are up to four times as large:
+// conditioning. Tensor cores round towards zero there, as hardware is found to. The resident split is measured with the
+// sums of the small products apart, which errs as the one sum does that they come into first; where they take turns with
+// the large ones (beyond width 80) its errors are up to four times as large:
 //
 //   resident         fp32                           split                          half
 //   value            1.16  4.0  1.2e-7 1.6e-6       0.29  1.0  1.1e-7 1.6e-6       0.32  0.7  1.0e-4 8.3e-4

@@ -100,6 +100,8 @@ void Communicator::abort() noexcept {
   for (const cudaGraphExec_t graph : graphs_) cudaGraphExecDestroy(graph);
   graphs_.clear();
   nccl().comm_abort(std::exchange(communicator_, nullptr));
+  const RelaxedCapture relaxed;
+  cudaStreamSynchronize(stream());  // what is left in it may use memory whose owners are to go
 }
 
 void Communicator::release(cudaGraphExec_t graph) {

@@ -117,7 +117,7 @@ void hessian_launches(const ResidentMlp& net, int shared_bytes) {
 struct LossArguments {
   ResidentLossPlan plan;
   NetworkForm form;
-  LossShare shares[most_models];
+  LaunchedShare shares[most_models];
   LossTask tasks[most_models];
 };
 
@@ -129,7 +129,7 @@ void loss_launches(const ResidentMlp& net, int shared_bytes) {
     for (const int tiles : {0, 1}) {
       LossArguments a{
           .plan = resident_loss_plan(net, false, warps, shared_bytes), .form = {}, .shares = {}, .tasks = {}};
-      a.shares[0] = {.warps = warps, .blocks = 1, .tiles = tiles};
+      a.shares[0] = {.blocks = 1, .launched = 1, .first = 0, .warps = static_cast<std::uint16_t>(warps)};
       LossTask& task = a.tasks[0];
       std::memset(static_cast<void*>(&task), 0, sizeof task);
       task.points.sde = SdeFormulas();

@@ -13,7 +13,7 @@
 #include <cstdint>
 
 #include "loss_launch.hpp"
-#include "loss_sum.hpp"
+#include "loss_sum_launch.hpp"
 #include "loss_sweeps.hpp"
 
 namespace fokker::kernels {
@@ -22,7 +22,7 @@ namespace {
 struct ResidentLossArguments {
   ResidentLossPlan plan;
   NetworkForm form;
-  LossShare shares[most_models];  // one after another in the grid
+  LaunchedShare shares[most_models];  // one after another in the grid
   LossTask tasks[most_models];
 };
 static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
@@ -31,17 +31,26 @@ static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
 FOKKER_HOST_DEVICE std::int64_t block_tiles(std::int64_t points, int warps) {
   return (points + tile_rows * warps - 1) / (tile_rows * warps);
 }
+FOKKER_HOST_DEVICE std::int64_t block_tiles(const TrainingDraw& points, int warps) {
+  return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
+}
 
 template <Precision P, int W>
 __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
   LossSweeps<P, W> sweeps(a.plan);
   if (thread_index() == 0) {
     int block = block_index(), k = 0;
-    for (; block >= a.shares[k].blocks; ++k) block -= a.shares[k].blocks;
-    const auto collocation_tiles =
-        static_cast<int>(block_tiles(a.tasks[k].points.collocation_points, a.shares[k].warps));
-    sweeps.block_task() = {a.tasks[k], a.shares[k],          collocation_tiles, a.form,
-                           block,      a.plan.net.potential, !a.form.plain()};
+    for (; block >= a.shares[k].launched; ++k) block -= a.shares[k].launched;
+    const TrainingDraw& points = a.tasks[k].points;
+    const int warps = a.shares[k].warps;
+    sweeps.block_task() = {
+        .task = a.tasks[k],
+        .share = {warps, a.shares[k].blocks, static_cast<int>(block_tiles(points, warps)), a.shares[k].first},
+        .collocation_tiles = static_cast<int>(block_tiles(points.collocation_points, warps)),
+        .form = a.form,
+        .block = block,
+        .potential = a.plan.net.potential,
+        .formed = !a.form.plain()};
   }
   sync_block();
   load_image(sweeps.block_task().task.image, a.plan.image.bytes);
@@ -52,15 +61,33 @@ __global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLoss
 
 // Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
 // A block counts its tiles in an int: in blocks of four warps or more those of 2^37 points, which no device holds.
-LossShare loss_share(const TrainingDraw& points, int most, int multiprocessors) {
-  const auto tiles = [&](int warps) {
-    return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
-  };
-  const auto warps = static_cast<int>(
-      std::clamp<std::int64_t>((tiles(1) + multiprocessors - 1) / multiprocessors, std::min(4, most), most));
-  return {.warps = warps,
-          .blocks = static_cast<int>(std::clamp<std::int64_t>(tiles(warps), 1, multiprocessors)),
-          .tiles = static_cast<int>(tiles(warps))};
+LaunchedShare loss_share(const TrainingDraw& points, int most, int most_blocks) {
+  const std::int64_t tiles = block_tiles(points, 1);
+  const auto warps =
+      static_cast<int>(std::clamp<std::int64_t>((tiles + most_blocks - 1) / most_blocks, std::min(4, most), most));
+  const auto blocks = static_cast<int>(std::clamp<std::int64_t>(block_tiles(points, warps), 1, most_blocks));
+  return {.blocks = blocks, .launched = blocks, .first = 0, .warps = static_cast<std::uint16_t>(warps)};
+}
+
+Status launch_pack(const ResidentMlp& net, const LossTask* tasks, int count, Stream stream) {
+  PackTask networks[most_models];
+  for (int k = 0; k < count; ++k) networks[k] = {tasks[k].parameters, tasks[k].layers, tasks[k].image};
+  return launch_pack_image(net, networks, count, stream);
+}
+
+// The launched blocks of each share, if any; makes the plan.
+Status launch_blocks(ResidentLossArguments& a, const ResidentMlp& net, int count, const DeviceLimits& limits,
+                     Stream stream) {
+  int blocks = 0, most = 0;  // of the launch; warps of a block
+  for (int k = 0; k < count; ++k) {
+    blocks += a.shares[k].launched;
+    most = std::max<int>(most, a.shares[k].warps);
+  }
+  a.plan = resident_loss_plan(net, !a.form.plain(), most, limits.shared_bytes);
+  if (blocks == 0) return 0;
+  const LaunchShape shape{blocks, 32 * most, a.plan.block.bytes + most * a.plan.warp_bytes};
+  return with_resident_kernel<Work::curvature>(
+      net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
 }
 
 }  // namespace
@@ -74,19 +101,13 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
 
 Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
                             int count, const DeviceLimits& limits, Stream stream) {
-  PackTask networks[most_models];
-  for (int k = 0; k < count; ++k) networks[k] = {tasks[k].parameters, tasks[k].layers, tasks[k].image};
-  if (const Status status = launch_pack_image(net, networks, count, stream)) return status;
-
+  if (const Status status = launch_pack(net, tasks, count, stream)) return status;
   ResidentLossArguments a{.plan = {}, .form = form, .shares = {}, .tasks = {}};
-  int blocks = 0, most = 0;  // of the launch; warps of a block
   for (int k = 0; k < count; ++k) {
     a.tasks[k] = tasks[k];
     a.shares[k] = loss_share(tasks[k].points, warps, limits.multiprocessors);
-    blocks += a.shares[k].blocks;
-    most = std::max(most, a.shares[k].warps);
   }
-  a.plan = resident_loss_plan(net, !form.plain(), most, limits.shared_bytes);
+  if (const Status status = launch_blocks(a, net, count, limits, stream)) return status;
 
   LossSumArguments sum{.net = net, .gradient = a.plan.gradient, .tasks = {}};
   for (int k = 0; k < count; ++k) {
@@ -94,7 +115,9 @@ Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int
     sum.tasks[k] = {.partial_count = a.shares[k].blocks,
                     .layers = task.layers,
                     .partial = task.partial,
+                    .partial_stride = a.plan.gradient.size,
                     .partial_values = task.partial_values,
+                    .values_stride = 2,
                     .denoising_points = task.points.denoising_points,
                     .collocation_points = task.points.collocation_points,
                     .residual_weight = task.residual_weight,
@@ -103,11 +126,44 @@ Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int
                     .gradient = task.gradient,
                     .squares = task.squares};
   }
-  const LaunchShape shape{blocks, 32 * most, a.plan.block.bytes + most * a.plan.warp_bytes};
-  const Status status = with_resident_kernel<Work::curvature>(
-      net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
-  if (status) return status;
   return launch_loss_sum(sum, count, stream);
+}
+
+LossChunks resident_loss_chunks(const TrainingDraw& points, int warps, const DeviceLimits& limits) {
+  const int blocks = loss_share(points, warps, most_chunked_blocks(limits)).blocks;
+  return {.blocks = blocks, .chunks = std::min(blocks, most_chunks)};
+}
+
+// No launch has more blocks of a task than there are multiprocessors, so that all of them find their planes where those
+// of the launch before were.
+Status launch_resident_chunks(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
+                              const RankChunks* chunks, int count, const DeviceLimits& limits, Stream stream) {
+  if (const Status status = launch_pack(net, tasks, count, stream)) return status;
+  ChunkSumArguments sum{.size = loss_gradient_layout(net).size, .tasks = {}};
+  int most = 0;  // own blocks of a task
+  for (int k = 0; k < count; ++k) {
+    const RankChunks& own = chunks[k];
+    sum.tasks[k] = {.of = own.of,
+                    .first = own.first,
+                    .count = own.count,
+                    .partial = tasks[k].partial,
+                    .partial_values = tasks[k].partial_values,
+                    .records = own.records};
+    most = std::max(most, own.blocks());
+  }
+  for (int begin = 0; begin < most; begin += limits.multiprocessors) {
+    ResidentLossArguments a{.plan = {}, .form = form, .shares = {}, .tasks = {}};
+    for (int k = 0; k < count; ++k) {
+      a.tasks[k] = tasks[k];
+      a.tasks[k].partial += std::int64_t{begin} * sum.size;
+      a.tasks[k].partial_values += 2 * begin;
+      a.shares[k] = loss_share(tasks[k].points, warps, most_chunked_blocks(limits));
+      a.shares[k].first = static_cast<std::uint16_t>(chunks[k].of.first_block(chunks[k].first) + begin);
+      a.shares[k].launched = std::clamp(chunks[k].blocks() - begin, 0, limits.multiprocessors);
+    }
+    if (const Status status = launch_blocks(a, net, count, limits, stream)) return status;
+  }
+  return launch_chunk_sum(sum, count, stream);
 }
 
 }  // namespace fokker::kernels

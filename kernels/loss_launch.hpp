@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "launch.hpp"
+#include "loss_layout.hpp"
 #include "training_launch.hpp"
 
 namespace fokker::kernels {
@@ -37,5 +38,20 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
 // task's sums depends on the shape, the device, `warps` and the task's numbers of points.
 Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
                             int count, const DeviceLimits& limits, Stream stream);
+
+// Of several ranks: the chunks of one of them.
+struct RankChunks {
+  LossChunks of;  // all ranks
+  int first, count;
+  float* records;  // [count, record_floats(size of a gradient)], on the device
+
+  int blocks() const { return of.first_block(first + count) - of.first_block(first); }
+};
+// How a task is cut up on any number of ranks: by its points, the shape and the device alone.
+LossChunks resident_loss_chunks(const TrainingDraw& points, int warps, const DeviceLimits& limits);
+// In place of values and gradients the records of a rank's chunks, to be exchanged and summed (launch_loss_sum()). Each
+// task's `partial` and `partial_values` have room for those of its blocks().
+Status launch_resident_chunks(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,
+                              const RankChunks* chunks, int count, const DeviceLimits& limits, Stream stream);
 
 }  // namespace fokker::kernels

@@ -2,7 +2,9 @@
 
 // What the resident loss (loss.cu) has in shared memory and in its workspace, and by it for which networks there is one;
 // shared_layout.hpp goes before. Compiles without CUDA.
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "shared_layout.hpp"
@@ -145,6 +147,39 @@ inline LossWorkspace resident_loss_workspace(const ResidentMlp& net, int warps, 
   return {blocks * static_cast<std::size_t>(warps * loss_planes(net) * tile_rows * net.width) * sizeof(float),
           blocks * static_cast<std::size_t>(loss_gradient_layout(net).size) * sizeof(float),
           blocks * 2 * sizeof(double)};
+}
+
+// ---- trainings on several ranks -------------------------------------------------------------------------------------
+
+// A partial gradient as ranks exchange it, in floats: first what it has of the two sums of losses, doubles; then `size`
+// numbers.
+inline constexpr int record_head = 4;
+FOKKER_HOST_DEVICE constexpr std::int64_t record_floats(int size) {
+  return record_head + (std::int64_t{size} + 3) / 4 * 4;
+}
+
+// Rank r of R has chunks r S to (r + 1) S, as far as there are so many; S = slots.
+struct ChunksOfRank {
+  int slots, first, count;
+
+  ChunksOfRank(int chunks, int rank, int ranks)
+      : slots((chunks + ranks - 1) / ranks),
+        first(std::min(chunks, rank * slots)),
+        count(std::min(chunks, first + slots) - first) {}
+};
+
+// The blocks of a resident loss on several ranks, in chunks of about as many. Chunks are exchanged, so that there are few
+// of them; blocks are many, so that those of an eighth of the chunks fill a device.
+struct LossChunks {
+  int blocks, chunks;
+
+  FOKKER_HOST_DEVICE int first_block(int chunk) const {
+    return static_cast<int>(std::int64_t{blocks} * chunk / chunks);
+  }
+};
+inline constexpr int most_chunks = 64;
+inline int most_chunked_blocks(const DeviceLimits& limits) {
+  return most_chunks * std::clamp(limits.multiprocessors / 8, 1, 1000);
 }
 
 }  // namespace fokker::kernels

@@ -43,11 +43,18 @@ inline ResidentLossPlan resident_loss_plan(const ResidentMlp& net, bool formed, 
 }
 
 // How a task's samples are cut up, and with it the order of its sums: by its own numbers of points alone, so that they
-// do not depend on the tasks beside it.
+// do not depend on the tasks beside it, nor on which of its blocks are of this launch.
 struct LossShare {
   int warps;   // of a block that hold samples
   int blocks;  // with a partial gradient each
   int tiles;   // of a block's warps
+  int first;   // block of this launch
+};
+
+// A LossShare as there is room for it among a kernel's parameters, and how many of its blocks are launched.
+struct LaunchedShare {
+  int blocks, launched;
+  std::uint16_t first, warps;
 };
 
 // What a block works on, in its shared memory: in registers it would crowd out the tiles.
@@ -56,7 +63,7 @@ struct BlockTask {
   LossShare share;
   int collocation_tiles;  // the first ones, which cost more
   NetworkForm form;
-  int block;  // of those that work on the task
+  int block;  // of those of this launch that work on the task
   bool potential;
   bool formed;  // the form is not plain
 };

@@ -79,7 +79,7 @@ class LossSweeps : public LossPoints<P, W> {
   // The losses and their gradient of the samples of the block's tiles.
   __device__ __forceinline__ void sum_tiles() {
 #pragma unroll 1
-    for (this->set_index(Index::tile, block_task().block); tile_index() < share().tiles;
+    for (this->set_index(Index::tile, share().first + block_task().block); tile_index() < share().tiles;
          this->set_index(Index::tile, tile_index() + share().blocks)) {
       sum_tile();
     }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backend_under_test.hpp"
+#include "cuda/nccl.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/data.hpp"
 #include "trainer_checks.hpp"
@@ -17,6 +18,18 @@ namespace fokker::testing {
 inline const Context& gpu() {
   static const Context context({.backend = BackendKind::cuda});
   return context;
+}
+
+// Whether there can be ranks of GPUs: always on the emulation.
+inline bool has_nccl() {
+#ifndef FOKKER_EMULATION
+  try {
+    cuda::nccl();
+  } catch (const Error&) {
+    return false;
+  }
+#endif
+  return true;
 }
 
 template <class T>

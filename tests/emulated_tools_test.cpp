@@ -13,6 +13,7 @@
 
 #include "compare.hpp"
 #include "fokker/fokker.hpp"
+#include "mpirun.hpp"
 #include "process.hpp"
 #include "scratch.hpp"
 
@@ -208,6 +209,35 @@ TEST_F(EmulatedCommandLine, DiagnosesAsTheCpu) {
 }
 
 // What a part's numbers depend on of a device, and no more: not how many there are, nor the driver.
+// Trainings by mpirun, each rank on an emulated GPU of its own: the bytes of any number of them, and one sentence where
+// there are fewer GPUs or no NCCL.
+TEST(EmulatedRanks, TrainOnAGpuEach) {
+  if (const std::string why = testing::why_no_ranks(); !why.empty()) GTEST_SKIP() << why;
+  const Scratch scratch;
+  const auto train = [&](int ranks, const std::string& environment, const std::string& name) {
+    return Process(scratch.folder(),
+                   fmt::format("env {} {} -n {} {} train --backend cuda --threads 1 --data circles2 --hidden 7 "
+                               "--denoising-points 301 --collocation-points 99 --residual-weight 0.5 --iterations 3 "
+                               "--out {}.safetensors --state {}.state",
+                               environment, FOKKER_MPIRUN, ranks, FOKKER_EMULATED, scratch / name, scratch / name))
+        .wait();
+  };
+  for (const int ranks : {2, 3}) {
+    const Outcome outcome = train(ranks, "FOKKER_EMULATION_DEVICES=3", fmt::format("on{}", ranks));
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_THAT(outcome.err + outcome.out, HasSubstr(fmt::format("on each of {} ranks", ranks)));
+  }
+  for (const char* what : {".safetensors", ".state"}) {
+    EXPECT_TRUE(get(scratch / ("on2" + std::string(what))) == get(scratch / ("on3" + std::string(what)))) << what;
+  }
+  const Outcome few = train(2, "FOKKER_EMULATION_DEVICES=1", "few");
+  EXPECT_NE(few.code, 0);
+  EXPECT_THAT(few.err, HasSubstr("2 ranks on this machine take a GPU each, and there is none for all"));
+  const Outcome absent = train(2, "FOKKER_EMULATION_DEVICES=2 FOKKER_EMULATION_WITHOUT_NCCL=1", "absent");
+  EXPECT_NE(absent.code, 0);
+  EXPECT_THAT(absent.err, HasSubstr("trainings on several GPUs need NCCL"));
+}
+
 TEST(EmulatedParts, NameTheDevice) {
   const Scratch scratch;
   testing::put(scratch / "m.json", R"({"weights": [1], "means": [[1, 0]], "covariances": [0.2]})");

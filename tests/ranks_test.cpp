@@ -186,7 +186,8 @@ TEST(TrainingOnRanks, PassesTheGradientOnOnceAndToAllOnce) {
         trainer.run(iterations);
       });
     };
-    const std::size_t others = static_cast<std::size_t>(size) - 1, small = others * (2 * 16 + 1 + 1 + others);
+    const std::size_t others = static_cast<std::size_t>(size) - 1,
+                      small = others * (2 * 16 + 16 * (1 + static_cast<std::size_t>(size)));
     const std::size_t of_gradient = sent(3) - sent(2) - small;
     EXPECT_EQ(of_gradient % (2 * others), 0u);
     const double each = static_cast<double>(of_gradient / (2 * others));

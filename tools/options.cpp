@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <fstream>
+#include <string_view>
 #include <thread>
 #include <type_traits>
 #include <utility>
@@ -12,6 +14,7 @@
 #include "console.hpp"
 #include "files.hpp"
 #include "fokker/composition.hpp"
+#include "ranks.hpp"
 
 namespace fokker::tools {
 
@@ -370,10 +373,35 @@ void MachineOptions::add_to(CLI::App& app) {
   add_precision(app, precision);
 }
 
+namespace {
+
+// The GPU of one of several ranks on a machine, one each; −1: the current one, as of a rank whose launcher shows it but
+// one, and where none is to be used.
+int gpu_of_rank(BackendKind backend) {
+  const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  const bool own = visible != nullptr && *visible != 0 && std::string_view(visible).find(',') == std::string_view::npos;
+  const RankOfMachine rank = rank_of_machine();
+  if (backend == BackendKind::cpu || rank.size == 1 || own || !backend_status()[1].available) return -1;
+  return rank.rank;
+}
+
+}  // namespace
+
 Context MachineOptions::context() const {
-  const Context context({.backend = parse_backend(backend),
-                         .threads = static_cast<int>(threads),
-                         .precision = parse_precision(precision)});
+  ContextOptions options{
+      .backend = parse_backend(backend), .threads = static_cast<int>(threads), .precision = parse_precision(precision)};
+  if (options.gpu = gpu_of_rank(options.backend); options.gpu >= 0) {
+    options.backend = BackendKind::cuda;
+    try {
+      return Context(options);
+    } catch (const Error& error) {
+      throw Error(fmt::format(
+          "{} ranks on this machine take a GPU each, and there is none for all: {}; or --backend cpu, or a GPU by "
+          "CUDA_VISIBLE_DEVICES for each",
+          rank_of_machine().size, error.what()));
+    }
+  }
+  const Context context(options);
   if (!context.note().empty()) write_message(context.note() + '\n');
   return context;
 }

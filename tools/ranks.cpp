@@ -21,6 +21,11 @@ std::shared_ptr<Ranks>& program_ranks() {
   return all;
 }
 
+RankOfMachine& program_rank_of_machine() {
+  static RankOfMachine own;
+  return own;
+}
+
 // What launchers of MPI tell a process: which rank it is, and of how many; Open MPI's, those that speak PMI, and Slurm by
 // PMIx. Without the first of a row no such launcher started it; the first row with one counts, since mpirun's processes
 // may find variables of the job that it runs in.
@@ -107,6 +112,11 @@ void start_ranks() {
   int provided = 0;  // one thread of each rank calls MPI
   MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided);
   program_ranks() = std::make_shared<MpiRanks>();
+  MPI_Comm machine = MPI_COMM_NULL;
+  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &machine);
+  MPI_Comm_rank(machine, &program_rank_of_machine().rank);
+  MPI_Comm_size(machine, &program_rank_of_machine().size);
+  MPI_Comm_free(&machine);
   speak_as_rank(program_ranks()->rank(), program_ranks()->size());
 #endif
 }
@@ -137,6 +147,8 @@ std::string mpi_library() {
   return "";
 #endif
 }
+
+RankOfMachine rank_of_machine() { return program_rank_of_machine(); }
 
 bool is_first_rank() { return ranks()->rank() == 0; }
 

@@ -14,6 +14,11 @@ void start_ranks();
 const std::shared_ptr<Ranks>& ranks();
 // The MPI that this build runs by, as "Open MPI v4.1.4"; empty where it has none.
 std::string mpi_library();
+// Which of the ranks of this machine, as the launcher's MPI knows them, this one is, and of how many.
+struct RankOfMachine {
+  int rank = 0, size = 1;
+};
+RankOfMachine rank_of_machine();
 bool is_first_rank();  // the one that writes files and messages
 // Leaves them, last in main(), with the program's exit code, which it returns. Where that is a failure's, all ranks end.
 int end_ranks(int exit_code);

@@ -31,6 +31,7 @@
 #include "run.hpp"
 #include "run_measurement.hpp"
 #include "run_training.hpp"
+#include "training.hpp"
 #include "warnings.hpp"
 
 namespace fokker::tools {
@@ -176,6 +177,7 @@ class Reproduction {
     results["seeds"] = preset_.seeds;
     results["box"] = preset_.gap.box.x.high;  // of presets it is [-b, b]^2
     const bool writes = team->rank() == 0;
+    const std::shared_ptr<Ranks> trains = training_ranks(context, team);
     for (const RunGroup& group : groups) {
       // Those of the group that no other process has; each is released as soon as it is measured.
       std::map<const Run*, Claim> claims;
@@ -193,11 +195,7 @@ class Reproduction {
       for (std::size_t i = 0; i < group.size(); ++i) {
         if (is_taken[i] == std::byte{1}) taken.push_back(group[i]);
       }
-      if (context.device() == Device::cpu) {
-        train(context, taken, progress, team);
-      } else if (writes) {  // on a GPU one rank trains, and the others draw samples
-        train(context, taken, progress);
-      }
+      train(context, taken, progress, trains);
       for (std::size_t i = 0; i < group.size(); ++i) {
         const Run& run = *group[i];
         if (is_taken[i] == std::byte{0}) {

@@ -36,6 +36,11 @@ std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture>
   return groups;
 }
 
+std::shared_ptr<Ranks> training_ranks(const Context& context, std::shared_ptr<Ranks> ranks) {
+  if (ranks->size() == 1 || context.device() == Device::cpu) return ranks;
+  return connect_gpus(context.gpu(), std::move(ranks));
+}
+
 SaveInterval SaveInterval::parse(const std::string& text) {
   SaveInterval interval{0, 0};
   const char *begin = text.data(), *end = begin + text.size();

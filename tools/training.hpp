@@ -4,11 +4,14 @@
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "console.hpp"
+#include "fokker/context.hpp"
+#include "fokker/ranks.hpp"
 #include "fokker/trainer.hpp"
 
 namespace fokker::tools {
@@ -16,6 +19,9 @@ namespace fokker::tools {
 // Which trainings run side by side, by their indices: up to `most` of one architecture, since networks of different
 // architectures share no launch on a GPU. Groups are in the order of their first members, and members in their own.
 std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most);
+
+// The ranks by which they train on this context: on GPUs with a communicator between them, which all of the ranks make.
+std::shared_ptr<Ranks> training_ranks(const Context& context, std::shared_ptr<Ranks> ranks);
 
 // How often a state is saved: "500" iterations, or "60s".
 struct SaveInterval {

@@ -44,6 +44,28 @@ struct OtherRankFailed : Error {
 // hash_bytes() of all that the result depends on. All ranks call it.
 void check_same_work(Ranks& ranks, std::uint64_t hash, const std::string& work);
 
+// Ranks of which each has a GPU, for trainings on CUDA: what their GPUs exchange goes by an NCCL communicator, which an
+// application that already has one hands in. NCCL 2 (libnccl.so.2) is loaded when the first of them are made.
+class GpuRanks : public Ranks {
+ public:
+  virtual int gpu() const = 0;  // the communicator's device
+  // Whether a trainer has ended the communicator by ncclCommAbort, which alone ends a GPU's wait for another: its work
+  // has failed on a rank, or waited longer than the patience. It is destroyed then, and of no use to anybody.
+  virtual bool aborted() const = 0;
+};
+
+// communicator: an ncclComm_t of the application, which destroys it after the ranks and all trainers that were made with
+// them, unless it is aborted() then, and meanwhile makes no calls with it while a trainer does. rank() and size() are the
+// communicator's. Messages between hosts, few and short, go by `messages`, the same rank of as many; without it by the
+// communicator too, and then none between two ranks (send(), receive()). patience: for how many seconds a host waits for
+// its GPU, whose work takes about 0.1 s at a time unless another rank does not come to it. Throws Error where NCCL is
+// missing or does not know the communicator, where `messages` are other ranks, and in a build without CUDA.
+std::shared_ptr<GpuRanks> gpu_ranks(void* communicator, std::shared_ptr<Ranks> messages = nullptr,
+                                    double patience = 600);
+// The same with a communicator of their own, of the GPUs that each of `messages` names. All of these call it; all throw
+// Error where one of them lacks NCCL.
+std::shared_ptr<GpuRanks> connect_gpus(int gpu, std::shared_ptr<Ranks> messages, double patience = 600);
+
 // The only rank there is.
 std::shared_ptr<Ranks> one_rank();
 

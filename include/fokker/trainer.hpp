@@ -111,11 +111,17 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 // CUDA call fails, the iterations that have begun are finished without a report, and run() throws Error; the next run
 // goes on after them.
 //
-// On the CPU several ranks train one model together. Each has a Trainer of its own, made alike, and they make the same
-// calls: the points' chunks are shared out, and every rank has all records and parameters, with the bits of one rank
-// alone, whatever their number. A run goes on while the sinks of all ranks return true; where the sink of one throws,
-// run() throws OtherRankFailed on the others. An iteration passes the gradient's bytes from each rank to the next, and
-// once to all. A chunk of n points of either loss has n/64 of them or 256, whichever is more, rounded up to what the
+// Several ranks train one model together. Each has a Trainer of its own, made alike, and they make the same calls: the
+// points' chunks are shared out, and every rank has all records and parameters, with the bits of one rank alone, whatever
+// their number. A run goes on while the sinks of all ranks return true; where the sink of one throws, run() throws
+// OtherRankFailed on the others.
+//
+// On CUDA they are GpuRanks, of one kind of GPU, and one has the bits of any number too, which are not those of a training
+// without ranks. An iteration gathers the gradients of all chunks, up to 64, on all GPUs, in its graph, and each sums them.
+// Sinks are asked together after every slice. Where a GPU's work fails on one, or does not end, run() throws Error on all,
+// and trainers whose state has not been read by then can only be resumed from a saved one.
+//
+// On the CPU an iteration passes the gradient's bytes from each rank to the next, and once to all. A chunk of n points of either loss has n/64 of them or 256, whichever is more, rounded up to what the
 // instruction set computes at once, and more, up to n/8, where a gradient is larger than 1 MiB: more ranks than chunks
 // of both losses are of no use.
 class Trainer {
@@ -124,7 +130,8 @@ class Trainer {
   // data are mapped to z when the trainer is made (DataSet::standardised()), and losses, rates and the box are those of
   // z. Of a network that takes a condition of c numbers the data are x and then y, d + c columns. Throws Error where model,
   // data and options do not fit, and on all ranks where one was given another training than the others or has another
-  // instruction set. Several ranks need the CPU backend. Null: one rank.
+  // instruction set or kind of GPU. Several ranks on CUDA have to be GpuRanks, on the GPU of the context; those train on
+  // CUDA alone. Null: one rank.
   Trainer(const Context& context, const Model& initial, const DataSet& data, const TrainOptions& options,
           std::shared_ptr<Ranks> ranks = nullptr);
   // Goes on from a file that save_state() wrote. The data set must be the one the state was trained on: the same kind,

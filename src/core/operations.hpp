@@ -141,7 +141,7 @@ class Backend {
   virtual std::unique_ptr<SampleOperator> sampler(const Model& model, const TimeGrid& grid) = 0;
   virtual std::unique_ptr<AdaptiveOperator<float>> adaptive_float(const Model& model, const AdaptivePlan& plan) = 0;
   virtual std::unique_ptr<AdaptiveOperator<double>> adaptive_double(const Model& model, const AdaptivePlan& plan) = 0;
-  // Of several ranks on the CPU alone.
+  // Of several ranks on the CPU, or of GpuRanks on CUDA.
   virtual std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
                                                  const std::shared_ptr<Ranks>& ranks) = 0;
   // The members are this backend's, all different, and outlive the group.

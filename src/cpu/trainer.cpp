@@ -10,8 +10,6 @@
 // points of its chunks and has the whole gradient of the sweeps (cpu/loss.hpp), and updates parameters of its own.
 #include "fokker/trainer.hpp"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <cmath>
 #include <exception>
@@ -20,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/rank_answers.hpp"
 #include "cpu/backend.hpp"
 #include "cpu/data.hpp"
 #include "cpu/loss.hpp"
@@ -189,22 +188,17 @@ class CpuTrainer final : public TrainOperator {
 // Whether the sinks of all ranks go on after the news.
 bool tell(Ranks& ranks, const TrainingSink& sink, const TrainingNews& news) {
   if (ranks.size() == 1) return sink(news);
-  enum class Answer : unsigned char { goes_on, stops, failed };
-  Answer answer = Answer::failed;
+  RankAnswer::Word word = RankAnswer::failed;
   std::exception_ptr thrown;
   try {
-    answer = sink(news) ? Answer::goes_on : Answer::stops;
+    word = sink(news) ? RankAnswer::goes_on : RankAnswer::stops;
   } catch (...) {
     thrown = std::current_exception();
   }
-  std::vector<Answer> answers(static_cast<std::size_t>(ranks.size()));
-  ranks.all_gather(std::as_bytes(std::span(&answer, 1)), std::as_writable_bytes(std::span(answers)));
+  const RankAnswers answers = answers_of_all(ranks, {word, 0});
   if (thrown) std::rethrow_exception(thrown);
-  if (const auto failed = std::find(answers.begin(), answers.end(), Answer::failed); failed != answers.end()) {
-    throw OtherRankFailed(
-        fmt::format("the training has ended since rank {} of {} failed", failed - answers.begin(), answers.size()));
-  }
-  return std::find(answers.begin(), answers.end(), Answer::stops) == answers.end();
+  if (answers.failed_rank >= 0) throw answers.failure();
+  return answers.go_on;
 }
 
 // One member after another.

@@ -1,12 +1,15 @@
 // The table of operations on CUDA: memory and copies here, the rest in the file of each operation.
 #include "cuda/backend.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <optional>
 
 #include "core/parallel.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_field.hpp"
+#include "cuda/gpu_ranks.hpp"
 #include "cuda/runtime.hpp"
 
 namespace fokker::cuda {
@@ -21,6 +24,13 @@ class CudaBackend final : public Backend {
   std::string name() const override { return "cuda"; }
   int threads() const override { return threads_; }
   Precision precision() const override { return queue_.precision; }
+  // Of the kind of GPU: its kernels, and how many blocks share a sum.
+  std::string arithmetic() const override {
+    cudaDeviceProp device;
+    check(cudaGetDeviceProperties(&device, queue_.device), "cudaGetDeviceProperties");
+    return fmt::format("cuda {} {} {}.{} {} {}", to_string(queue_.precision), device.name, device.major, device.minor,
+                       queue_.limits.multiprocessors, queue_.limits.shared_bytes);
+  }
   void synchronize() const override {
     const CurrentDevice guard(queue_.device);
     check(cudaStreamSynchronize(queue_.stream), "cudaStreamSynchronize");
@@ -114,9 +124,12 @@ class CudaBackend final : public Backend {
     return make_loss<double>(queue_, architecture, sde);
   }
   std::unique_ptr<TrainOperator> trainer(const Model& initial, const DataSet& data, const TrainOptions& options,
-                                         const std::shared_ptr<Ranks>&) override {
+                                         const std::shared_ptr<Ranks>& ranks) override {
     const SetUp set_up(queue_.device, queue_.stream);
-    return make_trainer(training_queue(), initial, data_.of(data), options);
+    const auto of_gpus = std::dynamic_pointer_cast<NcclRanks>(ranks);
+    Queue queue = training_queue();
+    if (of_gpus) queue.stream = of_gpus->communicator().stream();
+    return make_trainer(queue, initial, data_.of(data), options, of_gpus);
   }
   std::unique_ptr<TrainGroupOperator> train_group(const std::vector<TrainOperator*>& members) override {
     const SetUp set_up(queue_.device, queue_.stream);

@@ -33,11 +33,14 @@ template <class T>
 std::unique_ptr<AdaptiveOperator<T>> make_adaptive_sampler(const Queue& queue, const Model& model,
                                                            const AdaptivePlan& plan);  // adaptive_sampler.cpp
 std::vector<std::int64_t> histogram(const Queue& queue, View<const float> samples, const Grid& grid);  // transport.cpp
-// The trainer captures the queue's stream, which must not be the default stream. `data` outlives the trainer.
+// The trainer captures the queue's stream, which must not be the default stream, and of ranks is their communicator's.
+// `data` outlives the trainer.
 class DeviceData;
+class NcclRanks;
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
-                                            const TrainOptions& options);  // trainer.cpp
-// The members were made on the queue `training`; `own` is the context's.
+                                            const TrainOptions& options,
+                                            const std::shared_ptr<NcclRanks>& ranks);  // trainer.cpp
+// The members were made on one queue and have the same ranks; `own` is the context's, `training` that of no members.
 std::unique_ptr<TrainGroupOperator> make_train_group(const Queue& own, const Queue& training,
                                                      const std::vector<TrainOperator*>& members);  // trainer.cpp
 std::int64_t count_escaped(const Queue& queue, View<const float> samples, double half_width);      // transport.cpp

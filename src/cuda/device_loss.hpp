@@ -36,17 +36,24 @@ class TrainingLoss : public DeviceLoss<float> {
   using DeviceLoss<float>::evaluate;
 };
 
+// What the losses of a training take of its ranks: each has its chunks of the points, and all sum all chunks in their
+// order, so that what they compute does not depend on how many they are. Null: the training is no rank's, and chunks
+// there are none.
+class Communicator;
+
 std::unique_ptr<TrainingLoss> make_resident_loss(const Queue& queue, const Architecture& architecture,
-                                                 const ForwardSde& sde);  // loss_resident.cpp
+                                                 const ForwardSde& sde,
+                                                 const Communicator* ranks = nullptr);  // loss_resident.cpp
 // loss_wide.cpp. divergence: how the residual is found at points that it draws for a training, with the training's seed.
 std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
                                              const ForwardSde& sde, std::int64_t rows = 0,
-                                             const Divergence& divergence = {});
+                                             const Divergence& divergence = {}, const Communicator* ranks = nullptr);
 std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,
                                                           const ForwardSde& sde, std::int64_t rows = 0);
 // The one switch on a network's path (loss.cpp): a training by probes is wide, as make_wide_loss() has it. Throws Error for
 // precision half, whose derivatives are refused.
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
-                                               const ForwardSde& sde, const Divergence& divergence = {});
+                                               const ForwardSde& sde, const Divergence& divergence = {},
+                                               const Communicator* ranks = nullptr);
 
 }  // namespace fokker::cuda

@@ -62,10 +62,13 @@ class CudaLoss final : public LossOperator<T> {
 }  // namespace
 
 std::unique_ptr<TrainingLoss> make_device_loss(const Queue& queue, const Architecture& architecture,
-                                               const ForwardSde& sde, const Divergence& divergence) {
+                                               const ForwardSde& sde, const Divergence& divergence,
+                                               const Communicator* ranks) {
   check_precision<float>(queue.precision, true);
-  if (divergence.probes == 0 && is_resident(queue, architecture)) return make_resident_loss(queue, architecture, sde);
-  return make_wide_loss(queue, architecture, sde, 0, divergence);
+  if (divergence.probes == 0 && is_resident(queue, architecture)) {
+    return make_resident_loss(queue, architecture, sde, ranks);
+  }
+  return make_wide_loss(queue, architecture, sde, 0, divergence, ranks);
 }
 
 template <class T>

@@ -20,8 +20,10 @@
 
 #include "cuda/device_loss.hpp"
 #include "cuda/device_sde.hpp"
+#include "cuda/gpu_ranks.hpp"
 #include "cuda/wide_network.hpp"
 #include "kernels/form_launch.hpp"
+#include "kernels/loss_sum_launch.hpp"
 
 namespace fokker::cuda {
 namespace {
@@ -65,7 +67,7 @@ class WideSweeps {
   }
 
   std::size_t workspace_bytes() const {
-    return workspace_.bytes() + sums_.bytes() + column_parts_.bytes() + network_.workspace_bytes();
+    return workspace_.bytes() + sums_.bytes() + column_parts_.bytes() + network_.workspace_bytes() + records_.bytes();
   }
 
   // denoising(first, n) and collocation(first, n) give the rows of a chunk of points, on the device. Values [3] and
@@ -77,24 +79,13 @@ class WideSweeps {
                 double residual_weight, double* values, T* gradient, kernels::GradientSquares* squares = nullptr,
                 const std::int64_t* iteration = nullptr) {
     const double coordinates = static_cast<double>(denoising_points) * static_cast<double>(network_.dimension());
-    check(cudaMemsetAsync(sums_.data(), 0, sums_.bytes(), stream_), "cudaMemsetAsync");
+    clear(sums_.data(), sums_.bytes());
     if (gradient != nullptr) {
-      const auto count = static_cast<std::size_t>(architecture().parameter_count());
-      check(cudaMemsetAsync(gradient, 0, count * sizeof(T), stream_), "cudaMemsetAsync");
+      clear(gradient, static_cast<std::size_t>(architecture().parameter_count()) * sizeof(T));
     }
     network_.use(parameters);
-    if (denoising_points > 0) lay_out(workspace_.as<char>(), denoising_rows_, false);
-    for (std::int64_t i = 0; i < denoising_points; i += denoising_rows_) {
-      const std::int64_t n = std::min(denoising_rows_, denoising_points - i);
-      denoise(n, denoising(i, n), 2 / coordinates, gradient);
-    }
-    if (collocation_points > 0) lay_out(workspace_.as<char>(), residual_rows_, true);
-    for (std::int64_t i = 0; i < collocation_points; i += residual_rows_) {
-      const std::int64_t n = std::min(residual_rows_, collocation_points - i);
-      const Directions directions{estimate, estimate.first_index + static_cast<std::uint64_t>(i), iteration};
-      residual(n, collocation(i, n), directions, 2 * residual_weight / static_cast<double>(collocation_points),
-               residual_weight != 0 ? gradient : nullptr);
-    }
+    add_losses({denoising_points, collocation_points}, {0, denoising_points}, denoising, {0, collocation_points},
+               collocation, estimate, residual_weight, sums_.as<double>(), gradient, iteration);
     kernels::LossValueArguments last{.sums = sums_.as<double>(),
                                      .denoising_count = coordinates,
                                      .residual_count = static_cast<double>(collocation_points),
@@ -106,6 +97,52 @@ class WideSweeps {
                                      .iteration = iteration};
     if constexpr (std::is_same_v<T, float>) last.gradient = gradient;
     check(kernels::launch_loss_values(last, stream_), "launch_loss_values");
+  }
+
+  // The same of points drawn for *iteration, on ranks: each sums a share of the chunks, into records that all of them
+  // then sum.
+  template <class Denoising, class Collocation>
+  void evaluate_on(const Communicator& ranks, const kernels::LossTask& task, const Denoising& denoising,
+                   const Collocation& collocation, const Divergence& estimate) {
+    const std::int64_t n = task.points.denoising_points, m = task.points.collocation_points;
+    const auto size = static_cast<int>(architecture().parameter_count());
+    const std::int64_t stride = kernels::record_floats(size);
+    const int chunks = chunk_count(n + m, stride * std::int64_t{sizeof(float)});
+    const kernels::ChunksOfRank own(chunks, ranks.rank(), ranks.size());
+    const std::size_t bytes = static_cast<std::size_t>(own.slots * stride) * sizeof(float),
+                      all = static_cast<std::size_t>(ranks.size()) * bytes;
+    if (records_.bytes() < all) {
+      records_.reserve(all);
+      clear(records_.data(), all);  // slots without a chunk, too
+    }
+    network_.use(task.parameters);
+    for (int chunk = own.first; chunk < own.first + own.count; ++chunk) {
+      float* const record = records_.as<float>() + chunk * stride;
+      clear(record, static_cast<std::size_t>(stride) * sizeof(float));
+      const auto share = [&](std::int64_t points) {
+        return PointRange{points * chunk / chunks, points * (chunk + 1) / chunks};
+      };
+      add_losses({n, m}, share(n), denoising, share(m), collocation, estimate, task.residual_weight,
+                 reinterpret_cast<double*>(record), record + kernels::record_head, task.points.iteration);
+    }
+    ranks.all_gather(records_.data(), bytes);
+    kernels::LossSumArguments sum{.net = {}, .gradient = {}, .tasks = {}};
+    sum.net.dimension = dimension();
+    sum.gradient.size = size;
+    sum.tasks[0] = {.partial_count = chunks,
+                    .layers = nullptr,
+                    .partial = records_.as<const float>() + kernels::record_head,
+                    .partial_stride = stride,
+                    .partial_values = records_.as<const double>(),
+                    .values_stride = stride / 2,
+                    .denoising_points = n,
+                    .collocation_points = m,
+                    .residual_weight = task.residual_weight,
+                    .iteration = task.points.iteration,
+                    .values = task.values,
+                    .gradient = task.gradient,
+                    .squares = task.squares};
+    check(kernels::launch_loss_sum(sum, 1, stream_), "launch_loss_sum");
   }
 
   // Where a source may write a chunk's points: room for (t, weight, x, target) of its rows, and for their conditions.
@@ -122,6 +159,42 @@ class WideSweeps {
  private:
   const Architecture& architecture() const { return network_.architecture(); }
   int dimension() const { return static_cast<int>(network_.dimension()); }
+  void clear(void* at, std::size_t bytes) const { check(cudaMemsetAsync(at, 0, bytes, stream_), "cudaMemsetAsync"); }
+
+  // Chunks of 1024 points or more, up to 64, or fewer where their records take more than 64 MiB, but never fewer than 8.
+  static int chunk_count(std::int64_t points, std::int64_t record_bytes) {
+    constexpr std::int64_t fewest_points = 1024, fewest = 8, memory = std::int64_t{64} << 20;
+    const std::int64_t most = std::clamp<std::int64_t>(memory / record_bytes, fewest, kernels::most_chunks);
+    return static_cast<int>(std::clamp<std::int64_t>(points / fewest_points, 1, most));
+  }
+
+  // Of all points of a loss, those from `first` to `end`.
+  struct PointRange {
+    std::int64_t first, end;
+  };
+  struct PointCounts {
+    std::int64_t denoising, collocation;
+  };
+  // Adds the losses of these points to sums [2] and their part of the gradient of the whole, of `all` points, to
+  // gradient [P].
+  template <class Denoising, class Collocation>
+  void add_losses(const PointCounts& all, const PointRange& of_denoising, const Denoising& denoising,
+                  const PointRange& of_collocation, const Collocation& collocation, const Divergence& estimate,
+                  double residual_weight, double* sums, T* gradient, const std::int64_t* iteration) {
+    const double coordinates = static_cast<double>(all.denoising) * static_cast<double>(network_.dimension());
+    if (of_denoising.first < of_denoising.end) lay_out(workspace_.as<char>(), denoising_rows_, false);
+    for (std::int64_t i = of_denoising.first; i < of_denoising.end; i += denoising_rows_) {
+      const std::int64_t n = std::min(denoising_rows_, of_denoising.end - i);
+      denoise(n, denoising(i, n), 2 / coordinates, sums, gradient);
+    }
+    if (of_collocation.first < of_collocation.end) lay_out(workspace_.as<char>(), residual_rows_, true);
+    for (std::int64_t i = of_collocation.first; i < of_collocation.end; i += residual_rows_) {
+      const std::int64_t n = std::min(residual_rows_, of_collocation.end - i);
+      const Directions directions{estimate, estimate.first_index + static_cast<std::uint64_t>(i), iteration};
+      residual(n, collocation(i, n), directions, 2 * residual_weight / static_cast<double>(all.collocation), sums,
+               residual_weight != 0 ? gradient : nullptr);
+    }
+  }
   std::int64_t last() const { return network_.hidden() - 1; }
 
   std::size_t lay_out(char* base, std::int64_t rows, bool residual) {
@@ -161,7 +234,7 @@ class WideSweeps {
 
   // ---- the losses of a chunk ----
 
-  void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, T* gradient) {
+  void denoise(std::int64_t n, const DenoisingRows<T>& rows, double scale, double* sums, T* gradient) {
     const bool wanted = gradient != nullptr, potential = network_.potential();
     input(n, rows.t, rows.x);
     network_.embed_times(n, input_, false, false, wanted);
@@ -183,7 +256,7 @@ class WideSweeps {
                                      .leading_zero = potential},
                                     stream_),
           "launch_misfit");
-    total(n, 0);
+    total(n, sums);
     if (!wanted) return;
     if (potential) {
       seed_and_adjoint(n, false, gradient);
@@ -247,7 +320,7 @@ class WideSweeps {
   }
 
   void residual(std::int64_t n, const CollocationRows<T>& rows, const Directions& directions, double scale,
-                T* gradient) {
+                double* sums, T* gradient) {
     const bool wanted = gradient != nullptr, exact = directions.exact();
     CollocationRows<T> of_network = rows;
     if (formed_) {  // behind the place of the model's
@@ -299,7 +372,7 @@ class WideSweeps {
                                        .share = directions.share()},
                                       stream_),
           "launch_residual");
-    total(n, 1);
+    total(n, sums + 1);
     if (!wanted) return;
     for (int k = 0; k < count(directions); ++k) axis_adjoint(n, directions, k, gradient);
     seed_and_adjoint(n, true, gradient);
@@ -510,10 +583,8 @@ class WideSweeps {
     check(kernels::launch_column_sum<T>({n, columns, stride, from, to, to_stride, column_parts_.as<T>()}, stream_),
           "launch_column_sum");
   }
-  // The chunk's losses, to sum `which`: 0 denoising, 1 residual.
-  void total(std::int64_t n, int which) {
-    check(kernels::launch_total({n, losses_, sums_.as<double>() + which}, stream_), "launch_total");
-  }
+  // The losses of the rows, to *sum.
+  void total(std::int64_t n, double* sum) { check(kernels::launch_total({n, losses_, sum}, stream_), "launch_total"); }
 
   cudaStream_t stream_;
   DeviceSde sde_;
@@ -521,6 +592,7 @@ class WideSweeps {
   WideNetwork<T> network_;
   std::int64_t denoising_rows_ = 0, residual_rows_ = 0;
   DeviceMemory workspace_, sums_, column_parts_;  // sums [2] in double
+  DeviceMemory records_;                          // of all ranks' chunks
   T *points_ = nullptr, *conditions_ = nullptr;
   double* losses_ = nullptr;                            // [rows]
   T *trace_ = nullptr, *weight_ = nullptr;              // [rows] ΔΦ, w
@@ -575,12 +647,15 @@ class WideLossDouble final : public DeviceLoss<double> {
 class WideLoss final : public TrainingLoss {
  public:
   WideLoss(const Queue& queue, const Architecture& architecture, const ForwardSde& sde, std::int64_t rows,
-           const Divergence& divergence)
+           const Divergence& divergence, const Communicator* ranks)
       : stream_(queue.stream),
         form_(architecture.form),
         d_(architecture.dimension),
         divergence_(divergence),
-        sweeps_(queue, architecture, sde, rows) {}
+        ranks_(ranks),
+        sweeps_(queue, architecture, sde, rows) {
+    if (ranks != nullptr) check(kernels::prepare_loss_sum(), "prepare_loss_sum");
+  }
   void evaluate(const float* parameters, const DenoisingBatch<float>& denoising,
                 const CollocationBatch<float>& collocation, double residual_weight, double* values,
                 float* gradient) override {
@@ -598,37 +673,37 @@ class WideLoss final : public TrainingLoss {
   // Each chunk's points are drawn into the workspace.
   void evaluate(const kernels::LossTask& task) {
     const kernels::TrainingDraw& draw = task.points;
-    sweeps_.evaluate(
-        task.parameters, draw.denoising_points,
-        [&](std::int64_t first, std::int64_t n) {
-          float *const t = sweeps_.points(), *const weight = t + n, *const x = weight + n, *const target = x + n * d_;
-          float* const condition = sweeps_.conditions();
-          check(kernels::launch_denoising_points(draw, form_, first, n, t, x, target, weight, stream_, condition),
-                "launch_denoising_points");
-          return DenoisingRows<float>{t, x, target, weight, condition};
-        },
-        draw.collocation_points,
-        [&](std::int64_t first, std::int64_t n) {
-          float *const t = sweeps_.points(), *const x = t + n, *const condition = sweeps_.conditions();
-          check(kernels::launch_collocation_points(draw, first, n, t, x, stream_, condition),
-                "launch_collocation_points");
-          return CollocationRows<float>{t, x, condition};
-        },
-        divergence_, task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
+    const auto denoising = [&](std::int64_t first, std::int64_t n) {
+      float *const t = sweeps_.points(), *const weight = t + n, *const x = weight + n, *const target = x + n * d_;
+      float* const condition = sweeps_.conditions();
+      check(kernels::launch_denoising_points(draw, form_, first, n, t, x, target, weight, stream_, condition),
+            "launch_denoising_points");
+      return DenoisingRows<float>{t, x, target, weight, condition};
+    };
+    const auto collocation = [&](std::int64_t first, std::int64_t n) {
+      float *const t = sweeps_.points(), *const x = t + n, *const condition = sweeps_.conditions();
+      check(kernels::launch_collocation_points(draw, first, n, t, x, stream_, condition), "launch_collocation_points");
+      return CollocationRows<float>{t, x, condition};
+    };
+    if (ranks_ != nullptr) return sweeps_.evaluate_on(*ranks_, task, denoising, collocation, divergence_);
+    sweeps_.evaluate(task.parameters, draw.denoising_points, denoising, draw.collocation_points, collocation,
+                     divergence_, task.residual_weight, task.values, task.gradient, task.squares, draw.iteration);
   }
 
   cudaStream_t stream_;
   NetworkForm form_;
   std::int64_t d_;
   Divergence divergence_;
+  const Communicator* ranks_;  // or nullptr
   WideSweeps<float> sweeps_;
 };
 
 }  // namespace
 
 std::unique_ptr<TrainingLoss> make_wide_loss(const Queue& queue, const Architecture& architecture,
-                                             const ForwardSde& sde, std::int64_t rows, const Divergence& divergence) {
-  return std::make_unique<WideLoss>(queue, architecture, sde, rows, divergence);
+                                             const ForwardSde& sde, std::int64_t rows, const Divergence& divergence,
+                                             const Communicator* ranks) {
+  return std::make_unique<WideLoss>(queue, architecture, sde, rows, divergence, ranks);
 }
 
 std::unique_ptr<DeviceLoss<double>> make_wide_loss_double(const Queue& queue, const Architecture& architecture,

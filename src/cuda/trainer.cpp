@@ -8,6 +8,10 @@
 // queues a slice, waits for the event of the one before, passes its records on, and queues the next: the device always
 // has one to work on, unless the sink takes longer. Plans and reports lie in pinned memory, in two slots that the
 // slices use alternately.
+//
+// Of several ranks each does the same, on its communicator's stream: the graph has an exchange between the losses and the
+// update, which is every rank's own and alike. They say to each other after every slice whether another begins, which is
+// as long as the first rank would have it; and what waits for the device waits for the other ranks too, with patience.
 #include "fokker/trainer.hpp"
 
 #include <algorithm>
@@ -20,10 +24,12 @@
 #include <span>
 #include <utility>
 
+#include "core/rank_answers.hpp"
 #include "cuda/backend.hpp"
 #include "cuda/data.hpp"
 #include "cuda/device_loss.hpp"
 #include "cuda/device_sde.hpp"
+#include "cuda/gpu_ranks.hpp"
 #include "cuda/runtime.hpp"
 #include "fokker/error.hpp"
 #include "operations/train_schedule.hpp"
@@ -46,14 +52,17 @@ void wait(const Queue& queue) { check(cudaStreamSynchronize(queue.stream), "cuda
 
 class CudaTrainer final : public TrainOperator {
  public:
-  CudaTrainer(const Queue& queue, const Model& initial, const DeviceData& data, const TrainOptions& options)
-      : queue_(queue),
+  CudaTrainer(const Queue& queue, const Model& initial, const DeviceData& data, const TrainOptions& options,
+              const std::shared_ptr<NcclRanks>& ranks)
+      : ranks_(ranks),
+        queue_(queue),
         options_(options),
         sde_(initial.sde),
         loss_(make_device_loss(queue, std::get<Mlp>(initial.network).architecture, initial.sde,
                                {.probes = options.residual_weight > 0 ? options.residual_probes : 0,
                                 .law = options.probe_law,
-                                .seed = options.seed})),
+                                .seed = options.seed},
+                               ranks ? &ranks->communicator() : nullptr)),
         average_begin_(average_begin(options)) {
     const std::vector<double>& parameters = std::get<Mlp>(initial.network).parameters;
     count_ = parameters.size();
@@ -128,10 +137,11 @@ class CudaTrainer final : public TrainOperator {
   }
 
   // Reads the iteration that the device is at, once all that is queued has ended: after an error among slices, some of
-  // which may have run without a report.
+  // which may have run without a report. Of a rank that waits for others in vain nothing can be read.
   void catch_up() {
     try {
       std::int64_t next = 0;
+      if (ranks_) ranks_->communicator().wait();
       wait(queue_);
       to_host(queue_, &next, report_, 1);  // its first number
       wait(queue_);
@@ -185,6 +195,8 @@ class CudaTrainer final : public TrainOperator {
     return std::nullopt;
   }
 
+  const std::shared_ptr<NcclRanks>& ranks() const { return ranks_; }
+  const Queue& queue() const { return queue_; }
   std::int64_t parameter_count() const { return static_cast<std::int64_t>(count_); }
   TrainingLoss* loss() const { return loss_.get(); }
   kernels::LossTask loss_task() const {
@@ -210,6 +222,7 @@ class CudaTrainer final : public TrainOperator {
   }
 
  private:
+  std::shared_ptr<NcclRanks> ranks_;  // or nullptr
   Queue queue_;
   TrainOptions options_;
   DeviceSde sde_;
@@ -257,7 +270,8 @@ class Capture {
 // One iteration of some trainers as a CUDA graph, and how many iterations make a slice.
 class IterationGraph {
  public:
-  IterationGraph(const Queue& queue, std::span<CudaTrainer* const> trainers) : stream_(queue.stream) {
+  IterationGraph(const Queue& queue, std::span<CudaTrainer* const> trainers)
+      : stream_(queue.stream), ranks_(trainers.front()->ranks()) {
     std::vector<TrainingLoss*> losses;
     std::vector<kernels::LossTask> loss_tasks;
     std::vector<kernels::UpdateTask> update_tasks;
@@ -278,13 +292,21 @@ class IterationGraph {
                                  most_parameters, stream_),
           "launch_update");
     executable_ = capture.instantiate();
+    if (ranks_) ranks_->communicator().keep(executable_);
   }
-  ~IterationGraph() { cudaGraphExecDestroy(executable_); }
+  ~IterationGraph() {
+    if (ranks_) {
+      ranks_->communicator().release(executable_);
+    } else {
+      cudaGraphExecDestroy(executable_);
+    }
+  }
   IterationGraph(const IterationGraph&) = delete;
   IterationGraph& operator=(const IterationGraph&) = delete;
 
   void launch() const { check(cudaGraphLaunch(executable_, stream_), "cudaGraphLaunch"); }
   std::int64_t slice() const { return slice_; }
+  void set_slice(std::int64_t slice) { slice_ = slice; }
   // Sets the next slice's length by what `iterations` took.
   void set_slice(double milliseconds, std::int64_t iterations) {
     slice_ = static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations),
@@ -293,6 +315,7 @@ class IterationGraph {
 
  private:
   cudaStream_t stream_;
+  std::shared_ptr<NcclRanks> ranks_;
   DeviceMemory update_tasks_;
   cudaGraphExec_t executable_ = nullptr;
   std::int64_t slice_ = 1;
@@ -303,14 +326,26 @@ class CudaTrainGroup final : public TrainGroupOperator {
   CudaTrainGroup(const Queue& own, const Queue& training, const std::vector<TrainOperator*>& members)
       : own_stream_(own.stream), queue_(training) {
     for (TrainOperator* member : members) members_.push_back(static_cast<CudaTrainer*>(member));
+    if (members_.empty()) return;
+    queue_ = members_.front()->queue();
+    ranks_ = members_.front()->ranks();
   }
 
   bool run(std::span<const std::int64_t> counts, const TrainingSink& sink) override {
+    if (ranks_) ranks_->communicator().check_not_aborted();
     const SetUp set_up(queue_.device, own_stream_);
     std::vector<std::int64_t> left(counts.begin(), counts.end());
     std::vector<TrainRecord> records;
-    std::exception_ptr thrown;  // by the sink
+    std::exception_ptr thrown;  // by the sink, or for that of another rank
     bool goes_on = true;
+    // After a slice of all places: whether all ranks' sinks go on, and how long the next slice is.
+    const auto agree = [&](std::int64_t slice) {
+      const RankAnswer own{thrown ? RankAnswer::failed : goes_on ? RankAnswer::goes_on : RankAnswer::stops, slice};
+      const RankAnswers answers = answers_of_all(*ranks_, own);
+      if (answers.failed_rank >= 0 && !thrown) thrown = std::make_exception_ptr(answers.failure());
+      goes_on = answers.go_on;
+      return answers;
+    };
     for (std::size_t first = 0; goes_on && first < members_.size();) {
       if (left[first] == 0) {
         ++first;
@@ -335,9 +370,10 @@ class CudaTrainGroup final : public TrainGroupOperator {
         return goes_on && !failed;
       };
       try {
-        run_slices(places, left, report);
+        run_slices(places, left, report, agree);
       } catch (...) {
         for (const std::size_t place : places) members_[place]->catch_up();
+        if (ranks_) ranks_->communicator().abort();  // tells the others
         throw;
       }
     }
@@ -375,9 +411,11 @@ class CudaTrainGroup final : public TrainGroupOperator {
   }
 
   // As many iterations as each of the places has left. `report(place, slot, iterations)` takes every slice of every
-  // place; after it returns false no further slice begins, and the one under way is reported too.
-  template <class Report>
-  void run_slices(const std::vector<std::size_t>& places, const std::vector<std::int64_t>& left, const Report& report) {
+  // place; after it returns false no further slice begins, and the one under way is reported too. `agree`: of ranks, what
+  // all of them do after it.
+  template <class Report, class Agree>
+  void run_slices(const std::vector<std::size_t>& places, const std::vector<std::int64_t>& left, const Report& report,
+                  const Agree& agree) {
     struct Slice {
       std::int64_t count = 0;
       Event begin, end;
@@ -404,16 +442,26 @@ class CudaTrainGroup final : public TrainGroupOperator {
         slice.end.record(queue_.stream);
       }
       if (before.count > 0) {
-        before.end.wait();
+        if (ranks_) {
+          ranks_->communicator().wait(before.end);
+        } else {
+          before.end.wait();
+        }
         graph.set_slice(before.end.milliseconds_since(before.begin), before.count);
         for (const std::size_t place : places) goes_on = report(place, 1 - slot, before.count) && goes_on;
+        if (ranks_) {
+          const RankAnswers answers = agree(graph.slice());
+          goes_on = goes_on && answers.go_on;
+          graph.set_slice(answers.next);
+        }
       }
       if (slice.count == 0) return;
     }
   }
 
-  cudaStream_t own_stream_;  // the context's, which must not be capturing
-  Queue queue_;
+  cudaStream_t own_stream_;           // the context's, which must not be capturing
+  Queue queue_;                       // the members'
+  std::shared_ptr<NcclRanks> ranks_;  // the members', or nullptr
   std::vector<CudaTrainer*> members_;
   std::map<std::size_t, std::unique_ptr<SideBySide>> graphs_;  // the latest of each first place
 };
@@ -421,8 +469,8 @@ class CudaTrainGroup final : public TrainGroupOperator {
 }  // namespace
 
 std::unique_ptr<TrainOperator> make_trainer(const Queue& queue, const Model& initial, const DeviceData& data,
-                                            const TrainOptions& options) {
-  return std::make_unique<CudaTrainer>(queue, initial, data, options);
+                                            const TrainOptions& options, const std::shared_ptr<NcclRanks>& ranks) {
+  return std::make_unique<CudaTrainer>(queue, initial, data, options, ranks);
 }
 
 std::unique_ptr<TrainGroupOperator> make_train_group(const Queue& own, const Queue& training,

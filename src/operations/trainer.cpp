@@ -119,6 +119,9 @@ void check_not_running(bool running) {
   if (running) throw Error("a trainer is used in the sink of its own run; allowed: after the run");
 }
 
+// Null where the ranks have no communicator of their GPUs.
+const GpuRanks* gpus_of(const std::shared_ptr<Ranks>& ranks) { return dynamic_cast<const GpuRanks*>(ranks.get()); }
+
 // A trainer as its runs see it.
 struct Member {
   Backend* backend;
@@ -247,9 +250,23 @@ Trainer::Trainer(const Context& context, const Model& initial, const DataSet& da
   validate(initial, data, options);
   data.check_context(context);
   if (!ranks) ranks = one_rank();
-  if (ranks->size() > 1 && context.device() != Device::cpu) {
-    throw Error(fmt::format("{} ranks were given to train on the {} backend; allowed: 1, or the CPU backend",
-                            ranks->size(), context.backend_name()));
+  if (const GpuRanks* const gpus = gpus_of(ranks); gpus == nullptr) {
+    if (ranks->size() > 1 && context.device() != Device::cpu) {
+      throw Error(
+          fmt::format("{} ranks were given to train on the {} backend without a communicator of their GPUs; allowed: "
+                      "1, GpuRanks, or "
+                      "the CPU backend",
+                      ranks->size(), context.backend_name()));
+    }
+  } else if (gpus->gpu() != context.gpu()) {
+    throw Error(fmt::format(
+        "rank {} of {} of an NCCL communicator, on GPU {}, was given to train on {}; allowed: that GPU", gpus->rank(),
+        gpus->size(), gpus->gpu(), context.gpu() < 0 ? "the CPU backend" : fmt::format("GPU {}", context.gpu())));
+  } else if (gpus->aborted()) {
+    throw Error(
+        fmt::format("rank {} of {} was given to train with an NCCL communicator that was aborted after a failure; "
+                    "allowed: a new one",
+                    gpus->rank(), gpus->size()));
   }
   state_ = std::make_unique<State>(context, initial, data, options, std::move(ranks));
   state_->check_ranks();
@@ -314,7 +331,8 @@ struct TrainingGroup::State {
         throw Error(fmt::format("trainer {} of {} was moved away; allowed: trainers", k, trainers.size()));
       }
       const std::shared_ptr<Ranks>&first = trainers.front().ranks(), &own = trainers[k].ranks();
-      if (own != first && (own->size() > 1 || first->size() > 1)) {
+      const auto shared = [](const std::shared_ptr<Ranks>& ranks) { return ranks->size() > 1 || gpus_of(ranks); };
+      if (own != first && (shared(own) || shared(first))) {
         throw Error(fmt::format(
             "trainer {} of {} was made with other ranks than trainer 0; allowed: the same ranks for all of a group", k,
             trainers.size()));

@@ -14,6 +14,7 @@
 
 using fokker::emulated::Allocations;
 using fokker::emulated::Call;
+using fokker::emulated::current_device;
 using fokker::emulated::HostRange;
 using fokker::emulated::Node;
 using fokker::emulated::Place;
@@ -29,14 +30,18 @@ namespace {
 
 constexpr std::size_t memory_bytes = std::size_t{8} << 30;
 
+int device_count_of_environment() {
+  const char* const count = std::getenv("FOKKER_EMULATION_DEVICES");
+  return count != nullptr ? std::atoi(count) : 1;
+}
+std::atomic<int> device_count = device_count_of_environment(), multiprocessor_count = 2;
+bool is_device(int device) { return device >= 0 && device < device_count; }
+
 thread_local cudaError_t last_error = cudaSuccess;
 
 cudaError_t returned(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
-}
-cudaError_t valid_if(bool valid, cudaError_t otherwise = cudaErrorInvalidValue) {
-  return returned(valid ? cudaSuccess : otherwise);
 }
 
 Allocations& allocations() {
@@ -170,16 +175,20 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = device_count;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device();
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return valid_if(device == 0, cudaErrorInvalidDevice); }
+cudaError_t cudaSetDevice(int device) {
+  if (!is_device(device)) return returned(cudaErrorInvalidDevice);
+  fokker::emulated::set_current_device(device);
+  return cudaSuccess;
+}
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  if (device != 0) return returned(cudaErrorInvalidDevice);
+  if (!is_device(device)) return returned(cudaErrorInvalidDevice);
   *properties = {.name = "emulation",
                  .totalGlobalMem = memory_bytes,
                  .sharedMemPerBlock = 48 << 10,
@@ -187,7 +196,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
                  .sharedMemPerMultiprocessor = 228 << 10,
                  .major = 9,
                  .minor = 0,
-                 .multiProcessorCount = 2,
+                 .multiProcessorCount = multiprocessor_count,
                  .warpSize = 32,
                  .maxThreadsPerBlock = 1024};
   return cudaSuccess;
@@ -316,6 +325,14 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   if (event->latest != nullptr) call.finish(event->latest->stream.get(), event->latest->number);
   return returned(call.error());
 }
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  Call call;
+  if (event->latest != nullptr) {
+    if (call.mode() != EmulatedStreams::random || call.choose(2) == 0) call.advance_to(*event->latest);
+    if (call.error() == cudaSuccess && !call.reached(*event->latest)) return cudaErrorNotReady;
+  }
+  return returned(call.error());
+}
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   const Call call;
   if (start->latest == nullptr || end->latest == nullptr) return returned(cudaErrorInvalidValue);
@@ -340,6 +357,10 @@ void emulate_failure(std::size_t graph_launches, std::size_t calls) {
   launches_to_failure = graph_launches + 1;
   failing_calls = calls;
 }
+int emulate_devices(int count, int multiprocessors) {
+  multiprocessor_count = multiprocessors;
+  return device_count.exchange(count);
+}
 std::size_t emulated_launches() { return fokker::emulated::queued_kernels(); }
 std::size_t emulated_allocations() { return allocations().calls(); }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
@@ -348,10 +369,10 @@ cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   if (bytes == 0) return cudaSuccess;
   if (bytes <= memory_bytes) *pointer = fokker::emulated::take_device_memory(bytes);
   if (*pointer == nullptr) return returned(cudaErrorMemoryAllocation);
-  allocations().add(*pointer, bytes);
+  allocations().add(*pointer, bytes, current_device());
   return cudaSuccess;
 }
-// Waits for all streams, as the programming guide says.
+// Waits for all streams of the device, as the programming guide says.
 cudaError_t cudaFree(void* pointer) {
   if (pointer == nullptr) return cudaSuccess;
   if (const cudaError_t error = permitted(); error != cudaSuccess) return error;
@@ -390,9 +411,10 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* pointer) {
   void* p = const_cast<void*>(pointer);
-  *attributes = allocations().bytes_from(pointer) > 0 ? cudaPointerAttributes{cudaMemoryTypeDevice, 0, p, nullptr}
-                : pinned().bytes_from(pointer) > 0    ? cudaPointerAttributes{cudaMemoryTypeHost, 0, p, p}
-                                                      : cudaPointerAttributes{cudaMemoryTypeUnregistered, -2, p, p};
+  *attributes = allocations().bytes_from(pointer) > 0
+                    ? cudaPointerAttributes{cudaMemoryTypeDevice, allocations().device_of(pointer), p, nullptr}
+                : pinned().bytes_from(pointer) > 0 ? cudaPointerAttributes{cudaMemoryTypeHost, 0, p, p}
+                                                   : cudaPointerAttributes{cudaMemoryTypeUnregistered, -2, p, p};
   return cudaSuccess;
 }
 

@@ -1,6 +1,6 @@
 #pragma once
 
-// The part of the CUDA runtime that src/cuda uses, on the host: one device named "emulation" whose memory is the heap,
+// The part of the CUDA runtime that src/cuda uses, on the host: devices named "emulation", one unless a test asks for more, whose memory is the heap,
 // and whose streams do their work as late as they may, or when a seed says so (streams.hpp). Names, values and texts are
 // the runtime's, and so is what may be relied upon: no less than its documentation promises, and no more. Stricter than
 // the runtime where that finds mistakes: an allocation has exactly the size asked for (AddressSanitizer sees what lies
@@ -94,12 +94,16 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
 cudaError_t cudaEventDestroy(cudaEvent_t event);
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream = nullptr);
 cudaError_t cudaEventSynchronize(cudaEvent_t event);
+cudaError_t cudaEventQuery(cudaEvent_t event);  // of a host that asks again, the device goes on meanwhile
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end);
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags = 0);
 
 // On this thread the cudaGraphLaunch after so many more fails, and with it `calls` calls in all of it,
 // cudaStreamSynchronize, which waits all the same, and cudaMemcpyAsync.
 void emulate_failure(std::size_t graph_launches, std::size_t calls);
+// How many devices there are from here on, of how many multiprocessors each, as FOKKER_EMULATION_DEVICES says at the start;
+// returns how many there were.
+int emulate_devices(int count, int multiprocessors = 2);
 enum class EmulatedStreams { eager, lazy, random };
 // The mode from here on, once all queued work is done; returns the one that was.
 EmulatedStreams emulate_streams(EmulatedStreams mode, unsigned long long seed = 1);

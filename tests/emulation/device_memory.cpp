@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <vector>
 
 #include "streams.hpp"
@@ -71,19 +72,19 @@ void release_device_memory(void* begin, std::size_t bytes) {
 }
 #endif
 
-void Allocations::add(void* begin, std::size_t bytes) {
+void Allocations::add(void* begin, std::size_t bytes, int device) {
   const std::scoped_lock lock(mutex_);
   ++calls_;
-  bytes_.emplace(static_cast<char*>(begin), bytes);
+  pieces_.emplace(static_cast<char*>(begin), Piece{bytes, device});
 }
 
 std::size_t Allocations::remove(void* begin) {
   const std::scoped_lock lock(mutex_);
   ++calls_;
-  const auto found = bytes_.find(static_cast<char*>(begin));
-  if (found == bytes_.end()) return 0;
-  const std::size_t bytes = found->second;
-  bytes_.erase(found);
+  const auto found = pieces_.find(static_cast<char*>(begin));
+  if (found == pieces_.end()) return 0;
+  const std::size_t bytes = found->second.bytes;
+  pieces_.erase(found);
   return bytes;
 }
 
@@ -95,17 +96,22 @@ std::size_t Allocations::calls() const {
 std::size_t Allocations::bytes() const {
   const std::scoped_lock lock(mutex_);
   std::size_t all = 0;
-  for (const auto& [begin, bytes] : bytes_) all += bytes;
+  for (const auto& [begin, piece_there] : pieces_) all += piece_there.bytes;
   return all;
 }
 
 std::size_t Allocations::bytes_from(const void* pointer) const {
   const std::scoped_lock lock(mutex_);
-  auto above = bytes_.upper_bound(static_cast<const char*>(pointer));
-  if (above == bytes_.begin()) return 0;
-  const auto& [begin, bytes] = *--above;
+  auto above = pieces_.upper_bound(static_cast<const char*>(pointer));
+  if (above == pieces_.begin()) return 0;
+  const auto& [begin, found] = *--above;
   const auto offset = static_cast<std::size_t>(static_cast<const char*>(pointer) - begin);
-  return offset < bytes ? bytes - offset : 0;
+  return offset < found.bytes ? found.bytes - offset : 0;
+}
+
+int Allocations::device_of(const void* pointer) const {
+  const std::scoped_lock lock(mutex_);
+  return std::prev(pieces_.upper_bound(static_cast<const char*>(pointer)))->second.device;
 }
 
 }  // namespace fokker::emulated

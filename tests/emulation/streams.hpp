@@ -12,6 +12,10 @@
 //
 // Host memory that queued work reads has to stay as it is until then, or the process ends with a sentence; what queued
 // work writes is NaN until then.
+//
+// Each device has streams of its own, and a thread's current one says which a call is about. Work that waits for another
+// device is done when that has come to it: until then a host thread that waits for it tries again, and what may go on
+// without it does.
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -35,7 +39,7 @@ struct HostRange {
 
 // What a stream does as one, or a node of a graph.
 struct Node {
-  std::function<int()> work;  // returns a cudaError_t
+  std::function<int()> work;  // returns a cudaError_t; cudaErrorNotReady, and it is called again
   HostRange reads = {}, writes = {};
   bool kernel = false;
 };
@@ -63,6 +67,7 @@ struct CUstream_st : std::enable_shared_from_this<CUstream_st> {
   std::deque<fokker::emulated::Item> queue = {};  // the first may be under way
   bool busy = false;                              // a host thread does its work
   bool blocking = true;                           // waits for the default stream, and that one for it
+  int device = 0;
   bool destroyed = false;                         // as soon as its work is done
   std::unique_ptr<CUgraph_st> capture = nullptr;  // under way
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
@@ -83,7 +88,9 @@ class Call {
   Number queue(cudaStream_t stream, Node node, std::shared_ptr<const Place> after = nullptr);
   // The work of a stream up to a number has been done on return, and that of every stream.
   void finish(cudaStream_t stream, Number last = std::numeric_limits<Number>::max());
-  void finish_all();
+  void finish_all();  // of the current device
+  // As much of it as need not wait for other devices.
+  void advance_to(const Place& place);
   // What is queued next on the stream; it is reached when all before it has been done.
   std::shared_ptr<const Place> mark(cudaStream_t stream);
   bool reached(const Place& place) const;
@@ -103,6 +110,10 @@ class Call {
   void prune();
   std::unique_lock<std::mutex> lock_;
 };
+
+// Of this thread; numbers as cudaSetDevice() has them.
+int current_device();
+void set_current_device(int device);
 
 EmulatedStreams set_mode(EmulatedStreams mode, std::uint64_t seed);  // returns the one that was
 std::size_t queued_kernels();

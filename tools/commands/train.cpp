@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -32,7 +33,7 @@ ends it at once. With --resume a training that was ended or killed goes on from 
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
 and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state.
 As several ranks, by mpirun -n R fokker train ..., it trains on as many processes, on one machine or several that share
-their files, to the same bits; the first writes the files.
+their files, to the same bits; the first writes the files. On CUDA each rank has a GPU of its machine, and NCCL is needed.
 Beside its outputs a killed command leaves files .fokker-PID-N.tmp, which may be removed, and .fokker-HASH.lock, which
 the next one that writes there takes over and removes.
 )",
@@ -193,7 +194,8 @@ the next one that writes there takes over and removes.
     const DataSet data = DataSet::named(data_);
     const Context context = machine_.context();
     std::vector<Trainer> one;
-    one.push_back(resume_.empty() ? start(context, data) : Trainer::resume(context, resume_, data, ranks()));
+    const std::shared_ptr<Ranks> all = training_ranks(context, ranks());
+    one.push_back(resume_.empty() ? start(context, data, all) : Trainer::resume(context, resume_, data, all));
     TrainingGroup group(std::move(one));
     const Trainer& trainer = group[0];
 
@@ -354,7 +356,7 @@ the next one that writes there takes over and removes.
     }
   }
 
-  Trainer start(const Context& context, const DataSet& data) {
+  Trainer start(const Context& context, const DataSet& data, const std::shared_ptr<Ranks>& all) {
     if (!file_of_text(loss_weight_).empty()) read_loss_weights();
     const std::int64_t condition = architecture_.condition.inputs;
     if (condition >= data.dimension()) {
@@ -369,8 +371,7 @@ the next one that writes there takes over and removes.
       architecture_.form.data_deviation =
           deviation_of(context, data.standardised(context, columns), architecture_.dimension);
     }
-    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_,
-                   ranks());
+    return Trainer(context, {forward_, Mlp::initialise(architecture_, options_.seed), columns}, data, options_, all);
   }
 
   std::string data_, out_, state_, resume_, log_, save_every_ = "60s";

@@ -49,7 +49,7 @@ class Ordered : public LossSweeps<Precision::fp32, 32> {
 
 __global__ void ordered_kernel(ResidentLossPlan plan, LossTask task, Order order) {
   Ordered sweeps(plan);
-  if (thread_index() == 0) sweeps.block_task() = {task, {1, 1, 1}, 1, {}, 0, true, false};
+  if (thread_index() == 0) sweeps.block_task() = {task, {1, 1, 1, 0}, 1, {}, 0, true, false};
   for (int i = thread_index(); i < plan.image.bytes / 4; i += 32) reinterpret_cast<float*>(shared_memory())[i] = 0;
   sync_block();
   sweeps.clear_sums();

@@ -2,6 +2,7 @@
 // draws (or reads) points, sweeps and sums them up where they are, so that what leaves a multiprocessor is one partial
 // gradient a block; loss_sum.cu adds those up. Each header has one part of it:
 //
+//   loss_kernel.hpp    the kernels, which loss_body.hpp has for a file each
 //   loss_layout.hpp    what lies where in shared memory and in the workspace
 //   loss_memory.hpp    a block's task, its warps' memory and planes
 //   loss_products.hpp  products over a block's samples: the gradients of matrices
@@ -12,52 +13,12 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "loss_launch.hpp"
+#include "loss_kernel.hpp"
 #include "loss_sum_launch.hpp"
-#include "loss_sweeps.hpp"
+#include "mlp.hpp"
 
 namespace fokker::kernels {
 namespace {
-
-struct ResidentLossArguments {
-  ResidentLossPlan plan;
-  NetworkForm form;
-  LaunchedShare shares[most_models];  // one after another in the grid
-  LossTask tasks[most_models];
-};
-static_assert(sizeof(ResidentLossArguments) <= 4096, "a kernel's parameters");
-
-// Tiles of a block's warps that points take, `warps` · 16 points a tile.
-FOKKER_HOST_DEVICE std::int64_t block_tiles(std::int64_t points, int warps) {
-  return (points + tile_rows * warps - 1) / (tile_rows * warps);
-}
-FOKKER_HOST_DEVICE std::int64_t block_tiles(const TrainingDraw& points, int warps) {
-  return block_tiles(points.denoising_points, warps) + block_tiles(points.collocation_points, warps);
-}
-
-template <Precision P, int W>
-__global__ void __launch_bounds__(32 * most_warps, 1) resident_loss(ResidentLossArguments a) {
-  LossSweeps<P, W> sweeps(a.plan);
-  if (thread_index() == 0) {
-    int block = block_index(), k = 0;
-    for (; block >= a.shares[k].launched; ++k) block -= a.shares[k].launched;
-    const TrainingDraw& points = a.tasks[k].points;
-    const int warps = a.shares[k].warps;
-    sweeps.block_task() = {
-        .task = a.tasks[k],
-        .share = {warps, a.shares[k].blocks, static_cast<int>(block_tiles(points, warps)), a.shares[k].first},
-        .collocation_tiles = static_cast<int>(block_tiles(points.collocation_points, warps)),
-        .form = a.form,
-        .block = block,
-        .potential = a.plan.net.potential,
-        .formed = !a.form.plain()};
-  }
-  sync_block();
-  load_image(sweeps.block_task().task.image, a.plan.image.bytes);
-  sweeps.clear_sums();
-  sweeps.sum_tiles();
-  sweeps.write_sums();
-}
 
 // Few samples are spread over multiprocessors as long as a block has a warp for each of a multiprocessor's four parts.
 // A block counts its tiles in an int: in blocks of four warps or more those of 2^37 points, which no device holds.
@@ -87,7 +48,7 @@ Status launch_blocks(ResidentLossArguments& a, const ResidentMlp& net, int count
   if (blocks == 0) return 0;
   const LaunchShape shape{blocks, 32 * most, a.plan.block.bytes + most * a.plan.warp_bytes};
   return with_resident_kernel<Work::curvature>(
-      net, [&]<Precision P, int W>() { return launch(resident_loss<P, W>, shape, stream, a); });
+      net, [&]<Precision P, int W>() { return LossKernel<P, W>::launch(shape, stream, a); });
 }
 
 }  // namespace
@@ -96,7 +57,7 @@ Status prepare_resident_loss(const ResidentMlp& net, const DeviceLimits& limits)
   if (const Status error = prepare_pack_image()) return error;
   if (const Status error = prepare_loss_sum()) return error;
   return with_resident_kernel<Work::curvature>(
-      net, [&]<Precision P, int W>() { return prepare(resident_loss<P, W>, limits.shared_bytes); });
+      net, [&]<Precision P, int W>() { return LossKernel<P, W>::prepare(limits.shared_bytes); });
 }
 
 Status launch_resident_loss(const ResidentMlp& net, const NetworkForm& form, int warps, const LossTask* tasks,

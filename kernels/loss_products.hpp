@@ -1,14 +1,14 @@
 #pragma once
 
 // Products over the samples of a block: dW += Σ (left of a sample) ⊗ (right of it). Each warp publishes both sides of
-// its 16 samples in its stages; the block's warps then share out blocks of 16 × 16 of dW among themselves, the samples
-// of one warp being one step of the inner dimension. dW lies in shared memory as the lanes hold it
-// (LossGradientLayout).
+// its 16 samples in its stages; the block's warps then share out dW among themselves, in runs of blocks of 16 × 16 along
+// its rows, the samples of one warp being one step of the inner dimension. The blocks of a run that are in one row share
+// their left operand. dW lies in shared memory as the lanes hold it (LossGradientLayout).
 //
 // split: a side is split into high and low halves under one power of two a tile, and every step has sums of its own,
 // which are then added in fp32: no rounding of the tensor core, which is towards zero, piles up over steps.
 //
-// Cost at width 80 with 8 warps of one product for 128 samples: 1200 mma and 800 ldmatrix.x4, as many mma as a sweep.
+// Cost at width 80 with 8 warps of one product for 128 samples: 1200 mma, as many as a sweep, and 576 ldmatrix.x4.
 #include <cstdint>
 
 #include "loss_memory.hpp"
@@ -59,29 +59,36 @@ class LossProducts : public LossMemory<P, W> {
   }
 
   // to += left rightᵀ over the block's samples, of units [16 row_blocks] and [16 column_blocks]: fragments, `to_stride`
-  // of them a row. sums, unless to is nullptr there: those of left's columns alone. Between two barriers. Blocks of
-  // 16 × 16 go round the warps, a row's sums as one more of its blocks.
+  // of them a row. sums, unless to is nullptr there: those of left's columns alone. Between two barriers. Each warp has a
+  // run of blocks of 16 × 16, row after row, as long as any other's or longer by one; of the sums a row now and then.
   __device__ __forceinline__ void accumulate(int row_blocks, int column_blocks, float* to, int to_stride,
                                              const ColumnSums& sums) const {
     sync_block();
-    const int width = column_blocks + (sums.to != nullptr ? 1 : 0);
-    int rb = 0, cb = warp_index();
+    // Of the task's number, which lies in shared memory: nothing of a run is known before, or kept in registers.
+    const int warps = share().warps, blocks = warp_index() < warps ? row_blocks * column_blocks : 0;
+    const int end = blocks * (warp_index() + 1) / warps;
 #pragma unroll 1
-    for (;; cb += block_threads() / 32) {
-      for (; cb >= width; cb -= width) ++rb;
-      if (rb >= row_blocks) break;
-      if (cb < column_blocks) {
-        float total[2][4] = {};
-        multiply_block(rb, cb, total);
-        Float4* block = reinterpret_cast<Float4*>(to) + (rb * to_stride + 2 * cb) * 32 + lane_index();
+    for (int begin = blocks * warp_index() / warps; begin < end; begin += most_of_run) {
+      const Run run(begin, end, column_blocks);
+      float total[most_of_run][2][4] = {};
+      multiply_run(run, total);
+#pragma unroll
+      for (int i = 0; i < most_of_run; ++i) {
+        if (i == run.count) break;
+        Float4* block =
+            reinterpret_cast<Float4*>(to) + (run.row[i] * to_stride + 2 * run.column[i]) * 32 + lane_index();
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
           Float4 sum = block[32 * h];
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sum.v[e] += total[h][e];
+          for (int e = 0; e < 4; ++e) sum.v[e] += total[i][h][e];
           block[32 * h] = sum;
         }
-      } else {
+      }
+    }
+    if (sums.to != nullptr) {
+#pragma unroll 1
+      for (int rb = warp_index(); rb < row_blocks && warp_index() < warps; rb += warps) {
         float total[2] = {};
         sum_columns(rb, total);
         if (leads_rows()) {
@@ -142,57 +149,95 @@ class LossProducts : public LossMemory<P, W> {
   static constexpr int floats_of_row = W + 4, pairs_of_row = (W + 8) / 2;
   static constexpr int bytes_of_row = 4 * pairs_of_row, low_halves = tile_rows * bytes_of_row;
 
-  // A block over all samples; a warp's are a step.
-  __device__ __forceinline__ void multiply_block(int rb, int cb, float (&total)[2][4]) const {
+  // `count` blocks one behind another in a matrix of blocks, of which a warp has the sums in registers.
+  // On 8.0 a fourth one's spill 8 bytes.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+  static constexpr int most_of_run = 3;
+#else
+  static constexpr int most_of_run = 4;
+#endif
+  struct Run {
+    int count;
+    int row[most_of_run], column[most_of_run];
+
+    __device__ __forceinline__ Run(int begin, int end, int column_blocks)
+        : count(end - begin < most_of_run ? end - begin : most_of_run) {
+      row[0] = begin / column_blocks;
+      column[0] = begin - row[0] * column_blocks;
+#pragma unroll
+      for (int i = 1; i < most_of_run; ++i) {
+        const bool next_row = column[i - 1] + 1 == column_blocks;
+        row[i] = row[i - 1] + (next_row ? 1 : 0);
+        column[i] = next_row ? 0 : column[i - 1] + 1;
+      }
+    }
+  };
+
+  // The blocks of a run over all samples; a warp's are a step.
+  __device__ __forceinline__ void multiply_run(const Run& run, float (&total)[most_of_run][2][4]) const {
     const int warps = share().warps;
     const char* from = memory(0);
     if constexpr (P == Precision::fp32) {
 #pragma unroll 1
       for (int k = 0; k < warps; ++k, from += plan_.warp_bytes) {
-        const float* a = reinterpret_cast<const float*>(plan_.warp.stage[left].in(from)) + 16 * rb + tile_row(0);
-        const float* b = reinterpret_cast<const float*>(plan_.warp.stage[right].in(from)) + 16 * cb + tile_column(0);
-#pragma unroll 4
-        for (int r = 0; r < tile_rows; ++r) {
-          const float x = a[r * floats_of_row], y = a[r * floats_of_row + rows_apart];
+        const float *left_rows = reinterpret_cast<const float*>(plan_.warp.stage[left].in(from)) + tile_row(0),
+                    *right_rows = reinterpret_cast<const float*>(plan_.warp.stage[right].in(from)) + tile_column(0);
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const Float2 w = *reinterpret_cast<const Float2*>(b + r * floats_of_row + 8 * h);
-            total[h][0] = fmaf(x, w.x, total[h][0]);
-            total[h][1] = fmaf(x, w.y, total[h][1]);
-            total[h][2] = fmaf(y, w.x, total[h][2]);
-            total[h][3] = fmaf(y, w.y, total[h][3]);
+        for (int i = 0; i < most_of_run; ++i) {
+          if (i == run.count) break;
+          const float *a = left_rows + 16 * run.row[i], *b = right_rows + 16 * run.column[i];
+#pragma unroll 4
+          for (int r = 0; r < tile_rows; ++r) {
+            const float x = a[r * floats_of_row], y = a[r * floats_of_row + rows_apart];
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+              const Float2 w = *reinterpret_cast<const Float2*>(b + r * floats_of_row + 8 * h);
+              total[i][h][0] = fmaf(x, w.x, total[i][h][0]);
+              total[i][h][1] = fmaf(x, w.y, total[i][h][1]);
+              total[i][h][2] = fmaf(y, w.x, total[i][h][2]);
+              total[i][h][3] = fmaf(y, w.y, total[i][h][3]);
+            }
           }
         }
       }
     } else {
-      const char *a = plan_.warp.stage[left].in(from) + row_of_lane(left) + 32 * rb,
-                 *b = plan_.warp.stage[right].in(from) + row_of_lane(right) + 32 * cb,
+      const char *left_rows = plan_.warp.stage[left].in(from) + row_of_lane(left),
+                 *right_rows = plan_.warp.stage[right].in(from) + row_of_lane(right),
                  *scale_pair = from + plan_.warp.scales.offset;
-#pragma unroll 2
+#pragma unroll 1
       for (int k = 0; k < warps; ++k) {
-        std::uint32_t a_high[4], a_low[4], b_high[4], b_low[4];
-        load_matrices_transposed(a_high, a);
-        load_matrices_transposed(b_high, b);
-        load_matrices_transposed(a_low, a + low_halves);
-        load_matrices_transposed(b_low, b + low_halves);
         const Float2 down = *reinterpret_cast<const Float2*>(scale_pair);
         const float scale = down.x * down.y;
-        // The small products first: so they cost the large sum no rounding of its own. Of the two blocks in turns, so that
-        // none waits for the one before it.
-        float sum[2][4] = {};
+        std::uint32_t a_high[4], a_low[4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_low, b_high[2 * h], b_high[2 * h + 1]);
+        for (int i = 0; i < most_of_run; ++i) {
+          if (i == run.count) break;
+          if (i == 0 || run.column[i] == 0) {
+            const char* a = left_rows + 32 * run.row[i];
+            load_matrices_transposed(a_high, a);
+            load_matrices_transposed(a_low, a + low_halves);
+          }
+          const char* b = right_rows + 32 * run.column[i];
+          std::uint32_t b_high[4], b_low[4];
+          load_matrices_transposed(b_high, b);
+          load_matrices_transposed(b_low, b + low_halves);
+          // The small products first: so they cost the large sum no rounding of its own. Of the two blocks in turns, so
+          // that none waits for the one before it.
+          float sum[2][4] = {};
 #pragma unroll
-        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_low[2 * h], b_low[2 * h + 1]);
+          for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_low, b_high[2 * h], b_high[2 * h + 1]);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_high[2 * h], b_high[2 * h + 1]);
+          for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_low[2 * h], b_low[2 * h + 1]);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
+          for (int h = 0; h < 2; ++h) multiply_add(sum[h], a_high, b_high[2 * h], b_high[2 * h + 1]);
 #pragma unroll
-          for (int e = 0; e < 4; ++e) total[h][e] = fmaf(scale, sum[h][e], total[h][e]);
+          for (int h = 0; h < 2; ++h) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) total[i][h][e] = fmaf(scale, sum[h][e], total[i][h][e]);
+          }
         }
-        a += plan_.warp_bytes;
-        b += plan_.warp_bytes;
+        left_rows += plan_.warp_bytes;
+        right_rows += plan_.warp_bytes;
         scale_pair += plan_.warp_bytes;
       }
     }

@@ -342,17 +342,15 @@ class LossSweeps : public LossPoints<P, W> {
     }
   }
 
-  // First, they would take registers: 8 bytes on a stack on 8.0 and 10.0.
-  static constexpr SmallProducts kSmall = SmallProducts::apart;
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    Network::template product<kTransposed, kSmall>(l, tile, reinterpret_cast<float*>(stage(left)));
+    Network::template product<kTransposed>(l, tile, reinterpret_cast<float*>(stage(left)));
   }
   // publish() and product() with one split for both. Its one scale for all rows is enough here, where a sample's part is
   // lost only beside that of another in the same sum; before the seeds, where a row is a sample's own, it would not be.
   template <bool kTransposed>
   __device__ __forceinline__ void publish_and_multiply(Side side, int l, Tile<W>& tile) const {
-    Network::template product<kTransposed, kSmall>(l, publish(side, tile), tile);
+    Network::template product<kTransposed>(l, publish(side, tile), tile);
   }
 
   // The code of z; z → h, where kValue.

@@ -21,8 +21,9 @@
 // Products. split: a number x of row r is x = 2^{−s_r} (high + low) to 22 bits, with 2^{s_r} the power of two that
 // brings the row's largest entry into [2^8, 2^9): no network and no state leaves the range of fp16. Weights likewise,
 // with one factor a matrix, found as the image is packed (pack.cu). C = (high·low + low·high) + high·high in fp32: tensor
-// cores round towards zero, so every small term that came after a large one would cost the sum one more rounding
-// (SmallProducts).
+// cores round towards zero, so every small term that comes after a large one costs the sum one more rounding. Up to width
+// 80 the matrix's high halves wait in registers until the small products are summed; at 128, where they have no room, each
+// small product comes behind the large one of its block, with up to four times the error.
 //
 // Cost at width 80 of one product for 16 samples: 150 mma (split), 50 ldmatrix.x4; of one activation 40 numbers a lane
 // with three special-function operations each (softplus).
@@ -107,62 +108,54 @@ struct MatrixBlocks {
   }
 };
 
-// The small products of split: first into the one sum, for which the matrix's high halves wait in registers; apart, in
-// sums of their own, which is as accurate; or each behind the large one of its block, which takes the fewest registers
-// and has up to four times the error.
-enum class SmallProducts { first, apart, behind };
-
 // tile = A Mᵀ, or A M where kTransposed, of a matrix in the image's form and its factor.
-template <bool kTransposed, SmallProducts kSmall, Precision P, int W>
+template <bool kTransposed, Precision P, int W>
 __device__ __forceinline__ void multiply(const Operand<P, W>& a, const char* matrix, float factor, Tile<W>& tile) {
-  constexpr bool kFirst = P == Precision::split && kSmall == SmallProducts::first,
-                 kApart = P == Precision::split && kSmall == SmallProducts::apart;
-  constexpr int n = W / 16, parts = P == Precision::split ? 2 : 1;
+  constexpr bool kSplit = P == Precision::split, kSmallFirst = kSplit && W <= 80;
+  constexpr int n = W / 16, parts = kSplit ? 2 : 1;
   using Blocks = MatrixBlocks<kTransposed>;
   const char* rows = matrix + Blocks::of_lane();
   const float scale[2] = {factor * a.down[0], factor * a.down[1]};
 #pragma unroll
   for (int b = 0; b < n; ++b) {
-    float sum[2][4] = {}, small_sum[kApart ? 2 : 1][4] = {};
+    float sum[2][4] = {};
     // To the two blocks of 8 columns in turns, so that none waits for the one before it.
-    const auto add = [](float(*to)[4], const std::uint32_t(&left)[4], const std::uint32_t(&right)[4]) {
+    const auto add = [&](const std::uint32_t(&left)[4], const std::uint32_t(&right)[4]) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) multiply_add(to[h], left, right[2 * h], right[2 * h + 1]);
+      for (int h = 0; h < 2; ++h) multiply_add(sum[h], left, right[2 * h], right[2 * h + 1]);
     };
-    std::uint32_t high[kFirst ? n : 1][4];
+    std::uint32_t high[kSmallFirst ? n : 1][4];
 #pragma unroll
     for (int k = 0; k < n; ++k) {
       const char* block = rows + (kTransposed ? k * n + b : b * n + k) * (512 * parts);
-      auto& high_k = high[kFirst ? k : 0];
+      auto& high_k = high[kSmallFirst ? k : 0];
       Blocks::load(high_k, block);
-      if constexpr (!kFirst) add(sum, a.high[k], high_k);
-      if constexpr (P == Precision::split) {
+      if constexpr (!kSmallFirst) add(a.high[k], high_k);
+      if constexpr (kSplit) {
         std::uint32_t low[4];
         Blocks::load(low, block + 512);
-        float(*small)[4] = sum;
-        if constexpr (kApart) small = small_sum;
-        add(small, a.low[k], high_k);
-        add(small, a.high[k], low);
+        add(a.low[k], high_k);
+        add(a.high[k], low);
       }
     }
-    if constexpr (kFirst) {
+    if constexpr (kSmallFirst) {
 #pragma unroll
-      for (int k = 0; k < n; ++k) add(sum, a.high[k], high[k]);
+      for (int k = 0; k < n; ++k) add(a.high[k], high[k]);
     }
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        // Where they are behind, zero: without this addition nvcc 13 keeps 24 bytes of the adaptive sampler of width 128
-        // on a stack on 9.0.
-        if constexpr (P == Precision::split && !kFirst) sum[h][e] += kApart ? small_sum[kApart ? h : 0][e] : 0.0f;
+        // Without this addition nvcc 13 keeps 24 bytes of the adaptive sampler of width 128 on a
+        // stack on 9.0.
+        if constexpr (kSplit && !kSmallFirst) sum[h][e] += 0.0f;
         tile.v[2 * b + h][e] = sum[h][e] * scale[e >> 1];
       }
     }
   }
 }
 
-template <bool kTransposed, SmallProducts, int W>
+template <bool kTransposed, int W>
 __device__ __forceinline__ void multiply(const Operand<Precision::fp32, W>& a, const char* matrix, float,
                                          Tile<W>& tile) {
   const float *row_0 = a.stage + tile_row(0) * (W + 4), *row_1 = a.stage + tile_row(1) * (W + 4);
@@ -271,14 +264,14 @@ class WarpNetwork {
   }
 
   // tile times hidden matrix l: h W_lᵀ, or δ W_l where kTransposed; stage [16, W + 4], which fp32 alone takes.
-  template <bool kTransposed, SmallProducts kSmall>
+  template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile, float* stage) const {
-    product<kTransposed, kSmall>(l, Operand<P, W>(tile, stage), tile);
+    product<kTransposed>(l, Operand<P, W>(tile, stage), tile);
   }
-  template <bool kTransposed, SmallProducts kSmall>
+  template <bool kTransposed>
   __device__ __forceinline__ void product(int l, const Operand<P, W>& operand, Tile<W>& tile) const {
-    multiply<kTransposed, kSmall>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
-                                  image_.factors.in(shared_memory())[l], tile);
+    multiply<kTransposed>(operand, image_.matrices.in(shared_memory()) + l * image_.matrix_bytes,
+                          image_.factors.in(shared_memory())[l], tile);
   }
 
   const ResidentMlp& net_;
@@ -487,8 +480,7 @@ class WarpMlp : public WarpNetwork<P, W> {
 
   template <bool kTransposed>
   __device__ __forceinline__ void product(int l, Tile<W>& tile) const {
-    constexpr SmallProducts kSmall = W <= 80 ? SmallProducts::first : SmallProducts::behind;
-    Network::template product<kTransposed, kSmall>(l, tile, plan_.warp.stage.in(memory_));
+    Network::template product<kTransposed>(l, tile, plan_.warp.stage.in(memory_));
   }
 
   // A layer takes z to h.

@@ -1,0 +1,3 @@
+#include "loss_body.hpp"
+
+template struct fokker::kernels::LossKernel<fokker::Precision::split, 32>;

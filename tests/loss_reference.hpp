@@ -3,6 +3,7 @@
 // What tests of losses and their gradients share, whichever backend computes them: random problems, and how far
 // rounding may move a loss and its gradient, from runs of the reference that errs at random (rounding_noise.hpp).
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -79,10 +80,10 @@ std::vector<T> as(const std::vector<double>& v) {
 // ---- rounding of losses and gradients
 // --------------------------------------------------------------------------------
 
-// A loss is a mean of points whose roundings are independent of each other: its deviation, for a unit roundoff of 1, is
-// the root of the sum of their squares, over N. That of each point comes from runs of the reference that errs at
-// random. What is not exact in float is rounded on its way in. Coefficients of the SDE and sums over points are in
-// double: they err in double alone, the sums by a rounding of each of N partial sums of at most the mean.
+// A loss is a mean of points: its deviation, for a unit roundoff of 1, comes from runs of the reference that errs at
+// random, in each of which equal points err equally. What is not exact in float is rounded on its way in. Coefficients of
+// the SDE and sums over points are in double: they err in double alone, the sums by a rounding of each of N partial sums
+// of at most the mean.
 struct LossDeviations {
   double denoising = 0, residual = 0;
 };
@@ -109,17 +110,23 @@ inline LossDeviations loss_deviations(const Architecture& a, const ForwardSde& s
     return part;
   };
   const auto deviation = [&](std::size_t n, const auto& exact, const auto& run) {
-    std::vector<double> squares(n), values(n);
+    std::vector<double> values(n);
+    std::vector<std::array<double, noise_runs>> errors(n);
     parallel_for(2, static_cast<std::int64_t>(n), [&](std::int64_t i, int) {
-      const double e = values[i] = exact(i);
+      values[i] = exact(i);
       for (int k = 0; k < noise_runs; ++k) {
-        Noise::seed(static_cast<std::uint64_t>(noise_runs * i + k));
-        squares[i] += std::pow((value_of(run(i)) - e) / noise_size, 2) / noise_runs;
+        Noise::seed(static_cast<std::uint64_t>(k));
+        errors[i][k] = (value_of(run(i)) - values[i]) / noise_size;
       }
     });
     if (n == 0) return 0.0;
-    const double mean = std::accumulate(values.begin(), values.end(), 0.0) / double(n);
-    const double points = std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0)) / double(n);
+    double squares = 0;
+    for (int k = 0; k < noise_runs; ++k) {
+      double error = 0;
+      for (const auto& of_point : errors) error += of_point[k] / double(n);
+      squares += error * error / noise_runs;
+    }
+    const double mean = std::accumulate(values.begin(), values.end(), 0.0) / double(n), points = std::sqrt(squares);
     return in_double ? std::hypot(points, mean * std::sqrt(double(n)) / 3) : points;
   };
   const auto weight = [&](std::size_t i) { return p.weight.empty() ? 1.0 : p.weight[i]; };

@@ -34,8 +34,8 @@ struct Epilogue {
   }
 };
 
-// P = start + A B with A [rows, depth] and B [depth, columns] packed. Columns up to the next whole vector are written
-// too: P there is start (B's padding is zero).
+// P = A B, with bias and C where they are added, A [rows, depth] and B [depth, columns] packed. Columns up to the next whole
+// vector are written too, without A B, since B's padding is zero.
 template <class T>
 struct Product {
   std::int64_t rows, depth, columns;
@@ -44,8 +44,8 @@ struct Product {
   const T* packed;
   T* c;
   std::int64_t c_stride;
-  const T* bias = nullptr;  // [padded(columns)]: start = bias in every row
-  bool accumulate = false;  // start = what C holds
+  const T* bias = nullptr;  // [padded(columns)]: each row begins with it
+  bool accumulate = false;  // what C holds is added
   Epilogue<T> epilogue = {};
 };
 

@@ -19,14 +19,14 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from . import _core
-from ._arrays import TORCH, Points, numpy_of, refuse
-from .model import Model, model_of, refuse_gradients
+from ._arrays import TORCH, Points, numpy_of, refuse, refuse_gradients
+from .model import Model, model_of
 
 
 def _tensors(t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """t as [N] beside x, so that autograd sums what one time for all has of each point."""
     if not isinstance(x, torch.Tensor):
-        refuse("x", x, "a tensor, as t may be one that requires gradients")
+        refuse("x", x, "a torch tensor")
     if not isinstance(t, torch.Tensor):
         t = torch.as_tensor(numpy_of("t", t), dtype=x.dtype, device=x.device)
     if x.dim() == 0:

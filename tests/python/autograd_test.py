@@ -195,7 +195,7 @@ def test_units_that_carry_connections_are_named(fokker, begins):
     net = Block(begins)
     t, x = (v.detach().float() for v in tensors())
     model = fokker.from_torch(net, dict(t=t, x=x), sde="ou", output="potential")
-    said = r"the model has \d+ units in its layer 'o\.0' that carry connections past it, .*; allowed: modules whose layers are the model's"
+    said = r"has \d+ units in its layer 'o\.0' that carry connections past it, .*; allowed: modules whose layers are the model's"
     for call in (fokker.autograd.ResidualLoss, fokker.autograd.DenoisingLoss, lambda a, b: fokker.autograd.parameters_of(b, a)):
         with pytest.raises(fokker.Error, match=said):
             call(model, net)

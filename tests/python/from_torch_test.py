@@ -802,12 +802,13 @@ def sines_beside(self, x, t):
 REFUSED = {layer_norm: 'normalisation', attention: 'attention', convolution: 'convolution', lookup: 'whole numbers',
            hardswish: 'activation that fokker has not.*SiLU', dropping: r'drops units at random.*module\.eval',
            batch_norm: 'by the batch', decides: 'values of its inputs', shared: 'second time', modulated: 'different functions',
-           skipped: r"past which units of 'tanh' at .*:\d+ .*are taken", again: 'past which x is taken', side_by_side: 'one activation for all units',
+           skipped: r"past which units of 'tanh' at .*:\d+ .*are taken", again: 'past which x is taken',
+           side_by_side: 'one activation for all units',
            time_function: 'nearest being', inside_factor: 'inside the network', odd_factor: 'none of the forms',
            mixes: 'batch', flips: 'from one sample to another', random: 'random', writes: 'does not support item assignment',
            converts: 'cannot be traced', normalises: 'normalisation', gradient: "is a gradient.*output='potential'",
-           block: "past which units of 'tanh'.*past layers of ReLU", x_in_the_output: 'past which x is taken', beside_sums: 'past which units',
-           two_factors: 'multiplies x, or.*by several functions of time', sines_beside: 'beside which the time itself is taken'}
+           block: "past which units of 'tanh'.*past layers of ReLU", x_in_the_output: 'past which x is taken',
+           beside_sums: 'past which units', two_factors: 'multiplies x, or.*by several functions of time', sines_beside: 'beside which the time itself is taken'}
 
 
 def line_that_stops(function):

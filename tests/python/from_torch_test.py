@@ -808,7 +808,8 @@ REFUSED = {layer_norm: 'normalisation', attention: 'attention', convolution: 'co
            mixes: 'batch', flips: 'from one sample to another', random: 'random', writes: 'does not support item assignment',
            converts: 'cannot be traced', normalises: 'normalisation', gradient: "is a gradient.*output='potential'",
            block: "past which units of 'tanh'.*past layers of ReLU", x_in_the_output: 'past which x is taken',
-           beside_sums: 'past which units', two_factors: 'multiplies x, or.*by several functions of time', sines_beside: 'beside which the time itself is taken'}
+           beside_sums: 'past which units', two_factors: 'multiplies x, or.*by several functions of time',
+           sines_beside: 'beside which the time itself is taken'}
 
 
 def line_that_stops(function):

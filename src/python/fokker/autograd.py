@@ -112,8 +112,9 @@ class _Parameters:
             refuse("module", module, "a torch.nn.Module")
         self.module = module
         self.pieces: list[tuple[str | None, int, tuple[int, ...]]] = []  # name (None: zeros), columns to move to the front, shape
+        model_of(model)
         try:
-            self._find(model_of(model))
+            self._find(model)
         except _core.Error:
             for name, count in self._carrying(model):
                 raise _core.Error(f"the model has {count} units in its layer '{name}' that carry connections past it, which are no "

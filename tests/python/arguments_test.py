@@ -17,8 +17,8 @@ class Odd:
 WRONG = {
     "text": [3, None, b"heun", Odd(), ["heun"], np.zeros(2)],
     "text or none": [3, b"heun", Odd(), ["heun"], np.zeros(2)],
-    "number": ["0.5", None, 1j, Odd(), [0.5, 1.0], {}],
-    "number or none": ["0.5", 1j, Odd(), [0.5, 1.0], {}],
+    "number": ["0.5", None, 1j, Odd(), [0.5, 1.0], {}, 10**400, 10**5000],
+    "number or none": ["0.5", 1j, Odd(), [0.5, 1.0], {}, 10**400],
     "whole": ["5", None, 0.5, -1, 2**70, Odd(), [5]],
     "whole or none": ["5", 0.5, -1, 2**70, Odd(), [5]],
     "flag": ["no", None, 3, Odd(), [True]],
@@ -27,19 +27,19 @@ WRONG = {
     "path or none": [3, Odd(), ["a"], np.zeros(2)],
     "model": [3, None, "ou", Odd(), np.zeros(2)],
     "model or none": [3, "ou", Odd(), np.zeros(2)],
-    "array": ["x", None, Odd(), {}, [["a"]], 1j, np.array(["a"])],
-    "array or none": ["x", Odd(), {}, [["a"]], 1j],
+    "array": ["x", None, Odd(), {}, [["a"]], 1j, np.array(["a"]), [["1", "2"]], [[None, 1.0]], [[1, 2], [3]], [[10**400, 1]]],
+    "array or none": ["x", Odd(), {}, [["a"]], 1j, [["1", "2"]], [[None, 1.0]], [[1, 2], [3]]],
     "array only": ["x", Odd(), {}, 3],
-    "time": ["0.5", None, Odd(), {}, ["a"], 1j],
-    "times or none": [3, Odd(), {}, ["a"], 1j],
-    "law": [3 + 1j, None, Odd(), {}, b"blob", [["a"]], np.array(["a"])],
+    "time": ["0.5", None, Odd(), {}, ["a"], 1j, ["1"], [None], 10**400],
+    "times or none": [3, Odd(), {}, ["a"], 1j, [10**400]],
+    "law": [3 + 1j, None, Odd(), {}, b"blob", [["a"]], np.array(["a"]), [["1", "2"]], [[None, 1.0]]],
     "texts": [3, None, "score", Odd(), [3], [None]],
     "dict of texts": [3, "a", Odd(), {"a": 3}, [("a", "b")]],
     "dict": [3, "a", Odd(), {"a": Odd()}, [("rate", 1)]],
     "terms": [3, None, "a", Odd(), [3], [("half",)], [(1.0, "model")], [("half", 3)]],
     "function": [3, "f", Odd(), []],
-    "box": ["wide", None, Odd(), {}, [1, 2, 3], ["a", "b"]],
-    "numbers": [3, None, "a", Odd(), ["a"], {}],
+    "box": ["wide", None, Odd(), {}, [1, 2, 3], ["a", "b"], ["1", "2"]],
+    "numbers": [3, None, "a", Odd(), ["a"], {}, [10**400]],
 }
 
 
@@ -153,6 +153,9 @@ def test_options_of_networks(fokker):
     for wrong in (None, True, Odd(), b"silu", [None], {"a": Odd()}):
         with pytest.raises(fokker.Error, match="activation is .*; allowed: "):
             fokker.initialise(activation=wrong)
+    for wrong in ([[1, 2], [3]], [[1, 2]], np.ones((2, 2)), 10**400, [10**5000]):
+        with pytest.raises(fokker.Error, match="hidden is .*; allowed: "):
+            fokker.initialise(hidden=wrong)
     model = fokker.initialise(hidden=np.array([7, 5]), activation="silu", sde_parameters={"rate": 2})
     assert "3–7–5–1, silu" in repr(model) and model.sde["rate"] == 2
 
@@ -192,6 +195,18 @@ def test_those_of_what_needs_torch(fokker, network):
     ]:
         bad += refused(fokker, *entry)
     assert not bad, "\n".join(map(str, bad))
+
+
+def test_tensors_that_become_numbers(fokker):
+    torch = pytest.importorskip("torch")
+    means = torch.tensor([[0.5, -1.25]])
+    wanted = fokker.mixture([1], means.tolist(), 1.0).score(0.5, [[1.0, 2.0]]).tolist()
+    for given in (means.bfloat16(), means.half(), means.double()):
+        assert fokker.mixture(torch.tensor([1]), given, 1.0).score(0.5, [[1.0, 2.0]]).tolist() == wanted
+    with pytest.raises(fokker.Error, match="means of tensors that require gradients.*allowed"):
+        fokker.mixture([1], means.requires_grad_(), 1.0)
+    with torch.no_grad():
+        assert fokker.mixture([1], means, 1.0).score(0.5, [[1.0, 2.0]]).tolist() == wanted
 
 
 def test_those_of_figures(fokker):

@@ -177,6 +177,30 @@ def test_losses_follow_tensors_that_the_module_gets_later(fokker):
         residual(t, x)
 
 
+class Block(torch.nn.Module):
+    """A residual block of two layers, whose sum from_torch carries past the first by pairs of units."""
+
+    def __init__(self, begins):
+        super().__init__()
+        self.i, self.o = torch.nn.Linear(3, 8), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.SiLU(), torch.nn.Linear(8, 8))
+        self.e, self.begins = torch.nn.Linear(8, 1), begins
+
+    def forward(self, t, x):
+        h = self.begins(self.i(torch.cat([t[:, None], x], dim=1)))
+        return self.e(torch.nn.functional.silu(h + self.o(h))).squeeze(1)
+
+
+@pytest.mark.parametrize("begins", [torch.nn.SiLU(), torch.nn.Identity()], ids=str)
+def test_units_that_carry_connections_are_named(fokker, begins):
+    net = Block(begins)
+    t, x = (v.detach().float() for v in tensors())
+    model = fokker.from_torch(net, dict(t=t, x=x), sde="ou", output="potential")
+    said = r"has \d+ units in its layer 'o\.0' that carry connections past it, .*; allowed: modules whose layers are the model's"
+    for call in (fokker.autograd.ResidualLoss, fokker.autograd.DenoisingLoss, lambda a, b: fokker.autograd.parameters_of(b, a)):
+        with pytest.raises(fokker.Error, match=said):
+            call(model, net)
+
+
 def test_refusals(fokker):
     model, vector = network(fokker), network(fokker, output="score")
     mixture = fokker.mixture([1], [[0.0, 0.0]], 1.0)

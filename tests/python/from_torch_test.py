@@ -482,7 +482,7 @@ class Skips(nn.Module):
 
 def test_skips_past_layers():
     module = Skips()
-    with pytest.raises(Unmappable, match='takes x beside.*over layers of ReLU'):  # for x would be carried past tanh
+    with pytest.raises(Unmappable, match="'Tanh' in 'activations.0'.* past which x is taken.*past layers of ReLU"):
         trace(module, {'x': torch.zeros(3, 3), 't': torch.zeros(3)}, sde=VP, output='v')
     module.activations[0] = nn.ReLU()
     file = check(module, VP, 'noise', noise, 3)
@@ -699,15 +699,15 @@ def modulated(self, x, t):
 
 
 def skipped(self, x, t):
-    first = torch.tanh(self.one(self.begin(x, t)))  # stops
-    h = torch.tanh(self.two(first))
+    first = torch.tanh(self.one(self.begin(x, t)))
+    h = torch.tanh(self.two(first))  # stops
     h = torch.tanh(self.embed.weight.T * h)
     return self.three(h + first)
 
 
 def again(self, x, t):
-    h = torch.tanh(self.one(self.begin(x, t)))
-    h = torch.tanh(self.two(h) + self.again(x))  # stops
+    h = torch.tanh(self.one(self.begin(x, t)))  # stops
+    h = torch.tanh(self.two(h) + self.again(x))
     return self.three(h)
 
 
@@ -771,9 +771,26 @@ def gradient(self, x, t):
 
 
 def block(self, x, t):
-    h = torch.tanh(self.one(self.begin(x, t)))  # stops
-    h = h + self.two(torch.tanh(self.middle(h)))
+    h = torch.tanh(self.one(self.begin(x, t)))
+    h = h + self.two(torch.tanh(self.middle(h)))  # stops
     return self.three(torch.tanh(h))
+
+
+def x_in_the_output(self, x, t):
+    h = torch.tanh(self.one(self.begin(x, t)))  # stops
+    return self.three(h + self.again(x))
+
+
+def beside_sums(self, x, t):
+    h = torch.relu(self.one(self.begin(x, t)))
+    h = h + torch.tanh(self.middle(h))  # stops
+    return self.three(h + self.two(torch.relu(self.norm.weight * h)))
+
+
+def two_factors(self, x, t):
+    h = torch.relu(self.one(self.begin((1 + t[:, None]) * x, t)))
+    h = torch.relu(self.two(h) + self.again(x))
+    return self.three(h)  # stops
 
 
 def sines_beside(self, x, t):
@@ -785,11 +802,14 @@ def sines_beside(self, x, t):
 REFUSED = {layer_norm: 'normalisation', attention: 'attention', convolution: 'convolution', lookup: 'whole numbers',
            hardswish: 'activation that fokker has not.*SiLU', dropping: r'drops units at random.*module\.eval',
            batch_norm: 'by the batch', decides: 'values of its inputs', shared: 'second time', modulated: 'different functions',
-           skipped: 'takes too, beside others', again: 'takes x beside', side_by_side: 'one activation for all units',
+           skipped: r"past which units of 'tanh' at .*:\d+ .*are taken", again: 'past which x is taken',
+           side_by_side: 'one activation for all units',
            time_function: 'nearest being', inside_factor: 'inside the network', odd_factor: 'none of the forms',
            mixes: 'batch', flips: 'from one sample to another', random: 'random', writes: 'does not support item assignment',
            converts: 'cannot be traced', normalises: 'normalisation', gradient: "is a gradient.*output='potential'",
-           block: 'by other weights.*over layers of ReLU', sines_beside: 'beside which the time itself is taken'}
+           block: "past which units of 'tanh'.*past layers of ReLU", x_in_the_output: 'past which x is taken',
+           beside_sums: 'past which units', two_factors: 'multiplies x, or.*by several functions of time',
+           sines_beside: 'beside which the time itself is taken'}
 
 
 def line_that_stops(function):

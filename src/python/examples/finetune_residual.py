@@ -5,12 +5,8 @@ usage: finetune_residual.py [ITERATIONS [SAMPLES [SEED]]]
 The net is an ordinary module: the score is its gradient, and all trainings are a loop of torch.optim. What fokker adds is three
 lines: the net as fokker has it, the residual as a loss, and its sum with the own loss. Printed are the mean squared residual and the
 gap between what the reverse SDE and the probability flow sample: before, after twice as many iterations more without the residual,
-and with it. By default that takes about 45 s on one core.
-
-The residual brings the two samplers together and takes both away from the data, the more so the larger its weight and the shorter
-the training; the paper trains for 100 000 iterations, in which this is much less. That it shows after seconds takes points around
-the noisy data (in a box most lie where no sample comes, and there the residual is largest), a smooth activation (after fine-tunings
-as short, softplus of sharpness 20, whose second derivatives reach 5, has a wider gap), and an average of the parameters.
+and with it. Of `1000 10000 2` (half of the default iterations) tests/python/examples_test.py holds that with it the mean squared
+residual is below a hundredth of the others, and the gap below three quarters of that before and below that without.
 """
 
 import copy

@@ -24,7 +24,10 @@ BITS = {"float32": 32, "float64": 64}
 
 def shown(value: Any) -> str:
     """A value as part of a sentence: in one line, and not long."""
-    line = " ".join(repr(value).split())
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # of whole numbers of thousands of digits
+        line = f"a {type(value).__name__} that is too long to be shown"
     return line if len(line) <= 100 else f"{line[:97]}..."
 
 
@@ -48,7 +51,7 @@ def number(what: str, value: Any) -> float:
     try:
         if not isinstance(value, (str, bytes, complex, np.complexfloating)):
             return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         pass
     refuse(what, value, "a number")
 
@@ -268,18 +271,34 @@ def as_array(value: Any, what: str = "x") -> Array:
     if isinstance(value, numbers.Number):
         value = number(what, value)
     try:
-        return np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # rows of several lengths, or what is no number
+        array = None
+    if array is None or array.dtype.kind not in "fiu":  # texts and None too would be cast
         refuse(what, value, "an array, or lists of numbers in rows of one length")
+    return array.astype(np.float64)
+
+
+def requires_gradients(*arrays: Any) -> bool:
+    """Whether PyTorch is to differentiate in one of them."""
+    return any(type(array).__module__.startswith("torch") and getattr(array, "requires_grad", False) for array in arrays) \
+        and TORCH.torch.is_grad_enabled()
+
+
+def refuse_gradients(names: Sequence[str], *arrays: Any) -> None:
+    if requires_gradients(*arrays):
+        raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t "
+                          "and x, one at a time; allowed for the others: detached tensors, or torch.no_grad()")
 
 
 def numpy_of(what: str, value: Any, allowed: str = "numbers, in lists or an array") -> np.ndarray:
-    """Numbers, lists of them, or an array of any framework, as a NumPy array of float64."""
+    """Numbers, lists of them, or an array of any framework without gradients, as a NumPy array of float64."""
+    refuse_gradients([what], value)
     try:
         array = as_array(value, what)
-        if type(array).__module__.startswith("torch"):
-            array = array.detach().cpu()
         if str(array.dtype).removeprefix("torch.").startswith(("float", "int", "uint", "bfloat")):
+            if type(array).__module__.startswith("torch"):
+                array = array.detach().cpu().double()  # NumPy has no bfloat16
             return np.asarray(array.get() if type(array).__module__.startswith("cupy") else array, dtype=np.float64)
     except (AttributeError, TypeError, ValueError):
         pass

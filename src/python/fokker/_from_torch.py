@@ -57,7 +57,7 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | part | what it may be |
     | --- | --- |
     | layers | torch.nn.Linear or products with matrices, also weight-normed, spectral-normed, followed by batch norm in evaluation; one after another, with sums h + σ(W h + b) around one layer |
-    | connections | any others, as blocks h + W₂ σ(W₁ h), skips over several layers, x taken again by later layers, past layers of SiLU, ReLU, LeakyReLU, GELU or Softplus, for which σ(z) − σ(−z) is a multiple of z: pairs of units carry what is taken later, so that those layers become wider by twice as many |
+    | connections | any others, as blocks h + W₂ σ(W₁ h), skips over several layers, x taken again by later layers, past layers of SiLU, ReLU, LeakyReLU, GELU or Softplus, for which σ(z) − σ(−z) is a multiple of z: pairs of units carry what is taken later, so that those layers become wider by twice as many; not together with sums around a layer of another activation |
     | activations | SiLU, Tanh, ReLU, LeakyReLU, PReLU of one parameter, ELU, CELU, SELU, GELU, Mish, Softplus, Sigmoid, LogSigmoid, sin, cos; z·sigmoid(β z) and z·tanh(softplus(z)) written out |
     | time | t or any function of it that is a·u + b with u one of t, σ, ln σ, ln SNR of the SDE, by whatever operations; through sines and cosines, dense layers and activations; concatenated or added, to any layers |
     | condition | likewise, without the functions |
@@ -65,7 +65,8 @@ def from_torch(module: torch.nn.Module, example: Mapping[str, Any], *, sde: str 
     | factors | functions of time on x before the first layer and on the output, and a multiple of x (of potentials |x|²) added to the output, where they make one of fokker's forms |
     | ignored | dropout in evaluation, Identity, casts, reshapes |
 
-    Dense layers with no activation between them become one. Refused by name and line are others: attention, convolutions, layer
+    Dense layers with no activation between them become one. Units that carry connections are no parameters of the module, so that
+    fokker.autograd refuses it beside such a model. Refused by name and line are others: attention, convolutions, layer
     norms, lookups in tables, products of embeddings with layers, connections past layers of other activations, the time itself
     beside its embedding, weights that two layers share, control flow that depends on values.
     """

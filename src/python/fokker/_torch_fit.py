@@ -17,6 +17,7 @@ OUTPUTS = tuple(['potential'] + [f'potential:{form}' for form in FORMS[1:] if no
 _CHAIN = ('layers of which each takes the one before it, which may have added its own input to its output, the '
           'embeddings of the time and a condition, and the first of them x; over layers of ReLU, LeakyReLU, SiLU, GELU and '
           'Softplus others too')
+_PAST = 'connections go past layers'  # which the last way carries, or tells why not
 # σ(z) − σ(−z) as a multiple of z, of the activations of which it is one.
 _ODD_PARTS = {'relu': lambda _: 1.0, 'silu': lambda _: 1.0, 'gelu': lambda _: 1.0, 'gelu-tanh': lambda _: 1.0,
               'softplus': lambda _: 1.0, 'leaky-relu': lambda slope: 1.0 + slope}
@@ -99,7 +100,7 @@ class _Branch:
 
 
 class _NoChain(UnmappableModule):
-    pass
+    """The sum is no chain of layers, in one of the ways of taking it."""
 
 
 # ---- the fit ----------------------------------------------------------------------------------------------------------------
@@ -118,17 +119,17 @@ class Fit:
         if self.form.columns != columns or len(self.tail) > 1:
             refuse(self.site, f'gives [N, {", ".join(map(str, self.tail))}]' if self.tail else 'gives [N]',
                    f"of the output '{output}' [N, {columns}]" + (' or [N]' if potential else ''))
-        first = None
+        last = None
         # Dense layers without an activation become part of the next, or, where several take them, layers. Then what later
-        # layers take is carried there.
+        # layers take is carried there, and what stands in the way of that is what is told.
         for keeps, carries in ((lambda uses: False, False), (lambda uses: uses > 1, False), (lambda uses: False, True)):
             self._expanded, self._keeps = {}, keeps
             self._uses = self._count_uses()
             try:
                 return self._network(output, data_deviation, carries)
             except _NoChain as error:
-                first = first or error
-        raise UnmappableModule(str(first), first.site)
+                last = error
+        raise UnmappableModule(str(last), last.site)
 
     # ---- dense layers that are no layers of their own -----
     def _count_uses(self):
@@ -312,8 +313,7 @@ class Fit:
                         refuse(site, 'multiplies what is inside the network by a function of time',
                                'that of x before the first layer, and of the output')
                 elif l > 0:
-                    site = groups[l][0].site
-                    raise _NoChain(f'{site} is of a layer that takes x beside units of another; allowed: {_CHAIN}', site)
+                    raise _NoChain(_PAST)
                 elif gamma is None:
                     gamma = term.function
                 elif term.function is not gamma:
@@ -355,7 +355,10 @@ class Fit:
             rank = int(np.sum(sizes > 1e-13 * sizes[0]))
             spans.append(np.eye(taken.shape[1]) if rank == taken.shape[1] else rows[:rank])
             if group[0].operation not in _ODD_PARTS:
-                raise _NoChain(f'{group[0].site} is of a layer past which another one is taken; allowed: {_CHAIN}', group[0].site)
+                taken = 'x is' if far[j][0].operation == 'x' else f'units of {far[j][0].site} are'
+                raise _NoChain(f'{group[0].site} is the activation of a layer past which {taken} taken; allowed: connections past '
+                               'layers of ReLU, LeakyReLU, SiLU, GELU and Softplus alone, or, of any activations, sums around one '
+                               'layer each', group[0].site)
 
         carriers, result = [], []
         for group, span in zip(groups, spans):
@@ -394,21 +397,14 @@ class Fit:
             consumer = consumers[l + 1]
             taken = {place[id(term.atom)] for term in consumer.terms if id(term.atom) in place}
             adds = l > 0 and l - 1 in taken
-            taker = groups[l + 1][0].site if l + 1 < len(groups) else self.site
-            due = {l} | (taken_before if adds else set())
-            if taken != due:
-                worst = min(taken ^ due)
-                site = groups[worst][0].site
-                what = 'takes too, beside others' if worst in taken else 'leaves out, beside those that it was added to'
-                raise _NoChain(f'{site} gives units that {taker} {what}; allowed: {_CHAIN}', site)
+            if taken != {l} | (taken_before if adds else set()):
+                raise _NoChain(_PAST)
             matrices = {k: self._columns_of(consumer, groups[k]) for k in taken}
             for k in taken - {l}:
                 same = matrices[k].shape == matrices[l].shape and (
                     np.abs(matrices[k] - matrices[l]).max() <= 1e-13 * np.abs(matrices[l]).max())
                 if not same:
-                    site = groups[k][0].site
-                    raise _NoChain(f'{site} gives units that {taker} takes by other weights than those of the layer before '
-                                   f'it; allowed: {_CHAIN}', site)
+                    raise _NoChain(_PAST)
             residual.append(adds)
             taken_before = taken
         return residual

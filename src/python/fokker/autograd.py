@@ -12,21 +12,21 @@ the CPU, for networks that take the time itself. A network's parameters are reac
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 from . import _core
-from ._arrays import TORCH, Points, numpy_of, refuse
-from .model import Model, model_of, refuse_gradients
+from ._arrays import TORCH, Points, numpy_of, refuse, refuse_gradients
+from .model import Model, model_of
 
 
 def _tensors(t: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """t as [N] beside x, so that autograd sums what one time for all has of each point."""
     if not isinstance(x, torch.Tensor):
-        refuse("x", x, "a tensor, as t may be one that requires gradients")
+        refuse("x", x, "a torch tensor")
     if not isinstance(t, torch.Tensor):
         t = torch.as_tensor(numpy_of("t", t), dtype=x.dtype, device=x.device)
     if x.dim() == 0:
@@ -99,7 +99,7 @@ def score(model: Model, t: Any, x: torch.Tensor, condition: Any = None) -> torch
 def parameters_of(module: torch.nn.Module, model: Model) -> torch.Tensor:
     """The parameters [P] of a model's network, in its order (``Model.parameters``), from those of the module that it was made of, so
     that gradients reach the module's. Layers are found by their names; columns for the time that stand last in the module are moved
-    to the front. Raises Error where the two differ in more than that.
+    to the front. Raises Error where the two differ in more than that, as where ``from_torch`` added units that carry connections.
     """
     return _Parameters(module, model)()
 
@@ -111,9 +111,32 @@ class _Parameters:
         if not isinstance(module, torch.nn.Module):
             refuse("module", module, "a torch.nn.Module")
         self.module = module
-        own = self._tensors()
-        wanted, at = model_of(model).parameters, 0
         self.pieces: list[tuple[str | None, int, tuple[int, ...]]] = []  # name (None: zeros), columns to move to the front, shape
+        model_of(model)
+        try:
+            self._find(model)
+        except _core.Error:
+            for name, count in self._carrying(model):
+                raise _core.Error(f"the model has {count} units in its layer '{name}' that carry connections past it, which are no "
+                                  "parameters of the module; allowed: modules whose layers are the model's") from None
+            raise
+
+    @staticmethod
+    def _carrying(model: Model) -> Iterator[tuple[str, int]]:
+        """The hidden layers that end with units σ(Q a) and σ(−Q a), as from_torch adds them, and how many those are."""
+        wanted, at = model.parameters, 0
+        for name, outputs, inputs in model.layers[:-1]:
+            weight = wanted[at:at + outputs * inputs].reshape(outputs, inputs)
+            at += (inputs + 1) * outputs
+            bias = wanted[at - outputs:at]
+            for half in range(outputs // 2, 0, -1):
+                above, below = weight[outputs - 2 * half:outputs - half], weight[outputs - half:]
+                if above.any(axis=1).all() and not bias[outputs - 2 * half:].any() and _Parameters._same(above, -below):
+                    yield name, 2 * half
+                    break
+
+    def _find(self, model: Model) -> None:
+        own, wanted, at = self._tensors(), model.parameters, 0
         for (name, outputs, inputs), leading in zip(model.layers, model.leading):
             weight = wanted[at:at + outputs * inputs].reshape(outputs, inputs)
             self.pieces.append((f"{name}.weight", self._moved(own, name, weight, leading), weight.shape))
@@ -242,7 +265,8 @@ class _Loss:
 
 class ResidualLoss(_Loss):
     """The mean squared Fokker–Planck residual of a potential net, differentiable in its parameters: those of the module that the model
-    was made of, or parameters [P] that a call is given. On CUDA in float32 and split precision.
+    was made of, or parameters [P] that a call is given. On CUDA in float32 and split precision. A module past whose layers
+    ``from_torch`` carries connections by units of its own is refused.
     """
 
     def __call__(self, t: Any, x: torch.Tensor, *, condition: torch.Tensor | None = None,
@@ -256,7 +280,7 @@ class ResidualLoss(_Loss):
 
 
 class DenoisingLoss(_Loss):
-    """The denoising score-matching loss of a network, differentiable in its parameters, as ``ResidualLoss``."""
+    """The denoising score-matching loss of a network, differentiable in its parameters, as ``ResidualLoss``, of the same modules."""
 
     def __call__(self, t: Any, x: torch.Tensor, target: torch.Tensor, *, weight: torch.Tensor | None = None,
                  condition: torch.Tensor | None = None, parameters: torch.Tensor | None = None) -> torch.Tensor:

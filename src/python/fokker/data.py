@@ -13,13 +13,14 @@ from ._arrays import NUMPY, Array, as_array, framework_of, is_array, path_of, re
 
 class DataSet:
     """A law to draw x_0 from: by its name, "blob", "circles2", "checker", or that of a file (a Gaussian mixture's .json, an array's
-    .npy, .npz or .csv); or samples [N, d], float32 (lists and
-    NumPy arrays of other types are taken as that), drawn uniformly with replacement.
+    .npy, .npz or .csv); or samples [N, d], float32 (lists and NumPy arrays of other types are taken as that), drawn uniformly with
+    replacement.
     """
 
     def __init__(self, law: str | os.PathLike | Array) -> None:
         self._source = law
         self._law = _law_of("law", law)
+
     @property
     def name(self) -> str:
         return self._law.name
@@ -65,7 +66,7 @@ def _law_of(what: str, law: Any) -> Any:
 
 
 def data_of(law: Law) -> Any:
-    """The same of an argument `data`, which may be a DataSet, or what this gives, too."""
+    """The library's law of an argument `data`: a DataSet, anything that DataSet takes, or a law of the library's."""
     if isinstance(law, _core.DataSet):
         return law
     return law._law if isinstance(law, DataSet) else _law_of("data", law)

@@ -9,7 +9,7 @@ from typing import Any, Mapping, Sequence
 import numpy as np
 
 from . import _core
-from ._arrays import TORCH, Array, Points, number, numbers_of, numpy_of, path_of, refuse, text, whole
+from ._arrays import Array, Points, number, numbers_of, numpy_of, path_of, refuse, refuse_gradients, requires_gradients, text, whole
 
 FIELDS = ("value", "dt", "score", "divergence", "hessian", "residual")
 ADAPTIVE = ("tsit5", "dopri5", "bs32")  # the schemes whose steps follow a tolerance
@@ -21,12 +21,20 @@ def _text(what: str, value: Any) -> str:
         return value
     if isinstance(value, Mapping):
         return json_of(what, value)
-    if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (bytes, bytearray)) and np.ndim(value) == 1:
+    if _is_row(value) and not any(_is_row(item) for item in value):
         return ",".join(_text(what, item) for item in value)
     value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         refuse(what, value, "texts, numbers, and lists or objects of those")
+    number(what, value)  # whole numbers may be too long to be one
     return repr(value)
+
+
+def _is_row(value: Any) -> bool:
+    """Whether it is a list, or an array that may be gone through as one."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray))
 
 
 def json_of(what: str, value: Any) -> str:
@@ -51,18 +59,6 @@ def model_of(value: Any, what: str = "model") -> Model:
     if not isinstance(value, _core.Model):
         refuse(what, value, "a fokker.Model")
     return value
-
-
-def requires_gradients(*arrays: Any) -> bool:
-    """Whether PyTorch is to differentiate in one of them."""
-    return any(type(array).__module__.startswith("torch") and getattr(array, "requires_grad", False) for array in arrays) \
-        and TORCH.torch.is_grad_enabled()
-
-
-def refuse_gradients(names: Sequence[str], *arrays: Any) -> None:
-    if requires_gradients(*arrays):
-        raise _core.Error(f"{', '.join(names)} of tensors that require gradients: autograd goes through value and score of t "
-                          "and x, one at a time; allowed for the others: detached tensors, or torch.no_grad()")
 
 
 def options_text(options: Mapping[str, Any]) -> dict[str, str]:
@@ -218,7 +214,8 @@ class Model(_core.Model):
 
     def replaced(self, parameters: Array) -> Model:
         """The same network with other parameters [P]."""
-        return self._replaced(numpy_of("parameters", parameters).ravel().tolist())
+        values = parameters.detach() if requires_gradients(parameters) else parameters
+        return self._replaced(numpy_of("parameters", values).ravel().tolist())
 
     def coefficients(self, t: float) -> tuple[float, float, float, float]:
         """Of the forward SDE at a time: drift a, squared diffusion g², the mean's factor m and the variance σ² of x_t given x_0."""

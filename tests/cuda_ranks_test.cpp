@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/rank_answers.hpp"
 #include "cuda_trainer.hpp"
 #include "expect_error.hpp"
 #include "fokker/trainer.hpp"
@@ -343,6 +344,10 @@ TEST_F(CudaRanks, AllSayWhereOneHasNoLibrary) {
 // Where a rank's launch fails the others' GPUs would wait for its part for ever.
 TEST_F(CudaRanks, EndOnAllWhereALaunchFailsOnOne) {
   const Training t = trainings()[1];
+  const auto others_end = [](const Own& ranks, bool by_host) {
+    return by_host ? std::string("the training has ended since rank 1 of 3 failed")
+                   : "NCCL reports on rank " + std::to_string(ranks->rank()) + " of 3: remote process";
+  };
   for (const bool by_host : {true, false}) {
     run(3, by_host, [&](const Context& context, const std::shared_ptr<GpuRanks>& ranks) {
       Trainer trainer(context, t.model, t.data, t.options, ranks);
@@ -354,8 +359,7 @@ TEST_F(CudaRanks, EndOnAllWhereALaunchFailsOnOne) {
         EXPECT_THAT(message, HasSubstr("cudaGraphLaunch"));
         EXPECT_TRUE(state_bytes(trainer) == state);
       } else {
-        EXPECT_THAT(message,
-                    HasSubstr("NCCL reports on rank " + std::to_string(ranks->rank()) + " of 3: remote process"));
+        EXPECT_THAT(message, HasSubstr(others_end(ranks, by_host)));
         EXPECT_THAT(message_of([&] { trainer.model(); }), HasSubstr("to resume from a saved state"));
       }
       EXPECT_TRUE(ranks->aborted());
@@ -365,19 +369,75 @@ TEST_F(CudaRanks, EndOnAllWhereALaunchFailsOnOne) {
   }
 }
 
+// Those that catch its Error go on together, with messages by the host: after as many answers.
+TEST_F(CudaRanks, ExchangeMessagesAfterALaunchHasFailedOnOne) {
+  const Training t = trainings()[1];
+  for (const std::size_t launches : {std::size_t{1}, std::size_t{2}}) {  // the first of the next two slices
+    SCOPED_TRACE(launches);
+    run(3, true, [&](const Context& context, const std::shared_ptr<GpuRanks>& ranks) {
+      Trainer trainer(context, t.model, t.data, t.options, ranks);
+      if (ranks->rank() == 1) emulate_failure(launches, 1);
+      const std::string message = message_of([&] { trainer.run(6); });
+      if (ranks->rank() == 1) {
+        EXPECT_THAT(message, HasSubstr("cudaGraphLaunch"));
+      } else {  // what ends it first
+        EXPECT_THAT(message, ::testing::AnyOf(HasSubstr("the training has ended since rank "),
+                                              HasSubstr("remote process exited")));
+      }
+      EXPECT_TRUE(ranks->aborted());
+      const auto own = static_cast<std::byte>(7 + ranks->rank());
+      std::vector<std::byte> all(3);
+      ranks->all_gather({&own, 1}, all);
+      EXPECT_EQ(all, (std::vector{std::byte{7}, std::byte{8}, std::byte{9}}));
+    });
+  }
+}
+
 TEST_F(CudaRanks, WaitForARankNoLongerThanTheirPatience) {
   const Training t = trainings()[1];
-  run(
-      2, true,
-      [&](const Context& context, const std::shared_ptr<GpuRanks>& ranks) {
-        Trainer trainer(context, t.model, t.data, t.options, ranks);
-        if (ranks->rank() == 0) {
-          EXPECT_THAT(message_of([&] { trainer.run(1); }), HasSubstr("has waited for others for 0.2 s"));
-          EXPECT_TRUE(ranks->aborted());
-        }
-        ranks->barrier();  // the other makes no call meanwhile
-      },
-      0.2);
+  for (const bool by_host : {true, false}) {
+    run(
+        2, by_host,
+        [&](const Context& context, const std::shared_ptr<GpuRanks>& ranks) {
+          Trainer trainer(context, t.model, t.data, t.options, ranks);
+          if (ranks->rank() == 0) {
+            EXPECT_THAT(message_of([&] { trainer.run(1); }), HasSubstr("has waited for others for 0.2 s"));
+            EXPECT_TRUE(ranks->aborted());
+          } else if (by_host) {  // its host answers, and its GPU does nothing
+            EXPECT_FALSE(answers_of_all(*ranks, {RankAnswer::goes_on, 1}).left);
+            EXPECT_TRUE(answers_of_all(*ranks, {RankAnswer::goes_on, 1}).left);
+          }
+        },
+        0.2);
+  }
+}
+
+// A rank whose GPU cannot be used, or which is given that of another, tells the others.
+TEST_F(CudaRanks, AreNotConnectedWhereTheirGpusDoNotFit) {
+  RanksOnThreads::run(3, [](const Own& hosts) {
+    const std::string one = message_of([&] { connect_gpus(hosts->rank() == 1 ? 99 : hosts->rank(), hosts); });
+    EXPECT_THAT(one, HasSubstr(hosts->rank() == 1 ? "cudaSetDevice" : "rank 1 of 3 cannot use NCCL on its GPU"));
+    expect_error([&] { connect_gpus(hosts->rank() == 2 ? 0 : hosts->rank(), hosts); },
+                 {"ranks 0 and 2 of 3 were given one GPU", "a GPU for each"});
+    hosts->barrier();
+  });
+}
+
+// Ranks of an application's own have no communicator that the library knows.
+TEST_F(CudaRanks, AreThoseOfTheLibrary) {
+  class Foreign final : public GpuRanks {
+   public:
+    int rank() const override { return 0; }
+    int size() const override { return 1; }
+    int gpu() const override { return 0; }
+    bool aborted() const override { return false; }
+    void send(std::span<const std::byte>, int) override {}
+    void receive(std::span<std::byte>, int) override {}
+  };
+  const Training t = trainings()[1];
+  const Context context({.backend = BackendKind::cuda, .gpu = 0});
+  expect_error([&] { Trainer(context, t.model, t.data, t.options, std::make_shared<Foreign>()); },
+               {"ranks of GPUs that the library did not make", "gpu_ranks() or connect_gpus()"});
 }
 
 #endif

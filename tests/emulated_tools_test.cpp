@@ -208,7 +208,6 @@ TEST_F(EmulatedCommandLine, DiagnosesAsTheCpu) {
   expect_close(found, expected, "");
 }
 
-// What a part's numbers depend on of a device, and no more: not how many there are, nor the driver.
 // Trainings by mpirun, each rank on an emulated GPU of its own: the bytes of any number of them, and one sentence where
 // there are fewer GPUs or no NCCL.
 TEST(EmulatedRanks, TrainOnAGpuEach) {
@@ -232,12 +231,22 @@ TEST(EmulatedRanks, TrainOnAGpuEach) {
   }
   const Outcome few = train(2, "FOKKER_EMULATION_DEVICES=1", "few");
   EXPECT_NE(few.code, 0);
-  EXPECT_THAT(few.err, HasSubstr("2 ranks on this machine take a GPU each, and there is none for all"));
+  EXPECT_THAT(few.err, HasSubstr("ranks 0 and 1 of 2 were given one GPU to train on several"));
+  // Other work shares it.
+  testing::put(scratch / "m.json", R"({"weights": [1], "means": [[1, 0]], "covariances": [0.2]})");
+  const Outcome samples =
+      Process(scratch.folder(),
+              fmt::format("env FOKKER_EMULATION_DEVICES=1 {} -n 2 {} sample --backend cuda --threads 1 "
+                          "--model {} --samples 5 --grid uniform:2 --out {}",
+                          FOKKER_MPIRUN, FOKKER_EMULATED, scratch / "m.json", scratch / "x.npy"))
+          .wait();
+  EXPECT_EQ(samples.code, 0) << samples.err;
   const Outcome absent = train(2, "FOKKER_EMULATION_DEVICES=2 FOKKER_EMULATION_WITHOUT_NCCL=1", "absent");
   EXPECT_NE(absent.code, 0);
   EXPECT_THAT(absent.err, HasSubstr("trainings on several GPUs need NCCL"));
 }
 
+// What a part's numbers depend on of a device, and no more: not how many there are, nor the driver.
 TEST(EmulatedParts, NameTheDevice) {
   const Scratch scratch;
   testing::put(scratch / "m.json", R"({"weights": [1], "means": [[1, 0]], "covariances": [0.2]})");

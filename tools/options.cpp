@@ -375,14 +375,15 @@ void MachineOptions::add_to(CLI::App& app) {
 
 namespace {
 
-// The GPU of one of several ranks on a machine, one each; −1: the current one, as of a rank whose launcher shows it but
-// one, and where none is to be used.
+// The GPU of one of several ranks on a machine, one each, or shared out in turn where there are fewer; −1: the current
+// one, as of a rank whose launcher shows it but one, and where none is to be used.
 int gpu_of_rank(BackendKind backend) {
   const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
   const bool own = visible != nullptr && *visible != 0 && std::string_view(visible).find(',') == std::string_view::npos;
   const RankOfMachine rank = rank_of_machine();
-  if (backend == BackendKind::cpu || rank.size == 1 || own || !backend_status()[1].available) return -1;
-  return rank.rank;
+  if (backend == BackendKind::cpu || rank.size == 1 || own) return -1;
+  const BackendStatus cuda = backend_status()[1];
+  return cuda.available ? rank.rank % cuda.devices : -1;
 }
 
 }  // namespace
@@ -390,17 +391,7 @@ int gpu_of_rank(BackendKind backend) {
 Context MachineOptions::context() const {
   ContextOptions options{
       .backend = parse_backend(backend), .threads = static_cast<int>(threads), .precision = parse_precision(precision)};
-  if (options.gpu = gpu_of_rank(options.backend); options.gpu >= 0) {
-    options.backend = BackendKind::cuda;
-    try {
-      return Context(options);
-    } catch (const Error& error) {
-      throw Error(fmt::format(
-          "{} ranks on this machine take a GPU each, and there is none for all: {}; or --backend cpu, or a GPU by "
-          "CUDA_VISIBLE_DEVICES for each",
-          rank_of_machine().size, error.what()));
-    }
-  }
+  options.gpu = gpu_of_rank(options.backend);
   const Context context(options);
   if (!context.note().empty()) write_message(context.note() + '\n');
   return context;

@@ -177,7 +177,7 @@ class Reproduction {
     results["seeds"] = preset_.seeds;
     results["box"] = preset_.gap.box.x.high;  // of presets it is [-b, b]^2
     const bool writes = team->rank() == 0;
-    const std::shared_ptr<Ranks> trains = training_ranks(context, team);
+    std::shared_ptr<Ranks> trains = team;  // on GPUs by a communicator, from the first training on
     for (const RunGroup& group : groups) {
       // Those of the group that no other process has; each is released as soon as it is measured.
       std::map<const Run*, Claim> claims;

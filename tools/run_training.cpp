@@ -64,7 +64,7 @@ std::string title_of(const RunGroup& group) {
                            : fmt::format("{} and {} more", group.front()->title, group.size() - 1);
 }
 
-void train(const Context& context, const RunGroup& group, Progress& progress, const std::shared_ptr<Ranks>& ranks) {
+void train(const Context& context, const RunGroup& group, Progress& progress, std::shared_ptr<Ranks>& ranks) {
   std::vector<const Run*> runs;
   std::vector<Trainer> members;
   std::vector<TrainingFiles> files;
@@ -73,6 +73,9 @@ void train(const Context& context, const RunGroup& group, Progress& progress, co
   double done = 0, all = 0;
   const bool writes = ranks->rank() == 0;
   const std::vector<Found> found = found_of(group, *ranks);
+  const bool trained = std::all_of(found.begin(), found.end(), [](const Found& run) { return run.ended; });
+  if (trained) return progress.skip();
+  ranks = training_ranks(context, ranks);
   for (std::size_t i = 0; i < group.size(); ++i) {
     const Run& run = *group[i];
     if (found[i].ended) continue;
@@ -87,7 +90,6 @@ void train(const Context& context, const RunGroup& group, Progress& progress, co
     done += double(first.back());
     all += double(run.train.iterations);
   }
-  if (runs.empty()) return progress.skip();
   TrainingGroup trainers(std::move(members));
   progress.begin(done / all);
   const auto record = [&](std::span<const TrainingResult> results) {

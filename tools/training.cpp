@@ -37,7 +37,7 @@ std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture>
 }
 
 std::shared_ptr<Ranks> training_ranks(const Context& context, std::shared_ptr<Ranks> ranks) {
-  if (ranks->size() == 1 || context.device() == Device::cpu) return ranks;
+  if (ranks->size() == 1 || context.device() == Device::cpu || std::dynamic_pointer_cast<GpuRanks>(ranks)) return ranks;
   return connect_gpus(context.gpu(), std::move(ranks));
 }
 

@@ -20,7 +20,8 @@ namespace fokker::tools {
 // architectures share no launch on a GPU. Groups are in the order of their first members, and members in their own.
 std::vector<std::vector<std::size_t>> side_by_side(std::span<const Architecture> architectures, std::size_t most);
 
-// The ranks by which they train on this context: on GPUs with a communicator between them, which all of the ranks make.
+// The ranks by which they train on this context: on GPUs with a communicator between them, which all of the
+// ranks make unless they have one. Throws Error where two of them have one GPU.
 std::shared_ptr<Ranks> training_ranks(const Context& context, std::shared_ptr<Ranks> ranks);
 
 // How often a state is saved: "500" iterations, or "60s".

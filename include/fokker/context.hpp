@@ -37,6 +37,7 @@ struct BackendStatus {
   bool available = false;
   // cpu: instruction set and threads; cuda: devices and driver, or the reason why not available, without a final point.
   std::string detail = {};
+  int devices = 0;  // cuda: how many GPUs this process sees, usable or not
 };
 std::vector<BackendStatus> backend_status();
 

@@ -56,14 +56,16 @@ class GpuRanks : public Ranks {
 
 // communicator: an ncclComm_t of the application, which destroys it after the ranks and all trainers that were made with
 // them, unless it is aborted() then, and meanwhile makes no calls with it while a trainer does. rank() and size() are the
-// communicator's. Messages between hosts, few and short, go by `messages`, the same rank of as many; without it by the
-// communicator too, and then none between two ranks (send(), receive()). patience: for how many seconds a host waits for
-// its GPU, whose work takes about 0.1 s at a time unless another rank does not come to it. Throws Error where NCCL is
-// missing or does not know the communicator, where `messages` are other ranks, and in a build without CUDA.
+// communicator's. It has to come from the libnccl.so.2 that is loaded here, not from a copy that the application was linked
+// with. Messages between hosts, few and short, go by `messages`, the same rank of as many; without it by the communicator
+// too, and then none between two ranks (send(), receive()), and a training's go behind the slice that is queued, so that
+// the GPU waits for the next. patience: for how many seconds a host waits for its GPU, whose work takes about 0.1 s at a
+// time unless another rank's does not come to it; for messages it waits as long as `messages` do. Throws Error where NCCL
+// is missing or does not know the communicator, where `messages` are other ranks, and in a build without CUDA.
 std::shared_ptr<GpuRanks> gpu_ranks(void* communicator, std::shared_ptr<Ranks> messages = nullptr,
                                     double patience = 600);
 // The same with a communicator of their own, of the GPUs that each of `messages` names. All of these call it; all throw
-// Error where one of them lacks NCCL.
+// Error where one of them cannot use NCCL on its GPU, or two name one GPU.
 std::shared_ptr<GpuRanks> connect_gpus(int gpu, std::shared_ptr<Ranks> messages, double patience = 600);
 
 // The only rank there is.

@@ -118,12 +118,12 @@ using TrainingSink = std::function<bool(const TrainingNews& news)>;
 //
 // On CUDA they are GpuRanks, of one kind of GPU, and one has the bits of any number too, which are not those of a training
 // without ranks. An iteration gathers the gradients of all chunks, up to 64, on all GPUs, in its graph, and each sums them.
-// Sinks are asked together after every slice. Where a GPU's work fails on one, or does not end, run() throws Error on all,
-// and trainers whose state has not been read by then can only be resumed from a saved one.
+// Sinks are asked together after every slice, of at most 64 iterations. Where a GPU's work fails on one, or does not end,
+// run() throws Error on all, and trainers whose state has not been read by then can only be resumed from a saved one.
 //
-// On the CPU an iteration passes the gradient's bytes from each rank to the next, and once to all. A chunk of n points of either loss has n/64 of them or 256, whichever is more, rounded up to what the
-// instruction set computes at once, and more, up to n/8, where a gradient is larger than 1 MiB: more ranks than chunks
-// of both losses are of no use.
+// On the CPU an iteration passes the gradient's bytes from each rank to the next, and once to all. A chunk of n points of
+// either loss has n/64 of them or 256, whichever is more, rounded up to what the instruction set computes at once, and
+// more, up to n/8, where a gradient is larger than 1 MiB: more ranks than chunks of both losses are of no use.
 class Trainer {
  public:
   // `initial` holds an MLP, the forward SDE and the standardisation, as standardisation_of() the data; with one the

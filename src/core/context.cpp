@@ -15,7 +15,8 @@ const char* version() { return FOKKER_VERSION; }
 
 std::vector<BackendStatus> backend_status() {
   const cuda::DeviceQuery query = cuda::query_devices();
-  return {{"cpu", true, cpu::describe()}, {"cuda", cuda::why_not(query).empty(), cuda::describe(query)}};
+  return {{"cpu", true, cpu::describe()},
+          {"cuda", cuda::why_not(query).empty(), cuda::describe(query), static_cast<int>(query.devices.size())}};
 }
 
 std::vector<KernelPlan> kernel_plans(const Model& model, Precision precision) {

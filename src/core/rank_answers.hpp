@@ -14,9 +14,10 @@
 
 namespace fokker {
 
-// A rank's word; `failed` where its sink threw. `next` is what the first rank proposes to all.
+// A rank's word: `failed` where its sink threw, and `leaves` where it cannot take part in what all have begun, so that no
+// further answer of it comes. `next` is what the first rank proposes to all.
 struct RankAnswer {
-  enum Word : std::int64_t { goes_on, stops, failed } word;
+  enum Word : std::int64_t { goes_on, stops, failed, leaves } word;
   std::int64_t next;
 };
 static_assert(std::has_unique_object_representations_v<RankAnswer>);
@@ -24,7 +25,8 @@ static_assert(std::has_unique_object_representations_v<RankAnswer>);
 // What all of them said: all ranks call it.
 struct RankAnswers {
   bool go_on;         // all
-  int failed_rank;    // the first that failed; −1: none
+  bool left;          // whether one leaves
+  int failed_rank;    // the first that failed or leaves; −1: none
   int size;           // number of ranks
   std::int64_t next;  // that of the first
 
@@ -42,8 +44,10 @@ inline RankAnswers answers_of_all(Ranks& ranks, const RankAnswer& own) {
   const auto with = [&](RankAnswer::Word word) {
     return std::find_if(all.begin(), all.end(), [&](const RankAnswer& answer) { return answer.word == word; });
   };
-  const auto failed = with(RankAnswer::failed);
+  const auto failed =
+      std::find_if(all.begin(), all.end(), [](const RankAnswer& answer) { return answer.word >= RankAnswer::failed; });
   return {.go_on = failed == all.end() && with(RankAnswer::stops) == all.end(),
+          .left = with(RankAnswer::leaves) != all.end(),
           .failed_rank = failed == all.end() ? -1 : static_cast<int>(failed - all.begin()),
           .size = ranks.size(),
           .next = all.front().next};

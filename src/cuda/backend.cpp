@@ -127,6 +127,11 @@ class CudaBackend final : public Backend {
                                          const std::shared_ptr<Ranks>& ranks) override {
     const SetUp set_up(queue_.device, queue_.stream);
     const auto of_gpus = std::dynamic_pointer_cast<NcclRanks>(ranks);
+    if (!of_gpus && dynamic_cast<const GpuRanks*>(ranks.get()) != nullptr) {
+      throw Error(
+          "ranks of GPUs that the library did not make were given to train on the CUDA backend; allowed: those of "
+          "gpu_ranks() or connect_gpus()");
+    }
     Queue queue = training_queue();
     if (of_gpus) queue.stream = of_gpus->communicator().stream();
     return make_trainer(queue, initial, data_.of(data), options, of_gpus);

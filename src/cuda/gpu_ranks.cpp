@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <ctime>
 #include <exception>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -141,6 +143,7 @@ void NcclRanks::broadcast(std::span<std::byte> bytes, int from) {
 void NcclRanks::all_gather(std::span<const std::byte> mine, std::span<std::byte> all) {
   if (messages_) return messages_->all_gather(mine, all);
   const SetUp set_up(gpu(), communicator_.stream());
+  communicator_.wait();  // with patience for what is queued, as allocations and copies would without
   const auto ranks = static_cast<std::size_t>(size()), own = static_cast<std::size_t>(rank());
   for (std::size_t first = 0; first < mine.size(); first += piece) {
     const std::size_t bytes = std::min(piece, mine.size() - first);
@@ -178,15 +181,21 @@ std::shared_ptr<GpuRanks> gpu_ranks(void* communicator, std::shared_ptr<Ranks> m
 std::shared_ptr<GpuRanks> connect_gpus(int gpu, std::shared_ptr<Ranks> messages, double patience) {
   if (!(patience > 0)) throw Error(fmt::format("a patience of {} s was given; allowed: more than 0", patience));
   if (!messages) messages = one_rank();
-  const cuda::CurrentDevice guard(gpu);
-  // All ranks learn whether all of them have NCCL, and the first its identifier, before any waits for the others in it.
+  // All ranks learn whether all of them can use NCCL, each on a GPU of its own, and the first's identifier, before any
+  // waits for the others in it.
   struct Word {
     bool ready;
+    std::array<char, 16> gpu;  // the device's UUID
     cuda::NcclUniqueId id;
   };
   Word own{};
   std::exception_ptr failure;
+  std::optional<cuda::CurrentDevice> guard;
   try {
+    guard.emplace(gpu);
+    cudaDeviceProp device{};
+    cuda::check(cudaGetDeviceProperties(&device, gpu), "cudaGetDeviceProperties");
+    std::copy_n(device.uuid.bytes, own.gpu.size(), own.gpu.begin());
     const cuda::Nccl& nccl = cuda::nccl();
     if (messages->rank() == 0) cuda::check_nccl(nccl.get_unique_id(&own.id), "ncclGetUniqueId");
     own.ready = true;
@@ -198,8 +207,15 @@ std::shared_ptr<GpuRanks> connect_gpus(int gpu, std::shared_ptr<Ranks> messages,
   if (failure) std::rethrow_exception(failure);
   const auto failed = std::find_if(all.begin(), all.end(), [](const Word& word) { return !word.ready; });
   if (failed != all.end()) {
-    throw OtherRankFailed(fmt::format("rank {} of {} has no NCCL, which trainings on several GPUs need",
+    throw OtherRankFailed(fmt::format("rank {} of {} cannot use NCCL on its GPU, which trainings on several GPUs need",
                                       failed - all.begin(), all.size()));
+  }
+  for (auto second = all.begin(); second != all.end(); ++second) {
+    const auto first = std::find_if(all.begin(), second, [&](const Word& word) { return word.gpu == second->gpu; });
+    if (first == second) continue;
+    throw Error(fmt::format(
+        "ranks {} and {} of {} were given one GPU to train on several; allowed: a GPU for each, or the CPU backend",
+        first - all.begin(), second - all.begin(), all.size()));
   }
   ncclComm* communicator = nullptr;
   cuda::check_nccl(cuda::nccl().comm_init_rank(&communicator, messages->size(), all.front().id, messages->rank()),

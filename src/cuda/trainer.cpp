@@ -10,8 +10,11 @@
 // slices use alternately.
 //
 // Of several ranks each does the same, on its communicator's stream: the graph has an exchange between the losses and the
-// update, which is every rank's own and alike. They say to each other after every slice whether another begins, which is
-// as long as the first rank would have it; and what waits for the device waits for the other ranks too, with patience.
+// update, which is every rank's own and alike. Whenever a slice is queued, and the one before reported, they say to each
+// other whether another begins, which is as long as the first rank would have it; and what waits for the device waits for
+// the other ranks too, with patience. A rank that fails says that it leaves in place of its next answer, the last one then
+// for all: they have as many answers wherever one fails. The first comes before any waits for the device, so that none
+// waits there for a rank that could not queue its slice.
 #include "fokker/trainer.hpp"
 
 #include <algorithm>
@@ -38,6 +41,9 @@ namespace fokker::cuda {
 namespace {
 
 constexpr double slice_milliseconds = 50;
+// Of a slice of ranks. CUDA queues a finite number of launches, about a thousand, and then cudaGraphLaunch waits in the
+// host, where no patience ends it if another rank's GPU does not come; two slices are queued at a time.
+constexpr double most_launches_of_ranks = 64;
 
 template <class T>
 void to_device(const Queue& queue, const DeviceMemory& to, const std::vector<T>& from) {
@@ -309,8 +315,9 @@ class IterationGraph {
   void set_slice(std::int64_t slice) { slice_ = slice; }
   // Sets the next slice's length by what `iterations` took.
   void set_slice(double milliseconds, std::int64_t iterations) {
-    slice_ = static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations),
-                                                  1.0, double{kernels::most_iterations}));
+    slice_ =
+        static_cast<std::int64_t>(std::clamp(slice_milliseconds / milliseconds * static_cast<double>(iterations), 1.0,
+                                             ranks_ ? most_launches_of_ranks : double{kernels::most_iterations}));
   }
 
  private:
@@ -338,10 +345,17 @@ class CudaTrainGroup final : public TrainGroupOperator {
     std::vector<TrainRecord> records;
     std::exception_ptr thrown;  // by the sink, or for that of another rank
     bool goes_on = true;
-    // After a slice of all places: whether all ranks' sinks go on, and how long the next slice is.
+    bool last_answer = false;  // whether this rank owes the others none
+    // Whether all ranks' sinks go on, and how long the next slice is. Throws where a rank leaves.
     const auto agree = [&](std::int64_t slice) {
+      last_answer = true;  // also where there is no answer
       const RankAnswer own{thrown ? RankAnswer::failed : goes_on ? RankAnswer::goes_on : RankAnswer::stops, slice};
       const RankAnswers answers = answers_of_all(*ranks_, own);
+      if (answers.left) {
+        ranks_->communicator().abort();  // what is queued would wait for that rank
+        throw answers.failure();
+      }
+      last_answer = false;
       if (answers.failed_rank >= 0 && !thrown) thrown = std::make_exception_ptr(answers.failure());
       goes_on = answers.go_on;
       return answers;
@@ -373,7 +387,10 @@ class CudaTrainGroup final : public TrainGroupOperator {
         run_slices(places, left, report, agree);
       } catch (...) {
         for (const std::size_t place : places) members_[place]->catch_up();
-        if (ranks_) ranks_->communicator().abort();  // tells the others
+        if (ranks_) {
+          ranks_->communicator().abort();
+          if (!last_answer) leave();
+        }
         throw;
       }
     }
@@ -399,6 +416,14 @@ class CudaTrainGroup final : public TrainGroupOperator {
     return places;
   }
 
+  // Tells the other ranks that no answer of this one follows.
+  void leave() {
+    try {
+      answers_of_all(*ranks_, {RankAnswer::leaves, 0});
+    } catch (const Error&) {  // messages by the communicator end with it, which those that wait for it notice
+    }
+  }
+
   IterationGraph& graph_of(const std::vector<std::size_t>& places) {
     std::unique_ptr<SideBySide>& latest = graphs_[places.front()];
     if (!latest || latest->places != places) {
@@ -412,7 +437,7 @@ class CudaTrainGroup final : public TrainGroupOperator {
 
   // As many iterations as each of the places has left. `report(place, slot, iterations)` takes every slice of every
   // place; after it returns false no further slice begins, and the one under way is reported too. `agree`: of ranks, what
-  // all of them do after it.
+  // all of them do after each turn of the loop.
   template <class Report, class Agree>
   void run_slices(const std::vector<std::size_t>& places, const std::vector<std::int64_t>& left, const Report& report,
                   const Agree& agree) {
@@ -449,11 +474,11 @@ class CudaTrainGroup final : public TrainGroupOperator {
         }
         graph.set_slice(before.end.milliseconds_since(before.begin), before.count);
         for (const std::size_t place : places) goes_on = report(place, 1 - slot, before.count) && goes_on;
-        if (ranks_) {
-          const RankAnswers answers = agree(graph.slice());
-          goes_on = goes_on && answers.go_on;
-          graph.set_slice(answers.next);
-        }
+      }
+      if (ranks_) {
+        const RankAnswers answers = agree(graph.slice());
+        goes_on = goes_on && answers.go_on;
+        graph.set_slice(answers.next);
       }
       if (slice.count == 0) return;
     }

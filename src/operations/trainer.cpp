@@ -254,8 +254,7 @@ Trainer::Trainer(const Context& context, const Model& initial, const DataSet& da
     if (ranks->size() > 1 && context.device() != Device::cpu) {
       throw Error(
           fmt::format("{} ranks were given to train on the {} backend without a communicator of their GPUs; allowed: "
-                      "1, GpuRanks, or "
-                      "the CPU backend",
+                      "1, GpuRanks, or the CPU backend",
                       ranks->size(), context.backend_name()));
     }
   } else if (gpus->gpu() != context.gpu()) {

@@ -190,6 +190,7 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
   if (!is_device(device)) return returned(cudaErrorInvalidDevice);
   *properties = {.name = "emulation",
+                 .uuid = {{static_cast<char>(device + 1)}},
                  .totalGlobalMem = memory_bytes,
                  .sharedMemPerBlock = 48 << 10,
                  .sharedMemPerBlockOptin = 227 << 10,

@@ -1,13 +1,14 @@
 #pragma once
 
-// The part of the CUDA runtime that src/cuda uses, on the host: devices named "emulation", one unless a test asks for more, whose memory is the heap,
-// and whose streams do their work as late as they may, or when a seed says so (streams.hpp). Names, values and texts are
-// the runtime's, and so is what may be relied upon: no less than its documentation promises, and no more. Stricter than
-// the runtime where that finds mistakes: an allocation has exactly the size asked for (AddressSanitizer sees what lies
-// outside), is filled with NaN, and its address is not given out again after its release; a copy must have device memory
-// on the device's side and none on the host's. A stream that captures records launches, copies and fills with their
-// arguments; the graph does them in that order. What may not be called while a capture is under way fails and ends it,
-// as on the device. Forks of a capture to further streams are left out.
+// The part of the CUDA runtime that src/cuda uses, on the host: devices named "emulation", one unless a test asks for
+// more, whose memory is the heap, and whose streams do their work as late as they may, or when a seed says so
+// (streams.hpp). Names, values and texts are the runtime's, and so is what may be relied upon: no less than its
+// documentation promises, and no more. Stricter than the runtime where that finds mistakes: an allocation has exactly
+// the size asked for (AddressSanitizer sees what lies outside), is filled with NaN, and its address is not given out
+// again after its release; a copy must have device memory on the device's side and none on the host's. A stream that
+// captures records launches, copies and fills with their arguments; the graph does them in that order. What may not be
+// called while a capture is under way fails and ends it, as on the device. Forks of a capture to further streams are
+// left out.
 #include <cstddef>
 
 enum cudaError_t {
@@ -32,8 +33,12 @@ const char* cudaGetErrorString(cudaError_t error);
 cudaError_t cudaGetLastError();  // of this host thread; forgets it
 cudaError_t cudaPeekAtLastError();
 
+struct cudaUUID_t {
+  char bytes[16];
+};
 struct cudaDeviceProp {
   char name[256];
+  cudaUUID_t uuid;
   std::size_t totalGlobalMem;
   std::size_t sharedMemPerBlock, sharedMemPerBlockOptin, sharedMemPerMultiprocessor;
   int major, minor;

@@ -33,7 +33,8 @@ ends it at once. With --resume a training that was ended or killed goes on from 
 parameters are those of an uninterrupted one, bit for bit. A loss that is not finite ends a training too; its records
 and the state before that iteration are saved. A training that is killed while it saves leaves the earlier state.
 As several ranks, by mpirun -n R fokker train ..., it trains on as many processes, on one machine or several that share
-their files, to the same bits; the first writes the files. On CUDA each rank has a GPU of its machine, and NCCL is needed.
+their files, to the same bits, on CUDA from two ranks on; the first writes the files. On CUDA each rank has a GPU of its
+machine, and NCCL is needed.
 Beside its outputs a killed command leaves files .fokker-PID-N.tmp, which may be removed, and .fokker-HASH.lock, which
 the next one that writes there takes over and removes.
 )",

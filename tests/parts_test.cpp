@@ -263,7 +263,7 @@ TEST(RunOnRanks, IsAsTheFirstFindsIt) {
     prepare_folders(runs, scratch / name);
     return runs.at(0);
   };
-  const auto reproduce = [&](const tools::Run& run, const std::string& out, const std::shared_ptr<Ranks>& ranks) {
+  const auto reproduce = [&](const tools::Run& run, const std::string& out, std::shared_ptr<Ranks> ranks) {
     const Context context({.backend = BackendKind::cpu, .threads = 1});
     RunMeasurement measurement(context, preset, sde, grid, out);
     std::vector<Progress::Phase> phases{{run.title, "train", 1}};

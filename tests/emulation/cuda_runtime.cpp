@@ -30,12 +30,16 @@ namespace {
 
 constexpr std::size_t memory_bytes = std::size_t{8} << 30;
 
-int device_count_of_environment() {
-  const char* const count = std::getenv("FOKKER_EMULATION_DEVICES");
-  return count != nullptr ? std::atoi(count) : 1;
+// A function has them, since tests make contexts before main().
+std::atomic<int>& device_count() {
+  static std::atomic<int> count = [] {
+    const char* const of_environment = std::getenv("FOKKER_EMULATION_DEVICES");
+    return of_environment != nullptr ? std::atoi(of_environment) : 1;
+  }();
+  return count;
 }
-std::atomic<int> device_count = device_count_of_environment(), multiprocessor_count = 2;
-bool is_device(int device) { return device >= 0 && device < device_count; }
+constinit std::atomic<int> multiprocessor_count = 2;
+bool is_device(int device) { return device >= 0 && device < device_count(); }
 
 thread_local cudaError_t last_error = cudaSuccess;
 
@@ -175,7 +179,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
   return cudaSuccess;
 }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = device_count;
+  *count = device_count();
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
@@ -360,7 +364,7 @@ void emulate_failure(std::size_t graph_launches, std::size_t calls) {
 }
 int emulate_devices(int count, int multiprocessors) {
   multiprocessor_count = multiprocessors;
-  return device_count.exchange(count);
+  return device_count().exchange(count);
 }
 std::size_t emulated_launches() { return fokker::emulated::queued_kernels(); }
 std::size_t emulated_allocations() { return allocations().calls(); }
